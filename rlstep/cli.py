@@ -1,0 +1,91 @@
+"""The command line: finds the command, reports what it returns, and turns wrong input into one line and exit code 2."""
+
+import difflib
+import os
+import sys
+
+from rlstep import __version__
+from rlstep.commands import COMMANDS, run
+from rlstep.runtime.errors import UserError
+
+
+# These print what they find themselves.
+TALKATIVE = ("lab", "example", "report")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns the exit code: 0, 2 for wrong input, 130 when interrupted."""
+    argv = _take_local_rank(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"rlstep {__version__}")
+        return 0
+    name, *options = argv
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        return _fail("rlstep", f"unknown command '{name}'{hint}. `rlstep --help` lists the commands.")
+    try:
+        metrics = run(name, options)
+        if metrics and name not in TALKATIVE and os.environ.get("RANK", "0") == "0":
+            print(f"{name}: {_summary(metrics)}")
+        sys.stdout.flush()
+    except UserError as error:
+        return _fail(f"rlstep {name}", error)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; point stdout elsewhere so that the interpreter's last flush is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        # A missing model or folder, a full disk, a hub out of reach: the message says it, the traceback would hide it.
+        if os.environ.get("RLSTEP_TRACEBACK"):
+            raise
+        return _fail(f"rlstep {name}", f"{error} (RLSTEP_TRACEBACK=1 shows where.)")
+    except KeyboardInterrupt:
+        print(f"rlstep {name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _take_local_rank(argv: list[str]) -> list[str]:
+    """Drops the `--local_rank=N` that the deepspeed launcher adds, and passes it on as LOCAL_RANK."""
+    rest = []
+    for word in argv:
+        option, _, rank = word.partition("=")
+        if option in ("--local_rank", "--local-rank") and rank:
+            os.environ.setdefault("LOCAL_RANK", rank)
+        else:
+            rest.append(word)
+    return rest
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: rlstep COMMAND [--config RECIPE.yaml] [--key value ...]",
+            "",
+            "Fine-tunes language models by reinforcement learning with dense step rewards.",
+            "",
+            "commands:",
+            *(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()),
+            "",
+            "`rlstep COMMAND --help` lists a command's options; `rlstep --version` prints the version.",
+            "",
+            "example:",
+            "  rlstep sample --config recipes/arithmetic/sample.yaml --n 8",
+        ]
+    )
+
+
+def _summary(metrics: dict) -> str:
+    """The single values among a stage's metrics, on one line."""
+    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in metrics.items()}
+    return ", ".join(f"{key} {value}" for key, value in shown.items() if isinstance(value, (str, int)))
+
+
+def _fail(who: str, message: object) -> int:
+    print(f"{who}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,65 @@
+"""The commands: one a stage, each a function that takes configuration dataclasses.
+
+The dataclasses are those that the stage's function is annotated with, so the table below holds no second list of
+them. A stage's module is imported when it is called: the table itself needs neither torch nor transformers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import is_dataclass
+from importlib import import_module
+from typing import NamedTuple, get_type_hints
+
+
+class Command(NamedTuple):
+    """What `rlstep NAME` calls."""
+
+    module: str
+    function: str
+    help: str
+
+
+COMMANDS = {
+    "lab": Command("rlstep.lab", "lab", "The whole way, from problems to curves and a report, on CPU."),
+    "example": Command("rlstep.tasks.example", "example", "Process beside outcome supervision, on a few sequences."),
+    "prepare": Command("rlstep.tasks.prepare", "prepare", "Write a task's problems, demonstrations and small model."),
+    "sft": Command("rlstep.policy.sft", "sft", "Train a generator on demonstrations."),
+    "sample": Command("rlstep.policy.sample", "sample", "Sample N solutions of every problem."),
+    "label": Command("rlstep.supervision.label", "label", "Label solutions and their steps with the task's checker."),
+    "prm": Command("rlstep.verifiers.train", "prm", "Train a process reward model on step labels."),
+    "orm": Command("rlstep.verifiers.train", "orm", "Train an outcome reward model on answer labels."),
+    "score": Command("rlstep.verifiers.score", "score", "Add a reward model's step scores to solutions."),
+    "evaluate": Command("rlstep.evaluation.evaluate", "evaluate", "Best-of-N curves of scored solutions."),
+    "ppo": Command("rlstep.policy.ppo", "ppo", "Train the policy by PPO on step rewards or on the outcome."),
+    "export": Command("rlstep.policy.export", "export", "Write a policy's LoRA adapter and the merged model."),
+    "report": Command("rlstep.report.report", "report", "Summary, tables and figures of a lab run."),
+}
+
+
+def function_of(name: str):
+    command = COMMANDS[name]
+    return getattr(import_module(command.module), command.function)
+
+
+def config_classes(name: str) -> list[type]:
+    """The dataclasses that a command's function takes, in order."""
+    hints = get_type_hints(function_of(name))
+    hints.pop("return", None)
+    return [kind for kind in hints.values() if is_dataclass(kind)]
+
+
+def run(name: str, options: Sequence[str]) -> dict | None:
+    """Parses a command's options and calls it; returns its metrics.
+
+    Raises:
+        UserError: an option, a recipe or an input is wrong.
+    """
+    from rlstep.runtime.config import StrictParser
+
+    parser = StrictParser(
+        config_classes(name),
+        prog=f"rlstep {name}",
+        usage=f"rlstep {name} [--config RECIPE.yaml] [--key value ...]",
+        description=COMMANDS[name].help,
+        epilog="A recipe's keys are the options' names; options on the command line override it.",
+    )
+    return function_of(name)(*parser.parse(options))

@@ -1,0 +1,59 @@
+"""Loading a policy: a full model or a LoRA adapter, from a folder or a hub id, with the same few options everywhere."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlstep.runtime.errors import UserError
+
+
+def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a policy, padding on the left as generation needs."""
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(path: str, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
+    """The policy at `path` for inference; an adapter is loaded on its base and merged into it.
+
+    Args:
+        path: a folder or hub id of a causal LM, or of a LoRA adapter.
+        dtype: a torch dtype's name, or "auto" for that of the checkpoint.
+        trust_remote_code: run model code from the hub; off unless the user turns it on.
+    """
+    options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    if (Path(path) / "adapter_config.json").is_file():
+        from peft import AutoPeftModelForCausalLM
+
+        return AutoPeftModelForCausalLM.from_pretrained(path, **options).merge_and_unload()
+    return AutoModelForCausalLM.from_pretrained(path, **options)
+
+
+def max_positions(model: PreTrainedModel) -> int | None:
+    """The longest sequence the model's configuration admits, None where it names none."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_prompt_lengths(lengths: dict[str, int], new_tokens: int, limit: int | None) -> None:
+    """Refuses prompts that leave no room in the model.
+
+    Args:
+        lengths: prompt tokens by problem id.
+        new_tokens: tokens to be generated behind each.
+        limit: the model's positions; None is no limit.
+    """
+    if limit is None or not lengths:
+        return
+    longest = max(lengths, key=lengths.__getitem__)
+    if lengths[longest] + new_tokens > limit:
+        raise UserError(
+            f"problem '{longest}': {lengths[longest]} prompt tokens and {new_tokens} new ones exceed the model's {limit} "
+            "positions. Drop the problem, lower the number of new tokens, or take a model with a longer context."
+        )
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

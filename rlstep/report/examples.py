@@ -1,0 +1,99 @@
+"""What the step scores say about the test solutions: counts over all of them, and a few to show."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlstep.runtime.errors import DataError
+from rlstep.steps.records import Solution, iter_solutions
+
+PRM, ORM = "prm", "orm"
+THRESHOLD = 0.5
+SHOWN_STEPS = 14
+
+
+@dataclass(frozen=True)
+class Example:
+    """A solution to show, and what it is an example of."""
+
+    title: str
+    solution: Solution
+
+
+@dataclass(frozen=True)
+class StepScores:
+    """Counts over a file of scored solutions (`tally`, for summary.json) and `examples` from it."""
+
+    tally: dict
+    examples: list[Example]
+
+
+def first_wrong(solution: Solution) -> int | None:
+    """Index of the first step labelled wrong."""
+    return next((k for k, label in enumerate(solution.labels) if label == 0), None)
+
+
+def first_flagged(solution: Solution, threshold: float = THRESHOLD) -> int | None:
+    """Index of the first step that the PRM holds for wrong (its score is below `threshold`)."""
+    return next((k for k, p in enumerate(solution.scores[PRM]) if p < threshold), None)
+
+
+def read_step_scores(path: str | Path) -> StepScores:
+    """Counts where the PRM sees the first wrong step, and picks one example of each kind.
+
+    The kinds: a right answer on a wrong step, a wrong answer, a fully right solution. Of each the most telling one is
+    shown, not a random one: where the PRM finds the place and the ORM is misled most. When there is none the PRM got
+    right, one that it got wrong is shown, and its title says so.
+    """
+    counts = dict.fromkeys(("solutions", "right_answer", "right_answer_wrong_step", "with_wrong_step", "all_right"), 0)
+    found = quiet = 0
+    best: dict[str, tuple[tuple, Solution]] = {}
+    for row, solution in enumerate(iter_solutions(path, need=("steps", "labels", "correct")), start=1):
+        for name in (PRM, ORM):
+            if name not in solution.scores:
+                raise DataError(path, row, f"scores.{name}", "missing; run `rlstep score` on this file first.")
+        wrong, flagged = first_wrong(solution), first_flagged(solution)
+        counts["solutions"] += 1
+        counts["right_answer"] += solution.correct
+        counts["right_answer_wrong_step"] += solution.correct and wrong is not None
+        counts["with_wrong_step"] += wrong is not None
+        counts["all_right"] += solution.clean
+        found += wrong is not None and flagged == wrong
+        quiet += solution.clean and flagged is None
+        kind = _kind(solution, wrong)
+        if kind and (kind not in best or _telling(solution, wrong) > best[kind][0]):
+            best[kind] = (_telling(solution, wrong), solution)
+    tally = {
+        **counts,
+        "threshold": THRESHOLD,
+        "first_wrong_step_found": found / counts["with_wrong_step"] if counts["with_wrong_step"] else None,
+        "all_right_unflagged": quiet / counts["all_right"] if counts["all_right"] else None,
+    }
+    kinds = [kind for kind in ("right on a wrong step", "wrong", "all right") if kind in best]
+    return StepScores(tally, [Example(_title(kind, best[kind][1]), best[kind][1]) for kind in kinds])
+
+
+def _kind(solution: Solution, wrong: int | None) -> str | None:
+    if not solution.steps or solution.answer is None:
+        return None
+    if wrong is not None:
+        return "right on a wrong step" if solution.correct else "wrong"
+    return "all right" if solution.clean else None
+
+
+def _telling(solution: Solution, wrong: int | None) -> tuple:
+    """Sort key, larger is shown: fits the picture, the PRM is right, the error lies in the middle, the ORM errs."""
+    fits = len(solution.steps) <= SHOWN_STEPS
+    agrees = first_flagged(solution) == wrong
+    orm = solution.scores[ORM][-1]
+    if wrong is None:
+        return fits, agrees, True, min(solution.scores[PRM]) - orm
+    return fits, agrees, 0 < wrong < len(solution.steps) - 2, orm - solution.scores[PRM][wrong]
+
+
+def _title(kind: str, solution: Solution) -> str:
+    seen = first_flagged(solution) == first_wrong(solution)
+    return {
+        "right on a wrong step": "Right answer, wrong step: " + ("caught" if seen else "not caught"),
+        "wrong": "Wrong answer: " + ("place found" if seen else "place not found"),
+        "all right": "Every step right: " + ("passed" if seen else "wrongly flagged"),
+    }[kind]

@@ -1,0 +1,145 @@
+"""A finished run's numbers, gathered from the files that its stages left.
+
+What is read of a run folder (all but one of the two results may be absent; what is absent is listed under `missing`)::
+
+    evaluate/best_of_n.json          curves of best-of-N
+    ppo_process/eval.jsonl           evaluation histories of the RL arms
+    ppo_outcome/eval.jsonl
+    ppo_process_only/eval.jsonl
+    test/scored.jsonl                labelled and scored solutions of the test problems
+    **/run.json, **/*.run.json       the stages' records: seconds, seed, versions, commit
+"""
+
+import json
+from pathlib import Path
+
+from rlstep.evaluation.learning_curves import KEYS, compare_arms, read_history
+from rlstep.report.examples import StepScores, read_step_scores
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.record import RECORD, is_record
+
+BEST_OF_N = "evaluate/best_of_n.json"
+SOLUTIONS = "test/scored.jsonl"
+ARMS = {"process": "ppo_process", "outcome": "ppo_outcome", "process_only": "ppo_process_only"}
+CURVES = ("prm", "orm", "majority", "weighted", "pass_at_n")
+STAGES = ("prepare", "sft", "sample", "label", "prm", "orm", "score", "evaluate", "ppo", "export")
+
+
+def summarize(run: str | Path) -> tuple[dict, StepScores | None]:
+    """(the content of summary.json, the test solutions' step scores) of a run folder.
+
+    Raises:
+        UserError: the folder is absent, or holds neither best-of-N curves nor an RL arm's history.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder. Give the folder that `rlstep lab --out` wrote.")
+    missing: list[str] = []
+    best_of_n = _best_of_n(run, missing)
+    rl = _arms(run, missing)
+    if best_of_n is None and not any(rl.values()):
+        raise UserError(
+            f"{run}: nothing to report: neither {BEST_OF_N} nor an eval.jsonl in {', '.join(ARMS.values())}."
+            " Run `rlstep lab`, or the stages evaluate and ppo, with outputs in this folder."
+        )
+    step_scores = _step_scores(run, missing)
+    records = _records(run)
+    root = records.pop("", {})
+    if not records:
+        missing.append(f"seconds, seed and versions: no {RECORD} of a stage")
+    every = [*records.values(), *([root] if root else [])]
+    seeds = [record.get("seed") for record in [root, records.get("prepare", {}), *records.values()]]
+    seconds = {name: record["seconds"] for name, record in records.items() if "seconds" in record}
+    summary = {
+        "seed": next((seed for seed in seeds if seed is not None), None),
+        "versions": _versions(every),
+        "commits": sorted({record["commit"] for record in every if record.get("commit")}),
+        "best_of_n": best_of_n,
+        "rl": rl,
+        "rl_comparison": _comparison(run),
+        "step_scores": step_scores.tally if step_scores else None,
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 3)} if seconds else None,
+        "missing": missing,
+    }
+    return summary, step_scores
+
+
+def _best_of_n(run: Path, missing: list[str]) -> dict | None:
+    path = run / BEST_OF_N
+    if not path.is_file():
+        missing.append(f"best-of-N curves: no {BEST_OF_N}")
+        return None
+    found = _read_json(path)
+    lacking = [name for name in ("ns", *CURVES) if name not in found]
+    if lacking:
+        raise UserError(f"{path}: no '{lacking[0]}'. Run `rlstep evaluate` again.")
+    return found
+
+
+def _arms(run: Path, missing: list[str]) -> dict[str, dict | None]:
+    arms: dict[str, dict | None] = {}
+    for arm, folder in ARMS.items():
+        path = run / folder / "eval.jsonl"
+        if not path.is_file():
+            missing.append(f"RL arm '{arm}': no {folder}/eval.jsonl")
+            arms[arm] = None
+            continue
+        rows = read_history(path)
+        arms[arm] = {"updates": [row["update"] for row in rows], "samples": [row["samples"] for row in rows]}
+        arms[arm] |= {key: [row[key] for row in rows] for key in KEYS}
+    return arms
+
+
+def _comparison(run: Path) -> dict | None:
+    """By key, what `compare_arms` says of the process and the outcome arm; None where one of them is absent."""
+    paths = [run / ARMS[arm] / "eval.jsonl" for arm in ("process", "outcome")]
+    if not all(path.is_file() for path in paths):
+        return None
+    process, outcome = (read_history(path) for path in paths)
+    return {key: compare_arms(process, outcome, key) for key in KEYS}
+
+
+def _step_scores(run: Path, missing: list[str]) -> StepScores | None:
+    path = run / SOLUTIONS
+    if not path.is_file():
+        missing.append(f"step scores: no {SOLUTIONS}")
+        return None
+    return read_step_scores(path)
+
+
+def _records(run: Path) -> dict[str, dict]:
+    """The stages' records in their order, by what they lie beside: "sft", "test/scored"; "" is the run's own."""
+    found = {}
+    for path in sorted(run.rglob(f"*{RECORD}")):
+        place = path.relative_to(run)
+        if place.parts[0] == "report" or not is_record(path):
+            continue
+        output = place.parent if path.name == RECORD else place.with_name(path.name.removesuffix("." + RECORD))
+        name = output.as_posix().removesuffix(".jsonl")
+        found["" if name == "." else name] = _read_json(path)
+
+    def order(item: tuple[str, dict]) -> int:
+        stage = item[1].get("stage")
+        return STAGES.index(stage) if stage in STAGES else len(STAGES)
+
+    return dict(sorted(found.items(), key=order))
+
+
+def _versions(records: list[dict]) -> dict[str, str]:
+    """Package versions; where the stages ran with several, all of them."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        for name, version in record.get("versions", {}).items():
+            if version not in found.setdefault(name, []):
+                found[name].append(version)
+    return {name: " and ".join(versions) for name, versions in found.items()}
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON ({error.msg}). Run the stage that writes it again.") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(found).__name__}.")
+    return found

@@ -1,0 +1,171 @@
+"""Runs jobs that depend on one another, side by side, each in a process of its own with its output in a log file."""
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from rlstep.runtime.errors import UserError
+
+LINE_EVERY_S = 15.0
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work.
+
+    Attributes:
+        name: shown to people, and the log's name.
+        needs: names of jobs that must have ended before.
+        work: called in a process of its own; what it raises ends the whole run.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    work: Callable[[], None]
+
+
+def run_jobs(jobs: Sequence[Job], logs: Path, workers: int, on_end: Callable[[str, float], None]) -> None:
+    """Runs all jobs, at most `workers` at a time.
+
+    A process of its own starts from the same state each time: no random number, model or accelerator is left over
+    from another job. Processes are forked where the system can, so that the parent's imports are shared.
+
+    Args:
+        jobs: in an order in which each comes after what it needs.
+        logs: folder for `NAME.log`.
+        workers: processes at a time; the cores are shared out among them.
+        on_end: called with the name and seconds of each job that ended well.
+
+    Raises:
+        UserError: a job refused its input (its message), or failed (its log is named).
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    waiting, running, ended = list(jobs), {}, set()
+    with _Display(running, logs) as display:
+        try:
+            while waiting or running:
+                for job in [job for job in waiting if set(job.needs) <= ended][: workers - len(running)]:
+                    waiting.remove(job)
+                    process = context.Process(target=_child, args=(job, logs, threads, os.getpid()), daemon=False)
+                    process.start()
+                    running[job.name] = (process, time.monotonic())
+                time.sleep(POLL_S)
+                for name, (process, start) in list(running.items()):
+                    if process.is_alive():
+                        continue
+                    del running[name]
+                    if process.exitcode != 0:
+                        raise UserError(_why(name, logs))
+                    ended.add(name)
+                    display.end(name, time.monotonic() - start)
+                    on_end(name, time.monotonic() - start)
+                display.refresh()
+        finally:
+            for process, _ in running.values():
+                process.kill()
+
+
+def _child(job: Job, logs: Path, threads: int, parent: int) -> None:
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    file = (logs / f"{job.name}.log").open("w", encoding="utf-8", buffering=1)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = file
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+    try:
+        job.work()
+    except UserError as error:
+        (logs / f"{job.name}.error").write_text(" ".join(str(error).split()), encoding="utf-8")
+        os._exit(2)
+    except BaseException:
+        traceback.print_exc(file=file)
+        os._exit(1)
+    file.flush()
+    # Skips the exit handlers that a forked process inherited from its parent.
+    os._exit(0)
+
+
+def _die_with(parent: int) -> None:
+    """Ends this process when its parent is gone: a killed run must not go on writing behind the next one's back."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _why(name: str, logs: Path) -> str:
+    error = logs / f"{name}.error"
+    if error.is_file():
+        message = error.read_text(encoding="utf-8")
+        error.unlink()
+        return f"{name}: {message}"
+    return f"{name} failed; {logs / name}.log ends with: {_last_line(logs / f'{name}.log')}"
+
+
+def _last_line(log: Path) -> str:
+    """The newest non-blank line of a log, or state of its progress bar."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 2000))
+        text = file.read().decode("utf-8", errors="replace")
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
+    return lines[-1] if lines else ""
+
+
+class _Display:
+    """What runs now: a live table on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, running: dict, logs: Path):
+        self.running, self.logs = running, logs
+        self.start = self.last = time.monotonic()
+        self.console = Console(stderr=True, soft_wrap=False)
+        self.live = Live(console=self.console, transient=True, refresh_per_second=4) if self.console.is_terminal else None
+
+    def __enter__(self) -> "_Display":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_):
+        if self.live:
+            self.live.stop()
+
+    def end(self, name: str, seconds: float) -> None:
+        self.console.print(f"{self._clock()}  {name:<18} {seconds:6.1f} s", highlight=False)
+
+    def refresh(self) -> None:
+        if self.live:
+            self.live.update(self._table())
+        elif time.monotonic() - self.last > LINE_EVERY_S:
+            self.last = time.monotonic()
+            for name in self.running:
+                self.console.print(f"{self._clock()}  {name} ... {self._state(name)}", highlight=False, markup=False)
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for name, (_, start) in self.running.items():
+            table.add_row(self._clock(), name, f"{time.monotonic() - start:.0f} s", self._state(name))
+        return table
+
+    def _state(self, name: str) -> str:
+        return _last_line(self.logs / f"{name}.log")[:100]
+
+    def _clock(self) -> str:
+        seconds = int(time.monotonic() - self.start)
+        return f"{seconds // 60:2d}:{seconds % 60:02d}"

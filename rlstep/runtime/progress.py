@@ -1,0 +1,45 @@
+"""A progress bar on the terminal, and a line now and then where the output is a file."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+LINE_EVERY_S = 15.0
+
+
+def track(items: Iterable[T], what: str, total: int, done: int = 0, weight=lambda _: 1) -> Iterator[T]:
+    """Yields `items`, showing progress on stderr.
+
+    Args:
+        items: what is worked on.
+        what: a few words before the bar.
+        total: the whole work, in the unit of `weight`.
+        done: work done in an earlier run.
+        weight: an item's share of `total`.
+    """
+    if not sys.stderr.isatty():
+        yield from _plain(items, what, total, done, weight)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    from rich.console import Console
+
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(what, total=total, completed=done)
+        for item in items:
+            yield item
+            progress.advance(bar, weight(item))
+
+
+def _plain(items, what, total, done, weight):
+    last = time.monotonic()
+    for item in items:
+        yield item
+        done += weight(item)
+        now = time.monotonic()
+        if now - last > LINE_EVERY_S:
+            last = now
+            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)

@@ -1,0 +1,115 @@
+"""What a run leaves beside its output: a record with its resolved configuration, versions, seed, commit and metrics.
+
+A stage that fills a folder leaves `run.json` in it; one that writes `x.jsonl` leaves `x.jsonl.run.json` beside it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+
+import rlstep
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.rows import write_json
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "wandb", "math-verify")
+RECORD = "run.json"
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is a run's record (`run.json`, `NAME.run.json`) rather than its output."""
+    return path.name == RECORD or path.name.endswith("." + RECORD)
+
+
+def versions() -> dict[str, str]:
+    found = {"rlstep": rlstep.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with `-dirty` behind it where files differ; None outside a checkout."""
+    root = Path(rlstep.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() or None
+
+
+def digest(*parts) -> str:
+    """A short stable hash of JSON-like values and of the contents of paths (files, or folders file by file).
+
+    Records of runs are passed over: they hold times, which would make equal outputs differ.
+    """
+    total = hashlib.sha256()
+    for part in parts:
+        if not isinstance(part, Path):
+            total.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\n")
+            continue
+        if not part.exists():
+            raise UserError(f"{part}: no such file or folder. Check the path, or run the stage that writes it first.")
+        files = [part] if part.is_file() else sorted(p for p in part.rglob("*") if p.is_file() and not is_record(p))
+        for file in files:
+            # The size keeps the end of one file and the start of the next apart.
+            total.update(f"{file.relative_to(part)} {file.stat().st_size}\n".encode())
+            with file.open("rb") as content:
+                while block := content.read(1 << 20):
+                    total.update(block)
+    return total.hexdigest()[:20]
+
+
+class RunRecord:
+    """Times a stage and writes its record when it ends without an error.
+
+    >>> with RunRecord("prepare", {"task": "arithmetic"}, folder, seed=0) as record:  # doctest: +SKIP
+    ...     record.metrics["problems"] = 12
+
+    Args:
+        stage: the command's name.
+        config: its resolved configuration, plain values.
+        folder: where the record goes.
+        seed: the run's seed, None for a stage without chance.
+        name: the record's file name; for an output file `x.jsonl` it is `x.jsonl.run.json`.
+    """
+
+    def __init__(self, stage: str, config: dict, folder: str | Path, seed: int | None = None, name: str = RECORD):
+        self.stage, self.config, self.seed = stage, config, seed
+        self.path = Path(folder) / name
+        if not is_record(self.path):
+            raise ValueError(f"'{name}' is no name for a run's record; it must end in {RECORD}")
+        self.metrics: dict = {}
+
+    def __enter__(self) -> "RunRecord":
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, kind, *_):
+        # Of several processes the first writes for all; the others would race it for the same file.
+        if kind is not None or os.environ.get("RANK", "0") != "0":
+            return
+        write_json(
+            self.path,
+            {
+                "stage": self.stage,
+                "seed": self.seed,
+                "commit": git_commit(),
+                "versions": versions(),
+                "seconds": round(time.perf_counter() - self._start, 3),
+                "metrics": self.metrics,
+                "config": self.config,
+            },
+        )

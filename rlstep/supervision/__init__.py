@@ -1,0 +1,1 @@
+"""Who says whether a step is right: the tasks' exact checkers."""

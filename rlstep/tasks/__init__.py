@@ -1,0 +1,31 @@
+"""Problems with exact checkers: the embedded arithmetic, the worked example `increasing`, and GSM8K."""
+
+from rlstep.runtime.errors import UserError
+from rlstep.tasks.base import Task
+
+NAMES = ("arithmetic", "increasing", "gsm8k")
+
+
+def get(name: str, path: str | None = None) -> Task:
+    """The task of that name.
+
+    Args:
+        name: one of `NAMES`.
+        path: where a task with published data finds it: a folder, a file, or a hub id. Tasks that generate their
+            problems take none.
+    """
+    if name not in NAMES:
+        raise UserError(f"no task '{name}'; there are {', '.join(NAMES)}.")
+    if name == "gsm8k":
+        from rlstep.tasks.gsm8k import GSM8K
+
+        return GSM8K(path) if path else GSM8K()
+    if path:
+        raise UserError(f"task '{name}' generates its problems and takes no task_path, but '{path}' was given.")
+    if name == "increasing":
+        from rlstep.tasks.increasing import Increasing
+
+        return Increasing()
+    from rlstep.tasks.arithmetic import Arithmetic
+
+    return Arithmetic()

@@ -1,0 +1,48 @@
+"""What a task is: problems, demonstrations to start from, an exact checker, and a model small enough to train here."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlstep.steps.records import Problem, Solution, Span
+
+
+@dataclass(frozen=True)
+class Check:
+    """What an exact checker finds in one completion.
+
+    Attributes:
+        steps: character spans, in order (see `rlstep.steps.boundaries`).
+        labels: one a step: 1 right, 0 wrong, None where the checker cannot tell.
+        answer: the final answer as text, None where the completion gives none.
+        correct: whether the answer is right.
+    """
+
+    steps: list[Span]
+    labels: list[int | None]
+    answer: str | None
+    correct: bool
+
+
+class Task(Protocol):
+    name: str
+    splits: tuple[str, ...]
+
+    def problems(self, split: str, n: int, seed: int) -> list[Problem]:
+        """n problems of a split; another seed gives other problems, the same seed the same ones."""
+
+    def demonstrations(self, n: int, seed: int) -> list[Solution]:
+        """n solutions to imitate; what the generator is first trained on."""
+
+    def check(self, prompt: str, completion: str, reference: str) -> Check:
+        """Never raises on a completion, however odd: text without steps or answer has none and is not correct."""
+
+    def tokenizer(self):
+        """A Hugging Face tokenizer that knows the task's text, built offline."""
+
+
+def checked(task: Task, solution: Solution) -> Solution:
+    """Fills a solution's steps, labels, answer and correctness from the task's checker."""
+    found = task.check(solution.prompt, solution.completion, solution.reference)
+    solution.steps, solution.labels = found.steps, found.labels
+    solution.answer, solution.correct = found.answer, found.correct
+    return solution

@@ -1,0 +1,73 @@
+"""`rlstep example`: process and outcome supervision side by side, on sequences that increase or do not.
+
+For each of a few sequences a solver that slips now and then writes its comparisons; process supervision labels every
+step, outcome supervision the answer alone. Then both kinds of accuracy over many sequences.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+from rlstep.runtime.errors import UserError
+from rlstep.steps.records import Solution
+from rlstep.tasks.base import checked
+from rlstep.tasks.increasing import NUMBERS, Increasing, draw, is_increasing, prompt_of, pupil, write_solution
+
+
+@dataclass
+class ExampleConfig:
+    sequences: int = field(default=3, metadata={"help": "Sequences to show step by step."})
+    length: int = field(default=6, metadata={"help": "Numbers in a sequence."})
+    n: int = field(default=1000, metadata={"help": "Sequences that the accuracies are taken over."})
+    seed: int = field(default=0, metadata={"help": "Seed of the sequences and of the solver's slips."})
+
+
+def example(config: ExampleConfig) -> dict:
+    """Prints the example; returns the accuracies that it prints.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    if not 2 <= config.length <= NUMBERS:
+        raise UserError(f"length {config.length}: a sequence has 2 to {NUMBERS} numbers.")
+    if config.sequences < 0 or config.n < 1:
+        raise UserError(f"sequences {config.sequences}, n {config.n}: show 0 or more, and count over at least 1.")
+    rng = random.Random(f"example {config.seed}")
+    for _ in range(config.sequences):
+        print(side_by_side(solve(rng, config.length)))
+    accuracies = compare([solve(rng, config.length) for _ in range(config.n)])
+    print(f"Over {config.n} random sequences, with a solver that slips on pairs like 12 > 8:")
+    print(f"  process accuracy, the share of steps that are right    {accuracies['process_accuracy']:6.1%}")
+    print(f"  outcome accuracy, the share of answers that are right  {accuracies['outcome_accuracy']:6.1%}")
+    print(f"  right answers that rest on a wrong step                {accuracies['right_on_wrong_step']:6.1%}")
+    print("The last line is what outcome supervision rewards and process supervision does not.")
+    return accuracies
+
+
+def solve(rng: random.Random, length: int) -> Solution:
+    """A random sequence (increasing or not, evenly) with the checked solution of a solver that slips."""
+    sequence = draw(rng, length, rises=rng.random() < 0.5)
+    reference = "yes" if is_increasing(sequence) else "no"
+    solution = Solution("example", prompt_of(sequence), write_solution(sequence, pupil(rng)), reference)
+    return checked(Increasing(), solution)
+
+
+def side_by_side(solution: Solution) -> str:
+    """A solution as a table: a line a step, its label by process supervision, and the one by outcome supervision."""
+    lines = [f"{solution.prompt.strip()}  (in truth: {solution.reference})", "  step          process  outcome"]
+    for text, label in zip(solution.step_texts, solution.labels, strict=True):
+        lines.append(f"  {text.strip():<12}  {label:>7}")
+    lines[-1] += f"  {int(solution.correct):>7}"
+    if solution.correct and not solution.clean:
+        lines[-1] += "   right, on a wrong step"
+    return "\n".join([*lines, ""])
+
+
+def compare(solutions: list[Solution]) -> dict[str, float]:
+    """Both accuracies, and the share of right answers that rest on a wrong step."""
+    labels = [label for solution in solutions for label in solution.labels]
+    right = [solution for solution in solutions if solution.correct]
+    return {
+        "process_accuracy": sum(labels) / len(labels),
+        "outcome_accuracy": len(right) / len(solutions),
+        "right_on_wrong_step": sum(not solution.clean for solution in right) / max(len(right), 1),
+    }

@@ -1,0 +1,55 @@
+"""The `prepare` stage: a task's problems, demonstrations and, for the embedded tasks, a small untrained model."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rlstep.runtime.record import RunRecord
+from rlstep.runtime.rows import write_rows
+from rlstep.tasks import get
+
+
+@dataclass
+class PrepareConfig:
+    out: str = field(metadata={"help": "Folder for problems-*.jsonl, demonstrations.jsonl and model/."})
+    task: Literal["arithmetic", "increasing", "gsm8k"] = field(default="arithmetic", metadata={"help": "The task."})
+    task_path: str | None = field(default=None, metadata={"help": "gsm8k: a folder, a JSONL file or a hub id."})
+    train: int = field(default=2500, metadata={"help": "Problems for sampling, labelling and verifier training."})
+    rl: int = field(default=2000, metadata={"help": "Further training problems, for RL."})
+    test: int = field(default=200, metadata={"help": "Problems of the test split."})
+    ood: int = field(default=0, metadata={"help": "Problems of each out-of-distribution split the task has."})
+    demonstrations: int = field(default=24000, metadata={"help": "Solutions to imitate."})
+    small_model: bool = field(
+        default=True, metadata={"help": "Write a small untrained Qwen2 and its tokenizer to start from."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the problems, the demonstrations and the weights."})
+
+
+def prepare(config: PrepareConfig) -> dict:
+    """Writes the files that the first stages read; the splits `train` and `rl` share no problem."""
+    task = get(config.task, config.task_path)
+    out = Path(config.out)
+    with RunRecord("prepare", asdict(config), out, config.seed) as record:
+        training = task.problems("train", config.train + config.rl, config.seed)
+        splits = {"train": training[: config.train], "rl": training[config.train :]}
+        splits["test"] = task.problems("test", config.test, config.seed)
+        for split in task.splits:
+            if split.startswith("ood") and config.ood:
+                splits[split] = task.problems(split, config.ood, config.seed)
+        for split, problems in splits.items():
+            if not problems:
+                continue
+            record.metrics[split] = write_rows(out / f"problems-{split}.jsonl", (asdict(p) for p in problems))
+        demonstrations = task.demonstrations(config.demonstrations, config.seed)
+        record.metrics["demonstrations"] = write_rows(
+            out / "demonstrations.jsonl", (solution.to_row() for solution in demonstrations)
+        )
+        if config.small_model:
+            from rlstep.tasks.small import small_model
+
+            tokenizer = task.tokenizer()
+            model = small_model(tokenizer, config.seed)
+            model.save_pretrained(out / "model")
+            tokenizer.save_pretrained(out / "model")
+            record.metrics["parameters"] = model.num_parameters()
+    return record.metrics

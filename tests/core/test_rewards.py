@@ -1,0 +1,155 @@
+import math
+
+import pytest
+import torch
+
+from rlstep.core.rewards import (
+    SCHEMES,
+    check_scheme,
+    pad_steps,
+    place_step_rewards,
+    step_rewards,
+    stop_after_first_error,
+)
+
+P = torch.tensor([0.9, 0.5, 0.8, 0.6])
+PARAMETERS = {"log": {"floor": -10.0}, "clip": {"eta": 0.7}, "clip_delta": {"eta": 0.7}, "progress": {"p0": 0.3}}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "parameters", "expected"),
+    [
+        ("sum", {}, [0.9, 0.5, 0.8, 0.6]),
+        ("sum", {"centered": True}, [0.8, 0.0, 0.6, 0.2]),
+        ("log", {"floor": -0.6}, [math.log(0.9), -0.6, math.log(0.8), math.log(0.6)]),
+        ("clip", {"eta": 0.7}, [0.0, -0.2, 0.0, -0.1]),
+        ("delta", {}, [0.4, -0.3, 0.8, 0.0]),
+        ("clip_delta", {"eta": 0.7}, [0.2, -0.2, 0.0, 0.0]),
+        ("progress", {"p0": 0.3}, [0.6, -0.4, 0.3, -0.2]),
+    ],
+)
+def test_schemes_by_hand(scheme, parameters, expected):
+    torch.testing.assert_close(step_rewards(P, scheme, **parameters), torch.tensor(expected))
+
+
+def test_min_form_by_hand():
+    # q = 1 and 0, T = 1: weights e^-1 and e^0 over their sum
+    rewards_S = step_rewards(torch.tensor([1.0, 0.5]), "min_form", temperature=1.0)
+    torch.testing.assert_close(rewards_S, torch.tensor([math.exp(-1) / (math.exp(-1) + 1), 0.0]))
+
+
+def test_min_form_returns_about_the_least_centred_score():
+    assert step_rewards(torch.tensor([0.9, 0.2, 0.8]), "min_form", temperature=0.01).sum() == pytest.approx(
+        -0.6, abs=1e-4
+    )
+    # padding with a good step gains nothing
+    assert step_rewards(torch.tensor([0.9, 0.2, 0.8, 0.99]), "min_form").sum() == pytest.approx(-0.6, abs=0.01)
+
+
+def test_delta_telescopes_to_p_k():
+    rewards_S = step_rewards(P, "delta")
+    returns_S = rewards_S.flip(0).cumsum(0).flip(0)
+    torch.testing.assert_close(returns_S[:-1], P[:-1])
+    assert step_rewards(torch.tensor([0.7]), "delta").tolist() == [0.0]
+    torch.testing.assert_close(step_rewards(torch.tensor([0.7, 0.2]), "delta"), torch.tensor([0.7, 0.0]))
+
+
+def test_progress_telescopes_to_the_last_score():
+    assert step_rewards(P, "progress", p0=0.3).sum().item() == pytest.approx(0.6 - 0.3)
+
+
+def test_log_of_zero_is_the_floor():
+    assert step_rewards(torch.tensor([0.0, 1.0]), "log", floor=-10.0).tolist() == [-10.0, 0.0]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_no_steps_give_no_rewards_and_input_stays(scheme):
+    parameters = PARAMETERS.get(scheme, {})
+    assert step_rewards(torch.empty(0), scheme, **parameters).shape == (0,)
+    before = P.clone()
+    step_rewards(P, scheme, **parameters)
+    assert torch.equal(P, before)
+
+
+def test_labels_serve_as_scores():
+    assert step_rewards(torch.tensor([1, 0]), "sum", centered=True).tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "parameters", "message"),
+    [
+        ("product", {}, "unknown reward scheme 'product'; choose one of sum, log"),
+        ("clip", {}, "'clip' needs 'eta'"),
+        ("clip", {"eta": 0.7, "etta": 1}, "no parameter 'etta'; it takes eta"),
+        ("delta", {"eta": 0.7}, "it takes no parameters"),
+        ("log", {"floor": 1e-6}, "below 0"),
+        ("min_form", {"temperature": 0.0}, "above 0"),
+    ],
+)
+def test_wrong_schemes_and_parameters(scheme, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        step_rewards(P, scheme, **parameters)
+
+
+def test_parameters_can_be_checked_before_there_are_scores():
+    check_scheme("sum", {"centered": True})
+    with pytest.raises(ValueError, match="needs 'p0'"):
+        check_scheme("progress", {})
+
+
+@pytest.mark.parametrize("scores", [[1.5], [-0.5], [float("nan")]])
+def test_scores_must_be_probabilities(scores):
+    with pytest.raises(ValueError, match="probabilities"):
+        step_rewards(torch.tensor(scores), "sum")
+    with pytest.raises(ValueError, match=r"shape \(1, 1\)"):
+        step_rewards(torch.tensor([scores]), "sum")
+
+
+def test_credit_stops_after_the_first_wrong_step():
+    rewards_S = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    scores_S = torch.tensor([0.9, 0.4, 0.9, 0.1])
+    assert stop_after_first_error(rewards_S, scores_S, 0.5).tolist() == [1.0, 2.0, 0.0, 0.0]
+    # a score at the threshold is not below it
+    assert stop_after_first_error(rewards_S, scores_S, 0.4).tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert stop_after_first_error(rewards_S, scores_S, 0.95).tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert stop_after_first_error(torch.empty(0), torch.empty(0), 0.5).shape == (0,)
+
+
+def test_steps_and_outcome_land_on_their_tokens():
+    step = [torch.tensor([0.5, -0.25]), torch.empty(0), torch.tensor([1.0, 2.0, 4.0])]
+    rewards_BT = place_step_rewards(
+        step, [[1, 3], [], [0, 2, 2]], torch.tensor([1.0, -1.0, 10.0]), torch.tensor([4, 2, 2]), 5
+    )
+    assert rewards_BT.tolist() == [
+        [0.0, 0.5, 0.0, -0.25, 1.0],
+        [0.0, 0.0, -1.0, 0.0, 0.0],
+        # two steps end at token 2, which is the last as well
+        [1.0, 0.0, 16.0, 0.0, 0.0],
+    ]
+
+
+def test_no_steps_anywhere():
+    rewards_BT = place_step_rewards([torch.empty(0)], [[]], torch.tensor([1.0]), torch.tensor([1]), 3)
+    assert rewards_BT.tolist() == [[0.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("step", "tokens", "last", "message"),
+    [
+        ([torch.ones(2)], [[1]], [3], "row 0: 2 step rewards for 1 step tokens"),
+        ([torch.ones(1)], [[3]], [2], r"row 0: step tokens \[3\] and last token 2"),
+        ([torch.ones(1)], [[3]], [4], r"0\.\.3"),
+        ([torch.ones(1)], [[-1]], [2], "row 0"),
+        ([torch.ones(1)] * 2, [[1]], [3], "2 rows of step rewards"),
+    ],
+)
+def test_misplaced_steps_are_errors(step, tokens, last, message):
+    with pytest.raises(ValueError, match=message):
+        place_step_rewards(step, tokens, torch.zeros(1), torch.tensor(last), 4)
+
+
+def test_pad_steps():
+    values_BS, mask_BS = pad_steps([torch.tensor([1.0, 2.0]), torch.empty(0), torch.tensor([3.0])])
+    assert values_BS.tolist() == [[1.0, 2.0], [0.0, 0.0], [3.0, 0.0]]
+    assert mask_BS.tolist() == [[True, True], [False, False], [True, False]]
+    assert pad_steps([torch.empty(0)])[0].shape == (1, 0)

@@ -1,0 +1,68 @@
+import pytest
+
+from rlstep.evaluation.learning_curves import compare_arms, mean_interval, read_history, samples_to_reach, t_quantile
+from rlstep.runtime.errors import DataError
+from rlstep.runtime.rows import write_rows
+
+
+def history(*values: float, every: int = 100) -> list[dict]:
+    return [
+        {"samples": every * k, "update": k, "accuracy": value, "clean_accuracy": value - 0.1}
+        for k, value in enumerate(values)
+    ]
+
+
+def test_samples_to_reach_is_the_first_point_at_or_above():
+    curve = history(0.3, 0.5, 0.4, 0.7)
+    assert samples_to_reach(curve, 0.5) == 100
+    assert samples_to_reach(curve, 0.51) == 300
+    assert samples_to_reach(curve, 0.3) == 0
+    assert samples_to_reach(curve, 0.71) is None
+    assert samples_to_reach(curve, 0.5, "clean_accuracy") == 300
+
+
+def test_compare_arms_by_hand():
+    found = compare_arms(history(0.3, 0.8, 0.9), history(0.3, 0.4, 0.5, 0.75, 0.7))
+    # The outcome arm ends on 0.7, which it first met after 300 samples; the process arm after 100.
+    assert (found["level"], found["outcome_samples"], found["process_samples"], found["ratio"]) == (0.7, 300, 100, 3.0)
+    assert (found["final_samples"], found["process_final"], found["outcome_final"]) == (200, 0.9, 0.5)
+
+
+def test_compare_arms_gives_no_ratio_where_there_is_none():
+    never = compare_arms(history(0.3, 0.2), history(0.3, 0.9))
+    assert (never["process_samples"], never["ratio"]) == (None, None)
+    at_once = compare_arms(history(0.3, 0.8), history(0.3, 0.2))
+    assert (at_once["process_samples"], at_once["ratio"]) == (0, None)
+
+
+def test_mean_interval_of_three_numbers_by_hand():
+    # mean 2, s = 1, t_{0.975,2} = 4.302653 (table), half = 4.302653 / sqrt(3)
+    assert mean_interval([1, 2, 3]) == pytest.approx((2, 2 - 2.484138, 2 + 2.484138), abs=1e-5)
+    assert mean_interval([0.4]) == (0.4, None, None)
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="no values"):
+        mean_interval([])
+
+
+@pytest.mark.parametrize(("degrees", "table"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (30, 2.0423)])
+def test_t_quantile_against_the_printed_table(degrees, table):
+    assert t_quantile(degrees) == pytest.approx(table, abs=5e-5)
+
+
+def test_read_history_sorts_and_lets_the_later_row_stand(tmp_path):
+    rows = history(0.1, 0.2, 0.3)
+    write_rows(tmp_path / "eval.jsonl", [rows[1], rows[0], {**rows[1], "accuracy": 0.9}, rows[2]])
+    assert [(row["samples"], row["accuracy"]) for row in read_history(tmp_path / "eval.jsonl")] == [
+        (0, 0.1),
+        (100, 0.9),
+        (200, 0.3),
+    ]
+
+
+@pytest.mark.parametrize("bad", [None, "0.5", True, float("nan")])
+def test_read_history_names_a_bad_field(tmp_path, bad):
+    rows = history(0.1, 0.2)
+    rows[1]["accuracy"] = bad
+    write_rows(tmp_path / "eval.jsonl", rows)
+    with pytest.raises(DataError, match=r"eval\.jsonl, row 2, field 'accuracy': expected a number"):
+        read_history(tmp_path / "eval.jsonl")

@@ -1,0 +1,264 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from rlstep.report.examples import first_flagged, first_wrong, read_step_scores
+from rlstep.report.figures import draw_step_scores, spread
+from rlstep.report.report import ReportConfig, report
+from rlstep.report.seeds import report_seeds
+from rlstep.report.summary import summarize
+from rlstep.report.tables import number
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.rows import write_json, write_rows
+from rlstep.steps.boundaries import line_steps
+from rlstep.steps.records import Solution
+
+PICTURES = ("best_of_n.png", "rl_curves.png", "step_scores.png")
+
+
+def solution(sample: int, completion: str, labels, prm, orm_last: float, correct: bool) -> Solution:
+    steps = line_steps(completion)
+    orm = [0.5] * (len(steps) - 1) + [orm_last]
+    answer = completion.rsplit(" ", 1)[1]
+    scores = {"prm": prm, "orm": orm}
+    return Solution("p", "1 + 1 + 1\n", completion, "3", sample, True, steps, labels, answer, correct, scores)
+
+
+def scored() -> list[Solution]:
+    """One of each kind and, of right answers on a wrong step, one that the PRM does not see."""
+    return [
+        solution(0, "1 + 1 = 2\n2 + 1 = 3\nAnswer: 3", [1, 1, 1], [0.9, 0.8, 0.9], 0.4, True),
+        solution(1, "1 + 1 = 3\n3 + 1 = 3\nAnswer: 3", [0, 0, 1], [0.9, 0.2, 0.9], 0.9, True),
+        solution(2, "1 + 1 = 3\n3 + 1 = 3\nAnswer: 3", [0, 0, 1], [0.1, 0.6, 0.9], 0.7, True),
+        solution(3, "1 + 1 = 2\n2 + 1 = 4\nAnswer: 4", [1, 0, 1], [0.9, 0.3, 0.9], 0.8, False),
+    ]
+
+
+def curve(*means: float) -> dict:
+    return {"mean": list(means), "low": [m - 0.05 for m in means], "high": [m + 0.05 for m in means]}
+
+
+def make_run(folder: Path, seed: int = 0, shift: float = 0.0, arms=("process", "outcome", "process_only")) -> Path:
+    """A finished run as the lab leaves it. The outcome arm ends on 0.6, which the process arm has third."""
+    curves = {
+        "ns": [1, 2, 4],
+        "prm": curve(0.3, 0.5 + shift, 0.7),
+        "orm": curve(0.3, 0.4, 0.5),
+        "majority": curve(0.3, 0.3, 0.3),
+        "weighted": curve(0.3, 0.45, 0.6),
+        "pass_at_n": curve(0.3, 0.6, 0.8),
+    }
+    about = {"problems": 10, "samples_per_problem": 4, "unanswered": 0.1, "aggregate": "product"}
+    write_json(folder / "evaluate" / "best_of_n.json", {**curves, **about})
+    values = {
+        "process": [0.3, 0.5, 0.6 + shift, 0.7, 0.8, 0.8],
+        "outcome": [0.3, 0.35, 0.4, 0.5, 0.55, 0.6],
+        "process_only": [0.3, 0.2, 0.1, 0.0, 0.0, 0.0],
+    }
+    for arm in arms:
+        rows = [
+            {"samples": 100 * k, "update": k, "accuracy": value, "clean_accuracy": value / 2}
+            for k, value in enumerate(values[arm])
+        ]
+        write_rows(folder / f"ppo_{arm}" / "eval.jsonl", rows)
+        write_json(folder / f"ppo_{arm}" / "run.json", {"stage": "ppo", "seed": seed, "seconds": 10.5})
+    write_rows(folder / "test" / "scored.jsonl", (s.to_row() for s in scored()))
+    record = {"stage": "prepare", "seed": seed, "seconds": 2.0, "versions": {"torch": "2.13.0"}, "commit": "abc"}
+    write_json(folder / "prepare" / "run.json", record)
+    write_json(folder / "test" / "scored.jsonl.run.json", {**record, "stage": "score", "seconds": 3.0})
+    return folder
+
+
+def assert_picture(path: Path) -> None:
+    pixels = imread(path)
+    assert min(pixels.shape[:2]) > 300
+    channels = (pixels[..., :3] * 255).astype(np.int64).reshape(-1, 3)
+    assert len(np.unique(channels @ [1, 256, 65536])) > 20
+
+
+def test_report_writes_summary_text_and_pictures(tmp_path):
+    run = make_run(tmp_path / "run", seed=7)
+    report(ReportConfig(str(run)))
+    summary = json.loads((run / "report" / "summary.json").read_text())
+    assert set(summary["best_of_n"]) >= {"ns", "prm", "orm", "majority", "weighted", "pass_at_n"}
+    assert summary["best_of_n"]["prm"]["low"] == pytest.approx([0.25, 0.45, 0.65])
+    assert summary["rl"]["process"]["samples"] == [0, 100, 200, 300, 400, 500]
+    assert summary["rl"]["outcome"]["clean_accuracy"][-1] == 0.3
+    assert summary["rl_comparison"]["accuracy"]["ratio"] == 2.5
+    stages = {"prepare": 2.0, "test/scored": 3.0, "ppo_process": 10.5, "ppo_outcome": 10.5, "ppo_process_only": 10.5}
+    assert summary["seconds"] == {**stages, "total": 36.5}
+    assert (summary["seed"], summary["versions"], summary["commits"]) == (7, {"torch": "2.13.0"}, ["abc"])
+    assert summary["missing"] == []
+    for name in PICTURES:
+        assert_picture(run / "report" / name)
+    text = (run / "report" / "report.md").read_text()
+    assert "| 4 | 0.70 [0.65, 0.75] | 0.50 [0.45, 0.55] |" in text
+    assert "first reached after 500 samples; the process arm reaches it after 200, 2.5 times fewer" in text
+    assert "0.30  wrong  2 + 1 = 4" in text
+    assert "## Missing" not in text
+
+
+def test_out_chooses_the_folder(tmp_path):
+    run = make_run(tmp_path / "run", arms=())
+    (run / "test" / "scored.jsonl").unlink()
+    report(ReportConfig(str(run), out=str(tmp_path / "elsewhere")))
+    assert (tmp_path / "elsewhere" / "summary.json").is_file()
+    assert not (tmp_path / "run" / "report").exists()
+
+
+def test_seconds_leave_out_an_earlier_report(tmp_path):
+    run = make_run(tmp_path / "run")
+    write_json(run / "report" / "run.json", {"stage": "report", "seconds": 99.0})
+    assert summarize(run)[0]["seconds"]["total"] == 36.5
+
+
+def test_a_record_of_the_whole_run_is_not_added_to_its_stages(tmp_path):
+    run = make_run(tmp_path / "run")
+    write_json(run / "run.json", {"stage": "lab", "seed": 5, "seconds": 1000.0})
+    summary, _ = summarize(run)
+    assert (summary["seed"], summary["seconds"]["total"]) == (5, 36.5)
+
+
+def test_missing_parts_are_named_and_not_invented(tmp_path):
+    run = make_run(tmp_path / "run", arms=("outcome",))
+    (run / "test" / "scored.jsonl").unlink()
+    summary = report(ReportConfig(str(run)))
+    assert summary["rl"]["process"] is None
+    assert summary["rl_comparison"] is None
+    assert summary["step_scores"] is None
+    assert summary["missing"] == [
+        "RL arm 'process': no ppo_process/eval.jsonl",
+        "RL arm 'process_only': no ppo_process_only/eval.jsonl",
+        "step scores: no test/scored.jsonl",
+    ]
+    text = (run / "report" / "report.md").read_text()
+    assert "- RL arm 'process': no ppo_process/eval.jsonl" in text
+    assert "process: answer" not in text
+    assert not (run / "report" / "step_scores.png").exists()
+    assert_picture(run / "report" / "rl_curves.png")
+
+
+def test_picture_of_an_earlier_report_goes_with_its_data(tmp_path):
+    run = make_run(tmp_path / "run", arms=())
+    (run / "report").mkdir()
+    (run / "report" / "rl_curves.png").write_bytes(b"of an earlier report")
+    assert report(ReportConfig(str(run)))["rl"] == {"process": None, "outcome": None, "process_only": None}
+    assert not (run / "report" / "rl_curves.png").exists()
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such run folder"):
+        report(ReportConfig(str(tmp_path / "nowhere")))
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(UserError, match="nothing to report"):
+        report(ReportConfig(str(tmp_path)))
+
+
+def test_broken_files_are_named(tmp_path):
+    run = make_run(tmp_path / "run")
+    write_json(run / "evaluate" / "best_of_n.json", {"ns": [1]})
+    with pytest.raises(UserError, match=r"best_of_n\.json: no 'prm'"):
+        summarize(run)
+    (run / "evaluate" / "best_of_n.json").write_text("{")
+    with pytest.raises(UserError, match=r"best_of_n\.json: not valid JSON"):
+        summarize(run)
+
+
+def test_examples_and_tally_by_hand(tmp_path):
+    write_rows(tmp_path / "scored.jsonl", (s.to_row() for s in scored()))
+    found = read_step_scores(tmp_path / "scored.jsonl")
+    assert [(example.solution.sample, example.title) for example in found.examples] == [
+        (2, "Right answer, wrong step: caught"),
+        (3, "Wrong answer: place found"),
+        (0, "Every step right: passed"),
+    ]
+    assert found.tally == {
+        "solutions": 4,
+        "right_answer": 3,
+        "right_answer_wrong_step": 2,
+        "with_wrong_step": 3,
+        "all_right": 1,
+        "threshold": 0.5,
+        "first_wrong_step_found": pytest.approx(2 / 3),
+        "all_right_unflagged": 1.0,
+    }
+
+
+def test_an_example_that_the_prm_got_wrong_says_so(tmp_path):
+    write_rows(tmp_path / "scored.jsonl", [scored()[1].to_row()])
+    assert first_wrong(scored()[1]) == 0
+    assert first_flagged(scored()[1]) == 1
+    assert [e.title for e in read_step_scores(tmp_path / "scored.jsonl").examples] == [
+        "Right answer, wrong step: not caught"
+    ]
+
+
+def test_step_scores_need_both_verifiers(tmp_path):
+    one = scored()[0]
+    del one.scores["orm"]
+    write_rows(tmp_path / "scored.jsonl", [one.to_row()])
+    with pytest.raises(DataError, match=r"row 1, field 'scores\.orm'"):
+        read_step_scores(tmp_path / "scored.jsonl")
+
+
+def test_long_steps_are_drawn_below_one_another(tmp_path):
+    text = "Half of 18 eggs at $2 each, less $x_1$ and a percentage \\% of them, comes to $18 a day.\n" * 20 + "#### 18"
+    steps = line_steps(text)
+    long = solution(0, "1 + 1 = 2\nAnswer: 2", [1, 1], [0.9, 0.9], 0.5, True)
+    long.completion, long.steps, long.labels = text, steps, [1] * len(steps)
+    long.scores = {"prm": [0.9] * len(steps), "orm": [0.5] * len(steps)}
+    write_rows(tmp_path / "scored.jsonl", [long.to_row()])
+    draw_step_scores(read_step_scores(tmp_path / "scored.jsonl").examples, tmp_path / "long.png")
+    assert_picture(tmp_path / "long.png")
+
+
+def test_spread_keeps_labels_apart_and_inside():
+    places = spread([0.0, 0.01, 0.5, 0.97, 0.98, 0.99], 0.05)
+    assert all(b - a >= 0.05 - 1e-12 for a, b in zip(places, places[1:], strict=False))
+    assert places[0] >= 0
+    assert places[-1] <= 1
+    assert places[2] == 0.5
+
+
+def test_number_has_no_minus_zero():
+    assert number(-0.001, -0.004, 0.2) == "0.00 [0.00, 0.20]"
+
+
+def test_seeds_by_hand(tmp_path):
+    runs = [make_run(tmp_path / f"seed-{k}", seed=k, shift=0.02 * (k - 1)) for k in range(3)]
+    summary = report_seeds(runs, tmp_path / "seeds")
+    assert json.loads((tmp_path / "seeds" / "summary.json").read_text()) == summary
+    # At N = 2 the gaps are 0.08, 0.10, 0.12: s = 0.02, half = 4.302653 * 0.02 / sqrt(3) = 0.0496828.
+    gap = summary["best_of_n"]["prm_minus_orm"]
+    assert (gap["mean"][1], gap["low"][1], gap["high"][1]) == pytest.approx((0.1, 0.0503172, 0.1496828), abs=1e-6)
+    assert gap["low"][2] == pytest.approx(0.2)
+    assert summary["rl_gap"]["clean_accuracy"]["mean"] == pytest.approx([0, 0.075, 0.1, 0.1, 0.125, 0.1])
+    # Seed 0 has 0.58 at its third evaluation and so needs the fourth.
+    found = summary["rl_comparison"]["accuracy"]
+    assert found["process_samples"] == [300, 200, 200]
+    assert found["ratio"]["mean"] == pytest.approx((5 / 3 + 2.5 + 2.5) / 3)
+    text = (tmp_path / "seeds" / "report.md").read_text()
+    assert "| 2 | 0.10 [0.05, 0.15] |" in text
+    assert "| answer | 0 | 500 | 300 | 1.7 |" in text
+    for name in PICTURES[:2]:
+        assert_picture(tmp_path / "seeds" / name)
+
+
+def test_seeds_without_an_arm_name_the_run(tmp_path):
+    runs = [make_run(tmp_path / "a", 0), make_run(tmp_path / "b", 1, arms=("outcome",))]
+    summary = report_seeds(runs, tmp_path / "seeds")
+    assert summary["rl"]["process"] is None
+    assert summary["rl_gap"] is None
+    assert summary["rl_comparison"] is None
+    assert f"{runs[1]}: RL arm 'process': no ppo_process/eval.jsonl" in summary["missing"]
+
+
+def test_seeds_must_be_several_and_differ(tmp_path):
+    run, twin = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    with pytest.raises(UserError, match="at least two"):
+        report_seeds([run], tmp_path / "seeds")
+    with pytest.raises(UserError, match="each must have its own"):
+        report_seeds([run, twin], tmp_path / "seeds")

@@ -1,0 +1,180 @@
+"""The strict parser: what it takes from YAML and from the command line, and what it refuses, in one line each."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+import pytest
+
+from rlstep.runtime.config import StrictParser, load_recipe, settings
+from rlstep.runtime.errors import UserError
+
+
+@dataclass
+class Config:
+    data: str = field(metadata={"help": "A file."})
+    learning_rate: float = 1e-3
+    steps: int = 10
+    reward: Literal["process", "outcome"] = "process"
+    ns: list[int] = field(default_factory=lambda: [1, 2])
+    shuffle: bool = True
+    limit: int | None = 5
+    strategy: str = "no"
+    model_kwargs: dict | str | None = None
+    report_to: None | str | list[str] = None
+
+
+@dataclass
+class More:
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed};\n  it must not be negative.")
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """parse(yaml text, *options) -> (Config, More)."""
+
+    def run(text: str, *options: str):
+        (tmp_path / "recipe.yaml").write_text(text)
+        parser = StrictParser([Config, More], prog="rlstep test")
+        return parser.parse(["--config", str(tmp_path / "recipe.yaml"), *options])
+
+    return run
+
+
+def test_command_line_overrides_recipe_overrides_default(parse):
+    config, more = parse("data: a.jsonl\nsteps: 20\nlearning_rate: 0.5\n", "--steps", "30", "--seed=4")
+    assert (config.data, config.steps, config.learning_rate, config.limit) == ("a.jsonl", 30, 0.5, 5)
+    assert more.seed == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("learning_rate: 2e-3", "learning_rate", 0.002),  # YAML 1.1 reads this as text
+        ("learning_rate: 1", "learning_rate", 1.0),
+        ("limit: null", "limit", None),
+        ("limit: 3", "limit", 3),
+        ("ns: [1, 8]", "ns", [1, 8]),
+        ("ns: 8", "ns", [8]),
+        ("shuffle: false", "shuffle", False),
+        ("shuffle: 'no'", "shuffle", False),
+        ("reward: outcome", "reward", "outcome"),
+        ("strategy: 'no'", "strategy", "no"),
+        ("strategy: 5", "strategy", "5"),
+        ("model_kwargs: {dtype: float32}", "model_kwargs", {"dtype": "float32"}),
+        ("report_to: [wandb, tensorboard]", "report_to", ["wandb", "tensorboard"]),
+        ("report_to: null", "report_to", None),
+    ],
+)
+def test_yaml_value_has_its_fields_type(parse, line, name, value):
+    found = getattr(parse(f"data: x\n{line}\n")[0], name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("stepz: 3", "unknown key 'stepz' (did you mean 'steps'?)"),
+        ("reward: proces", "reward: 'proces' is not one of process, outcome"),
+        ("steps: many", "steps: expected int, found 'many'"),
+        ("steps: 2.5", "steps: expected int, found 2.5"),
+        ("steps: true", "steps: expected int, found True"),
+        ("steps: [3]", "steps: expected one value, found a list [3]"),
+        ("steps: {a: 1}", "steps: expected one value, found a mapping"),
+        ("steps: null", "steps: null, but it needs a value"),
+        ("ns: [1, two]", "ns: expected int, found 'two'"),
+        ("ns: [[1]]", "ns: expected a list of single values, found [1] in it"),
+        ("shuffle: maybe", "shuffle: expected true or false, found 'maybe'"),
+        ("strategy: no", "strategy: expected a text, found False; YAML reads yes, no, on and off so: put it in quotes"),
+        ("- a", "not valid YAML"),
+        ("steps: [1", "not valid YAML"),
+        ("data: again", "the key 'data' stands twice"),
+    ],
+)
+def test_bad_yaml_is_refused_by_name(parse, line, message):
+    with pytest.raises(UserError) as error:
+        parse(f"data: x\n{line}\n")
+    assert message in str(error.value)
+    assert "recipe.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_null_for_a_required_field_is_refused(parse):
+    with pytest.raises(UserError, match="data: null, but it needs a value"):
+        parse("data: null\n")
+
+
+def test_all_faults_are_shown_at_once(parse):
+    with pytest.raises(UserError) as error:
+        parse("data: x\nstepz: 3\nreward: bad\nlimit: [1]\n", "--shufle", "no")
+    for part in ("stepz", "reward", "limit", "unknown option '--shufle' (did you mean '--shuffle'?)"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--reward", "bad"], "invalid choice: 'bad'"),
+        (["--steps", "2.5"], "invalid int value: '2.5'"),
+        (["--step", "3"], "unknown option '--step' (did you mean '--steps'?)"),  # no abbreviations
+        (["stray"], "unexpected argument 'stray'"),
+        (["--seed", "-1"], "seed is -1; it must not be negative."),
+        (["--config", "other.yaml"], "--config is given 2 times"),
+    ],
+)
+def test_bad_option_is_refused_by_name(parse, options, message):
+    with pytest.raises(UserError) as error:
+        parse("data: x\n", *options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_option_is_named():
+    with pytest.raises(UserError, match="required: --data"):
+        StrictParser([Config]).parse([])
+
+
+def test_config_without_a_file():
+    with pytest.raises(UserError, match="--config needs a file"):
+        StrictParser([Config]).parse(["--config"])
+
+
+def test_recipe_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml: no such file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_recipe_that_is_no_mapping(tmp_path):
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(UserError, match=r"list\.yaml: expected `key: value` lines, found list"):
+        load_recipe(tmp_path / "list.yaml")
+
+
+def test_empty_recipe_is_an_empty_mapping(tmp_path):
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    assert load_recipe(tmp_path / "empty.yaml") == {}
+
+
+def test_recipe_cannot_make_objects(tmp_path):
+    (tmp_path / "evil.yaml").write_text("data: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_recipe(tmp_path / "evil.yaml")
+
+
+def test_settings_are_plain_and_hold_no_token():
+    class Kind(StrEnum):
+        FAST = "fast"
+
+    @dataclass
+    class Run:
+        kind: Kind = Kind.FAST
+        sizes: tuple = (1, 2)
+        nested: dict = field(default_factory=lambda: {"kind": Kind.FAST})
+        hub_token: str = "secret"
+
+    assert settings(Run()) == {"kind": "fast", "sizes": [1, 2], "nested": {"kind": "fast"}}

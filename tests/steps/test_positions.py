@@ -1,0 +1,190 @@
+"""Step positions on three kinds of tokenizer, built here from nothing."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from rlstep.runtime.errors import UserError
+from rlstep.steps.boundaries import line_steps
+from rlstep.steps.positions import encode, step_tokens, token_ends_from_ids, token_ends_from_offsets
+
+CORPUS = ["the sum is 12\n", "the café has 数 of them\nso the answer is 7\n", "12 + 7 = 19\n\nAnswer: 19\n"]
+HARD = "café é\n数学 is 🙂🙂\n\n12 + 7 = 19\nAnswer: 19 🙂"
+
+
+def fast(tokenizer: Tokenizer, **special) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
+
+
+def byte_level(trim_offsets: bool = False, vocabulary: int = 300) -> PreTrainedTokenizerFast:
+    """GPT-2's kind: é, 数 and 🙂 are two, three and four tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if trim_offsets:
+        tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([text.replace("é", "e").replace("数", "") for text in CORPUS], trainer)
+    return fast(tokenizer, eos_token="<eos>", pad_token="<eos>")
+
+
+def metaspace(prepend: bool = False) -> PreTrainedTokenizerFast:
+    """SentencePiece's kind with byte fallback: a space is part of the word after it.
+
+    As Llama 2's, it may put a space before the text and take the first one off again when it decodes.
+    """
+    pieces = ["<unk>", "<eos>", "\u2581", "\n", *"abcdefghijklmnopqrstuvwxyzA0123456789+=:"]
+    vocabulary = {piece: i for i, piece in enumerate([*pieces, *(f"<0x{byte:02X}>" for byte in range(256))])}
+    merges = [("\u2581", "t"), ("h", "e"), ("\u2581t", "he"), ("1", "2"), ("i", "s"), ("\u2581", "is")]
+    for left, right in merges:
+        vocabulary.setdefault(left + right, len(vocabulary))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True))
+    space_first = [normalizers.Prepend("\u2581")] if prepend else []
+    tokenizer.normalizer = normalizers.Sequence([*space_first, normalizers.Replace(" ", "\u2581")])
+    strip_first = [decoders.Strip(" ", 1, 0)] if prepend else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), *strip_first]
+    )
+    return fast(tokenizer, eos_token="<eos>", unk_token="<unk>")
+
+
+def word_piece() -> PreTrainedTokenizerFast:
+    """BERT's kind: newlines are in no token, so the decoded text is another one."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789+=:"
+    pieces = ["[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters), "the", "answer"]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 1), ("[SEP]", 2)])
+    return fast(tokenizer, unk_token="[UNK]", cls_token="[CLS]", eos_token="[SEP]")
+
+
+TOKENIZERS = {
+    "byte level": byte_level(),
+    "bytes alone": byte_level(vocabulary=257),
+    "byte level, trimmed offsets": byte_level(trim_offsets=True),
+    "metaspace": metaspace(),
+    "metaspace, space first": metaspace(prepend=True),
+    "word piece": word_piece(),
+}
+ROUND_TRIP = [name for name in TOKENIZERS if name != "word piece"]
+LINES = st.lists(st.text(alphabet="the12 +é数🙂", min_size=1, max_size=12), min_size=1, max_size=6)
+
+
+def ends_both_ways(tokenizer, text: str) -> tuple[list[int], list[int]]:
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return token_ends_from_offsets(coded["offset_mapping"]), token_ends_from_ids(tokenizer, coded["input_ids"])
+
+
+def oracle(tokenizer, ids: list[int], step_end: int) -> int:
+    """The first token after which the whole decoding is as long as the step and shows no half character."""
+    whole = tokenizer.decode(ids)
+    for index in range(len(ids)):
+        read = tokenizer.decode(ids[: index + 1])
+        if len(read) >= step_end and read[:step_end] == whole[:step_end]:
+            return index
+    return len(ids) - 1
+
+
+@pytest.mark.parametrize("name", ["byte level", "bytes alone", "metaspace", "metaspace, space first"])
+def test_offsets_and_decoding_give_the_same_token_ends(name):
+    from_offsets, from_ids = ends_both_ways(TOKENIZERS[name], HARD)
+    assert from_offsets == from_ids
+    assert from_ids[-1] == len(HARD)
+
+
+def test_split_characters_are_complete_with_their_last_token():
+    tokenizer = TOKENIZERS["bytes alone"]
+    assert ends_both_ways(tokenizer, "é数🙂\n") == ([0, 1, 1, 1, 2, 2, 2, 2, 3, 4],) * 2
+    assert encode(tokenizer, "", "é\n数\n", [(0, 2), (2, 4)]).step_ends == [2, 6]
+
+
+@pytest.mark.parametrize("name", ROUND_TRIP)
+@settings(max_examples=40, deadline=None)
+@given(lines=LINES)
+def test_a_step_ends_where_decoding_first_shows_all_of_it(name, lines):
+    tokenizer, text = TOKENIZERS[name], "\n".join(lines)
+    steps = line_steps(text)
+    from_offsets, from_ids = ends_both_ways(tokenizer, text)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    expected = [oracle(tokenizer, ids, end) for _, end in steps]
+    assert step_tokens(from_offsets, steps) == expected
+    assert step_tokens(from_ids, steps) == expected
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=40, deadline=None)
+@given(lines=LINES)
+def test_every_step_has_one_end_inside_the_completion_and_keeps_its_place(name, lines):
+    completion = "\n".join(lines)
+    steps = line_steps(completion)
+    encoded = encode(TOKENIZERS[name], "the sum: ", completion, steps)
+    assert len(encoded.step_ends) == len(steps)
+    assert encoded.step_ends == sorted(encoded.step_ends)
+    assert all(encoded.prompt_length <= end < len(encoded.ids) for end in encoded.step_ends)
+
+
+def test_a_dropped_newline_does_not_push_a_step_onto_the_next_ones_first_token():
+    completion = "the 12\nanswer 7\n\n7"
+    encoded = encode(TOKENIZERS["word piece"], "the", completion, line_steps(completion))
+    pieces = TOKENIZERS["word piece"].convert_ids_to_tokens(encoded.ids)
+    assert pieces[encoded.prompt_length :] == ["the", "1", "##2", "answer", "7", "7"]
+    assert [end - encoded.prompt_length for end in encoded.step_ends] == [2, 4, 5]
+
+
+def test_the_prompt_keeps_its_special_tokens_but_is_not_closed():
+    encoded = encode(TOKENIZERS["word piece"], "the", "answer", [(0, 6)])
+    assert TOKENIZERS["word piece"].convert_ids_to_tokens(encoded.ids) == ["[CLS]", "the", "answer"]
+    assert encoded.prompt_length == 2
+
+
+def test_special_tokens_among_sampled_ones_complete_nothing():
+    tokenizer = TOKENIZERS["byte level"]
+    ids = tokenizer("12\n7\n", add_special_tokens=False)["input_ids"]
+    eos = tokenizer.eos_token_id
+    ends = token_ends_from_ids(tokenizer, ids)
+    assert token_ends_from_ids(tokenizer, [eos, *ids, eos, eos]) == [0, *ends, ends[-1], ends[-1]]
+
+
+def test_text_cut_inside_a_character_ends_its_step_at_the_last_token():
+    tokenizer = TOKENIZERS["bytes alone"]
+    ids = tokenizer("1\n数", add_special_tokens=False)["input_ids"][:-1]
+    text = tokenizer.decode(ids)
+    ends = token_ends_from_ids(tokenizer, ids)
+    assert ends == [1, 2, 2, 2]
+    assert step_tokens(ends, line_steps(text)) == [1, 3]
+
+
+def test_broken_bytes_in_the_middle_do_not_shift_what_follows():
+    tokenizer = TOKENIZERS["bytes alone"]
+    first, _, last = tokenizer("数", add_special_tokens=False)["input_ids"]
+    one, newline = tokenizer("1\n", add_special_tokens=False)["input_ids"]
+    ids = [one, first, last, newline, one]
+    ends = token_ends_from_ids(tokenizer, ids)
+    text = tokenizer.decode(ids)
+    assert ends[-1] == len(text)
+    assert step_tokens(ends, line_steps(text)) == [3, 4]
+
+
+def test_two_steps_may_end_with_the_same_token():
+    assert step_tokens([1, 5, 6], [(0, 3), (3, 5), (5, 6)]) == [1, 1, 2]
+
+
+def test_steps_without_tokens_are_refused():
+    with pytest.raises(ValueError, match="no tokens"):
+        step_tokens([], [(0, 1)])
+
+
+def test_a_slow_tokenizer_is_refused_with_a_remedy():
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(UserError, match="fast version"):
+        encode(Slow(), "a", "b", [(0, 1)])

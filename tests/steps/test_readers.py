@@ -1,0 +1,70 @@
+import pytest
+
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.steps.answers import extract, is_correct
+from rlstep.steps.readers import FORMATS, read
+
+ROW = {"question": "How many legs have 2 ducks?", "answer": "They have 2*2=<<2*2=4>>4 legs.\n#### 4"}
+
+
+def test_our_own_format_gives_solutions_back(tmp_path, solutions):
+    write_rows(tmp_path / "s.jsonl", (solution.to_row() for solution in solutions))
+    assert list(read("solutions", tmp_path / "s.jsonl")) == solutions
+
+
+def test_gsm8k_rows_become_solutions(tmp_path):
+    write_rows(tmp_path / "test.jsonl", [ROW, ROW])
+    first, second = read("gsm8k", tmp_path / "test.jsonl")
+    assert first.prompt == "Question: How many legs have 2 ducks?\nAnswer:\n"
+    assert first.completion == ROW["answer"]
+    assert first.reference == "4"
+    assert (first.problem_id, second.problem_id) == ("gsm8k-test-1", "gsm8k-test-2")
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"answer": "#### 4"}, "question"),
+        ({"question": "?"}, "answer"),
+        ({"question": 4, "answer": "#### 4"}, "question"),
+        ({"question": " ", "answer": "#### 4"}, "question"),
+        ({"question": "?", "answer": None}, "answer"),
+        ({"question": "?", "answer": "no mark"}, "answer"),
+        ({"question": "?", "answer": "a mark\n#### "}, "answer"),
+    ],
+)
+def test_a_malformed_gsm8k_row_is_named_with_its_field(tmp_path, row, field):
+    write_rows(tmp_path / "x.jsonl", [ROW, row])
+    with pytest.raises(DataError) as caught:
+        list(read("gsm8k", tmp_path / "x.jsonl"))
+    assert (caught.value.row, caught.value.field) == (2, field)
+
+
+def test_braces_in_a_question_are_text(tmp_path):
+    write_rows(tmp_path / "x.jsonl", [{**ROW, "question": "What is {x} in {0}?"}])
+    [solution] = read("gsm8k", tmp_path / "x.jsonl")
+    assert "What is {x} in {0}?" in solution.prompt
+
+
+def test_an_unknown_format_lists_the_known_ones(tmp_path):
+    with pytest.raises(UserError, match=", ".join(FORMATS)):
+        read("csv", tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_missing_file_is_a_user_error(tmp_path, format):
+    with pytest.raises(UserError, match="no such file"):
+        list(read(format, tmp_path / "x.jsonl"))
+
+
+def test_every_published_gsm8k_solution_is_graded_as_right(gsm8k_dir):
+    solutions = list(read("gsm8k", gsm8k_dir / "test.jsonl"))
+    assert len(solutions) == 1319
+    assert all(is_correct(s.completion, s.reference) for s in solutions)
+    neighbours = zip(solutions, solutions[1:], strict=False)
+    assert all(
+        is_correct(a.completion, b.reference)
+        == (extract(a.completion).replace(",", "") == b.reference.replace(",", ""))
+        for a, b in neighbours
+    )

@@ -1,0 +1,205 @@
+"""The command line: what it lists, how it fails, and that every recipe parses."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rlstep import __version__, cli
+from rlstep.runtime import paths
+from rlstep.runtime.config import StrictParser
+from rlstep.runtime.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+HEAVY = ("torch", "transformers", "trl", "datasets", "matplotlib", "wandb")
+
+
+@dataclass
+class StubConfig:
+    what: str = "pass"
+
+
+def stub(config: StubConfig) -> dict:
+    if config.what == "user":
+        raise UserError("a.jsonl, row 3:\n  wrong")
+    if config.what == "model":
+        raise OSError("runs/none is not a local folder and is not a valid model identifier")
+    if config.what == "interrupt":
+        raise KeyboardInterrupt
+    if config.what == "bug":
+        raise ZeroDivisionError
+    return {"rows": 3, "loss": 0.123456, "nested": {}}
+
+
+@pytest.fixture
+def stubbed(monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "stub", cli.Command(__name__, "stub", "For tests."))
+
+
+def loaded_after(code: str) -> set[str]:
+    """The heavy modules that a fresh interpreter has loaded after running `code`."""
+    script = f"{code}\nimport sys, json; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(json.loads(run.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("code", ["import rlstep", "from rlstep.cli import main; main(['--help'])"])
+def test_nothing_heavy_is_imported_before_a_command_is_known(code):
+    assert loaded_after(code) == set()
+
+
+def test_parser_imports_no_torch():
+    assert not loaded_after("import rlstep.runtime.config") & {"torch", "transformers"}
+
+
+def test_help_lists_every_command(capsys):
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name, command in cli.COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(command.help)}$", out, re.MULTILINE)
+
+
+def test_no_command_shows_the_help_and_fails(capsys):
+    assert cli.main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rlstep {__version__}\n"
+
+
+def test_module_runs_the_same_command_line():
+    run = subprocess.run([sys.executable, "-m", "rlstep", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, f"rlstep {__version__}\n")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_command_help_lists_its_options(name, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main([name, "--help"])
+    assert done.value.code == 0
+    out = capsys.readouterr().out
+    assert f"rlstep {name} [--config" in out
+    for kind in cli.config_classes(name):
+        for key in kind.__dataclass_fields__:
+            assert f"--{key}" in out
+
+
+def test_unknown_command_has_a_suggestion(capsys):
+    assert cli.main(["smaple"]) == 2
+    assert capsys.readouterr().err == (
+        "rlstep: error: unknown command 'smaple' (did you mean 'sample'?). `rlstep --help` lists the commands.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--what", "user"], 2, "rlstep stub: error: a.jsonl, row 3: wrong\n"),
+        (["--waht", "x"], 2, "rlstep stub: error: unknown option '--waht' (did you mean '--what'?)."),
+        (["--config", "none.yaml"], 2, "rlstep stub: error: none.yaml: no such file"),
+        (["--what", "model"], 2, "rlstep stub: error: runs/none is not a local folder"),
+        (["--what", "interrupt"], 130, "rlstep stub: interrupted\n"),
+    ],
+)
+def test_failure_is_one_line(stubbed, capsys, options, code, message):
+    assert cli.main(["stub", *options]) == code
+    err = capsys.readouterr().err
+    assert err.startswith(message)
+    assert err.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(stubbed):
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["stub", "--what", "bug"])
+
+
+def test_an_oserror_shows_its_traceback_when_asked(stubbed, monkeypatch):
+    monkeypatch.setenv("RLSTEP_TRACEBACK", "1")
+    with pytest.raises(OSError, match="runs/none"):
+        cli.main(["stub", "--what", "model"])
+
+
+def test_metrics_end_a_command(stubbed, capsys):
+    assert cli.main(["stub"]) == 0
+    assert capsys.readouterr().out == "stub: rows 3, loss 0.1235\n"
+
+
+def test_missing_model_folder_is_one_line(tmp_path, capsys):
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text(json.dumps({"id": "a", "prompt": "1 + 1\n", "reference": "2"}) + "\n")
+    model, out = tmp_path / "no-model", tmp_path / "out.jsonl"
+    assert cli.main(["sample", "--model", str(model), "--problems", str(problems), "--out", str(out)]) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith("rlstep sample: error: ")
+    assert "no-model" in err
+
+
+@pytest.mark.parametrize(
+    "argv", [["--local_rank=1", "stub"], ["stub", "--local_rank=1"], ["stub", "--local-rank=1", "--what", "pass"]]
+)
+def test_deepspeeds_local_rank_goes_to_the_environment(stubbed, monkeypatch, argv):
+    monkeypatch.setenv("LOCAL_RANK", "0")  # so that it is put back after the test
+    monkeypatch.delenv("LOCAL_RANK")
+    assert cli.main(argv) == 0
+    assert os.environ["LOCAL_RANK"] == "1"
+
+
+def test_deepspeeds_local_rank_does_not_overwrite(stubbed, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert cli.main(["--local_rank=1", "stub"]) == 0
+    assert os.environ["LOCAL_RANK"] == "3"
+
+
+@pytest.fixture
+def own_environment():
+    """Configurations set environment variables (wandb, accelerate, DeepSpeed); a test's must not reach the next."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT / "recipes").as_posix())
+def test_recipe_parses_by_the_command_in_its_header(path, own_environment, tmp_path, monkeypatch):
+    relative = path.relative_to(ROOT).as_posix()
+    header = re.match(r"(?:#.*\n)+", path.read_text())
+    assert header, f"{relative} has no header comment"
+    command = re.search(rf"\brlstep (\w+) --config {re.escape(relative)}(?:\s|$)", header[0])
+    assert command, f"the header of {relative} does not hold its command, `rlstep NAME --config {relative}`"
+    # DeepSpeed's configuration is named relative to the checkout; outputs must not go there.
+    monkeypatch.chdir(ROOT)
+    parsed = StrictParser(cli.config_classes(command[1]), prog=command[1]).parse(["--config", relative])
+    assert len(parsed) == len(cli.config_classes(command[1]))
+
+
+def test_recipes_are_found_by_name(tmp_path, monkeypatch):
+    checkout = tmp_path / "checkout"
+    for root, text in ((checkout, "checkout"), (checkout / "rlstep" / "_shipped", "package")):
+        (root / "recipes" / "task").mkdir(parents=True)
+        (root / "recipes" / "task" / "sft.yaml").write_text(f"where: {text}")
+    monkeypatch.setattr(paths.rlstep, "__file__", str(checkout / "rlstep" / "__init__.py"))
+    # Without pyproject.toml beside the package it is an installed one.
+    assert paths.recipe("task/sft").read_text() == "where: package"
+    (checkout / "pyproject.toml").touch()
+    for name in ("task/sft", "task/sft.yaml", "recipes/task/sft.yaml"):
+        assert paths.recipe(name).read_text() == "where: checkout"
+    assert paths.recipes() == ["task/sft"]
+    for name in ("task/none", "../task/sft", str(tmp_path / "task/sft.yaml")):
+        with pytest.raises(UserError, match=r"The shipped ones: task/sft\."):
+            paths.recipe(name)
+
+
+def test_imports_run_downward_only():
+    linter = Path(sys.executable).with_name("lint-imports")
+    if not linter.is_file():
+        pytest.skip("import-linter is not installed beside this interpreter")
+    run = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -1,0 +1,118 @@
+import pytest
+import torch
+from transformers import (
+    AutoModelForTokenClassification,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from rlstep.runtime.errors import UserError
+from rlstep.verifiers.model import classify_at, head_of, kind_of, load_config, new_verifier
+
+SMALL = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 2}
+GROUPED = SMALL | {"intermediate_size": 48, "num_key_value_heads": 1}
+FAMILIES = {
+    "qwen2": Qwen2Config(**GROUPED),
+    "llama": LlamaConfig(**GROUPED),
+    "mistral": MistralConfig(**GROUPED),
+    "gpt2": GPT2Config(vocab_size=40, n_embd=32, n_layer=2, n_head=2, num_labels=2),
+}
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    ids_BT = torch.randint(0, 40, (3, 11), generator=generator)
+    mask_BT = torch.arange(11) < torch.tensor([[11], [7], [4]])
+    return ids_BT, mask_BT.long(), torch.tensor([0, 0, 1, 2]), torch.tensor([2, 10, 6, 3])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_at_positions_are_those_of_the_whole_pass(family):
+    torch.manual_seed(0)
+    model = AutoModelForTokenClassification.from_config(FAMILIES[family]).eval()
+    ids_BT, mask_BT, rows, columns = batch()
+    whole_BT2 = model(input_ids=ids_BT, attention_mask=mask_BT).logits
+    torch.testing.assert_close(classify_at(model, ids_BT, mask_BT, rows, columns), whole_BT2[rows, columns])
+    # and the model is left as it was
+    assert model(input_ids=ids_BT, attention_mask=mask_BT).logits.shape == (3, 11, 2)
+
+
+def test_head_runs_on_the_chosen_tokens_alone():
+    model = AutoModelForTokenClassification.from_config(FAMILIES["qwen2"])
+    seen = []
+    model.score.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].shape))
+    classify_at(model, *batch())
+    assert seen == [(4, 32)]
+
+
+def test_dropout_is_respected():
+    config = Qwen2Config(**GROUPED, classifier_dropout=0.5)
+    model = AutoModelForTokenClassification.from_config(config).train()
+    assert not torch.equal(classify_at(model, *batch()), classify_at(model, *batch()))
+
+
+def test_gradients_pass_through_checkpointing():
+    model = AutoModelForTokenClassification.from_config(FAMILIES["llama"]).train()
+    model.activation_checkpointing_enable()
+    classify_at(model, *batch()).sum().backward()
+    assert model.model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
+
+
+def test_model_without_a_known_head_is_refused():
+    with pytest.raises(UserError, match="no head named score or classifier"):
+        head_of(Qwen2ForCausalLM(FAMILIES["qwen2"]))
+
+
+def test_new_verifier_has_the_generators_weights_and_no_dropout(tiny_lm):
+    generator = Qwen2ForCausalLM.from_pretrained(tiny_lm)
+    verifier = new_verifier(tiny_lm, "prm")
+    for name, weight in generator.model.named_parameters():
+        assert torch.equal(weight, verifier.model.get_parameter(name)), name
+    assert verifier.dropout.p == 0
+    assert verifier.config.id2label == {0: "wrong", 1: "right"}
+    assert verifier.config.rlstep_verifier == {"kind": "prm", "format": 1}
+
+
+def test_checkpoint_round_trip_in_plain_transformers(tiny_lm, tmp_path):
+    verifier = new_verifier(tiny_lm, "orm").eval()
+    verifier.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.bin")] == []
+    loaded = AutoModelForTokenClassification.from_pretrained(tmp_path).eval()
+    ids_BT = torch.tensor([[3, 4, 5, 6]])
+    assert torch.equal(loaded(ids_BT).logits, verifier(ids_BT).logits)
+    assert kind_of(str(tmp_path), load_config(str(tmp_path))) == "orm"
+
+
+def test_a_verifier_trained_further_keeps_its_head(verifier_paths):
+    before = AutoModelForTokenClassification.from_pretrained(verifier_paths["prm"])
+    assert torch.equal(new_verifier(verifier_paths["prm"], "prm").score.weight, before.score.weight)
+
+
+def test_what_is_no_verifier_is_refused(tiny_lm, tmp_path):
+    with pytest.raises(UserError, match="is no rlstep verifier"):
+        kind_of(tiny_lm, load_config(tiny_lm))
+    with pytest.raises(UserError, match="no model can be loaded"):
+        load_config(str(tmp_path / "nowhere"))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="LoRA adapter"):
+        load_config(str(tmp_path))
+
+
+def test_newer_format_is_refused(verifier_paths):
+    config = load_config(verifier_paths["prm"])
+    config.rlstep_verifier = {"kind": "prm", "format": 2}
+    with pytest.raises(UserError, match="format 2"):
+        kind_of("somewhere", config)
+
+
+def test_incomplete_checkpoint_is_refused(verifier_paths, tmp_path):
+    from rlstep.verifiers.model import load_classifier
+
+    model = AutoModelForTokenClassification.from_pretrained(verifier_paths["prm"])
+    weights = {name: tensor for name, tensor in model.state_dict().items() if "layers.1.mlp" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(UserError, match="lacks 3 weights"):
+        load_classifier(str(tmp_path), load_config(str(tmp_path)), "float32", False, fresh_head=True)

@@ -1,0 +1,87 @@
+import json
+
+import pytest
+
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.steps.records import read_solutions
+from rlstep.verifiers.score import ScoreConfig, score
+from rlstep.verifiers.scoring import RewardModel
+
+
+@pytest.fixture
+def data(tmp_path, solutions) -> str:
+    solutions[0].steps = solutions[0].labels = None  # not yet labelled
+    path = tmp_path / "solutions.jsonl"
+    write_rows(path, (solution.to_row() for solution in [*solutions, solutions[3]]))
+    return str(path)
+
+
+def config(verifier_paths, data, out, **changes) -> ScoreConfig:
+    return ScoreConfig(**({"model": verifier_paths["prm"], "data": data, "out": str(out), "chunk_rows": 5} | changes))
+
+
+def test_scores_are_added_and_nothing_else_changes(verifier_paths, data, tmp_path):
+    out = tmp_path / "scored.jsonl"
+    metrics = score(config(verifier_paths, data, out))
+    verifier = RewardModel.from_pretrained(verifier_paths["prm"])
+    for before, after in zip(read_solutions(data), read_solutions(out), strict=True):
+        (wanted,) = verifier.score([before.prompt], [before.completion])
+        assert after.scores.pop("prm") == pytest.approx(wanted, abs=1e-5)
+        if before.steps is None:
+            assert after.steps is not None
+            after.steps = None
+        assert after == before
+    assert (metrics["rows"], metrics["unique_rows"]) == (13, 12)
+    assert metrics["rows_per_second"] > 0
+    assert metrics["tokens_per_second"] > 0
+    assert json.loads((tmp_path / "scored.jsonl.run.json").read_text())["stage"] == "score"
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_killed_run_continues_to_the_same_file(verifier_paths, data, tmp_path, monkeypatch, cut):
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    score(config(verifier_paths, data, whole))
+    calls, plain = [], RewardModel.score
+
+    def killed(self, *args):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(len(args[0]))
+        return plain(self, *args)
+
+    monkeypatch.setattr(RewardModel, "score", killed)
+    with pytest.raises(KeyboardInterrupt):
+        score(config(verifier_paths, data, out))
+    assert not out.exists()
+    partial = tmp_path / "out.jsonl.partial"
+    if cut:  # inside a row, inside a chunk
+        partial.write_text(partial.read_text()[:-2500])
+    calls[:] = []
+    monkeypatch.setattr(RewardModel, "score", lambda self, *args: calls.append(len(args[0])) or plain(self, *args))
+    score(config(verifier_paths, data, out))
+    assert out.read_text() == whole.read_text()
+    assert calls == ([5, 3] if cut else [3])
+
+
+def test_two_verifiers_side_by_side(verifier_paths, data, tmp_path):
+    score(config(verifier_paths, data, tmp_path / "a.jsonl"))
+    second = config(
+        verifier_paths, str(tmp_path / "a.jsonl"), tmp_path / "b.jsonl", model=verifier_paths["orm"], name="orm"
+    )
+    score(second)
+    assert {tuple(s.scores) for s in read_solutions(tmp_path / "b.jsonl")} == {("prm", "orm")}
+
+
+def test_scores_are_not_overwritten(verifier_paths, data, tmp_path):
+    with pytest.raises(UserError, match="give another one"):
+        config(verifier_paths, data, data)
+    score(config(verifier_paths, data, tmp_path / "a.jsonl"))
+    with pytest.raises(DataError, match=r"a\.jsonl, row 1, field 'scores\.prm'"):
+        score(config(verifier_paths, str(tmp_path / "a.jsonl"), tmp_path / "b.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["batch_tokens", "chunk_rows"])
+def test_sizes_must_be_positive(verifier_paths, data, tmp_path, name):
+    with pytest.raises(UserError, match=f"{name} is 0"):
+        config(verifier_paths, data, tmp_path / "a.jsonl", **{name: 0})
