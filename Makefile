@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint compiler
+.PHONY: help setup demo test lint
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,10 +22,12 @@ demo: setup  ## problems -> PRM -> two PPO arms -> best-of-N curves, on CPU; the
 	$(BIN)/rlstep lab --out runs/demo
 
 # One thread a worker: torch would otherwise start as many threads as cores in each of them.
-test: export OMP_NUM_THREADS := 1
-test: export TOKENIZERS_PARALLELISM := false
-test: setup compiler  ## the whole test run; ARGS="-k ppo" goes to pytest
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+# The DeepSpeed tests find the op compiled below, and the ninja that compiled it: another one would start over.
+IN_TESTS := PATH="$(CURDIR)/$(BIN):$$PATH" TORCH_EXTENSIONS_DIR="$(CURDIR)/$(VENV)/torch_extensions" \
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+test: setup $(VENV)/.ops  ## the whole test run; ARGS="-k ppo" goes to pytest
+	@$(IN_TESTS) python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: setup  ## ruff, its formatting, and the rule that imports run downward only
 	$(BIN)/ruff check .
@@ -46,9 +48,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	@touch $@
 
-# DeepSpeed compiles a small op in the distributed tests; without a compiler they would fail after a long wait.
-compiler: setup
-	@test "$$(uname)" != Linux || command -v "$${CXX:-c++}" >/dev/null || { \
-		echo "no C++ compiler, which the DeepSpeed tests need; on Debian and Ubuntu: apt-get install -y g++" >&2; exit 1; }
-	@test "$$(uname)" != Linux || test -f "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || { \
-		echo "no Python.h, which the DeepSpeed tests need; on Debian and Ubuntu: apt-get install -y python3-dev" >&2; exit 1; }
+# DeepSpeed's CPU ranks talk through an op that is compiled on first use. Done here it takes its time once, in the open;
+# inside a test it would look like a hang, and a killed test would leave a lock that the next one waits for.
+$(VENV)/.ops: $(VENV)/.installed
+	@if [ "$$(uname)" = Linux ]; then \
+		command -v "$${CXX:-c++}" >/dev/null || { \
+			echo "no C++ compiler, which the DeepSpeed tests need; on Debian and Ubuntu: apt-get install -y g++" >&2; exit 1; }; \
+		test -f "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || { \
+			echo "no Python.h, which the DeepSpeed tests need; on Debian and Ubuntu: apt-get install -y python3-dev" >&2; exit 1; }; \
+		echo "Compiling DeepSpeed's communication op for the CPU, once, a minute or two ..."; \
+		rm -rf $(VENV)/torch_extensions; \
+		$(IN_TESTS) python -c 'from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load()' \
+			>$(VENV)/ops.log 2>&1 || { cat $(VENV)/ops.log >&2; exit 1; }; \
+	fi
+	@touch $@

@@ -8,7 +8,6 @@ from rlstep import __version__
 from rlstep.commands import COMMANDS, run
 from rlstep.runtime.errors import UserError
 
-
 # These print what they find themselves.
 TALKATIVE = ("lab", "example", "report")
 
@@ -75,7 +74,7 @@ def _help() -> str:
             "`rlstep COMMAND --help` lists a command's options; `rlstep --version` prints the version.",
             "",
             "example:",
-            "  rlstep sample --config recipes/arithmetic/sample.yaml --n 8",
+            "  rlstep sample --config recipes/arithmetic/sample_test.yaml --n 8",
         ]
     )
 

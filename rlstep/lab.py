@@ -74,7 +74,7 @@ class Stage(NamedTuple):
 
 
 def stages(arms: list[str]) -> list[Stage]:
-    """The way from problems to curves, each stage after those it reads from."""
+    """The way from problems to curves, each stage after those it reads from, the longest first."""
     return [
         Stage("prepare", "prepare", "prepare", {}, ("out", "prepare")),
         Stage(
@@ -89,10 +89,10 @@ def stages(arms: list[str]) -> list[Stage]:
         Stage(
             "prm", "prm", "prm", {"model_name_or_path": "sft", "data": "train/labelled.jsonl"}, ("output_dir", "prm"),
         ),
+        *(_ppo(arm) for arm in ARMS if arm in arms),
         Stage(
             "orm", "orm", "orm", {"model_name_or_path": "sft", "data": "train/labelled.jsonl"}, ("output_dir", "orm"),
         ),
-        *(_ppo(arm) for arm in ARMS if arm in arms),
         Stage(
             "sample_test", "sample", "sample_test",
             {"model": "sft", "problems": "prepare/problems-test.jsonl"}, ("out", "test/samples.jsonl"),
@@ -108,9 +108,9 @@ def stages(arms: list[str]) -> list[Stage]:
         ),
         Stage("evaluate", "evaluate", "evaluate", {"data": "test/scored.jsonl"}, ("out", "evaluate")),
         *(
-            [Stage("export", "export", "export", {"policy": f"ppo_{arms[-1]}"}, ("out", "export"), False)]
-            if arms
-            else []
+            Stage("export", "export", "export", {"policy": f"ppo_{arm}"}, ("out", "export"), False)
+            for arm in arms
+            if arm == "process"
         ),
     ]  # fmt: skip
 

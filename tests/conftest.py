@@ -1,4 +1,4 @@
-"""Shared fixtures: the arithmetic tokenizer, a tiny saved model, labelled solutions, the published GSM8K where it is."""
+"""Shared fixtures: the arithmetic tokenizer, a tiny saved model, labelled solutions, and GSM8K where it is found."""
 
 import os
 from pathlib import Path

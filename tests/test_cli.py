@@ -1,4 +1,4 @@
-"""The command line: what it lists, how it fails, and that every recipe parses."""
+"""The command line: what it lists, how it fails, and where it finds recipes."""
 
 import json
 import os
@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from rlstep import __version__, cli
+from rlstep.commands import COMMANDS, Command, config_classes
 from rlstep.runtime import paths
-from rlstep.runtime.config import StrictParser
 from rlstep.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 HEAVY = ("torch", "transformers", "trl", "datasets", "matplotlib", "wandb")
 
 
@@ -39,7 +38,7 @@ def stub(config: StubConfig) -> dict:
 
 @pytest.fixture
 def stubbed(monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "stub", cli.Command(__name__, "stub", "For tests."))
+    monkeypatch.setitem(COMMANDS, "stub", Command(__name__, "stub", "For tests."))
 
 
 def loaded_after(code: str) -> set[str]:
@@ -61,8 +60,16 @@ def test_parser_imports_no_torch():
 def test_help_lists_every_command(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    for name, command in cli.COMMANDS.items():
+    for name, command in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(command.help)}$", out, re.MULTILINE)
+
+
+def test_the_helps_example_names_a_recipe_and_a_command(capsys):
+    cli.main(["--help"])
+    example = capsys.readouterr().out.split("example:\n")[1].split()
+    assert example[:1] + example[2:3] == ["rlstep", "--config"]
+    assert example[1] in COMMANDS
+    assert (ROOT / example[3]).is_file()
 
 
 def test_no_command_shows_the_help_and_fails(capsys):
@@ -80,14 +87,14 @@ def test_module_runs_the_same_command_line():
     assert (run.returncode, run.stdout) == (0, f"rlstep {__version__}\n")
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_command_help_lists_its_options(name, capsys):
     with pytest.raises(SystemExit) as done:
         cli.main([name, "--help"])
     assert done.value.code == 0
     out = capsys.readouterr().out
     assert f"rlstep {name} [--config" in out
-    for kind in cli.config_classes(name):
+    for kind in config_classes(name):
         for key in kind.__dataclass_fields__:
             assert f"--{key}" in out
 
@@ -156,28 +163,6 @@ def test_deepspeeds_local_rank_does_not_overwrite(stubbed, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert cli.main(["--local_rank=1", "stub"]) == 0
     assert os.environ["LOCAL_RANK"] == "3"
-
-
-@pytest.fixture
-def own_environment():
-    """Configurations set environment variables (wandb, accelerate, DeepSpeed); a test's must not reach the next."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT / "recipes").as_posix())
-def test_recipe_parses_by_the_command_in_its_header(path, own_environment, tmp_path, monkeypatch):
-    relative = path.relative_to(ROOT).as_posix()
-    header = re.match(r"(?:#.*\n)+", path.read_text())
-    assert header, f"{relative} has no header comment"
-    command = re.search(rf"\brlstep (\w+) --config {re.escape(relative)}(?:\s|$)", header[0])
-    assert command, f"the header of {relative} does not hold its command, `rlstep NAME --config {relative}`"
-    # DeepSpeed's configuration is named relative to the checkout; outputs must not go there.
-    monkeypatch.chdir(ROOT)
-    parsed = StrictParser(cli.config_classes(command[1]), prog=command[1]).parse(["--config", relative])
-    assert len(parsed) == len(cli.config_classes(command[1]))
 
 
 def test_recipes_are_found_by_name(tmp_path, monkeypatch):

@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from rlstep.core.masked import check_shapes
-
 # Sums of class probabilities (positive + neutral) may pass 1 by rounding in low precision.
 _ROUNDING = 1e-2
 
@@ -125,27 +123,19 @@ def step_rewards(step_scores_S: Tensor, scheme: str, **parameters) -> Tensor:
     return _SCHEMES[scheme](p_S.clamp(0, 1), **parameters)
 
 
-def stop_after_first_error(rewards_S: Tensor, step_scores_S: Tensor, threshold: float) -> Tensor:
-    """Sets to 0 the rewards of the steps after the first one whose score is below the threshold.
+def steps_to_first_error(step_scores_S: Tensor, threshold: float) -> int:
+    """How many steps there are up to and including the first one judged wrong; all of them when none is.
 
     A PRM is trained up to the first wrong step (Lightman et al., 2.6), so what it says of later ones means nothing and
-    must not be paid. The wrong step keeps its reward.
-
-    delta, clip_delta and min_form compare a step with later ones. For them, cut the scores behind the first wrong step
-    before `step_rewards`, or its own reward still rests on what comes after.
+    must not be paid. Cut the scores before `step_rewards`, not the rewards after it: delta, clip_delta and min_form
+    compare a step with later ones, and would let these leak into the rewards before the cut.
 
     Args:
-        rewards_S: (S,) rewards.
         step_scores_S: (S,) probability that each step is right.
         threshold: a step is judged wrong iff its score is below this, in [0, 1].
-
-    Raises:
-        ValueError: shapes differ.
     """
-    check_shapes(rewards_S=rewards_S, step_scores_S=step_scores_S)
-    wrong_S = (step_scores_S < threshold).long()
-    after_S = wrong_S.cumsum(dim=-1) - wrong_S > 0
-    return torch.where(after_S, torch.zeros_like(rewards_S), rewards_S)
+    wrong = (step_scores_S < threshold).nonzero()
+    return int(wrong[0]) + 1 if len(wrong) else len(step_scores_S)
 
 
 def pad_steps(step_values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

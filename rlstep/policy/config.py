@@ -60,6 +60,8 @@ class StepPPOConfig(GRPOConfig):
             faults.append(f"scale_rewards '{self.scale_rewards}' is not one of none, group")
         if self.advantage == "gae" and self.scale_rewards != "none":
             faults.append("scale_rewards belongs to advantage 'group'; with 'gae' set whiten_advantages")
+        if self.advantage == "gae" and self.use_vllm:
+            faults.append("use_vllm goes with advantage 'group' alone: TRL would send vLLM the critic's weights too")
         for name in ("gamma", "lam", "step_discount"):
             if not 0 <= getattr(self, name) <= 1:
                 faults.append(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
@@ -68,11 +70,11 @@ class StepPPOConfig(GRPOConfig):
         if faults:
             raise ValueError("; ".join(faults) + ".")
 
-    @property
-    def optimizer_steps_per_batch(self) -> int:
-        """Optimizer steps on each batch of completions: (iterations x slices) / accumulation."""
-        return max(1, self.num_iterations * self.steps_per_generation // self.gradient_accumulation_steps)
+    def batches_at(self, optimizer_step: int) -> int:
+        """Batches of completions generated for training when `optimizer_step` steps are done."""
+        slices = optimizer_step * self.gradient_accumulation_steps
+        return -(-slices // (self.num_iterations * self.steps_per_generation))
 
     def samples_at(self, optimizer_step: int) -> int:
         """Completions generated for training when `optimizer_step` steps are done."""
-        return -(-optimizer_step // self.optimizer_steps_per_batch) * self.generation_batch_size
+        return self.batches_at(optimizer_step) * self.generation_batch_size

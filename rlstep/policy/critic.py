@@ -6,6 +6,7 @@ import torch
 from peft import PeftConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 ADAPTER = "critic"
 
@@ -28,8 +29,11 @@ class Critic(nn.Module):
         twin = copy.deepcopy(base.base_model, memo=shared)
         config = copy.deepcopy(peft_config)
         config.task_type = "FEATURE_EXTRACTION"
-        self.backbone = get_peft_model(twin, config, adapter_name=ADAPTER)
-        self.value_head = nn.Linear(base.config.get_text_config().hidden_size, 1)
+        # ZeRO-3 takes one type of weights; elsewhere what is trained is kept in float32 beside a bfloat16 base.
+        uniform = is_deepspeed_zero3_enabled()
+        self.backbone = get_peft_model(twin, config, adapter_name=ADAPTER, autocast_adapter_dtype=not uniform)
+        dtype = base.dtype if uniform else torch.float32
+        self.value_head = nn.Linear(base.config.get_text_config().hidden_size, 1, dtype=dtype)
         # Values start at zero: the first advantages are the rewards, not the noise of a random head.
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)

@@ -4,11 +4,11 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rlstep.policy.models import load_policy, load_tokenizer
+from rlstep.policy.models import ADAPTER_CONFIG, load_policy, load_tokenizer
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RunRecord
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
 @dataclass
@@ -25,7 +25,7 @@ def export(config: ExportConfig) -> dict:
     missing = [name for name in ADAPTER_FILES if not (policy / name).is_file()]
     if missing:
         raise UserError(
-            f"{policy} holds no LoRA adapter ({missing[0]} is missing). A full model needs no export: it loads as it is."
+            f"{policy} holds no LoRA adapter ({missing[0]} is missing). A full model loads as it is, without an export."
         )
     with RunRecord("export", asdict(config), out) as record:
         tokenizer = load_tokenizer(config.policy, config.trust_remote_code)

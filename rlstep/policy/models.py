@@ -1,11 +1,14 @@
 """Loading a policy: a full model or a LoRA adapter, from a folder or a hub id, with the same few options everywhere."""
 
+import json
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlstep.runtime.errors import UserError
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -25,11 +28,18 @@ def load_policy(path: str, dtype: str = "auto", trust_remote_code: bool = False)
         trust_remote_code: run model code from the hub; off unless the user turns it on.
     """
     options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
-    if (Path(path) / "adapter_config.json").is_file():
-        from peft import AutoPeftModelForCausalLM
+    if not (Path(path) / ADAPTER_CONFIG).is_file():
+        return AutoModelForCausalLM.from_pretrained(path, **options)
+    from peft import AutoPeftModelForCausalLM
 
+    try:
         return AutoPeftModelForCausalLM.from_pretrained(path, **options).merge_and_unload()
-    return AutoModelForCausalLM.from_pretrained(path, **options)
+    except OSError as error:
+        base = json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        raise UserError(
+            f"{path}: the adapter's base, '{base}', cannot be loaded from here: {str(error).splitlines()[0]} Correct"
+            f" base_model_name_or_path in its {ADAPTER_CONFIG}; a relative path counts from the working directory."
+        ) from error
 
 
 def max_positions(model: PreTrainedModel) -> int | None:
@@ -50,8 +60,8 @@ def check_prompt_lengths(lengths: dict[str, int], new_tokens: int, limit: int | 
     longest = max(lengths, key=lengths.__getitem__)
     if lengths[longest] + new_tokens > limit:
         raise UserError(
-            f"problem '{longest}': {lengths[longest]} prompt tokens and {new_tokens} new ones exceed the model's {limit} "
-            "positions. Drop the problem, lower the number of new tokens, or take a model with a longer context."
+            f"problem '{longest}': {lengths[longest]} prompt tokens and {new_tokens} new ones exceed the model's {limit}"
+            " positions. Drop the problem, lower the number of new tokens, or take a model with a longer context."
         )
 
 

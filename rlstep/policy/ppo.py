@@ -1,11 +1,13 @@
 """The `ppo` stage: PPO with process or outcome rewards, evaluated as it goes."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from datasets import Dataset
 from transformers import TrainerCallback
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import ModelConfig, get_peft_config
 
 from rlstep.policy.config import StepPPOConfig
@@ -20,9 +22,11 @@ from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_rows
 from rlstep.steps.records import Problem, read_problems
 from rlstep.tasks import get
+from rlstep.tasks.base import Task
 from rlstep.verifiers.scoring import RewardModel
 
 CURVE = "eval.jsonl"
+PROCESS_ONLY = ("process_weight", "credit", "credit_parameters", "first_error_threshold")
 
 
 @dataclass
@@ -59,6 +63,19 @@ class PPOOptions:
             raise UserError("reward 'outcome' uses no reward_model; leave it out, or set reward: process.")
         if self.reward == "outcome" and self.outcome_weight == 0:
             raise UserError("reward 'outcome' with outcome_weight 0 leaves nothing to learn from.")
+        for name in PROCESS_ONLY:
+            if self.reward == "outcome" and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise UserError(f"reward 'outcome' pays nothing for steps, so {name} would do nothing; leave it out.")
+        if isinstance(self.credit_parameters, str):
+            try:
+                self.credit_parameters = json.loads(self.credit_parameters)
+            except ValueError:
+                self.credit_parameters = [self.credit_parameters]
+        if not isinstance(self.credit_parameters, dict | None):
+            raise UserError(
+                f"credit_parameters is {self.credit_parameters}; give a mapping, on the command line as JSON: "
+                """'{"eta": 0.7}'."""
+            )
 
 
 def ppo(options: PPOOptions, args: StepPPOConfig, model: ModelConfig) -> dict:
@@ -81,15 +98,15 @@ def ppo(options: PPOOptions, args: StepPPOConfig, model: ModelConfig) -> dict:
 
 
 def _trainer(options, args, model, problems: list[Problem], eval_problems: list[Problem]) -> StepPPOTrainer:
+    task = get(options.task, options.task_path)
+    _check_prompts(task, [*problems, *eval_problems])
     args.model_init_kwargs = model_init_kwargs(model, args)
     tokenizer = load_tokenizer(model.model_name_or_path, args.trust_remote_code)
     reward_model = None
     if options.reward == "process":
-        reward_model = RewardModel.from_pretrained(
-            options.reward_model, device=args.device, trust_remote_code=args.trust_remote_code
-        )
+        reward_model = _reward_model(options.reward_model, args)
     rewards = TaskRewards(
-        get(options.task, options.task_path),
+        task,
         reward_model,
         options.credit,
         options.credit_parameters,
@@ -113,28 +130,47 @@ def _trainer(options, args, model, problems: list[Problem], eval_problems: list[
     return trainer
 
 
+def _check_prompts(task: Task, problems: list[Problem]) -> None:
+    """Refuses problems that the task's checker cannot read, before a model is loaded."""
+    for problem in problems:
+        try:
+            task.check(problem.prompt, "", problem.reference)
+        except ValueError as error:
+            raise UserError(f"problem '{problem.id}': {error}. Give the task that the problems are of.") from None
+
+
+def _reward_model(path: str, args: StepPPOConfig) -> RewardModel:
+    """The verifier, whole on every rank: ZeRO-3 would shard whatever is loaded, and only its engine can run shards."""
+    unset_hf_deepspeed_config()
+    try:
+        return RewardModel.from_pretrained(path, device=args.device, trust_remote_code=args.trust_remote_code)
+    finally:
+        if args.hf_deepspeed_config is not None:
+            set_hf_deepspeed_config(args.hf_deepspeed_config)
+
+
 def _dataset(problems: list[Problem]) -> Dataset:
     return Dataset.from_list([{"prompt": p.prompt, "reference": p.reference} for p in problems])
 
 
 class _WriteCurve(TrainerCallback):
     """After each evaluation writes the whole learning curve out of the Trainer's history, which checkpoints hold: a run
-    that was killed and continued repeats no row."""
+    that was killed and continued repeats no row (with eval_on_start it evaluates once more where it continues)."""
 
     def __init__(self, trainer: StepPPOTrainer, path: Path):
         self.trainer, self.path = trainer, path
 
     def on_evaluate(self, args, state, control, **_):
-        rows = [
-            {
-                "update": entry["step"] // args.optimizer_steps_per_batch,
-                "samples": args.samples_at(entry["step"]),
-                "accuracy": entry["eval_accuracy"],
-                "clean_accuracy": entry["eval_clean_accuracy"],
-            }
-            for entry in state.log_history
-            if "eval_accuracy" in entry
-        ]
-        self.trainer.curve = rows
+        rows: dict[int, dict] = {}
+        for entry in state.log_history:
+            if "eval_accuracy" in entry:
+                row = {
+                    "update": args.batches_at(entry["step"]),
+                    "samples": args.samples_at(entry["step"]),
+                    "accuracy": entry["eval_accuracy"],
+                    "clean_accuracy": entry["eval_clean_accuracy"],
+                }
+                rows.setdefault(entry["step"], row)
+        self.trainer.curve = list(rows.values())
         if state.is_world_process_zero:
-            write_rows(self.path, rows)
+            write_rows(self.path, self.trainer.curve)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from rlstep.core.rewards import check_scheme, step_rewards, stop_after_first_error
+from rlstep.core.rewards import check_scheme, step_rewards, steps_to_first_error
 from rlstep.runtime.errors import UserError
 from rlstep.steps.records import Span
 from rlstep.tasks.base import Task
@@ -23,7 +23,7 @@ class Judgement:
 
     Attributes:
         steps: character spans in the completion.
-        step_rewards: one a step; zeros where nothing is paid for steps.
+        step_rewards: one a step, from the first on; shorter than `steps` where the later ones are not judged.
         outcome: the outcome's reward.
         correct: whether the answer is right.
         clean: whether the answer and every step are right, by the exact checker.
@@ -57,8 +57,8 @@ class TaskRewards:
         credit: the scheme's name.
         credit_parameters: the scheme's parameters.
         process_weight, outcome_weight: factors of the two.
-        first_error_threshold: steps after the first one scored below this get 0: a PRM's training ends at the first
-            wrong step, and what it says of later ones means nothing. None pays them all.
+        first_error_threshold: steps after the first one scored below this are not judged: a PRM's training ends at
+            the first wrong step, and what it says of later ones means nothing. None judges them all.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TaskRewards:
         except ValueError as error:
             raise UserError(str(error)) from error
         if reward_model is not None and reward_model.kind != "prm":
-            raise UserError("the reward model is an ORM: it values prefixes, not steps. Give a PRM, or reward: outcome.")
+            raise UserError("the reward model is an ORM: it values prefixes, not steps. Give a PRM, or reward outcome.")
         self.task, self.reward_model, self.credit = task, reward_model, credit
         self.process_weight, self.outcome_weight = process_weight, outcome_weight
         self.first_error_threshold = first_error_threshold
@@ -107,7 +107,6 @@ class TaskRewards:
         if scores is None:
             return [0.0] * steps
         scores_S = torch.tensor(scores, dtype=torch.float64)
-        rewards_S = step_rewards(scores_S, self.credit, **self.credit_parameters)
         if self.first_error_threshold is not None:
-            rewards_S = stop_after_first_error(rewards_S, scores_S, self.first_error_threshold)
-        return (self.process_weight * rewards_S).tolist()
+            scores_S = scores_S[: steps_to_first_error(scores_S, self.first_error_threshold)]
+        return (self.process_weight * step_rewards(scores_S, self.credit, **self.credit_parameters)).tolist()

@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_tokenizer, max_positions
+from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
@@ -31,35 +32,38 @@ class SampleConfig:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
 
     def __post_init__(self):
-        for name, low in {"n": 1, "batch_size": 1, "max_new_tokens": 1, "temperature": 0}.items():
+        for name, low in {"n": 1, "batch_size": 1, "max_new_tokens": 1, "temperature": 0, "top_k": 0}.items():
             if getattr(self, name) < low:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
         if self.temperature == 0 and self.n > 1:
-            raise UserError(f"temperature 0 gives one solution {self.n} times over; set n to 1 or a temperature above 0.")
+            raise UserError(f"temperature 0 gives one solution {self.n} times over; set n to 1, or temperature above 0.")
 
 
 def sample(config: SampleConfig) -> dict:
     """Samples `config.n` solutions of every problem into `config.out`."""
     problems = read_problems(config.problems)
     out = Path(config.out)
-    fingerprint = digest(asdict(config), [asdict(problem) for problem in problems])
+    fingerprint = digest(asdict(config), [asdict(problem) for problem in problems], checkpoint_files(config.model))
     with (
         RunRecord("sample", asdict(config), out.parent, config.seed, name=out.name + ".run.json") as record,
         ResumableRows(out, fingerprint) as rows,
     ):
-        jobs = _jobs(problems, config, done=len(rows.rows))
-        total = len(problems) * config.n
-        if len(rows.rows) < total:
+        done, total = len(rows.rows), len(problems) * config.n
+        if done < total:
             tokenizer = load_tokenizer(config.model, config.trust_remote_code)
             model = load_policy(config.model, config.dtype, config.trust_remote_code).to(device()).eval()
             lengths = {p.id: len(tokenizer(p.prompt)["input_ids"]) for p in problems}
             check_prompt_lengths(lengths, config.max_new_tokens, max_positions(model))
-            for number, batch in track(jobs, "sampling", total, len(rows.rows), weight=lambda job: len(job[1])):
+            jobs, whole = _jobs(problems, config, done), done - done % config.batch_size
+            for number, batch in track(jobs, "sampling", total, whole, weight=lambda job: len(job[1])):
                 # A batch's own seed: the rows after a kill are those the uninterrupted run would have written.
                 torch.manual_seed(config.seed * 1_000_003 + number)
-                rows.append(solution.to_row() for solution in _generate(model, tokenizer, batch, config))
+                solutions = _generate(model, tokenizer, batch, config)
+                # A kill may have cut a batch in two: then its first rows are there already.
+                written = len(rows.rows) - number * config.batch_size
+                rows.append(solution.to_row() for solution in solutions[written:])
         rows.finish()
         finished = sum(row["finished"] for row in rows.rows)
         record.metrics |= {"problems": len(problems), "solutions": total, "finished": finished / total}
@@ -67,11 +71,12 @@ def sample(config: SampleConfig) -> dict:
 
 
 def _jobs(problems: list[Problem], config: SampleConfig, done: int) -> Iterator[tuple[int, list[tuple[Problem, int]]]]:
-    """(number, [(problem, sample)]) of each batch that is not yet written."""
+    """(number, [(problem, sample)]) of each batch that is not yet written whole."""
     pairs = [(problem, index) for problem in problems for index in range(config.n)]
     for number, start in enumerate(range(0, len(pairs), config.batch_size)):
-        if start >= done:
-            yield number, pairs[start : start + config.batch_size]
+        batch = pairs[start : start + config.batch_size]
+        if start + len(batch) > done:
+            yield number, batch
 
 
 @torch.inference_mode()
@@ -82,17 +87,16 @@ def _generate(
     prompts.pop("token_type_ids", None)
     stops = model.generation_config.eos_token_id or tokenizer.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]
-    sampling = (
-        {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k} if config.temperature > 0 else {}
-    )
-    generation = GenerationConfig(
+    sampling = {"temperature": config.temperature, "top_p": config.top_p, "top_k": config.top_k}
+    # As the model's own, because `generate` takes from there what it is not given: a chat model's repetition penalty.
+    model.generation_config = GenerationConfig(
         max_new_tokens=config.max_new_tokens,
         do_sample=config.temperature > 0,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=stops,
-        **sampling,
+        **(sampling if config.temperature > 0 else {}),
     )
-    ids_BT = model.generate(**prompts, generation_config=generation)[:, prompts["input_ids"].shape[1] :]
+    ids_BT = model.generate(**prompts)[:, prompts["input_ids"].shape[1] :]
     finished_B = torch.isin(ids_BT, torch.tensor(stops, device=ids_BT.device)).any(dim=1).tolist()
     texts = tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
     return [

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from rlstep.policy.models import load_tokenizer
+from rlstep.policy.models import load_tokenizer, max_positions
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
@@ -23,9 +23,14 @@ class SFTOptions:
 
 @dataclass
 class SFTArguments(SFTConfig):
-    """TRL's SFTConfig with the paper's default of one epoch, and no reporting unless it is asked for."""
+    """TRL's SFTConfig with the paper's default of one epoch; nothing is cut or reported unless it is asked for."""
 
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the demonstrations."})
+    # TRL's default, None, means False for rows that come as tokens.
+    completion_only_loss: bool = field(default=True, metadata={"help": "No loss on the prompt's tokens."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Cut longer rows to so many tokens; by default none is cut."}
+    )
     report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
 
 
@@ -48,13 +53,15 @@ def sft(options: SFTOptions, args: SFTArguments, model: ModelConfig) -> dict:
     with RunRecord("sft", settings(options) | settings(args) | settings(model), args.output_dir, args.seed) as record:
         args.model_init_kwargs = model_init_kwargs(model, args)
         tokenizer = load_tokenizer(model.model_name_or_path, args.trust_remote_code)
+        rows = _tokenised(tokenizer, solutions)
         trainer = SFTTrainer(
             model=model.model_name_or_path,
             args=args,
-            train_dataset=_tokenised(tokenizer, solutions),
+            train_dataset=rows,
             processing_class=tokenizer,
             peft_config=get_peft_config(model),
         )
+        _check_lengths(solutions, rows, args.max_length, max_positions(trainer.model))
         result = trainer.train(resume_from_checkpoint=newest_checkpoint(args.output_dir) if options.resume else None)
         trainer.save_model()
         tokenizer.save_pretrained(args.output_dir)
@@ -75,3 +82,14 @@ def _tokenised(tokenizer, solutions: list[Solution]) -> Dataset:
         rows["input_ids"].append(prompt_ids + completion_ids)
         rows["completion_mask"].append([0] * len(prompt_ids) + [1] * len(completion_ids))
     return Dataset.from_dict(rows)
+
+
+def _check_lengths(solutions: list[Solution], rows: Dataset, cut: int | None, limit: int | None) -> None:
+    """Refuses demonstrations that the model cannot read whole, where they are not to be cut."""
+    for solution, ids in zip(solutions, rows["input_ids"], strict=True):
+        tokens = min(len(ids), cut or len(ids))
+        if limit is not None and tokens > limit:
+            raise UserError(
+                f"the demonstration of '{solution.problem_id}' has {tokens} tokens, more than the model's {limit}"
+                " positions. Drop it, set max_length to cut it, or take a model with a longer context."
+            )

@@ -6,6 +6,7 @@ supports for subclasses, and with `advantage: gae` the loss gets a critic's valu
 TRL's private names; `tests/policy/test_trl_seam.py` holds them to what is relied on here.
 """
 
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -13,10 +14,12 @@ from accelerate.utils import gather_object
 from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import create_model_from_path
+from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
 
 from rlstep.core.advantages import gae, group, spread_over_tokens
 from rlstep.core.losses import clipped_value_loss, explained_variance
@@ -63,10 +66,13 @@ class StepPPOTrainer(GRPOTrainer):
                 "advantage 'gae' shares the frozen base between policy and critic and needs an adapter: set "
                 "use_peft: true, or take advantage: group for a full-parameter policy."
             )
-        if isinstance(model, str):
+        if is_deepspeed_zero3_enabled():
+            # Loading shards the weights over the ranks. Of those on CPU, DeepSpeed has not been told yet.
+            import_module("deepspeed").init_distributed()
+        if args.advantage == "gae" and isinstance(model, str):
             # The twin is made before TRL puts the policy's adapter on the base, so the base is loaded here.
             set_seed(args.seed)
-            options = {"device_map": None, "trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+            options = {"device_map": None, "trust_remote_code": args.trust_remote_code} | (args.model_init_kwargs or {})
             model = create_model_from_path(model, **options)
             args.model_init_kwargs = None
         critic = Critic(model, peft_config) if args.advantage == "gae" else None
@@ -82,6 +88,8 @@ class StepPPOTrainer(GRPOTrainer):
         )
         self.has_critic = critic is not None
         if critic is not None:
+            if args.disable_dropout:
+                disable_dropout_in_model(critic)
             if args.gradient_checkpointing:
                 critic.backbone.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
                 critic.backbone.enable_input_require_grads()
@@ -90,13 +98,9 @@ class StepPPOTrainer(GRPOTrainer):
 
     # --- Rewards: two TRL reward functions, so that both returns are logged; the second reads what the first judged.
 
-    def process(self, prompts, completions, reference, log_metric, **_) -> list[float]:
-        """Sum of each completion's step rewards. Judges this rank's rows and keeps the judgements for the advantages."""
+    def process(self, prompts, completions, reference, **_) -> list[float]:
+        """Sum of each completion's step rewards. Judges this rank's rows and keeps that for the advantages."""
         self._judged = self.reward_source(prompts, completions, reference)
-        for row in self._judged:
-            log_metric("accuracy", float(row.correct))
-            log_metric("clean_accuracy", float(row.clean))
-            log_metric("steps", float(len(row.steps)))
         return [float(sum(row.step_rewards)) for row in self._judged]
 
     def outcome(self, completions, **_) -> list[float]:
@@ -108,9 +112,15 @@ class StepPPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
         ids_BT, mask_BT = batch["completion_ids"], batch["completion_mask"]
+        judged = gather_object(self._judged)
+        # One value a row, not one a batch: a last, smaller batch of an evaluation must not weigh as much as the others.
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics["accuracy"] += [float(row.correct) for row in judged]
+        metrics["clean_accuracy"] += [float(row.clean) for row in judged]
+        metrics["steps"] += [float(len(row.steps)) for row in judged]
         tokens = self._step_tokens(ids_BT, mask_BT)
         if self.args.advantage == "group":
-            batch["advantages"] = self._group_advantages(tokens, mask_BT)
+            batch["advantages"] = self._group_advantages(judged, tokens, mask_BT)
         else:
             batch |= self._gae_advantages(batch, tokens)
         return batch
@@ -125,26 +135,26 @@ class StepPPOTrainer(GRPOTrainer):
             found.append(step_tokens(token_ends_from_ids(self._tokenizer, ids[:length]), judged.steps))
         return found
 
-    def _group_advantages(self, tokens: list[list[int]], mask_BT: Tensor) -> Tensor:
-        """A group may lie on several ranks: its rewards are gathered, and each rank keeps its own rows."""
+    def _group_advantages(self, judged: list[Judgement], tokens: list[list[int]], mask_BT: Tensor) -> Tensor:
+        """A group may lie on several ranks: `judged` is of all ranks, the advantages are this rank's."""
         device = mask_BT.device
-        mine = [(row.step_rewards, row.outcome) for row in self._judged]
-        rows = gather_object(mine)
-        rewards_BS, steps_BS = pad_steps([torch.tensor(rewards, dtype=torch.float32) for rewards, _ in rows])
         size = self.num_generations if self.model.training else self.num_generations_eval
         if size < 2:
             # Evaluation with one sample a problem: nothing to compare with, and nothing is trained.
             return torch.zeros(mask_BT.shape, device=device)
+        rewards_BS, steps_BS = pad_steps([torch.tensor(row.step_rewards, dtype=torch.float32) for row in judged])
         process_BS, outcome_B = group(
             rewards_BS,
             steps_BS,
-            torch.tensor([outcome for _, outcome in rows]),
+            torch.tensor([row.outcome for row in judged]),
             group_size=size,
             discount=self.args.step_discount,
             scale=self.args.scale_rewards,
         )
-        start = self.accelerator.process_index * len(mine)
-        local = slice(start, start + len(mine))
+        # Steps that were not judged get the outcome's advantage alone.
+        process_BS = pad(process_BS, (0, max(len(row.steps) for row in judged) - process_BS.shape[1]))
+        start = self.accelerator.process_index * len(tokens)
+        local = slice(start, start + len(tokens))
         return spread_over_tokens(process_BS[local].to(device), outcome_B[local].to(device), tokens, mask_BT)
 
     @torch.no_grad()
@@ -152,11 +162,12 @@ class StepPPOTrainer(GRPOTrainer):
         mask_BT = batch["completion_mask"]
         lengths_B = mask_BT.sum(dim=1)
         # A row that TRL masked (truncated, with mask_truncated_completions) is paid nothing.
-        paid = [row.step_rewards if length else [] for row, length in zip(self._judged, lengths_B.tolist(), strict=True)]
+        rows = zip(self._judged, lengths_B.tolist(), strict=True)
+        paid = [row.step_rewards if length else [] for row, length in rows]
         outcomes_B = torch.tensor([row.outcome for row in self._judged], device=mask_BT.device) * (lengths_B > 0)
         rewards_BT = place_step_rewards(
             [torch.tensor(rewards, dtype=torch.float32) for rewards in paid],
-            tokens,
+            [places[: len(rewards)] for places, rewards in zip(tokens, paid, strict=True)],
             outcomes_B,
             (lengths_B - 1).clamp_min(0),
             mask_BT.shape[1],
@@ -170,8 +181,8 @@ class StepPPOTrainer(GRPOTrainer):
                 ]
             )
         advantages_BT, returns_BT = gae(rewards_BT, values_BT, mask_BT, self.args.gamma, self.args.lam)
-        if mask_BT.any():
-            self._log("critic/explained_variance", explained_variance(values_BT, returns_BT, mask_BT))
+        known = explained_variance(values_BT, returns_BT, mask_BT) if mask_BT.any() else values_BT.new_tensor(torch.nan)
+        self._log("critic/explained_variance", known)
         if self.args.whiten_advantages:
             advantages_BT = self._whiten(advantages_BT, mask_BT)
         return {"advantages": advantages_BT, "old_values": values_BT * mask_BT, "returns": returns_BT}
@@ -196,24 +207,32 @@ class StepPPOTrainer(GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         loss = super()._compute_loss(model, inputs)
-        mask_BT = inputs["completion_mask"]
         if not self.has_critic:
             return loss
-        values_BT = self._values(model, inputs)
-        if not mask_BT.any():
-            # Keeps the critic in the graph, so that every rank reduces the same gradients.
-            return loss + 0.0 * values_BT.sum()
-        value_loss, clipped = clipped_value_loss(
-            values_BT, inputs["old_values"], inputs["returns"], mask_BT, self.args.value_clip
-        )
+        mask_BT, values_BT = inputs["completion_mask"], self._values(model, inputs)
+        if mask_BT.any():
+            value_loss, clipped = clipped_value_loss(
+                values_BT, inputs["old_values"], inputs["returns"], mask_BT, self.args.value_clip
+            )
+        else:
+            # Every row was cut off and masked. The critic stays in the graph: all ranks reduce the same gradients.
+            value_loss, clipped = 0.0 * values_BT.sum(), values_BT.new_tensor(torch.nan)
         self._log("critic/value_loss", value_loss.detach())
         self._log("critic/clip_fraction", clipped)
         accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
         return loss + self.args.vf_coef * value_loss / accumulation
 
     def _log(self, name: str, value: Tensor) -> None:
+        """Mean over the ranks that have a value; every rank calls it, with NaN where it has none."""
         mode = "train" if self.model.training else "eval"
         self._metrics[mode][name].append(self.accelerator.gather(value.reshape(1)).nanmean().item())
+
+    def _prepare_inputs(self, generation_batch):
+        if self.model.training and self._buffered_inputs is None:
+            # TRL counts slices from 0 after a resume. From a checkpoint taken between a batch's updates it would then
+            # train on each batch's completions half as often as asked and skip the prompts of every second one.
+            self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        return super()._prepare_inputs(generation_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs["samples"] = self.args.samples_at(self.state.global_step)
@@ -222,17 +241,14 @@ class StepPPOTrainer(GRPOTrainer):
     # --- Checkpoints hold the critic too: the adapter file alone would resume with a critic that knows nothing.
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if not self.has_critic:
-            return
-        own = self.model.critic.own_parameters()
-        if state_dict is None:
-            state = {name: parameter.detach() for name, parameter in own.items()}
-        else:
-            # DeepSpeed hands over the consolidated weights; under ZeRO-3 the module holds shards.
-            state = {name: state_dict[f"critic.{name}"] for name in own}
-        state = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
-        save_file(state, Path(output_dir or self.args.output_dir) / CRITIC_FILE)
+        # Every rank comes here; under ZeRO-3 the first alone has whole weights, which DeepSpeed hands over.
+        if not self.has_critic or not self.args.should_save:
+            return super()._save(output_dir, state_dict)
+        state = self.model.state_dict() if state_dict is None else state_dict
+        # PEFT would write every adapter in the state into the policy's file.
+        super()._save(output_dir, {name: tensor for name, tensor in state.items() if not name.startswith("critic.")})
+        own = {name: state[f"critic.{name}"].cpu().contiguous() for name in self.model.critic.own_parameters()}
+        save_file(own, Path(output_dir or self.args.output_dir) / CRITIC_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

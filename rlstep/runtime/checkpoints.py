@@ -1,4 +1,4 @@
-"""Which checkpoint of a training run can be continued."""
+"""Which checkpoint of a training run can be continued, and whether one is still the same."""
 
 import logging
 import re
@@ -22,3 +22,12 @@ def newest_checkpoint(folder: str | Path) -> str | None:
         else:
             logger.warning("%s is half-written (no %s) and is passed over", path, COMPLETE_MARK)
     return str(max(found)[1]) if found else None
+
+
+def checkpoint_files(path: str | Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of a local checkpoint's files, none for a hub id: a model trained again is another one."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return []
+    stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".json")]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

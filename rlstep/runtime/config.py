@@ -26,8 +26,7 @@ class StrictParser(TrlParser):
     """TrlParser that refuses unknown keys and bad values, from YAML as from the command line."""
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs):
-        # An abbreviation would change its meaning when a later version adds an option.
-        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        super().__init__(dataclass_types, **kwargs)
         self._hints = {name: hint for kind in self.dataclass_types for name, hint in get_type_hints(kind).items()}
 
     def error(self, message: str):
@@ -45,6 +44,7 @@ class StrictParser(TrlParser):
         problems = [f"{path}: " + "; ".join(faults)] if faults else []
         options = [word.partition("=")[0] for word in argv if word.startswith("--")]
         known = self._option_string_actions
+        # argparse would take an abbreviation, whose meaning changes when a later version adds an option.
         problems += [f"unknown option '{o}'" + _suggestion(o, known) for o in options if o not in known]
         if problems:
             self.error("; ".join(problems))

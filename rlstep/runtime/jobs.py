@@ -52,12 +52,14 @@ def run_jobs(jobs: Sequence[Job], logs: Path, workers: int, on_end: Callable[[st
     """
     logs.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
-    threads = max(1, (os.cpu_count() or 1) // workers)
     waiting, running, ended = list(jobs), {}, set()
     with _Display(running, logs) as display:
         try:
             while waiting or running:
-                for job in [job for job in waiting if set(job.needs) <= ended][: workers - len(running)]:
+                ready = [job for job in waiting if set(job.needs) <= ended][: workers - len(running)]
+                # A job that runs alone gets all cores.
+                threads = max(1, (os.cpu_count() or 1) // max(1, len(running) + len(ready)))
+                for job in ready:
                     waiting.remove(job)
                     process = context.Process(target=_child, args=(job, logs, threads, os.getpid()), daemon=False)
                     process.start()
@@ -76,10 +78,13 @@ def run_jobs(jobs: Sequence[Job], logs: Path, workers: int, on_end: Callable[[st
         finally:
             for process, _ in running.values():
                 process.kill()
+            for process, _ in running.values():
+                process.join()
 
 
 def _child(job: Job, logs: Path, threads: int, parent: int) -> None:
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    (logs / f"{job.name}.error").unlink(missing_ok=True)
     file = (logs / f"{job.name}.log").open("w", encoding="utf-8", buffering=1)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
@@ -135,7 +140,8 @@ class _Display:
         self.running, self.logs = running, logs
         self.start = self.last = time.monotonic()
         self.console = Console(stderr=True, soft_wrap=False)
-        self.live = Live(console=self.console, transient=True, refresh_per_second=4) if self.console.is_terminal else None
+        terminal = self.console.is_terminal
+        self.live = Live(console=self.console, transient=True, refresh_per_second=4) if terminal else None
 
     def __enter__(self) -> "_Display":
         if self.live:

@@ -16,7 +16,7 @@ rules*, the systematic misconceptions that studies of children's arithmetic desc
 - adding past the end of the clock, the pupil stops at the last hour (17 + 7 = 19);
 - subtracting more than there is, the pupil takes the smaller from the larger (2 - 5 = 3);
 - multiplying past the end, the pupil slips to the neighbouring row of the table (6 * 7 as 5 * 7);
-- taking the maximum of a late hour and 8, or the minimum of an early hour and 12, the pupil writes the number just read.
+- taking the maximum of a late hour and 8, or the minimum of an early hour and 12, the pupil writes the second number.
 
 About a third of the facts are touched, and there the buggy result is written 60% of the time. A model that imitates
 the pupil is therefore wrong *in the majority* on most chains: voting repeats the misconception, right answers often
@@ -38,13 +38,13 @@ OPERATIONS: tuple[tuple[str, int], ...] = (
     ("*", 3), ("*", 7),
     ("max", 8), ("min", 12),
 )  # fmt: skip
-LENGTHS = {"train": (5, 8), "test": (5, 8), "ood_long": (9, 12), "ood_mix": (5, 8)}
+LENGTHS = {"train": (8, 12), "test": (8, 12), "ood_long": (13, 16), "ood_mix": (8, 12)}
 HEADER = "Left to right, mod 20: "
 ANSWER = "Answer: "
 BUGGY_SHARE = 0.6
 
-_STEP = re.compile(r"(\d{1,2}) (\+|-|\*|max|min) (\d{1,2}) = (\d{1,2})\n*")
-_ANSWER = re.compile(r"Answer: (\d{1,2})\n*")
+_STEP = re.compile(r"(\d{1,2}) (\+|-|\*|max|min) (\d{1,2}) = (\d{1,2})\n*", re.ASCII)
+_ANSWER = re.compile(r"Answer: (\d{1,2})\n*", re.ASCII)
 
 
 def right(a: int, operator: str, b: int) -> int:
@@ -77,7 +77,7 @@ def _steady(operation: tuple[str, int]) -> bool:
 
 
 class Arithmetic:
-    """The task `arithmetic`. Splits: train, test, ood_long (9 to 12 operations), ood_mix (no + and no -, which no
+    """The task `arithmetic`. Splits: train, test, ood_long (13 to 16 operations), ood_mix (no + and no -, which no
     training chain does without)."""
 
     name = "arithmetic"
@@ -112,7 +112,7 @@ class Arithmetic:
         """A line is right when it does the chain's next operation on the number the solution has, with its true result.
 
         After a wrong result the next line is judged on the number it was given: each step has its own label, and a
-        solution is clean when all are right. Lines that are no step of this chain, and lines after the answer, are wrong.
+        solution is clean when all are right. Lines that are no step of this chain, or follow the answer, are wrong.
         """
         start, operations = read_problem(prompt)
         spans = line_steps(completion)
@@ -137,7 +137,11 @@ class Arithmetic:
 
         numbers = [str(number) for number in range(HOURS)]
         operations = [f" {operator} {b}" for operator, b in OPERATIONS]
-        return word_level_tokenizer([HEADER, ANSWER, *numbers, *operations, " = ", "\n"])
+        # A step is three tokens, "7", " + 3 = " and "10\n": fewer to sample, and the one that decides the result also
+        # ends the step.
+        results = [f"{number}\n" for number in numbers]
+        equations = [f"{operation} = " for operation in operations]
+        return word_level_tokenizer([HEADER, ANSWER, *numbers, *results, *operations, *equations, "\n"])
 
 
 def _chain(rng: random.Random, split: str) -> tuple[int, list[tuple[str, int]]]:

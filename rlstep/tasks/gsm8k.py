@@ -72,30 +72,13 @@ class GSM8K:
 
     def tokenizer(self):
         """A byte-level BPE with a small vocabulary, trained on training rows; every digit is its own token."""
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-        from transformers import PreTrainedTokenizerFast
+        from rlstep.tasks.wordlevel import word_level_tokenizer
 
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=["<pad>", "<eos>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
         texts = [s.prompt + s.completion for s in self.published("train")[:TOKENIZER_ROWS]]
-        tokenizer.train_from_iterator(texts, trainer)
-        return PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            pad_token="<pad>",
-            eos_token="<eos>",
-            padding_side="left",
-            clean_up_tokenization_spaces=False,
-            model_max_length=1024,
-        )
+        # Qwen2's own class splits the text: AutoTokenizer loads it so, whatever class was saved beside a Qwen2 model.
+        tokenizer = word_level_tokenizer([]).train_new_from_iterator(texts, VOCABULARY, show_progress=False)
+        tokenizer.model_max_length = 1024
+        return tokenizer
 
     def _draw(self, split: str, n: int, seed: int) -> list[Solution]:
         rows = self.published(split)

@@ -14,7 +14,7 @@ PAD, EOS = "<pad>", "<eos>"
 def word_level_tokenizer(pieces: list[str]) -> PreTrainedTokenizerBase:
     """A tokenizer whose tokens are `pieces` (the longest match wins) and the 256 bytes.
 
-    Offsets are exact, and decoding gives the encoded text back.
+    Offsets are exact, and decoding gives the encoded text back (in Unicode's composed form, NFC, as Qwen2's do).
     """
     if len(set(pieces)) != len(pieces):
         raise ValueError("a piece is given twice")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
@@ -50,7 +51,7 @@ def score(config: ScoreConfig) -> dict:
         if solution.steps is None:
             solution.steps = line_steps(solution.completion)
     out = Path(config.out)
-    fingerprint = digest(asdict(config), Path(config.data), _model_files(config.model))
+    fingerprint = digest(asdict(config), Path(config.data), checkpoint_files(config.model))
     with (
         RunRecord("score", asdict(config), out.parent, name=out.name + ".run.json") as record,
         ResumableRows(out, fingerprint) as rows,
@@ -88,12 +89,3 @@ def _score_chunk(verifier: RewardModel, chunk: list[Solution], name: str) -> Non
     values = verifier.score([s.prompt for s in chunk], [s.completion for s in chunk], [s.steps for s in chunk])
     for solution, scores in zip(chunk, values, strict=True):
         solution.scores[name] = scores
-
-
-def _model_files(path: str) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a local checkpoint's files: a verifier trained again is another one."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return []
-    stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".json")]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

@@ -105,6 +105,7 @@ class VerifierTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **options,
     ):
+        _start_devices(args)
         if isinstance(model, str):
             set_seed(args.seed)  # the head's first weights
             model = new_verifier(model, self.kind)
@@ -132,11 +133,6 @@ class VerifierTrainer(Trainer):
             **options,
         )
         self.model_accepts_loss_kwargs = True
-        if self.args.n_gpu > 1:
-            raise UserError(
-                f"{self.args.n_gpu} GPUs are visible to one process. Start one process a GPU (`accelerate launch` or "
-                "`torchrun`), or show it one GPU (CUDA_VISIBLE_DEVICES=0)."
-            )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Cross-entropy with the (possibly soft) labels, a mean over the labelled tokens of the global batch."""
@@ -249,6 +245,7 @@ def _train(trainer_class: type[VerifierTrainer], config: VerifierConfig, args: V
     evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
     kind = trainer_class.kind
     with RunRecord(kind, settings(config) | settings(args), args.output_dir, args.seed) as record:
+        _start_devices(args)
         set_seed(args.seed)
         model = new_verifier(config.model_name_or_path, kind, config.dtype, config.trust_remote_code)
         if config.use_peft:
@@ -263,6 +260,20 @@ def _train(trainer_class: type[VerifierTrainer], config: VerifierConfig, args: V
             } | trainer.evaluate()
         _save(trainer, config)
     return record.metrics
+
+
+def _start_devices(args: VerifierArguments) -> None:
+    """Starts the process group, which ZeRO-3 needs before weights are loaded, and refuses torch's DataParallel."""
+    if args.n_gpu > 1:
+        raise UserError(
+            f"{args.n_gpu} GPUs are visible to one process. Start one process a GPU (`accelerate launch` or "
+            "`torchrun`), or show it one GPU (CUDA_VISIBLE_DEVICES=0)."
+        )
+    if args.deepspeed:
+        # With use_cpu the Trainer starts torch's process group and leaves DeepSpeed's own unset.
+        import deepspeed
+
+        deepspeed.init_distributed(auto_mpi_discovery=False)
 
 
 def _save(trainer: VerifierTrainer, config: VerifierConfig) -> None:

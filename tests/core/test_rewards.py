@@ -9,7 +9,7 @@ from rlstep.core.rewards import (
     pad_steps,
     place_step_rewards,
     step_rewards,
-    stop_after_first_error,
+    steps_to_first_error,
 )
 
 P = torch.tensor([0.9, 0.5, 0.8, 0.6])
@@ -105,14 +105,11 @@ def test_scores_must_be_probabilities(scores):
         step_rewards(torch.tensor([scores]), "sum")
 
 
-def test_credit_stops_after_the_first_wrong_step():
-    rewards_S = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    scores_S = torch.tensor([0.9, 0.4, 0.9, 0.1])
-    assert stop_after_first_error(rewards_S, scores_S, 0.5).tolist() == [1.0, 2.0, 0.0, 0.0]
+@pytest.mark.parametrize(("threshold", "steps"), [(0.5, 2), (0.4, 4), (0.95, 1), (0.05, 4)])
+def test_steps_up_to_and_including_the_first_error(threshold, steps):
     # a score at the threshold is not below it
-    assert stop_after_first_error(rewards_S, scores_S, 0.4).tolist() == [1.0, 2.0, 3.0, 4.0]
-    assert stop_after_first_error(rewards_S, scores_S, 0.95).tolist() == [1.0, 0.0, 0.0, 0.0]
-    assert stop_after_first_error(torch.empty(0), torch.empty(0), 0.5).shape == (0,)
+    assert steps_to_first_error(torch.tensor([0.9, 0.4, 0.9, 0.1]), threshold) == steps
+    assert steps_to_first_error(torch.empty(0), threshold) == 0
 
 
 def test_steps_and_outcome_land_on_their_tokens():

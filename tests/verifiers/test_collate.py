@@ -82,8 +82,8 @@ def test_missing_labels_are_an_error(tokenizer):
 
 def test_what_is_dropped_is_counted(tokenizer):
     whole, _ = one("prm", tokenizer, labels=[1, 1, 1])
-    second_end = whole.columns.tolist()[1]
-    feature, counts = one("prm", tokenizer, max_length=second_end + 1, labels=[1, 1, 0])
+    third_end = whole.columns.tolist()[2]  # its token is the first that does not fit
+    feature, counts = one("prm", tokenizer, max_length=third_end, labels=[1, 1, 0])
     assert (feature.targets.tolist(), counts["positions_too_long"], counts["rows_too_long"]) == ([1, 1], 1, 0)
     rows = [solution([1, 1, 1]), solution([None, None, None]), replace(solution([]), steps=[])]
     features, counts = train_features("prm", rows, tokenizer, max_length=5)

@@ -3,6 +3,7 @@ import torch
 from transformers import (
     AutoModelForTokenClassification,
     GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
@@ -74,6 +75,12 @@ def test_new_verifier_has_the_generators_weights_and_no_dropout(tiny_lm):
     assert verifier.dropout.p == 0
     assert verifier.config.id2label == {0: "wrong", 1: "right"}
     assert verifier.config.rlstep_verifier == {"kind": "prm", "format": 1}
+
+
+def test_every_kind_of_dropout_is_off(tmp_path):
+    GPT2LMHeadModel(FAMILIES["gpt2"]).save_pretrained(tmp_path)  # its configuration has three of 0.1
+    verifier = new_verifier(str(tmp_path), "prm").train()
+    assert torch.equal(classify_at(verifier, *batch()), classify_at(verifier, *batch()))
 
 
 def test_checkpoint_round_trip_in_plain_transformers(tiny_lm, tmp_path):

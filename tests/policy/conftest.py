@@ -1,0 +1,104 @@
+"""Trainers whose completions and judgements are set by hand, and the arguments of short runs."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sampled completion and what it is worth.
+
+    Attributes:
+        text: the completion; its lines are its steps.
+        step_rewards: one a line.
+        outcome: the outcome's reward.
+        finished: whether it ends with an end-of-sequence token.
+    """
+
+    text: str
+    step_rewards: tuple[float, ...] = ()
+    outcome: float = 0.0
+    finished: bool = True
+
+
+@pytest.fixture
+def row():
+    return Row
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """Makes a StepPPOConfig for a few quick updates in tmp_path."""
+    from rlstep.policy.config import StepPPOConfig
+
+    def make(**changes):
+        plain = {
+            "output_dir": str(tmp_path / "out"),
+            "per_device_train_batch_size": 4,
+            "num_generations": 2,
+            "num_iterations": 2,
+            "max_completion_length": 16,
+            "max_steps": 2,
+            "learning_rate": 1e-2,
+            "gradient_checkpointing": False,
+            "bf16": False,
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "dataloader_pin_memory": False,
+            "save_strategy": "no",
+            "logging_steps": 1,
+        }
+        return StepPPOConfig(**(plain | changes))
+
+    return make
+
+
+@pytest.fixture
+def lora():
+    from peft import LoraConfig
+
+    return LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+@pytest.fixture
+def scripted(tiny_lm, tokenizer, arguments, lora):
+    """Makes a trainer that "samples" the given rows, a problem's two samples one after the other.
+
+    `trainer.batch()` is what the data hook gives to the loss for them, in the rows' order.
+    """
+    from datasets import Dataset
+
+    from rlstep.policy.rewards import Judgement
+    from rlstep.policy.trainer import StepPPOTrainer
+    from rlstep.steps.boundaries import line_steps
+
+    def judge(row: Row) -> Judgement:
+        right = row.outcome > 0
+        return Judgement(line_steps(row.text), list(row.step_rewards), row.outcome, correct=right, clean=right)
+
+    def make(rows: list[Row], source=None, **changes) -> StepPPOTrainer:
+        def judge_rows(prompts, completions, references):
+            assert list(completions) == [row.text for row in rows]
+            return [judge(row) for row in rows]
+
+        data = [{"prompt": f"{number}\n", "reference": "1"} for number in range(len(rows) // 2)]
+        trainer = StepPPOTrainer(
+            tiny_lm,
+            source or judge_rows,
+            arguments(**{"per_device_train_batch_size": len(rows), "whiten_advantages": False} | changes),
+            Dataset.from_list(data),
+            processing_class=tokenizer,
+            peft_config=replace(lora),
+        )
+        ids = [
+            tokenizer(row.text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] * row.finished
+            for row in rows
+        ]
+        trainer._generate_single_turn = lambda *_: ([list(row) for row in ids], None)
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        trainer.batch = lambda: trainer._generate_and_score_completions([data[i // 2] for i in range(len(rows))])
+        return trainer
+
+    return make

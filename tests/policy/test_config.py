@@ -1,0 +1,55 @@
+import pytest
+
+from rlstep.policy.config import StepPPOConfig
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss_type": "vespo"}, "loss_type 'vespo' is written for one advantage a sequence"),
+        ({"loss_type": "luspo"}, "loss_type 'luspo' is written for one advantage a sequence"),
+        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold is written for one advantage a sequence"),
+        ({"reward_weights": [1.0, 2.0]}, "set process_weight and outcome_weight"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation does nothing here"),
+        ({"scale_rewards": "batch"}, "scale_rewards 'batch' is not one of none, group"),
+        ({"advantage": "gae", "scale_rewards": "group"}, "with 'gae' set whiten_advantages"),
+        ({"advantage": "gae", "use_vllm": True}, "use_vllm goes with advantage 'group' alone"),
+        ({"gamma": 1.5}, "gamma is 1.5; it must be between 0 and 1"),
+        ({"lam": -0.1}, "lam is -0.1; it must be between 0 and 1"),
+        ({"step_discount": 2}, "step_discount is 2; it must be between 0 and 1"),
+        ({"value_clip": 0}, "value_clip is 0; it must be above 0"),
+    ],
+)
+def test_combinations_that_would_compute_something_else_are_refused(arguments, changes, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(**changes)
+
+
+def test_all_faults_are_shown_at_once(arguments):
+    with pytest.raises(ValueError, match="gamma is 2.*; value_clip is -1.*above 0.$"):
+        arguments(gamma=2, value_clip=-1)
+
+
+def test_group_without_scale_is_the_default(tmp_path):
+    config = StepPPOConfig(str(tmp_path), use_cpu=True, bf16=False)
+    assert (config.advantage, config.scale_rewards, config.num_iterations, config.report_to) == ("group", "none", 2, [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "samples"),
+    [
+        # two updates on each batch of 4
+        ({}, [0, 4, 4, 8, 8, 12]),
+        ({"num_iterations": 1}, [0, 4, 8, 12, 16, 20]),
+        # a batch of 8 in two slices, each an update, gone through twice
+        ({"steps_per_generation": 2}, [0, 8, 8, 8, 8, 16]),
+        # two slices make one update
+        ({"gradient_accumulation_steps": 2}, [0, 8, 8, 16, 16, 24]),
+        # an update spans two batches
+        ({"gradient_accumulation_steps": 4, "steps_per_generation": 1}, [0, 8, 16, 24, 32, 40]),
+    ],
+)
+def test_samples_at_counts_the_batches_that_were_generated(arguments, changes, samples):
+    config = arguments(**changes)
+    assert [config.samples_at(step) for step in range(6)] == samples
+    assert [config.batches_at(step) * config.generation_batch_size for step in range(6)] == samples

@@ -1,0 +1,64 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, Qwen2ForCausalLM
+
+from rlstep.policy.models import check_prompt_lengths, load_policy, load_tokenizer, max_positions
+from rlstep.runtime.errors import UserError
+
+
+def test_a_tokenizer_pads_left_and_has_something_to_pad_with(tokenizer, tmp_path):
+    bare = AutoTokenizer.from_pretrained(_saved(tokenizer, tmp_path / "a"))
+    bare.pad_token, bare.padding_side = None, "right"
+    loaded = load_tokenizer(_saved(bare, tmp_path / "b"))
+    assert (loaded.padding_side, loaded.pad_token) == ("left", loaded.eos_token)
+    assert load_tokenizer(str(tmp_path / "a")).pad_token == "<pad>"
+
+
+def _saved(tokenizer, path) -> str:
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def test_a_full_model_is_loaded_as_it_is(tiny_lm):
+    model = load_policy(tiny_lm)
+    assert type(model) is Qwen2ForCausalLM
+    saved = AutoModelForCausalLM.from_pretrained(tiny_lm).state_dict()
+    assert all(torch.equal(weight, saved[name]) for name, weight in model.state_dict().items())
+    assert load_policy(tiny_lm, dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_an_adapter_is_merged_into_its_base(tiny_lm, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(tiny_lm)
+    lora = LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(base, lora).save_pretrained(tmp_path)
+    merged = load_policy(str(tmp_path))
+    assert type(merged) is Qwen2ForCausalLM
+    weights = {name.split(".")[-2]: w for name, w in _tensors(tmp_path / "adapter_model.safetensors") if "layers.0" in name}
+    before = AutoModelForCausalLM.from_pretrained(tiny_lm).model.layers[0].self_attn
+    after = merged.model.layers[0].self_attn
+    # W + (alpha / r) B A
+    torch.testing.assert_close(after.q_proj.weight, before.q_proj.weight + 3 * weights["lora_B"] @ weights["lora_A"])
+    assert torch.equal(after.k_proj.weight, before.k_proj.weight)
+
+
+def _tensors(path):
+    from safetensors.torch import load_file
+
+    return load_file(path).items()
+
+
+def test_the_models_positions(tiny_lm):
+    assert max_positions(load_policy(tiny_lm)) == 512
+    assert max_positions(SimpleNamespace(config=MambaConfig())) is None
+
+
+def test_prompts_must_leave_room():
+    lengths = {"short": 10, "long": 30, "middle": 20}
+    check_prompt_lengths(lengths, new_tokens=10, limit=40)
+    check_prompt_lengths(lengths, new_tokens=10, limit=None)
+    check_prompt_lengths({}, new_tokens=10, limit=4)
+    with pytest.raises(UserError, match="problem 'long': 30 prompt tokens and 11 new ones exceed the model's 40 positions"):
+        check_prompt_lengths(lengths, new_tokens=11, limit=40)
