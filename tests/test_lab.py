@@ -280,7 +280,9 @@ def test_a_killed_run_repeats_no_finished_stage(killed, finished):
     folder, before = killed
     assert before >= {"prepare", "sft", "sample_train"}
     assert "evaluate" not in before
-    skipped = {stage.name for stage in stages(ARMS) if (folder / "logs" / f"{stage.name}.log").read_text() == "unchanged\n"}
+    skipped = {
+        stage.name for stage in stages(ARMS) if (folder / "logs" / f"{stage.name}.log").read_text() == "unchanged\n"
+    }
     assert skipped == before
     assert set(newest_writes(folder)) == {stage.name for stage in stages(ARMS)}
 

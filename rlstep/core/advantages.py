@@ -65,12 +65,18 @@ def group(
     group_size: int,
     discount: float,
     scale: Literal["none", "group"] = "none",
+    baseline: Literal["position", "all"] = "all",
 ) -> tuple[Tensor, Tensor]:
     """Advantages against the samples of the same problem, for process and outcome apart::
 
         G_k       = sum_{j >= k} discount^(j-k) r_j
-        process_k = G_k - mean of G over all steps of all samples of the group
+        process_k = G_k - b_k
         outcome   = outcome - mean outcome of the group
+
+    b_k is the mean of G over all steps of all samples of the group (baseline="all"), or over the group's k-th steps
+    alone ("position"). Against the mean of all steps, a hard step is below average whoever takes it, so the policy
+    learns to avoid it, by skipping it or doing an easier one; against the others' k-th steps it is compared with its
+    like, and where all do equally well there is no noise.
 
     The sum of both is a step's advantage (`spread_over_tokens`). discount=0 gives each step its own reward; 1 gives the
     sum over the steps from it on, as DeepSeekMath (2402.03300, 4.1.3), but centred after summing, not before.
@@ -81,6 +87,7 @@ def group(
         outcomes_B: (B,) outcome rewards.
         group_size: samples a problem; rows of a problem follow one another.
         discount: a step, in [0, 1].
+        baseline: "position" or "all", as above.
         scale: "group" divides both parts by one number, the standard deviation (dividing by n) of the whole advantage
             over the group's steps, where a sample without steps counts once, with its outcome part. One number for both
             keeps the weights that process and outcome rewards were given.
@@ -90,7 +97,7 @@ def group(
 
     Raises:
         ValueError: shapes differ, a mask has a gap, B is no multiple of group_size, group_size below 2 (nothing to
-            compare with), discount outside [0, 1], or an unknown scale.
+            compare with), discount outside [0, 1], or an unknown scale or baseline.
     """
     check_shapes(step_rewards_BS=step_rewards_BS, step_mask_BS=step_mask_BS)
     check_left_contiguous(step_mask_BS, "step_mask_BS")
@@ -103,11 +110,14 @@ def group(
         raise ValueError(f"discount={discount} must be in [0, 1].")
     if scale not in ("none", "group"):
         raise ValueError(f"unknown scale '{scale}'; choose none or group.")
+    if baseline not in ("position", "all"):
+        raise ValueError(f"unknown baseline '{baseline}'; choose position or all.")
 
     mask_BS = step_mask_BS.bool()
     zeros_BS = torch.zeros_like(step_rewards_BS)
     G_BS = _discounted_sums(torch.where(mask_BS, step_rewards_BS, zeros_BS), discount)
-    process_BS = torch.where(mask_BS, G_BS - _group_mean(G_BS, mask_BS, group_size), zeros_BS)
+    mean_of = _position_mean if baseline == "position" else _group_mean
+    process_BS = torch.where(mask_BS, G_BS - mean_of(G_BS, mask_BS, group_size), zeros_BS)
     outcome_B = outcomes_B - outcomes_B.view(-1, group_size).mean(dim=1).repeat_interleave(group_size)
     if scale == "none":
         return process_BS, outcome_B
@@ -126,6 +136,13 @@ def _group_mean(x_BS: Tensor, mask_BS: Tensor, group_size: int) -> Tensor:
     total_P = kept_BS.sum(dim=1).view(-1, group_size).sum(dim=1)
     count_P = mask_BS.sum(dim=1).view(-1, group_size).sum(dim=1)
     return (total_P / count_P.clamp_min(1)).repeat_interleave(group_size)[:, None]
+
+
+def _position_mean(x_BS: Tensor, mask_BS: Tensor, group_size: int) -> Tensor:
+    """(B, S): for each row and column the mean over its group's entries of that column under the mask; 0 for none."""
+    total_PS = torch.where(mask_BS, x_BS, torch.zeros_like(x_BS)).unflatten(0, (-1, group_size)).sum(dim=1)
+    count_PS = mask_BS.unflatten(0, (-1, group_size)).sum(dim=1)
+    return (total_PS / count_PS.clamp_min(1)).repeat_interleave(group_size, dim=0)
 
 
 def spread_over_tokens(

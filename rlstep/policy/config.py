@@ -28,6 +28,13 @@ class StepPPOConfig(GRPOConfig):
         default=0.0,
         metadata={"help": "group: how much of a later step's reward an earlier step is given; 0: each step its own."},
     )
+    step_baseline: Literal["position", "all"] = field(
+        default="position",
+        metadata={
+            "help": "group: a step is compared with the other samples' steps at its position (position) or with all of "
+            "their steps (all), which makes the policy avoid hard steps."
+        },
+    )
     gamma: float = field(default=1.0, metadata={"help": "gae: discount a token."})
     lam: float = field(default=0.95, metadata={"help": "gae: 0 trusts the critic one token ahead, 1 not at all."})
     whiten_advantages: bool = field(

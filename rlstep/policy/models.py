@@ -60,8 +60,8 @@ def check_prompt_lengths(lengths: dict[str, int], new_tokens: int, limit: int | 
     longest = max(lengths, key=lengths.__getitem__)
     if lengths[longest] + new_tokens > limit:
         raise UserError(
-            f"problem '{longest}': {lengths[longest]} prompt tokens and {new_tokens} new ones exceed the model's {limit}"
-            " positions. Drop the problem, lower the number of new tokens, or take a model with a longer context."
+            f"problem '{longest}': {lengths[longest]} prompt tokens and {new_tokens} new ones exceed the model's"
+            f" {limit} positions. Drop it, lower the number of new tokens, or take a model with a longer context."
         )
 
 

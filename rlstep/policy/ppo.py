@@ -145,7 +145,7 @@ def _reward_model(path: str, args: StepPPOConfig) -> RewardModel:
     try:
         return RewardModel.from_pretrained(path, device=args.device, trust_remote_code=args.trust_remote_code)
     finally:
-        if args.hf_deepspeed_config is not None:
+        if getattr(args, "hf_deepspeed_config", None) is not None:
             set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 

@@ -38,7 +38,9 @@ class SampleConfig:
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
         if self.temperature == 0 and self.n > 1:
-            raise UserError(f"temperature 0 gives one solution {self.n} times over; set n to 1, or temperature above 0.")
+            raise UserError(
+                f"temperature 0 gives one solution {self.n} times over; set n to 1, or temperature above 0."
+            )
 
 
 def sample(config: SampleConfig) -> dict:

@@ -150,6 +150,7 @@ class StepPPOTrainer(GRPOTrainer):
             group_size=size,
             discount=self.args.step_discount,
             scale=self.args.scale_rewards,
+            baseline=self.args.step_baseline,
         )
         # Steps that were not judged get the outcome's advantage alone.
         process_BS = pad(process_BS, (0, max(len(row.steps) for row in judged) - process_BS.shape[1]))

@@ -36,7 +36,9 @@ def test_an_adapter_is_merged_into_its_base(tiny_lm, tmp_path):
     get_peft_model(base, lora).save_pretrained(tmp_path)
     merged = load_policy(str(tmp_path))
     assert type(merged) is Qwen2ForCausalLM
-    weights = {name.split(".")[-2]: w for name, w in _tensors(tmp_path / "adapter_model.safetensors") if "layers.0" in name}
+    weights = {
+        name.split(".")[-2]: w for name, w in _tensors(tmp_path / "adapter_model.safetensors") if "layers.0" in name
+    }
     before = AutoModelForCausalLM.from_pretrained(tiny_lm).model.layers[0].self_attn
     after = merged.model.layers[0].self_attn
     # W + (alpha / r) B A
@@ -60,5 +62,7 @@ def test_prompts_must_leave_room():
     check_prompt_lengths(lengths, new_tokens=10, limit=40)
     check_prompt_lengths(lengths, new_tokens=10, limit=None)
     check_prompt_lengths({}, new_tokens=10, limit=4)
-    with pytest.raises(UserError, match="problem 'long': 30 prompt tokens and 11 new ones exceed the model's 40 positions"):
+    with pytest.raises(
+        UserError, match="problem 'long': 30 prompt tokens and 11 new ones exceed the model's 40 positions"
+    ):
         check_prompt_lengths(lengths, new_tokens=11, limit=40)

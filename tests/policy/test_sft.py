@@ -127,9 +127,7 @@ class Steps(TrainerCallback):
         self.seen.append(state.global_step)
 
 
-def test_a_killed_run_continues_from_its_checkpoint_to_the_same_weights(
-    options, arguments, model, tmp_path, callbacks
-):
+def test_a_killed_run_continues_from_its_checkpoint_to_the_same_weights(options, arguments, model, tmp_path, callbacks):
     def run(out: str, callback: TrainerCallback, resume: bool = False) -> dict[str, torch.Tensor]:
         callbacks[:] = [callback]
         args = arguments(output_dir=str(tmp_path / out), num_train_epochs=3, save_strategy="steps", save_steps=4)

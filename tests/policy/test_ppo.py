@@ -1,0 +1,203 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import wandb
+from safetensors.torch import load_file
+from transformers import set_seed
+from trl import ModelConfig
+
+from rlstep.policy.ppo import CURVE, PPOOptions, ppo
+from rlstep.policy.trainer import StepPPOTrainer
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.steps.records import Problem
+from rlstep.tasks.small import small_model
+from rlstep.verifiers.model import new_verifier
+
+
+@pytest.fixture
+def problems(task, tmp_path) -> str:
+    write_rows(tmp_path / "problems.jsonl", [asdict(p) for p in task.problems("train", 8, seed=0)])
+    return str(tmp_path / "problems.jsonl")
+
+
+@pytest.fixture
+def prm_path(tiny_lm, tokenizer, tmp_path) -> str:
+    set_seed(1)
+    new_verifier(tiny_lm, "prm").save_pretrained(tmp_path / "prm")
+    tokenizer.save_pretrained(tmp_path / "prm")
+    return str(tmp_path / "prm")
+
+
+@pytest.fixture
+def model(tiny_lm) -> ModelConfig:
+    return ModelConfig(tiny_lm, dtype="float32", use_peft=True, lora_r=4, lora_target_modules=["all-linear"])
+
+
+def curve(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / CURVE).read_text().splitlines()]
+
+
+# --- A run.
+
+
+@pytest.mark.parametrize("advantage", ["group", "gae"])
+def test_a_prm_drives_two_updates(advantage, problems, prm_path, model, arguments, tmp_path):
+    options = PPOOptions(problems, eval_problems=problems, reward="process", reward_model=prm_path)
+    metrics = ppo(
+        options, arguments(advantage=advantage, eval_strategy="steps", eval_steps=2, eval_on_start=True), model
+    )
+    out = tmp_path / "out"
+    weights = load_file(out / "adapter_model.safetensors")
+    assert all(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
+    assert (out / "critic.safetensors").is_file() == (advantage == "gae")
+
+    rows = curve(out)
+    assert [(row["update"], row["samples"]) for row in rows] == [(0, 0), (1, 4)]
+    assert all(0 <= row["clean_accuracy"] <= row["accuracy"] <= 1 for row in rows)
+    assert (metrics["samples"], metrics["accuracy"]) == (4, rows[-1]["accuracy"])
+
+    record = json.loads((out / "run.json").read_text())
+    assert (record["stage"], record["seed"], record["metrics"]) == ("ppo", 42, metrics)
+    assert record["config"]["reward_model"] == prm_path
+    assert (record["config"]["advantage"], record["config"]["lora_r"]) == (advantage, 4)
+    assert record["versions"]["trl"].startswith("1.16.")
+
+
+def test_process_rewards_come_from_the_prm(problems, prm_path, model, arguments, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(StepPPOTrainer, "train", lambda self, **_: seen.update(source=self.reward_source) or 1 / 0)
+    options = PPOOptions(
+        problems, reward="process", reward_model=prm_path, process_weight=2.0, outcome_weight=0.5, credit="clip",
+        credit_parameters='{"eta": 0.75}', first_error_threshold=0.25,
+    )  # fmt: skip
+    with pytest.raises(ZeroDivisionError):
+        ppo(options, arguments(), model)
+    source = seen["source"]
+    assert source.reward_model.kind == "prm"
+    assert (source.process_weight, source.outcome_weight, source.first_error_threshold) == (2.0, 0.5, 0.25)
+    assert (source.credit, source.credit_parameters) == ("clip", {"eta": 0.75})
+
+
+def test_a_killed_run_continues_and_repeats_no_row_of_its_curve(problems, model, arguments, tmp_path, monkeypatch):
+    options = PPOOptions(problems, eval_problems=problems, resume=True)
+    run = {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True}
+    run |= {"save_strategy": "steps", "save_steps": 4}
+
+    class Killed(Exception):
+        pass
+
+    step = StepPPOTrainer.training_step
+
+    def killed_at_five(self, *args, **kwargs):
+        if self.state.global_step == 5:
+            raise Killed
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepPPOTrainer, "training_step", killed_at_five)
+        with pytest.raises(Killed):
+            ppo(options, arguments(**run), model)
+    before = curve(tmp_path / "out")
+    assert [row["samples"] for row in before] == [0, 4, 8]
+    assert not (tmp_path / "out" / "run.json").exists()
+
+    ppo(options, arguments(**run), model)
+    after = curve(tmp_path / "out")
+    assert [row["samples"] for row in after] == [0, 4, 8, 12]
+    assert after[:3] == before
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(problems, model, arguments):
+    assert ppo(PPOOptions(problems, resume=True), arguments(), model)["samples"] == 4
+
+
+# --- wandb.
+
+
+def test_wandb_is_left_alone_unless_it_is_asked_for(problems, model, arguments, monkeypatch, tmp_path):
+    monkeypatch.setattr(wandb, "init", lambda *_, **__: pytest.fail("wandb.init was called"))
+    monkeypatch.chdir(tmp_path)
+    ppo(PPOOptions(problems), arguments(), model)
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_wandb_offline_leaves_a_run(problems, model, arguments, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    try:
+        ppo(PPOOptions(problems), arguments(report_to="wandb", run_name="two updates"), model)
+        assert wandb.run.name == "two updates"
+        assert wandb.run.summary["train/rewards/outcome/mean"] == 0.0
+    finally:
+        wandb.finish()
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert any(file.suffix == ".wandb" and file.stat().st_size > 0 for file in run.iterdir())
+
+
+# --- What is refused.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward": "process"}, "reward 'process' needs reward_model"),
+        ({"reward_model": "x"}, "reward 'outcome' uses no reward_model"),
+        ({"outcome_weight": 0.0}, "leaves nothing to learn from"),
+        ({"process_weight": 2.0}, "process_weight would do nothing"),
+        ({"credit": "delta"}, "credit would do nothing"),
+        ({"credit_parameters": {"eta": 1}}, "credit_parameters would do nothing"),
+        ({"first_error_threshold": 0.5}, "first_error_threshold would do nothing"),
+        ({"reward": "process", "reward_model": "x", "credit_parameters": "eta=0.7"}, "credit_parameters .*as JSON"),
+        ({"reward": "process", "reward_model": "x", "credit_parameters": "[1]"}, "credit_parameters .*as JSON"),
+    ],
+)
+def test_options_that_do_not_go_together(changes, message):
+    with pytest.raises(UserError, match=message):
+        PPOOptions("problems.jsonl", **changes)
+
+
+def test_an_evaluation_needs_problems(problems, model, arguments):
+    with pytest.raises(UserError, match="eval_strategy is 'steps' but eval_problems is not given"):
+        ppo(PPOOptions(problems), arguments(eval_strategy="steps", eval_steps=1), model)
+
+
+def test_missing_files_are_named(problems, model, arguments, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.jsonl: no such file"):
+        ppo(PPOOptions(str(tmp_path / "nowhere.jsonl")), arguments(), model)
+    with pytest.raises(UserError, match="model_name_or_path is missing"):
+        ppo(PPOOptions(problems), arguments(), ModelConfig(None))
+    with pytest.raises(UserError, match="no-prm"):
+        ppo(PPOOptions(problems, reward="process", reward_model=str(tmp_path / "no-prm")), arguments(), model)
+
+
+def test_an_orm_cannot_pay_steps(problems, model, arguments, tiny_lm, tokenizer, tmp_path):
+    new_verifier(tiny_lm, "orm").save_pretrained(tmp_path / "orm")
+    tokenizer.save_pretrained(tmp_path / "orm")
+    with pytest.raises(UserError, match="is an ORM"):
+        ppo(PPOOptions(problems, reward="process", reward_model=str(tmp_path / "orm")), arguments(), model)
+
+
+def test_a_prompt_longer_than_the_model_is_named(problems, arguments, tokenizer, tmp_path, model):
+    small_model(tokenizer, hidden_size=32, layers=1, heads=2, max_positions=24).save_pretrained(tmp_path / "short")
+    tokenizer.save_pretrained(tmp_path / "short")
+    with pytest.raises(UserError, match="problem 'arithmetic-train-0-.*exceed the model's 24 positions"):
+        ppo(PPOOptions(problems), arguments(), replace(model, model_name_or_path=str(tmp_path / "short")))
+
+
+def test_problems_of_another_task_are_refused_before_training(arguments, model, tmp_path):
+    write_rows(tmp_path / "other.jsonl", [asdict(Problem("p-1", "How many eggs?\n", "3"))])
+    with pytest.raises(UserError, match="problem 'p-1': not a prompt of the task arithmetic"):
+        ppo(PPOOptions(str(tmp_path / "other.jsonl")), arguments(), model)
+
+
+def test_gae_needs_an_adapter(problems, arguments, tiny_lm):
+    with pytest.raises(UserError, match="use_peft: true"):
+        ppo(PPOOptions(problems), arguments(advantage="gae"), ModelConfig(tiny_lm))
+
+
+def test_credit_parameters_reach_the_scheme(problems, prm_path, model, arguments):
+    options = PPOOptions(problems, reward="process", reward_model=prm_path, credit="clip")
+    with pytest.raises(UserError, match="'clip' needs 'eta'"):
+        ppo(options, arguments(), model)
