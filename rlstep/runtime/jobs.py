@@ -139,7 +139,7 @@ class _Display:
     def __init__(self, running: dict, logs: Path):
         self.running, self.logs = running, logs
         self.start = self.last = time.monotonic()
-        self.console = Console(stderr=True, soft_wrap=False)
+        self.console = Console(stderr=True)
         terminal = self.console.is_terminal
         self.live = Live(console=self.console, transient=True, refresh_per_second=4) if terminal else None
 
@@ -153,7 +153,7 @@ class _Display:
             self.live.stop()
 
     def end(self, name: str, seconds: float) -> None:
-        self.console.print(f"{self._clock()}  {name:<18} {seconds:6.1f} s", highlight=False)
+        self._print(f"{self._clock()}  {name:<18} {seconds:6.1f} s")
 
     def refresh(self) -> None:
         if self.live:
@@ -161,7 +161,10 @@ class _Display:
         elif time.monotonic() - self.last > LINE_EVERY_S:
             self.last = time.monotonic()
             for name in self.running:
-                self.console.print(f"{self._clock()}  {name} ... {self._state(name)}", highlight=False, markup=False)
+                self._print(f"{self._clock()}  {name} ... {self._state(name)}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))

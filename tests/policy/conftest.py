@@ -1,5 +1,6 @@
 """Trainers whose completions and judgements are set by hand, and the arguments of short runs."""
 
+import re
 from dataclasses import dataclass, replace
 
 import pytest
@@ -65,6 +66,8 @@ def lora():
 def scripted(tiny_lm, tokenizer, arguments, lora):
     """Makes a trainer that "samples" the given rows, a problem's two samples one after the other.
 
+    Newlines are tokens of their own, which the tokenizer itself would not make them: a policy may sample so.
+
     `trainer.batch()` is what the data hook gives to the loss for them, in the rows' order.
     """
     from datasets import Dataset
@@ -91,9 +94,11 @@ def scripted(tiny_lm, tokenizer, arguments, lora):
             processing_class=tokenizer,
             peft_config=replace(lora),
         )
+        pieces = [re.findall(r"[^\n]+|\n", row.text) for row in rows]
         ids = [
-            tokenizer(row.text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] * row.finished
-            for row in rows
+            [i for piece in line for i in tokenizer(piece, add_special_tokens=False)["input_ids"]]
+            + [tokenizer.eos_token_id] * row.finished
+            for line, row in zip(pieces, rows, strict=True)
         ]
         trainer._generate_single_turn = lambda *_: ([list(row) for row in ids], None)
         trainer.current_gradient_accumulation_steps = 1

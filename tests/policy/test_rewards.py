@@ -63,20 +63,20 @@ def test_sum_is_centred_unless_it_is_told_otherwise(task):
     assert paid == pytest.approx([0.0, -0.2, -0.5])
 
 
-def test_nothing_is_paid_after_the_first_error(task):
-    assert step_rewards(task, [0.9, 0.3, 0.9], first_error_threshold=0.5) == pytest.approx([0.8, -0.4, 0.0])
+def test_nothing_is_judged_after_the_first_error(task):
+    assert step_rewards(task, [0.9, 0.3, 0.9], first_error_threshold=0.5) == pytest.approx([0.8, -0.4])
     assert step_rewards(task, [0.9, 0.5, 0.9], first_error_threshold=0.5) == pytest.approx([0.8, 0.0, 0.8])
-    assert step_rewards(task, [0.1, 0.9, 0.9], first_error_threshold=0.5) == pytest.approx([-0.8, 0.0, 0.0])
+    assert step_rewards(task, [0.1, 0.9, 0.9], first_error_threshold=0.5) == pytest.approx([-0.8])
 
 
 @pytest.mark.parametrize(
     ("credit", "parameters", "expected"),
     [
         # p = 0.9, 0.3: the first error is the last step there is, so its reward is delta's 0
-        ("delta", {}, [0.9, 0.0, 0.0]),
+        ("delta", {}, [0.9, 0.0]),
         # p - 0.7, at most 0: 0, -0.4
-        ("clip_delta", {"eta": 0.7}, [0.0, 0.0, 0.0]),
-        ("progress", {"p0": 0.5}, [0.4, -0.6, 0.0]),
+        ("clip_delta", {"eta": 0.7}, [0.0, 0.0]),
+        ("progress", {"p0": 0.5}, [0.4, -0.6]),
     ],
 )
 def test_what_comes_after_the_first_error_does_not_leak(task, credit, parameters, expected):

@@ -16,7 +16,7 @@ from rlstep.tasks.small import small_model
 from rlstep.verifiers.model import new_verifier
 from rlstep.verifiers.scoring import RewardModel
 
-GROUP = {"advantage": "group"}
+GROUP = {"advantage": "group", "step_baseline": "all"}
 GAE = {"advantage": "gae", "gamma": 1.0, "lam": 0.5}
 
 
@@ -61,6 +61,18 @@ def test_group_advantages_by_hand(scripted, rows):
     expected = [
         [1.3, 1.3, -0.7, -0.7, 0.8, 0.8],
         [-0.2, -0.2, -0.7, -0.7, 0.0, 0.0],
+        [0.5, 0.5, 0.0, 0.0, 0.0, 0.0],
+        [-0.5, 0.0, 0.0, 0.0, 0.0, 0.0],
+    ]
+    torch.testing.assert_close(batch["advantages"], torch.tensor(expected))
+
+
+def test_group_advantages_against_the_steps_at_the_same_position(scripted, rows):
+    batch = scripted(rows, advantage="group").batch()
+    # Means of the first problem's first, second and third steps: 0.75, -0.5 and 0.5, which one sample alone has.
+    expected = [
+        [0.75, 0.75, 0.0, 0.0, 0.5, 0.5],
+        [-0.75, -0.75, 0.0, 0.0, 0.0, 0.0],
         [0.5, 0.5, 0.0, 0.0, 0.0, 0.0],
         [-0.5, 0.0, 0.0, 0.0, 0.0, 0.0],
     ]
@@ -214,6 +226,17 @@ def test_whitening_is_over_the_completions_tokens_alone(scripted, rows):
 
 
 # --- Odd completions.
+
+
+def test_steps_that_are_not_judged_have_the_outcomes_advantage_alone(scripted, rows):
+    """The first row's judgement ends with its second step, as after a first error."""
+    cut = changed(rows, 0, step_rewards=(1.0, -1.0))
+    # Four steps of mean 0.25.
+    expected = torch.tensor([1.25, 1.25, -0.75, -0.75, 0.5, 0.5])
+    torch.testing.assert_close(scripted(cut, **GROUP).batch()["advantages"][0], expected)
+    # r holds 1, -1 and, at <eos>, the outcome: nothing at the third step.
+    expected = torch.tensor([0.40625, 0.8125, -0.375, -0.75, 0.5, 1.0])
+    torch.testing.assert_close(scripted(cut, **GAE).batch()["advantages"][0], expected)
 
 
 @pytest.mark.parametrize("config", [GROUP, GAE])
