@@ -14,6 +14,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
+from transformers import set_seed
 
 from rlstep.runtime.rows import write_rows
 from rlstep.verifiers.model import new_verifier
@@ -30,6 +31,7 @@ pytestmark = [
 @pytest.fixture
 def options(task, tiny_lm, tokenizer, tmp_path) -> list[str]:
     """Two updates with a critic and a PRM's rewards."""
+    set_seed(1)
     new_verifier(tiny_lm, "prm").save_pretrained(tmp_path / "prm")
     tokenizer.save_pretrained(tmp_path / "prm")
     write_rows(tmp_path / "problems.jsonl", [asdict(p) for p in task.problems("train", 8, seed=0)])
