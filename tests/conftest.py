@@ -47,3 +47,16 @@ def gsm8k_dir() -> Path:
     if not (folder / "test.jsonl").is_file():
         pytest.skip("GSM8K is not on this machine; set RLSTEP_GSM8K to a folder with train.jsonl and test.jsonl")
     return folder
+
+
+@pytest.fixture
+def wandb_folder(tmp_path, monkeypatch) -> Path:
+    """Where wandb, switched to offline, leaves its runs; its process-wide settings are read afresh."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb.teardown()
+    yield tmp_path / "wandb"
+    wandb.teardown()

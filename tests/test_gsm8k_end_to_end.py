@@ -24,11 +24,11 @@ QUICK = {"use_cpu": "true", "disable_tqdm": "true", "dataloader_pin_memory": "fa
 POLICY = QUICK | {"bf16": "false", "gradient_checkpointing": "false", "dtype": "float32"}
 
 
-def stage(name: str, **options) -> dict:
+def stage(command: str, /, **options) -> dict:
     words = []
     for key, value in options.items():
         words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-    return run(name, words)
+    return run(command, words)
 
 
 def record(path: Path) -> dict:
@@ -39,10 +39,20 @@ def record(path: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def folder(gsm8k_dir, tmp_path_factory) -> Path:
-    """problems, a small model, and that model after a little imitation."""
+def published_rows(gsm8k_dir, tmp_path_factory) -> Path:
+    """A folder with the first short rows of each published file: with few merges a long one is beyond the model."""
+    folder = tmp_path_factory.mktemp("published")
+    for name in ("train.jsonl", "test.jsonl"):
+        lines = (gsm8k_dir / name).read_text(encoding="utf-8").splitlines()
+        write_rows(folder / name, [json.loads(line) for line in lines if len(line) < 400][:300])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(published_rows, tmp_path_factory) -> Path:
+    """Problems, a small model, and that model after a little imitation."""
     folder = tmp_path_factory.mktemp("gsm8k")
-    task = {"task": "gsm8k", "task_path": gsm8k_dir}
+    task = {"task": "gsm8k", "task_path": published_rows}
     stage("prepare", out=folder / "prepare", **task, train=4, rl=4, test=3, demonstrations=32)
     stage(
         "sft", model_name_or_path=folder / "prepare" / "model", data=folder / "prepare" / "demonstrations.jsonl",
@@ -58,7 +68,7 @@ def published(folder) -> list[Solution]:
 
 
 @pytest.fixture(scope="module")
-def verifiers(folder, gsm8k_dir, published) -> Path:
+def verifiers(folder, published_rows, published) -> Path:
     """Samples of the training problems, labelled, and a PRM and an ORM trained on them and on published solutions."""
     stage(
         "sample", model=folder / "sft", problems=folder / "prepare" / "problems-train.jsonl",
@@ -69,7 +79,7 @@ def verifiers(folder, gsm8k_dir, published) -> Path:
     write_rows(folder / "train" / "all.jsonl", (s.to_row() for s in [*samples, *published, *wrong]))
     stage(
         "label", data=folder / "train" / "all.jsonl", out=folder / "train" / "labelled.jsonl", task="gsm8k",
-        task_path=gsm8k_dir,
+        task_path=published_rows,
     )  # fmt: skip
     for kind in ("prm", "orm"):
         stage(
@@ -123,7 +133,7 @@ def test_samples_are_labelled_and_so_are_published_solutions(verifiers, publishe
     assert (metrics["rows"], metrics["accuracy"]) == (72, pytest.approx(32 / 72))
 
 
-def test_curves_of_published_solutions_among_samples(verifiers, gsm8k_dir):
+def test_curves_of_published_solutions_among_samples(verifiers, published_rows):
     test = {p.id: p for p in read_problems(verifiers / "prepare" / "problems-test.jsonl")}
     stage(
         "sample", model=verifiers / "sft", problems=verifiers / "prepare" / "problems-test.jsonl",
@@ -132,7 +142,7 @@ def test_curves_of_published_solutions_among_samples(verifiers, gsm8k_dir):
     solutions = read_solutions(verifiers / "test" / "samples.jsonl")
     assert len(solutions) == len(test) * SAMPLES
     texts = {}
-    for line in (gsm8k_dir / "test.jsonl").read_text().splitlines():
+    for line in (published_rows / "test.jsonl").read_text().splitlines():
         row = json.loads(line)
         texts[row["question"].strip()] = row["answer"]
     for solution in solutions:
@@ -142,7 +152,7 @@ def test_curves_of_published_solutions_among_samples(verifiers, gsm8k_dir):
 
     stage(
         "label", data=verifiers / "test" / "mixed.jsonl", out=verifiers / "test" / "labelled.jsonl", task="gsm8k",
-        task_path=gsm8k_dir,
+        task_path=published_rows,
     )  # fmt: skip
     source = "labelled"
     for kind in ("prm", "orm"):
@@ -167,10 +177,10 @@ def test_curves_of_published_solutions_among_samples(verifiers, gsm8k_dir):
     assert all(0 <= value <= 1 for name in ("prm", "orm", "majority") for value in curves[name]["mean"])
 
 
-def test_ppo_and_export(verifiers, gsm8k_dir):
+def test_ppo_and_export(verifiers, published_rows):
     problems = {"problems": "rl", "eval_problems": "test"}
     metrics = stage(
-        "ppo", model_name_or_path=verifiers / "sft", task="gsm8k", task_path=gsm8k_dir, reward="process",
+        "ppo", model_name_or_path=verifiers / "sft", task="gsm8k", task_path=published_rows, reward="process",
         reward_model=verifiers / "prm", advantage="gae", output_dir=verifiers / "ppo", use_peft="true", lora_r=4,
         lora_target_modules="all-linear", learning_rate=1e-2, beta=0.01, max_steps=2, logging_steps=1,
         per_device_train_batch_size=8, num_generations=4, max_completion_length=24, eval_strategy="steps", eval_steps=2,

@@ -54,6 +54,9 @@ class StepPPOConfig(GRPOConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.advantage == "gae" and self.ddp_find_unused_parameters is None:
+            # The critic runs beside the wrapped forward: a search for unused parameters there would find all of its.
+            self.ddp_find_unused_parameters = False
         faults = []
         if self.loss_type in SEQUENCE_LOSSES:
             faults.append(f"loss_type '{self.loss_type}' is written for one advantage a sequence; take dapo or dr_grpo")

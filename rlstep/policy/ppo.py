@@ -85,7 +85,7 @@ def ppo(options: PPOOptions, args: StepPPOConfig, model: ModelConfig) -> dict:
     problems = read_problems(options.problems)
     eval_problems = read_problems(options.eval_problems) if options.eval_problems else []
     if args.eval_strategy != "no" and not eval_problems:
-        raise UserError(f"eval_strategy is '{args.eval_strategy}' but eval_problems is not given.")
+        raise UserError(f"eval_strategy is '{args.eval_strategy.value}' but eval_problems is not given.")
     record = RunRecord("ppo", settings(options) | settings(args) | settings(model), args.output_dir, args.seed)
     with record:
         trainer = _trainer(options, args, model, problems, eval_problems)

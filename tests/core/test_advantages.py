@@ -175,3 +175,23 @@ def test_an_early_step_moves_early_tokens_and_others_by_the_mean_alone(discount)
     expected_BT = torch.full((2, 4), -0.2)
     expected_BT[0, :2] += 0.8
     torch.testing.assert_close(change_BT, expected_BT)
+
+
+def test_position_baseline_compares_a_step_with_its_like():
+    """By hand: at the first step the mean is 0.5, at the second -0.5; the third exists in one sample alone."""
+    rewards_BS = torch.tensor([[1.0, 0.0, 9.0], [0.0, -1.0, 5.0]])
+    mask_BS = torch.tensor([[True, True, False], [True, True, True]])
+    process_BS, outcome_B = group(rewards_BS, mask_BS, torch.zeros(2), 2, discount=0.0, baseline="position")
+    assert process_BS.tolist() == [[0.5, 0.5, 0.0], [-0.5, -0.5, 0.0]]
+    assert outcome_B.tolist() == [0.0, 0.0]
+
+
+def test_position_baseline_keeps_problems_apart():
+    rewards_BS = torch.tensor([[1.0], [0.0], [5.0], [3.0]])
+    process_BS, _ = group(rewards_BS, torch.ones(4, 1), torch.zeros(4), 2, discount=0.0, baseline="position")
+    assert process_BS.tolist() == [[0.5], [-0.5], [1.0], [-1.0]]
+
+
+def test_unknown_baseline_is_refused():
+    with pytest.raises(ValueError, match="baseline 'mean'"):
+        group(torch.zeros(2, 1), torch.ones(2, 1), torch.zeros(2), 2, discount=0.0, baseline="mean")

@@ -150,12 +150,9 @@ def test_metrics_and_record(tmp_path, hand):
     assert record["metrics"] == metrics
 
 
-def test_wandb_gets_an_offline_run_when_asked(tmp_path, hand, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
+def test_wandb_gets_an_offline_run_when_asked(tmp_path, hand, wandb_folder):
     run(tmp_path, hand, report_to="wandb", run_name="curves")
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert list(wandb_folder.glob("offline-run-*/*.wandb"))
 
 
 def test_wandb_is_not_touched_otherwise(tmp_path, hand, monkeypatch):

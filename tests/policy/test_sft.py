@@ -79,7 +79,7 @@ def test_the_loss_goes_down_and_a_plain_model_is_left(options, arguments, model,
     metrics = sft(options, arguments(num_train_epochs=4), model)
     losses, out = callbacks[0].seen, tmp_path / "out"
     assert len(losses) == 12
-    assert losses[-1] < 0.75 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
     assert metrics["demonstrations"] == 24
     assert metrics["train_loss"] == pytest.approx(sum(losses) / 12, abs=1e-3)
     record = json.loads((out / "run.json").read_text())

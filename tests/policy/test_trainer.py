@@ -231,9 +231,9 @@ def test_whitening_is_over_the_completions_tokens_alone(scripted, rows):
 def test_steps_that_are_not_judged_have_the_outcomes_advantage_alone(scripted, rows):
     """The first row's judgement ends with its second step, as after a first error."""
     cut = changed(rows, 0, step_rewards=(1.0, -1.0))
-    # Four steps of mean 0.25.
-    expected = torch.tensor([1.25, 1.25, -0.75, -0.75, 0.5, 0.5])
-    torch.testing.assert_close(scripted(cut, **GROUP).batch()["advantages"][0], expected)
+    # Four steps of mean 0.125.
+    expected = torch.tensor([1.375, 1.375, -0.625, -0.625, 0.5, 0.5])
+    torch.testing.assert_close(scripted(cut, **GROUP | {"step_baseline": "all"}).batch()["advantages"][0], expected)
     # r holds 1, -1 and, at <eos>, the outcome: nothing at the third step.
     expected = torch.tensor([0.40625, 0.8125, -0.375, -0.75, 0.5, 1.0])
     torch.testing.assert_close(scripted(cut, **GAE).batch()["advantages"][0], expected)

@@ -190,15 +190,13 @@ def test_a_model_with_other_labels_is_refused(tiny_lm, solutions, arguments):
         PRMTrainer(model, arguments(), solutions)
 
 
-def test_wandb_offline(tiny_lm, data, arguments, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+def test_wandb_offline(tiny_lm, data, arguments, wandb_folder):
     prm(VerifierConfig(tiny_lm, data, eval_data=data), arguments(report_to="wandb", max_steps=1))
     import wandb
 
     assert "eval/auroc" in wandb.run.summary.keys()  # noqa: SIM118 (a Summary is no mapping)
     wandb.finish()
-    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    assert list(wandb_folder.glob("offline-run-*"))
 
 
 def test_wandb_is_untouched_by_default(tiny_lm, data, arguments, monkeypatch):
