@@ -36,9 +36,10 @@ def wait_for(path: Path) -> None:
 
 
 def write(path: Path, *needed: Path) -> None:
-    """Writes a file; fails where one of `needed` is not there."""
+    """Writes a file, but not at once; fails where one of `needed` is not there."""
     for other in needed:
         other.read_text()
+    time.sleep(0.3)
     path.write_text(str(os.getpid()))
 
 
@@ -63,10 +64,11 @@ def after(path: Path, work) -> None:
 
 
 def linger(path: Path) -> None:
-    """Writes its process id, then lives on until it is killed."""
+    """Writes its process id, then lives on until it is killed, or else leaves a file behind."""
     path.with_name("pid").write_text(str(os.getpid()))
     path.with_name("pid").rename(path)
     time.sleep(PATIENCE_S)
+    path.with_name("outlived").touch()
 
 
 def alive(pid: int) -> bool:
@@ -162,6 +164,7 @@ def test_a_failure_ends_the_others_and_starts_no_more(run, tmp_path):
     with pytest.raises(UserError, match="bad: no"):
         run(*jobs)
     assert not alive(int(pid.read_text()))
+    assert not (tmp_path / "outlived").exists()
     assert not (tmp_path / "next").exists()
 
 

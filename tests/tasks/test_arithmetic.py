@@ -7,6 +7,7 @@ from rlstep.tasks.arithmetic import (
     LENGTHS,
     OPERATIONS,
     Arithmetic,
+    _split_of,
     buggy,
     read_problem,
     right,
@@ -143,6 +144,13 @@ def test_a_prompt_of_another_task_is_refused():
 def test_no_seeds_make_two_splits_overlap(seeds):
     drawn = {split: {p.prompt for seed in seeds for p in TASK.problems(split, 150, seed)} for split in TASK.splits}
     assert len(set().union(*drawn.values())) == sum(map(len, drawn.values()))
+
+
+def test_the_chain_alone_decides_between_train_and_test():
+    """Chance would hardly draw one chain twice, so that the splits do not overlap shows little by itself."""
+    for split in ("train", "test"):
+        chains = [read_problem(p.prompt) for seed in range(5) for p in TASK.problems(split, 40, seed)]
+        assert {_split_of(operations, start) for start, operations in chains} == {split}
 
 
 @pytest.mark.parametrize("split", TASK.splits)
