@@ -230,8 +230,8 @@ class StepPPOTrainer(GRPOTrainer):
 
     def _prepare_inputs(self, generation_batch):
         if self.model.training and self._buffered_inputs is None:
-            # TRL counts slices from 0 after a resume. From a checkpoint taken between a batch's updates, every later batch
-            # would come late by as many updates, and later checkpoints would fall inside batches too.
+            # TRL counts slices from 0 after a resume. From a checkpoint taken between a batch's updates it would then
+            # train on each batch's completions half as often as asked and skip the prompts of every second one.
             self._step = self.state.global_step * self.args.gradient_accumulation_steps
         return super()._prepare_inputs(generation_batch)
 
