@@ -9,7 +9,7 @@ from rlstep.commands import COMMANDS, run
 from rlstep.runtime.errors import UserError
 
 # These print what they find themselves.
-TALKATIVE = ("lab", "example", "report")
+TALKATIVE = ("lab", "example", "report", "data")
 
 
 def main(argv: list[str] | None = None) -> int:

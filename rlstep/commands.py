@@ -7,7 +7,10 @@ them. A stage's module is imported when it is called: the table itself needs nei
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from importlib import import_module
+from itertools import takewhile
 from typing import NamedTuple, get_type_hints
+
+from rlstep.runtime.errors import UserError
 
 
 class Command(NamedTuple):
@@ -16,11 +19,15 @@ class Command(NamedTuple):
     module: str
     function: str
     help: str
+    words: tuple[str, ...] = ()  # options that may be given as words, without their names, before the others
 
 
 COMMANDS = {
     "lab": Command("rlstep.lab", "lab", "The whole way, from problems to curves and a report, on CPU."),
     "example": Command("rlstep.tasks.example", "example", "Process beside outcome supervision, on a few sequences."),
+    "data": Command(
+        "rlstep.steps.data", "data", "Check, count and convert a data set of solutions.", ("format", "path")
+    ),
     "prepare": Command("rlstep.tasks.prepare", "prepare", "Write a task's problems, demonstrations and small model."),
     "sft": Command("rlstep.policy.sft", "sft", "Train a generator on demonstrations."),
     "sample": Command("rlstep.policy.sample", "sample", "Sample N solutions of every problem."),
@@ -58,8 +65,25 @@ def run(name: str, options: Sequence[str]) -> dict | None:
     parser = StrictParser(
         config_classes(name),
         prog=f"rlstep {name}",
-        usage=f"rlstep {name} [--config RECIPE.yaml] [--key value ...]",
+        usage=_usage(name),
         description=COMMANDS[name].help,
         epilog="A recipe's keys are the options' names; options on the command line override it.",
     )
-    return function_of(name)(*parser.parse(options))
+    return function_of(name)(*parser.parse(_named(COMMANDS[name].words, options)))
+
+
+def _usage(name: str) -> str:
+    named = f"rlstep {name} [--config RECIPE.yaml] [--key value ...]"
+    if not (words := COMMANDS[name].words):
+        return named
+    return f"rlstep {name} {' '.join(map(str.upper, words))} [--key value ...]\n       {named}"
+
+
+def _named(names: Sequence[str], options: Sequence[str]) -> list[str]:
+    """The options with their leading words named: `gsm8k x.jsonl --show 2` -> `--format gsm8k --path x.jsonl ...`."""
+    words = list(takewhile(lambda word: not word.startswith("-"), options))[: len(names)]
+    rest = list(options[len(words) :])
+    for name in names[: len(words)]:
+        if any(word.partition("=")[0] == f"--{name}" for word in rest):
+            raise UserError(f"the {name} is given as a word and as --{name}; give one of them.")
+    return [part for name, word in zip(names, words, strict=False) for part in (f"--{name}", word)] + rest

@@ -1,5 +1,7 @@
 """What the critic and the verifiers minimise, and how well a critic explains its returns."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,27 +39,77 @@ def clipped_value_loss(
     return loss, masked_mean((clipped_error_BT > error_BT).float(), mask_BT).detach()
 
 
-def step_label_loss(logits_N2: Tensor, targets_N: Tensor) -> Tensor:
-    """Binary cross-entropy over two label logits: mean of -(y log p(right) + (1 - y) log p(wrong)).
+def step_label_loss(logits_NV: Tensor, targets_N: Tensor, columns: Sequence[int] = (0, 1)) -> Tensor:
+    """Cross-entropy of step labels: mean of -(y log p(right) + (1 - y) log p(wrong)), or of -log p(neutral).
+
+    p is the softmax over all V columns. A classification head has the classes' columns alone; a language model's head
+    has the vocabulary's, and the label tokens' are picked from it (Lightman et al., 2305.20050, section 2.6).
 
     Args:
-        logits_N2: (N, 2); column 0 stands for wrong, column 1 for right.
-        targets_N: (N,) y in [0, 1]; values between are soft labels (the fraction of rollouts that reached the answer).
+        logits_NV: (N, V).
+        targets_N: (N,) y in [0, 1], where values between are soft labels (the share of rollouts that reached the
+            answer); 2 stands for neutral.
+        columns: where wrong, right (and neutral) stand among the V.
 
     Raises:
-        ValueError: shapes do not fit, N is 0, or a target is outside [0, 1] (an ignore value that was not dropped).
+        ValueError: shapes do not fit, N is 0, or a target is none of these (an ignore value that was not dropped, or
+            neutral without a column).
     """
-    if logits_N2.dim() != 2 or logits_N2.shape[1] != 2 or targets_N.shape != logits_N2.shape[:1]:
+    if logits_NV.dim() != 2 or logits_NV.shape[1] <= max(columns) or targets_N.shape != logits_NV.shape[:1]:
         raise ValueError(
-            f"logits {tuple(logits_N2.shape)} and targets {tuple(targets_N.shape)}; expected (N, 2) and (N,)."
+            f"logits {tuple(logits_NV.shape)} and targets {tuple(targets_N.shape)}; expected (N, V) and (N,), with V "
+            f"above {max(columns)}."
         )
     if not len(targets_N):
         raise ValueError("no labelled steps in this batch; drop rows without labels before batching.")
-    if not ((targets_N >= 0) & (targets_N <= 1)).all():
+    neutral_N = targets_N == 2
+    if len(columns) < 3 and neutral_N.any():
+        raise ValueError("a target is 2 (neutral), but the head has two classes; use three, or another label policy.")
+    if not (neutral_N | ((targets_N >= 0) & (targets_N <= 1))).all():
         raise ValueError("targets must lie in [0, 1]; drop steps without a label instead of marking them with -100.")
-    logp_N2 = torch.log_softmax(logits_N2.float(), dim=1)
-    targets_N = targets_N.to(logp_N2)
-    return -(targets_N * logp_N2[:, 1] + (1 - targets_N) * logp_N2[:, 0]).mean()
+    logp_NK = torch.log_softmax(logits_NV.float(), dim=1)[:, list(columns)]
+    targets_N = targets_N.to(logp_NK)
+    logp_N = targets_N * logp_NK[:, 1] + (1 - targets_N) * logp_NK[:, 0]
+    if len(columns) == 3:
+        logp_N = torch.where(neutral_N, logp_NK[:, 2], logp_N)
+    return -logp_N.mean()
+
+
+def pairwise_loss(margins_N: Tensor) -> Tensor:
+    """Bradley-Terry loss of pairs: mean of -log sigmoid(m_right - m_wrong) (Ouyang et al., 2203.02155, equation 1).
+
+    Args:
+        margins_N: (N,) scores, a right solution's and then a wrong one's of the same problem, pair by pair.
+
+    Raises:
+        ValueError: N is odd or 0.
+    """
+    if margins_N.dim() != 1 or len(margins_N) == 0 or len(margins_N) % 2:
+        raise ValueError(f"margins {tuple(margins_N.shape)}; expected (N,) with pairs of right and wrong in turn.")
+    return -torch.nn.functional.logsigmoid(margins_N[0::2].float() - margins_N[1::2].float()).mean()
+
+
+def right_log_odds(logits_NK: Tensor, neutral: str = "positive") -> Tensor:
+    """(N,) log-odds of "right" from class logits; their sigmoid is the probability.
+
+    Args:
+        logits_NK: (N, 2) of wrong and right, or (N, 3) with neutral behind them.
+        neutral: what the third class counts as: "positive", p = p_right + p_neutral; "negative", p = p_right (both in
+            Lightman et al., 2305.20050, appendix F); "ignore", p = p_right / (p_right + p_wrong).
+
+    Raises:
+        ValueError: another number of classes, or an unknown `neutral`.
+    """
+    if logits_NK.dim() != 2 or logits_NK.shape[1] not in (2, 3):
+        raise ValueError(f"logits {tuple(logits_NK.shape)}; expected (N, 2) or (N, 3).")
+    if neutral not in ("positive", "negative", "ignore"):
+        raise ValueError(f"neutral is '{neutral}'; choose positive, negative or ignore.")
+    wrong_N, right_N, *rest = logits_NK.float().unbind(dim=1)
+    if rest and neutral == "positive":
+        right_N = torch.logaddexp(right_N, rest[0])
+    elif rest and neutral == "negative":
+        wrong_N = torch.logaddexp(wrong_N, rest[0])
+    return right_N - wrong_N
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -12,13 +12,13 @@ T = TypeVar("T")
 LINE_EVERY_S = 15.0
 
 
-def track(items: Iterable[T], what: str, total: int, done: int = 0, weight=lambda _: 1) -> Iterator[T]:
+def track(items: Iterable[T], what: str, total: int | None, done: int = 0, weight=lambda _: 1) -> Iterator[T]:
     """Yields `items`, showing progress on stderr.
 
     Args:
         items: what is worked on.
         what: a few words before the bar.
-        total: the whole work, in the unit of `weight`.
+        total: the whole work, in the unit of `weight`; None where it is not known.
         done: work done in an earlier run.
         weight: an item's share of `total`.
     """
@@ -42,4 +42,4 @@ def _plain(items, what, total, done, weight):
         now = time.monotonic()
         if now - last > LINE_EVERY_S:
             last = now
-            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+            print(f"{what}: {done}" + ("" if total is None else f"/{total}"), file=sys.stderr, flush=True)

@@ -16,7 +16,18 @@ import rlstep
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_json
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "deepspeed", "wandb", "math-verify")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "pyarrow",
+    "deepspeed",
+    "wandb",
+    "math-verify",
+)
 RECORD = "run.json"
 
 

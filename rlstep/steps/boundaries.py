@@ -1,30 +1,138 @@
-"""Where steps begin and end in a text, as character spans.
+r"""Where steps begin and end in a text, as character spans.
 
-The line rule of "Let's Verify Step by Step" (section 2.4: one step a line). A step's closing newlines belong to it:
-only they show that the step is over ("1" may still become "12"), so its last token is the place where a reward model
-is asked and where the policy is paid.
+    line        the rule of "Let's Verify Step by Step" (section 2.4): one step a line
+    blank_line  one step a paragraph
+    tag         a step ends with a tag that the model writes, such as "ки" or "<extra_0>"
+    heading     a step begins with a line such as "Step 3:", "**Step 3**" or "### Step 3"
+    sentence    one step a sentence, LaTeX left whole (`rlstep.steps.sentences`)
+
+Whatever the rule, steps are in order, none is blank, and together they cover the text from its first visible line on.
+What closes a step belongs to it, newlines and tags: only they show that the step is over ("1" may still become "12"),
+so its last token is the place where a reward model is asked and where the policy is paid. The space between two
+sentences belongs to the second, because most tokenizers make it a part of the next word.
 """
 
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+from rlstep.runtime.errors import UserError
 from rlstep.steps.records import Span
+from rlstep.steps.sentences import sentence_ends
+
+Rule = Literal["line", "blank_line", "tag", "heading", "sentence"]
+
+_LINE_END = re.compile(r"\n")
+_BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
+# "Step 3 of the proof" is prose: behind the number stands a mark, the end of the emphasis, or the end of the line.
+# Behind "###" it may be any word.
+_HEADING = re.compile(
+    r"""^[^\S\n]*(?:[-*+>][^\S\n]+)?
+    (?: \#{1,6}[^\S\n]*[*_]{0,3}step[^\S\n]+\d+\b
+      | [*_]{0,3}step[^\S\n]+\d+(?:[.\u2013-]\d+)*[^\S\n]*
+        (?: [:)*_] | \.(?!\d) | [-\u2013\u2014](?=\s|$) | $ )
+    )""",
+    re.MULTILINE | re.IGNORECASE | re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class Boundary:
+    r"""What a step is. It is stored in a verifier's checkpoint: what a score means depends on it.
+
+    Attributes:
+        rule: line, blank_line, tag, heading or sentence.
+        tag: the text that ends a step, for the rule "tag" alone.
+
+    Raises:
+        UserError: an unknown rule, the rule "tag" without a tag, or a tag for another rule.
+
+    >>> Boundary("tag", "ки").split("7 + 3 = 10 ки\nSo 10 ки")
+    [(0, 13), (13, 22)]
+    """
+
+    rule: Rule = "line"
+    tag: str | None = None
+
+    def __post_init__(self):
+        if self.rule not in get_args(Rule):
+            raise UserError(f"boundary rule is {self.rule!r}; choose one of {', '.join(get_args(Rule))}.")
+        if self.rule == "tag" and not (isinstance(self.tag, str) and self.tag):
+            raise UserError(f'boundary rule "tag" needs the text that ends a step, got {self.tag!r}; for example "ки".')
+        if self.rule != "tag" and self.tag is not None:
+            raise UserError(
+                f"boundary tag is {self.tag!r}, but rule '{self.rule}' has none; leave it out, or take rule tag."
+            )
+
+    def split(self, text: str) -> list[Span]:
+        """The spans of the steps of `text`; none where it has no visible character."""
+        match self.rule:
+            case "line":
+                return line_steps(text)
+            case "blank_line":
+                ends = [found.end() for found in _BLANK_LINES.finditer(text)]
+            case "tag":
+                ends = _tag_ends(text, self.tag)
+            case "heading":
+                ends = [found.start() for found in _HEADING.finditer(text)]
+            case "sentence":
+                ends = sentence_ends(text)
+        return _cover(text, ends)
+
+    def to_dict(self) -> dict[str, str | None]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: dict) -> "Boundary":
+        """The boundary that `to_dict` described.
+
+        Raises:
+            UserError: no such dictionary, or one that `Boundary` does not admit.
+        """
+        if not isinstance(found, dict) or not set(found) <= {"rule", "tag"}:
+            raise UserError(f"a step boundary is stored as {{'rule': ..., 'tag': ...}}, found {found!r}.")
+        return cls(**found)
 
 
 def line_steps(text: str) -> list[Span]:
-    """Spans of the non-blank lines of `text`; together with blank stretches before the first they cover it.
+    """Spans of the non-blank lines of `text`; together with blank lines before the first they cover it.
 
     >>> line_steps("7 + 3 = 10\\n\\nAnswer: 10")
     [(0, 12), (12, 22)]
     >>> line_steps(" \\n")
     []
     """
+    return _cover(text, (found.end() for found in _LINE_END.finditer(text)))
+
+
+def _cover(text: str, ends: Iterable[int]) -> list[Span]:
+    """Spans that end at `ends`, in order, and at the text's end; a blank one is a part of the step before it."""
+    visible = len(text) - len(text.lstrip())
+    if visible == len(text):
+        return []
+    begin = text.rfind("\n", 0, visible) + 1
     spans: list[Span] = []
-    position = 0
-    while position < len(text):
-        end = text.find("\n", position)
-        end = len(text) if end < 0 else end + 1
-        if text[position:end].strip():
-            spans.append((position, end))
-        elif spans:
-            # A blank line closes the step before it: its characters belong to that step.
+    for end in (*ends, len(text)):
+        if text[begin:end].strip():
+            spans.append((begin, end))
+        elif spans and end > begin:
             spans[-1] = (spans[-1][0], end)
-        position = end
+        else:
+            continue
+        begin = end
     return spans
+
+
+def _tag_ends(text: str, tag: str) -> list[int]:
+    """Where tags end steps. Tags in a row end one step: writing them alone makes no further step."""
+    ends: list[int] = []
+    begin, found = 0, text.find(tag)
+    while found >= 0:
+        end = found + len(tag)
+        if text[begin:found].strip():
+            ends.append(end)
+        elif ends:
+            ends[-1] = end
+        begin, found = end, text.find(tag, end)
+    return ends

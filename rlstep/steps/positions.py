@@ -5,17 +5,21 @@ token the number of characters of the text that are complete once it has been re
 token with which the step's last character is complete. Text that is tokenised (verifiers) gets its token ends from the
 tokenizer's offsets; tokens that a policy sampled get them from decoding, because tokenising the decoded text again
 need not give the same tokens.
+
+The offsets must be those of the text itself, which fast tokenizers give whatever they normalise (NFKC, lower case,
+stripped spaces). Where characters leave no token at all, their step ends with the token before them.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.records import Span
 
 REPLACEMENT = "\ufffd"
+PENDING = 16  # tokens; a character has at most four bytes, so what is still broken after them stays broken
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,13 @@ def encode_batch(
 
     Args:
         tokenizer: a fast Hugging Face tokenizer (offsets are needed).
-        prompts: the text before each completion; gets the tokenizer's usual special tokens.
+        prompts: the text before each completion; gets the special tokens that the tokenizer puts before a text, not
+            those that it closes one with.
         completions: the texts that the steps are spans of.
         steps: for each completion its character spans, in order.
 
     Raises:
-        UserError: the tokenizer is a slow one.
+        UserError: the tokenizer is a slow one, or makes no token of a completion that has steps.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -61,19 +66,57 @@ def encode_batch(
         return []
     # Many completions share a prompt: each is tokenised once. Lengths are the caller's business, hence no warning here.
     unique = list(dict.fromkeys(prompts))
-    prompt_ids = dict(zip(unique, tokenizer(unique, verbose=False)["input_ids"], strict=True))
+    prompt_ids = dict(zip(unique, _open_ids(tokenizer, unique), strict=True))
     coded = tokenizer(list(completions), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    rows = zip(prompts, coded["input_ids"], coded["offset_mapping"], steps, strict=True)
+    rows = zip(prompts, completions, coded["input_ids"], coded["offset_mapping"], steps, strict=True)
     encoded = []
-    for prompt, completion_ids, offsets, spans in rows:
+    for prompt, completion, ids, offsets, spans in rows:
+        if spans and not ids:
+            raise UserError(
+                f"{type(tokenizer).__name__} makes no token of the completion {completion[:60]!r}, so its step has no "
+                "place to be asked at. Leave the row out, or take a verifier whose tokenizer drops no characters."
+            )
         before = prompt_ids[prompt]
-        # A tokenizer that closes every text with a special token would put it between prompt and completion.
-        if before and before[-1] == tokenizer.eos_token_id:
-            before = before[:-1]
-        n = len(before)
-        step_ends = [n + index for index in step_tokens(token_ends_from_offsets(offsets), spans)]
-        encoded.append(Encoded(before + completion_ids, n, step_ends))
+        step_ends = [len(before) + index for index in step_tokens(token_ends_from_offsets(offsets), spans)]
+        encoded.append(Encoded(before + ids, len(before), step_ends))
     return encoded
+
+
+def _open_ids(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Tokens of texts that go on: without the special tokens that the tokenizer closes a text with."""
+    coded = tokenizer(texts, return_special_tokens_mask=True, verbose=False)
+    opened = []
+    # The mask marks what the tokenizer added: a special token that the text itself ends with stays.
+    for ids, added in zip(coded["input_ids"], coded["special_tokens_mask"], strict=True):
+        if all(added):
+            # An empty text: nothing parts the tokens before it from those behind it.
+            closing = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {tokenizer.bos_token_id}
+            opened.append([token for token in ids if token not in closing])
+        else:
+            opened.append(ids[: len(ids) - added[::-1].index(0)])
+    return opened
+
+
+def fit(encoded: Encoded, max_length: int) -> tuple[Encoded, int]:
+    """Drops the steps that end beyond `max_length` tokens, whole: no token of a step is left without its end.
+
+    Args:
+        encoded: a row.
+        max_length: tokens of prompt and completion together.
+
+    Returns:
+        The row as it is where it fits; otherwise its first tokens, up to the last step's end where steps were dropped
+        (without any step, up to the prompt's end or `max_length`). And how many steps were dropped.
+    """
+    if max_length < 1:
+        raise ValueError(f"max_length is {max_length}; it must be at least 1.")
+    if len(encoded.ids) <= max_length:
+        return encoded, 0
+    kept = [end for end in encoded.step_ends if end < max_length]
+    dropped = len(encoded.step_ends) - len(kept)
+    prompt_length = min(encoded.prompt_length, max_length)
+    stop = max_length if not dropped else kept[-1] + 1 if kept else prompt_length
+    return replace(encoded, ids=encoded.ids[:stop], prompt_length=prompt_length, step_ends=kept), dropped
 
 
 def token_ends_from_offsets(offsets: list[Span]) -> list[int]:
@@ -87,45 +130,62 @@ def token_ends_from_offsets(offsets: list[Span]) -> list[int]:
     [1, 1, 2, 6, 9]
     """
     ends = [end for _, end in offsets]
-    for index in range(len(offsets) - 1):
+    following = None  # where the first character begins that a later token has a part of
+    for index in reversed(range(len(offsets))):
         start, end = offsets[index]
-        next_start, next_end = offsets[index + 1]
-        if end > start and next_end > next_start:
-            ends[index] = next_start
+        if following is not None:
+            next_start, next_end = offsets[index + 1]
+            ends[index] = following if next_end > next_start else min(end, following)
+        # A token without characters (a space that the tokenizer put there, or trimmed) says nothing of where it is.
+        if end > start:
+            following = start
     # Pieces of pieces: what is complete never shrinks from one token to the next.
-    for index in range(1, len(ends)):
-        ends[index] = max(ends[index], ends[index - 1])
-    return ends
+    return list(accumulate(ends, max))
 
 
 def token_ends_from_ids(tokenizer, ids: list[int]) -> list[int]:
     """Token ends of sampled tokens in `tokenizer.decode(ids, skip_special_tokens=True)`.
 
-    A character split over tokens is complete with its last one; special tokens add nothing. Where the tokens' own texts
-    make up the whole, their lengths are added; otherwise (split characters, spaces that depend on the neighbours) the
-    text is decoded in a sliding window from the last place where it was whole. Both are linear in the number of tokens.
+    A character split over tokens is complete with its last one; special tokens add nothing. Bytes that are no character
+    are complete with the token that shows it. Where the tokens' own texts make up the whole, their lengths are added;
+    otherwise (split characters, spaces that depend on the neighbours) the text is decoded in a sliding window from the
+    last place where it was whole. Both are linear in the number of tokens. Where the window does not arrive at the
+    whole text's length (broken bytes can turn a long run of byte tokens before them into replacement characters), every
+    prefix is decoded, which is quadratic.
     """
     unique = list(dict.fromkeys(ids))
     pieces = dict(zip(unique, tokenizer.batch_decode([[i] for i in unique], skip_special_tokens=True), strict=True))
-    text = "".join(pieces[i] for i in ids)
-    if REPLACEMENT not in text and text == tokenizer.decode(ids, skip_special_tokens=True):
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    if REPLACEMENT not in text and text == "".join(pieces[i] for i in ids):
         return list(accumulate(len(pieces[i]) for i in ids))
-    return _token_ends_by_window(tokenizer, ids)
+    ends, length = _token_ends_by_window(tokenizer, ids)
+    return ends if length == len(text) else _token_ends_by_prefix(tokenizer, ids, text)
 
 
-def _token_ends_by_window(tokenizer, ids: list[int]) -> list[int]:
+def _token_ends_by_window(tokenizer, ids: list[int]) -> tuple[list[int], int]:
+    """A token adds what the text since the place before the last whole one grows by. Also, the text's length so far."""
     ends: list[int] = []
-    window, read, length = 0, 0, 0
-
-    def text(start: int, stop: int) -> str:
-        return tokenizer.decode(ids[start:stop], skip_special_tokens=True)
-
+    window, read, length, grown, before = 0, 0, 0, 0, ""
     for index in range(len(ids)):
-        before, now = text(window, read), text(window, index + 1)
-        if len(now) > len(before) and not now.endswith(REPLACEMENT):
-            length += len(now) - len(before)
-            window, read = read, index + 1
-        ends.append(length)
+        now = tokenizer.decode(ids[window : index + 1], skip_special_tokens=True)
+        grown = length + len(now) - len(before)
+        # Replacement characters at the end may be a character's first bytes.
+        whole = now.rstrip(REPLACEMENT)
+        ends.append(grown - len(now) + len(whole) if whole else 0)
+        if grown > length and (whole == now or index - read >= PENDING):
+            window, read, length = read, index + 1, grown
+            before = tokenizer.decode(ids[window:read], skip_special_tokens=True)
+    return list(accumulate(ends, max)), grown
+
+
+def _token_ends_by_prefix(tokenizer, ids: list[int], text: str) -> list[int]:
+    """How much of `text` the decoding of each prefix shows."""
+    ends, shown = [], 0
+    for index in range(len(ids)):
+        now = tokenizer.decode(ids[: index + 1], skip_special_tokens=True).rstrip(REPLACEMENT)
+        while shown < min(len(now), len(text)) and now[shown] == text[shown]:
+            shown += 1
+        ends.append(shown)
     return ends
 
 

@@ -1,4 +1,4 @@
-"""The two records that travel through every stage, in memory and on disk (JSONL, same field names).
+"""The two records that travel through every stage, in memory and on disk (JSONL or Parquet, same field names).
 
 An example row of a scored `Solution` file (wrapped here; one line on disk)::
 
@@ -10,12 +10,13 @@ An example row of a scored `Solution` file (wrapped here; one line on disk)::
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from rlstep.runtime.errors import DataError
-from rlstep.runtime.rows import read_rows
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.steps.sources import Row, iter_rows
 
 Span = tuple[int, int]
 
@@ -50,6 +51,8 @@ class Solution:
         correct: whether the answer is right.
         scores: by verifier name, one value a step: its probability that the step is right (PRM) or, read at the
             step's end, that the final answer will be right (ORM).
+        neutral: indices of the steps that were rated neutral, neither right nor wrong; their label is None.
+        tree: solutions with the same value branch off one labelled trajectory and share their beginnings.
     """
 
     problem_id: str
@@ -63,6 +66,8 @@ class Solution:
     answer: str | None = None
     correct: bool | None = None
     scores: dict[str, list[float]] = field(default_factory=dict)
+    neutral: list[int] | None = None
+    tree: str | None = None
 
     @property
     def step_texts(self) -> list[str]:
@@ -74,7 +79,8 @@ class Solution:
         return bool(self.correct) and bool(self.labels) and all(label == 1 for label in self.labels)
 
     def to_row(self) -> dict:
-        return asdict(self)
+        """The fields by name, for a file: as `dataclasses.asdict`, but without copies of the lists."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 _REQUIRED = {
@@ -118,6 +124,8 @@ _OPTIONAL = {
             lambda v: v is None or _is_list_of(_is_label, v),
             "a list of labels from 0 to 1 or null each, or null",
         ),
+        "neutral": (lambda v: v is None or _is_list_of(_is_int, v), "a list of step indices or null"),
+        "tree": (lambda v: v is None or isinstance(v, str), "text or null"),
         "answer": (lambda v: v is None or isinstance(v, str), "text or null"),
         "correct": (lambda v: v is None or isinstance(v, bool), "true, false or null"),
         "scores": (_are_scores, "a mapping of names to lists of finite numbers"),
@@ -125,30 +133,32 @@ _OPTIONAL = {
 }
 
 
-def _from_row(kind: type, row: dict, path, number: int):
+def _from_row(kind: type, row: Row):
+    path, number, values = row
     for name, wanted in _REQUIRED[kind].items():
-        if name not in row:
+        if name not in values:
             raise DataError(path, number, name, f"missing; a {kind.__name__} row needs it.")
-        if not isinstance(row[name], wanted):
-            raise DataError(path, number, name, f"expected {wanted.__name__}, found {type(row[name]).__name__}.")
+        if not isinstance(values[name], wanted):
+            raise DataError(path, number, name, f"expected {wanted.__name__}, found {type(values[name]).__name__}.")
     known = {f.name for f in fields(kind)}
-    unknown = sorted(set(row) - known)
+    unknown = sorted(set(values) - known)
     if unknown:
         raise DataError(path, number, unknown[0], f"unknown field; a {kind.__name__} row has {sorted(known)}.")
     for name, (holds, wanted) in _OPTIONAL[kind].items():
-        if name in row and not holds(row[name]):
-            raise DataError(path, number, name, f"expected {wanted}, found {_shown(row[name])}.")
-    return kind(**row)
+        if name in values and not holds(values[name]):
+            raise DataError(path, number, name, f"expected {wanted}, found {shown(values[name])}.")
+    return kind(**values)
 
 
-def _shown(value) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+def shown(value) -> str:
+    """A value as an error message shows it: JSON, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:60] + "..."
 
 
 def _check_steps(solution: Solution, path, number: int) -> None:
     if solution.steps is None:
-        for name in ("labels", "scores"):
+        for name in ("labels", "neutral", "scores"):
             if getattr(solution, name):
                 raise DataError(path, number, name, "given without 'steps'.")
         return
@@ -161,35 +171,68 @@ def _check_steps(solution: Solution, path, number: int) -> None:
     for name, values in {"labels": solution.labels, **{f"scores.{k}": v for k, v in solution.scores.items()}}.items():
         if values is not None and len(values) != len(solution.steps):
             raise DataError(path, number, name, f"{len(values)} values for {len(solution.steps)} steps.")
+    _check_neutral(solution, path, number)
+
+
+def _check_neutral(solution: Solution, path, number: int) -> None:
+    if solution.neutral and solution.labels is None:
+        raise DataError(path, number, "neutral", "given without 'labels'.")
+    last = -1
+    for step in solution.neutral or ():
+        if not last < step < len(solution.steps):
+            problem = f"{step} is out of order or no index of {len(solution.steps)} steps; they rise, from 0."
+            raise DataError(path, number, "neutral", problem)
+        if solution.labels[step] is not None:
+            label = shown(solution.labels[step])
+            raise DataError(path, number, "neutral", f"step {step} is neutral, but its label is {label}, not null.")
+        last = step
 
 
 def read_problems(path: str | Path) -> list[Problem]:
-    """All problems of a JSONL file; a malformed row or a repeated id is a DataError."""
+    """All problems of a file or of a folder of shards; a malformed row or a repeated id is a DataError."""
     problems, seen = [], {}
-    for number, row in read_rows(path):
-        problem = _from_row(Problem, row, path, number)
+    for row in iter_rows(path):
+        problem = _from_row(Problem, row)
         if problem.id in seen:
-            raise DataError(path, number, "id", f"'{problem.id}' stands in row {seen[problem.id]} already.")
-        seen[problem.id] = number
+            raise DataError(row.source, row.number, "id", f"'{problem.id}' stands in {seen[problem.id]} already.")
+        seen[problem.id] = f"row {row.number}" if row.source == str(path) else f"{row.source}, row {row.number}"
         problems.append(problem)
     return problems
 
 
+def solution_of(row: Row) -> Solution:
+    """The solution that a row of our own format holds; a malformed one is a DataError."""
+    solution = _from_row(Solution, row)
+    _check_steps(solution, row.source, row.number)
+    return solution
+
+
 def iter_solutions(path: str | Path, need: tuple[str, ...] = ()) -> Iterator[Solution]:
-    """Yields the solutions of a JSONL file, one at a time.
+    """Yields the solutions of a JSONL or Parquet file, or of a folder of such shards, one at a time.
 
     Args:
-        path: the file.
+        path: the file or folder.
         need: fields that must not be null for the caller's purpose, for example ("steps", "labels").
     """
-    for number, row in read_rows(path):
-        solution = _from_row(Solution, row, path, number)
-        _check_steps(solution, path, number)
+    for row in iter_rows(path):
+        solution = solution_of(row)
         for name in need:
             if getattr(solution, name) is None:
-                raise DataError(path, number, name, "is null; run `rlstep label` on this file first.")
+                raise DataError(row.source, row.number, name, "is null; run `rlstep label` on this file first.")
         yield solution
 
 
 def read_solutions(path: str | Path, need: tuple[str, ...] = ()) -> list[Solution]:
     return list(iter_solutions(path, need))
+
+
+def write_solutions(path: str | Path, solutions: Iterable[Solution]) -> int:
+    """Writes a `.jsonl` or `.parquet` file, atomically and a batch at a time; returns the number of solutions."""
+    path, rows = Path(path), (solution.to_row() for solution in solutions)
+    if path.suffix == ".jsonl":
+        return write_rows(path, rows)
+    if path.suffix == ".parquet":
+        from rlstep.steps.parquet import write_parquet
+
+        return write_parquet(path, rows)
+    raise UserError(f"{path}: solutions are written to a file whose name ends in .jsonl or .parquet.")

@@ -4,9 +4,9 @@ from importlib import import_module
 
 _LAZY = {
     "RewardModel": "rlstep.verifiers.scoring",
-    "PRMTrainer": "rlstep.verifiers.train",
-    "ORMTrainer": "rlstep.verifiers.train",
-    "VerifierArguments": "rlstep.verifiers.train",
+    "PRMTrainer": "rlstep.verifiers.trainer",
+    "ORMTrainer": "rlstep.verifiers.trainer",
+    "VerifierArguments": "rlstep.verifiers.trainer",
 }
 __all__ = sorted(_LAZY)
 

@@ -4,17 +4,21 @@ A PRM speaks at each step's last token. An ORM is trained at every token of the 
 at the step ends, the last of which is the completion's last token.
 """
 
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rlstep.runtime.errors import UserError
+from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.positions import Encoded, encode_batch
 from rlstep.steps.records import Solution
 from rlstep.verifiers.model import Kind
+from rlstep.verifiers.packing import added_mask, forest_mask, pack
 
 CHUNK = 4096  # rows tokenised at a time: bounds the memory that offsets take
 
@@ -26,12 +30,16 @@ class Feature:
     Attributes:
         ids: (T,) tokens of the prompt and of the completion up to the last column.
         columns: (N,) indices into `ids` where the verifier speaks.
-        targets: (N,) its targets there in [0, 1]; None when it is only asked.
+        targets: (N,) its targets there (`rlstep.steps.labels`); None when it is only asked.
+        problem: a number that stands for the problem; rows of one problem never lie in two halves of a split.
+        tree: rows with the same tree share prefixes and are trained in one batch.
     """
 
-    ids: torch.Tensor
-    columns: torch.Tensor
-    targets: torch.Tensor | None = None
+    ids: Tensor
+    columns: Tensor
+    targets: Tensor | None = None
+    problem: int = 0
+    tree: str | None = None
 
 
 def score_columns(kind: Kind, encoded: Encoded) -> list[int]:
@@ -41,28 +49,27 @@ def score_columns(kind: Kind, encoded: Encoded) -> list[int]:
     return encoded.step_ends
 
 
-def train_columns(kind: Kind, encoded: Encoded, solution: Solution) -> tuple[list[int], list[float]]:
-    """(columns, targets) that a solution teaches.
+def train_columns(
+    kind: Kind, encoded: Encoded, solution: Solution, policy: LabelPolicy
+) -> tuple[list[int], list[float]]:
+    """(columns, targets) of a solution.
 
-    PRM: each step's label at its end, up to and including the first wrong step (paper, section 2.6); steps with an
-    unknown label teach nothing. ORM: whether the answer is right, at every token of the completion.
+    PRM: each step's target at its end, `UNKNOWN` where the policy teaches nothing. ORM: whether the answer is right, at
+    every token of the completion.
     """
     if kind == "orm":
         columns = list(range(encoded.prompt_length, len(encoded.ids)))
         return columns, [float(solution.correct)] * len(columns)
-    columns, targets = [], []
-    for column, label in zip(score_columns(kind, encoded), solution.labels, strict=True):
-        if label is None:
-            continue
-        columns.append(column)
-        targets.append(float(label))
-        if label == 0:
-            break
-    return columns, targets
+    return score_columns(kind, encoded), policy.targets(solution)
 
 
 def train_features(
-    kind: Kind, solutions: Sequence[Solution], tokenizer, max_length: int | None
+    kind: Kind,
+    solutions: Sequence[Solution],
+    tokenizer,
+    max_length: int | None,
+    policy: LabelPolicy = LabelPolicy(),  # noqa: B008 - frozen
+    keep_unknown: bool = False,
 ) -> tuple[list[Feature], dict[str, int]]:
     """Tokenises labelled solutions once, before training.
 
@@ -70,7 +77,9 @@ def train_features(
         kind: prm or orm.
         solutions: labelled with steps (prm) or with correctness (orm).
         tokenizer: the verifier's.
-        max_length: positions of the model; labels beyond them are dropped, and rows left without any.
+        max_length: positions of the model; steps that end beyond them are dropped whole, and rows left without any.
+        policy: how labels become targets.
+        keep_unknown: ask at steps without a target, too; evaluation does, for what it says of whole solutions.
 
     Returns:
         The rows, and counts: rows and positions kept, positions dropped as too long, rows dropped as too long or
@@ -86,15 +95,22 @@ def train_features(
     for start in range(0, len(solutions), CHUNK):
         chunk = solutions[start : start + CHUNK]
         for solution, encoded in zip(chunk, _encode(tokenizer, chunk), strict=True):
-            columns, targets = train_columns(kind, encoded, solution)
-            fit = len(columns) if max_length is None else sum(column < max_length for column in columns)
-            counts["positions_too_long"] += len(columns) - fit
-            if fit == 0:
-                counts["rows_too_long" if columns else "rows_unlabelled"] += 1
+            asked = list(zip(*train_columns(kind, encoded, solution, policy), strict=True))
+            known = sum(target != UNKNOWN for _, target in asked)
+            fit = [(c, t) for c, t in asked if max_length is None or c < max_length]
+            known_fit = sum(target != UNKNOWN for _, target in fit)
+            counts["positions_too_long"] += known - known_fit
+            if known_fit == 0:
+                counts["rows_too_long" if known else "rows_unlabelled"] += 1
                 continue
+            if not keep_unknown:
+                fit = [(c, t) for c, t in fit if t != UNKNOWN]
             counts["rows"] += 1
-            counts["positions"] += fit
-            features.append(_feature(encoded.ids, columns[:fit], targets[:fit]))
+            counts["positions"] += known_fit
+            columns, targets = zip(*fit, strict=True)
+            # crc32 is the same in every process; hash() of a text is not.
+            problem = zlib.crc32(solution.problem_id.encode()) >> 8
+            features.append(_feature(encoded.ids, columns, targets, problem, solution.tree))
     return features, dict(counts)
 
 
@@ -111,20 +127,52 @@ def score_features(
     ]
 
 
-def pad(features: Sequence[Feature], pad_id: int) -> dict[str, torch.Tensor]:
-    """A batch: input_ids, attention_mask (B, T), padded on the right; rows, columns (N,); labels (N,) where known."""
-    lengths_B = torch.tensor([len(feature.ids) for feature in features])
-    input_ids_BT = pad_sequence([feature.ids for feature in features], batch_first=True, padding_value=pad_id)
-    counts_B = torch.tensor([len(feature.columns) for feature in features])
-    batch = {
-        "input_ids": input_ids_BT,
-        "attention_mask": (torch.arange(input_ids_BT.shape[1]) < lengths_B[:, None]).long(),
-        "rows": torch.repeat_interleave(torch.arange(len(features)), counts_B),
-        "columns": torch.cat([feature.columns for feature in features]),
-    }
+def collate(features: Sequence[Feature], pad_id: int, packing: bool, work: float | None = None) -> dict[str, Tensor]:
+    """A batch: the tokens, (rows, columns) where they are asked, `owners` (N,) the feature asked, labels where known.
+
+    Args:
+        features: F rows, none empty.
+        pad_id: fills what is not used.
+        packing: lay rows out in bins, shared prefixes once, instead of one row each; `ends` then holds the mask.
+        work: `packing.work_per_token` of the model.
+    """
+    counts_F = torch.tensor([len(feature.columns) for feature in features])
+    batch = {"owners": torch.repeat_interleave(torch.arange(len(features)), counts_F)}
+    if packing:
+        packed = pack([feature.ids.tolist() for feature in features], pad_id, work_per_token=work)
+        batch |= {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "ends": packed.ends}
+        batch["rows"] = torch.tensor(packed.bins)[batch["owners"]]
+        places = [places[feature.columns] for places, feature in zip(packed.places, features, strict=True)]
+        batch["columns"] = torch.cat(places)
+    else:
+        lengths_F = torch.tensor([len(feature.ids) for feature in features])
+        input_ids_FT = pad_sequence([feature.ids for feature in features], batch_first=True, padding_value=pad_id)
+        batch |= {
+            "input_ids": input_ids_FT,
+            "attention_mask": (torch.arange(input_ids_FT.shape[1]) < lengths_F[:, None]).long(),
+            "rows": batch["owners"],
+            "columns": torch.cat([feature.columns for feature in features]),
+        }
     if features[0].targets is not None:
         batch["labels"] = torch.cat([feature.targets for feature in features])
+        batch["problems"] = torch.tensor([feature.problem for feature in features])
     return batch
+
+
+def model_inputs(batch: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """What `classify_at` takes of a batch; the mask of packed rows is made here, on the batch's own device.
+
+    Args:
+        batch: of `collate`, on the model's device.
+        dtype: for an attention that adds its mask ("eager"), the type to make it of; None for one that takes booleans.
+    """
+    found = {name: batch[name] for name in ("input_ids", "rows", "columns")}
+    if "ends" not in batch:
+        return found | {"attention_mask": batch["attention_mask"]}
+    mask = forest_mask(batch["ends"])
+    if dtype is not None:
+        mask = added_mask(mask, dtype)
+    return found | {"attention_mask": mask, "position_ids": batch["position_ids"]}
 
 
 def pad_id_of(tokenizer) -> int:
@@ -138,13 +186,15 @@ def _encode(tokenizer, solutions: Iterable[Solution]) -> list[Encoded]:
     )
 
 
-def _feature(ids: list[int], columns: list[int], targets: list[float] | None = None) -> Feature:
+def _feature(ids: list[int], columns: Sequence[int], targets=None, problem: int = 0, tree=None) -> Feature:
     # Nothing after the last column can change a causal model's value there: those tokens are not computed.
     stop = max(columns) + 1 if columns else 0
     return Feature(
         torch.tensor(ids[:stop], dtype=torch.long),
         torch.tensor(columns, dtype=torch.long),
         None if targets is None else torch.tensor(targets, dtype=torch.float32),
+        problem,
+        tree,
     )
 
 

@@ -1,6 +1,67 @@
-"""How well a verifier tells right from wrong."""
+"""How well a verifier tells right from wrong: steps one by one, and the first wrong step of a solution."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+from rlstep.core.calibration import brier_score, expected_calibration_error
+from rlstep.core.first_error import NONE, cross_fitted_f1, first_error, min_is_last_share
+
+THRESHOLD = 0.5  # from here on a step counts as right: said by the verifier, or as a soft label
+STEP_METRICS = (
+    "accuracy",
+    "balanced_accuracy",
+    "auroc",
+    "ece",
+    "brier",
+    "first_error_exact",
+    "processbench_f1",
+    "processbench_accuracy_on_errors",
+    "processbench_accuracy_on_correct",
+    "min_is_last",
+)
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """What a verifier says of one solution's steps, and what is known of them.
+
+    Attributes:
+        probs: (S,) its probability that each step is right.
+        targets: (S,) 0 wrong to 1 right, NaN where a step has no label.
+        key: what solutions that are alike have in common: the problem's id.
+    """
+
+    probs: np.ndarray
+    targets: np.ndarray
+    key: str
+
+    def __post_init__(self):
+        for name in ("probs", "targets"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+        if self.probs.ndim != 1 or self.probs.shape != self.targets.shape:
+            raise ValueError(f"'{self.key}': probs {self.probs.shape}, targets {self.targets.shape}; give one a step.")
+        known = self.targets[self.known]
+        if not (self._are_shares(self.probs) and self._are_shares(known)):
+            raise ValueError(f"'{self.key}': probs and targets must be in [0, 1], targets NaN where unknown.")
+
+    @staticmethod
+    def _are_shares(values: np.ndarray) -> bool:
+        return bool(((values >= 0) & (values <= 1)).all())
+
+    @property
+    def known(self) -> np.ndarray:
+        """(S,) whether a step has a label."""
+        return ~np.isnan(self.targets)
+
+    @property
+    def first_error(self) -> int | None:
+        """The first step labelled wrong, -1 where all are right; None where unlabelled steps leave that open."""
+        first = first_error(self.targets, THRESHOLD)  # NaN is not below it
+        before = self.known if first == NONE else self.known[:first]
+        return first if before.all() else None
 
 
 def auroc(scores: np.ndarray, right: np.ndarray) -> float:
@@ -27,11 +88,64 @@ def binary_metrics(margins: np.ndarray, targets: np.ndarray) -> dict[str, float]
         margins: (N,) logit of right minus logit of wrong.
         targets: (N,) in [0, 1]; a soft target counts as right from one half on.
     """
-    right, said_right = targets >= 0.5, margins >= 0
+    right, said_right = targets >= THRESHOLD, margins >= 0
     # -t log p - (1 - t) log(1 - p) with p = sigmoid(margin)
     losses = np.logaddexp(0, -margins) * targets + np.logaddexp(0, margins) * (1 - targets)
-    found = {"loss": float(losses.mean()), "accuracy": float((said_right == right).mean())}
+    return {"loss": float(losses.mean()), **_judgements(margins, said_right, right)}
+
+
+def step_metrics(rows: Sequence[RowScores]) -> dict[str, float]:
+    """Everything that `STEP_METRICS` names and the data define; `undefined(found)` lists what they do not.
+
+    Over labelled steps::
+
+        accuracy            of judging p >= 0.5 right; a soft label counts as right from one half on
+        balanced_accuracy   mean of the accuracies on right and on wrong steps; needs both
+        auroc               chance that a right step scores above a wrong one; needs both
+        ece, brier          calibration (`rlstep.core.calibration`), soft labels as they are
+
+    Over solutions whose labels say which step is the first wrong one, or that none is::
+
+        first_error_exact   share in which the first step with p < 0.5 is that step
+        processbench_f1     of finding it, with thresholds chosen on the other half of the problems; and its two
+                            accuracies (`rlstep.core.first_error.cross_fitted_f1`)
+
+    Over all solutions of two steps or more::
+
+        min_is_last         share whose lowest p is the last one (`rlstep.core.first_error.min_is_last_share`)
+
+    Args:
+        rows: one a solution.
+    """
+    known = [row.known for row in rows]
+    probs = np.concatenate([np.empty(0), *(row.probs[k] for row, k in zip(rows, known, strict=True))])
+    targets = np.concatenate([np.empty(0), *(row.targets[k] for row, k in zip(rows, known, strict=True))])
+    found: dict[str, float] = {}
+    if len(probs):
+        found |= _judgements(probs, probs >= THRESHOLD, targets >= THRESHOLD)
+        found |= {"ece": expected_calibration_error(probs, targets), "brier": brier_score(probs, targets)}
+    judged = [(row, first) for row in rows if (first := row.first_error) is not None]
+    if judged:
+        hits = [first_error(row.probs, THRESHOLD) == first for row, first in judged]
+        bench = cross_fitted_f1([(row.probs, first) for row, first in judged], [row.key for row, _ in judged])
+        found |= {
+            "first_error_exact": float(np.mean(hits)),
+            "processbench_f1": bench.f1,
+            "processbench_accuracy_on_errors": bench.accuracy_on_errors,
+            "processbench_accuracy_on_correct": bench.accuracy_on_correct,
+        }
+    found["min_is_last"] = min_is_last_share([row.probs for row in rows])
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def undefined(found: dict[str, float]) -> list[str]:
+    """The names of the measures that `step_metrics` left out, because the data do not define them."""
+    return [name for name in STEP_METRICS if name not in found]
+
+
+def _judgements(scores: np.ndarray, said_right: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    found = {"accuracy": float((said_right == right).mean())}
     if right.any() and not right.all():
         found["balanced_accuracy"] = float((said_right[right].mean() + (~said_right[~right]).mean()) / 2)
-        found["auroc"] = auroc(margins, right)
+        found["auroc"] = auroc(scores, right)
     return found

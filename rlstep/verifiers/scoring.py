@@ -1,43 +1,66 @@
-"""Scores of solutions, one value a step, from one forward pass a solution."""
+"""Scores of solutions, one value a step, from one forward pass in which a shared prefix is computed once."""
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlstep.runtime.errors import UserError
-from rlstep.steps.boundaries import line_steps
+from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import Span
-from rlstep.verifiers.collate import Feature, pad, pad_id_of, score_features
+from rlstep.verifiers import published
+from rlstep.verifiers.collate import Feature, collate, model_inputs, pad_id_of
+from rlstep.verifiers.layouts import CountNeutralAs, Layout, PlainLayout
 from rlstep.verifiers.model import (
     Kind,
+    VerifierSpec,
     classify_at,
-    kind_of,
+    label_head,
     load_classifier,
     load_config,
+    load_lm,
     load_tokenizer,
     max_positions,
 )
+from rlstep.verifiers.packing import can_pack, mask_dtype, shared_runs, window_of, work_per_token
+
+logger = logging.getLogger(__name__)
 
 
 class RewardModel:
     """A PRM or an ORM that scores text, whichever tokenizer wrote it.
 
     Args:
-        model: a two-label token classifier.
+        model: a token classifier, or a causal LM whose head holds the label tokens' rows (`label_head`).
         tokenizer: the verifier's own.
         kind: "prm" (value: the step is right) or "orm" (value: the answer will be right).
-        batch_tokens: padded tokens a forward pass.
+        batch_tokens: tokens a forward pass.
+        layout: how text becomes tokens; that of rlstep's own verifiers by default.
+        boundary: what a step is where no spans are given; lines by default.
+        packing: rows without padding and shared prefixes once, where the model admits it; False pads.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: Kind, batch_tokens: int = 16384
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        kind: Kind,
+        batch_tokens: int = 16384,
+        layout: Layout | None = None,
+        boundary: Boundary | None = None,
+        packing: bool = True,
     ):
         if batch_tokens < 1:
             raise UserError(f"batch_tokens is {batch_tokens}; it must be at least 1.")
         self.model, self.tokenizer, self.kind, self.batch_tokens = model.eval(), tokenizer, kind, batch_tokens
+        self.layout, self.boundary = layout or PlainLayout(kind), boundary or Boundary()
         self.max_positions = max_positions(model.config)
-        self.tokens_scored = 0
+        refusal = can_pack(model) if packing else None
+        if refusal:
+            logger.warning("rows are padded, and shared prefixes repeated: %s", refusal)
+        self.packing = packing and refusal is None
+        self.tokens_scored = self.rows_scored = 0
 
     @classmethod
     def from_pretrained(
@@ -47,28 +70,49 @@ class RewardModel:
         dtype: str | None = None,
         batch_tokens: int = 16384,
         kind: Kind | None = None,
+        layout: str | None = None,
+        neutral: CountNeutralAs | None = None,
+        boundary: Boundary | None = None,
+        packing: bool = True,
         trust_remote_code: bool = False,
     ) -> "RewardModel":
-        """Loads a verifier for scoring.
+        """Loads a verifier for scoring: one that rlstep trained, or a published PRM (`published.FAMILIES`).
 
         Args:
             path: folder or hub id.
             device: where it runs; a GPU where there is one.
             dtype: the weights' type; that of the checkpoint by default.
-            batch_tokens: padded tokens a forward pass.
-            kind: what label 1 means, for a token classifier that rlstep did not train.
+            batch_tokens: tokens a forward pass.
+            kind: what label 1 means, for a two-label token classifier that is neither.
+            layout: the published family, where the checkpoint does not tell.
+            neutral: what neutral steps count as; must fit what the verifier was taught.
+            boundary: what a step is where no spans are given; must be what the verifier was taught.
+            packing: rows without padding and shared prefixes once, where the model admits it; False pads.
             trust_remote_code: run model code from the hub.
 
         Raises:
-            UserError: nothing loadable there, or no verifier.
+            UserError: nothing loadable there, no verifier, or a policy that is not the checkpoint's.
         """
         config = load_config(path, trust_remote_code)
-        kind = kind or kind_of(path, config)
-        if config.num_labels != 2:
-            raise UserError(f"{path} has {config.num_labels} labels; a verifier has two: 0 wrong, 1 right.")
-        model = load_classifier(path, config, dtype or "auto", trust_remote_code)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device), load_tokenizer(path, trust_remote_code), kind, batch_tokens)
+        options = {"batch_tokens": batch_tokens, "packing": packing}
+        own = getattr(config, "rlstep_verifier", None) is not None
+        family = None if own or kind else layout or published.detect(config, path)
+        if family:
+            if neutral is not None:
+                raise UserError(f"{path} is a {family} PRM, which has no neutral class; leave out neutral.")
+            model, tokenizer, found = published.load(path, family, dtype or "auto", trust_remote_code)
+            return cls(model.to(device), tokenizer, "prm", layout=found, boundary=boundary, **options)
+        if layout is not None:
+            raise UserError(f"layout '{layout}' is for published PRMs; {path} needs none here.")
+        spec = VerifierSpec.from_config(path, config) if own or kind is None else VerifierSpec(kind)
+        if kind is not None and kind != spec.kind:
+            raise UserError(f"{path} is a {spec.kind}, not a {kind}; leave kind out.")
+        _check_policy(path, spec, neutral, boundary if own else None)
+        model = load_spec(path, config, spec, dtype or "auto", trust_remote_code)
+        found = PlainLayout(spec.kind, neutral or "positive")
+        tokenizer = load_tokenizer(path, trust_remote_code)
+        return cls(model.to(device), tokenizer, spec.kind, layout=found, boundary=boundary or spec.boundary, **options)
 
     def score(
         self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
@@ -77,7 +121,7 @@ class RewardModel:
 
         Args:
             prompts, completions: one pair a row; equal rows are scored once.
-            steps: character spans in the completions; lines (`line_steps`) by default.
+            steps: character spans in the completions; found by the verifier's boundary rule by default.
 
         Raises:
             UserError: a row is longer than the model.
@@ -88,13 +132,13 @@ class RewardModel:
             )
             raise UserError(f"score() needs lists of one length; got {given}.")
         if steps is None:
-            steps = [line_steps(completion) for completion in completions]
+            steps = [self.boundary.split(completion) for completion in completions]
         row_of: dict[tuple, int] = {}
         keys = [(p, c, tuple(map(tuple, s))) for p, c, s in zip(prompts, completions, steps, strict=True)]
         for row, key in enumerate(keys):
             row_of.setdefault(key, row)
         unique = list(row_of)
-        features = score_features(self.kind, *zip(*unique, strict=True), self.tokenizer) if unique else []
+        features = self.layout.features(*zip(*unique, strict=True), self.tokenizer) if unique else []
         self._check_lengths(features, [row_of[key] for key in unique])
         values = dict(zip(unique, self._values(features), strict=True))
         return [list(values[key]) for key in keys]
@@ -110,23 +154,75 @@ class RewardModel:
     @torch.inference_mode()
     def _values(self, features: list[Feature]) -> list[list[float]]:
         values: list[list[float]] = [[] for _ in features]
-        device, pad_id = self.model.device, pad_id_of(self.tokenizer)
-        for indices in _batches([len(feature.ids) for feature in features], self.batch_tokens):
-            batch = {name: tensor.to(device) for name, tensor in pad([features[i] for i in indices], pad_id).items()}
-            right_N = classify_at(self.model, **batch).float().softmax(dim=-1)[:, 1].tolist()
+        self.rows_scored += len(features)
+        asked = [index for index, feature in enumerate(features) if len(feature.columns)]
+        window = window_of(self.model.config)
+        packing = self.packing and (window is None or all(len(feature.ids) <= window for feature in features))
+        split = packed_batches if packing else padded_batches
+        for batch in split([features[index].ids.tolist() for index in asked], self.batch_tokens):
+            indices = [asked[place] for place in batch]
+            found_N = self._forward([features[index] for index in indices], packing)
             stop = 0
             for index in indices:
                 start, stop = stop, stop + len(features[index].columns)
-                values[index] = right_N[start:stop]
-                self.tokens_scored += len(features[index].ids)
+                values[index] = found_N[start:stop]
         return values
 
+    def _forward(self, features: list[Feature], packing: bool) -> list[float]:
+        work = work_per_token(self.model.config) if packing else None
+        batch = collate(features, pad_id_of(self.tokenizer), packing, work)
+        self.tokens_scored += batch["input_ids"].numel()
+        batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        logits_NK = classify_at(self.model, **model_inputs(batch, mask_dtype(self.model)))
+        return self.layout.values(logits_NK).tolist()
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of similar lengths, longest first, at most `batch_tokens` padded; empty rows are left out."""
+
+def load_spec(path: str, config, spec: VerifierSpec, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
+    """A checkpoint's model with one logit a class."""
+    if spec.head == "token":
+        return label_head(load_lm(path, config, dtype, trust_remote_code), spec.label_tokens)
+    if config.num_labels != spec.classes:
+        raise UserError(f"{path} has {config.num_labels} labels; its policy tells {spec.classes} classes apart.")
+    return load_classifier(path, config, dtype, trust_remote_code)
+
+
+def _check_policy(path: str, spec: VerifierSpec, neutral: str | None, boundary: Boundary | None) -> None:
+    """Refuses to read scores as something that the verifier was not taught."""
+    taught = spec.policy.neutral
+    if neutral is not None and spec.classes < 3 and neutral != taught:
+        raise UserError(
+            f"{path} was taught neutral steps as '{taught}', so its scores cannot count them as '{neutral}'. "
+            f"Leave neutral out, or train with neutral: class to choose when scoring."
+        )
+    if boundary is not None and boundary != spec.boundary:
+        raise UserError(
+            f"{path} was taught steps by {spec.boundary}, not {boundary}. Leave the boundary out, give spans, or train "
+            "one for these steps."
+        )
+
+
+def packed_batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of rows in batches of at most `batch_tokens` places, rows that share prefixes together.
+
+    Batches hold rows of similar lengths, the longest first: attention then pays for lengths that are there.
+    """
+    batch, size = [], 0
+    for run in sorted(shared_runs(rows), key=lambda run: -max(len(rows[index]) for index, _ in run)):
+        for index, shared in run:
+            if batch and size + len(rows[index]) - shared > batch_tokens:
+                yield batch
+                batch, size = [], shared
+            size += len(rows[index]) - shared
+            batch.append(index)
+    if batch:
+        yield batch
+
+
+def padded_batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of similar lengths, longest first, at most `batch_tokens` padded."""
     batch: list[int] = []
-    for index in sorted((i for i, length in enumerate(lengths) if length), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index])):
+        if batch and (len(batch) + 1) * len(rows[batch[0]]) > batch_tokens:
             yield batch
             batch = []
         batch.append(index)

@@ -1,9 +1,10 @@
-"""Scoring solutions: the head at step ends over rows sorted by length, against padded full-vocabulary logits.
+"""Scoring 64 samples of each of 32 problems: packed rows, prompts computed once, the head at step ends alone.
 
-The baseline is how label-token PRMs are commonly run: batches in arrival order, padded to their longest row, logits of
-the whole vocabulary at every token, of which two at each step's end are read. Both sides share the backbone's weights,
-and our head is the two label rows of the LM head. The baseline is given its rows tokenised; ours is timed from text.
-The smaller the backbone beside the vocabulary, the larger the head's share of the ratio; the rest is padding.
+Two baselines share the backbone's weights; our head is the two label rows of the LM head. `padded` is how label-token
+PRMs are commonly run: batches in arrival order, padded to their longest row, logits of the whole vocabulary at every
+token, of which two at each step's end are read. `stepwise` asks for one step at a time: one forward pass over the text
+up to its end, the last token's logits read. Both are given their rows tokenised, and are timed on a share of the
+rows; ours is timed from text, on all of them.
 
 Run: python tests/benchmarks/bench_scoring.py
 """
@@ -43,18 +44,19 @@ def build(hidden: int, layers: int, vocabulary: int = VOCABULARY) -> tuple[Qwen2
     return lm, RewardModel(classifier, tokenizer, "prm", BATCH_TOKENS)
 
 
-def draw(rows: int, vocabulary: int = VOCABULARY, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Prompts of 40 words, and completions whose number of lines, and words a line, are log-normal (ragged)."""
+def draw(problems: int, samples: int, vocabulary: int = VOCABULARY, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Problems of 60 words with their samples in a row: ragged, 11 lines of 20 words on average, log-normal both."""
     rng = np.random.default_rng(seed)
 
     def words(n: int) -> str:
         return "".join(f" w{index}" for index in rng.integers(10, vocabulary - 2, n))
 
     def completion() -> str:
-        lines = np.clip(rng.lognormal(np.log(7), 0.7, 1), 1, 40).astype(int)[0]
-        return "\n".join(words(n) for n in np.clip(rng.lognormal(np.log(14), 0.5, lines), 2, 80).astype(int))
+        lines = np.clip(rng.lognormal(np.log(10), 0.5, 1), 1, 40).astype(int)[0]
+        return "\n".join(words(n) for n in np.clip(rng.lognormal(np.log(18), 0.5, lines), 2, 80).astype(int))
 
-    return [words(40) for _ in range(rows)], [completion() for _ in range(rows)]
+    prompts = [words(60) for _ in range(problems)]
+    return [p for p in prompts for _ in range(samples)], [completion() for _ in range(problems * samples)]
 
 
 @torch.inference_mode()
@@ -72,44 +74,67 @@ def by_full_logits(lm: Qwen2ForCausalLM, rows: list) -> list[list[float]]:
     return values
 
 
+@torch.inference_mode()
+def by_single_steps(lm: Qwen2ForCausalLM, rows: list) -> list[list[float]]:
+    """p(right) of one step a forward pass."""
+    return [
+        [
+            lm(torch.tensor([row.ids[: end + 1]]), use_cache=False, logits_to_keep=1)
+            .logits[0, -1, [WRONG, RIGHT]].softmax(-1)[1].item()
+            for end in row.step_ends
+        ]
+        for row in rows
+    ]  # fmt: skip
+
+
 def tokenised(verifier: RewardModel, prompts: list[str], completions: list[str]) -> list:
     return encode_batch(verifier.tokenizer, prompts, completions, [line_steps(text) for text in completions])
 
 
-def test_both_ways_give_the_same_values():
+def test_all_ways_give_the_same_values():
     lm, verifier = build(hidden=32, layers=2, vocabulary=200)
-    prompts, completions = draw(20, vocabulary=200)
-    expected = by_full_logits(lm, tokenised(verifier, prompts, completions))
-    for ours, theirs in zip(verifier.score(prompts, completions), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    prompts, completions = draw(4, 5, vocabulary=200)
+    rows = tokenised(verifier, prompts, completions)
+    found = verifier.score(prompts, completions)
+    for baseline in (by_full_logits, by_single_steps):
+        for ours, theirs in zip(found, baseline(lm, rows), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def main(rows: int = 64, hidden: int = 256, layers: int = 4) -> None:
+def rate(function, rows: list) -> tuple[float, list[list[float]]]:
+    """(rows a second, values)."""
+    start = time.perf_counter()
+    found = function(rows)
+    return len(rows) / (time.perf_counter() - start), found
+
+
+def main(problems: int = 32, samples: int = 64, hidden: int = 256, layers: int = 4) -> None:
     lm, verifier = build(hidden, layers)
-    prompts, completions = draw(rows)
+    prompts, completions = draw(problems, samples)
     encoded = tokenised(verifier, prompts, completions)
+    rng = np.random.default_rng(0)
+    # A share of whole batches for the padded baseline, single rows for the slow one.
+    starts = rng.choice(len(encoded) // BATCH_ROWS, 24, replace=False) * BATCH_ROWS
+    some = [int(start) + offset for start in starts for offset in range(BATCH_ROWS)]
+    few = rng.choice(len(encoded), 24, replace=False).tolist()
     by_full_logits(lm, encoded[:2])
+    by_single_steps(lm, encoded[:1])
     verifier.score(prompts[:2], completions[:2])
 
-    start = time.perf_counter()
-    expected = by_full_logits(lm, encoded)
-    theirs = rows / (time.perf_counter() - start)
-    start = time.perf_counter()
-    found = verifier.score(prompts, completions)
-    ours = rows / (time.perf_counter() - start)
-    np.testing.assert_allclose(sum(found, []), sum(expected, []), atol=1e-5)
+    padded, in_batches = rate(lambda rows: by_full_logits(lm, rows), [encoded[index] for index in some])
+    stepwise, in_steps = rate(lambda rows: by_single_steps(lm, rows), [encoded[index] for index in few])
+    ours, found = rate(
+        lambda rows: verifier.score(*zip(*rows, strict=True)), list(zip(prompts, completions, strict=True))
+    )
+    for expected, indices in ((in_batches, some), (in_steps, few)):
+        np.testing.assert_allclose(sum((found[i] for i in indices), []), sum(expected, []), atol=1e-5)
 
-    lengths = [len(row.ids) for row in encoded]
-    padded = sum(
-        max(lengths[i : i + BATCH_ROWS]) * len(lengths[i : i + BATCH_ROWS]) for i in range(0, rows, BATCH_ROWS)
-    )
-    print(f"{rows} rows, {sum(lengths) / rows:.0f} tokens on average, {max(lengths)} at most")
+    tokens = sum(len(row.ids) for row in encoded)
+    print(f"{problems} problems x {samples} samples, {tokens / len(encoded):.0f} tokens a row on average")
     print(f"hidden {hidden}, {layers} layers, vocabulary {VOCABULARY}, {torch.get_num_threads()} threads")
-    print(
-        f"padded full logits, arrival order: {theirs:.2f} rows/s ({padded / sum(lengths):.2f} padded tokens a real one)"
-    )
-    print(f"head at step ends, sorted:         {ours:.2f} rows/s")
-    print(f"ratio {ours / theirs:.2f}")
+    print(f"ours:     {ours:7.2f} rows/s")
+    print(f"padded:   {padded:7.2f} rows/s, ratio {ours / padded:.2f}")
+    print(f"stepwise: {stepwise:7.2f} rows/s, ratio {ours / stepwise:.2f}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from rlstep.core.losses import clipped_value_loss, explained_variance, step_label_loss
+from rlstep.core.losses import (
+    clipped_value_loss,
+    explained_variance,
+    pairwise_loss,
+    right_log_odds,
+    step_label_loss,
+)
 
 
 def test_clipped_value_loss_by_hand():
@@ -49,8 +55,9 @@ def test_a_soft_label_is_best_met_by_its_own_probability():
 @pytest.mark.parametrize(
     ("logits", "targets", "message"),
     [
-        (torch.zeros(2, 3), torch.zeros(2), r"expected \(N, 2\)"),
-        (torch.zeros(2, 2), torch.zeros(3), r"expected \(N, 2\)"),
+        (torch.zeros(2, 1), torch.zeros(2), r"expected \(N, V\)"),
+        (torch.zeros(2, 2), torch.zeros(3), r"expected \(N, V\)"),
+        (torch.zeros(1, 3), torch.tensor([2.0]), "two classes"),
         (torch.zeros(0, 2), torch.zeros(0), "no labelled steps"),
         (torch.zeros(1, 2), torch.tensor([-100]), "-100"),
     ],
@@ -58,6 +65,46 @@ def test_a_soft_label_is_best_met_by_its_own_probability():
 def test_step_label_loss_refuses_bad_input(logits, targets, message):
     with pytest.raises(ValueError, match=message):
         step_label_loss(logits, targets)
+
+
+def test_step_label_loss_of_three_classes_by_hand():
+    # p(wrong, right, neutral) = 1/6, 3/6, 2/6
+    logits_N3 = torch.log(torch.tensor([[1.0, 3.0, 2.0]])).repeat(3, 1)
+    loss = step_label_loss(logits_N3, torch.tensor([2.0, 1.0, 0.5]), columns=(0, 1, 2))
+    expected = -(math.log(2 / 6) + math.log(3 / 6) + 0.5 * math.log(3 / 6) + 0.5 * math.log(1 / 6)) / 3
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_label_tokens_compete_with_the_whole_vocabulary():
+    # tokens 4 and 1 stand for wrong and right; p = 1/10 and 3/10, the rest is elsewhere in the vocabulary
+    logits_NV = torch.log(torch.tensor([[2.0, 3.0, 2.0, 2.0, 1.0]]))
+    assert step_label_loss(logits_NV, torch.tensor([1.0]), (4, 1)).item() == pytest.approx(-math.log(0.3))
+    assert step_label_loss(logits_NV, torch.tensor([0.0]), (4, 1)).item() == pytest.approx(-math.log(0.1))
+
+
+def test_pairwise_loss_by_hand():
+    # pairs with margins of log 3 and 0: sigmoid 3/4 and 1/2
+    loss = pairwise_loss(torch.tensor([math.log(3), 0.0, 2.0, 2.0]))
+    assert loss.item() == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2)
+    for bad in (torch.zeros(3), torch.zeros(0), torch.zeros(2, 1)):
+        with pytest.raises(ValueError, match="pairs"):
+            pairwise_loss(bad)
+
+
+@pytest.mark.parametrize(("neutral", "p"), [("positive", 5 / 6), ("negative", 3 / 6), ("ignore", 3 / 4)])
+def test_neutral_counts_as_asked(neutral, p):
+    logits_N3 = torch.log(torch.tensor([[1.0, 3.0, 2.0]]))
+    assert right_log_odds(logits_N3, neutral).sigmoid().item() == pytest.approx(p)
+
+
+def test_two_classes_have_no_neutral_to_count():
+    logits_N2 = torch.tensor([[0.0, math.log(3)], [0.0, 200.0]])
+    for neutral in ("positive", "negative", "ignore"):
+        assert right_log_odds(logits_N2, neutral).tolist() == pytest.approx([math.log(3), 200.0])
+    with pytest.raises(ValueError, match="neutral is 'good'"):
+        right_log_odds(logits_N2, "good")
+    with pytest.raises(ValueError, match="expected"):
+        right_log_odds(torch.zeros(2, 4))
 
 
 def test_explained_variance():

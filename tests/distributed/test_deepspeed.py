@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from rlstep.runtime.rows import write_rows
-from rlstep.verifiers.model import new_verifier
+from rlstep.verifiers.model import VerifierSpec, new_verifier
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ pytestmark = [
 def options(task, tiny_lm, tokenizer, tmp_path) -> list[str]:
     """Two updates with a critic and a PRM's rewards."""
     set_seed(1)
-    new_verifier(tiny_lm, "prm").save_pretrained(tmp_path / "prm")
+    new_verifier(tiny_lm, VerifierSpec("prm")).save_pretrained(tmp_path / "prm")
     tokenizer.save_pretrained(tmp_path / "prm")
     write_rows(tmp_path / "problems.jsonl", [asdict(p) for p in task.problems("train", 8, seed=0)])
     values = {

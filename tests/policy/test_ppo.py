@@ -13,7 +13,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.steps.records import Problem
 from rlstep.tasks.small import small_model
-from rlstep.verifiers.model import new_verifier
+from rlstep.verifiers.model import VerifierSpec, new_verifier
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def problems(task, tmp_path) -> str:
 @pytest.fixture
 def prm_path(tiny_lm, tokenizer, tmp_path) -> str:
     set_seed(1)
-    new_verifier(tiny_lm, "prm").save_pretrained(tmp_path / "prm")
+    new_verifier(tiny_lm, VerifierSpec("prm")).save_pretrained(tmp_path / "prm")
     tokenizer.save_pretrained(tmp_path / "prm")
     return str(tmp_path / "prm")
 
@@ -173,7 +173,7 @@ def test_missing_files_are_named(problems, model, arguments, tmp_path):
 
 
 def test_an_orm_cannot_pay_steps(problems, model, arguments, tiny_lm, tokenizer, tmp_path):
-    new_verifier(tiny_lm, "orm").save_pretrained(tmp_path / "orm")
+    new_verifier(tiny_lm, VerifierSpec("orm")).save_pretrained(tmp_path / "orm")
     tokenizer.save_pretrained(tmp_path / "orm")
     with pytest.raises(UserError, match="is an ORM"):
         ppo(PPOOptions(problems, reward="process", reward_model=str(tmp_path / "orm")), arguments(), model)

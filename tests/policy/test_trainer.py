@@ -13,7 +13,7 @@ from rlstep.policy.trainer import CRITIC_FILE, StepPPOTrainer
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.small import small_model
-from rlstep.verifiers.model import new_verifier
+from rlstep.verifiers.model import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring import RewardModel
 
 GROUP = {"advantage": "group", "step_baseline": "all"}
@@ -115,7 +115,7 @@ def byte_prm(tmp_path_factory) -> RewardModel:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
     path = str(tmp_path_factory.mktemp("bytes"))
     small_model(fast, hidden_size=32, layers=1, heads=2, intermediate_size=32).save_pretrained(path)
-    return RewardModel(new_verifier(path, "prm"), fast, "prm")
+    return RewardModel(new_verifier(path, VerifierSpec("prm")), fast, "prm")
 
 
 def test_rewards_of_a_verifier_with_another_tokenizer_lie_on_the_same_characters(scripted, row, task, byte_prm):

@@ -1,9 +1,12 @@
-"""What a kill leaves of a row file."""
+"""What a kill leaves of a row file, and what is read of a file of JSON objects."""
 
+import gzip
 import json
 
 import pytest
 
+from rlstep.runtime import rows as rows_module
+from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import ResumableRows, read_rows, write_json, write_rows
 
 ROWS = [{"i": i, "text": "数é\u2028" * 3} for i in range(6)]
@@ -81,8 +84,86 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path):
     with pytest.raises(RuntimeError, match="killed"):
         write_rows(tmp_path / "x.jsonl", rows())
     assert on_disk(tmp_path / "x.jsonl") == ROWS
+    assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
 
 
 def test_documents_are_written_for_people(tmp_path):
     write_json(tmp_path / "deep" / "x.json", {"name": "数"})
     assert (tmp_path / "deep" / "x.json").read_text(encoding="utf-8") == '{\n  "name": "数"\n}\n'
+
+
+def lines(rows) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+LIST = json.dumps(ROWS, ensure_ascii=False, indent=2).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.jsonl", lines(ROWS)),
+        ("x.json", lines(ROWS)),
+        ("x.json", LIST),
+        ("x.json", b"\n  " + LIST + b"\n"),
+        ("x.jsonl.gz", gzip.compress(lines(ROWS), mtime=0)),
+        ("x.json.gz", gzip.compress(LIST, mtime=0)),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 16])
+def test_lines_and_lists_give_the_same_rows(tmp_path, monkeypatch, name, content, chunk):
+    monkeypatch.setattr(rows_module._ListParser, "chunk", chunk)
+    (tmp_path / name).write_bytes(content)
+    assert list(read_rows(tmp_path / name)) == list(enumerate(ROWS, start=1))
+
+
+@pytest.mark.parametrize(
+    ("content", "row", "reason"),
+    [
+        (b"[", 1, "not valid JSON"),
+        (b'[{"i": 1}', 1, "expected , or ], found the end of the file"),
+        (b'[{"i": 1} {"i": 2}]', 1, "expected , or ], found '{'"),
+        (b'[{"i": 1},]', 2, "not valid JSON"),
+        (b'[{"i": 1}, {"i": ]', 2, "not valid JSON"),
+        (b'[{"i": 1}, {"i": 2', 2, "not valid JSON"),
+        (b'[{"i": 1}] []', 1, "behind the list, found '\\['"),
+        (b'[{"i": 1}, 7]', 2, "expected a JSON object, found int"),
+        (b'[{"i": "caf\xe9"}]', 1, "not UTF-8"),
+        (b'[{"i": ' + b"9" * 5000 + b"}]", 1, "not readable JSON"),
+    ],
+)
+def test_a_broken_list_is_named_by_its_row(tmp_path, content, row, reason):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(DataError, match=reason) as caught:
+        on_disk(tmp_path / "x.json")
+    assert caught.value.row == row
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("x.json", b" [ ] "), ("x.jsonl.gz", gzip.compress(b"", mtime=0)), ("x.json", b"")]
+)
+def test_a_file_without_rows_is_an_error(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="no rows"):
+        on_disk(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"no archive", gzip.compress(lines(ROWS * 99), mtime=0)[:-20]])
+def test_a_damaged_archive_is_an_error_even_if_rows_are_skipped(tmp_path, content):
+    (tmp_path / "x.jsonl.gz").write_bytes(content)
+    with pytest.raises(DataError, match="not readable as gzip"):
+        list(read_rows(tmp_path / "x.jsonl.gz", on_fault=lambda fault: None))
+
+
+def test_malformed_lines_can_be_passed_over(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(b'{"i": 1}\n{"i"\n\n7\n{"i": "\xff"}\n{"i": 2}\n')
+    faults = []
+    assert list(read_rows(tmp_path / "x.jsonl", faults.append)) == [(1, {"i": 1}), (6, {"i": 2})]
+    assert [fault.row for fault in faults] == [2, 4, 5]
+
+
+def test_items_that_are_no_objects_can_be_passed_over(tmp_path):
+    (tmp_path / "x.json").write_bytes(b'[7, {"i": 1}, null]')
+    faults = []
+    assert list(read_rows(tmp_path / "x.json", faults.append)) == [(2, {"i": 1})]
+    assert [fault.row for fault in faults] == [1, 3]

@@ -8,7 +8,14 @@ from transformers import PreTrainedTokenizerFast
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import line_steps
-from rlstep.steps.positions import encode, step_tokens, token_ends_from_ids, token_ends_from_offsets
+from rlstep.steps.positions import (
+    Encoded,
+    encode,
+    fit,
+    step_tokens,
+    token_ends_from_ids,
+    token_ends_from_offsets,
+)
 
 CORPUS = ["the sum is 12\n", "the café has 数 of them\nso the answer is 7\n", "12 + 7 = 19\n\nAnswer: 19\n"]
 HARD = "café é\n数学 is 🙂🙂\n\n12 + 7 = 19\nAnswer: 19 🙂"
@@ -145,6 +152,69 @@ def test_the_prompt_keeps_its_special_tokens_but_is_not_closed():
     assert encoded.prompt_length == 2
 
 
+def test_closing_tokens_are_known_without_an_eos_token():
+    # BERT's own tokenizers close a text with [SEP] and have no end-of-sequence token.
+    tokenizer = fast(word_piece().backend_tokenizer, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    assert tokenizer.eos_token_id is None
+    assert tokenizer.convert_ids_to_tokens(encode(tokenizer, "the", "7", [(0, 1)]).ids) == ["[CLS]", "the", "7"]
+
+
+def test_a_special_token_that_the_prompt_ends_with_stays():
+    pieces = TOKENIZERS["word piece"].convert_ids_to_tokens(
+        encode(TOKENIZERS["word piece"], "the[SEP]", "7", [(0, 1)]).ids
+    )
+    assert pieces == ["[CLS]", "the", "[SEP]", "7"]
+
+
+def test_an_empty_prompt_is_opened_but_not_closed():
+    encoded = encode(TOKENIZERS["word piece"], "", "7", [(0, 1)])
+    assert TOKENIZERS["word piece"].convert_ids_to_tokens(encoded.ids) == ["[CLS]", "7"]
+    assert (encoded.prompt_length, encoded.step_ends) == (1, [1])
+    # OPT's kind: one token opens texts and ends them
+    tokenizer = byte_level()
+    opening = processors.TemplateProcessing("<eos> $A", None, [("<eos>", tokenizer.eos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = opening
+    tokenizer = fast(tokenizer.backend_tokenizer, bos_token="<eos>", eos_token="<eos>")
+    assert tokenizer.convert_ids_to_tokens(encode(tokenizer, "", "7", [(0, 1)]).ids) == ["<eos>", "7"]
+
+
+def test_a_completion_without_tokens_is_refused_with_a_remedy():
+    with pytest.raises(UserError, match=r"no token of the completion '\\u200b'.*Leave the row out"):
+        encode(TOKENIZERS["word piece"], "the", "\u200b", line_steps("\u200b"))
+    assert encode(TOKENIZERS["word piece"], "the", "", []).step_ends == []
+
+
+def test_offsets_of_normalised_text_are_those_of_the_text_itself():
+    tokenizer = metaspace()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Strip(), normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(" ", "\u2581")]
+    )
+    # "ﬁ" is one character and two tokens, "THE" three and maybe two, the outer spaces are in none
+    text = "  \ufb01 THE\n12  \n "
+    encoded = encode(tokenizer, "", text, [(0, 3), (3, 8), (8, len(text))])
+    pieces = tokenizer.convert_ids_to_tokens(encoded.ids)
+    assert pieces == ["f", "i", "\u2581the", "\n", "12"]
+    assert encoded.step_ends == [1, 3, 4]
+
+
+def test_trailing_spaces_belong_to_the_last_step():
+    tokenizer = TOKENIZERS["metaspace"]
+    encoded = encode(tokenizer, "", "12\n7  ", line_steps("12\n7  "))
+    assert tokenizer.convert_ids_to_tokens(encoded.ids) == ["12", "\n", "7", "\u2581", "\u2581"]
+    assert encoded.step_ends == [1, 4]
+
+
+def test_an_empty_step_ends_where_the_one_before_it_does():
+    assert step_tokens([1, 2, 5], [(0, 2), (2, 2), (2, 5)]) == [1, 1, 2]
+
+
+def test_a_character_is_incomplete_while_a_later_token_has_a_part_of_it():
+    # the middle token has no characters of its own, for example a space that the tokenizer trimmed
+    assert token_ends_from_offsets([(0, 2), (2, 2), (1, 3)]) == [1, 1, 3]
+    assert token_ends_from_offsets([(0, 1), (1, 1), (3, 4)]) == [1, 3, 4]
+    assert token_ends_from_offsets([]) == []
+
+
 def test_special_tokens_among_sampled_ones_complete_nothing():
     tokenizer = TOKENIZERS["byte level"]
     ids = tokenizer("12\n7\n", add_special_tokens=False)["input_ids"]
@@ -171,6 +241,85 @@ def test_broken_bytes_in_the_middle_do_not_shift_what_follows():
     text = tokenizer.decode(ids)
     assert ends[-1] == len(text)
     assert step_tokens(ends, line_steps(text)) == [3, 4]
+
+
+def joined_bytes() -> PreTrainedTokenizerFast:
+    """Byte-level with one merge that crosses a character: "." and the first byte of "é"."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {byte: index for index, byte in enumerate([*alphabet, ".\u00c3"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(".", "\u00c3")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return fast(tokenizer)
+
+
+def test_a_token_that_begins_the_next_character_completes_what_stands_before_it():
+    tokenizer = joined_bytes()
+    ids = tokenizer("a.é", add_special_tokens=False)["input_ids"]
+    assert [tokenizer.decode(token) for token in ids] == ["a", ".\ufffd", "\ufffd"]
+    assert ends_both_ways(tokenizer, "a.é") == ([1, 2, 3],) * 2
+    assert step_tokens(token_ends_from_ids(tokenizer, ids), [(0, 2), (2, 3)]) == [1, 2]
+
+
+def test_a_broken_byte_may_cost_the_run_of_byte_tokens_before_it():
+    # SentencePiece's decoder replaces the whole run of byte tokens when it is no text: six for ñññ, one for the byte.
+    tokenizer = TOKENIZERS["metaspace"]
+    ids = tokenizer("a\u00f1\u00f1\u00f1", add_special_tokens=False)["input_ids"]
+    ids += [tokenizer.convert_tokens_to_ids("<0xE6>"), *tokenizer("12\nis", add_special_tokens=False)["input_ids"]]
+    text = tokenizer.decode(ids)
+    assert text == "a" + 7 * "\ufffd" + "12\nis"
+    ends = token_ends_from_ids(tokenizer, ids)
+    assert ends == [1, 1, 1, 1, 1, 1, 1, 1, 10, 11, 13]
+    assert step_tokens(ends, line_steps(text)) == [9, 10]
+
+
+class Counting:
+    """A tokenizer that counts the tokens it decodes."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.decoded = tokenizer, 0
+
+    def decode(self, ids, **options):
+        self.decoded += len(ids)
+        return self.tokenizer.decode(ids, **options)
+
+    def batch_decode(self, rows, **options):
+        return [self.decode(row, **options) for row in rows]
+
+
+@pytest.mark.parametrize("name", ["bytes alone", "metaspace, space first"])
+@pytest.mark.parametrize("broken", [False, True], ids=["whole", "broken"])
+def test_the_work_is_linear_in_the_tokens(name, broken):
+    tokenizer = TOKENIZERS[name]
+    text = "the café 数学 is 🙂\n" * 40
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if broken:
+        # First bytes of characters, which are never followed by the rest.
+        first = tokenizer("数", add_special_tokens=False)["input_ids"][-3]
+        ids = [first] * len(ids) + tokenizer.convert_tokens_to_ids(["\n", "i"] if "space" in name else ["Ċ", "i"])
+        text = tokenizer.decode(ids)
+    counting = Counting(tokenizer)
+    ends = token_ends_from_ids(counting, ids)
+    assert ends[-3:] == ([0, len(text) - 1, len(text)] if broken else [len(text) - 2, len(text) - 1, len(text)])
+    assert counting.decoded < 40 * len(ids)
+
+
+def test_fit_drops_whole_steps_and_counts_them():
+    encoded = Encoded(ids=list(range(10)), prompt_length=3, step_ends=[4, 6, 6, 9])
+    assert fit(encoded, 10) == (encoded, 0)
+    assert fit(encoded, 9) == (Encoded([0, 1, 2, 3, 4, 5, 6], 3, [4, 6, 6]), 1)
+    assert fit(encoded, 7) == (Encoded([0, 1, 2, 3, 4, 5, 6], 3, [4, 6, 6]), 1)
+    # two steps end with token 6, and none of it is left
+    assert fit(encoded, 6) == (Encoded([0, 1, 2, 3, 4], 3, [4]), 3)
+    assert fit(encoded, 4) == (Encoded([0, 1, 2], 3, []), 4)
+    assert fit(encoded, 2) == (Encoded([0, 1], 2, []), 4)
+
+
+def test_fit_keeps_what_fits_of_a_row_whose_steps_all_do():
+    encoded = Encoded(ids=[5, 6, 7, 8], prompt_length=1, step_ends=[1])
+    assert fit(encoded, 3) == (Encoded([5, 6, 7], 1, [1]), 0)
+    with pytest.raises(ValueError, match="max_length is 0"):
+        fit(encoded, 0)
 
 
 def test_two_steps_may_end_with_the_same_token():

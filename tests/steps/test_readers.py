@@ -3,7 +3,7 @@ import pytest
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.steps.answers import extract, is_correct
-from rlstep.steps.readers import FORMATS, read
+from rlstep.steps.readers import FORMATS, ReadReport, options_of, read
 
 ROW = {"question": "How many legs have 2 ducks?", "answer": "They have 2*2=<<2*2=4>>4 legs.\n#### 4"}
 
@@ -56,6 +56,65 @@ def test_an_unknown_format_lists_the_known_ones(tmp_path):
 def test_a_missing_file_is_a_user_error(tmp_path, format):
     with pytest.raises(UserError, match="no such file"):
         list(read(format, tmp_path / "x.jsonl"))
+
+
+GOOD, BAD = ROW, {"question": "How many?", "answer": "Four."}
+
+
+def test_a_malformed_row_ends_the_reading_unless_it_is_skipped(tmp_path):
+    path = tmp_path / "x.jsonl"
+    write_rows(path, [GOOD, BAD, GOOD, {}])
+    with path.open("ab") as file:
+        file.write(b"{half\n[1]\n")
+    report, listed = ReadReport(), []
+    report.on_fault = listed.append
+    solutions = list(read("gsm8k", path, on_bad_row="skip", report=report))
+    assert [s.problem_id for s in solutions] == ["gsm8k-x-1", "gsm8k-x-3"]
+    assert (report.rows, report.bad_rows) == ({str(path): 6}, 4)
+    found = [(fault.row, fault.field) for fault in report.faults]
+    assert found == [(2, "answer"), (4, "question"), (5, None), (6, None)]
+    assert listed == report.faults
+    with pytest.raises(DataError) as caught:
+        list(read("gsm8k", path, on_bad_row="error"))
+    assert caught.value.row == 2
+
+
+def test_of_a_malformed_row_no_solution_is_taken(tmp_path):
+    good = {"prompt": "p", "completions": ["a"], "labels": [1]}
+    write_rows(tmp_path / "x.jsonl", [good, {**good, "labels": [2]}, good])
+    solutions = list(read("stepwise", tmp_path / "x.jsonl", on_bad_row="skip"))
+    assert [s.sample for s in solutions] == [0, 1]
+
+
+def test_a_report_lists_the_first_faults_and_counts_all(tmp_path):
+    write_rows(tmp_path / "x.jsonl", [BAD] * 30)
+    report = ReadReport()
+    assert list(read("gsm8k", tmp_path / "x.jsonl", on_bad_row="skip", report=report)) == []
+    assert (report.bad_rows, len(report.faults)) == (30, 20)
+
+
+def test_on_bad_row_is_one_of_two(tmp_path):
+    with pytest.raises(UserError, match="choose error or skip"):
+        read("gsm8k", tmp_path, on_bad_row="ignore")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_option_that_the_format_does_not_have_is_an_error(tmp_path, format):
+    with pytest.raises(UserError, match=f"nonsense: the format '{format}' has no such option"):
+        read(format, tmp_path, nonsense=1)
+
+
+def test_the_formats_options():
+    assert {format: options_of(format) for format in FORMATS} == {
+        "solutions": (),
+        "gsm8k": ("prompt",),
+        "math": ("prompt",),
+        "prm800k": ("prompt", "separator", "keep"),
+        "math_shepherd": ("prompt", "separator", "tag", "first_step"),
+        "stepwise": ("prompt", "separator", "close_last"),
+        "processbench": ("prompt", "separator"),
+        "rlhflow": ("prompt", "separator", "first_step"),
+    }
 
 
 def test_every_published_gsm8k_solution_is_graded_as_right(gsm8k_dir):

@@ -4,7 +4,7 @@ import pytest
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.steps.records import Problem, Solution, read_problems, read_solutions
+from rlstep.steps.records import Problem, Solution, iter_solutions, read_problems, read_solutions, write_solutions
 
 GOOD = {
     "problem_id": "p-1", "sample": 3, "prompt": "7 + 3\n", "completion": "7 + 3 = 10\nAnswer: 10", "reference": "10",
@@ -40,6 +40,15 @@ MALFORMED = [
     ("scores", {"prm": 0.5}),
     ("scores", {"prm": [0.5, None]}),
     ("scores", {"prm": [0.5, float("inf")]}),
+    ("neutral", 1),
+    ("neutral", [True]),
+    ("neutral", ["1"]),
+    ("neutral", [1.0]),
+    ("neutral", [0]),
+    ("neutral", [1, 1]),
+    ("neutral", [2]),
+    ("neutral", [-1]),
+    ("tree", 7),
     ("rating", 1),
 ]
 
@@ -47,6 +56,52 @@ MALFORMED = [
 def test_a_solution_file_gives_back_what_was_written(tmp_path, solutions):
     write_rows(tmp_path / "s.jsonl", (solution.to_row() for solution in solutions))
     assert read_solutions(tmp_path / "s.jsonl") == solutions
+
+
+# What the fields can hold, nulls and empty lists in each of them.
+VARIED = [
+    Solution("p", "?\n", "a\nb", "1", steps=[(0, 2), (2, 3)], labels=[None, 0.25], neutral=[0], tree="t"),
+    Solution("p", "?\n", "", "", sample=1, finished=False),
+    Solution("p", "?\n", "", "1", sample=2, steps=[], labels=[], neutral=[], answer="", correct=False),
+    Solution("数", "\u2028", "a", "1", steps=[(0, 1)], labels=[1], correct=True, scores={"a": [0.1], "b": [1]}),
+]
+
+
+@pytest.mark.parametrize("name", ["s.jsonl", "s.parquet"])
+def test_every_file_type_gives_back_what_was_written(tmp_path, solutions, name):
+    assert write_solutions(tmp_path / name, VARIED + solutions) == 4 + len(solutions)
+    read = read_solutions(tmp_path / name)
+    assert read == VARIED + solutions
+    # Equality would take True for 1.
+    assert not any(isinstance(label, bool) for s in read for label in s.labels or ())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_of_shards_is_read_as_one_file(tmp_path, solutions):
+    write_solutions(tmp_path / "b.parquet", solutions[4:8])
+    write_solutions(tmp_path / "a.jsonl", solutions[:4])
+    write_solutions(tmp_path / "c.jsonl", solutions[8:])
+    (tmp_path / "README.md").write_text("not a shard")
+    assert read_solutions(tmp_path) == solutions
+
+
+def test_an_error_in_a_shard_names_it(tmp_path, solutions):
+    write_solutions(tmp_path / "a.parquet", solutions)
+    write_rows(tmp_path / "b.jsonl", [GOOD, {**GOOD, "sample": -1}])
+    with pytest.raises(DataError) as caught:
+        list(iter_solutions(tmp_path))
+    assert (caught.value.path, caught.value.row, caught.value.field) == (str(tmp_path / "b.jsonl"), 2, "sample")
+
+
+def test_solutions_go_to_a_known_file_type(tmp_path):
+    with pytest.raises(UserError, match=r"ends in \.jsonl or \.parquet"):
+        write_solutions(tmp_path / "s.csv", [])
+
+
+def test_a_row_is_the_solutions_fields():
+    solution = VARIED[0]
+    assert Solution(**solution.to_row()) == solution
+    assert list(solution.to_row()) == list(Solution.__dataclass_fields__)
 
 
 def test_a_good_row_is_read_with_its_spans(tmp_path):
@@ -81,12 +136,33 @@ def test_a_score_list_of_another_length_is_named_by_its_verifier(tmp_path):
     assert caught.value.field == "scores.orm"
 
 
-@pytest.mark.parametrize("name", ["labels", "scores"])
+@pytest.mark.parametrize("name", ["labels", "neutral", "scores"])
 def test_labels_and_scores_need_steps(tmp_path, name):
-    row = {**GOOD, "labels": None, "scores": {}, "steps": None, name: GOOD[name]}
+    row = {**GOOD, "labels": None, "scores": {}, "steps": None, name: {**GOOD, "neutral": [1]}[name]}
     write_rows(tmp_path / "s.jsonl", [row])
     with pytest.raises(DataError, match="without 'steps'"):
         read_solutions(tmp_path / "s.jsonl")
+
+
+def test_neutral_steps_need_labels(tmp_path):
+    write_rows(tmp_path / "s.jsonl", [{**GOOD, "labels": None, "neutral": [1]}])
+    with pytest.raises(DataError, match="without 'labels'"):
+        read_solutions(tmp_path / "s.jsonl")
+
+
+def test_neutral_steps_rise_and_have_no_label(tmp_path):
+    row = {**GOOD, "labels": [None, None], "tree": "t-1"}
+    write_rows(tmp_path / "s.jsonl", [{**row, "neutral": [0, 1]}, {**row, "neutral": []}])
+    first, second = read_solutions(tmp_path / "s.jsonl")
+    assert (first.neutral, second.neutral, first.tree) == ([0, 1], [], "t-1")
+    assert not first.clean
+    for change, match in (
+        ({"neutral": [1, 0]}, "out of order"),
+        ({"neutral": [0], "labels": [1, None]}, "its label is 1, not null"),
+    ):
+        write_rows(tmp_path / "s.jsonl", [row | change])
+        with pytest.raises(DataError, match=match):
+            read_solutions(tmp_path / "s.jsonl")
 
 
 def test_a_needed_field_that_is_null_says_which_stage_fills_it(tmp_path):

@@ -8,13 +8,13 @@ def verifier_paths(tiny_lm, tokenizer, tmp_path_factory) -> dict[str, str]:
     """Untrained PRM and ORM checkpoints."""
     from transformers import set_seed
 
-    from rlstep.verifiers.model import new_verifier
+    from rlstep.verifiers.model import VerifierSpec, new_verifier
 
     paths = {}
     for kind in ("prm", "orm"):
         set_seed(1)
         path = tmp_path_factory.mktemp(kind)
-        new_verifier(tiny_lm, kind).save_pretrained(path)
+        new_verifier(tiny_lm, VerifierSpec(kind)).save_pretrained(path)
         tokenizer.save_pretrained(path)
         paths[kind] = str(path)
     return paths
@@ -23,7 +23,7 @@ def verifier_paths(tiny_lm, tokenizer, tmp_path_factory) -> dict[str, str]:
 @pytest.fixture
 def arguments(tmp_path):
     """Makes VerifierArguments for a few quick steps in tmp_path."""
-    from rlstep.verifiers.train import VerifierArguments
+    from rlstep.verifiers.trainer import VerifierArguments
 
     def make(**changes):
         options = {

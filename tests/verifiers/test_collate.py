@@ -6,7 +6,8 @@ import torch
 from rlstep.runtime.errors import UserError
 from rlstep.steps.records import Solution
 from rlstep.verifiers import collate
-from rlstep.verifiers.collate import pad, score_features, train_features
+from rlstep.verifiers.collate import collate as collate_rows
+from rlstep.verifiers.collate import score_features, train_features
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
 COMPLETION = "7 + 3 = 10\n10 * 7 = 10\nAnswer: 10"
@@ -103,9 +104,24 @@ def test_chunks_do_not_change_the_rows(tokenizer, solutions, monkeypatch):
     )
 
 
-def test_pad_points_at_the_same_tokens(tokenizer, solutions):
+def asked_tokens(batch) -> list[int]:
+    return batch["input_ids"][batch["rows"], batch["columns"]].tolist()
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_batches_point_at_the_same_tokens(tokenizer, solutions, packing):
     features, _ = train_features("prm", solutions, tokenizer, None)
-    batch = pad(features, tokenizer.pad_token_id)
+    batch = collate_rows(features, tokenizer.pad_token_id, packing)
+    assert asked_tokens(batch) == [token for feature in features for token in feature.ids[feature.columns].tolist()]
+    assert batch["labels"].tolist() == [target for feature in features for target in feature.targets.tolist()]
+    owners = [index for index, feature in enumerate(features) for _ in feature.columns]
+    assert batch["owners"].tolist() == owners
+    assert batch["problems"].tolist() == [feature.problem for feature in features]
+
+
+def test_padding_is_masked(tokenizer, solutions):
+    features, _ = train_features("prm", solutions, tokenizer, None)
+    batch = collate_rows(features, tokenizer.pad_token_id, packing=False)
     assert batch["input_ids"][batch["rows"], batch["columns"]].tolist() == [
         token for feature in features for token in feature.ids[feature.columns].tolist()
     ]

@@ -54,8 +54,8 @@ def test_a_shift_by_one_token_on_either_side_is_seen(token_reader, monkeypatch, 
     def moved(columns: list[int], length: int) -> list[int]:
         return [min(column + shift, length - 1) for column in columns]
 
-    def shifted_train(kind, encoded, solution):
-        columns, targets = original(kind, encoded, solution)
+    def shifted_train(kind, encoded, solution, policy):
+        columns, targets = original(kind, encoded, solution, policy)
         return moved(columns, len(encoded.ids)), targets
 
     def shifted_score(kind, encoded):
@@ -67,9 +67,9 @@ def test_a_shift_by_one_token_on_either_side_is_seen(token_reader, monkeypatch, 
         # training stays where it was: the columns that it takes from the shared function are frozen first
         train, plain = collate.train_columns, original
 
-        def unmoved_train(kind, encoded, solution):
+        def unmoved_train(kind, encoded, solution, policy):
             monkeypatch.setattr(collate, "score_columns", plain)
-            found = train(kind, encoded, solution)
+            found = train(kind, encoded, solution, policy)
             monkeypatch.setattr(collate, "score_columns", shifted_score)
             return found
 

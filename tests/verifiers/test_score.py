@@ -32,7 +32,7 @@ def test_scores_are_added_and_nothing_else_changes(verifier_paths, data, tmp_pat
             assert after.steps is not None
             after.steps = None
         assert after == before
-    assert (metrics["rows"], metrics["unique_rows"]) == (13, 12)
+    assert metrics["rows"] == 13
     assert metrics["rows_per_second"] > 0
     assert metrics["tokens_per_second"] > 0
     assert json.loads((tmp_path / "scored.jsonl.run.json").read_text())["stage"] == "score"
@@ -62,6 +62,11 @@ def test_a_killed_run_continues_to_the_same_file(verifier_paths, data, tmp_path,
     score(config(verifier_paths, data, out))
     assert out.read_text() == whole.read_text()
     assert calls == ([5, 3] if cut else [3])
+
+
+@pytest.mark.parametrize(("chunk_rows", "scored"), [(13, 12), (5, 13)])
+def test_equal_rows_of_a_chunk_are_scored_once(verifier_paths, data, tmp_path, chunk_rows, scored):
+    assert score(config(verifier_paths, data, tmp_path / "a.jsonl", chunk_rows=chunk_rows))["scored_rows"] == scored
 
 
 def test_two_verifiers_side_by_side(verifier_paths, data, tmp_path):

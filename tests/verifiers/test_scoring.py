@@ -4,7 +4,7 @@ import torch
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.positions import encode
-from rlstep.verifiers.scoring import RewardModel, _batches
+from rlstep.verifiers.scoring import RewardModel, packed_batches, padded_batches
 
 
 @pytest.fixture(scope="module", params=["prm", "orm"])
@@ -101,8 +101,18 @@ def test_kind_opens_a_foreign_token_classifier(verifier_paths, tmp_path, tokeniz
 
 
 def test_batches_keep_to_the_budget_and_miss_nothing():
-    lengths = [5, 0, 90, 5, 30, 31, 7]
-    found = list(_batches(lengths, 60))
-    assert sorted(sum(found, [])) == [0, 2, 3, 4, 5, 6]
-    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 60 for batch in found)
-    assert found[0] == [2]  # longer than the budget: alone
+    rows = [[index] * length for index, length in enumerate([5, 1, 90, 5, 30, 31, 7])]
+    for found in (list(padded_batches(rows, 60)), list(packed_batches(rows, 60))):
+        assert sorted(sum(found, [])) == list(range(7))
+        assert found[0] == [2]  # longer than the budget: alone
+    assert all(
+        len(batch) == 1 or len(batch) * max(len(rows[i]) for i in batch) <= 60 for batch in padded_batches(rows, 60)
+    )
+    assert all(len(batch) == 1 or sum(len(rows[i]) for i in batch) <= 60 for batch in packed_batches(rows, 60))
+
+
+def test_a_run_of_shared_prefixes_is_cut_at_the_budget():
+    rows = [[*range(20), 30 + index] for index in range(10)]
+    found = list(packed_batches(rows, 24))
+    # the prefix counts once a batch: 21 + 3 x 1
+    assert [len(batch) for batch in found] == [4, 4, 2]

@@ -9,17 +9,12 @@ from transformers import AutoModelForTokenClassification, TrainerCallback
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.verifiers.collate import train_features
-from rlstep.verifiers.model import new_verifier
+from rlstep.verifiers.model import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring import RewardModel
-from rlstep.verifiers.train import (
-    LengthGroupedSampler,
-    ORMTrainer,
-    PRMTrainer,
-    VerifierArguments,
-    VerifierConfig,
-    orm,
-    prm,
-)
+from rlstep.verifiers.train import ORMConfig, PRMConfig, orm, prm
+from rlstep.verifiers.trainer import LengthGroupedSampler, ORMTrainer, PRMTrainer, VerifierArguments
+
+PRM = VerifierSpec("prm")
 
 
 @pytest.fixture
@@ -85,12 +80,12 @@ def test_evaluation_is_that_of_a_pass_over_single_rows(tiny_lm, solutions, argum
         assert found["eval_final_accuracy"] == pytest.approx(np.mean(finals))
 
 
-@pytest.mark.parametrize(("stage", "kind"), [(prm, "prm"), (orm, "orm")])
-def test_stage_leaves_a_plain_checkpoint_and_its_record(stage, kind, tiny_lm, data, arguments, tmp_path):
-    metrics = stage(VerifierConfig(tiny_lm, data, eval_data=data), arguments())
+@pytest.mark.parametrize(("stage", "config", "kind"), [(prm, PRMConfig, "prm"), (orm, ORMConfig, "orm")])
+def test_stage_leaves_a_plain_checkpoint_and_its_record(stage, config, kind, tiny_lm, data, arguments, tmp_path):
+    metrics = stage(config(tiny_lm, data, eval_data=data), arguments())
     out = tmp_path / "out"
     loaded = AutoModelForTokenClassification.from_pretrained(out)
-    assert loaded.config.rlstep_verifier == {"kind": kind, "format": 1}
+    assert VerifierSpec.from_config(str(out), loaded.config) == VerifierSpec(kind)
     assert loaded.dtype == torch.float32
     record = json.loads((out / "run.json").read_text())
     assert record["stage"] == kind
@@ -110,7 +105,7 @@ class Kill(TrainerCallback):
 def test_resumed_run_ends_with_the_same_weights(tiny_lm, data, arguments, tmp_path, monkeypatch):
     def run(out, resume=False) -> dict[str, torch.Tensor]:
         args = arguments(output_dir=str(tmp_path / out), num_train_epochs=3, save_strategy="steps", save_steps=4)
-        prm(VerifierConfig(tiny_lm, data, resume=resume), args)
+        prm(PRMConfig(tiny_lm, data, resume=resume), args)
         return AutoModelForTokenClassification.from_pretrained(tmp_path / out).state_dict()
 
     whole = run("whole")
@@ -129,10 +124,10 @@ def test_resumed_run_ends_with_the_same_weights(tiny_lm, data, arguments, tmp_pa
 
 def test_lora_is_merged_into_a_plain_checkpoint(tiny_lm, data, arguments, tmp_path):
     args = arguments(num_train_epochs=2, save_strategy="no", learning_rate=1e-2)
-    prm(VerifierConfig(tiny_lm, data, use_peft=True, lora_r=4), args)
+    prm(PRMConfig(tiny_lm, data, use_peft=True, lora_r=4), args)
     out = tmp_path / "out"
     assert not (out / "adapter_config.json").exists()
-    trained, start = AutoModelForTokenClassification.from_pretrained(out), new_verifier(tiny_lm, "prm")
+    trained, start = AutoModelForTokenClassification.from_pretrained(out), new_verifier(tiny_lm, PRM)
     assert set(trained.state_dict()) == set(start.state_dict())
     changed = {n for n, w in trained.state_dict().items() if not torch.equal(w, start.state_dict()[n])}
     assert {"score.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"} <= changed
@@ -143,8 +138,8 @@ def test_lora_is_merged_into_a_plain_checkpoint(tiny_lm, data, arguments, tmp_pa
 def test_lora_options_reach_the_adapter(tiny_lm, arguments):
     from rlstep.verifiers.train import _with_lora
 
-    config = VerifierConfig(tiny_lm, "", use_peft=True, lora_r=3, lora_alpha=7, lora_target_modules=["q_proj"])
-    model = _with_lora(new_verifier(tiny_lm, "prm"), config, arguments())
+    config = PRMConfig(tiny_lm, "", use_peft=True, lora_r=3, lora_alpha=7, lora_target_modules=["q_proj"])
+    model = _with_lora(new_verifier(tiny_lm, PRM), PRM, config, arguments())
     lora = model.peft_config["default"]
     assert (lora.r, lora.lora_alpha, lora.target_modules) == (3, 7, {"q_proj"})
 
@@ -176,12 +171,12 @@ def test_dropped_steps_are_told(tiny_lm, solutions, arguments, caplog):
     dropped = trainer.train_counts["positions_too_long"]
     assert dropped > 0
     assert f"dropped {dropped} positions_too_long" in caplog.text
-    assert all(len(feature.ids) <= 30 for feature in trainer.train_dataset)
+    assert all(len(feature.ids) <= 30 for unit in trainer.train_dataset for feature in unit)
 
 
 def test_evaluation_schedule_needs_data(tiny_lm, data, arguments):
     with pytest.raises(UserError, match="eval_strategy is 'epoch'"):
-        prm(VerifierConfig(tiny_lm, data), arguments(eval_strategy="epoch"))
+        prm(PRMConfig(tiny_lm, data), arguments(eval_strategy="epoch"))
 
 
 def test_a_model_with_other_labels_is_refused(tiny_lm, solutions, arguments):
@@ -191,7 +186,7 @@ def test_a_model_with_other_labels_is_refused(tiny_lm, solutions, arguments):
 
 
 def test_wandb_offline(tiny_lm, data, arguments, wandb_folder):
-    prm(VerifierConfig(tiny_lm, data, eval_data=data), arguments(report_to="wandb", max_steps=1))
+    prm(PRMConfig(tiny_lm, data, eval_data=data), arguments(report_to="wandb", max_steps=1))
     import wandb
 
     assert "eval/auroc" in wandb.run.summary.keys()  # noqa: SIM118 (a Summary is no mapping)
@@ -205,7 +200,7 @@ def test_wandb_is_untouched_by_default(tiny_lm, data, arguments, monkeypatch):
 
     monkeypatch.setattr("wandb.init", touched)
     assert VerifierArguments(output_dir="x").report_to == []
-    prm(VerifierConfig(tiny_lm, data), arguments(max_steps=1, save_strategy="no"))
+    prm(PRMConfig(tiny_lm, data), arguments(max_steps=1, save_strategy="no"))
 
 
 def test_sampler_groups_lengths_and_shuffles_groups():

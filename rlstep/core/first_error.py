@@ -1,0 +1,177 @@
+"""Finding the first wrong step of a solution, as ProcessBench measures it (Zheng et al., 2412.06559).
+
+A row is (probs, first wrong step): for each step the probability that it is right, and the index of the first wrong
+one, -1 where every step is right. The verifier's answer is the first step whose probability is below a threshold.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+NONE = -1
+Row = tuple[Sequence[float], int]
+
+
+@dataclass(frozen=True)
+class ProcessBench:
+    """How well the first wrong step is found.
+
+    Attributes:
+        f1: harmonic mean of the two accuracies, 0 where both are 0; NaN where one of them is.
+        accuracy_on_errors: share of the solutions with a wrong step whose first one is found exactly; NaN without any.
+        accuracy_on_correct: share of the solutions without one of which that is said; NaN without any.
+        threshold: below it a step is judged wrong. Of a cross-fitted result, what each half was judged with; NaN where
+            none could be chosen.
+    """
+
+    f1: float
+    accuracy_on_errors: float
+    accuracy_on_correct: float
+    threshold: float | tuple[float, float]
+
+
+def first_error(probs: Sequence[float], threshold: float) -> int:
+    """The index of the first step with p < threshold, -1 where there is none.
+
+    >>> first_error([0.9, 0.2, 0.1], 0.5), first_error([0.9, 0.5], 0.5)
+    (1, -1)
+    """
+    below = np.flatnonzero(np.asarray(probs, dtype=np.float64) < threshold)
+    return int(below[0]) if len(below) else NONE
+
+
+def processbench_f1(rows: Sequence[Row], threshold: float) -> ProcessBench:
+    """The measures of rows at a threshold that was not chosen on them.
+
+    Args:
+        rows: (probs (S,), first wrong step or -1).
+        threshold: a step is judged wrong iff its p is below this.
+
+    Raises:
+        ValueError: a probability outside [0, 1], or a first wrong step that the row does not have.
+    """
+    low_R, high_R, wrong_R = _intervals(rows)
+    return _measured((low_R < threshold) & (threshold <= high_R), wrong_R, float(threshold))
+
+
+def best_threshold(rows: Sequence[Row]) -> float:
+    """The threshold with the highest F1 on `rows`, exactly: F1 is a step function, and every step of it is looked at.
+
+    Between two places where it changes the middle is taken. Of several thresholds with the highest F1 it is the one
+    nearest to one half, the lower of two.
+
+    Args:
+        rows: (probs (S,), first wrong step or -1), with and without wrong steps.
+
+    Raises:
+        ValueError: no row has a wrong step, or all have; a row is malformed (as `processbench_f1`).
+    """
+    low_R, high_R, wrong_R = _intervals(rows)
+    if not wrong_R.any() or wrong_R.all():
+        raise ValueError("a threshold needs solutions with and without a wrong step; F1 is undefined on one kind.")
+    thresholds_C = _candidates(low_R, high_R)
+    f1_C = _harmonic(
+        _share_inside(low_R[wrong_R], high_R[wrong_R], thresholds_C),
+        _share_inside(low_R[~wrong_R], high_R[~wrong_R], thresholds_C),
+    )
+    best = thresholds_C[f1_C >= f1_C.max() - 1e-12]
+    return float(best[np.abs(best - 0.5).argmin()])
+
+
+def cross_fitted_f1(rows: Sequence[Row], keys: Sequence[str]) -> ProcessBench:
+    """The measures of all rows, each judged with the threshold that is best for the other half of the keys.
+
+    A threshold tuned on the rows it is reported on flatters. The keys (problem ids: solutions of one problem are alike)
+    are halved in the order of their hashes, so the halves are the same in every run and hold no key together.
+
+    Args:
+        rows: (probs (S,), first wrong step or -1).
+        keys: one a row.
+
+    Returns:
+        The measures; all NaN where a half lacks solutions with or without a wrong step, because no threshold can be
+        chosen there.
+
+    Raises:
+        ValueError: not one key a row; a row is malformed (as `processbench_f1`).
+    """
+    if len(rows) != len(keys):
+        raise ValueError(f"{len(rows)} rows, {len(keys)} keys; give one key a row.")
+    low_R, high_R, wrong_R = _intervals(rows)
+    order = sorted(set(keys), key=lambda key: (hashlib.sha256(key.encode()).digest(), key))
+    second = set(order[len(order) // 2 :])
+    second_R = np.array([key in second for key in keys], dtype=bool)
+    halves = [[row for row, here in zip(rows, half_R, strict=True) if here] for half_R in (~second_R, second_R)]
+    if any(len({first < 0 for _, first in half}) < 2 for half in halves):
+        return ProcessBench(math.nan, math.nan, math.nan, (math.nan, math.nan))
+    for_second, for_first = best_threshold(halves[0]), best_threshold(halves[1])
+    threshold_R = np.where(second_R, for_second, for_first)
+    return _measured((low_R < threshold_R) & (threshold_R <= high_R), wrong_R, (for_first, for_second))
+
+
+def min_is_last_share(probs: Sequence[Sequence[float]]) -> float:
+    """The share of solutions whose last step has the lowest p of all, among those with two steps or more.
+
+    High where a verifier judges answers rather than steps. An earlier step that is as low takes the place from the
+    last, so that a verifier which says 1 of everything has a share of 0.
+
+    Args:
+        probs: (S,) probabilities a solution.
+
+    Returns:
+        The share; NaN where no solution has two steps.
+    """
+    several = [np.asarray(row) for row in probs if len(row) > 1]
+    return float(np.mean([row.argmin() == len(row) - 1 for row in several])) if several else math.nan
+
+
+def _intervals(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each row (low, high, has a wrong step): the verifier's answer is right iff low < threshold <= high.
+
+    With the first wrong step at k: iff p_k is below the threshold and no p before it is. Without: iff no p is.
+    """
+    low_R, high_R = np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
+    for number, (probs, first) in enumerate(rows):
+        probs = np.asarray(probs, dtype=np.float64)
+        if not ((probs >= 0) & (probs <= 1)).all():
+            raise ValueError(f"row {number}: probabilities must be in [0, 1], found {probs.tolist()}.")
+        if not NONE <= first < len(probs):
+            raise ValueError(f"row {number}: the first wrong step is {first} of {len(probs)} steps; give -1 for none.")
+        judged_right = probs[:first] if first >= 0 else probs
+        high_R[number] = judged_right.min(initial=np.inf)
+        if first >= 0:
+            low_R[number] = probs[first]
+    return low_R, high_R, low_R > -np.inf
+
+
+def _candidates(low_R: np.ndarray, high_R: np.ndarray) -> np.ndarray:
+    """One threshold in each stretch (a, b] of [0, 1] in which no row's answer changes, rising."""
+    # Above the highest probability every solution is judged wrong from its first step on: F1 is 0 there, and it is
+    # looked at only where there is room up to 1.
+    changes = np.unique(np.concatenate([low_R[np.isfinite(low_R)], high_R[np.isfinite(high_R)], [0.0, 1.0]]))
+    below, above = changes[:-1], changes[1:]
+    middle = (below + above) / 2
+    # The middle of two neighbouring floats may be the lower one, which is outside.
+    return np.concatenate([[0.0], np.where(middle > below, middle, above)])
+
+
+def _share_inside(low_R: np.ndarray, high_R: np.ndarray, thresholds_C: np.ndarray) -> np.ndarray:
+    """The share of intervals (low, high] that hold each threshold; empty intervals hold none."""
+    held = low_R < high_R
+    begun_C = np.searchsorted(np.sort(low_R[held]), thresholds_C, side="left")
+    over_C = np.searchsorted(np.sort(high_R[held]), thresholds_C, side="left")
+    return (begun_C - over_C) / len(low_R)
+
+
+def _measured(right_R: np.ndarray, wrong_R: np.ndarray, threshold) -> ProcessBench:
+    on_errors = float(right_R[wrong_R].mean()) if wrong_R.any() else math.nan
+    on_correct = float(right_R[~wrong_R].mean()) if not wrong_R.all() else math.nan
+    return ProcessBench(float(_harmonic(on_errors, on_correct)), on_errors, on_correct, threshold)
+
+
+def _harmonic(a, b):
+    total = np.asarray(a + b)
+    return np.where(total == 0, 0.0, 2 * np.asarray(a) * b / np.where(total == 0, 1.0, total))

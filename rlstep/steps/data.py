@@ -1,0 +1,179 @@
+"""The `data` stage: checks every row of a data set, counts what is in it, and writes it as our own rows."""
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.progress import track
+from rlstep.runtime.record import RunRecord
+from rlstep.runtime.rows import atomic
+from rlstep.steps.answers import extract, same_answer
+from rlstep.steps.census import Census, readable, table
+from rlstep.steps.readers import READERS, ReadReport, options_of, read, reader_of
+from rlstep.steps.records import Solution, write_solutions
+from rlstep.steps.sources import BAD_ROWS
+
+Format = Literal["solutions", "gsm8k", "math", "prm800k", "math_shepherd", "stepwise", "processbench", "rlhflow"]
+OUTPUTS = (".jsonl", ".parquet")
+
+
+@dataclass
+class DataConfig:
+    format: Format = field(metadata={"help": "What the rows are; `solutions` is our own format."})
+    path: str = field(metadata={"help": "A file (.jsonl, .json, .parquet, .gz), a folder of shards, or a hub id."})
+    out: str | None = field(default=None, metadata={"help": "Where the solutions go: .jsonl or .parquet."})
+    split: str | None = field(
+        default=None,
+        metadata={"help": "The hub data set's split; of a folder, the shards with this word in their name."},
+    )
+    config_name: str | None = field(default=None, metadata={"help": "The hub data set's configuration."})
+    revision: str | None = field(default=None, metadata={"help": "The hub data set's branch, tag or commit."})
+    on_bad_row: Literal["error", "skip"] = field(
+        default="error", metadata={"help": "skip leaves malformed rows out and lists them in OUT" + BAD_ROWS + "."}
+    )
+    show: int = field(default=0, metadata={"help": "Print this many of the first solutions."})
+    grade: bool = field(default=False, metadata={"help": "Set `correct` from the reference answers, for an ORM."})
+    prompt: str | None = field(
+        default=None, metadata={"help": "The prompt's template; {problem} stands for the problem's text."}
+    )
+    separator: str | None = field(
+        default=None, metadata={"help": "What stands between steps; a line break by default."}
+    )
+    keep: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "prm800k: what is left out by default and should be taken: quality_control, screening, give_up and"
+            " bad_problem rows, and the ratings of flagged steps (flagged)."
+        },
+    )
+    tag: str | None = field(default=None, metadata={"help": "math_shepherd: the mark behind every step."})
+    first_step: str | None = field(
+        default=None, metadata={"help": "math_shepherd, rlhflow: the text with which a solution begins."}
+    )
+    close_last: bool | None = field(
+        default=None, metadata={"help": "stepwise: the last step ends in a separator, too."}
+    )
+
+    def __post_init__(self):
+        if self.show < 0:
+            raise UserError(f"show is {self.show}; it must be at least 0.")
+        if self.out is not None:
+            self._check_out(Path(self.out), Path(self.path))
+        if self.grade and not READERS[self.format].has_reference:
+            raise UserError(
+                f"grade is on, but rows of the format '{self.format}' hold no reference answer. Leave it off."
+            )
+        reader_of(self.format, **self.options)
+
+    @staticmethod
+    def _check_out(out: Path, path: Path) -> None:
+        if out.suffix not in OUTPUTS:
+            raise UserError(f"out is {out}; its name must end in {' or '.join(OUTPUTS)}.")
+        if path.resolve() in (out.resolve(), out.resolve().parent):
+            raise UserError(f"out is {out}, which lies in what path names, {path}; give another place.")
+
+    @property
+    def options(self) -> dict:
+        """The format's options among those that were given."""
+        given = {name: getattr(self, name) for name in FORMAT_OPTIONS if getattr(self, name) is not None}
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+FORMAT_OPTIONS = sorted({option for format in READERS for option in options_of(format)})
+
+
+def data(config: DataConfig) -> dict:
+    """Reads `config.path` once, prints what is in it, and writes its solutions where `config.out` is given.
+
+    The output appears when all of it is written; beside it are the run's record and, where malformed rows were
+    skipped, a list of them.
+
+    Metrics: `rows`, by file; `left_out` rows by reason, and `ungraded` solutions (with `grade`, those of PRM800K that
+    end before an answer); `bad_rows`; what else the format tells (`seen`); `solutions`, `problems`, `trees`,
+    `finished`; `steps` by label and `answers` by correctness.
+
+    Raises:
+        UserError: an option that the format does not have; no solution came of the rows; nothing to grade by.
+        DataError: a malformed row, unless they are skipped.
+    """
+    report, census, shown, ungraded = ReadReport(), Census(), [], 0
+    source = {name: getattr(config, name) for name in ("split", "config_name", "revision", "on_bad_row")}
+    solutions = read(config.format, config.path, **source, report=report, **config.options)
+
+    def taken() -> Iterator[Solution]:
+        nonlocal ungraded
+        for solution in track(solutions, "reading", None):
+            if config.grade and not grade(solution, config.path, READERS[config.format].cut_short):
+                ungraded += 1
+                continue
+            census.add(solution)
+            if len(shown) < config.show:
+                shown.append(readable(solution))
+            yield solution
+        if not census.solutions:
+            raise UserError(f"{config.path}: no solution came of its rows.\n{table(census, report)}{_listed(report)}")
+
+    def metrics() -> dict:
+        counts = {"rows": dict(report.rows), "left_out": dict(report.dropped), "ungraded": ungraded}
+        return counts | {"bad_rows": report.bad_rows, "seen": dict(report.seen)} | census.metrics()
+
+    if config.out is None:
+        deque(taken(), maxlen=0)
+    else:
+        out = Path(config.out)
+        with RunRecord("data", asdict(config), out.parent, name=out.name + ".run.json") as record:
+            with _bad_rows(out.with_name(out.name + BAD_ROWS), report):
+                write_solutions(out, taken())
+            record.metrics |= metrics()
+    print(*shown, table(census, report) + _listed(report), sep="\n\n")
+    return metrics()
+
+
+def grade(solution: Solution, path: str, cut_short: bool) -> bool:
+    """Sets `answer` and `correct` by the reference; returns whether the solution could be graded.
+
+    One without an answer keeps the verdict that its data set gave; without such it is wrong, unless it was cut short
+    (see `rlstep.steps.readers.Reader.cut_short`): then it is no attempt that failed, and has no grade.
+
+    Raises:
+        UserError: there is no reference answer.
+    """
+    if not solution.reference.strip():
+        raise UserError(f"{path}: problem '{solution.problem_id}' has no reference answer; leave grade off.")
+    if solution.answer is None:
+        solution.answer = extract(solution.completion)
+    if solution.answer is not None:
+        solution.correct = same_answer(solution.answer, solution.reference)
+    elif solution.correct is None:
+        if cut_short:
+            return False
+        solution.correct = False
+    return True
+
+
+@contextmanager
+def _bad_rows(path: Path, report: ReadReport) -> Iterator[None]:
+    """Lists the rows that are skipped in a file, which is there only if there are any."""
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+
+        def write(fault: DataError) -> None:
+            row = {"path": str(fault.path), "row": fault.row, "field": fault.field, "error": str(fault)}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+        report.on_fault = write
+        yield
+    if not report.bad_rows:
+        path.unlink()
+
+
+def _listed(report: ReadReport) -> str:
+    """The first of the malformed rows, to be printed below the table."""
+    if not report.bad_rows:
+        return ""
+    more = report.bad_rows - len(report.faults)
+    return "\n\nmalformed rows:\n" + "\n".join([*map(str, report.faults), *([f"and {more} more"] if more else [])])

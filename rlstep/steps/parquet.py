@@ -1,0 +1,82 @@
+"""Parquet files: rows out of any, and solutions into one of a fixed schema, a batch at a time.
+
+The schema is explicit, because pyarrow would infer one from the first batch: a column that begins with nulls, or
+labels that begin with whole numbers, would refuse what comes later. pyarrow is imported when it is needed.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.rows import atomic
+
+READ_ROWS = 256
+# A row group: large enough to compress well, small enough for any memory.
+WRITE_ROWS = 4096
+
+
+def solution_schema():
+    """The columns of a file of solutions: the fields of `rlstep.steps.records.Solution`, in their order."""
+    import pyarrow as pa
+
+    number, text = pa.int64(), pa.string()
+    return pa.schema(
+        [
+            pa.field("problem_id", text, nullable=False),
+            pa.field("prompt", text, nullable=False),
+            pa.field("completion", text, nullable=False),
+            pa.field("reference", text, nullable=False),
+            pa.field("sample", number, nullable=False),
+            pa.field("finished", pa.bool_(), nullable=False),
+            pa.field("steps", pa.list_(pa.list_(number))),
+            pa.field("labels", pa.list_(pa.float64())),
+            pa.field("answer", text),
+            pa.field("correct", pa.bool_()),
+            pa.field("scores", pa.map_(text, pa.list_(pa.float64())), nullable=False),
+            pa.field("neutral", pa.list_(number)),
+            pa.field("tree", text),
+        ]
+    )
+
+
+def read_parquet(path: str | Path) -> Iterator[tuple[int, dict]]:
+    """Yields (row number from 1, row) of a Parquet file, holding a few hundred rows at a time.
+
+    Raises:
+        UserError: the file is missing, no Parquet file, or holds no row.
+        DataError: a map column holds a key twice.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Check the path, or run the stage that writes it first.")
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(READ_ROWS):
+                for row in batch.to_pylist(maps_as_pydicts="strict"):
+                    number += 1
+                    yield number, row
+    except KeyError as error:
+        raise DataError(path, number + 1, None, f"in this row or soon after: {error.args[0]}.") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not readable as Parquet ({reason}). Write it again, or give another file.") from None
+    if not number:
+        raise UserError(f"{path}: the file has no rows. Run the stage that writes it again, or give another file.")
+
+
+def write_parquet(path: str | Path, rows: Iterable[dict]) -> int:
+    """Writes rows of solutions (`Solution.to_row`) to a Parquet file, atomically; returns their number."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, rows, count = solution_schema(), iter(rows), 0
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
+        while batch := list(islice(rows, WRITE_ROWS)):
+            file.write_table(pa.Table.from_pylist(batch, schema))
+            count += len(batch)
+    return count

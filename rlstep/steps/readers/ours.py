@@ -1,0 +1,18 @@
+"""`solutions`: what rlstep's stages write."""
+
+from dataclasses import dataclass
+
+from rlstep.steps.readers.base import ReadReport
+from rlstep.steps.readers.values import Field
+from rlstep.steps.records import Solution, solution_of
+
+
+@dataclass(frozen=True)
+class OursReader:
+    """Rows of `Solution`; they are checked and passed on, their sample numbers included."""
+
+    has_reference = True
+    cut_short = False
+
+    def solutions(self, row: Field, report: ReadReport) -> list[Solution]:
+        return [solution_of(row.row)]

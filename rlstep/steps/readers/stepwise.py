@@ -1,0 +1,34 @@
+"""`stepwise`: TRL's data type for process supervision.
+
+A row: {"prompt": "What is 2 + 3 * 4?", "completions": ["3 * 4 = 12", "2 + 12 = 15"], "labels": [true, false]}
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rlstep.steps.readers.base import ReadReport, StepReader, problem_key
+from rlstep.steps.readers.values import Field
+from rlstep.steps.records import Solution
+
+
+@dataclass(frozen=True)
+class StepwiseReader(StepReader):
+    """Labels are true, false, a number from 0 to 1 (kept as it is), or null or -100 for unknown.
+
+    Attributes:
+        close_last: give the last step a separator, too. Right for data whose rows end with the step in question, such
+            as every rejected step of PRM800K: else the missing separator tells that a step was rejected.
+    """
+
+    has_reference: ClassVar[bool] = False
+
+    close_last: bool = False
+
+    def solutions(self, row: Field, report: ReadReport) -> list[Solution]:
+        problem, steps = row["prompt"].text(), list(row["completions"].texts())
+        if not steps:
+            raise row["completions"].fault("an empty list; a solution has at least one step.")
+        labels = row["labels"].labels(len(steps))
+        completion, spans = self.join(steps, self.close_last)
+        key = f"stepwise-{problem_key(problem)}"
+        return [Solution(key, self.prompt_of(problem), completion, "", steps=spans, labels=labels)]

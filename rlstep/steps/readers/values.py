@@ -1,0 +1,100 @@
+"""A value of a row that knows its place, so that every fault names file, row and field."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isfinite
+
+from rlstep.runtime.errors import DataError
+from rlstep.steps.records import shown
+from rlstep.steps.sources import Row
+
+# What transformers and TRL write where no loss is wanted; a label of this value says that nothing is known.
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Field:
+    """A row, or a value inside it, whose methods give it as what it should be or raise a `DataError`.
+
+    Attributes:
+        row: the row.
+        name: the value's name, `label.steps[2].chosen_completion`; None for the row itself.
+        value: the value.
+    """
+
+    row: Row
+    name: str | None
+    value: object
+
+    @classmethod
+    def of(cls, row: Row) -> "Field":
+        return cls(row, None, row.values)
+
+    def fault(self, problem: str) -> DataError:
+        return DataError(self.row.source, self.row.number, self.name, problem)
+
+    def expected(self, what: str) -> DataError:
+        return self.fault(f"expected {what}, found {shown(self.value)}.")
+
+    def __getitem__(self, key: str) -> "Field":
+        """The value of a key that must be there, though it may be null."""
+        found = self.get(key)
+        if key not in self.value:
+            raise found.fault(f"missing; this row has {', '.join(map(str, self.value)) or 'no fields'}.")
+        return found
+
+    def get(self, key: str) -> "Field":
+        """The value of a key; null where it is absent."""
+        if not isinstance(self.value, dict):
+            raise self.expected("an object")
+        return Field(self.row, f"{self.name}.{key}" if self.name else key, self.value.get(key))
+
+    @property
+    def is_null(self) -> bool:
+        return self.value is None
+
+    def items(self) -> list["Field"]:
+        if not isinstance(self.value, list):
+            raise self.expected("a list")
+        return [Field(self.row, f"{self.name}[{k}]", item) for k, item in enumerate(self.value)]
+
+    def text(self) -> str:
+        """A text that is not blank, without the white space around it."""
+        if not isinstance(self.value, str) or not self.value.strip():
+            raise self.expected("text")
+        return self.value.strip()
+
+    def boolean(self) -> bool:
+        if not isinstance(self.value, bool):
+            raise self.expected("true or false")
+        return self.value
+
+    def index(self, length: int, lowest: int = 0) -> int:
+        """A whole number from `lowest` to below `length`."""
+        whole = isinstance(self.value, int) and not isinstance(self.value, bool)
+        if not whole or not lowest <= self.value < length:
+            raise self.expected(f"a whole number from {lowest} to {length - 1}")
+        return self.value
+
+    def label(self) -> float | None:
+        """A step's label: true, false or a number from 0 to 1; null and -100 are unknown.
+
+        A number between stays what it is: a soft label is the share of rollouts that reached the answer.
+        """
+        if isinstance(self.value, bool):
+            return int(self.value)
+        if self.value is None or self.value == IGNORED:
+            return None
+        if not isinstance(self.value, (int, float)) or not isfinite(self.value) or not 0 <= self.value <= 1:
+            raise self.expected(f"true, false, a number from 0 to 1, or null or {IGNORED} for unknown")
+        return self.value
+
+    def labels(self, count: int) -> list[float | None]:
+        """One label for each of `count` steps."""
+        found = [item.label() for item in self.items()]
+        if len(found) != count:
+            raise self.fault(f"{len(found)} labels for {count} steps.")
+        return found
+
+    def texts(self) -> Iterator[str]:
+        return (item.text() for item in self.items())

@@ -1,0 +1,93 @@
+"""Readers of published PRMs, by family, behind the one interface of `RewardModel`.
+
+    model, tokenizer, layout = published.load("Qwen/Qwen2.5-Math-PRM-7B")
+
+A family's layout rebuilds the text that its authors ask their model with, to the token, from a problem, a completion
+and the spans of its steps. The prompt must be the problem's statement alone: the families add their own chat template.
+The model classes are built here; no code that comes with a checkpoint runs, and every weight is accounted for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlstep.runtime.errors import UserError
+from rlstep.verifiers.layouts import Layout
+from rlstep.verifiers.model import load_config, load_tokenizer
+from rlstep.verifiers.published import math_shepherd, qwen, rlhflow, skywork, trl
+
+Loaded = tuple[PreTrainedModel, Layout]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Published PRMs that are asked alike.
+
+    Attributes:
+        checkpoints: which ones, in words.
+        recognises: whether a configuration, as a dictionary, and its path are of this family.
+        load: (path, tokenizer, dtype, trust_remote_code) to the model and its layout.
+    """
+
+    checkpoints: str
+    recognises: Callable[[dict, str], bool]
+    load: Callable[[str, PreTrainedTokenizerBase, str, bool], Loaded]
+
+
+FAMILIES = {
+    "qwen": Family("Qwen2.5-Math-PRM-7B and -72B, Qwen2.5-Math-7B-PRM800K", qwen.recognises, qwen.load),
+    "math_shepherd": Family("math-shepherd-mistral-7b-prm", math_shepherd.recognises, math_shepherd.load),
+    "rlhflow": Family("Llama3.1-8B-PRM-Mistral-Data and -Deepseek-Data", rlhflow.recognises, rlhflow.load),
+    "skywork": Family("Skywork-o1-Open-PRM-Qwen-2.5-1.5B and -7B", skywork.recognises, skywork.load),
+    "trl": Family("token classifiers that TRL's PRMTrainer made; named by the user alone", trl.recognises, trl.load),
+}
+
+
+def detect(config: PretrainedConfig | dict, path: str) -> str | None:
+    """The family of a checkpoint, None where neither configuration, weights nor name tell it.
+
+    Args:
+        config: its configuration.
+        path: its folder or hub id. Causal LMs of the families math_shepherd and rlhflow differ from generators by
+            their published name alone; under another one, the user names the family.
+    """
+    values = config if isinstance(config, dict) else config.to_dict()
+    return next((name for name, family in FAMILIES.items() if family.recognises(values, path)), None)
+
+
+def load(
+    path: str, family: str | None = None, dtype: str = "auto", trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Layout]:
+    """A published PRM for scoring.
+
+    Args:
+        path: folder or hub id.
+        family: its name in `FAMILIES`; found from the checkpoint by default.
+        dtype: the weights' type, or "auto" for that of the checkpoint.
+        trust_remote_code: run the tokenizer's code from the hub, and for causal LMs and token classifiers of other
+            architectures the model's.
+
+    Raises:
+        UserError: an unknown family or checkpoint, weights that are missing or have no place, or no safetensors.
+    """
+    if family is None:
+        config = load_config(path, trust_remote_code)
+        family = detect(config, path)
+        if family is None:
+            raise UserError(
+                f"{path} ({', '.join(config.architectures or ['no architecture'])}) is no published PRM that rlstep "
+                f"recognises. Name its family (layout): {known()}."
+            )
+    if family not in FAMILIES:
+        raise UserError(f"layout is '{family}'; the families of published PRMs are: {known()}.")
+    tokenizer = load_tokenizer(path, trust_remote_code)
+    if not tokenizer.is_fast:
+        raise UserError(f"{path}: its tokenizer is a slow one, without character offsets, which step positions need.")
+    model, layout = FAMILIES[family].load(path, tokenizer, dtype, trust_remote_code)
+    return model.eval(), tokenizer, layout
+
+
+def known() -> str:
+    """The families and their checkpoints in one line, for messages."""
+    return "; ".join(f"{name} ({family.checkpoints})" for name, family in FAMILIES.items())

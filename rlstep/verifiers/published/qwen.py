@@ -1,0 +1,73 @@
+"""Qwen2.5-Math-PRM (Zhang et al., 2501.07301): a two-layer head read at a special token behind each step.
+
+The conversation, as the model card writes it::
+
+    system     Please reason step by step, and put your final answer within \\boxed{}.
+    user       the problem
+    assistant  step 1<extra_0>step 2<extra_0>
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from rlstep.verifiers.collate import Feature
+from rlstep.verifiers.published.rows import (
+    Marked,
+    TwoClasses,
+    ask_at_marks,
+    chat_parts,
+    clean,
+    free_character,
+    join_marked,
+    one_token,
+    require_chat_template,
+    step_texts,
+)
+from rlstep.verifiers.published.weights import Qwen2WithHead, load_qwen2
+
+SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
+TAG = "<extra_0>"
+
+
+class Qwen2ForProcessRewardModel(Qwen2WithHead):
+    head_name = "score"
+
+    def make_head(self, config) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(config.hidden_size, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, 2)
+        )
+
+
+@dataclass(frozen=True)
+class QwenLayout(TwoClasses):
+    """Steps lose the white space around them, and a tag at their end.
+
+    Attributes:
+        tag_id: the token that the model is asked at.
+    """
+
+    tag_id: int
+
+    def features(self, prompts, completions, steps, tokenizer) -> list[Feature]:
+        rows = [self._row(tokenizer, *row) for row in zip(prompts, completions, steps, strict=True)]
+        return ask_at_marks(tokenizer, rows, self.tag_id, add_special_tokens=True)
+
+    def _row(self, tokenizer, prompt, completion, steps) -> Marked:
+        texts = [clean(text, TAG) for text in step_texts(completion, steps)]
+        placeholder = free_character(prompt, completion)
+        messages = [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": prompt.strip()},
+            {"role": "assistant", "content": "".join(text + placeholder for text in texts)},
+        ]
+        return join_marked(chat_parts(tokenizer, messages, placeholder, len(texts)), TAG)
+
+
+def recognises(config: dict, path: str) -> bool:
+    return "Qwen2ForProcessRewardModel" in (config.get("architectures") or ())
+
+
+def load(path: str, tokenizer, dtype: str, trust_remote_code: bool):
+    require_chat_template(tokenizer, path)
+    return load_qwen2(Qwen2ForProcessRewardModel, path, dtype), QwenLayout(one_token(tokenizer, TAG, "qwen"))

@@ -1,0 +1,93 @@
+"""A picture of a verifier's calibration: how often steps are right, against how often it says they are."""
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from rlstep.core.calibration import Reliability
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers.
+BLUE, VERMILION, GREY, BLACK, PALE = "#0072B2", "#D55E00", "#767676", "#222222", "#E9E9E9"
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": BLACK,
+    "axes.labelcolor": BLACK,
+    "axes.edgecolor": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.8,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": BLACK,
+    "ytick.labelcolor": BLACK,
+}
+Z95 = 1.959964  # standard normal quantile of a 95% interval
+
+
+def reliability_figure(reliability: Reliability, title: str = "Are the probabilities right?") -> Figure:
+    """Above, the share of right steps a bin with its 95% interval, and its gap to what was said; below, steps a bin.
+
+    The intervals are Wilson's, of a binomial share: with soft labels, which vary less, they are too wide.
+
+    Args:
+        reliability: of `rlstep.core.calibration.reliability`.
+        title: in bold, above.
+
+    Returns:
+        A figure that no window system knows: `figure.savefig(path)`, or `wandb.Image(figure)`.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.4, 6.0), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
+        _draw_shares(above, reliability)
+        _draw_counts(below, reliability)
+        figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, weight="bold")
+    return figure
+
+
+def _draw_shares(axes: Axes, found: Reliability) -> None:
+    full = found.counts > 0
+    centres, widths = (found.edges[:-1] + found.edges[1:]) / 2, np.diff(found.edges)
+    confidence, accuracy = found.confidence[full], found.accuracy[full]
+    axes.bar(centres[full], accuracy, widths[full] * 0.92, color=BLUE, alpha=0.85, label="right")
+    # The gap stands where the probabilities are, not in the middle of the bin.
+    axes.vlines(confidence, accuracy, confidence, color=VERMILION, linewidth=2.2, zorder=3, label="gap to what is said")
+    axes.scatter(confidence, confidence, s=16, color=VERMILION, zorder=4)
+    low, high = wilson_interval(accuracy, found.counts[full])
+    axes.errorbar(
+        centres[full], accuracy, [accuracy - low, high - accuracy], fmt="none", color=BLACK, linewidth=1, capsize=2,
+        label="95% interval", zorder=3.5,
+    )  # fmt: skip
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), label="as said")
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="steps that are right")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_title(
+        f"expected calibration error {found.error:.3f}, {found.counts.sum():,} steps", loc="left", fontsize=9.5
+    )
+    axes.legend(loc="upper left", frameon=False, fontsize=8.5)
+
+
+def _draw_counts(axes: Axes, found: Reliability) -> None:
+    axes.stairs(found.counts, found.edges, fill=True, color=GREY, alpha=0.75)
+    axes.set(xlabel="the verifier's probability that a step is right", ylabel="steps")
+    axes.set_ylim(0, max(1, found.counts.max()) * 1.08)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def wilson_interval(shares: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high) of the 95% interval of shares among `counts` (Wilson, 1927), within [0, 1] also for shares 0 and 1.
+
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
+    """
+    square = Z95**2 / counts
+    middle = shares + square / 2
+    half = np.sqrt(shares * (1 - shares) * square + square**2 / 4)
+    return np.clip((middle - half) / (1 + square), 0, shares), np.clip((middle + half) / (1 + square), shares, 1)

@@ -1,0 +1,89 @@
+"""Parquet: the fixed schema, batches, and other people's files."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.steps import parquet
+from rlstep.steps.parquet import read_parquet, solution_schema, write_parquet
+from rlstep.steps.readers import read
+from rlstep.steps.records import Solution, read_solutions
+
+
+def test_the_schema_has_every_field_of_a_solution():
+    assert solution_schema().names == list(Solution.__dataclass_fields__)
+
+
+def test_batches_neither_lose_nor_repeat_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "WRITE_ROWS", 4)
+    monkeypatch.setattr(parquet, "READ_ROWS", 3)
+    # Nulls and whole numbers come first, which would mislead an inferred schema.
+    solutions = [Solution("p", "?", "ab", "1", sample=k) for k in range(5)]
+    solutions += [Solution("p", "?", "ab", "1", sample=k, steps=[(0, 2)], labels=[k / 8]) for k in range(5, 9)]
+    assert write_parquet(tmp_path / "x.parquet", (s.to_row() for s in solutions)) == 9
+    assert read_solutions(tmp_path / "x.parquet") == solutions
+    assert [number for number, _ in read_parquet(tmp_path / "x.parquet")] == list(range(1, 10))
+    assert pq.ParquetFile(tmp_path / "x.parquet").num_row_groups == 3
+
+
+def test_rows_are_written_as_they_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "WRITE_ROWS", 2)
+    held = []
+
+    def rows():
+        for k in range(6):
+            held.append(k)
+            if k == 4:
+                assert (tmp_path / "x.parquet.tmp").stat().st_size > 0
+            yield Solution("p", "?", "", "1", sample=k).to_row()
+
+    write_parquet(tmp_path / "x.parquet", rows())
+    assert held == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_failing_writer_leaves_the_old_file(tmp_path):
+    def rows():
+        yield Solution("p", "?", "", "2").to_row()
+        raise RuntimeError("killed")
+
+    old = Solution("p", "?", "", "1")
+    write_parquet(tmp_path / "x.parquet", [old.to_row()])
+    with pytest.raises(RuntimeError, match="killed"):
+        write_parquet(tmp_path / "x.parquet", rows())
+    assert read_solutions(tmp_path / "x.parquet") == [old]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.parquet"]
+
+
+def test_a_published_parquet_file_is_read_with_its_types(tmp_path):
+    rows = {"prompt": ["a", "b"], "completions": [["x", "y"], ["z"]], "labels": [[True, False], [None]]}
+    pq.write_table(pa.table(rows), tmp_path / "train.parquet")
+    assert [s.labels for s in read("stepwise", tmp_path / "train.parquet")] == [[1, 0], [None]]
+
+
+def test_a_malformed_row_of_parquet_is_named(tmp_path):
+    rows = {"prompt": ["a", "b"], "completions": [["x"], ["z"]], "labels": [[1.0], [float("nan")]]}
+    pq.write_table(pa.table(rows), tmp_path / "train.parquet")
+    with pytest.raises(DataError) as caught:
+        list(read("stepwise", tmp_path / "train.parquet"))
+    assert (caught.value.row, caught.value.field) == (2, "labels[0]")
+
+
+def test_what_is_no_parquet_file_is_a_user_error(tmp_path):
+    (tmp_path / "x.parquet").write_text("no Parquet")
+    for path, match in ((tmp_path / "x.parquet", "not readable as Parquet"), (tmp_path / "y.parquet", "no such file")):
+        with pytest.raises(UserError, match=match):
+            list(read_parquet(path))
+
+
+def test_a_name_that_stands_twice_in_a_map_is_an_error(tmp_path):
+    row = {**Solution("p", "?", "", "1").to_row(), "scores": [("prm", []), ("prm", [])]}
+    pq.write_table(pa.Table.from_pylist([row], solution_schema()), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="prm"):
+        read_solutions(tmp_path / "x.parquet")
+
+
+def test_an_empty_parquet_file_is_an_error(tmp_path):
+    write_parquet(tmp_path / "x.parquet", [])
+    with pytest.raises(UserError, match="no rows"):
+        read_solutions(tmp_path / "x.parquet")

@@ -1,0 +1,112 @@
+"""Rows from files, folders of shards and the hub (which the tests never reach)."""
+
+import datasets
+import pytest
+from datasets.exceptions import DatasetNotFoundError
+
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.steps.readers import read
+from rlstep.steps.sources import BAD_ROWS, is_hub_id, iter_rows, shards, stem
+
+ROW = {"prompt": "What?", "completions": ["a", "b"], "labels": [1, 0.5]}
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("data/phase1_train.jsonl", "phase1_train"),
+        ("x.jsonl.gz", "x"),
+        ("x.json", "x"),
+        ("a.b/train-00000-of-00002.parquet", "train-00000-of-00002"),
+        ("owner/set.v2 train", "set.v2 train"),
+    ],
+)
+def test_the_stem_of_a_source(source, name):
+    assert stem(source) == name
+
+
+def test_shards_are_the_data_files_in_order(tmp_path):
+    names = ["b.jsonl", "a.parquet", "c.json", "d.jsonl.gz"]
+    others = ["README.md", "b.jsonl.run.json", "run.json", "b.jsonl" + BAD_ROWS, "e.jsonl.partial", "f.jsonl.tmp"]
+    for name in names + others:
+        (tmp_path / name).touch()
+    (tmp_path / "g.jsonl").mkdir()
+    assert [shard.name for shard in shards(tmp_path)] == ["a.parquet", "b.jsonl", "c.json", "d.jsonl.gz"]
+
+
+def test_a_folder_without_shards_is_an_error(tmp_path):
+    (tmp_path / "x.csv").touch()
+    with pytest.raises(UserError, match="no file in this folder ends in"):
+        shards(tmp_path)
+
+
+def test_a_split_chooses_shards_by_a_word_of_their_names(tmp_path):
+    names = ["phase1_test.jsonl", "phase1_train.jsonl", "test-00000-of-00001.parquet", "latest.jsonl", "test2.jsonl"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [shard.name for shard in shards(tmp_path, "test")] == ["phase1_test.jsonl", "test-00000-of-00001.parquet"]
+    with pytest.raises(UserError, match="no file has the split 'validation'.*phase1_test.jsonl"):
+        shards(tmp_path, "validation")
+    with pytest.raises(UserError, match="is one file"):
+        shards(tmp_path / "test2.jsonl", "test")
+
+
+def test_rows_of_shards_name_their_file(tmp_path):
+    write_rows(tmp_path / "a.jsonl", [{"i": 1}, {"i": 2}])
+    write_rows(tmp_path / "b.jsonl", [{"i": 3}])
+    found = [(row.source, row.number, row.values["i"]) for row in iter_rows(tmp_path)]
+    a, b = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")
+    assert found == [(a, 1, 1), (a, 2, 2), (b, 1, 3)]
+
+
+def test_what_looks_like_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    assert is_hub_id("peiyi9979/Math-Shepherd")
+    for path in ("runs/demo", "runs/x.jsonl", "x", "/a/b", "a/b/c", "./a"):
+        assert not is_hub_id(path)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in for the hub that keeps what it was asked."""
+    asked = []
+
+    def load_dataset(*args, **kwargs):
+        asked.append((args, kwargs))
+        if args[0] == "owner/none":
+            raise DatasetNotFoundError("Dataset 'owner/none' doesn't exist.")
+        return datasets.Dataset.from_list([ROW, {**ROW, "labels": [1, 2.0]}]).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_a_hub_data_set_is_streamed(hub):
+    solutions = read("stepwise", "owner/set", split="train", config_name="main", revision="v1", on_bad_row="skip")
+    assert [s.labels for s in solutions] == [[1, 0.5]]
+    assert hub == [(("owner/set", "main"), {"split": "train", "revision": "v1", "streaming": True})]
+
+
+def test_a_fault_in_a_hub_data_set_names_it(hub):
+    with pytest.raises(UserError, match=r"owner/set train, row 2, field 'labels\[1\]'"):
+        list(read("stepwise", "owner/set", split="train"))
+
+
+def test_the_hub_needs_a_split(hub):
+    with pytest.raises(UserError, match="no file here.*--split"):
+        read("stepwise", "owner/set")
+    assert hub == []
+
+
+def test_an_unknown_data_set_says_both(hub):
+    with pytest.raises(UserError, match="no such file or folder here, and the hub does not give it: Dataset 'owner/n"):
+        read("stepwise", "owner/none", split="train")
+
+
+@pytest.mark.parametrize("option", ["config_name", "revision"])
+def test_what_only_the_hub_has_is_an_error_for_a_file(tmp_path, option):
+    write_rows(tmp_path / "x.jsonl", [ROW])
+    with pytest.raises(UserError, match=f"{option} is 'main', but .*x.jsonl is no data set of the hub"):
+        read("stepwise", tmp_path / "x.jsonl", **{option: "main"})

@@ -1,0 +1,187 @@
+"""Packed rows get the values that they have alone; each shared prefix is computed once."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForTokenClassification,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from rlstep.verifiers.packing import (
+    LARGEST_BIN,
+    WORTH_SHARING,
+    added_mask,
+    can_pack,
+    forest_mask,
+    pack,
+    shared_runs,
+    window_of,
+    work_per_token,
+)
+
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+}
+FAMILIES = {
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES, head_dim=8),
+    "llama": LlamaConfig(**SIZES),
+    "mistral": MistralConfig(**SIZES, sliding_window=None),
+    "gpt2": GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=256, pad_token_id=0),
+}
+
+
+def model_of(config, attention: str = "sdpa"):
+    torch.manual_seed(0)
+    return AutoModelForTokenClassification.from_config(config, attn_implementation=attention).eval()
+
+
+def ragged_rows(seed: int = 0) -> list[list[int]]:
+    """Rows that share nothing, a prompt, or several steps; one is another's prefix and one stands twice."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def words(n: int) -> list[int]:
+        return torch.randint(1, 60, (n,), generator=generator).tolist()
+
+    prompt, other = words(12), words(9)
+    start = prompt + words(14)
+    return [
+        start + words(7), words(5), start + words(20), prompt + words(3), start, start, other + words(11), other + [3],
+        words(40),
+    ]  # fmt: skip
+
+
+def test_the_worked_example_of_the_module():
+    a, b, c, d, e, f, g = range(1, 8)
+    shared = list(range(10, 10 + WORTH_SHARING))
+    packed = pack([[*shared, c, d], [*shared, e], [f, g]], 0)
+    # The longest row has 10 tokens, so the branch `e` fits in no bin of that length: nothing is shared.
+    assert packed.tokens == 10 + 9 + 2
+    packed = pack([[*shared, c, d], [*shared, e], [f, g]], 0, work_per_token=1e9)
+    assert packed.input_ids[0].tolist()[:13] == [*shared, c, d, e, f, g]
+    assert packed.position_ids[0].tolist()[:13] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 0, 1]
+    assert packed.ends[0].tolist()[:13] == [11] * 8 + [10, 10, 11, 13, 13]
+    assert packed.bins == [0, 0, 0]
+    assert [places.tolist() for places in packed.places] == [[*range(10)], [*range(8), 10], [11, 12]]
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("work", [None, 1e9])
+def test_mask_is_that_of_each_row_alone(share, work):
+    rows = ragged_rows()
+    packed = pack(rows, 0, share, work)
+    mask_BLL = forest_mask(packed.ends)[:, 0]
+    for row, home, places in zip(rows, packed.bins, packed.places, strict=True):
+        assert packed.input_ids[home, places].tolist() == row
+        assert packed.position_ids[home, places].tolist() == list(range(len(row)))
+        for depth, place in enumerate(places.tolist()):
+            assert sorted(mask_BLL[home, place].nonzero().flatten().tolist()) == sorted(places[: depth + 1].tolist())
+    assert mask_BLL.any(dim=-1).all(), "a place that sees nothing would be NaN"
+
+
+def test_shared_prefixes_are_laid_out_once():
+    rows = ragged_rows()
+    assert pack(rows, 0, share=False).tokens == sum(map(len, rows))
+    # prompt 12, steps 14, tails 7 + 20 + 3; the others: 5, 9 + 11 + 1, 40
+    assert pack(rows, 0, work_per_token=1e9).tokens == 12 + 14 + 7 + 20 + 3 + 5 + 21 + 40
+
+
+def test_packing_wastes_less_than_padding():
+    lengths = [3, 100, 7, 50, 49, 20, 30, 41, 90, 10]
+    packed = pack([[1 + index] * length for index, length in enumerate(lengths)], 0, share=False)
+    # first fit: 100 | 90 10 | 50 49 | 41 30 20 7 | 3, where padding would take ten rows of 100
+    assert packed.tokens == 400
+    assert packed.input_ids.shape == (5, 100)
+
+
+def test_bins_grow_only_where_sharing_repays_the_longer_attention():
+    rows = [[*range(50), 100 + index, *range(30)] for index in range(40)]
+    assert pack(rows, 0, work_per_token=1e9).input_ids.shape[1] > 1000
+    assert pack(rows, 0, work_per_token=1.0).input_ids.shape[1] == 81
+    assert pack(rows, 0, work_per_token=1e9).input_ids.shape[1] <= LARGEST_BIN
+    assert len(shared_runs(rows)) == 1
+
+
+def test_a_row_longer_than_the_largest_bin_gets_its_own_length():
+    rows = [[1] * (LARGEST_BIN + 5), [2, 3]]
+    assert pack(rows, 0, work_per_token=1e9).input_ids.shape == (2, LARGEST_BIN + 5)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_are_those_of_single_rows(family, attention):
+    model = model_of(FAMILIES[family], attention)
+    assert can_pack(model) is None
+    rows = ragged_rows()
+    packed = pack(rows, 0, work_per_token=1e9)
+    mask = forest_mask(packed.ends)
+    if attention == "eager":
+        mask = added_mask(mask, torch.float32)
+    with torch.no_grad():
+        found = model(packed.input_ids, attention_mask=mask, position_ids=packed.position_ids).logits
+        for row, home, places in zip(rows, packed.bins, packed.places, strict=True):
+            alone = model(torch.tensor([row])).logits[0]
+            torch.testing.assert_close(found[home, places], alone, atol=1e-5, rtol=0)
+
+
+def test_gradients_are_those_of_single_rows():
+    model = model_of(FAMILIES["qwen2"])
+    rows = ragged_rows()
+
+    def gradient(loss: torch.Tensor) -> list[torch.Tensor]:
+        model.zero_grad()
+        loss.backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    packed = pack(rows, 0, work_per_token=1e9)
+    found = model(
+        packed.input_ids, attention_mask=forest_mask(packed.ends), position_ids=packed.position_ids
+    ).logits.log_softmax(-1)
+    pairs = zip(packed.bins, packed.places, strict=True)
+    together = gradient(sum(found[home, places[-1], 0] for home, places in pairs))
+    alone = gradient(sum(model(torch.tensor([row])).logits.log_softmax(-1)[0, -1, 0] for row in rows))
+    for left, right in zip(together, alone, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)
+
+
+def test_models_that_do_not_heed_the_mask_are_refused():
+    bert = BertConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    assert "other values" in can_pack(model_of(bert))
+    model = model_of(FAMILIES["qwen2"])
+    model.config._attn_implementation = "flash_attention_2"
+    assert "flash_attention_2" in can_pack(model)
+
+
+def test_layers_that_do_not_see_the_whole_row_are_refused():
+    model = model_of(FAMILIES["qwen2"])
+    model.config.layer_types = ["full_attention", "chunked_attention"]
+    assert "chunked_attention" in can_pack(model)
+    assert window_of(MistralConfig(**SIZES, sliding_window=64)) == 64
+    assert window_of(Qwen2Config(**SIZES, use_sliding_window=False, sliding_window=64)) is None
+    assert window_of(FAMILIES["llama"]) is None
+
+
+def test_probing_leaves_the_model_as_it_was():
+    model = model_of(FAMILIES["qwen2"]).train()
+    can_pack(model)
+    assert model.training
+
+
+def test_work_per_token_weighs_attention_against_the_linear_layers():
+    # 2 (4 H^2 + 3 H I) operations a token against 4 H a place seen, H = 32, I = 48
+    assert work_per_token(FAMILIES["qwen2"]) == (2 * (4 * 32**2 + 3 * 32 * 48)) / (4 * 32)
