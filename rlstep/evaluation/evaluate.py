@@ -13,23 +13,35 @@ From N samples of a problem one is picked; a curve gives the share of problems w
 A sample without an answer (`answer` is null: the length limit cut it off, or no answer could be read in it) is drawn
 like any other but never picked and has no vote, as in the published evaluation of PRM800K; where a draw holds no
 answer at all, the problem counts as wrong. Intervals are 95%, over problems.
+
+`prm_steps` says how well the PRM judges the single steps, up to and including each solution's first wrong one
+(`rlstep.verifiers.metrics.step_metrics`); `reliability.png` shows its calibration.
 """
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from rlstep.core.aggregate import solution_score, vote_weight
+from rlstep.core.calibration import reliability
 from rlstep.core.curves import best_of_n, pass_at_n, vote_at_n
 from rlstep.evaluation.learning_curves import Interval, mean_interval
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
+from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.records import Solution, iter_solutions
+from rlstep.verifiers.metrics import RowScores, step_metrics
+from rlstep.verifiers.reliability import reliability_figure
 
 OUTPUT = "best_of_n.json"
+# Behind the first wrong step a PRM says what it was not taught.
+TAUGHT = LabelPolicy(after_first_error="mask")
 
 
 @dataclass
@@ -66,6 +78,7 @@ class Samples:
     clean: list[bool] = field(default_factory=list)
     prm: list[float] = field(default_factory=list)
     orm: list[float] = field(default_factory=list)
+    steps: list[RowScores] = field(default_factory=list)
 
 
 def evaluate(config: EvaluateConfig) -> dict:
@@ -82,9 +95,11 @@ def evaluate(config: EvaluateConfig) -> dict:
             "samples_per_problem": min(len(samples.answers) for samples in problems.values()),
             "unanswered": unanswered / total,
             "aggregate": config.aggregate,
+            "prm_steps": step_quality(problems, Path(config.out)),
         }
         write_json(Path(config.out) / OUTPUT, result)
         record.metrics |= {"problems": len(problems), "solutions": total, "unanswered": unanswered / total}
+        record.metrics |= {f"prm_step_{name}": value for name, value in result["prm_steps"].items()}
         record.metrics |= {f"{name}@{config.ns[-1]}": curve["mean"][-1] for name, curve in curves.items()}
         if config.report_to == "wandb":
             _log_to_wandb(config, curves)
@@ -113,6 +128,8 @@ def read_samples(config: EvaluateConfig) -> dict[str, Samples]:
         samples.clean.append(solution.clean)
         samples.prm.append(_score(solution, config.prm, config.aggregate, config.data, row))
         samples.orm.append(_score(solution, config.orm, "last", config.data, row))
+        targets = [math.nan if t == UNKNOWN else t for t in TAUGHT.targets(solution)]
+        samples.steps.append(RowScores(solution.scores[config.prm], targets, solution.problem_id))
     fewest = min(problems, key=lambda name: len(problems[name].answers))
     if (n := len(problems[fewest].answers)) < config.ns[-1]:
         raise UserError(
@@ -120,6 +137,21 @@ def read_samples(config: EvaluateConfig) -> dict[str, Samples]:
             f" Sample at least {config.ns[-1]} a problem, or give ns up to {n}."
         )
     return problems
+
+
+def step_quality(problems: dict[str, Samples], out: Path) -> dict[str, float]:
+    """The measures of the PRM's step scores; draws their calibration into `out`."""
+    rows = [row for samples in problems.values() for row in samples.steps if len(row.probs)]
+    known = [row.known for row in rows]
+    if not any(k.any() for k in known):
+        return {}
+    probs, targets = (
+        np.concatenate([values[k] for values, k in zip(column, known, strict=True)])
+        for column in ([row.probs for row in rows], [row.targets for row in rows])
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    reliability_figure(reliability(probs, targets)).savefig(out / "reliability.png", dpi=150)
+    return step_metrics(rows)
 
 
 def _score(solution: Solution, name: str, how: str, path: str, row: int) -> float:

@@ -73,6 +73,8 @@ def _text(summary: dict, examples: list[Example]) -> str:
     if summary["best_of_n"]:
         parts += ["## Best of N", "![Best of N](best_of_n.png)", tables.best_of_n(summary["best_of_n"])]
         parts += ["In brackets: 95% intervals over problems."]
+        if measures := summary["best_of_n"].get("prm_steps"):
+            parts += ["The PRM on single steps, up to and including the first wrong one:", tables.prm_steps(measures)]
     if any(summary["rl"].values()):
         parts += ["## Reinforcement learning", "![RL curves](rl_curves.png)", tables.rl(summary["rl"])]
     if summary["rl_comparison"]:

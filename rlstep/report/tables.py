@@ -54,6 +54,11 @@ def best_of_n(curves: dict) -> str:
     return table(["N", *(CURVE_HEADS[name] for name in names)], rows)
 
 
+def prm_steps(measures: dict[str, float]) -> str:
+    """How well the PRM judges single steps (`rlstep.verifiers.metrics.STEP_METRICS`), one measure a row."""
+    return table(["measure", "value"], [[name.replace("_", " "), f"{value:.3f}"] for name, value in measures.items()])
+
+
 def rl(arms: dict) -> str:
     """Both accuracies of every arm that is there, a row for each evaluated number of samples."""
     present = [arm for arm in ARM_HEADS if arms.get(arm)]

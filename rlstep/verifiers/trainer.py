@@ -14,17 +14,27 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from rlstep.core.calibration import Reliability, reliability
 from rlstep.core.losses import pairwise_loss, right_log_odds, step_label_loss
 from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import NEUTRAL
 from rlstep.steps.records import Solution
 from rlstep.verifiers.collate import Feature, collate, model_inputs, pad_id_of, train_features
-from rlstep.verifiers.metrics import binary_metrics
+from rlstep.verifiers.metrics import RowScores, binary_metrics, step_metrics, undefined
 from rlstep.verifiers.model import Kind, VerifierSpec, classify_at, load_tokenizer, max_positions, new_verifier
 from rlstep.verifiers.packing import can_pack, mask_dtype, window_of, work_per_token
+from rlstep.verifiers.reliability import reliability_figure
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +137,8 @@ class VerifierTrainer(Trainer):
             **options,
         )
         self.model_accepts_loss_kwargs = True
+        self.reliability: Reliability | None = None  # of the last evaluation
+        self.add_callback(_PlotReliability(self))
 
     def _features(self, solutions, tokenizer, limit, keep_unknown: bool = False):
         return train_features(self.kind, solutions, tokenizer, limit, self.spec.policy, keep_unknown)
@@ -179,14 +191,23 @@ class VerifierTrainer(Trainer):
         return None, margins_FN, (targets_FN, inputs["problems"])
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        margins_FN, (targets_FN, _) = prediction.predictions, prediction.label_ids
+        margins_FN, (targets_FN, problems_F) = prediction.predictions, prediction.label_ids
         # A neutral step of a third class counts as right here, as it does by default in scoring.
         targets_FN = np.where(targets_FN == NEUTRAL, 1.0, targets_FN)
         known_FN = targets_FN >= 0
         found = {"positions": int(known_FN.sum()), **binary_metrics(margins_FN[known_FN], targets_FN[known_FN])}
         if "auroc" not in found:
             logger.warning("the evaluation data has labels of one kind only: no AUROC, no balanced accuracy")
-        if self.kind == "orm":
+        probs_FN = 1 / (1 + np.exp(-margins_FN.astype(np.float64)))
+        self.reliability = reliability(probs_FN[known_FN], targets_FN[known_FN])
+        if self.kind == "prm":
+            targets_FN = np.where(known_FN, targets_FN, np.nan)
+            asked_F = (margins_FN != UNUSED).sum(axis=1)
+            rows = zip(probs_FN, targets_FN, asked_F, problems_F, strict=True)
+            found |= step_metrics([RowScores(p[:n], t[:n], str(problem)) for p, t, n, problem in rows])
+            if absent := undefined(found):
+                logger.info("this evaluation data does not define %s", ", ".join(absent))
+        else:
             last_F = known_FN.sum(axis=1) - 1
             rows_F = np.arange(len(last_F))
             final = binary_metrics(margins_FN[rows_F, last_F], targets_FN[rows_F, last_F])
@@ -265,6 +286,26 @@ def pair_up(features: Sequence[Feature]) -> list[list[Feature]]:
         if right and wrong
         for index in range(max(len(right), len(wrong)))
     ]
+
+
+class _PlotReliability(TrainerCallback):
+    """Sends wandb, where the run logs to it, the reliability plot of every evaluation."""
+
+    def __init__(self, trainer: VerifierTrainer):
+        self.trainer = trainer
+
+    def on_evaluate(self, args, state, control, **_):
+        if not (state.is_world_process_zero and "wandb" in args.report_to and self.trainer.reliability):
+            return
+        import wandb
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        canvas = FigureCanvasAgg(reliability_figure(self.trainer.reliability))
+        canvas.draw()
+        # wandb's own callback has named the x axis of everything that is logged.
+        wandb.log(
+            {"eval/reliability": wandb.Image(np.asarray(canvas.buffer_rgba())), "train/global_step": state.global_step}
+        )
 
 
 class LengthGroupedSampler(Sampler[int]):

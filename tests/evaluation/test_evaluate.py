@@ -150,6 +150,21 @@ def test_metrics_and_record(tmp_path, hand):
     assert record["metrics"] == metrics
 
 
+def test_prm_is_measured_on_single_steps_up_to_the_first_wrong_one(tmp_path):
+    # Labelled 1 1 | 1 0 1 | 0 0, scored as below: of the five steps that count, 0.4 and 0.6 are misjudged.
+    rows = [
+        solution("a", 0, "1", True, [1, 1], [0.9, 0.4], [0.5] * 2),
+        solution("b", 0, "1", True, [1, 0, 1], [0.8, 0.6, 0.1], [0.5] * 3),
+        solution("c", 0, "2", False, [0, 0], [0.2, 0.9], [0.5] * 2),
+    ]
+    found = run(tmp_path, rows, ns=[1])["prm_steps"]
+    assert found["accuracy"] == pytest.approx(3 / 5)
+    assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    # first error said / labelled: 1 / none, 2 / 1, 0 / 0
+    assert found["first_error_exact"] == pytest.approx(1 / 3)
+    assert (tmp_path / "out" / "reliability.png").stat().st_size > 10_000
+
+
 def test_wandb_gets_an_offline_run_when_asked(tmp_path, hand, wandb_folder):
     run(tmp_path, hand, report_to="wandb", run_name="curves")
     assert list(wandb_folder.glob("offline-run-*/*.wandb"))
