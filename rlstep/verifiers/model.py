@@ -9,7 +9,7 @@ label token behind each step (Lightman et al., 2305.20050, section 2.6). `config
      "boundary": {"rule": "line", "tag": null}}
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +64,7 @@ class VerifierSpec:
         found = {"kind": self.kind, "format": FORMAT, "head": self.head, **self.policy.to_dict()}
         if self.label_tokens is not None:
             found["label_tokens"] = list(self.label_tokens)
-        return found | {"boundary": asdict(self.boundary)}
+        return found | {"boundary": self.boundary.to_dict()}
 
     @classmethod
     def from_config(cls, path: str, config: PretrainedConfig) -> "VerifierSpec":
@@ -90,7 +90,7 @@ class VerifierSpec:
             head=found.get("head", "classification"),
             label_tokens=None if tokens is None else tuple(tokens),
             policy=LabelPolicy(found.get("neutral", "positive"), found.get("after_first_error", "mask")),
-            boundary=Boundary(**found.get("boundary", {})),
+            boundary=Boundary.from_dict(found.get("boundary", {"rule": "line"})),
         )
 
 

@@ -1,5 +1,6 @@
 """A picture of a verifier's calibration: how often steps are right, against how often it says they are."""
 
+import matplotlib.pyplot  # noqa: F401 - wandb.Image(figure) fails where nobody has imported it
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ Z95 = 1.959964  # standard normal quantile of a 95% interval
 
 
 def reliability_figure(reliability: Reliability, title: str = "Are the probabilities right?") -> Figure:
-    """Above, the share of right steps a bin with its 95% interval, and its gap to what was said; below, steps a bin.
+    """Above, each bin's share of right steps with its 95% interval and its gap to what was said; below, steps a bin.
 
     The intervals are Wilson's, of a binomial share: with soft labels, which vary less, they are too wide.
 
@@ -44,6 +45,7 @@ def reliability_figure(reliability: Reliability, title: str = "Are the probabili
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(5.4, 6.0), layout="constrained")
+        figure.get_layout_engine().set(hspace=0.06)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
         _draw_shares(above, reliability)
         _draw_counts(below, reliability)
@@ -53,19 +55,16 @@ def reliability_figure(reliability: Reliability, title: str = "Are the probabili
 
 def _draw_shares(axes: Axes, found: Reliability) -> None:
     full = found.counts > 0
-    centres, widths = (found.edges[:-1] + found.edges[1:]) / 2, np.diff(found.edges)
-    confidence, accuracy = found.confidence[full], found.accuracy[full]
-    axes.bar(centres[full], accuracy, widths[full] * 0.92, color=BLUE, alpha=0.85, label="right")
-    # The gap stands where the probabilities are, not in the middle of the bin.
-    axes.vlines(confidence, accuracy, confidence, color=VERMILION, linewidth=2.2, zorder=3, label="gap to what is said")
-    axes.scatter(confidence, confidence, s=16, color=VERMILION, zorder=4)
-    low, high = wilson_interval(accuracy, found.counts[full])
+    # A bin stands where its probabilities are, not in its middle: only there is the distance to the diagonal the gap.
+    said, right = found.confidence[full], found.accuracy[full]
+    low, high = wilson_interval(right, found.counts[full])
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), label="right as often as said")
+    axes.vlines(said, right, said, color=VERMILION, alpha=0.35, linewidth=6, label="gap", clip_on=False)
     axes.errorbar(
-        centres[full], accuracy, [accuracy - low, high - accuracy], fmt="none", color=BLACK, linewidth=1, capsize=2,
-        label="95% interval", zorder=3.5,
+        said, right, [right - low, high - right], fmt="o-", color=BLUE, linewidth=1.4, markersize=5.5, elinewidth=1.2,
+        capsize=2.5, label="right, with 95% interval", clip_on=False,
     )  # fmt: skip
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), label="as said")
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="steps that are right")
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of steps that are right")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_title(
         f"expected calibration error {found.error:.3f}, {found.counts.sum():,} steps", loc="left", fontsize=9.5
@@ -74,7 +73,9 @@ def _draw_shares(axes: Axes, found: Reliability) -> None:
 
 
 def _draw_counts(axes: Axes, found: Reliability) -> None:
-    axes.stairs(found.counts, found.edges, fill=True, color=GREY, alpha=0.75)
+    axes.bar(
+        found.edges[:-1], found.counts, np.diff(found.edges), align="edge", color=BLUE, edgecolor="white", linewidth=0.8
+    )
     axes.set(xlabel="the verifier's probability that a step is right", ylabel="steps")
     axes.set_ylim(0, max(1, found.counts.max()) * 1.08)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -90,3 +90,91 @@ def test_scores_are_not_overwritten(verifier_paths, data, tmp_path):
 def test_sizes_must_be_positive(verifier_paths, data, tmp_path, name):
     with pytest.raises(UserError, match=f"{name} is 0"):
         config(verifier_paths, data, tmp_path / "a.jsonl", **{name: 0})
+
+
+# --- shards
+
+
+def shard_texts(folder) -> list[str]:
+    return [path.name for path in sorted(folder.iterdir())]
+
+
+def test_a_folder_gets_parquet_shards_with_the_same_scores(verifier_paths, data, tmp_path):
+    score(config(verifier_paths, data, tmp_path / "whole.jsonl"))
+    metrics = score(config(verifier_paths, data, tmp_path / "scored"))
+    assert shard_texts(tmp_path / "scored") == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    assert read_solutions(tmp_path / "scored") == read_solutions(tmp_path / "whole.jsonl")
+    assert (metrics["rows"], metrics["processes"]) == (13, 1)
+    assert json.loads((tmp_path / "scored.run.json").read_text())["metrics"] == metrics
+    assert not (tmp_path / "scored.partial").exists()
+
+
+def test_shards_are_read_as_data_too(verifier_paths, data, tmp_path):
+    score(config(verifier_paths, data, tmp_path / "scored"))
+    score(config(verifier_paths, str(tmp_path / "scored"), tmp_path / "both", name="again", chunk_rows=4))
+    for solution in read_solutions(tmp_path / "both"):
+        assert solution.scores["again"] == pytest.approx(solution.scores["prm"], abs=1e-5)
+
+
+def test_a_killed_run_keeps_its_shards(verifier_paths, data, tmp_path, monkeypatch):
+    score(config(verifier_paths, data, tmp_path / "whole"))
+    calls, plain = [], RewardModel.score
+
+    def killed(self, *args):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(len(args[0]))
+        return plain(self, *args)
+
+    monkeypatch.setattr(RewardModel, "score", killed)
+    with pytest.raises(KeyboardInterrupt):
+        score(config(verifier_paths, data, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    calls[:] = []
+    monkeypatch.setattr(RewardModel, "score", lambda self, *args: calls.append(len(args[0])) or plain(self, *args))
+    score(config(verifier_paths, data, tmp_path / "out"))
+    assert calls == [3]
+    assert read_solutions(tmp_path / "out") == read_solutions(tmp_path / "whole")
+
+
+def test_shards_of_other_settings_are_not_kept(verifier_paths, data, tmp_path, monkeypatch):
+    plain = RewardModel.score
+
+    def killed(self, *args):
+        raise KeyboardInterrupt
+
+    partial = tmp_path / "out.partial"
+    partial.mkdir()
+    (partial / "part-00000.parquet").write_bytes(b"of another run")
+    (partial / ".fingerprint").write_text('"another"\n')
+    monkeypatch.setattr(RewardModel, "score", killed)
+    with pytest.raises(KeyboardInterrupt):
+        score(config(verifier_paths, data, tmp_path / "out"))
+    assert shard_texts(partial) == [".fingerprint"]
+    monkeypatch.setattr(RewardModel, "score", plain)
+    score(config(verifier_paths, data, tmp_path / "out"))
+    assert len(read_solutions(tmp_path / "out")) == 13
+
+
+def test_several_processes_need_a_folder(verifier_paths, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="several processes cannot share it: give a folder"):
+        score(config(verifier_paths, data, tmp_path / "a.jsonl"))
+
+
+def test_boundary_and_its_tag_reach_the_steps(verifier_paths, data, tmp_path):
+    from transformers import AutoModelForTokenClassification
+
+    # a verifier of the first format, which left its boundary unsaid, is one of lines
+    with pytest.raises(UserError, match="was taught steps by"):
+        score(config(verifier_paths, data, tmp_path / "a.jsonl", boundary="sentence"))
+    model = AutoModelForTokenClassification.from_pretrained(verifier_paths["prm"])
+    model.config.rlstep_verifier["boundary"] = {"rule": "tag", "tag": "="}
+    path = tmp_path / "tagged"
+    model.save_pretrained(path)
+    RewardModel.from_pretrained(verifier_paths["prm"]).tokenizer.save_pretrained(path)
+    score(config(verifier_paths, data, tmp_path / "b.jsonl", model=str(path), boundary="tag", boundary_tag="="))
+    first = read_solutions(tmp_path / "b.jsonl")[0]  # the one without spans
+    assert first.step_texts[0].endswith("=")
+    with pytest.raises(UserError, match="boundary_tag is for boundary: tag"):
+        config(verifier_paths, data, tmp_path / "c.jsonl", boundary_tag="=")

@@ -70,4 +70,5 @@ def recognises(config: dict, path: str) -> bool:
 
 def load(path: str, tokenizer, dtype: str, trust_remote_code: bool):
     require_chat_template(tokenizer, path)
-    return load_qwen2(Qwen2ForProcessRewardModel, path, dtype), QwenLayout(one_token(tokenizer, TAG, "qwen"))
+    layout = QwenLayout(one_token(tokenizer, TAG, "qwen"))
+    return load_qwen2(Qwen2ForProcessRewardModel, path, dtype), layout

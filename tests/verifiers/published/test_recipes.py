@@ -16,7 +16,9 @@ SHEPHERD_TAG = "\u043a\u0438"
 def check(path, solutions, recipe) -> None:
     """Scores of all rows at once equal the recipe's of each; they differ from step to step."""
     prompts, completions, spans, texts = solutions
-    found = RewardModel.from_pretrained(str(path), device="cpu").score(prompts, completions, spans)
+    verifier = RewardModel.from_pretrained(str(path), device="cpu")
+    assert verifier.packing
+    found = verifier.score(prompts, completions, spans)
     for prompt, steps, values in zip(prompts, texts, found, strict=True):
         assert values == pytest.approx(recipe(prompt, steps), **CLOSE)
     every = sum(found, [])
