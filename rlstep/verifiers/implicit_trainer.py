@@ -135,6 +135,8 @@ def _collate_units(units: list[list[TokenFeature]], pad_id: int, packing: bool, 
     return batch | {
         "token_owners": batch["owners"],
         "owners": torch.arange(len(features)),  # of the labels, one a row
+        # For a causal LM the Trainer counts a batch's labels without the first, unless it finds these.
+        "shift_labels": batch["labels"],
         "reference": torch.cat([row.reference for row in features]),
     }
 

@@ -232,6 +232,7 @@ def classify_at(
     rows: torch.Tensor,
     columns: torch.Tensor,
     position_ids: torch.Tensor | None = None,
+    past_key_values=None,
 ) -> torch.Tensor:
     """Logits of the tokens at (rows, columns) alone: the head never sees the others.
 
@@ -244,6 +245,7 @@ def classify_at(
         attention_mask: (B, T), or (B, 1, T, T) for packed rows.
         rows, columns: (N,) indices into B and T.
         position_ids: (B, T), for packed rows.
+        past_key_values: the cache of what stands before these tokens; it is added to.
 
     Returns:
         (N, K) logits: of the classes, or of the vocabulary.
@@ -254,6 +256,8 @@ def classify_at(
         return (hidden_BTH[rows, columns],)
 
     options = {} if position_ids is None else {"position_ids": position_ids}
+    if past_key_values is not None:
+        options["past_key_values"] = past_key_values
     hook = head_of(model).register_forward_pre_hook(choose)
     try:
         return model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options).logits

@@ -24,6 +24,7 @@ from rlstep.verifiers.model import (
     max_positions,
 )
 from rlstep.verifiers.packing import can_pack, mask_dtype, shared_runs, window_of, work_per_token
+from rlstep.verifiers.prefix_cache import PrefixCache, can_cache, families, without_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class RewardModel:
         if refusal:
             logger.warning("rows are padded, and shared prefixes repeated: %s", refusal)
         self.packing = packing and refusal is None
+        self.caching = self.packing and can_cache(model)
         self.tokens_scored = self.rows_scored = 0
 
     @classmethod
@@ -156,24 +158,36 @@ class RewardModel:
         values: list[list[float]] = [[] for _ in features]
         self.rows_scored += len(features)
         asked = [index for index, feature in enumerate(features) if len(feature.columns)]
+        rows = [features[index] for index in asked]
         window = window_of(self.model.config)
-        packing = self.packing and (window is None or all(len(feature.ids) <= window for feature in features))
-        split = packed_batches if packing else padded_batches
-        for batch in split([features[index].ids.tolist() for index in asked], self.batch_tokens):
-            indices = [asked[place] for place in batch]
-            found_N = self._forward([features[index] for index in indices], packing)
+        packing = self.packing and (window is None or all(len(feature.ids) <= window for feature in rows))
+        for places, found in self._passes(rows, packing):
             stop = 0
-            for index in indices:
-                start, stop = stop, stop + len(features[index].columns)
-                values[index] = found_N[start:stop]
+            for place in places:
+                start, stop = stop, stop + len(rows[place].columns)
+                values[asked[place]] = found[start:stop]
         return values
 
-    def _forward(self, features: list[Feature], packing: bool) -> list[float]:
+    def _passes(self, rows: list[Feature], packing: bool) -> Iterator[tuple[list[int], list[float]]]:
+        """Yields, one forward pass at a time, the rows' indices and their values one after the other."""
+        groups, alone = families(rows) if packing and self.caching else ([], list(range(len(rows))))
+        for family in groups:
+            cache = PrefixCache(self.model, family.prefix)
+            self.tokens_scored += cache.length
+            rest = [without_prefix(rows[index], cache.length) for index in family.members]
+            for batch in padded_batches([row.ids for row in rest], self.batch_tokens):
+                yield [family.members[place] for place in batch], self._forward([rest[p] for p in batch], True, cache)
+        split = packed_batches if packing else padded_batches
+        for batch in split([rows[index].ids.tolist() for index in alone], self.batch_tokens):
+            yield [alone[place] for place in batch], self._forward([rows[alone[p]] for p in batch], packing)
+
+    def _forward(self, rows: list[Feature], packing: bool, cache: PrefixCache | None = None) -> list[float]:
         work = work_per_token(self.model.config) if packing else None
-        batch = collate(features, pad_id_of(self.tokenizer), packing, work)
+        batch = collate(rows, pad_id_of(self.tokenizer), packing, work)
         self.tokens_scored += batch["input_ids"].numel()
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-        logits_NK = classify_at(self.model, **model_inputs(batch, mask_dtype(self.model)))
+        inputs = model_inputs(batch, mask_dtype(self.model))
+        logits_NK = cache.classify(inputs) if cache else classify_at(self.model, **inputs)
         return self.layout.values(logits_NK).tolist()
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from rlstep.runtime.checkpoints import newest_checkpoint
@@ -15,6 +17,7 @@ from rlstep.steps.records import read_solutions
 from rlstep.verifiers.model import (
     CLASS_HEADS,
     VerifierSpec,
+    head_of,
     label_token_ids,
     load_tokenizer,
     new_verifier,
@@ -37,11 +40,17 @@ class VerifierConfig:
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter, merged into the saved verifier."})
-    lora_r: int = field(default=16, metadata={"help": "LoRA rank."})
-    lora_alpha: int = field(default=32, metadata={"help": "LoRA alpha."})
+    lora_r: int | None = field(default=None, metadata={"help": "use_peft: LoRA rank; 16 by default."})
+    lora_alpha: int | None = field(default=None, metadata={"help": "use_peft: LoRA alpha; 32 by default."})
     lora_target_modules: list[str] | None = field(
-        default=None, metadata={"help": "Modules that get an adapter; all linear layers of the backbone by default."}
+        default=None,
+        metadata={"help": "use_peft: modules that get an adapter; all linear layers of the backbone by default."},
     )
+
+    def __post_init__(self):
+        for name in ("lora_r", "lora_alpha", "lora_target_modules"):
+            if not self.use_peft and getattr(self, name) is not None:
+                raise UserError(f"{name} is for use_peft: true; leave it out, or set it.")
 
 
 @dataclass
@@ -65,6 +74,7 @@ class PRMConfig(VerifierConfig):
     boundary_tag: str | None = field(default=None, metadata={"help": "boundary tag: the tag that ends a step."})
 
     def __post_init__(self):
+        super().__post_init__()
         if self.label_tokens is not None and self.head != "token":
             raise UserError("label_tokens are for head: token; leave them out, or set it.")
         self.policy = LabelPolicy(self.neutral, self.after_first_error)
@@ -130,7 +140,7 @@ def _save(trainer: VerifierTrainer, config: VerifierConfig) -> None:
     if not config.use_peft:
         trainer.save_model()
     elif trainer.is_world_process_zero():
-        merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+        merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().to(getattr(torch, config.dtype))
         merged.save_pretrained(trainer.args.output_dir)
         trainer.processing_class.save_pretrained(trainer.args.output_dir)
 
@@ -146,10 +156,20 @@ def _with_lora(model: PreTrainedModel, spec: VerifierSpec, config: VerifierConfi
         # PEFT trains a token classifier's head whole and saves it; a language model's label tokens are there already.
         task_type=TaskType.TOKEN_CLS if new_head else TaskType.CAUSAL_LM,
         exclude_modules=list(CLASS_HEADS) if new_head else None,
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
+        r=config.lora_r or 16,
+        lora_alpha=config.lora_alpha or 32,
         target_modules=config.lora_target_modules or "all-linear",
     )
     if args.activation_checkpointing:
         model.enable_input_require_grads()
-    return get_peft_model(model, lora)
+    found = get_peft_model(model, lora)
+    if new_head:
+        _train_in_float32(head_of(found).modules_to_save)
+    return found
+
+
+def _train_in_float32(heads: nn.ModuleDict) -> None:
+    """Small updates of a weight in bfloat16 are rounded away: a new head is trained in float32 on any backbone."""
+    for head in heads.values():
+        head.float()
+        head.register_forward_pre_hook(lambda module, inputs: (inputs[0].to(module.weight.dtype),))

@@ -20,7 +20,7 @@ from rlstep.steps.boundaries import line_steps
 from rlstep.steps.positions import encode_batch
 from rlstep.verifiers.scoring import RewardModel
 
-VOCABULARY, BATCH_ROWS, BATCH_TOKENS = 32_000, 8, 4096
+VOCABULARY, BATCH_ROWS, BATCH_TOKENS = 32_000, 8, 2048
 WRONG, RIGHT = 5, 6  # the label tokens
 
 
@@ -45,7 +45,7 @@ def build(hidden: int, layers: int, vocabulary: int = VOCABULARY) -> tuple[Qwen2
 
 
 def draw(problems: int, samples: int, vocabulary: int = VOCABULARY, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Problems of 60 words with their samples in a row: ragged, 11 lines of 20 words on average, log-normal both."""
+    """Prompts of 100 words (a MATH problem in a chat template), and ragged samples: about 11 lines of 20 words."""
     rng = np.random.default_rng(seed)
 
     def words(n: int) -> str:
@@ -55,7 +55,7 @@ def draw(problems: int, samples: int, vocabulary: int = VOCABULARY, seed: int = 
         lines = np.clip(rng.lognormal(np.log(10), 0.5, 1), 1, 40).astype(int)[0]
         return "\n".join(words(n) for n in np.clip(rng.lognormal(np.log(18), 0.5, lines), 2, 80).astype(int))
 
-    prompts = [words(60) for _ in range(problems)]
+    prompts = [words(100) for _ in range(problems)]
     return [p for p in prompts for _ in range(samples)], [completion() for _ in range(problems * samples)]
 
 

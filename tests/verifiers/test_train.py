@@ -135,6 +135,25 @@ def test_lora_is_merged_into_a_plain_checkpoint(tiny_lm, data, arguments, tmp_pa
     assert RewardModel.from_pretrained(str(out)).kind == "prm"
 
 
+def test_a_new_head_is_trained_in_float32_on_a_backbone_in_bfloat16(tiny_lm, data, arguments, tmp_path):
+    config = PRMConfig(tiny_lm, data, use_peft=True, dtype="bfloat16")
+    prm(config, arguments(max_steps=3, save_strategy="no", learning_rate=1e-5))
+    from rlstep.verifiers.train import _with_lora
+
+    model = _with_lora(new_verifier(tiny_lm, PRM, "bfloat16"), PRM, config, arguments())
+    types = {name: weight.dtype for name, weight in model.named_parameters()}
+    assert {t for name, t in types.items() if "modules_to_save" in name} == {torch.float32}
+    assert types["base_model.model.model.embed_tokens.weight"] == torch.bfloat16
+    saved = AutoModelForTokenClassification.from_pretrained(tmp_path / "out", dtype="auto")
+    assert {weight.dtype for weight in saved.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", ["lora_r", "lora_alpha", "lora_target_modules"])
+def test_lora_options_without_lora_are_refused(name):
+    with pytest.raises(UserError, match=f"{name} is for use_peft: true"):
+        PRMConfig("model", "data", **{name: 4})
+
+
 def test_lora_options_reach_the_adapter(tiny_lm, arguments):
     from rlstep.verifiers.train import _with_lora
 

@@ -32,9 +32,15 @@ class Qwen2WithHead(Qwen2PreTrainedModel):
     def make_head(self, config: Qwen2Config) -> nn.Module:
         raise NotImplementedError
 
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, use_cache=None) -> TokenClassifierOutput:
+    def forward(
+        self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None
+    ) -> TokenClassifierOutput:
         hidden_BTH = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=use_cache
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
         ).last_hidden_state
         return TokenClassifierOutput(logits=getattr(self, self.head_name)(hidden_BTH))
 

@@ -139,6 +139,19 @@ def test_skywork_reads_blank_lines_and_asks_visible_ones(skywork_path):
     assert blocks == pytest.approx([every[2], every[6]], **CLOSE)
 
 
+@pytest.mark.parametrize("family", ["qwen", "skywork", "rlhflow"])
+def test_samples_of_one_problem_read_it_once(family, request, solutions):
+    path, problem = str(request.getfixturevalue(f"{family}_path")), solutions[0][0]
+    completions = [completion for completion in solutions[1] for _ in range(2)]
+    completions = [f"{number}. {completion}" for number, completion in enumerate(completions)]
+    problems = [problem] * len(completions)
+    shared, padded = (RewardModel.from_pretrained(path, device="cpu", packing=packing) for packing in (True, False))
+    together = shared.score(problems, completions)
+    alone = [padded.score([problem], [completion])[0] for completion in completions]
+    assert sum(together, []) == pytest.approx(sum(alone, []), **CLOSE)
+    assert shared.tokens_scored < padded.tokens_scored  # which has no padding, row by row
+
+
 @pytest.mark.parametrize("separator", ["\n", "\n\n"])
 def test_trl(trl_path, solutions, separator):
     tokenizer, weights = AutoTokenizer.from_pretrained(trl_path), load_file(trl_path / "model.safetensors")
