@@ -155,6 +155,8 @@ def collate(features: Sequence[Feature], pad_id: int, packing: bool, work: float
         }
     if features[0].targets is not None:
         batch["labels"] = torch.cat([feature.targets for feature in features])
+        # For a causal LM the Trainer counts a batch's labels without the first, unless it finds these.
+        batch["shift_labels"] = batch["labels"]
         batch["problems"] = torch.tensor([feature.problem for feature in features])
     return batch
 

@@ -210,8 +210,15 @@ class ImplicitRewardModel(RewardModel):
             config = load_config(str(home), trust_remote_code)
             lm = load_whole(AutoModelForCausalLM, str(home), config, dtype or "auto", trust_remote_code)
             models.append(lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-        tokenizer, boundary = load_tokenizer(path, trust_remote_code), boundary or spec.boundary
-        return cls(*models, tokenizer, spec.beta, batch_tokens=batch_tokens, boundary=boundary, packing=packing)
+        tokenizer = load_tokenizer(path, trust_remote_code)
+        return cls(
+            *models,
+            tokenizer,
+            spec.beta,
+            batch_tokens=batch_tokens,
+            boundary=boundary or spec.boundary,
+            packing=packing,
+        )
 
     def score(
         self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None

@@ -80,6 +80,8 @@ class RewardModel:
     ) -> "RewardModel":
         """Loads a verifier for scoring: one that rlstep trained, or a published PRM (`published.FAMILIES`).
 
+        An implicit PRM comes as an `ImplicitRewardModel`, whose scores are an ORM's and which has each step's reward.
+
         Args:
             path: folder or hub id.
             device: where it runs; a GPU where there is one.
@@ -88,7 +90,7 @@ class RewardModel:
             kind: what label 1 means, for a two-label token classifier that is neither.
             layout: the published family, where the checkpoint does not tell.
             neutral: what neutral steps count as; must fit what the verifier was taught.
-            boundary: what a step is where no spans are given; must be what the verifier was taught.
+            boundary: what a step is where no spans are given; of a PRM, must be what it was taught.
             packing: rows without padding and shared prefixes once, where the model admits it; False pads.
             trust_remote_code: run model code from the hub.
 
@@ -96,6 +98,14 @@ class RewardModel:
             UserError: nothing loadable there, no verifier, or a policy that is not the checkpoint's.
         """
         config = load_config(path, trust_remote_code)
+        if (getattr(config, "rlstep_verifier", None) or {}).get("kind") == "implicit":
+            if kind or layout or neutral:
+                raise UserError(f"{path} is an implicit PRM, which has no kind, layout or neutral class to choose.")
+            from rlstep.verifiers.implicit import ImplicitRewardModel  # built on this module
+
+            return ImplicitRewardModel.from_pretrained(
+                path, device, dtype, batch_tokens, boundary, packing, trust_remote_code
+            )
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         options = {"batch_tokens": batch_tokens, "packing": packing}
         own = getattr(config, "rlstep_verifier", None) is not None
@@ -110,7 +120,8 @@ class RewardModel:
         spec = VerifierSpec.from_config(path, config) if own or kind is None else VerifierSpec(kind)
         if kind is not None and kind != spec.kind:
             raise UserError(f"{path} is a {spec.kind}, not a {kind}; leave kind out.")
-        _check_policy(path, spec, neutral, boundary if own else None)
+        _check_boundary(path, spec, boundary if own else None)
+        _check_neutral(path, spec, neutral)
         model = load_spec(path, config, spec, dtype or "auto", trust_remote_code)
         found = PlainLayout(spec.kind, neutral or "positive")
         tokenizer = load_tokenizer(path, trust_remote_code)
@@ -200,15 +211,18 @@ def load_spec(path: str, config, spec: VerifierSpec, dtype: str, trust_remote_co
     return load_classifier(path, config, dtype, trust_remote_code)
 
 
-def _check_policy(path: str, spec: VerifierSpec, neutral: str | None, boundary: Boundary | None) -> None:
-    """Refuses to read scores as something that the verifier was not taught."""
+def _check_neutral(path: str, spec: VerifierSpec, neutral: str | None) -> None:
     taught = spec.policy.neutral
     if neutral is not None and spec.classes < 3 and neutral != taught:
         raise UserError(
             f"{path} was taught neutral steps as '{taught}', so its scores cannot count them as '{neutral}'. "
             f"Leave neutral out, or train with neutral: class to choose when scoring."
         )
-    if boundary is not None and boundary != spec.boundary:
+
+
+def _check_boundary(path: str, spec: VerifierSpec, boundary: Boundary | None) -> None:
+    """Refuses to ask a PRM at other places than it was taught to answer at; an ORM was taught at every token."""
+    if spec.kind == "prm" and boundary is not None and boundary != spec.boundary:
         raise UserError(
             f"{path} was taught steps by {spec.boundary}, not {boundary}. Leave the boundary out, give spans, or train "
             "one for these steps."

@@ -14,6 +14,8 @@ from rlstep.runtime.record import RunRecord
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.records import read_solutions
+from rlstep.verifiers.implicit import ImplicitSpec
+from rlstep.verifiers.implicit_trainer import ImplicitTrainer
 from rlstep.verifiers.model import (
     CLASS_HEADS,
     VerifierSpec,
@@ -47,7 +49,13 @@ class VerifierConfig:
         metadata={"help": "use_peft: modules that get an adapter; all linear layers of the backbone by default."},
     )
 
+    boundary: Literal["line", "blank_line", "tag", "heading", "sentence"] = field(
+        default="line", metadata={"help": "What a step is; kept in the checkpoint for text that comes without spans."}
+    )
+    boundary_tag: str | None = field(default=None, metadata={"help": "boundary tag: the tag that ends a step."})
+
     def __post_init__(self):
+        self.steps = Boundary(self.boundary, self.boundary_tag)
         for name in ("lora_r", "lora_alpha", "lora_target_modules"):
             if not self.use_peft and getattr(self, name) is not None:
                 raise UserError(f"{name} is for use_peft: true; leave it out, or set it.")
@@ -68,17 +76,12 @@ class PRMConfig(VerifierConfig):
     after_first_error: Literal["mask", "keep"] = field(
         default="mask", metadata={"help": "mask: teach nothing behind the first wrong step; keep: teach all labels."}
     )
-    boundary: Literal["line", "blank_line", "tag", "heading", "sentence"] = field(
-        default="line", metadata={"help": "What a step is; kept in the checkpoint for text that comes without spans."}
-    )
-    boundary_tag: str | None = field(default=None, metadata={"help": "boundary tag: the tag that ends a step."})
 
     def __post_init__(self):
         super().__post_init__()
         if self.label_tokens is not None and self.head != "token":
             raise UserError("label_tokens are for head: token; leave them out, or set it.")
         self.policy = LabelPolicy(self.neutral, self.after_first_error)
-        self.steps = Boundary(self.boundary, self.boundary_tag)
 
     def spec(self, tokenizer) -> VerifierSpec:
         spec = VerifierSpec("prm", self.head, None, self.policy, self.steps)
@@ -90,13 +93,24 @@ class PRMConfig(VerifierConfig):
 
 @dataclass
 class ORMConfig(VerifierConfig):
-    loss: Literal["token", "pairwise"] = field(
+    loss: Literal["token", "pairwise", "implicit"] = field(
         default="token",
-        metadata={"help": "token: cross-entropy at every token; pairwise: right above wrong at the last one."},
+        metadata={
+            "help": "token: cross-entropy at every token; pairwise: right above wrong at the last one; implicit: an"
+            " implicit PRM, the log-ratio to the starting model."
+        },
     )
+    beta: float | None = field(default=None, metadata={"help": "loss implicit: factor of the log-ratio; default 0.05."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.beta is not None and self.loss != "implicit":
+            raise UserError("beta is for loss: implicit; leave it out, or set it.")
 
     def spec(self, tokenizer) -> VerifierSpec:
-        return VerifierSpec("orm")
+        if self.loss == "implicit":
+            return ImplicitSpec(boundary=self.steps, **({} if self.beta is None else {"beta": self.beta}))
+        return VerifierSpec("orm", boundary=self.steps)
 
 
 def prm(config: PRMConfig, args: VerifierArguments) -> dict:
@@ -105,7 +119,9 @@ def prm(config: PRMConfig, args: VerifierArguments) -> dict:
 
 
 def orm(config: ORMConfig, args: VerifierArguments) -> dict:
-    """The stage `orm`: an outcome reward model in `args.output_dir`."""
+    """The stage `orm`: an outcome reward model, or an implicit PRM, in `args.output_dir`."""
+    if config.loss == "implicit":
+        return _train(ImplicitTrainer, config, args, need=("correct",))
     return _train(ORMTrainer, config, args, need=("correct",), loss=config.loss)
 
 

@@ -146,6 +146,20 @@ def test_a_trained_token_head_has_no_other_loss_than_its_labels(tiny_lm, solutio
     torch.testing.assert_close(loss, expected / count, atol=1e-5, rtol=1e-5)
 
 
+def test_a_token_heads_loss_does_not_depend_on_how_a_batch_is_accumulated(tiny_lm, solutions, arguments, tokenizer):
+    """For a causal LM the Trainer would count a batch's labels without the first."""
+    ids = label_token_ids(tokenizer, ["-", "+"], VerifierSpec("prm"))
+    losses = []
+    for size, steps in ((8, 1), (2, 4), (1, 8)):
+        args = arguments(
+            per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_steps=1, save_strategy="no",
+            train_sampling_strategy="sequential",
+        )  # fmt: skip
+        trainer = PRMTrainer(tiny_lm, args, solutions, spec=VerifierSpec("prm", "token", ids))
+        losses.append(trainer.train().training_loss)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
 def test_lora_and_checkpointing_train_a_token_head(tiny_lm, data, arguments, tmp_path):
     config = PRMConfig(tiny_lm, data, head="token", use_peft=True, lora_r=4)
     prm(config, arguments(activation_checkpointing=True, max_steps=2, save_strategy="no", learning_rate=1e-2))
@@ -246,3 +260,23 @@ def test_pairwise_stage(tiny_lm, solutions, arguments, tmp_path):
     config = ORMConfig(tiny_lm, str(tmp_path / "pairs.jsonl"), loss="pairwise")
     assert orm(config, arguments(max_steps=1, save_strategy="no"))["pairs"] > 0
     assert RewardModel.from_pretrained(str(tmp_path / "out")).kind == "orm"
+
+
+def test_implicit_stage_trains_on_outcomes_and_scores_like_any_verifier(tiny_lm, data, arguments, tmp_path, solutions):
+    args = arguments(max_steps=2, save_strategy="no", learning_rate=1e-2)
+    orm(ORMConfig(tiny_lm, data, loss="implicit", beta=0.1, boundary="line"), args)
+    out = str(tmp_path / "out")
+    verifier = RewardModel.from_pretrained(out)
+    assert verifier.beta == 0.1
+    assert verifier.kind == "orm"
+    prompts, completions = [s.prompt for s in solutions], [s.completion for s in solutions]
+    for scores, rewards in zip(
+        verifier.score(prompts, completions), verifier.step_log_ratios(prompts, completions), strict=True
+    ):
+        assert scores == pytest.approx(torch.tensor(rewards).cumsum(0).sigmoid().tolist(), abs=1e-6)
+    with pytest.raises(UserError, match="is an implicit PRM"):
+        RewardModel.from_pretrained(out, neutral="positive")
+    # taught at every token, it may be asked at any step
+    assert RewardModel.from_pretrained(out, boundary=Boundary("sentence")).boundary == Boundary("sentence")
+    with pytest.raises(UserError, match="beta is for loss: implicit"):
+        ORMConfig(tiny_lm, data, beta=0.1)
