@@ -12,7 +12,7 @@ stripped spaces). Where characters leave no token at all, their step ends with t
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 
 from rlstep.runtime.errors import UserError
@@ -95,28 +95,6 @@ def _open_ids(tokenizer, texts: list[str]) -> list[list[int]]:
         else:
             opened.append(ids[: len(ids) - added[::-1].index(0)])
     return opened
-
-
-def fit(encoded: Encoded, max_length: int) -> tuple[Encoded, int]:
-    """Drops the steps that end beyond `max_length` tokens, whole: no token of a step is left without its end.
-
-    Args:
-        encoded: a row.
-        max_length: tokens of prompt and completion together.
-
-    Returns:
-        The row as it is where it fits; otherwise its first tokens, up to the last step's end where steps were dropped
-        (without any step, up to the prompt's end or `max_length`). And how many steps were dropped.
-    """
-    if max_length < 1:
-        raise ValueError(f"max_length is {max_length}; it must be at least 1.")
-    if len(encoded.ids) <= max_length:
-        return encoded, 0
-    kept = [end for end in encoded.step_ends if end < max_length]
-    dropped = len(encoded.step_ends) - len(kept)
-    prompt_length = min(encoded.prompt_length, max_length)
-    stop = max_length if not dropped else kept[-1] + 1 if kept else prompt_length
-    return replace(encoded, ids=encoded.ids[:stop], prompt_length=prompt_length, step_ends=kept), dropped
 
 
 def token_ends_from_offsets(offsets: list[Span]) -> list[int]:

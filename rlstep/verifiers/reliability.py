@@ -67,7 +67,7 @@ def _draw_shares(axes: Axes, found: Reliability) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of steps that are right")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_title(
-        f"expected calibration error {found.error:.3f}, {found.counts.sum():,} steps", loc="left", fontsize=9.5
+        f"expected calibration error {found.error:.4f}, {found.counts.sum():,} steps", loc="left", fontsize=9.5
     )
     axes.legend(loc="upper left", frameon=False, fontsize=8.5)
 

@@ -2,12 +2,8 @@
 
 import json
 import math
-import os
-import socket
-import subprocess
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +13,6 @@ from transformers import set_seed
 
 from rlstep.runtime.rows import write_rows
 from rlstep.verifiers.model import VerifierSpec, new_verifier
-
-ROOT = Path(__file__).parents[2]
 
 pytestmark = [
     pytest.mark.distributed,
@@ -45,34 +39,9 @@ def options(task, tiny_lm, tokenizer, tmp_path) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
-def launch(command: list[str], log: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "RLSTEP_TRACEBACK": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            code = process.wait(timeout=900)
-        except subprocess.TimeoutExpired:
-            # The launchers end their ranks, which may be in sessions of their own.
-            process.terminate()
-            process.wait(timeout=60)
-            raise
-    assert code == 0, log.read_text()[-6000:]
-
-
-def free_port() -> str:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
-
-
 @pytest.mark.parametrize("stage", [2, 3])
-def test_critic_and_policy_share_the_base_under_zero(stage, options, tmp_path):
-    launch(
-        [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "2", "--master_port", free_port(),
-         "--module", "rlstep", "ppo", *options, "--deepspeed", f"ds_configs/zero{stage}.json"],
-        tmp_path / "log.txt",
-    )  # fmt: skip
+def test_critic_and_policy_share_the_base_under_zero(stage, options, tmp_path, launch):
+    launch(["ppo", *options, "--deepspeed", f"ds_configs/zero{stage}.json"], by="deepspeed")
     out = tmp_path / "out"
     history = json.loads((out / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history] == [1, 2]
@@ -106,11 +75,7 @@ def test_critic_and_policy_share_the_base_under_zero(stage, options, tmp_path):
         assert not torch.allclose(loaded(torch.arange(1, 9)[None]).logits, logits)
 
 
-def test_critic_and_policy_train_under_plain_data_parallelism(options, tmp_path):
-    launch(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port(),
-         "-m", "rlstep", "ppo", *options],
-        tmp_path / "log.txt",
-    )  # fmt: skip
+def test_critic_and_policy_train_under_plain_data_parallelism(options, tmp_path, launch):
+    launch(["ppo", *options])
     critic = load_file(tmp_path / "out" / "critic.safetensors")
     assert all(tensor.any() for tensor in critic.values())

@@ -1,8 +1,6 @@
 """Two processes fill one folder of shards, each with its share of the chunks."""
 
-import os
-import subprocess
-import sys
+import json
 
 import pytest
 
@@ -14,7 +12,7 @@ from rlstep.verifiers.score import ScoreConfig, score
 
 @pytest.mark.distributed
 @pytest.mark.slow
-def test_two_processes_score_what_one_does(tiny_lm, tokenizer, task, tmp_path):
+def test_two_processes_score_what_one_does(tiny_lm, tokenizer, task, tmp_path, launch):
     from rlstep.tasks.base import checked
 
     new_verifier(tiny_lm, VerifierSpec("prm")).save_pretrained(tmp_path / "prm")
@@ -25,14 +23,8 @@ def test_two_processes_score_what_one_does(tiny_lm, tokenizer, task, tmp_path):
     score(ScoreConfig(**options, out=str(tmp_path / "one")))
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     # `accelerate launch` starts CPU processes through MPI alone; on GPUs it does what torchrun does.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "rlstep", "score"]
-    done = subprocess.run(
-        [*command, *words, "--out", str(tmp_path / "two")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "processes 2" in done.stdout
+    launch(["score", *words, "--out", str(tmp_path / "two")])
+    assert json.loads((tmp_path / "two.run.json").read_text())["metrics"]["processes"] == 2
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [f"part-{i:05d}.parquet" for i in range(7)]
     one, two = read_solutions(tmp_path / "one"), read_solutions(tmp_path / "two")
     assert [(s.problem_id, s.sample) for s in one] == [(s.problem_id, s.sample) for s in two]

@@ -9,9 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.positions import (
-    Encoded,
     encode,
-    fit,
     step_tokens,
     token_ends_from_ids,
     token_ends_from_offsets,
@@ -302,24 +300,6 @@ def test_the_work_is_linear_in_the_tokens(name, broken):
     ends = token_ends_from_ids(counting, ids)
     assert ends[-3:] == ([0, len(text) - 1, len(text)] if broken else [len(text) - 2, len(text) - 1, len(text)])
     assert counting.decoded < 40 * len(ids)
-
-
-def test_fit_drops_whole_steps_and_counts_them():
-    encoded = Encoded(ids=list(range(10)), prompt_length=3, step_ends=[4, 6, 6, 9])
-    assert fit(encoded, 10) == (encoded, 0)
-    assert fit(encoded, 9) == (Encoded([0, 1, 2, 3, 4, 5, 6], 3, [4, 6, 6]), 1)
-    assert fit(encoded, 7) == (Encoded([0, 1, 2, 3, 4, 5, 6], 3, [4, 6, 6]), 1)
-    # two steps end with token 6, and none of it is left
-    assert fit(encoded, 6) == (Encoded([0, 1, 2, 3, 4], 3, [4]), 3)
-    assert fit(encoded, 4) == (Encoded([0, 1, 2], 3, []), 4)
-    assert fit(encoded, 2) == (Encoded([0, 1], 2, []), 4)
-
-
-def test_fit_keeps_what_fits_of_a_row_whose_steps_all_do():
-    encoded = Encoded(ids=[5, 6, 7, 8], prompt_length=1, step_ends=[1])
-    assert fit(encoded, 3) == (Encoded([5, 6, 7], 1, [1]), 0)
-    with pytest.raises(ValueError, match="max_length is 0"):
-        fit(encoded, 0)
 
 
 def test_two_steps_may_end_with_the_same_token():

@@ -152,7 +152,7 @@ def test_the_picture_shows_the_bins_and_their_counts():
     assert points.get_xdata() == pytest.approx([0.125, 0.9])
     assert points.get_ydata() == pytest.approx([0.5, 1.0])
     assert [bar.get_height() for bar in below.patches] == [2, 0, 0, 0, 1]
-    assert "error 0.283, 3 steps" in above.get_title(loc="left")
+    assert "error 0.2833, 3 steps" in above.get_title(loc="left")
     assert figure.get_suptitle() == "A verifier"
 
 
