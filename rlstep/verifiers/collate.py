@@ -4,7 +4,6 @@ A PRM speaks at each step's last token. An ORM is trained at every token of the 
 at the step ends, the last of which is the completion's last token.
 """
 
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ class Feature:
         ids: (T,) tokens of the prompt and of the completion up to the last column.
         columns: (N,) indices into `ids` where the verifier speaks.
         targets: (N,) its targets there (`rlstep.steps.labels`); None when it is only asked.
-        problem: a number that stands for the problem; rows of one problem never lie in two halves of a split.
+        problem: the problem's number in the data; rows of one problem never lie in two halves of a split.
         tree: rows with the same tree share prefixes and are trained in one batch.
     """
 
@@ -70,6 +69,7 @@ def train_features(
     max_length: int | None,
     policy: LabelPolicy = LabelPolicy(),  # noqa: B008 - frozen
     keep_unknown: bool = False,
+    whole_rows: bool = False,
 ) -> tuple[list[Feature], dict[str, int]]:
     """Tokenises labelled solutions once, before training.
 
@@ -79,6 +79,7 @@ def train_features(
         tokenizer: the verifier's.
         max_length: positions of the model; steps that end beyond them are dropped whole, and rows left without any.
         policy: how labels become targets.
+        whole_rows: drop rows that do not fit, instead of what lies behind the limit.
         keep_unknown: ask at steps without a target, too; evaluation does, for what it says of whole solutions.
 
     Returns:
@@ -91,12 +92,16 @@ def train_features(
     for number, solution in enumerate(solutions, start=1):
         _check_labels(kind, number, solution)
     counts = Counter(dict.fromkeys(("rows", "positions", "positions_too_long", "rows_too_long", "rows_unlabelled"), 0))
-    features = []
+    features, problems = [], {}
     for start in range(0, len(solutions), CHUNK):
         chunk = solutions[start : start + CHUNK]
         for solution, encoded in zip(chunk, _encode(tokenizer, chunk), strict=True):
             asked = list(zip(*train_columns(kind, encoded, solution, policy), strict=True))
             known = sum(target != UNKNOWN for _, target in asked)
+            if whole_rows and max_length is not None and len(encoded.ids) > max_length:
+                counts["positions_too_long"] += known
+                counts["rows_too_long"] += 1
+                continue
             fit = [(c, t) for c, t in asked if max_length is None or c < max_length]
             known_fit = sum(target != UNKNOWN for _, target in fit)
             counts["positions_too_long"] += known - known_fit
@@ -108,8 +113,7 @@ def train_features(
             counts["rows"] += 1
             counts["positions"] += known_fit
             columns, targets = zip(*fit, strict=True)
-            # crc32 is the same in every process; hash() of a text is not.
-            problem = zlib.crc32(solution.problem_id.encode()) >> 8
+            problem = problems.setdefault(solution.problem_id, len(problems))
             features.append(_feature(encoded.ids, columns, targets, problem, solution.tree))
     return features, dict(counts)
 

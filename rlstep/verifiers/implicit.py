@@ -26,7 +26,7 @@ from rlstep.verifiers.logprobs import require_plain_head, token_logps
 from rlstep.verifiers.model import FORMAT, Head, VerifierSpec, load_config, load_tokenizer
 from rlstep.verifiers.packing import mask_dtype, work_per_token
 from rlstep.verifiers.published.weights import load_whole
-from rlstep.verifiers.scoring import RewardModel
+from rlstep.verifiers.scoring import RewardModel, require_finite
 
 REFERENCE = "reference"
 KIND = "implicit"
@@ -252,7 +252,9 @@ class ImplicitRewardModel(RewardModel):
         self.tokens_scored += batch["input_ids"].numel()
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
         trained_N, reference_N = (batch_logps(lm, batch, mask_dtype(lm)) for lm in (self.model, self.reference))
-        return (trained_N - reference_N).tolist()
+        log_ratios_N = trained_N - reference_N
+        require_finite(log_ratios_N, self.model.dtype)
+        return log_ratios_N.tolist()
 
 
 def _local_folder(path: str) -> Path:

@@ -7,7 +7,6 @@ model is in memory and none runs in the loop; its weights go to the checkpoint's
 import contextlib
 import re
 import shutil
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
@@ -100,7 +99,7 @@ class ImplicitTrainer(VerifierTrainer):
                 )
         counts = Counter(dict.fromkeys(("rows", "positions", "rows_too_long", "rows_empty"), 0))
         texts = [s.prompt for s in solutions], [s.completion for s in solutions]
-        features = []
+        features, problems = [], {}
         for solution, encoded in zip(solutions, encode_rows(tokenizer, *texts, [[]] * len(solutions)), strict=True):
             if len(encoded.ids) == encoded.prompt_length:
                 counts["rows_empty"] += 1
@@ -108,7 +107,7 @@ class ImplicitTrainer(VerifierTrainer):
                 counts["rows_too_long"] += 1
             else:
                 target = torch.tensor([float(solution.correct)])
-                problem = zlib.crc32(solution.problem_id.encode()) >> 8
+                problem = problems.setdefault(solution.problem_id, len(problems))
                 row = replace(token_feature(encoded), targets=target, problem=problem, tree=solution.tree)
                 features.append(row)
         counts["rows"] = counts["positions"] = len(features)

@@ -109,6 +109,7 @@ def new_verifier(
     for name, value in config.to_dict().items():
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(config, name, 0.0)
+    _refuse_another_meaning(generator, config, spec)
     config.rlstep_verifier = spec.to_config()
     if spec.head == "token":
         return _load(AutoModelForCausalLM, generator, config, dtype, trust_remote_code)
@@ -117,6 +118,19 @@ def new_verifier(
     config.id2label = dict(enumerate(CLASSES[: spec.classes]))
     config.label2id = {name: index for index, name in config.id2label.items()}
     return load_classifier(generator, config, dtype, trust_remote_code, fresh_head=True)
+
+
+def _refuse_another_meaning(path: str, config: PretrainedConfig, spec: VerifierSpec) -> None:
+    """A class head keeps its weights when it is trained further, so they must go on meaning the same."""
+    found = getattr(config, "rlstep_verifier", None)
+    if spec.head != "classification" or not isinstance(found, dict) or found.get("kind") == "implicit":
+        return
+    old = VerifierSpec.from_config(path, config)
+    if old.head == "classification" and (old.kind, old.policy) != (spec.kind, spec.policy):
+        raise UserError(
+            f"{path} is a {old.kind} taught with {old.policy}, not a {spec.kind} with {spec.policy}. Train it further "
+            "as what it is, or start from its generator."
+        )
 
 
 def label_token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], spec: VerifierSpec) -> tuple[int, ...]:

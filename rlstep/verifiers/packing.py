@@ -201,9 +201,20 @@ def mask_dtype(model) -> torch.dtype | None:
 
 
 def window_of(config) -> int | None:
-    """The longest row that every layer sees whole, None where there is no limit: masks of ours replace windows."""
+    """The longest row that is safe beside others, None where there is no limit.
+
+    Masks of ours replace attention windows, and positions scaled by "longrope" change for a whole batch when one row
+    passes the original length.
+    """
     text = config.get_text_config()
-    return getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+    window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+    rope = getattr(text, "rope_parameters", None) or {}
+    original = None
+    if rope.get("rope_type") == "longrope":
+        original = rope.get("original_max_position_embeddings") or getattr(
+            text, "original_max_position_embeddings", None
+        )
+    return min((limit for limit in (window, original) if limit is not None), default=None)
 
 
 def can_pack(model: torch.nn.Module, probe: bool = True) -> str | None:
@@ -225,34 +236,43 @@ def can_pack(model: torch.nn.Module, probe: bool = True) -> str | None:
         return f"{type(inner).__name__} takes no position_ids"
     if other := set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}:
         return f"it has layers of the kinds {', '.join(sorted(other))}"
+    if any(name.endswith("attention.bias") and buffer.dim() == 4 for name, buffer in inner.named_buffers()):
+        return f"{type(inner).__name__} masks places by itself"
     return _differs_when_packed(inner) if probe else None
 
 
-@torch.no_grad()
 def _differs_when_packed(model: torch.nn.Module) -> str | None:
     """Tries it on a few tokens: an architecture may take a mask and positions, and not heed them."""
-    config = model.config
-    ids = [index % config.get_text_config().vocab_size for index in range(3, 3 + 3 * WORTH_SHARING)]
-    rows = [ids, ids[: 2 * WORTH_SHARING] + ids[:2], ids[5:9]]
-    packed = pack(rows, 0, work_per_token=None)
-    device = model.device
     training = model.training
     model.eval()
-    mask, dtype = forest_mask(packed.ends).to(device), mask_dtype(model)
-    if dtype is not None:
-        mask = added_mask(mask, dtype)
+    try:
+        same = _same_when_packed(model)
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return f"{type(model).__name__} takes no mask of ours"
+    finally:
+        model.train(training)
+    return None if same else f"{type(model).__name__} gives other values under a mask and positions from outside"
+
+
+@torch.no_grad()
+def _same_when_packed(model: torch.nn.Module) -> bool:
+    ids = [index % model.config.get_text_config().vocab_size for index in range(3, 3 + 3 * WORTH_SHARING)]
+    rows = [ids, ids[: 2 * WORTH_SHARING] + ids[:2], ids[5:9]]
+    packed = pack(rows, 0)
+    device, dtype = model.device, mask_dtype(model)
+    mask = forest_mask(packed.ends).to(device)
     found_BLV = model(
-        input_ids=packed.input_ids.to(device), position_ids=packed.position_ids.to(device), attention_mask=mask,
+        input_ids=packed.input_ids.to(device),
+        position_ids=packed.position_ids.to(device),
+        attention_mask=mask if dtype is None else added_mask(mask, dtype),
         use_cache=False,
-    ).logits.float()  # fmt: skip
+    ).logits.float()
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     for row, home, places in zip(rows, packed.bins, packed.places, strict=True):
         alone_TV = model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0].float()
         if (found_BLV[home, places.to(device)] - alone_TV).abs().max() > tolerance * alone_TV.abs().max():
-            model.train(training)
-            return f"{type(model).__name__} gives other values under a mask and positions from outside"
-    model.train(training)
-    return None
+            return False
+    return True
 
 
 def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:

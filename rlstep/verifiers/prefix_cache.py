@@ -35,17 +35,29 @@ class Family:
 def families(features: Sequence[Feature]) -> tuple[list[Family], list[int]]:
     """Rows that share enough for a cache, and the indices of all others."""
     rows = [feature.ids.tolist() for feature in features]
-    found, alone = [], []
-    for run in shared_runs(rows):
-        members = [index for index, _ in run]
-        # Nothing inside the prefix may be asked, for the pass over it is made once and its outputs are not kept.
-        common = min([*(shared for _, shared in run[1:]), *(int(features[index].columns[0]) for index in members)])
+    found: list[Family] = []
+    alone: list[int] = []
+
+    def close(members: list[int], common: int) -> None:
         saved = common * (len(members) - 1)
-        if len(members) > 1 and common >= WORTH_SHARING and saved > WORTH_CACHING * sum(len(rows[i]) for i in members):
-            members.sort(key=lambda index: -len(rows[index]))
-            found.append(Family(rows[members[0]][:common], members))
+        if common >= WORTH_SHARING and saved > WORTH_CACHING * sum(len(rows[index]) for index in members):
+            found.append(Family(rows[members[0]][:common], sorted(members, key=lambda index: -len(rows[index]))))
         else:
-            alone += members
+            alone.extend(members)
+
+    for run in shared_runs(rows):
+        members, common = [], 0
+        for index, shared in run:
+            # Nothing inside the prefix may be asked, for the pass over it is made once and its outputs are not kept.
+            free = int(features[index].columns.min())
+            joint = min(common, shared, free) if members else free
+            if members and 2 * joint < common and len(members) > 1:
+                # Another problem behind the same instruction: what it shares with the ones before is little.
+                close(members, common)
+                members, joint = [], free
+            members.append(index)
+            common = joint
+        close(members, common)
     return found, alone
 
 

@@ -6,10 +6,12 @@ shard is there whole or not at all. The folder gets its name when all of them ar
 """
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -23,6 +25,7 @@ from rlstep.runtime.rows import ResumableRows, write_json
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.parquet import write_parquet
 from rlstep.steps.records import Solution, iter_solutions
+from rlstep.steps.sources import shards
 from rlstep.verifiers.published import FAMILIES
 from rlstep.verifiers.scoring import RewardModel
 
@@ -73,6 +76,8 @@ class ScoreConfig:
 def score(config: ScoreConfig) -> dict:
     """Scores every solution of `config.data` into `config.out`; steps that are null are found by the boundary rule."""
     out = Path(config.out)
+    if out.suffix != ".jsonl":
+        _check_folder(config, out)
     fingerprint = digest(settings(config), _data_digest(Path(config.data)), checkpoint_files(config.model))
     with RunRecord("score", settings(config), out.parent, name=out.name + ".run.json") as record:
         # A first pass over the data finds a malformed last row before hours of scoring, not after.
@@ -83,11 +88,22 @@ def score(config: ScoreConfig) -> dict:
     return record.metrics
 
 
-def _data_digest(data: Path) -> Path | list:
+def _check_folder(config: ScoreConfig, out: Path) -> None:
+    """Refuses a folder that would be replaced with more in it than an earlier run's shards."""
+    for what in (config.data, config.model):
+        if Path(what).resolve().is_relative_to(out.resolve()):
+            raise UserError(f"out is {out}, which holds {what} and would be replaced; give a folder of its own.")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out is the file {out}; shards need a folder. Give another name, or NAME.jsonl.")
+    if out.is_dir() and any(not SHARD.fullmatch(path.name) for path in out.iterdir()):
+        raise UserError(f"{out} holds files that are no shards of an earlier run; give another folder.")
+
+
+def _data_digest(data: Path) -> list[str] | list[list]:
     """What stands for the data in the fingerprint: a large file's contents would take long to read."""
-    files = sorted(data.iterdir()) if data.is_dir() else [data]
+    files = shards(data)
     if sum(file.stat().st_size for file in files if file.is_file()) < 1 << 30:
-        return data
+        return [digest(file) for file in files]
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
@@ -143,7 +159,8 @@ def _into_shards(config: ScoreConfig, out: Path, fingerprint: str, total: int) -
     import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    # Processes wait for the slowest at the end, for as long as its last chunks take.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))
     unfinished = out.with_name(out.name + ".partial")
     if state.is_main_process:
         _prepare(unfinished, fingerprint)
@@ -159,15 +176,17 @@ def _into_shards(config: ScoreConfig, out: Path, fingerprint: str, total: int) -
             write_parquet(shard, (solution.to_row() for solution in chunk))
     state.wait_for_everyone()
     if state.is_main_process:
-        (unfinished / FINGERPRINT).unlink()
         if out.is_dir():
             shutil.rmtree(out)
         os.replace(unfinished, out)
+        # Last: a kill before it leaves what the next run recognises.
+        (out / FINGERPRINT).unlink()
     state.wait_for_everyone()
     return {"processes": state.num_processes} | (scorer.speed() if scorer else {})
 
 
 FINGERPRINT = ".fingerprint"
+SHARD = re.compile(r"part-\d{5,}\.parquet|\.fingerprint")
 
 
 def _prepare(folder: Path, fingerprint: str) -> None:

@@ -186,7 +186,8 @@ class RewardModel:
             cache = PrefixCache(self.model, family.prefix)
             self.tokens_scored += cache.length
             rest = [without_prefix(rows[index], cache.length) for index in family.members]
-            for batch in padded_batches([row.ids for row in rest], self.batch_tokens):
+            # Whole rows count: the cache is repeated for each.
+            for batch in padded_batches([rows[index].ids for index in family.members], self.batch_tokens):
                 yield [family.members[place] for place in batch], self._forward([rest[p] for p in batch], True, cache)
         split = packed_batches if packing else padded_batches
         for batch in split([rows[index].ids.tolist() for index in alone], self.batch_tokens):
@@ -199,7 +200,9 @@ class RewardModel:
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
         inputs = model_inputs(batch, mask_dtype(self.model))
         logits_NK = cache.classify(inputs) if cache else classify_at(self.model, **inputs)
-        return self.layout.values(logits_NK).tolist()
+        values_N = self.layout.values(logits_NK)
+        require_finite(values_N, self.model.dtype)
+        return values_N.tolist()
 
 
 def load_spec(path: str, config, spec: VerifierSpec, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
@@ -209,6 +212,15 @@ def load_spec(path: str, config, spec: VerifierSpec, dtype: str, trust_remote_co
     if config.num_labels != spec.classes:
         raise UserError(f"{path} has {config.num_labels} labels; its policy tells {spec.classes} classes apart.")
     return load_classifier(path, config, dtype, trust_remote_code)
+
+
+def require_finite(values_N: torch.Tensor, dtype: torch.dtype) -> None:
+    """Refuses values that would be written, and turn up as an error or a reward much later."""
+    if not torch.isfinite(values_N).all():
+        raise UserError(
+            f"the verifier gives values that are no numbers in {dtype}. Take dtype: bfloat16 or float32; if it does so "
+            "there, too, its weights are damaged."
+        )
 
 
 def _check_neutral(path: str, spec: VerifierSpec, neutral: str | None) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     EvalPrediction,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -32,13 +33,31 @@ from rlstep.steps.labels import NEUTRAL
 from rlstep.steps.records import Solution
 from rlstep.verifiers.collate import Feature, collate, model_inputs, pad_id_of, train_features
 from rlstep.verifiers.metrics import RowScores, binary_metrics, step_metrics, undefined
-from rlstep.verifiers.model import Kind, VerifierSpec, classify_at, load_tokenizer, max_positions, new_verifier
+from rlstep.verifiers.model import (
+    Kind,
+    VerifierSpec,
+    classify_at,
+    load_config,
+    load_tokenizer,
+    max_positions,
+    new_verifier,
+)
 from rlstep.verifiers.packing import can_pack, mask_dtype, window_of, work_per_token
 from rlstep.verifiers.reliability import reliability_figure
 
 logger = logging.getLogger(__name__)
 
 UNUSED = -100  # the Trainer pads what it gathers with this
+ROWS_OF_A_TREE = 64  # larger trees are several units, so that none is a batch too large
+
+
+# Settings of the Trainer that its verifiers' loss and evaluation do not read, and their defaults.
+INERT = {
+    "label_smoothing_factor": 0.0,
+    "eval_do_concat_batches": True,
+    "prediction_loss_only": False,
+    "batch_eval_metrics": False,
+}
 
 
 @dataclass
@@ -76,6 +95,14 @@ class VerifierArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it off: rows hold no model arguments."})
     report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name, wanted in INERT.items():
+            if getattr(self, name) != wanted:
+                raise UserError(f"{name} has no effect on verifiers; leave it out.")
+        if self.max_length is not None and self.max_length < 1:
+            raise UserError(f"max_length is {self.max_length}; it must be at least 1.")
+
 
 class VerifierTrainer(Trainer):
     """What `PRMTrainer` and `ORMTrainer` share.
@@ -106,32 +133,31 @@ class VerifierTrainer(Trainer):
         start_devices(args)
         if isinstance(model, str):
             set_seed(args.seed)  # the head's first weights
-            model = new_verifier(model, spec or VerifierSpec(self.kind))
-        self.spec = spec = spec or _spec_of(model, self.kind)
+            spec = spec or _spec_of(load_config(model), self.kind)
+            model = new_verifier(model, spec)
+        self.spec = spec = spec or _spec_of(model.config, self.kind)
         if spec.head == "classification" and model.config.num_labels != spec.classes:
             raise UserError(f"the model has {model.config.num_labels} labels; its labels' policy has {spec.classes}.")
         model.config.rlstep_verifier = spec.to_config()
         tokenizer = processing_class or load_tokenizer(model.config._name_or_path)
         limit = min((n for n in (args.max_length, max_positions(model.config)) if n), default=None)
-        train_units = eval_units = None
+        train_rows = eval_rows = None
         if train_dataset is not None:
-            features, self.train_counts = _checked("training", self._features(train_dataset, tokenizer, limit))
-            _require_both_classes(features)
-            train_units = self._units(features)
+            train_rows, self.train_counts = _checked("training", self._features(train_dataset, tokenizer, limit))
+            _require_both_classes(train_rows)
         if eval_dataset is not None:
-            features, self.eval_counts = _checked(
+            eval_rows, self.eval_counts = _checked(
                 "evaluation", self._features(eval_dataset, tokenizer, limit, keep_unknown=True)
             )
-            features.sort(key=lambda feature: len(feature.ids), reverse=True)
-            eval_units = [[feature] for feature in features]
-        self.packing = args.packing and _may_pack(model, [*(train_units or []), *(eval_units or [])])
+            eval_rows.sort(key=lambda feature: len(feature.ids), reverse=True)
+        self.packing = args.packing and _may_pack(model, [*(train_rows or []), *(eval_rows or [])])
         work = work_per_token(model.config) if self.packing else None
         super().__init__(
             model,
             args,
             data_collator=partial(_collate_units, pad_id=pad_id_of(tokenizer), packing=self.packing, work=work),
-            train_dataset=train_units,
-            eval_dataset=eval_units,
+            train_dataset=None if train_rows is None else self._units(train_rows),
+            eval_dataset=None if eval_rows is None else [[row] for row in eval_rows],
             processing_class=tokenizer,
             compute_metrics=self._metrics,
             **options,
@@ -145,12 +171,17 @@ class VerifierTrainer(Trainer):
 
     def _units(self, features: list[Feature]) -> list[list[Feature]]:
         """What a batch is counted in: rows, those of one tree together so that they can share their prefix."""
+        if not self.packing:
+            return [[row] for row in features]  # nothing is shared, and padded trees would be large batches
         units: list[list[Feature]] = []
-        for before, row in zip([None, *features], features, strict=False):
-            if row.tree is not None and before is not None and before.tree == row.tree:
-                units[-1].append(row)
-            else:
-                units.append([row])
+        home: dict[str, list[Feature]] = {}
+        for row in features:
+            if row.tree in home and len(home[row.tree]) < ROWS_OF_A_TREE:
+                home[row.tree].append(row)
+                continue
+            units.append([row])
+            if row.tree is not None:
+                home[row.tree] = units[-1]
         return units
 
     def _loss(self, logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
@@ -249,8 +280,12 @@ class ORMTrainer(VerifierTrainer):
         super().__init__(*args, **options)
 
     def _features(self, solutions, tokenizer, limit, keep_unknown: bool = False):
-        features, counts = super()._features(solutions, tokenizer, limit, keep_unknown)
-        if self.loss == "pairwise":
+        # A row that is cut has no last token to be judged at.
+        pairwise = self.loss == "pairwise"
+        features, counts = train_features(
+            self.kind, solutions, tokenizer, limit, self.spec.policy, keep_unknown, whole_rows=pairwise
+        )
+        if pairwise:
             features = [
                 replace(feature, columns=feature.columns[-1:], targets=feature.targets[-1:]) for feature in features
             ]
@@ -341,18 +376,19 @@ class LengthGroupedSampler(Sampler[int]):
             yield from group.tolist()
 
 
-def _spec_of(model: PreTrainedModel, kind: Kind) -> VerifierSpec:
-    if getattr(model.config, "rlstep_verifier", None) is None:
+def _spec_of(config: PretrainedConfig, kind: Kind) -> VerifierSpec:
+    """What a model's configuration says of it, taken for the trainer's kind; two classes where it says nothing."""
+    if getattr(config, "rlstep_verifier", None) is None:
         return VerifierSpec(kind)
-    return replace(VerifierSpec.from_config(model.config._name_or_path, model.config), kind=kind)
+    return replace(VerifierSpec.from_config(config._name_or_path, config), kind=kind)
 
 
-def _may_pack(model: PreTrainedModel, units: list[list[Feature]]) -> bool:
+def _may_pack(model: PreTrainedModel, rows: list[Feature]) -> bool:
     """Whether rows can be packed; says why where they cannot."""
-    longest = max((len(row.ids) for unit in units for row in unit), default=0)
+    longest = max((len(row.ids) for row in rows), default=0)
     window = window_of(model.config)
     if window is not None and window < longest:
-        refusal = f"its attention window of {window} tokens is shorter than the longest row, {longest}"
+        refusal = f"its window of {window} tokens is shorter than the longest row, {longest}"
     else:
         # Shards of ZeRO-3 cannot run before its engine is there to gather them.
         refusal = can_pack(model, probe=not is_deepspeed_zero3_enabled())

@@ -56,7 +56,7 @@ def test_packing_trains_as_padding_does(tiny_lm, solutions, arguments, trainer_c
     found = []
     for packing in (True, False):
         args = arguments(
-            packing=packing, max_steps=1, per_device_train_batch_size=7, train_sampling_strategy="sequential",
+            packing=packing, max_steps=1, per_device_train_batch_size=9, train_sampling_strategy="sequential",
             save_strategy="no", max_grad_norm=0.0,
         )  # fmt: skip
         trainer = trainer_class(tiny_lm, args, rows)
@@ -67,10 +67,12 @@ def test_packing_trains_as_padding_does(tiny_lm, solutions, arguments, trainer_c
 
 
 def test_rows_of_a_tree_are_one_unit_and_their_prefix_is_computed_once(tiny_lm, solutions, arguments):
-    rows = [solutions[0], *alternatives(solutions[7]), solutions[1], *alternatives(solutions[7])]
+    first, second = alternatives(solutions[7]), [replace(row, tree="u") for row in alternatives(solutions[7])]
+    # the order of the rows, in a shuffled file say, does not matter
+    rows = [solutions[0], *first[:2], solutions[1], *second, first[2]]
     trainer = PRMTrainer(tiny_lm, arguments(), rows)
-    # the second tree has the first one's name, but stands apart from it in the data
     assert [len(unit) for unit in trainer.train_dataset] == [1, 3, 1, 3]
+    assert {len(unit) for unit in PRMTrainer(tiny_lm, arguments(packing=False), rows).train_dataset} == {1}
     unit = trainer.train_dataset[1]
     batch = trainer.data_collator([unit])
     own = [len(trainer.processing_class(text)["input_ids"]) for text in ("3 + 3 = 6\n", "9 - 2 = 1\n")]
@@ -215,6 +217,17 @@ def test_options_that_would_do_nothing_are_refused(tiny_lm, data):
         PRMConfig(tiny_lm, data, label_tokens=["-", "+"])
 
 
+def test_a_checkpoint_trained_further_by_its_path_stays_what_it_is(tiny_lm, data, arguments, tmp_path, solutions):
+    config = PRMConfig(tiny_lm, data, head="token", label_tokens=["7", "3"], neutral="class")
+    with pytest.raises(UserError, match="give 3 texts"):
+        prm(config, arguments())
+    prm(PRMConfig(tiny_lm, data, neutral="class"), arguments(max_steps=1, save_strategy="no"))
+    trainer = PRMTrainer(str(tmp_path / "out"), arguments(), solutions)
+    assert trainer.spec == NEUTRAL_CLASS
+    with pytest.raises(UserError, match="taught with .*class.*, not a prm with .*positive"):
+        prm(PRMConfig(str(tmp_path / "out"), data), arguments(output_dir=str(tmp_path / "again")))
+
+
 # --- pairs
 
 
@@ -242,6 +255,16 @@ def test_pairwise_orm_ranks_right_above_wrong(tiny_lm, solutions, arguments, tmp
     )
     trainer.train()
     assert trainer.evaluate()["eval_final_auroc"] > 0.95
+
+
+def test_pairs_hold_whole_solutions(tiny_lm, solutions, arguments):
+    for index, solution in enumerate(solutions):
+        solution.problem_id, solution.sample = "p", index
+    lengths = [len(unit[0].ids) for unit in ORMTrainer(tiny_lm, arguments(), None, solutions).eval_dataset]
+    limit = sorted(lengths)[len(lengths) // 2]
+    trainer = ORMTrainer(tiny_lm, arguments(max_length=limit), None, solutions, loss="pairwise")
+    assert trainer.eval_counts["rows_too_long"] == sum(length > limit for length in lengths)
+    assert {len(unit[0].ids) for unit in trainer.eval_dataset} <= set(lengths)
 
 
 def test_pairwise_loss_needs_mixed_problems(tiny_lm, solutions, arguments):

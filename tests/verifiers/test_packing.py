@@ -167,6 +167,20 @@ def test_models_that_do_not_heed_the_mask_are_refused():
     assert "flash_attention_2" in can_pack(model)
 
 
+def test_masks_of_a_models_own_are_refused():
+    from transformers import GPTNeoConfig
+
+    sizes = {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "num_heads": 4, "window_size": 30}
+    neo = GPTNeoConfig(vocab_size=60, hidden_size=32, max_position_embeddings=64, **sizes)
+    assert "masks places by itself" in can_pack(model_of(neo, "eager"))
+
+
+def test_positions_that_a_long_row_rescales_for_all_are_a_window():
+    scaled = LlamaConfig(**SIZES)
+    scaled.rope_parameters = {"rope_type": "longrope", "original_max_position_embeddings": 40}
+    assert window_of(scaled) == 40
+
+
 def test_layers_that_do_not_see_the_whole_row_are_refused():
     model = model_of(FAMILIES["qwen2"])
     model.config.layer_types = ["full_attention", "chunked_attention"]

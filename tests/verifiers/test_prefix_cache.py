@@ -54,6 +54,19 @@ def test_little_to_share_is_not_worth_a_pass():
     assert families(long)[0] == []
 
 
+def test_problems_behind_one_instruction_keep_their_own_prompts():
+    instruction = torch.arange(1, 31)
+    rows = []
+    for problem in range(3):
+        prompt = torch.cat([instruction, torch.full((40,), 40 + problem)])
+        rows += [torch.cat([prompt, torch.full((6,), 50 + sample)]) for sample in range(4)]
+    asked = [Feature(row, torch.tensor([len(row) - 1])) for row in rows]
+    groups, alone = families(asked)
+    assert alone == []
+    assert sorted(len(family.prefix) for family in groups) == [70, 70, 70]
+    assert sorted(sorted(family.members) for family in groups) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("config", [Qwen2Config(**SIZES), LlamaConfig(**SIZES)], ids=["qwen2", "llama"])
 def test_logits_are_those_of_single_rows(config, attention):

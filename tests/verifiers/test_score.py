@@ -178,3 +178,27 @@ def test_boundary_and_its_tag_reach_the_steps(verifier_paths, data, tmp_path):
     assert first.step_texts[0].endswith("=")
     with pytest.raises(UserError, match="boundary_tag is for boundary: tag"):
         config(verifier_paths, data, tmp_path / "c.jsonl", boundary_tag="=")
+
+
+def test_a_folder_with_anything_else_in_it_is_not_replaced(verifier_paths, data, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds files that are no shards"):
+        score(config(verifier_paths, data, home))
+    with pytest.raises(UserError, match="which holds .*solutions.jsonl and would be replaced"):
+        score(config(verifier_paths, data, tmp_path))
+    with pytest.raises(UserError, match="out is the file"):
+        score(config(verifier_paths, data, home / "thesis.txt"))
+    assert (home / "thesis.txt").read_text() == "years of work"
+    # an earlier run's shards are
+    for _ in range(2):
+        score(config(verifier_paths, data, tmp_path / "scored"))
+    assert len(read_solutions(tmp_path / "scored")) == 13
+
+
+def test_values_that_are_no_numbers_are_refused(verifier_paths):
+    verifier = RewardModel.from_pretrained(verifier_paths["prm"])
+    verifier.model.score.weight.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="no numbers in torch.float32"):
+        verifier.score(["Left to right, mod 20: 7 + 3\n"], ["7 + 3 = 10"])

@@ -204,6 +204,14 @@ def test_a_model_with_other_labels_is_refused(tiny_lm, solutions, arguments):
         PRMTrainer(model, arguments(), solutions)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("label_smoothing_factor", 0.1), ("prediction_loss_only", True), ("max_length", 0)]
+)
+def test_arguments_that_would_do_nothing_are_refused(arguments, name, value):
+    with pytest.raises(UserError, match=name):
+        arguments(**{name: value})
+
+
 def test_wandb_offline(tiny_lm, data, arguments, wandb_folder):
     prm(PRMConfig(tiny_lm, data, eval_data=data), arguments(report_to="wandb", max_steps=1))
     import wandb
