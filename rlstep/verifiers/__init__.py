@@ -6,6 +6,8 @@ _LAZY = {
     "RewardModel": "rlstep.verifiers.scoring",
     "PRMTrainer": "rlstep.verifiers.trainer",
     "ORMTrainer": "rlstep.verifiers.trainer",
+    "ImplicitTrainer": "rlstep.verifiers.implicit_trainer",
+    "ImplicitRewardModel": "rlstep.verifiers.implicit",
     "VerifierArguments": "rlstep.verifiers.trainer",
 }
 __all__ = sorted(_LAZY)
