@@ -77,7 +77,8 @@ class VerifierSpec:
         if not isinstance(found, dict) or found.get("kind") not in ("prm", "orm"):
             raise UserError(
                 f"{path} is no rlstep verifier (its config has no 'rlstep_verifier'). Train one with `rlstep prm` or "
-                "`rlstep orm`; for another two-label token classifier, say what its label 1 means: kind='prm' or 'orm'."
+                "`rlstep orm`; of a published PRM, name the family: layout; of another two-label token classifier, say "
+                "what its label 1 means: kind='prm' or 'orm'."
             )
         if found.get("format", 0) > FORMAT:
             raise UserError(
