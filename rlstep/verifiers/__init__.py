@@ -8,7 +8,7 @@ _LAZY = {
     "ORMTrainer": "rlstep.verifiers.trainer",
     "ImplicitTrainer": "rlstep.verifiers.implicit_trainer",
     "ImplicitRewardModel": "rlstep.verifiers.implicit",
-    "VerifierArguments": "rlstep.verifiers.trainer",
+    "VerifierArguments": "rlstep.verifiers.arguments",
 }
 __all__ = sorted(_LAZY)
 

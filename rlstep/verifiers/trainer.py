@@ -6,14 +6,14 @@ what a verifier is for. The two trainers differ in which tokens are labelled (`c
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import SequentialSampler
 from transformers import (
     EvalPrediction,
     PretrainedConfig,
@@ -21,7 +21,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -31,6 +30,7 @@ from rlstep.core.losses import pairwise_loss, right_log_odds, step_label_loss
 from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import NEUTRAL
 from rlstep.steps.records import Solution
+from rlstep.verifiers.arguments import VerifierArguments
 from rlstep.verifiers.collate import Feature, collate, model_inputs, pad_id_of, train_features
 from rlstep.verifiers.metrics import RowScores, binary_metrics, step_metrics, undefined
 from rlstep.verifiers.model import (
@@ -44,64 +44,12 @@ from rlstep.verifiers.model import (
 )
 from rlstep.verifiers.packing import can_pack, mask_dtype, window_of, work_per_token
 from rlstep.verifiers.reliability import reliability_figure
+from rlstep.verifiers.sampling import LengthGroupedSampler
 
 logger = logging.getLogger(__name__)
 
 UNUSED = -100  # the Trainer pads what it gathers with this
 ROWS_OF_A_TREE = 64  # larger trees are several units, so that none is a batch too large
-
-
-# Settings of the Trainer that its verifiers' loss and evaluation do not read, and their defaults.
-INERT = {
-    "label_smoothing_factor": 0.0,
-    "eval_do_concat_batches": True,
-    "prediction_loss_only": False,
-    "batch_eval_metrics": False,
-}
-
-
-@dataclass
-class VerifierArguments(TrainingArguments):
-    """The Trainer's arguments with defaults for verifiers."""
-
-    max_length: int | None = field(
-        default=None, metadata={"help": "Longest row in tokens; the model's own limit by default."}
-    )
-    learning_rate: float = field(
-        default=1e-5, metadata={"help": "Initial learning rate; a low one mattered in the paper."}
-    )
-    num_train_epochs: float = field(default=2.0, metadata={"help": "Passes over the data."})
-    per_device_train_batch_size: int = field(
-        default=16, metadata={"help": "Rows a device and pass; rows of a tree count as one."}
-    )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows a device, in evaluation."})
-    packing: bool = field(
-        default=True,
-        metadata={"help": "Rows without padding, shared prefixes once, where the model admits it; no: padded rows."},
-    )
-    train_sampling_strategy: str = field(
-        default="auto",
-        metadata={
-            "help": "auto: random with packing, group_by_length (batches of similar lengths, in random order) without.",
-            "choices": ["auto", "random", "sequential", "group_by_length"],
-        },
-    )
-    logging_steps: float = field(default=10, metadata={"help": "Updates between log lines (below 1: a share of all)."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide NaN losses from the log; each step then waits for the device."}
-    )
-    save_strategy: str = field(default="epoch", metadata={"help": "no, steps, epoch or best."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it off: rows hold no model arguments."})
-    report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name, wanted in INERT.items():
-            if getattr(self, name) != wanted:
-                raise UserError(f"{name} has no effect on verifiers; leave it out.")
-        if self.max_length is not None and self.max_length < 1:
-            raise UserError(f"max_length is {self.max_length}; it must be at least 1.")
 
 
 class VerifierTrainer(Trainer):
@@ -341,39 +289,6 @@ class _PlotReliability(TrainerCallback):
         wandb.log(
             {"eval/reliability": wandb.Image(np.asarray(canvas.buffer_rgba())), "train/global_step": state.global_step}
         )
-
-
-class LengthGroupedSampler(Sampler[int]):
-    """Groups of rows with similar lengths, the groups in random order, another one each epoch.
-
-    The Trainer's own sampler leaves the groups of a stretch sorted from long to short, so that a length, and with it
-    an outcome, is met in one piece. This one shuffles them, and its order depends on seed and epoch alone, so a
-    resumed run sees the batches that the uninterrupted one would have seen.
-    """
-
-    STRETCH = 50  # groups sorted by length together: more is less padding, fewer is more randomness
-
-    def __init__(self, lengths: Sequence[int], group: int, seed: int):
-        self.lengths, self.group, self.seed = torch.tensor(lengths), group, seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        groups = []
-        for stretch in torch.randperm(len(self.lengths), generator=generator).split(self.STRETCH * self.group):
-            by_length = stretch[self.lengths[stretch].argsort(stable=True)]
-            groups.extend(by_length.split(self.group))
-        # A short last group stays last: the batches are cut from the sequence of rows.
-        short = [groups.pop()] if groups and len(groups[-1]) < self.group else []
-        order = [groups[index] for index in torch.randperm(len(groups), generator=generator).tolist()]
-        for group in order + short:
-            yield from group.tolist()
 
 
 def _spec_of(config: PretrainedConfig, kind: Kind) -> VerifierSpec:

@@ -1,0 +1,59 @@
+"""`VerifierArguments`: the Trainer's arguments, for verifiers."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from rlstep.runtime.errors import UserError
+
+# Settings of the Trainer that its verifiers' loss and evaluation do not read, and their defaults.
+INERT = {
+    "label_smoothing_factor": 0.0,
+    "eval_do_concat_batches": True,
+    "prediction_loss_only": False,
+    "batch_eval_metrics": False,
+}
+
+
+@dataclass
+class VerifierArguments(TrainingArguments):
+    """The Trainer's arguments with defaults for verifiers."""
+
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest row in tokens; the model's own limit by default."}
+    )
+    learning_rate: float = field(
+        default=1e-5, metadata={"help": "Initial learning rate; a low one mattered in the paper."}
+    )
+    num_train_epochs: float = field(default=2.0, metadata={"help": "Passes over the data."})
+    per_device_train_batch_size: int = field(
+        default=16, metadata={"help": "Rows a device and pass; rows of a tree count as one."}
+    )
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows a device, in evaluation."})
+    packing: bool = field(
+        default=True,
+        metadata={"help": "Rows without padding, shared prefixes once, where the model admits it; no: padded rows."},
+    )
+    train_sampling_strategy: str = field(
+        default="auto",
+        metadata={
+            "help": "auto: random with packing, group_by_length (batches of similar lengths, in random order) without.",
+            "choices": ["auto", "random", "sequential", "group_by_length"],
+        },
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Updates between log lines (below 1: a share of all)."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide NaN losses from the log; each step then waits for the device."}
+    )
+    save_strategy: str = field(default="epoch", metadata={"help": "no, steps, epoch or best."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it off: rows hold no model arguments."})
+    report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, wanted in INERT.items():
+            if getattr(self, name) != wanted:
+                raise UserError(f"{name} has no effect on verifiers; leave it out.")
+        if self.max_length is not None and self.max_length < 1:
+            raise UserError(f"max_length is {self.max_length}; it must be at least 1.")
