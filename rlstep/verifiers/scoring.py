@@ -114,6 +114,7 @@ class RewardModel:
             if neutral is not None:
                 raise UserError(f"{path} is a {family} PRM, which has no neutral class; leave out neutral.")
             model, tokenizer, found = published.load(path, family, dtype or "auto", trust_remote_code)
+            boundary = boundary or published.FAMILIES[family].boundary
             return cls(model.to(device), tokenizer, "prm", layout=found, boundary=boundary, **options)
         if layout is not None:
             raise UserError(f"layout '{layout}' is for published PRMs; {path} needs none here.")

@@ -59,6 +59,9 @@ class VerifierConfig:
         for name in ("lora_r", "lora_alpha", "lora_target_modules"):
             if not self.use_peft and getattr(self, name) is not None:
                 raise UserError(f"{name} is for use_peft: true; leave it out, or set it.")
+        for name in ("lora_r", "lora_alpha"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
 
 
 @dataclass

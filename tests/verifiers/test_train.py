@@ -154,6 +154,12 @@ def test_lora_options_without_lora_are_refused(name):
         PRMConfig("model", "data", **{name: 4})
 
 
+@pytest.mark.parametrize("name", ["lora_r", "lora_alpha"])
+def test_lora_sizes_are_positive(name):
+    with pytest.raises(UserError, match=f"{name} is 0; it must be at least 1"):
+        PRMConfig("model", "data", use_peft=True, **{name: 0})
+
+
 def test_lora_options_reach_the_adapter(tiny_lm, arguments):
     from rlstep.verifiers.train import _with_lora
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlstep.runtime.errors import UserError
+from rlstep.steps.boundaries import Boundary
 from rlstep.verifiers.layouts import Layout
 from rlstep.verifiers.model import load_config, load_tokenizer
 from rlstep.verifiers.published import math_shepherd, qwen, rlhflow, skywork, trl
@@ -28,15 +29,19 @@ class Family:
         checkpoints: which ones, in words.
         recognises: whether a configuration, as a dictionary, and its path are of this family.
         load: (path, tokenizer, dtype, trust_remote_code) to the model and its layout.
+        boundary: what its authors call a step, for text that comes without spans.
     """
 
     checkpoints: str
     recognises: Callable[[dict, str], bool]
     load: Callable[[str, PreTrainedTokenizerBase, str, bool], Loaded]
+    boundary: Boundary = Boundary("line")
 
 
 FAMILIES = {
-    "qwen": Family("Qwen2.5-Math-PRM-7B and -72B, Qwen2.5-Math-7B-PRM800K", qwen.recognises, qwen.load),
+    "qwen": Family(
+        "Qwen2.5-Math-PRM-7B and -72B, Qwen2.5-Math-7B-PRM800K", qwen.recognises, qwen.load, Boundary("blank_line")
+    ),
     "math_shepherd": Family("math-shepherd-mistral-7b-prm", math_shepherd.recognises, math_shepherd.load),
     "rlhflow": Family("Llama3.1-8B-PRM-Mistral-Data and -Deepseek-Data", rlhflow.recognises, rlhflow.load),
     "skywork": Family("Skywork-o1-Open-PRM-Qwen-2.5-1.5B and -7B", skywork.recognises, skywork.load),

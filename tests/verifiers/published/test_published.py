@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig
 
 from rlstep.runtime.errors import UserError
+from rlstep.steps.boundaries import Boundary
 from rlstep.verifiers import published
 from rlstep.verifiers.published.rows import clean, free_character, join_marked, step_texts
 from rlstep.verifiers.published.weights import published_name
@@ -161,6 +162,8 @@ def test_what_stands_around_the_steps_does_not_matter(family, request, solutions
     verifier = RewardModel.from_pretrained(
         str(request.getfixturevalue(f"{family}_path")), device="cpu", layout=family if family == "trl" else None
     )
+    assert verifier.boundary == Boundary("blank_line" if family == "qwen" else "line")
+    verifier.boundary = Boundary("line")
     prompt, texts = solutions[0][0], solutions[3][0]
     plain = verifier.score([prompt], ["\n".join(texts)])[0]
     wide = f"{texts[0]}\n{texts[1]}\n{texts[2]}\n"
