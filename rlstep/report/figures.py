@@ -12,27 +12,10 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from rlstep.report.examples import ORM, PRM, SHOWN_STEPS, THRESHOLD, Example, first_wrong
+from rlstep.verifiers.reliability import BLACK, BLUE, GREY, PALE, STYLE, VERMILION
 
 DPI = 150
-BLUE, VERMILION, GREEN, PINK, GREY, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#767676", "#222222"
-PALE = "#E9E9E9"
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "text.color": BLACK,
-    "axes.labelcolor": BLACK,
-    "axes.edgecolor": GREY,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": PALE,
-    "grid.linewidth": 0.8,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": BLACK,
-    "ytick.labelcolor": BLACK,
-}
+GREEN, PINK = "#009E73", "#CC79A7"  # beside the colours of the one picture that the rooms below draw
 
 # name in summary.json -> (label, colour, line style, width)
 PICKS = {
