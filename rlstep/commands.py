@@ -35,6 +35,7 @@ COMMANDS = {
     "prm": Command("rlstep.verifiers.train", "prm", "Train a process reward model on step labels."),
     "orm": Command("rlstep.verifiers.train", "orm", "Train an outcome reward model on answer labels."),
     "score": Command("rlstep.verifiers.score", "score", "Add a reward model's step scores to solutions."),
+    "serve": Command("rlstep.verifiers.serve", "serve", "Answer over HTTP with a reward model's step scores."),
     "evaluate": Command("rlstep.evaluation.evaluate", "evaluate", "Best-of-N curves of scored solutions."),
     "ppo": Command("rlstep.policy.ppo", "ppo", "Train the policy by PPO on step rewards or on the outcome."),
     "export": Command("rlstep.policy.export", "export", "Write a policy's LoRA adapter and the merged model."),

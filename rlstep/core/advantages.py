@@ -1,4 +1,8 @@
-"""Advantages from step rewards: with a critic (`gae`) or against the other samples of the same problem (`group`)."""
+"""Advantages from step rewards, by where their baseline comes from.
+
+`gae` has a critic, `vine` Monte-Carlo values; `group` and `rloo` compare with the other samples of the same problem.
+`gae` and `rloo` work on tokens; `group` and `vine` on steps, and `spread_over_tokens` gives the result to their tokens.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,20 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlstep.core.masked import check_left_contiguous, check_shapes
+from rlstep.core.masked import check_left_contiguous, check_one_a_row, check_shapes, kept, row_ends
 
 # TRL's GRPO adds the same to its standard deviation.
 _STD_EPS = 1e-4
 
 
-def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def gae(
+    rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, lam: float, bootstrap_B: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al., 1506.02438, equation 16)::
 
         delta_t = r_t + gamma V_{t+1} - V_t
         A_t     = delta_t + gamma lam A_{t+1}
         R_t     = A_t + V_t
 
-    V and A past a row's last token are 0: a completion is over there, whether it was finished or cut off.
+    A past a row's last token is 0. So is V there, finished or cut off, unless `bootstrap_B` says otherwise.
 
     Args:
         rewards_BT: reward of each token.
@@ -28,6 +34,8 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, la
         mask_BT: bool or 0/1, one on completion tokens; each row a run of ones, then zeros.
         gamma: discount a token, in [0, 1].
         lam: 0 trusts the critic one token ahead, 1 not at all.
+        bootstrap_B: (B,) the critic's value after each row's last token: what a row that was cut off would still have
+            earned; 0 for a finished one. Rows without tokens do not read theirs.
 
     Returns:
         advantages_BT and returns_BT (the critic's targets), 0 where the mask is. What stands there is never read.
@@ -37,15 +45,196 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, la
     """
     check_shapes(rewards_BT=rewards_BT, values_BT=values_BT, mask_BT=mask_BT)
     check_left_contiguous(mask_BT, "mask_BT")
-    for name, value in (("gamma", gamma), ("lam", lam)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value} must be in [0, 1].")
+    _check_fractions(gamma=gamma, lam=lam)
     mask_BT = mask_BT.bool()
-    rewards_BT = torch.where(mask_BT, rewards_BT, torch.zeros_like(rewards_BT))
-    values_BT = torch.where(mask_BT, values_BT, torch.zeros_like(values_BT))
-    delta_BT = rewards_BT + gamma * pad(values_BT[:, 1:], (0, 1)) - values_BT
+    rewards_BT, values_BT = kept(rewards_BT, mask_BT), kept(values_BT, mask_BT)
+    following_BT = _following(values_BT)
+    if bootstrap_B is not None:
+        check_one_a_row(len(mask_BT), "bootstrap values", bootstrap_B)
+        following_BT = torch.where(row_ends(mask_BT), bootstrap_B[:, None].to(values_BT), following_BT)
+    delta_BT = rewards_BT + gamma * following_BT - values_BT
     advantages_BT = _discounted_sums(delta_BT, gamma * lam)
     return advantages_BT, advantages_BT + values_BT
+
+
+def rloo(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: float = 1.0) -> Tensor:
+    """Leave-one-out advantages with dense rewards, as PURE (2504.15275) has them for process rewards::
+
+        G_{i,t} = sum_{s >= t} gamma^(s-t) r_{i,s}
+        b_i     = sum_{k != i} sum_t G_{k,t} / ((K - 1) N)
+        A_{i,t} = G_{i,t} - b_i
+
+    K is `group_size`, and k runs over the samples of i's problem. N is the number of tokens of the group's longest row,
+    so that neither padding nor other groups matter. It may be row i's own: b_i knows that row's length, never its
+    rewards. Positions past a row's end count among the N with return 0, so that where rows differ in length the
+    baseline is nearer 0 than the others' mean return. With one reward a row, on its last token, gamma 1 and rows of one
+    length these are RLOO's advantages (2402.14740).
+
+    A reward moves its own row's advantages up to its token, and those of the other rows all by one amount. PURE whitens
+    the advantages, which is left to the caller.
+
+    Args:
+        rewards_BT: reward of each token.
+        mask_BT: bool or 0/1, one on completion tokens; each row a run of ones, then zeros. A row without any counts
+            among the K, with returns 0.
+        group_size: samples a problem; rows of a problem follow one another.
+        gamma: discount a token, in [0, 1].
+
+    Returns:
+        advantages_BT, 0 where the mask is. What stands there is never read.
+
+    Raises:
+        ValueError: shapes differ, a mask has a gap, B is no multiple of group_size, group_size below 2, or gamma
+            outside [0, 1].
+    """
+    check_shapes(rewards_BT=rewards_BT, mask_BT=mask_BT)
+    check_left_contiguous(mask_BT, "mask_BT")
+    _check_groups(len(mask_BT), group_size)
+    _check_fractions(gamma=gamma)
+    mask_BT = mask_BT.bool()
+    G_BT = _discounted_sums(kept(rewards_BT, mask_BT), gamma)
+    total_PK = G_BT.sum(dim=1).view(-1, group_size)
+    longest_P1 = mask_BT.sum(dim=1).view(-1, group_size).amax(dim=1, keepdim=True)
+    others_PK = total_PK.sum(dim=1, keepdim=True) - total_PK
+    baseline_PK = others_PK / ((group_size - 1) * longest_P1.clamp_min(1))
+    return kept(G_BT - baseline_PK.view(-1, 1), mask_BT)
+
+
+def vine(step_rewards_BS: Tensor, step_mask_BS: Tensor, outcomes_B: Tensor, values_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """VinePPO's advantages (2410.01679): the difference that a step makes to a Monte-Carlo value, undiscounted::
+
+        A_k = r_k + V_{k+1} - V_k     for k < K
+        A_K = r_K + outcome - V_K
+
+    V_k is the mean return of rollouts from the start of step k: of their step rewards from there on plus their outcome,
+    paid as these are. V past the last step is 0.
+
+    Args:
+        step_rewards_BS: (B, S) step rewards, padded on the right; 0 for a step that is not paid.
+        step_mask_BS: (B, S) one where a step exists, paid or not; a row may have none.
+        outcomes_B: (B,) outcome rewards.
+        values_BS: (B, max(S, 1)) V_k. Column 0 is the prompt's value, which rows without steps have too.
+
+    Returns:
+        process_BS, 0 where no step is, and outcome_B: a row's outcome is part of its last step's advantage, so
+        outcome_B is 0; a row without steps has outcome - V_0 instead.
+
+    Raises:
+        ValueError: shapes differ or a mask has a gap.
+    """
+    check_shapes(step_rewards_BS=step_rewards_BS, step_mask_BS=step_mask_BS)
+    check_left_contiguous(step_mask_BS, "step_mask_BS")
+    B, S = step_rewards_BS.shape
+    check_one_a_row(B, "outcomes", outcomes_B)
+    if values_BS.shape != (B, max(S, 1)):
+        raise ValueError(
+            f"values have shape {tuple(values_BS.shape)} for {B} rows of {S} steps; give one for the start of each "
+            "step, and column 0 to rows without steps, too."
+        )
+    mask_BS = step_mask_BS.bool()
+    known_BS = kept(values_BS[:, :S], mask_BS)
+    paid_BS = step_rewards_BS + kept(outcomes_B[:, None].expand(B, S), row_ends(mask_BS))
+    process_BS = kept(paid_BS + _following(known_BS) - known_BS, mask_BS)
+    return process_BS, kept(outcomes_B - values_BS[:, 0], ~mask_BS.any(dim=1))
+
+
+def group(
+    step_rewards_BS: Tensor,
+    step_mask_BS: Tensor,
+    outcomes_B: Tensor,
+    group_size: int,
+    discount: float,
+    scale: Literal["none", "group"] = "none",
+    baseline: Literal["position", "all", "rewards"] = "all",
+) -> tuple[Tensor, Tensor]:
+    """Advantages against the samples of the same problem, for process and outcome apart::
+
+        G_k       = sum_{j >= k} discount^(j-k) r_j
+        process_k = G_k - b_k                                     position, all
+        process_k = sum_{j >= k} discount^(j-k) (r_j - mean r)    rewards
+        outcome   = outcome - mean outcome of the group
+
+    b_k is the mean of G over all steps of all samples of the group (baseline="all"), or over the group's k-th steps
+    alone ("position"). Against the mean of all steps, a hard step is below average whoever takes it, so the policy
+    learns to avoid it, by skipping it or doing an easier one; against the others' k-th steps it is compared with its
+    like, and where all do equally well there is no noise.
+
+    "rewards" is DeepSeekMath's process supervision (2402.03300, 4.1.3; discount 1, scale "group"): centred on the mean
+    reward of all steps of the group, then summed. Equal rewards give 0 whatever the lengths, but it grows with the
+    steps that remain: those above the mean pay by their number, padding included, and those below cost by theirs.
+
+    The sum of process and outcome is a step's advantage (`spread_over_tokens`). discount=0 gives each step its own
+    reward; 1 the sum over the steps from it on.
+
+    Args:
+        step_rewards_BS: (B, S) step rewards, padded on the right (`rlstep.core.rewards.pad_steps`).
+        step_mask_BS: (B, S) one where a step exists; a row may have none.
+        outcomes_B: (B,) outcome rewards.
+        group_size: samples a problem; rows of a problem follow one another.
+        discount: a step, in [0, 1].
+        baseline: "position", "all" or "rewards", as above.
+        scale: "group" divides both parts by one number, which keeps the weights that process and outcome rewards were
+            given: the standard deviation (dividing by n) of the whole advantage over the group's steps, where a sample
+            without steps counts once, with its outcome part. For "rewards" it is sqrt(var r + var outcome), over the
+            group's steps and its samples: where all outcomes are equal, DeepSeekMath's std of the step rewards (4.1.3);
+            where all step rewards are, its std of the outcomes (4.1.2).
+
+    Returns:
+        process_BS, 0 where no step is, and outcome_B.
+
+    Raises:
+        ValueError: shapes differ, a mask has a gap, B is no multiple of group_size, group_size below 2 (nothing to
+            compare with), discount outside [0, 1], or an unknown scale or baseline.
+    """
+    check_shapes(step_rewards_BS=step_rewards_BS, step_mask_BS=step_mask_BS)
+    check_left_contiguous(step_mask_BS, "step_mask_BS")
+    check_one_a_row(len(step_mask_BS), "outcomes", outcomes_B)
+    _check_groups(len(step_mask_BS), group_size)
+    _check_fractions(discount=discount)
+    if scale not in ("none", "group"):
+        raise ValueError(f"unknown scale '{scale}'; choose none or group.")
+    if baseline not in ("position", "all", "rewards"):
+        raise ValueError(f"unknown baseline '{baseline}'; choose position, all or rewards.")
+
+    mask_BS = step_mask_BS.bool()
+    rewards_BS = kept(step_rewards_BS, mask_BS)
+    if baseline == "rewards":
+        centred_BS = kept(rewards_BS - _group_mean(rewards_BS, mask_BS, group_size), mask_BS)
+        process_BS = _discounted_sums(centred_BS, discount)
+    else:
+        G_BS = _discounted_sums(rewards_BS, discount)
+        baseline_BS = _group_mean(G_BS, mask_BS, group_size, by_position=baseline == "position")
+        process_BS = kept(G_BS - baseline_BS, mask_BS)
+    outcomes_PK = outcomes_B.view(-1, group_size)
+    outcome_B = outcomes_B - outcomes_PK.mean(dim=1).repeat_interleave(group_size)
+    if scale == "none":
+        return process_BS, outcome_B
+
+    if baseline == "rewards":
+        outcome_variance_B = outcomes_PK.var(dim=1, correction=0).repeat_interleave(group_size)
+        variance_B1 = _group_variance(rewards_BS, mask_BS, group_size) + outcome_variance_B[:, None]
+    else:
+        # One more column stands for the samples without steps.
+        counted_BS = torch.cat([mask_BS, ~mask_BS.any(dim=1, keepdim=True)], dim=1)
+        variance_B1 = _group_variance(pad(process_BS, (0, 1)) + outcome_B[:, None], counted_BS, group_size)
+    std_B1 = variance_B1.sqrt() + _STD_EPS
+    return process_BS / std_B1, outcome_B / std_B1[:, 0]
+
+
+def _check_fractions(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value} must be in [0, 1].")
+
+
+def _check_groups(B: int, group_size: int) -> None:
+    if group_size < 2 or B % group_size:
+        raise ValueError(f"{B} rows do not make groups of {group_size}; give whole groups of two samples or more.")
+
+
+def _following(x_BL: Tensor) -> Tensor:
+    """Each entry's successor along the last axis, 0 past the end."""
+    return torch.cat([x_BL[:, 1:], torch.zeros_like(x_BL[:, :1])], dim=1)
 
 
 def _discounted_sums(x_BL: Tensor, discount: float) -> Tensor:
@@ -58,91 +247,17 @@ def _discounted_sums(x_BL: Tensor, discount: float) -> Tensor:
     return sums_BL
 
 
-def group(
-    step_rewards_BS: Tensor,
-    step_mask_BS: Tensor,
-    outcomes_B: Tensor,
-    group_size: int,
-    discount: float,
-    scale: Literal["none", "group"] = "none",
-    baseline: Literal["position", "all"] = "all",
-) -> tuple[Tensor, Tensor]:
-    """Advantages against the samples of the same problem, for process and outcome apart::
-
-        G_k       = sum_{j >= k} discount^(j-k) r_j
-        process_k = G_k - b_k
-        outcome   = outcome - mean outcome of the group
-
-    b_k is the mean of G over all steps of all samples of the group (baseline="all"), or over the group's k-th steps
-    alone ("position"). Against the mean of all steps, a hard step is below average whoever takes it, so the policy
-    learns to avoid it, by skipping it or doing an easier one; against the others' k-th steps it is compared with its
-    like, and where all do equally well there is no noise.
-
-    The sum of both is a step's advantage (`spread_over_tokens`). discount=0 gives each step its own reward; 1 gives the
-    sum over the steps from it on, as DeepSeekMath (2402.03300, 4.1.3), but centred after summing, not before.
-
-    Args:
-        step_rewards_BS: (B, S) step rewards, padded on the right (`rlstep.core.rewards.pad_steps`).
-        step_mask_BS: (B, S) one where a step exists; a row may have none.
-        outcomes_B: (B,) outcome rewards.
-        group_size: samples a problem; rows of a problem follow one another.
-        discount: a step, in [0, 1].
-        baseline: "position" or "all", as above.
-        scale: "group" divides both parts by one number, the standard deviation (dividing by n) of the whole advantage
-            over the group's steps, where a sample without steps counts once, with its outcome part. One number for both
-            keeps the weights that process and outcome rewards were given.
-
-    Returns:
-        process_BS, 0 where no step is, and outcome_B.
-
-    Raises:
-        ValueError: shapes differ, a mask has a gap, B is no multiple of group_size, group_size below 2 (nothing to
-            compare with), discount outside [0, 1], or an unknown scale or baseline.
-    """
-    check_shapes(step_rewards_BS=step_rewards_BS, step_mask_BS=step_mask_BS)
-    check_left_contiguous(step_mask_BS, "step_mask_BS")
-    B, S = step_rewards_BS.shape
-    if outcomes_B.shape != (B,):
-        raise ValueError(f"outcomes have shape {tuple(outcomes_B.shape)} for {B} rows of steps; give one a row.")
-    if group_size < 2 or B % group_size:
-        raise ValueError(f"{B} rows do not make groups of {group_size}; give whole groups of two samples or more.")
-    if not 0 <= discount <= 1:
-        raise ValueError(f"discount={discount} must be in [0, 1].")
-    if scale not in ("none", "group"):
-        raise ValueError(f"unknown scale '{scale}'; choose none or group.")
-    if baseline not in ("position", "all"):
-        raise ValueError(f"unknown baseline '{baseline}'; choose position or all.")
-
-    mask_BS = step_mask_BS.bool()
-    zeros_BS = torch.zeros_like(step_rewards_BS)
-    G_BS = _discounted_sums(torch.where(mask_BS, step_rewards_BS, zeros_BS), discount)
-    mean_of = _position_mean if baseline == "position" else _group_mean
-    process_BS = torch.where(mask_BS, G_BS - mean_of(G_BS, mask_BS, group_size), zeros_BS)
-    outcome_B = outcomes_B - outcomes_B.view(-1, group_size).mean(dim=1).repeat_interleave(group_size)
-    if scale == "none":
-        return process_BS, outcome_B
-
-    # One more column stands for the samples without steps.
-    counted_BS = torch.cat([mask_BS, ~mask_BS.any(dim=1, keepdim=True)], dim=1)
-    total_BS = pad(process_BS, (0, 1)) + outcome_B[:, None]
-    spread_BS = (total_BS - _group_mean(total_BS, counted_BS, group_size)).square()
-    std_B1 = _group_mean(spread_BS, counted_BS, group_size).sqrt() + _STD_EPS
-    return process_BS / std_B1, outcome_B / std_B1[:, 0]
+def _group_mean(x_BS: Tensor, mask_BS: Tensor, group_size: int, by_position: bool = False) -> Tensor:
+    """For each row its group's mean under the mask, (B, 1), or each column's apart, (B, S); 0 over nothing."""
+    dims = (1,) if by_position else (1, 2)
+    total = kept(x_BS, mask_BS).unflatten(0, (-1, group_size)).sum(dims, keepdim=True)
+    count = mask_BS.unflatten(0, (-1, group_size)).sum(dims, keepdim=True)
+    return (total / count.clamp_min(1)).expand(-1, group_size, -1).flatten(0, 1)
 
 
-def _group_mean(x_BS: Tensor, mask_BS: Tensor, group_size: int) -> Tensor:
-    """(B, 1): for each row the mean over its group's entries under the mask; 0 where a group has none."""
-    kept_BS = torch.where(mask_BS, x_BS, torch.zeros_like(x_BS))
-    total_P = kept_BS.sum(dim=1).view(-1, group_size).sum(dim=1)
-    count_P = mask_BS.sum(dim=1).view(-1, group_size).sum(dim=1)
-    return (total_P / count_P.clamp_min(1)).repeat_interleave(group_size)[:, None]
-
-
-def _position_mean(x_BS: Tensor, mask_BS: Tensor, group_size: int) -> Tensor:
-    """(B, S): for each row and column the mean over its group's entries of that column under the mask; 0 for none."""
-    total_PS = torch.where(mask_BS, x_BS, torch.zeros_like(x_BS)).unflatten(0, (-1, group_size)).sum(dim=1)
-    count_PS = mask_BS.unflatten(0, (-1, group_size)).sum(dim=1)
-    return (total_PS / count_PS.clamp_min(1)).repeat_interleave(group_size, dim=0)
+def _group_variance(x_BS: Tensor, mask_BS: Tensor, group_size: int) -> Tensor:
+    """(B, 1): for each row the variance (dividing by n) of its group under the mask; 0 over nothing."""
+    return _group_mean((x_BS - _group_mean(x_BS, mask_BS, group_size)).square(), mask_BS, group_size)
 
 
 def spread_over_tokens(
@@ -190,4 +305,4 @@ def spread_over_tokens(
     # Rows without steps point at one more column, which holds 0.
     step_BT = torch.where(counts_B1 == 0, S, step_BT)
     advantages_BT = pad(process_BS, (0, 1)).gather(1, step_BT) + outcome_B[:, None]
-    return torch.where(mask_BT.bool(), advantages_BT, torch.zeros_like(advantages_BT))
+    return kept(advantages_BT, mask_BT)

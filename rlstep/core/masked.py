@@ -1,4 +1,4 @@
-"""Reductions over ragged rows: what the mask leaves out never counts, whatever it holds (NaN included)."""
+"""Ragged rows, their mean and spread: what the mask leaves out never counts, whatever it holds (NaN included)."""
 
 import torch
 from torch import Tensor
@@ -12,6 +12,12 @@ def check_shapes(**tensors: Tensor) -> None:
         raise ValueError(f"shapes differ: {listed}. Give tensors of one shape.")
 
 
+def check_one_a_row(B: int, name: str, numbers: Tensor) -> None:
+    """Raises a ValueError unless there is one number for each of B rows."""
+    if numbers.shape != (B,):
+        raise ValueError(f"{name} have shape {tuple(numbers.shape)} for {B} rows; give one a row.")
+
+
 def check_left_contiguous(mask: Tensor, name: str) -> None:
     """Raises a ValueError unless each row of a (B, L) mask is a run of ones followed by zeros alone."""
     mask = mask.bool()
@@ -19,6 +25,18 @@ def check_left_contiguous(mask: Tensor, name: str) -> None:
     if gap_B.any():
         row = int(gap_B.nonzero()[0])
         raise ValueError(f"{name}: row {row} has a one after a zero. Shift rows to the left and pad on the right.")
+
+
+def kept(values: Tensor, mask: Tensor) -> Tensor:
+    """The values where the mask is one, 0 elsewhere."""
+    return torch.where(mask.bool(), values, torch.zeros_like(values))
+
+
+def row_ends(mask_BL: Tensor) -> Tensor:
+    """True at the last one of each row of ones and then zeros; nowhere in a row without ones."""
+    mask_BL = mask_BL.bool()
+    later_BL = torch.cat([mask_BL[:, 1:], torch.zeros_like(mask_BL[:, :1])], dim=1)
+    return mask_BL & ~later_BL
 
 
 def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
@@ -41,8 +59,55 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     if (count == 0).any():
         where = "" if dim is None else f" along axis {dim}"
         raise ValueError(f"the mask is empty{where}: there is nothing to average.")
-    kept = torch.where(mask, values, torch.zeros_like(values))
-    return (kept.sum() if dim is None else kept.sum(dim)) / count
+    values = kept(values, mask)
+    return (values.sum() if dim is None else values.sum(dim)) / count
+
+
+def moment_sums(values: Tensor, mask: Tensor) -> Tensor:
+    """(3,) count, sum and sum of squares under the mask: what ranks add up before they ask for `moments`.
+
+    In double precision: in single, the variance of values far from 0 would be lost to rounding.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    check_shapes(values=values, mask=mask)
+    values = kept(values, mask).double()
+    return torch.stack([mask.bool().sum().double(), values.sum(), values.square().sum()])
+
+
+def moments(sums_3: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (dividing by n) from the sum of all ranks' `moment_sums`; both 0 where nothing was counted."""
+    count, total, squares = sums_3.unbind()
+    count = count.clamp_min(1)
+    mean = total / count
+    return mean, (squares / count - mean.square()).clamp_min(0)
+
+
+def whiten_with(
+    values: Tensor, mask: Tensor, mean: Tensor, variance: Tensor, shift_mean: bool = True, eps: float = 1e-8
+) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) under the mask, 0 elsewhere; see `masked_whiten`.
+
+    Args:
+        values: any shape.
+        mask: bool or 0/1, the shape of `values`; may be empty.
+        mean: scalar, of whatever the values are to be compared with, such as the batch of all ranks.
+        variance: scalar, likewise.
+        shift_mean: False adds the mean back.
+        eps: added to the variance.
+
+    Returns:
+        A tensor of the values' shape and type.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    check_shapes(values=values, mask=mask)
+    whitened = (values - mean) * torch.rsqrt(variance + eps)
+    if not shift_mean:
+        whitened = whitened + mean
+    return kept(whitened, mask)
 
 
 def masked_whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, eps: float = 1e-8) -> Tensor:
@@ -62,7 +127,4 @@ def masked_whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, eps: fl
     """
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean).square(), mask)
-    whitened = (values - mean) * torch.rsqrt(variance + eps)
-    if not shift_mean:
-        whitened = whitened + mean
-    return torch.where(mask.bool(), whitened, torch.zeros_like(whitened))
+    return whiten_with(values, mask, mean, variance, shift_mean, eps)

@@ -52,12 +52,20 @@ def _progress(p_S: Tensor, *, p0: float) -> Tensor:
     return p_S - torch.cat([p_S.new_full((1,), p0), p_S])[:-1]
 
 
-def _min_form(p_S: Tensor, *, temperature: float = 0.1) -> Tensor:
-    """softmax(-q / T)_k q_k with q = 2p - 1; the sum tends to min q as T -> 0 (CJReinforce/PURE, T = 0.1)."""
+def _min_form(p_S: Tensor, *, temperature: float = 0.1, total: str = "soft") -> Tensor:
+    """softmax(-q / T)_k q_k with q = 2p - 1; the sum tends to min q as T -> 0 (CJReinforce/PURE, T = 0.1).
+
+    The softmax leaves some weight on high steps, so that more of them raise the sum. With total="exact", softmax(-q /
+    T)_k min q: the credit is split the same way, but the sum is min q, which padding cannot raise.
+    """
     if not temperature > 0:
         raise ValueError(f"scheme 'min_form': temperature={temperature} must be above 0, for example 0.1.")
+    if total not in ("soft", "exact"):
+        raise ValueError(f"scheme 'min_form': total={total!r} is not one of soft, exact.")
+    if not len(p_S):
+        return p_S
     q_S = 2 * p_S - 1
-    return torch.softmax(-q_S / temperature, dim=0) * q_S
+    return torch.softmax(-q_S / temperature, dim=0) * (q_S if total == "soft" else q_S.min())
 
 
 _SCHEMES: dict[str, Callable[..., Tensor]] = {
@@ -103,7 +111,8 @@ def step_rewards(step_scores_S: Tensor, scheme: str, **parameters) -> Tensor:
         delta       p_k - p_{k+1}              none                  telescopes; p_{K-1} at K-1, 0 at K
         clip_delta  delta of clip              eta
         progress    p_k - p_{k-1}              p0 (prompt's value)   telescopes
-        min_form    softmax(-q/T)_k q_k        temperature=0.1       q = 2p - 1; return: about min q
+        min_form    softmax(-q/T)_k q_k        temperature=0.1,      q = 2p - 1; return: about min q, or exactly
+                                               total="soft"          that with total="exact"
 
     Sources: sum, log and clip to clip_delta as in Gao et al. (2410.15115) and Lightman et al. (2305.20050); progress
     after PAV (2410.08146); min_form from PURE (CJReinforce/PURE).

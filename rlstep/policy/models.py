@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from trl import GRPOConfig
+from trl.trainer.utils import create_model_from_path
 
 from rlstep.runtime.errors import UserError
 
@@ -40,6 +42,16 @@ def load_policy(path: str, dtype: str = "auto", trust_remote_code: bool = False)
             f"{path}: the adapter's base, '{base}', cannot be loaded from here: {str(error).splitlines()[0]} Correct"
             f" base_model_name_or_path in its {ADAPTER_CONFIG}; a relative path counts from the working directory."
         ) from error
+
+
+def load_base(model: str | PreTrainedModel, args: GRPOConfig) -> PreTrainedModel:
+    """A policy's model before an adapter is put on it, as TRL would load it; an instance is passed through."""
+    if not isinstance(model, str):
+        return model
+    set_seed(args.seed)
+    options = {"device_map": None, "trust_remote_code": args.trust_remote_code} | (args.model_init_kwargs or {})
+    args.model_init_kwargs = None
+    return create_model_from_path(model, **options)
 
 
 def max_positions(model: PreTrainedModel) -> int | None:

@@ -1,39 +1,51 @@
 """`StepPPOTrainer`: TRL's GRPOTrainer with an advantage for every token.
 
-Generation, LoRA, the reference, the clipped surrogate, KL, DeepSpeed and logging are TRL's. Two things are added: what
-comes back from `_generate_and_score_completions` gets (B, T) advantages made of step rewards, which TRL's loss
-supports for subclasses, and with `advantage: gae` the loss gets a critic's value loss. This is the one file that uses
-TRL's private names; `tests/policy/test_trl_seam.py` holds them to what is relied on here.
+Generation, LoRA, the reference, the clipped surrogate, DeepSpeed and logging are TRL's. What is added: what comes back
+from `_generate_and_score_completions` gets (B, T) advantages made of step rewards, which TRL's loss supports for
+subclasses; the KL may be charged as a reward, or estimated otherwise. A critic (`with_critic.py`) and exact resume
+(`resume.py`) are mixed in. `tests/policy/test_trl_seam.py` holds TRL's private names to what is relied on in the three.
 """
 
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
-from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
 from peft import PeftConfig
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import pad
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
 
-from rlstep.core.advantages import gae, group, spread_over_tokens
-from rlstep.core.losses import clipped_value_loss, explained_variance
-from rlstep.core.rewards import pad_steps, place_step_rewards
+from rlstep.core.kl import kl_estimate
+from rlstep.core.masked import masked_mean
+from rlstep.policy import estimators, vine
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.critic import Critic, load_own
+from rlstep.policy.metrics import batch_metrics
+from rlstep.policy.resume import ExactResume
 from rlstep.policy.rewards import Judgement, RewardSource
-from rlstep.runtime.errors import UserError
+from rlstep.policy.with_critic import WithCritic
 from rlstep.steps.positions import step_tokens, token_ends_from_ids
 
-CRITIC_FILE = "critic.safetensors"
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of completions drawn for training: the rows of all ranks, in one order on each of them."""
+
+    update: int
+    prompts: list[str]
+    completions: list[str]
+    references: list[str]
+    judged: list[Judgement]
+    finished: list[bool]
 
 
-class StepPPOTrainer(GRPOTrainer):
+class StepPPOTrainer(ExactResume, WithCritic, GRPOTrainer):
     """PPO with a reward for every reasoning step.
 
     Args:
@@ -42,8 +54,13 @@ class StepPPOTrainer(GRPOTrainer):
         args: the configuration.
         train_dataset, eval_dataset: rows with `prompt` (text) and `reference`.
         processing_class: the policy's tokenizer.
-        peft_config: the LoRA adapter to train; needed for `advantage: gae`, whose critic shares the frozen base.
+        peft_config: the LoRA adapter to train. With `advantage: gae` the critic then shares the frozen base; beside a
+            policy whose weights are all trained it has a frozen base of its own, the reference where there is one.
+        critic_config: the critic's adapter; the policy's by default, or one of rank 16.
         callbacks: as in the Trainer.
+
+    Attributes:
+        observers: called with each `Batch` drawn for training, on every rank, after its rewards are settled.
     """
 
     _name = "StepPPO"
@@ -57,25 +74,18 @@ class StepPPOTrainer(GRPOTrainer):
         eval_dataset=None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
+        critic_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         self.reward_source = reward_source
+        self.observers: list[Callable[[Batch], None]] = []
         self._judged: list[Judgement] = []
-        if args.advantage == "gae" and peft_config is None:
-            raise UserError(
-                "advantage 'gae' shares the frozen base between policy and critic and needs an adapter: set "
-                "use_peft: true, or take advantage: group for a full-parameter policy."
-            )
+        self._completions: list[str] = []
+        self._batch_start: float | None = None
         if is_deepspeed_zero3_enabled():
             # Loading shards the weights over the ranks. Of those on CPU, DeepSpeed has not been told yet.
             import_module("deepspeed").init_distributed()
-        if args.advantage == "gae" and isinstance(model, str):
-            # The twin is made before TRL puts the policy's adapter on the base, so the base is loaded here.
-            set_seed(args.seed)
-            options = {"device_map": None, "trust_remote_code": args.trust_remote_code} | (args.model_init_kwargs or {})
-            model = create_model_from_path(model, **options)
-            args.model_init_kwargs = None
-        critic = Critic(model, peft_config) if args.advantage == "gae" else None
+        model = self._plan_critic(model, args, peft_config, critic_config)
         super().__init__(
             model=model,
             reward_funcs=[self.process, self.outcome],
@@ -86,22 +96,20 @@ class StepPPOTrainer(GRPOTrainer):
             peft_config=peft_config,
             callbacks=callbacks,
         )
-        self.has_critic = critic is not None
-        if critic is not None:
-            if args.disable_dropout:
-                disable_dropout_in_model(critic)
-            if args.gradient_checkpointing:
-                critic.backbone.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
-                critic.backbone.enable_input_require_grads()
-            # A child of the policy: one engine, one optimizer and one backward pass for both, under ZeRO as without.
-            self.model.critic = critic.to(self.model.device)
+        self._add_critic()
 
     # --- Rewards: two TRL reward functions, so that both returns are logged; the second reads what the first judged.
 
-    def process(self, prompts, completions, reference, **_) -> list[float]:
+    def process(self, prompts, completions, completion_ids, reference, **_) -> list[float]:
         """Sum of each completion's step rewards. Judges this rank's rows and keeps that for the advantages."""
-        self._judged = self.reward_source(prompts, completions, reference)
-        return [float(sum(row.step_rewards)) for row in self._judged]
+        judged = self.reward_source(prompts, completions, reference)
+        self._completions = list(completions)
+        self._ended = [bool(ids) and ids[-1] in self.eos_token_ids for ids in completion_ids]
+        if self.args.truncated == "no_process":
+            rows = zip(judged, self._ended, strict=True)
+            judged = [row if done else estimators.without_positive_steps(row) for row, done in rows]
+        self._judged = judged
+        return [float(sum(row.step_rewards)) for row in judged]
 
     def outcome(self, completions, **_) -> list[float]:
         """Each completion's outcome reward."""
@@ -112,17 +120,32 @@ class StepPPOTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
         ids_BT, mask_BT = batch["completion_ids"], batch["completion_mask"]
-        judged = gather_object(self._judged)
-        # One value a row, not one a batch: a last, smaller batch of an evaluation must not weigh as much as the others.
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        metrics["accuracy"] += [float(row.correct) for row in judged]
-        metrics["clean_accuracy"] += [float(row.clean) for row in judged]
-        metrics["steps"] += [float(len(row.steps)) for row in judged]
         tokens = self._step_tokens(ids_BT, mask_BT)
-        if self.args.advantage == "group":
-            batch["advantages"] = self._group_advantages(judged, tokens, mask_BT)
+        judged = self._judged
+        if self.args.kl == "reward":
+            cost_BT = self.beta * self._kl_when_sampled(batch)
+        lengths = mask_BT.sum(dim=1).tolist()
+        everyone = gather_object(list(zip(inputs, judged, self._completions, self._ended, lengths, strict=True)))
+        self._log_rows(everyone)
+        if not self.model.training:
+            # Nothing is trained on an evaluation's completions.
+            return batch | {"advantages": torch.zeros(mask_BT.shape, device=mask_BT.device)}
+        self._tell_observers(everyone)
+        if self.args.advantage in ("gae", "rloo"):
+            rewards_BT = estimators.token_rewards(judged, tokens, mask_BT)
+            if self.args.kl == "reward":
+                rewards_BT = rewards_BT - cost_BT
+            if self.args.whiten_rewards:
+                rewards_BT = estimators.whiten(rewards_BT, mask_BT, self._sum, shift_mean=False)
+            batch |= self._token_level(batch, rewards_BT)
         else:
-            batch |= self._gae_advantages(batch, tokens)
+            if self.args.kl == "reward":
+                judged = estimators.charge_kl(judged, tokens, cost_BT)
+            batch["advantages"] = self._step_level(inputs, batch, judged, tokens)
+        if self.args.whitening != "none":
+            shift = self.args.whitening == "full"
+            batch["advantages"] = estimators.whiten(batch["advantages"], mask_BT, self._sum, shift_mean=shift)
+        self._log_mean("advantage/mean_abs", batch["advantages"].abs(), mask_BT)
         return batch
 
     def _step_tokens(self, ids_BT: Tensor, mask_BT: Tensor) -> list[list[int]]:
@@ -135,126 +158,194 @@ class StepPPOTrainer(GRPOTrainer):
             found.append(step_tokens(token_ends_from_ids(self._tokenizer, ids[:length]), judged.steps))
         return found
 
-    def _group_advantages(self, judged: list[Judgement], tokens: list[list[int]], mask_BT: Tensor) -> Tensor:
-        """A group may lie on several ranks: `judged` is of all ranks, the advantages are this rank's."""
-        device = mask_BT.device
-        size = self.num_generations if self.model.training else self.num_generations_eval
-        if size < 2:
-            # Evaluation with one sample a problem: nothing to compare with, and nothing is trained.
-            return torch.zeros(mask_BT.shape, device=device)
-        rewards_BS, steps_BS = pad_steps([torch.tensor(row.step_rewards, dtype=torch.float32) for row in judged])
-        process_BS, outcome_B = group(
-            rewards_BS,
-            steps_BS,
-            torch.tensor([row.outcome for row in judged]),
-            group_size=size,
-            discount=self.args.step_discount,
-            scale=self.args.scale_rewards,
-            baseline=self.args.step_baseline,
+    def _token_level(self, batch: dict[str, Tensor], rewards_BT: Tensor) -> dict[str, Tensor]:
+        mask_BT = batch["completion_mask"]
+        if self.args.advantage == "rloo":
+            # A group may lie on several ranks.
+            every_BT, masks_BT = (self._gather_padded(x_BT) for x_BT in (rewards_BT, mask_BT))
+            local = self._local(len(mask_BT))
+            found_BT = estimators.rloo_advantages(every_BT, masks_BT, local, self.num_generations, self.args.gamma)
+            return {"advantages": found_BT[:, : mask_BT.shape[1]]}
+        return self._gae(batch, rewards_BT)
+
+    def _step_level(self, inputs, batch: dict[str, Tensor], judged: list[Judgement], tokens) -> Tensor:
+        mask_BT = batch["completion_mask"]
+        if self.args.advantage == "vine":
+            return estimators.vine_advantages(judged, self._vine_values(inputs, batch, tokens), tokens, mask_BT)
+        local = self._local(len(tokens))
+        return estimators.group_advantages(
+            gather_object(judged), local, tokens, mask_BT, self.num_generations, self.args
         )
-        # Steps that were not judged get the outcome's advantage alone.
-        process_BS = pad(process_BS, (0, max(len(row.steps) for row in judged) - process_BS.shape[1]))
-        start = self.accelerator.process_index * len(tokens)
-        local = slice(start, start + len(tokens))
-        return spread_over_tokens(process_BS[local].to(device), outcome_B[local].to(device), tokens, mask_BT)
+
+    def _local(self, rows: int) -> slice:
+        """This rank's rows among those gathered from all."""
+        return slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        return self.accelerator.reduce(x, reduction="sum")
+
+    def _gather_padded(self, x_BT: Tensor) -> Tensor:
+        return self.accelerator.gather(self.accelerator.pad_across_processes(x_BT, dim=1))
+
+    # --- Monte-Carlo values.
+
+    def _vine_values(self, inputs, batch: dict[str, Tensor], tokens) -> Tensor:
+        """(B, S) mean returns of rollouts from the starts of this rank's steps."""
+        prompts, completions = (
+            [ids[mask.bool()].tolist() for ids, mask in zip(batch[f"{part}_ids"], batch[f"{part}_mask"], strict=True)]
+            for part in ("prompt", "completion")
+        )
+        todo, size = vine.states(prompts, completions, tokens), len(prompts)
+        batches = max(gather_object([-(-len(todo) // size)]))
+        K = self.args.vine_rollouts
+        rollouts = vine.roll_out(todo, partial(self._sample_on, K), self.max_completion_length, size, batches)
+        flat = [(state.row, ids) for state, found in zip(todo, rollouts, strict=True) for ids in found]
+        texts = self._tokenizer.batch_decode([ids for _, ids in flat], skip_special_tokens=True)
+        judged = self.reward_source(
+            [inputs[row]["prompt"] for row, _ in flat], texts, [inputs[row]["reference"] for row, _ in flat]
+        )
+        earned = [vine.returns(judged[i * K : (i + 1) * K], state.steps) for i, state in enumerate(todo)]
+        self._metrics["train"]["vine/states"].append(float(len(todo)))
+        return vine.values(todo, earned, size)
+
+    def sample_texts(self, prefixes: list[str], n: int) -> list[list[str]]:
+        """n continuations of each text by the policy as it is; the same ones on every rank, which share the work."""
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        size = max(1, self.args.per_device_train_batch_size)
+        share = -(-len(prefixes) // ranks)
+        ids = [self._tokenizer(text)["input_ids"] for text in prefixes]
+        # Every rank generates equally often; what is too much is dropped below.
+        mine = (ids + ids[:1] * (ranks * share - len(ids)))[rank * share : (rank + 1) * share]
+        found = []
+        for start in range(0, share, size):
+            found += self._sample_on(n, mine[start : start + size], self.max_completion_length)
+        texts = [self._tokenizer.batch_decode(rows, skip_special_tokens=True) for rows in found]
+        return gather_object(texts)[: len(prefixes)]
+
+    def _sample_on(self, K: int, prefixes: list[list[int]], new_tokens: int) -> list[list[list[int]]]:
+        """K completions of each prefix, by whatever generates the policy's own."""
+        with self._at_most(new_tokens):
+            found, _ = self._generate_single_turn([ids for ids in prefixes for _ in range(K)], None, {}, K)
+        return [found[i * K : (i + 1) * K] for i in range(len(prefixes))]
+
+    @contextmanager
+    def _at_most(self, new_tokens: int):
+        """Generates fewer tokens for a while; vLLM, whose engine holds the limit, is cut afterwards."""
+        config = getattr(self, "generation_config", None)
+        if config is None:
+            yield
+            return
+        before, config.max_new_tokens = config.max_new_tokens, new_tokens
+        self.generation_kwargs["max_new_tokens"] = new_tokens
+        try:
+            yield
+        finally:
+            config.max_new_tokens = self.generation_kwargs["max_new_tokens"] = before
+
+    # --- The KL, where it is not TRL's.
 
     @torch.no_grad()
-    def _gae_advantages(self, batch: dict, tokens: list[list[int]]) -> dict[str, Tensor]:
+    def _kl_when_sampled(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, T) estimates at the policy that sampled, 0 behind a completion's end.
+
+        Its log-probabilities are kept in the batch, where the loss needs the same ones.
+        """
         mask_BT = batch["completion_mask"]
-        lengths_B = mask_BT.sum(dim=1)
-        # A row that TRL masked (truncated, with mask_truncated_completions) is paid nothing.
-        rows = zip(self._judged, lengths_B.tolist(), strict=True)
-        paid = [row.step_rewards if length else [] for row, length in rows]
-        outcomes_B = torch.tensor([row.outcome for row in self._judged], device=mask_BT.device) * (lengths_B > 0)
-        rewards_BT = place_step_rewards(
-            [torch.tensor(rewards, dtype=torch.float32) for rewards in paid],
-            [places[: len(rewards)] for places, rewards in zip(tokens, paid, strict=True)],
-            outcomes_B,
-            (lengths_B - 1).clamp_min(0),
-            mask_BT.shape[1],
-        )
-        size = self.args.per_device_train_batch_size
-        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            values_BT = torch.cat(
-                [
-                    self._values(self.model, {k: batch[k][i : i + size] for k in _MODEL_INPUTS})
-                    for i in range(0, len(mask_BT), size)
-                ]
+        if "old_per_token_logps" not in batch:
+            ids, attention = (
+                torch.cat([batch[f"prompt_{part}"], batch[f"completion_{part}"]], dim=1) for part in ("ids", "mask")
             )
-        advantages_BT, returns_BT = gae(rewards_BT, values_BT, mask_BT, self.args.gamma, self.args.lam)
-        known = explained_variance(values_BT, returns_BT, mask_BT) if mask_BT.any() else values_BT.new_tensor(torch.nan)
-        self._log("critic/explained_variance", known)
-        if self.args.whiten_advantages:
-            advantages_BT = self._whiten(advantages_BT, mask_BT)
-        return {"advantages": advantages_BT, "old_values": values_BT * mask_BT, "returns": returns_BT}
+            with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+                batch["old_per_token_logps"], *_ = self._get_per_token_logps_and_entropies(
+                    self.model, ids, attention, mask_BT.shape[1], self.args.per_device_train_batch_size
+                )
+        kl_BT = kl_estimate(batch["old_per_token_logps"], batch["ref_per_token_logps"], self.args.kl_kind[1])
+        self._log_mean("kl", kl_BT, mask_BT)
+        return kl_BT * mask_BT
 
-    def _whiten(self, advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Mean 0 and variance 1 over the completion tokens of all ranks."""
-        kept_BT = advantages_BT * mask_BT
-        sums = torch.stack([mask_BT.sum().float(), kept_BT.sum(), kept_BT.square().sum()])
-        count, total, squares = self.accelerator.reduce(sums, reduction="sum")
-        mean = total / count.clamp_min(1)
-        variance = (squares / count.clamp_min(1) - mean.square()).clamp_min(0)
-        return (advantages_BT - mean) * torch.rsqrt(variance + 1e-8) * mask_BT
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._newest_logps = found[0]
+        return found
 
-    def _values(self, model, batch: dict[str, Tensor]) -> Tensor:
-        critic = self.accelerator.unwrap_model(model).critic
-        input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-        attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-        with self.accelerator.autocast():
-            return critic(input_ids, attention_mask, batch["completion_ids"].shape[1])
+    @contextmanager
+    def _beta_for_trl(self):
+        """TRL adds beta times k3 to the loss; what is charged as a reward or estimated otherwise is not its to add."""
+        beta = self.beta
+        if not self.args.kl_is_trls:
+            self.beta = 0.0
+        try:
+            yield
+        finally:
+            self.beta = beta
+
+    def _kl_loss(self, inputs: dict[str, Tensor]) -> Tensor:
+        """beta times the mean k2, averaged as TRL averages its own."""
+        kl_BT = kl_estimate(self._newest_logps, inputs["ref_per_token_logps"], self.args.kl_kind[1])
+        mask_BT, training = inputs["completion_mask"], self.model.training
+        accumulation = self.current_gradient_accumulation_steps if training else 1
+        share = 1 / accumulation
+        if training and self.loss_type in ("cispo", "dapo"):
+            share = self.args.steps_per_generation / accumulation
+        items = inputs["num_items_in_batch"] / self.accelerator.num_processes
+        weights_BT = estimators.token_weights(mask_BT, self.loss_type, items, self.max_completion_length, share)
+        self._log_mean("kl", kl_BT.detach(), mask_BT)
+        return self.beta * (weights_BT * kl_BT).sum()
 
     # --- The value loss, beside TRL's policy loss and in the same backward pass.
 
     def _compute_loss(self, model, inputs):
-        loss = super()._compute_loss(model, inputs)
-        if not self.has_critic:
-            return loss
-        mask_BT, values_BT = inputs["completion_mask"], self._values(model, inputs)
-        if mask_BT.any():
-            value_loss, clipped = clipped_value_loss(
-                values_BT, inputs["old_values"], inputs["returns"], mask_BT, self.args.value_clip
-            )
-        else:
-            # Every row was cut off and masked. The critic stays in the graph: all ranks reduce the same gradients.
-            value_loss, clipped = 0.0 * values_BT.sum(), values_BT.new_tensor(torch.nan)
-        self._log("critic/value_loss", value_loss.detach())
-        self._log("critic/clip_fraction", clipped)
-        accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
-        return loss + self.args.vf_coef * value_loss / accumulation
+        with self._beta_for_trl():
+            loss = super()._compute_loss(model, inputs)
+        if self.beta and self.args.kl == "loss" and not self.args.kl_is_trls:
+            loss = loss + self._kl_loss(inputs)
+        self._newest_logps = None
+        # An evaluation's completions have no returns: nothing is trained on them.
+        return loss + self._value_loss(model, inputs) if "returns" in inputs else loss
+
+    # --- What is logged, and who else sees the samples.
+
+    def _log_rows(self, everyone: list[tuple]) -> None:
+        """One value a row, not one a batch: a last, smaller batch of an evaluation must not weigh as much as others."""
+        _, judged, completions, finished, lengths = (list(part) for part in zip(*everyone, strict=True))
+        training = self.model.training
+        size = self.num_generations if training else self.num_generations_eval
+        metrics = self._metrics["train" if training else "eval"]
+        for name, values in batch_metrics(judged, completions, size, lengths, finished).items():
+            metrics[name] += values
+        if training:
+            now = time.perf_counter()
+            if self._batch_start is not None:
+                metrics["tokens_per_second"].append(self._batch_tokens / (now - self._batch_start))
+            self._batch_start, self._batch_tokens = now, sum(lengths)
+
+    def _tell_observers(self, everyone: list[tuple]) -> None:
+        if not self.observers:
+            return
+        inputs, judged, completions, finished, _ = (list(part) for part in zip(*everyone, strict=True))
+        batch = Batch(
+            update=self.args.batches_at(self.state.global_step) + 1,
+            prompts=[row["prompt"] for row in inputs],
+            completions=completions,
+            references=[row["reference"] for row in inputs],
+            judged=judged,
+            finished=finished,
+        )
+        for observe in self.observers:
+            observe(batch)
+
+    def log_metric(self, name: str, value: float) -> None:
+        """A number of this training step, for the next line of the log; an observer calls it on every rank."""
+        self._metrics["train"][name].append(value)
 
     def _log(self, name: str, value: Tensor) -> None:
         """Mean over the ranks that have a value; every rank calls it, with NaN where it has none."""
         mode = "train" if self.model.training else "eval"
         self._metrics[mode][name].append(self.accelerator.gather(value.reshape(1)).nanmean().item())
 
-    def _prepare_inputs(self, generation_batch):
-        if self.model.training and self._buffered_inputs is None:
-            # TRL counts slices from 0 after a resume. From a checkpoint taken between a batch's updates it would then
-            # train on each batch's completions half as often as asked and skip the prompts of every second one.
-            self._step = self.state.global_step * self.args.gradient_accumulation_steps
-        return super()._prepare_inputs(generation_batch)
+    def _log_mean(self, name: str, values_BT: Tensor, mask_BT: Tensor) -> None:
+        self._log(name, masked_mean(values_BT, mask_BT) if mask_BT.any() else values_BT.new_tensor(torch.nan))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs["samples"] = self.args.samples_at(self.state.global_step)
         super().log(logs, start_time)
-
-    # --- Checkpoints hold the critic too: the adapter file alone would resume with a critic that knows nothing.
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        # Every rank comes here; under ZeRO-3 the first alone has whole weights, which DeepSpeed hands over.
-        if not self.has_critic or not self.args.should_save:
-            return super()._save(output_dir, state_dict)
-        state = self.model.state_dict() if state_dict is None else state_dict
-        # PEFT would write every adapter in the state into the policy's file.
-        super()._save(output_dir, {name: tensor for name, tensor in state.items() if not name.startswith("critic.")})
-        own = {name: state[f"critic.{name}"].cpu().contiguous() for name in self.model.critic.own_parameters()}
-        save_file(own, Path(output_dir or self.args.output_dir) / CRITIC_FILE)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.has_critic:
-            load_own(self.model.critic, load_file(Path(resume_from_checkpoint) / CRITIC_FILE))
-
-
-_MODEL_INPUTS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")

@@ -22,8 +22,10 @@ CHUNK = 256
 class LabelConfig:
     data: str = field(metadata={"help": "Solutions (JSONL)."})
     out: str = field(metadata={"help": "Where the labelled solutions go (JSONL)."})
-    task: Literal["arithmetic", "increasing", "gsm8k"] = field(metadata={"help": "The task whose checker labels."})
-    task_path: str | None = field(default=None, metadata={"help": "gsm8k: a folder, a JSONL file or a hub id."})
+    task: Literal["arithmetic", "increasing", "gsm8k", "math"] = field(
+        metadata={"help": "The task whose checker labels."}
+    )
+    task_path: str | None = field(default=None, metadata={"help": "gsm8k, math: a folder, a JSONL file or a hub id."})
 
 
 def label(config: LabelConfig) -> dict:

@@ -1,9 +1,9 @@
-"""Problems with exact checkers: the embedded arithmetic, the worked example `increasing`, and GSM8K."""
+"""Problems with exact checkers: the embedded arithmetic, the worked example `increasing`, GSM8K and MATH."""
 
 from rlstep.runtime.errors import UserError
 from rlstep.tasks.base import Task
 
-NAMES = ("arithmetic", "increasing", "gsm8k")
+NAMES = ("arithmetic", "increasing", "gsm8k", "math")
 
 
 def get(name: str, path: str | None = None) -> Task:
@@ -19,7 +19,11 @@ def get(name: str, path: str | None = None) -> Task:
     if name == "gsm8k":
         from rlstep.tasks.gsm8k import GSM8K
 
-        return GSM8K(path) if path else GSM8K()
+        return GSM8K(path)
+    if name == "math":
+        from rlstep.tasks.math import MATH
+
+        return MATH(path)
     if path:
         raise UserError(f"task '{name}' generates its problems and takes no task_path, but '{path}' was given.")
     if name == "increasing":

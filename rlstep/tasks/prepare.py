@@ -12,8 +12,10 @@ from rlstep.tasks import get
 @dataclass
 class PrepareConfig:
     out: str = field(metadata={"help": "Folder for problems-*.jsonl, demonstrations.jsonl and model/."})
-    task: Literal["arithmetic", "increasing", "gsm8k"] = field(default="arithmetic", metadata={"help": "The task."})
-    task_path: str | None = field(default=None, metadata={"help": "gsm8k: a folder, a JSONL file or a hub id."})
+    task: Literal["arithmetic", "increasing", "gsm8k", "math"] = field(
+        default="arithmetic", metadata={"help": "The task."}
+    )
+    task_path: str | None = field(default=None, metadata={"help": "gsm8k, math: a folder, a JSONL file or a hub id."})
     train: int = field(default=2500, metadata={"help": "Problems for sampling, labelling and verifier training."})
     rl: int = field(default=2000, metadata={"help": "Further training problems, for RL."})
     test: int = field(default=200, metadata={"help": "Problems of the test split."})

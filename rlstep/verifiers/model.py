@@ -36,6 +36,7 @@ FORMAT = 2
 CLASS_HEADS = ("score", "classifier", "v_head")
 LM_HEADS = ("lm_head", "embed_out")
 CLASSES = ("wrong", "right", "neutral")
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def new_verifier(
     """A verifier with a generator's weights, without dropout (paper, appendices E and F).
 
     Args:
-        generator: folder or hub id of a causal LM (or of a verifier with the same head, to train it further).
+        generator: folder or hub id of a causal LM (or of a verifier with the same head, to train it further; one that
+            was saved as an adapter is merged).
         spec: what its outputs will mean; a `classification` head is a fresh one.
         dtype: the weights' type; float32 is right for training, also under bf16 autocast.
         trust_remote_code: run model code from the hub.
@@ -111,14 +113,21 @@ def new_verifier(
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
             setattr(config, name, 0.0)
     _refuse_another_meaning(generator, config, spec)
-    config.rlstep_verifier = spec.to_config()
-    if spec.head == "token":
-        return _load(AutoModelForCausalLM, generator, config, dtype, trust_remote_code)
-    config.classifier_dropout = 0.0
-    config.num_labels = spec.classes
-    config.id2label = dict(enumerate(CLASSES[: spec.classes]))
-    config.label2id = {name: index for index, name in config.id2label.items()}
-    return load_classifier(generator, config, dtype, trust_remote_code, fresh_head=True)
+    if spec.head == "classification":
+        config.classifier_dropout = 0.0
+        config.num_labels = spec.classes
+        config.id2label = dict(enumerate(CLASSES[: spec.classes]))
+        config.label2id = {name: index for index, name in config.id2label.items()}
+    from rlstep.verifiers import adapter_files  # built on this module
+
+    if adapter := adapter_files.find(generator):
+        model = adapter_files.load(adapter, config, spec.head, dtype, trust_remote_code).merge_and_unload()
+        model.to(getattr(torch, dtype)).requires_grad_(True)
+    else:
+        fresh = spec.head == "classification"
+        model = load_weights(auto_class_of(spec.head), generator, config, dtype, trust_remote_code, fresh)
+    model.config.rlstep_verifier = spec.to_config()
+    return model
 
 
 def _refuse_another_meaning(path: str, config: PretrainedConfig, spec: VerifierSpec) -> None:
@@ -155,28 +164,63 @@ def label_token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], spec: 
 
 
 def load_config(path: str, trust_remote_code: bool = False) -> PretrainedConfig:
-    if (Path(path) / "adapter_config.json").is_file():
-        raise UserError(f"{path} is a LoRA adapter; a verifier needs whole weights. Merge it first: `rlstep export`.")
+    """The configuration of a model or of a verifier, also of one that was saved as an adapter.
+
+    Raises:
+        UserError: there is none, or it is the adapter of something else, for example of a policy.
+    """
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        _refuse_adapter(path)
         raise UserError(f"{path}: no model can be loaded from here ({_first_line(error)})") from error
+    if getattr(config, "rlstep_verifier", None) is None:
+        _refuse_adapter(path)
+    return config
+
+
+def _refuse_adapter(path: str) -> None:
+    if (Path(path) / ADAPTER_CONFIG).is_file():
+        raise UserError(
+            f"{path} is a LoRA adapter that rlstep did not save as a verifier; whole weights are needed. Merge it "
+            "first: `rlstep export`."
+        )
 
 
 def load_classifier(
     path: str, config: PretrainedConfig, dtype: str, trust_remote_code: bool, fresh_head: bool = False
 ) -> PreTrainedModel:
     """A token classifier all of whose weights come from `path`; with `fresh_head`, all but the head's."""
-    return _load(AutoModelForTokenClassification, path, config, dtype, trust_remote_code, fresh_head)
+    return load_weights(AutoModelForTokenClassification, path, config, dtype, trust_remote_code, fresh_head)
 
 
 def load_lm(path: str, config: PretrainedConfig, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
     """A causal LM all of whose weights come from `path`."""
-    return _load(AutoModelForCausalLM, path, config, dtype, trust_remote_code)
+    return load_weights(AutoModelForCausalLM, path, config, dtype, trust_remote_code)
 
 
-def _load(auto_class, path: str, config, dtype: str, trust_remote_code: bool, fresh_head: bool = False):
+def auto_class_of(head: Head) -> type:
+    """The class of transformers that loads a model with this head."""
+    return AutoModelForCausalLM if head == "token" else AutoModelForTokenClassification
+
+
+def load_weights(
+    auto_class: type,
+    path: str,
+    config: PretrainedConfig,
+    dtype: str,
+    trust_remote_code: bool,
+    fresh_head: bool = False,
+    revision: str | None = None,
+) -> PreTrainedModel:
+    """A model all of whose weights come from `path`; with `fresh_head`, all but a class head's.
+
+    Raises:
+        UserError: nothing loadable is there, or weights are missing.
+    """
     options = {"config": config, "dtype": dtype, "trust_remote_code": trust_remote_code, "output_loading_info": True}
+    if revision is not None:
+        options["revision"] = revision
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of the missing head: checked below instead
     try:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import Span
-from rlstep.verifiers import published
+from rlstep.verifiers import adapter_files, published
 from rlstep.verifiers.collate import Feature, collate, model_inputs, pad_id_of
 from rlstep.verifiers.layouts import CountNeutralAs, Layout, PlainLayout
 from rlstep.verifiers.model import (
@@ -77,6 +77,7 @@ class RewardModel:
         boundary: Boundary | None = None,
         packing: bool = True,
         trust_remote_code: bool = False,
+        model: PreTrainedModel | None = None,
     ) -> "RewardModel":
         """Loads a verifier for scoring: one that rlstep trained, or a published PRM (`published.FAMILIES`).
 
@@ -93,6 +94,7 @@ class RewardModel:
             boundary: what a step is where no spans are given; of a PRM, must be what it was taught.
             packing: rows without padding and shared prefixes once, where the model admits it; False pads.
             trust_remote_code: run model code from the hub.
+            model: what `load_spec` would load, where it is in memory (`adapters.on_base`); it stays on its device.
 
         Raises:
             UserError: nothing loadable there, no verifier, or a policy that is not the checkpoint's.
@@ -123,10 +125,11 @@ class RewardModel:
             raise UserError(f"{path} is a {spec.kind}, not a {kind}; leave kind out.")
         _check_boundary(path, spec, boundary if own else None)
         _check_neutral(path, spec, neutral)
-        model = load_spec(path, config, spec, dtype or "auto", trust_remote_code)
+        if model is None:
+            model = load_spec(path, config, spec, dtype or "auto", trust_remote_code).to(device)
         found = PlainLayout(spec.kind, neutral or "positive")
         tokenizer = load_tokenizer(path, trust_remote_code)
-        return cls(model.to(device), tokenizer, spec.kind, layout=found, boundary=boundary or spec.boundary, **options)
+        return cls(model, tokenizer, spec.kind, layout=found, boundary=boundary or spec.boundary, **options)
 
     def score(
         self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
@@ -208,11 +211,15 @@ class RewardModel:
 
 def load_spec(path: str, config, spec: VerifierSpec, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
     """A checkpoint's model with one logit a class."""
-    if spec.head == "token":
-        return label_head(load_lm(path, config, dtype, trust_remote_code), spec.label_tokens)
-    if config.num_labels != spec.classes:
+    if spec.head == "classification" and config.num_labels != spec.classes:
         raise UserError(f"{path} has {config.num_labels} labels; its policy tells {spec.classes} classes apart.")
-    return load_classifier(path, config, dtype, trust_remote_code)
+    if adapter := adapter_files.find(path):
+        model = adapter_files.load(adapter, config, spec.head, dtype, trust_remote_code).get_base_model()
+    elif spec.head == "token":
+        model = load_lm(path, config, dtype, trust_remote_code)
+    else:
+        model = load_classifier(path, config, dtype, trust_remote_code)
+    return label_head(model, spec.label_tokens) if spec.head == "token" else model
 
 
 def require_finite(values_N: torch.Tensor, dtype: torch.dtype) -> None:

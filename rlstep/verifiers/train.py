@@ -1,11 +1,12 @@
 """The stages `prm` and `orm`: from labelled solutions to a verifier's checkpoint."""
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
@@ -14,6 +15,7 @@ from rlstep.runtime.record import RunRecord
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.records import read_solutions
+from rlstep.verifiers import adapter_files
 from rlstep.verifiers.implicit import ImplicitSpec
 from rlstep.verifiers.implicit_trainer import ImplicitTrainer
 from rlstep.verifiers.model import (
@@ -41,7 +43,14 @@ class VerifierConfig:
         default="float32", metadata={"help": "The weights' type; float32 suits training, also under --bf16 autocast."}
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
-    use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter, merged into the saved verifier."})
+    use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter (and a new head whole)."})
+    merge_adapter: bool = field(
+        default=True,
+        metadata={
+            "help": "use_peft: merge the adapter into a plain checkpoint. false: save adapter and head alone, which "
+            "need their base where it was; PPO from the same base then holds it once."
+        },
+    )
     lora_r: int | None = field(default=None, metadata={"help": "use_peft: LoRA rank; 16 by default."})
     lora_alpha: int | None = field(default=None, metadata={"help": "use_peft: LoRA alpha; 32 by default."})
     lora_target_modules: list[str] | None = field(
@@ -59,6 +68,8 @@ class VerifierConfig:
         for name in ("lora_r", "lora_alpha", "lora_target_modules"):
             if not self.use_peft and getattr(self, name) is not None:
                 raise UserError(f"{name} is for use_peft: true; leave it out, or set it.")
+        if not self.merge_adapter and not self.use_peft:
+            raise UserError("merge_adapter: false is for use_peft: true; leave it out, or set it.")
         for name in ("lora_r", "lora_alpha"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -109,6 +120,11 @@ class ORMConfig(VerifierConfig):
         super().__post_init__()
         if self.beta is not None and self.loss != "implicit":
             raise UserError("beta is for loss: implicit; leave it out, or set it.")
+        if not self.merge_adapter and self.loss == "implicit":
+            raise UserError(
+                "merge_adapter: false is not for loss: implicit, whose checkpoint is two whole models, the trained one "
+                "and its reference. Leave it out."
+            )
 
     def spec(self, tokenizer) -> VerifierSpec:
         if self.loss == "implicit":
@@ -131,6 +147,8 @@ def orm(config: ORMConfig, args: VerifierArguments) -> dict:
 def _train(trainer_class: type[VerifierTrainer], config, args: VerifierArguments, need, **options) -> dict:
     if args.eval_strategy != "no" and config.eval_data is None:
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
+    if not config.merge_adapter:
+        _check_base(config.model_name_or_path, args.output_dir)
     train = read_solutions(config.data, need=need)
     evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
     kind = trainer_class.kind
@@ -143,6 +161,8 @@ def _train(trainer_class: type[VerifierTrainer], config, args: VerifierArguments
         if config.use_peft:
             model = _with_lora(model, spec, config, args)
         trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
+        if not config.merge_adapter:
+            trainer.add_callback(_DescribeCheckpoints())
         start = newest_checkpoint(args.output_dir) if config.resume else args.resume_from_checkpoint
         record.metrics |= trainer.train_counts | {"packing": trainer.packing}
         record.metrics |= trainer.train(resume_from_checkpoint=start).metrics
@@ -154,14 +174,48 @@ def _train(trainer_class: type[VerifierTrainer], config, args: VerifierArguments
     return record.metrics
 
 
+def _check_base(base: str, output_dir: str) -> None:
+    if adapter_files.find(base):
+        raise UserError(
+            f"{base} is itself an adapter, which cannot be the base of another. Start from its base, or leave out "
+            "merge_adapter."
+        )
+    if Path(base).resolve() == Path(output_dir).resolve():
+        raise UserError(
+            f"output_dir is the base itself, {base}, which the adapter needs as it is; give another folder, or leave "
+            "out merge_adapter."
+        )
+
+
 def _save(trainer: VerifierTrainer, config: VerifierConfig) -> None:
-    """Leaves a plain checkpoint in output_dir: an adapter is merged into its base."""
+    """Leaves a verifier in output_dir: a plain checkpoint, or an adapter."""
+    if trainer.is_world_process_zero():
+        _remove_weights(Path(trainer.args.output_dir))
     if not config.use_peft:
         trainer.save_model()
     elif trainer.is_world_process_zero():
-        merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().to(getattr(torch, config.dtype))
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if not config.merge_adapter:
+            adapter_files.save(model, trainer.processing_class, trainer.args.output_dir)
+            return
+        merged = model.merge_and_unload().to(getattr(torch, config.dtype))
         merged.save_pretrained(trainer.args.output_dir)
         trainer.processing_class.save_pretrained(trainer.args.output_dir)
+
+
+def _remove_weights(folder: Path) -> None:
+    """An earlier run's weights go: of an adapter and a whole model in one folder, one is out of date."""
+    for file in folder.iterdir():
+        if re.fullmatch(r"adapter_config\.json|(adapter_)?model.*\.safetensors(\.index\.json)?", file.name):
+            file.unlink()
+
+
+class _DescribeCheckpoints(TrainerCallback):
+    """Makes the adapters of a run's checkpoints verifiers, which can be scored as whole checkpoints can."""
+
+    def on_save(self, args, state, control, model=None, **_):
+        if state.is_world_process_zero:
+            adapter_files.describe(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def _with_lora(model: PreTrainedModel, spec: VerifierSpec, config: VerifierConfig, args: VerifierArguments):
@@ -183,12 +237,7 @@ def _with_lora(model: PreTrainedModel, spec: VerifierSpec, config: VerifierConfi
         model.enable_input_require_grads()
     found = get_peft_model(model, lora)
     if new_head:
-        _train_in_float32(head_of(found).modules_to_save)
+        # Small updates of a weight in bfloat16 are rounded away: a new head is trained in float32 on any backbone.
+        for head in head_of(found).modules_to_save.values():
+            adapter_files.in_own_type(head.float())
     return found
-
-
-def _train_in_float32(heads: nn.ModuleDict) -> None:
-    """Small updates of a weight in bfloat16 are rounded away: a new head is trained in float32 on any backbone."""
-    for head in heads.values():
-        head.float()
-        head.register_forward_pre_hook(lambda module, inputs: (inputs[0].to(module.weight.dtype),))

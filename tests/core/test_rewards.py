@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlstep.core.rewards import (
     SCHEMES,
@@ -15,16 +17,31 @@ from rlstep.core.rewards import (
 P = torch.tensor([0.9, 0.5, 0.8, 0.6])
 PARAMETERS = {"log": {"floor": -10.0}, "clip": {"eta": 0.7}, "clip_delta": {"eta": 0.7}, "progress": {"p0": 0.3}}
 
+bounded = settings(max_examples=60, deadline=None, derandomize=True)
+solutions = st.lists(st.floats(0.01, 1), min_size=1, max_size=8).map(lambda p: torch.tensor(p, dtype=torch.float64))
+
+
+def returns(rewards_S):
+    """What is still to come from each step on: sums from the back."""
+    return rewards_S.flip(0).cumsum(0).flip(0)
+
 
 @pytest.mark.parametrize(
     ("scheme", "parameters", "expected"),
     [
+        # the verifier's score as it is, which Gao et al. (2410.15115) start from
         ("sum", {}, [0.9, 0.5, 0.8, 0.6]),
+        # 2 p - 1: 1.8 - 1, 1 - 1, 1.6 - 1, 1.2 - 1
         ("sum", {"centered": True}, [0.8, 0.0, 0.6, 0.2]),
+        # terms of the product score, Lightman et al. (2305.20050, 2.6); log 0.5 = -0.69 is below the floor
         ("log", {"floor": -0.6}, [math.log(0.9), -0.6, math.log(0.8), math.log(0.6)]),
+        # Gao et al. (2410.15115): min(p - 0.7, 0)
         ("clip", {"eta": 0.7}, [0.0, -0.2, 0.0, -0.1]),
+        # Gao et al.: 0.9 - 0.5, 0.5 - 0.8, then 0.8 for the last but one and nothing for the last
         ("delta", {}, [0.4, -0.3, 0.8, 0.0]),
+        # Gao et al.: delta of 0, -0.2, 0, -0.1
         ("clip_delta", {"eta": 0.7}, [0.2, -0.2, 0.0, 0.0]),
+        # after PAV (2410.08146): 0.9 - 0.3, 0.5 - 0.9, 0.8 - 0.5, 0.6 - 0.8
         ("progress", {"p0": 0.3}, [0.6, -0.4, 0.3, -0.2]),
     ],
 )
@@ -33,9 +50,23 @@ def test_schemes_by_hand(scheme, parameters, expected):
 
 
 def test_min_form_by_hand():
-    # q = 1 and 0, T = 1: weights e^-1 and e^0 over their sum
+    """PURE (2504.15275). q = 1 and 0, T = 1: weights e^-1 and e^0 over their sum."""
     rewards_S = step_rewards(torch.tensor([1.0, 0.5]), "min_form", temperature=1.0)
     torch.testing.assert_close(rewards_S, torch.tensor([math.exp(-1) / (math.exp(-1) + 1), 0.0]))
+
+
+def test_min_forms_own_temperature_is_pures():
+    # q = 0 and 0.1, T = 0.1: weights e^0 and e^-1 over their sum
+    rewards_S = step_rewards(torch.tensor([0.5, 0.55]), "min_form")
+    torch.testing.assert_close(rewards_S, torch.tensor([0.0, 0.1 * math.exp(-1) / (1 + math.exp(-1))]))
+
+
+@bounded
+@given(p_S=solutions, temperature=st.floats(0.01, 10))
+def test_min_form_returns_between_the_least_and_the_mean_centred_score(p_S, temperature):
+    total = step_rewards(p_S, "min_form", temperature=temperature).sum().item()
+    q_S = 2 * p_S - 1
+    assert q_S.min().item() - 1e-9 <= total <= q_S.mean().item() + 1e-9
 
 
 def test_min_form_returns_about_the_least_centred_score():
@@ -46,16 +77,68 @@ def test_min_form_returns_about_the_least_centred_score():
     assert step_rewards(torch.tensor([0.9, 0.2, 0.8, 0.99]), "min_form").sum() == pytest.approx(-0.6, abs=0.01)
 
 
-def test_delta_telescopes_to_p_k():
-    rewards_S = step_rewards(P, "delta")
-    returns_S = rewards_S.flip(0).cumsum(0).flip(0)
-    torch.testing.assert_close(returns_S[:-1], P[:-1])
+@bounded
+@given(p_S=solutions)
+def test_delta_telescopes_to_p_k(p_S):
+    """The return from a step before the last is that step's score, so that steps put behind it gain nothing."""
+    returns_S = returns(step_rewards(p_S, "delta"))
+    torch.testing.assert_close(returns_S[:-1], p_S[:-1])
+    assert returns_S[-1] == 0
+    clipped_S = returns(step_rewards(p_S, "clip_delta", eta=0.6))
+    torch.testing.assert_close(clipped_S[:-1], (p_S[:-1] - 0.6).clamp_max(0))
+    assert clipped_S[-1] == 0
+
+
+def test_delta_of_one_and_two_steps():
     assert step_rewards(torch.tensor([0.7]), "delta").tolist() == [0.0]
     torch.testing.assert_close(step_rewards(torch.tensor([0.7, 0.2]), "delta"), torch.tensor([0.7, 0.0]))
 
 
-def test_progress_telescopes_to_the_last_score():
-    assert step_rewards(P, "progress", p0=0.3).sum().item() == pytest.approx(0.6 - 0.3)
+@bounded
+@given(p_S=solutions, p0=st.floats(0, 1))
+def test_progress_telescopes_to_the_last_score(p_S, p0):
+    assert step_rewards(p_S, "progress", p0=p0).sum().item() == pytest.approx(p_S[-1].item() - p0)
+
+
+@bounded
+@given(p_S=solutions)
+def test_logs_sum_to_the_log_of_the_product_and_sums_do_not(p_S):
+    total = step_rewards(p_S, "log", floor=-100.0).sum().item()
+    assert math.exp(total) == pytest.approx(math.prod(p_S.tolist()))
+    # 1 + log p <= p, equal for p = 1 alone: of scores below 1 the raw sum makes more, the more steps there are
+    assert step_rewards(p_S, "sum").sum().item() >= len(p_S) + total - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("scheme", "more"),
+    [
+        ("sum", 1.8),
+        ("log", 2 * math.log(0.9)),
+        ("clip", 0.0),
+        ("delta", 0.0),
+        ("clip_delta", 0.0),
+        # the last score counts: 0.9 for 0.5
+        ("progress", 0.4),
+        # q = 0.6, 0 and two of 0.8: (0.6 e^-6 + 1.6 e^-8) / (1 + e^-6 + 2 e^-8) less 0.6 e^-6 / (1 + e^-6)
+        ("min_form", 0.00053),
+    ],
+)
+def test_what_two_good_steps_put_behind_add_to_a_solution(scheme, more):
+    def earned(scores):
+        return step_rewards(torch.tensor(scores), scheme, **PARAMETERS.get(scheme, {})).sum().item()
+
+    assert earned([0.8, 0.5, 0.9, 0.9]) - earned([0.8, 0.5]) == pytest.approx(more, abs=1e-5)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_an_early_steps_score_moves_its_own_reward(scheme):
+    def rewards_S(first):
+        return step_rewards(torch.tensor([first, 0.5, 0.8, 0.6]), scheme, **PARAMETERS.get(scheme, {}))
+
+    change_S = rewards_S(0.4) - rewards_S(0.3)
+    assert change_S[0] > 0.05
+    # what is paid two steps later does not see it, unless the scheme compares all steps
+    assert scheme == "min_form" or not change_S[2:].any()
 
 
 def test_log_of_zero_is_the_floor():

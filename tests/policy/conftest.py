@@ -89,7 +89,7 @@ def scripted(tiny_lm, tokenizer, arguments, lora):
         trainer = StepPPOTrainer(
             tiny_lm,
             source or judge_rows,
-            arguments(**{"per_device_train_batch_size": len(rows), "whiten_advantages": False} | changes),
+            arguments(**{"per_device_train_batch_size": len(rows), "whiten_advantages": "none"} | changes),
             Dataset.from_list(data),
             processing_class=tokenizer,
             peft_config=replace(lora),

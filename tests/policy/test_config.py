@@ -12,8 +12,28 @@ from rlstep.policy.config import StepPPOConfig
         ({"reward_weights": [1.0, 2.0]}, "set process_weight and outcome_weight"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation does nothing here"),
         ({"scale_rewards": "batch"}, "scale_rewards 'batch' is not one of none, group"),
-        ({"advantage": "gae", "scale_rewards": "group"}, "with 'gae' set whiten_advantages"),
-        ({"advantage": "gae", "use_vllm": True}, "use_vllm goes with advantage 'group' alone"),
+        ({"importance_sampling_level": "sequence"}, "importance_sampling_level 'sequence' has one ratio a sequence"),
+        ({"advantage": "gae", "use_vllm": True}, "use_vllm does not go with advantage 'gae'"),
+        ({"advantage": "vine", "use_vllm": True, "vllm_mode": "server"}, "set vllm_mode: colocate"),
+        # settings that the estimator does not read
+        ({"advantage": "gae", "scale_rewards": "group"}, "scale_rewards belongs to advantage group, not 'gae'"),
+        ({"advantage": "rloo", "step_discount": 0.5}, "step_discount belongs to advantage group, not 'rloo'"),
+        ({"advantage": "vine", "step_baseline": "all"}, "step_baseline belongs to advantage group, not 'vine'"),
+        ({"gamma": 0.9}, "gamma belongs to advantage gae and rloo, not 'group'"),
+        ({"lam": 0.9}, "lam belongs to advantage gae, not 'group'"),
+        ({"vf_coef": 1.0}, "vf_coef belongs to advantage gae"),
+        ({"whiten_rewards": True}, "whiten_rewards belongs to advantage gae and rloo, not 'group'"),
+        ({"vine_rollouts": 3}, "vine_rollouts belongs to advantage vine, not 'group'"),
+        ({"truncated": "bootstrap"}, "only advantage 'gae' has a critic"),
+        ({"truncated": "no_process", "mask_truncated_completions": True}, "leave truncated at score"),
+        ({"step_baseline": "rewards"}, "with step_discount 0 nothing is summed"),
+        # the KL
+        ({"kl": "reward"}, "kl and kl_estimator do nothing with beta 0"),
+        ({"kl_estimator": "k2"}, "kl and kl_estimator do nothing with beta 0"),
+        ({"beta": 0.1, "kl_estimator": "k1"}, "'k1' has no expected gradient as a loss"),
+        ({"beta": 0.1, "kl": "reward", "advantage": "vine"}, "Monte-Carlo values know no KL"),
+        # ranges
+        ({"advantage": "vine", "vine_rollouts": 0}, "vine_rollouts is 0; it must be at least 1"),
         ({"gamma": 1.5}, "gamma is 1.5; it must be between 0 and 1"),
         ({"lam": -0.1}, "lam is -0.1; it must be between 0 and 1"),
         ({"step_discount": 2}, "step_discount is 2; it must be between 0 and 1"),
@@ -28,6 +48,34 @@ def test_combinations_that_would_compute_something_else_are_refused(arguments, c
 def test_all_faults_are_shown_at_once(arguments):
     with pytest.raises(ValueError, match="gamma is 2.*; value_clip is -1.*above 0.$"):
         arguments(gamma=2, value_clip=-1)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"])
+def test_losses_that_weigh_each_token_are_admitted(arguments, loss_type):
+    assert arguments(loss_type=loss_type).loss_type == loss_type
+
+
+@pytest.mark.parametrize(
+    ("advantage", "whitening"), [("group", "none"), ("vine", "none"), ("gae", "full"), ("rloo", "full")]
+)
+def test_whitening_by_default(arguments, advantage, whitening):
+    assert arguments(advantage=advantage).whitening == whitening
+    assert arguments(advantage=advantage, whiten_advantages="scale").whitening == "scale"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, ("loss", "k3")),
+        ({"kl": "reward"}, ("reward", "k1")),
+        ({"kl": "reward", "kl_estimator": "k3"}, ("reward", "k3")),
+        ({"kl_estimator": "k2"}, ("loss", "k2")),
+    ],
+)
+def test_the_kl_estimator_by_default(arguments, changes, kind):
+    config = arguments(beta=0.1, **changes)
+    assert config.kl_kind == kind
+    assert config.kl_is_trls == (kind == ("loss", "k3"))
 
 
 def test_group_without_scale_is_the_default(tmp_path):

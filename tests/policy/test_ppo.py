@@ -7,13 +7,23 @@ from safetensors.torch import load_file
 from transformers import set_seed
 from trl import ModelConfig
 
-from rlstep.policy.ppo import CURVE, PPOOptions, ppo
+from rlstep.policy.alarms import AlarmOptions
+from rlstep.policy.guards import Guards
+from rlstep.policy.options import PPOOptions
+from rlstep.policy.ppo import CURVE
+from rlstep.policy.ppo import ppo as ppo_stage
+from rlstep.policy.refresh import RefreshOptions
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.steps.records import Problem
 from rlstep.tasks.small import small_model
 from rlstep.verifiers.model import VerifierSpec, new_verifier
+
+
+def ppo(options, args, model, guards=None, alarm=None, refresh=None) -> dict:
+    """The stage, with the defaults of what a test leaves out."""
+    return ppo_stage(options, guards or Guards(), alarm or AlarmOptions(), refresh or RefreshOptions(), args, model)
 
 
 @pytest.fixture
@@ -44,10 +54,10 @@ def curve(folder) -> list[dict]:
 
 @pytest.mark.parametrize("advantage", ["group", "gae"])
 def test_a_prm_drives_two_updates(advantage, problems, prm_path, model, arguments, tmp_path):
-    options = PPOOptions(problems, eval_problems=problems, reward="process", reward_model=prm_path)
-    metrics = ppo(
-        options, arguments(advantage=advantage, eval_strategy="steps", eval_steps=2, eval_on_start=True), model
-    )
+    options = PPOOptions(problems, eval_problems=problems, reward=["prm", "outcome"], prm=prm_path)
+    args = arguments(advantage=advantage, eval_strategy="steps", eval_steps=2, eval_on_start=True)
+    # What an untrained policy writes has no answer, and is to be paid for all the same.
+    metrics = ppo(options, args, model, Guards(guard_no_answer=False, guard_min_steps=0))
     out = tmp_path / "out"
     weights = load_file(out / "adapter_model.safetensors")
     assert all(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
@@ -60,7 +70,7 @@ def test_a_prm_drives_two_updates(advantage, problems, prm_path, model, argument
 
     record = json.loads((out / "run.json").read_text())
     assert (record["stage"], record["seed"], record["metrics"]) == ("ppo", 42, metrics)
-    assert record["config"]["reward_model"] == prm_path
+    assert record["config"]["prm"] == prm_path
     assert (record["config"]["advantage"], record["config"]["lora_r"]) == (advantage, 4)
     assert record["versions"]["trl"].startswith("1.16.")
 
@@ -69,13 +79,13 @@ def test_process_rewards_come_from_the_prm(problems, prm_path, model, arguments,
     seen = {}
     monkeypatch.setattr(StepPPOTrainer, "train", lambda self, **_: seen.update(source=self.reward_source) or 1 / 0)
     options = PPOOptions(
-        problems, reward="process", reward_model=prm_path, process_weight=2.0, outcome_weight=0.5, credit="clip",
+        problems, reward=["prm", "outcome"], prm=prm_path, process_weight=2.0, outcome_weight=0.5, credit="clip",
         credit_parameters='{"eta": 0.75}', first_error_threshold=0.25,
     )  # fmt: skip
     with pytest.raises(ZeroDivisionError):
         ppo(options, arguments(), model)
     source = seen["source"]
-    assert source.reward_model.kind == "prm"
+    assert source.verifiers["prm"].kind == "prm"
     assert (source.process_weight, source.outcome_weight, source.first_error_threshold) == (2.0, 0.5, 0.25)
     assert (source.credit, source.credit_parameters) == ("clip", {"eta": 0.75})
 
@@ -142,15 +152,24 @@ def test_wandb_offline_leaves_a_run(problems, model, arguments, monkeypatch, tmp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reward": "process"}, "reward 'process' needs reward_model"),
-        ({"reward_model": "x"}, "reward 'outcome' uses no reward_model"),
+        ({"reward": ["prm"]}, "reward 'prm' needs prm: its folder"),
+        ({"reward": ["prm", "prm"], "prm": "x"}, "name one source or several, each once"),
+        ({"reward": []}, "name one source or several, each once"),
+        ({"reward": ["prn"]}, "no reward source 'prn'; choose among prm, checker, implicit, orm, outcome"),
+        ({"prm": "x"}, r"prm is given, but reward is \['outcome'\]"),
+        ({"source_weights": {"prm": 1.0}}, "source_weights has 'prm', which is no source"),
+        ({"source_weights": {"outcome": "much"}}, "source_weights: outcome is 'much'; give a number"),
+        ({"source_weights": "[1]"}, "source_weights .*as JSON"),
+        ({"score_cache": -1}, "score_cache is -1"),
+        ({"reward": ["checker"], "outcome_weight": 2.0}, "outcome_weight would do nothing"),
+        ({"reward": ["implicit"], "implicit": "x", "credit": "delta"}, "gives rewards, not scores, so credit would do"),
         ({"outcome_weight": 0.0}, "leaves nothing to learn from"),
         ({"process_weight": 2.0}, "process_weight would do nothing"),
         ({"credit": "delta"}, "credit would do nothing"),
         ({"credit_parameters": {"eta": 1}}, "credit_parameters would do nothing"),
         ({"first_error_threshold": 0.5}, "first_error_threshold would do nothing"),
-        ({"reward": "process", "reward_model": "x", "credit_parameters": "eta=0.7"}, "credit_parameters .*as JSON"),
-        ({"reward": "process", "reward_model": "x", "credit_parameters": "[1]"}, "credit_parameters .*as JSON"),
+        ({"reward": ["prm"], "prm": "x", "credit_parameters": "eta=0.7"}, "credit_parameters .*as JSON"),
+        ({"reward": ["prm"], "prm": "x", "credit_parameters": "[1]"}, "credit_parameters .*as JSON"),
     ],
 )
 def test_options_that_do_not_go_together(changes, message):
@@ -169,14 +188,14 @@ def test_missing_files_are_named(problems, model, arguments, tmp_path):
     with pytest.raises(UserError, match="model_name_or_path is missing"):
         ppo(PPOOptions(problems), arguments(), ModelConfig(None))
     with pytest.raises(UserError, match="no-prm"):
-        ppo(PPOOptions(problems, reward="process", reward_model=str(tmp_path / "no-prm")), arguments(), model)
+        ppo(PPOOptions(problems, reward=["prm", "outcome"], prm=str(tmp_path / "no-prm")), arguments(), model)
 
 
 def test_an_orm_cannot_pay_steps(problems, model, arguments, tiny_lm, tokenizer, tmp_path):
     new_verifier(tiny_lm, VerifierSpec("orm")).save_pretrained(tmp_path / "orm")
     tokenizer.save_pretrained(tmp_path / "orm")
     with pytest.raises(UserError, match="is an ORM"):
-        ppo(PPOOptions(problems, reward="process", reward_model=str(tmp_path / "orm")), arguments(), model)
+        ppo(PPOOptions(problems, reward=["prm", "outcome"], prm=str(tmp_path / "orm")), arguments(), model)
 
 
 def test_a_prompt_longer_than_the_model_is_named(problems, arguments, tokenizer, tmp_path, model):
@@ -192,12 +211,7 @@ def test_problems_of_another_task_are_refused_before_training(arguments, model, 
         ppo(PPOOptions(str(tmp_path / "other.jsonl")), arguments(), model)
 
 
-def test_gae_needs_an_adapter(problems, arguments, tiny_lm):
-    with pytest.raises(UserError, match="use_peft: true"):
-        ppo(PPOOptions(problems), arguments(advantage="gae"), ModelConfig(tiny_lm))
-
-
 def test_credit_parameters_reach_the_scheme(problems, prm_path, model, arguments):
-    options = PPOOptions(problems, reward="process", reward_model=prm_path, credit="clip")
+    options = PPOOptions(problems, reward=["prm", "outcome"], prm=prm_path, credit="clip")
     with pytest.raises(UserError, match="'clip' needs 'eta'"):
         ppo(options, arguments(), model)

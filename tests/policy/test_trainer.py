@@ -8,15 +8,18 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
+from rlstep.policy.guards import Guards
 from rlstep.policy.rewards import TaskRewards
-from rlstep.policy.trainer import CRITIC_FILE, StepPPOTrainer
-from rlstep.runtime.errors import UserError
+from rlstep.policy.trainer import StepPPOTrainer
+from rlstep.policy.with_critic import CRITIC_FILE
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.small import small_model
 from rlstep.verifiers.model import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring import RewardModel
 
 GROUP = {"advantage": "group", "step_baseline": "all"}
+# What an untrained policy writes has no answer, and is to be paid for all the same.
+LENIENT = Guards(guard_no_answer=False, guard_min_steps=0)
 GAE = {"advantage": "gae", "gamma": 1.0, "lam": 0.5}
 
 
@@ -121,7 +124,7 @@ def byte_prm(tmp_path_factory) -> RewardModel:
 def test_rewards_of_a_verifier_with_another_tokenizer_lie_on_the_same_characters(scripted, row, task, byte_prm):
     texts = ["7 + 3 = 10\n10 max 8 = 10\nAnswer: 10", "7 + 3 = 19\n\nAnswer: 19", "19", ""]
     problem = task.problems("train", 1, seed=0)[0]
-    rewards = TaskRewards(task, byte_prm, outcome_weight=0.0)
+    rewards = TaskRewards(task, {"prm": 1.0}, {"prm": byte_prm}, credit="sum", guards=LENIENT)
 
     def source(prompts, completions, references):
         return rewards([problem.prompt] * len(completions), completions, ["10"] * len(completions))
@@ -217,7 +220,7 @@ def test_scale_rewards_divides_by_the_groups_deviation(scripted, row):
 
 
 def test_whitening_is_over_the_completions_tokens_alone(scripted, rows):
-    batch = scripted(rows, **GAE | {"whiten_advantages": True}).batch()
+    batch = scripted(rows, **GAE | {"whiten_advantages": "full"}).batch()
     plain = scripted(rows, **GAE).batch()["advantages"]
     mask = batch["completion_mask"].bool()
     expected = (plain[mask] - plain[mask].mean()) / plain[mask].std(correction=0)
@@ -334,17 +337,11 @@ def test_the_reference_is_the_policy_without_its_adapter(scripted, rows):
     torch.testing.assert_close(batch["ref_per_token_logps"][0], expected, atol=1e-5, rtol=0)
 
 
-def test_gae_without_an_adapter_is_refused(arguments, tiny_lm, tokenizer):
-    data = Dataset.from_list([{"prompt": "1\n", "reference": "1"}])
-    with pytest.raises(UserError, match="use_peft: true, or take advantage: group"):
-        StepPPOTrainer(tiny_lm, None, arguments(advantage="gae"), data, processing_class=tokenizer)
-
-
 def test_group_trains_a_whole_model_too(arguments, tiny_lm, tokenizer, task):
     data = Dataset.from_list(
         [{"prompt": p.prompt, "reference": p.reference} for p in task.problems("train", 2, seed=0)]
     )
-    rewards = TaskRewards(task, step_counts := CountingPRM())
+    rewards = TaskRewards(task, {"prm": 1.0}, {"prm": (step_counts := CountingPRM())}, guards=LENIENT)
     trainer = StepPPOTrainer(tiny_lm, rewards, arguments(beta=0.1), data, processing_class=tokenizer)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
@@ -374,7 +371,7 @@ def real(arguments, tiny_lm, tokenizer, lora, task):
     )
 
     def make(**changes):
-        rewards = TaskRewards(task, CountingPRM())
+        rewards = TaskRewards(task, {"prm": 1.0, "outcome": 1.0}, {"prm": CountingPRM()}, guards=LENIENT)
         prompts = []
 
         def source(batch_prompts, completions, references):
@@ -422,16 +419,6 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(real, tmp_path):
     )
 
 
-def test_a_run_resumed_between_a_batchs_updates_leaves_no_problem_out(real, tmp_path):
-    whole = real(save_steps=1)
-    whole.train()
-    resumed = real(save_steps=1)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"))
-    # Its completions are gone, so the first batch is sampled again for its second update; the next comes on time.
-    assert resumed.prompts == whole.prompts
-    assert len(whole.prompts) == 2
-
-
 def test_a_foreign_critic_is_refused(real, tmp_path):
     from rlstep.policy.critic import load_own
 
@@ -474,7 +461,6 @@ def test_evaluation_weighs_every_row_alike(scripted, row, tokenizer):
     metrics = trainer.evaluate(data)
     found = trainer.state.log_history[-1]
     assert found["eval_accuracy"] == pytest.approx(2 / 3)
-    assert found["eval_clean_accuracy"] == 0.0
     assert metrics["eval_loss"] == 0.0
 
 

@@ -1,9 +1,26 @@
+import json
 import logging
+import math
 import os
+import struct
+from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from rlstep.runtime.checkpoints import checkpoint_files, newest_checkpoint
+from rlstep.runtime.checkpoints import (
+    checkpoint_files,
+    commit,
+    newest_checkpoint,
+    partial_path,
+    read_state,
+    remove_leftovers,
+    write_state,
+)
+from rlstep.runtime.errors import UserError
 
 
 @pytest.fixture
@@ -33,6 +50,15 @@ def test_half_written_ones_are_passed_over_and_named(write, tmp_path, caplog):
     assert "checkpoint-8 is half-written" in caplog.text
 
 
+def test_those_without_state_files_are_passed_over_where_state_is_needed(write, tmp_path, caplog):
+    older, whole = write("checkpoint-9"), write("checkpoint-4")
+    (tmp_path / "checkpoint-4" / "state_0.json").touch()
+    assert newest_checkpoint(tmp_path) == older
+    assert "checkpoint-9" not in caplog.text
+    assert newest_checkpoint(tmp_path, exact=True) == whole
+    assert "checkpoint-9 cannot be continued exactly (no state_*.json) and is passed over" in caplog.text
+
+
 def test_other_folders_are_no_checkpoints(write, tmp_path):
     for name in ("checkpoint-best", "checkpoint-4-old", "run-4"):
         write(name)
@@ -50,3 +76,178 @@ def test_a_model_trained_again_has_other_files(write):
     os.utime(weights, ns=(0, os.stat(weights).st_mtime_ns + 1))
     assert checkpoint_files(path) != before
     assert checkpoint_files("org/name-on-the-hub") == []
+
+
+# --- Written whole or not at all.
+
+
+@pytest.fixture
+def partial(tmp_path) -> Path:
+    """A checkpoint that is being built, with a file and a folder as DeepSpeed writes one."""
+    path = partial_path(tmp_path / "checkpoint-8")
+    (path / "global_step8").mkdir(parents=True)
+    (path / "trainer_state.json").write_text("new")
+    (path / "global_step8" / "rank_0.pt").write_text("shard")
+    return path
+
+
+def test_a_checkpoint_that_is_being_built_is_no_checkpoint(partial, tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    assert not list(tmp_path.glob("checkpoint-*"))
+    assert partial.stat().st_dev == tmp_path.stat().st_dev
+
+
+def test_all_of_it_is_on_the_disk_before_it_gets_its_name(partial, tmp_path, monkeypatch):
+    synced = []
+    fsync, checkpoint = os.fsync, tmp_path / "checkpoint-8"
+
+    def watch(handle):
+        synced.append((os.fstat(handle).st_ino, checkpoint.exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    files = {path.stat().st_ino for path in [partial, *partial.rglob("*")]}
+    commit(partial, checkpoint)
+    assert {inode for inode, named in synced if not named} == files
+    assert [inode for inode, named in synced if named] == [tmp_path.stat().st_ino], "the new name itself is on it, too"
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["global_step8", "trainer_state.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-8"]
+
+
+def test_a_checkpoint_that_is_there_is_replaced_as_a_whole(partial, write, tmp_path):
+    write("checkpoint-8")
+    commit(partial, tmp_path / "checkpoint-8")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["rank_0.pt", "trainer_state.json"]
+    assert (tmp_path / "checkpoint-8" / "trainer_state.json").read_text() == "new"
+
+
+def test_leftovers_are_removed_with_one_warning(partial, write, tmp_path, caplog):
+    partial_path(tmp_path / "checkpoint-9").mkdir(parents=True)
+    write("checkpoint-4")
+    (tmp_path / ".checkpoint-best").mkdir()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".checkpoint-best", "checkpoint-4"]
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert ".checkpoint-8.partial, .checkpoint-9.partial" in record.message
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / "none")
+    assert len(caplog.records) == 1
+
+
+# --- State files.
+
+DTYPES = (
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64,
+    torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.complex64,
+    torch.complex128,
+)  # fmt: skip
+
+
+@st.composite
+def tensors(draw) -> torch.Tensor:
+    """Any bytes in any dtype: NaNs, denormal numbers and infinities come about. Some are views of others, or empty."""
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = draw(st.lists(st.integers(0, 3), max_size=3))
+    size = math.prod(shape) * dtype.itemsize
+    data = draw(st.binary(min_size=size, max_size=size))
+    if dtype is torch.bool:
+        data = bytes(byte % 2 for byte in data)
+    flat = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+    tensor = flat.reshape(shape)
+    return tensor.T if draw(st.booleans()) and tensor.dim() == 2 else tensor
+
+
+KEYS = ["a", "a/b", "b", "", "~1", "$tensor", "$dict", "__metadata__"]
+
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | tensors(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.sampled_from(KEYS) | st.text(st.characters()), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+def exact(tree):
+    """A tree as plain Python values that are equal only if every bit of every number is, except for the bits of NaN."""
+    match tree:
+        case torch.Tensor():
+            content = tree.contiguous().reshape(-1)
+            return ("tensor", tree.dtype, tuple(tree.shape), bytes(content.view(torch.uint8)) if len(content) else b"")
+        case float():
+            return ("float", "nan" if tree != tree else struct.pack("d", tree))
+        case dict():
+            return ("dict", {key: exact(value) for key, value in tree.items()})
+        case list() | tuple():
+            return (type(tree).__name__, [exact(item) for item in tree])
+    return (type(tree).__name__, tree)
+
+
+@given(tree=trees)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_state_comes_back_as_it_was(tree, tmp_path):
+    write_state(tmp_path, "state_0", tree)
+    assert exact(read_state(tmp_path, "state_0")) == exact(tree)
+
+
+def test_state_by_hand(tmp_path):
+    """The order of a dict's keys counts, too: sums and averages are taken in it."""
+    rows = torch.arange(6.0).view(3, 2)
+    tree = {"b": [rows[0], rows[1], None], "a": (0.1, -0.0, float("-inf")), "$float": {"x/y": torch.ones(0, 2)}}
+    write_state(tmp_path, "state_3", tree)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state_3.json", "state_3.safetensors"]
+    assert load_file(tmp_path / "state_3.safetensors").keys() == {"/b/0", "/b/1", "/$float/x~1y"}
+    strict = json.loads((tmp_path / "state_3.json").read_text(), parse_constant=pytest.fail)
+    assert strict["$dict"]["b"] == [{"$tensor": "/b/0"}, {"$tensor": "/b/1"}, None]
+    read = read_state(tmp_path, "state_3")
+    assert list(read) == ["b", "a", "$float"]
+    assert read["b"][1].tolist() == [2.0, 3.0]
+    assert math.copysign(1, read["a"][1]) == -1
+
+
+def test_tensors_outlive_their_file(tmp_path):
+    """The checkpoint that a run was continued from is deleted when there are enough newer ones."""
+    write_state(tmp_path, "state_0", {"a": torch.zeros(1000)})
+    read = read_state(tmp_path, "state_0")
+    with (tmp_path / "state_0.safetensors").open("r+b") as file:
+        file.seek(-4000, os.SEEK_END)
+        file.write(b"\xff" * 4000)
+    assert not read["a"].any()
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"a": [{1: 2}]}, "/a/0: the key 1 is no string"),
+        ({"a": {"b": {1, 2}}}, "/a/b: set is neither"),
+        (b"bytes", "/: bytes is neither"),
+        ({"a": torch.eye(2).to_sparse()}, "/a: a quantized or sparse tensor"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_by_its_place(tree, message, tmp_path):
+    with pytest.raises(TypeError, match=message):
+        write_state(tmp_path, "state_0", tree)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["no json", "half a json", "no tensors", "half the tensors", "other tensors"])
+def test_damaged_state_is_named(damage, tmp_path):
+    write_state(tmp_path, "state_0", {"a": torch.arange(3)})
+    document, content = tmp_path / "state_0.json", tmp_path / "state_0.safetensors"
+    match damage:
+        case "no json":
+            document.unlink()
+        case "half a json":
+            document.write_text(document.read_text()[:9])
+        case "no tensors":
+            content.unlink()
+        case "half the tensors":
+            content.write_bytes(content.read_bytes()[:-9])
+        case "other tensors":
+            write_state(tmp_path, "state_1", {"b": torch.arange(3)})
+            (tmp_path / "state_1.safetensors").rename(content)
+    with pytest.raises(UserError, match="state_0 is not readable .*continue from another one"):
+        read_state(tmp_path, "state_0")

@@ -166,6 +166,84 @@ def test_recipe_cannot_make_objects(tmp_path):
         load_recipe(tmp_path / "evil.yaml")
 
 
+# --- Recipes on top of others.
+
+
+@pytest.fixture
+def recipes(tmp_path):
+    """Writes recipes, name -> text, into a folder and gives it."""
+
+    def write(**texts: str):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.yaml").write_text(text)
+        return tmp_path
+
+    return write
+
+
+def test_a_recipe_replaces_values_of_its_base(recipes):
+    folder = recipes(
+        first="data: a\nsteps: 1\nlimit: 3\nmodel_kwargs: {a: 1, b: 2}\nns: [1, 2]\n",
+        second="base: first.yaml\nsteps: 2\nns: [4]\n",
+        third="model_kwargs: {a: 3}\nlimit: null\nbase: second.yaml\n",
+    )
+    assert load_recipe(folder / "second.yaml") == {
+        "data": "a", "steps": 2, "limit": 3, "model_kwargs": {"a": 1, "b": 2}, "ns": [4],
+    }  # fmt: skip
+    # A mapping is replaced whole: what a scheme's parameters are does not depend on those of another one.
+    assert load_recipe(folder / "third.yaml") == {
+        "data": "a", "steps": 2, "limit": None, "model_kwargs": {"a": 3}, "ns": [4],
+    }  # fmt: skip
+
+
+def test_a_base_is_searched_beside_its_recipe_and_then_among_the_shipped_ones(recipes, monkeypatch):
+    folder = recipes(other="data: here\n", one="base: other.yaml\n", two="base: arithmetic/prepare\nrl: 5\n")
+    monkeypatch.chdir("/")
+    assert load_recipe(folder / "one.yaml") == {"data": "here"}
+    assert load_recipe(folder / "two.yaml") == load_recipe("arithmetic/prepare") | {"rl": 5}
+    (folder / "deep").mkdir()
+    (folder / "deep" / "three.yaml").write_text("base: ../other.yaml\nsteps: 4\n")
+    assert load_recipe(folder / "deep" / "three.yaml") == {"data": "here", "steps": 4}
+
+
+def test_the_base_is_no_option_and_its_values_are_checked_like_others(parse, tmp_path):
+    (tmp_path / "other.yaml").write_text("steps: 20\nlimit: 7\n")
+    config, _ = parse("data: x\nbase: other.yaml\nlimit: 8\n", "--steps", "30")
+    assert (config.steps, config.limit) == (30, 8)
+    (tmp_path / "other.yaml").write_text("stepz: 20\n")
+    with pytest.raises(UserError, match="unknown key 'stepz'"):
+        parse("data: x\nbase: other.yaml\n")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"a": "base: a.yaml\n"}, "a.yaml: its base leads back to itself: a.yaml -> a.yaml."),
+        (
+            {"a": "base: b.yaml\n", "b": "base: c.yaml\n", "c": "base: ./b.yaml\n"},
+            "a.yaml: its base leads back to itself: a.yaml -> b.yaml -> c.yaml -> b.yaml.",
+        ),
+        ({"a": "base: none.yaml\n"}, "a.yaml: its base is not there: none.yaml: no such file"),
+        ({"a": "base: b.yaml\n", "b": "base: none\n"}, "b.yaml: its base is not there: none: no such file"),
+        ({"a": "base: [b.yaml]\n", "b": ""}, "a.yaml: base is ['b.yaml']; give one recipe"),
+        ({"a": "base:\n"}, "a.yaml: base is None; give one recipe"),
+        ({"a": "base: b.yaml\n", "b": "- 1\n"}, "b.yaml: expected `key: value` lines, found list"),
+    ],
+)
+def test_a_base_that_cannot_be_is_named(recipes, texts, message):
+    folder = recipes(**texts)
+    with pytest.raises(UserError) as error:
+        load_recipe(folder / "a.yaml")
+    assert message in str(error.value).replace(f"{folder}/", "")
+
+
+def test_a_circle_is_found_whatever_way_its_files_are_named(recipes):
+    folder = recipes(a="data: x\n")
+    (folder / "a.yaml").write_text(f"base: ../{folder.name}/a.yaml\n")
+    with pytest.raises(UserError, match="leads back to itself"):
+        load_recipe(folder / "a.yaml")
+
+
 def test_settings_are_plain_and_hold_no_token():
     class Kind(StrEnum):
         FAST = "fast"

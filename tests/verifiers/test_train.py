@@ -4,6 +4,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, TrainerCallback
 
 from rlstep.runtime.errors import UserError
@@ -146,6 +147,87 @@ def test_a_new_head_is_trained_in_float32_on_a_backbone_in_bfloat16(tiny_lm, dat
     assert types["base_model.model.model.embed_tokens.weight"] == torch.bfloat16
     saved = AutoModelForTokenClassification.from_pretrained(tmp_path / "out", dtype="auto")
     assert {weight.dtype for weight in saved.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("head", ["classification", "token"])
+def test_an_adapter_that_is_not_merged_scores_as_the_merged_one(head, tiny_lm, data, arguments, solutions, tmp_path):
+    values, metrics = {}, {}
+    for merge in (True, False):
+        args = arguments(output_dir=str(tmp_path / str(merge)), num_train_epochs=3, learning_rate=1e-2)
+        config = PRMConfig(tiny_lm, data, eval_data=data, use_peft=True, lora_r=4, head=head, merge_adapter=merge)
+        metrics[merge] = prm(config, args)
+        verifier = RewardModel.from_pretrained(args.output_dir)
+        values[merge] = sum(verifier.score([s.prompt for s in solutions], [s.completion for s in solutions]), [])
+    assert values[False] == pytest.approx(values[True], abs=1e-5)
+    assert np.std(values[True]) > 0.001
+    out = tmp_path / "False"
+    assert not list(out.glob("model*"))
+    assert {"adapter_config.json", "adapter_model.safetensors", "config.json", "tokenizer.json", "run.json"} <= {
+        path.name for path in out.iterdir()
+    }
+    assert metrics[False]["eval_loss"] == metrics[True]["eval_loss"]
+    # The run's last checkpoint is a verifier, too, and the same one.
+    (checkpoint,) = out.glob("checkpoint-*")
+    last = RewardModel.from_pretrained(str(checkpoint))
+    assert sum(last.score([s.prompt for s in solutions], [s.completion for s in solutions]), []) == values[False]
+
+
+def test_an_orm_can_be_an_adapter_and_an_implicit_prm_cannot(tiny_lm, data, arguments, tmp_path):
+    orm(ORMConfig(tiny_lm, data, use_peft=True, merge_adapter=False), arguments(max_steps=1, save_strategy="no"))
+    assert (tmp_path / "out" / "adapter_config.json").is_file()
+    assert RewardModel.from_pretrained(str(tmp_path / "out")).kind == "orm"
+    with pytest.raises(UserError, match="not for loss: implicit, whose checkpoint is two whole models"):
+        ORMConfig(tiny_lm, data, loss="implicit", use_peft=True, merge_adapter=False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_resumed_adapter_ends_with_the_same_weights(dtype, tiny_lm, data, arguments, tmp_path, monkeypatch):
+    def run(out, resume=False) -> dict[str, torch.Tensor]:
+        args = arguments(output_dir=str(tmp_path / out), num_train_epochs=3, save_strategy="steps", save_steps=4)
+        config = PRMConfig(tiny_lm, data, use_peft=True, lora_r=4, merge_adapter=False, dtype=dtype, resume=resume)
+        prm(config, args)
+        return load_file(tmp_path / out / "adapter_model.safetensors")
+
+    whole = run("whole")
+    plain = PRMTrainer.__init__
+
+    def mortal(self, *args):
+        plain(self, *args, callbacks=[Kill()])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PRMTrainer, "__init__", mortal)
+        with pytest.raises(KeyboardInterrupt):
+            run("cut")
+    assert not (tmp_path / "cut" / "adapter_config.json").exists()
+    resumed = run("cut", resume=True)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_folder_holds_one_verifier(tiny_lm, data, arguments, tmp_path):
+    """A run into the folder of another one leaves nothing that would be read in its place."""
+    out = tmp_path / "out"
+    found = []
+    for options in ({}, {"use_peft": True, "merge_adapter": False}, {"use_peft": True}, {}):
+        prm(PRMConfig(tiny_lm, data, **options), arguments(max_steps=1, save_strategy="no"))
+        found.append(sorted(path.name for path in out.glob("*.safetensors")))
+        assert (out / "adapter_config.json").exists() == ("merge_adapter" in options)
+        assert RewardModel.from_pretrained(str(out)).kind == "prm"
+    assert found == [["model.safetensors"], ["adapter_model.safetensors"], ["model.safetensors"], ["model.safetensors"]]
+
+
+def test_an_adapter_needs_a_base_that_stays(tiny_lm, data, arguments, tmp_path):
+    with pytest.raises(UserError, match="merge_adapter: false is for use_peft: true"):
+        PRMConfig(tiny_lm, data, merge_adapter=False)
+    lora = {"use_peft": True, "merge_adapter": False}
+    with pytest.raises(UserError, match="output_dir is the base itself"):
+        prm(PRMConfig(tiny_lm, data, **lora), arguments(output_dir=tiny_lm))
+    prm(PRMConfig(tiny_lm, data, **lora), arguments(max_steps=1, save_strategy="no"))
+    first = str(tmp_path / "out")
+    with pytest.raises(UserError, match="is itself an adapter, which cannot be the base of another"):
+        prm(PRMConfig(first, data, **lora), arguments(output_dir=str(tmp_path / "second")))
+    prm(PRMConfig(first, data), arguments(max_steps=1, save_strategy="no", output_dir=str(tmp_path / "second")))
+    assert RewardModel.from_pretrained(str(tmp_path / "second")).kind == "prm"
 
 
 @pytest.mark.parametrize("name", ["lora_r", "lora_alpha", "lora_target_modules"])

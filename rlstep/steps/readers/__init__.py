@@ -12,7 +12,7 @@ from typing import Literal
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.steps.readers.base import Reader, ReadReport, StepReader
-from rlstep.steps.readers.gsm8k import GSM8K_ANSWER, GSM8K_PROMPT, Gsm8kReader, gsm8k_solution
+from rlstep.steps.readers.gsm8k import GSM8K_ANSWER, GSM8K_PROMPT, Gsm8kReader
 from rlstep.steps.readers.math import MathReader
 from rlstep.steps.readers.math_shepherd import MathShepherdReader
 from rlstep.steps.readers.ours import OursReader
@@ -26,7 +26,7 @@ from rlstep.steps.sources import Row, hub_rows, is_hub_id, iter_rows
 
 __all__ = [
     "FORMATS", "GSM8K_ANSWER", "GSM8K_PROMPT", "READERS", "ReadReport", "Reader", "StepReader",
-    "gsm8k_solution", "options_of", "read", "reader_of",
+    "options_of", "read", "reader_of",
 ]  # fmt: skip
 
 READERS = {

@@ -8,21 +8,10 @@ from dataclasses import dataclass
 from rlstep.steps.readers.base import PROBLEM, Reader, ReadReport
 from rlstep.steps.readers.values import Field
 from rlstep.steps.records import Solution
-from rlstep.steps.sources import Row, stem
+from rlstep.steps.sources import stem
 
 GSM8K_PROMPT = "Question: {question}\nAnswer:\n"
 GSM8K_ANSWER = "####"
-
-
-def gsm8k_solution(row: dict, problem_id: str, path, number: int) -> Solution:
-    """The published solution of one row `{"question", "answer"}`, calculator annotations and all.
-
-    Args:
-        row: the row.
-        problem_id: the id that the problem gets.
-        path, number: where the row stands, for errors.
-    """
-    return _solution(Field.of(Row(str(path), number, row)), problem_id, Gsm8kReader())
 
 
 @dataclass(frozen=True)
@@ -32,13 +21,9 @@ class Gsm8kReader(Reader):
     prompt: str = GSM8K_PROMPT.replace("{question}", PROBLEM)
 
     def solutions(self, row: Field, report: ReadReport) -> list[Solution]:
-        return [_solution(row, f"gsm8k-{stem(row.row.source)}-{row.row.number}", self)]
-
-
-def _solution(row: Field, problem_id: str, reader: Gsm8kReader) -> Solution:
-    question, answer = row["question"].text(), row["answer"]
-    completion = answer.text()
-    _, mark, reference = completion.rpartition(GSM8K_ANSWER)
-    if not mark or not reference.strip():
-        raise answer.fault(f"no final answer; expected a last line '{GSM8K_ANSWER} number'.")
-    return Solution(problem_id, reader.prompt_of(question), answer.value.rstrip(), reference.strip())
+        question, answer = row["question"].text(), row["answer"]
+        _, mark, reference = answer.text().rpartition(GSM8K_ANSWER)
+        if not mark or not reference.strip():
+            raise answer.fault(f"no final answer; expected a last line '{GSM8K_ANSWER} number'.")
+        key = f"gsm8k-{stem(row.row.source)}-{row.row.number}"
+        return [Solution(key, self.prompt_of(question), answer.value.rstrip(), reference.strip())]

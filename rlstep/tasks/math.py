@@ -1,0 +1,91 @@
+r"""MATH, competition problems (Hendrycks et al. 2021): answers are graded exactly, steps cannot be.
+
+A published solution, one step a line::
+
+    The two numbers are 3 and 4.
+    Their product is $3 \cdot 4 = \boxed{12}$.
+
+The checker grades the last answer that a solution states, by math-verify in a process of its own. It reads no
+mathematics: only the step in which that answer is complete has a label. Labels of the others are a PRM's business.
+"""
+
+import re
+from bisect import bisect_left
+
+from rlstep.steps.answers import extract, same_answer
+from rlstep.steps.boundaries import line_steps
+from rlstep.steps.records import Solution, Span
+from rlstep.tasks.base import Check
+from rlstep.tasks.published import PublishedTask
+
+DRAWING = "[asy]"
+
+_FORMULA = re.compile(
+    r"\\begin\{([^{}\n]*)\}.*?\\end\{\1\}|(?<!\\)\\\[.*?\\\]|\$\$.*?\$\$|(?<!\\)\$(?:\\.|[^$\\\n]|\n(?!\s*\n))*\$",
+    re.DOTALL,
+)
+_BREAK = re.compile(r"\s*\n\s*")
+
+
+class MATH(PublishedTask):
+    """The task `math`. Splits: train, test.
+
+    The default on the hub has PRM800K's 12,000 and 500 problems, as the folder `math_splits` of that repository does;
+    `HuggingFaceH4/MATH-500` has the 500 as its test split, and no other.
+    """
+
+    name = "math"
+    hub_id = "nlile/hendrycks-MATH-benchmark"
+
+    def demonstrations(self, n: int, seed: int) -> list[Solution]:
+        """n reference solutions of the training split, one step a line; none of those that come with a drawing."""
+        rows = [s for s in self.published("train") if DRAWING not in s.completion] if n else []
+        return [
+            Solution(s.problem_id, s.prompt, demonstration(s.completion, s.reference), s.reference)
+            for s in self.draw(rows, "train", n, seed)
+        ]
+
+    def check(self, prompt: str, completion: str, reference: str) -> Check:
+        """Steps are lines. The one in which the last stated answer ends is right when that is; others are unknown."""
+        spans = line_steps(completion)
+        labels: list[int | None] = [None] * len(spans)
+        answer = extract(completion)
+        correct = answer is not None and same_answer(answer, reference)
+        if answer is not None:
+            labels[_answer_step(completion, spans, answer)] = int(correct)
+        return Check(spans, labels, answer, correct)
+
+
+def _answer_step(completion: str, spans: list[Span], answer: str) -> int:
+    """The step in which the last answer that is there, `answer`, is complete; a box may go over several lines.
+
+    Whether the text from one step on, or up to one, states it changes once along the steps: halving finds where, in few
+    looks at a text of thousands of lines.
+    """
+
+    def stated(first: int, last: int) -> str | None:
+        return extract(completion[spans[first][0] : spans[last][1]])
+
+    final, steps = len(spans) - 1, range(len(spans))
+    begins = bisect_left(steps, True, key=lambda k: stated(k, final) is None) - 1
+    return bisect_left(steps, True, lo=begins, key=lambda k: stated(begins, k) == answer)
+
+
+def demonstration(solution: str, reference: str) -> str:
+    r"""A reference solution with one step a line and the reference in a box.
+
+    A formula's line breaks, which mean nothing to LaTeX, become spaces, and blank lines go. Where the last box does not
+    hold the reference, a line that does is added.
+
+    >>> print(demonstration("So\n\\[\nx = 3 \\cdot 4.\n\\]\n\nThat is 12.", "12"))
+    So
+    \[ x = 3 \cdot 4. \]
+    That is 12.
+    The answer is $\boxed{12}$.
+    """
+    text = _FORMULA.sub(lambda formula: _BREAK.sub(" ", formula[0]), solution)
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    stated = extract("\n".join(lines))
+    if stated is None or not same_answer(stated, reference):
+        lines.append(f"The answer is $\\boxed{{{reference}}}$.")
+    return "\n".join(lines)

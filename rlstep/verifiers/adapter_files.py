@@ -1,0 +1,229 @@
+"""Verifiers saved without their base: a LoRA adapter and, where it classifies, a head.
+
+The folder holds PEFT's two files, the tokenizer, and a `config.json` that is the base's configuration with what the
+verifier's outputs mean (`VerifierSpec`). Its `rlstep_verifier.base_weights` are a few of the base's weights: an adapter
+on a base that was trained again since gives scores that look like scores.
+
+The base is where `adapter_config.json` says: a folder (a relative path counts from the working directory), or a hub id
+with the commit that it had in training.
+"""
+
+import copy
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file, find_adapter_config_file
+
+from rlstep.runtime.errors import UserError
+from rlstep.verifiers.model import ADAPTER_CONFIG, CLASS_HEADS, Head, auto_class_of, head_of, load_weights
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PEFT_PREFIX = "base_model.model."  # of the names in PEFT's files
+SAMPLED_MATRICES = 32
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's files.
+
+    Attributes:
+        path: folder or hub id, as it was given.
+        folder: where the files are.
+        lora: what `adapter_config.json` says.
+    """
+
+    path: str
+    folder: Path
+    lora: LoraConfig
+
+    @property
+    def base(self) -> str:
+        """Folder or hub id of what it was trained on."""
+        return self.lora.base_model_name_or_path
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The adapter's and the head's tensors, by their names in the model without an adapter's name.
+
+        Raises:
+            UserError: they are a pickle or missing, or some would change the base's own.
+        """
+        file = self.folder / ADAPTER_WEIGHTS
+        if not file.is_file():
+            raise UserError(f"{self.path} has no {ADAPTER_WEIGHTS}; rlstep opens weights in no other format.")
+        found = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in load_file(file).items()}
+        for name in found:
+            if "lora_" not in name and name.split(".")[0] not in CLASS_HEADS:
+                raise UserError(
+                    f"{self.path} holds '{name}', which is neither LoRA nor a class head: it would change the base for "
+                    "all that share it. Merge this adapter into a checkpoint of its own."
+                )
+        return found
+
+
+def find(path: str) -> Adapter | None:
+    """The adapter at a folder or hub id; None where there is none.
+
+    Raises:
+        UserError: it is no LoRA adapter, or does not say what its base is.
+    """
+    try:
+        found = find_adapter_config_file(path)
+    except (OSError, ValueError):
+        return None  # nothing is there, which loading it will say
+    if found is None:
+        return None
+    if not Path(path).is_dir():
+        cached_file(path, ADAPTER_WEIGHTS, _raise_exceptions_for_missing_entries=False)  # fetched beside it
+    folder = Path(found).parent
+    settings = json.loads(Path(found).read_text(encoding="utf-8"))
+    if settings.get("peft_type") != "LORA":
+        raise UserError(f"{path} is an adapter of the kind {settings.get('peft_type')}; verifiers are LoRA adapters.")
+    lora = LoraConfig.from_pretrained(str(folder))
+    if not lora.base_model_name_or_path:
+        raise UserError(f"{path}: its {ADAPTER_CONFIG} names no base_model_name_or_path; write it there.")
+    return Adapter(path, folder, lora)
+
+
+def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Writes a verifier without its base.
+
+    Args:
+        model: a verifier with an adapter, wrapped by PEFT or not, with `rlstep_verifier` in its configuration.
+        tokenizer: the verifier's.
+        folder: made where it is missing.
+    """
+    model = _inner(model)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (lora,) = (copy.deepcopy(found) for found in model.peft_config.values())
+    lora.inference_mode = True
+    if isinstance(lora.target_modules, set):
+        lora.target_modules = sorted(lora.target_modules)  # the same file from the same run
+    lora.revision = lora.revision or _commit(lora.base_model_name_or_path)
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    weights = {PEFT_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(weights, Path(folder) / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    lora.save_pretrained(str(folder))
+    describe(model, folder)
+    tokenizer.save_pretrained(folder)
+
+
+def describe(model: PreTrainedModel | PeftModel, folder: str | Path) -> None:
+    """Writes the configuration by which an adapter's folder is a verifier."""
+    model = _inner(model)
+    config = copy.deepcopy(model.config)
+    config.architectures, config.dtype = [type(model).__name__], model.dtype
+    config.rlstep_verifier = config.rlstep_verifier | {"base_weights": weight_sample(model.base_model)}
+    config.save_pretrained(folder)
+
+
+def _inner(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def load(
+    adapter: Adapter, config: PretrainedConfig, head: Head, dtype: str = "auto", trust_remote_code: bool = False
+) -> PeftModel:
+    """A verifier with its adapter on a base of its own.
+
+    Args:
+        adapter: of `find`.
+        config: of `load_config`.
+        head: where the labels come from.
+        dtype: the base's type; that of training by default. Adapter and class head are in float32.
+        trust_remote_code: run model code from the hub.
+
+    Raises:
+        UserError: the base is not there, or is no longer what the adapter was trained on, or the adapter is damaged.
+    """
+    with torch.random.fork_rng([]):  # weights that will be replaced are drawn first
+        try:
+            options = {"fresh_head": True, "revision": adapter.lora.revision}
+            model = load_weights(auto_class_of(head), adapter.base, config, dtype, trust_remote_code, **options)
+        except UserError as error:
+            raise UserError(
+                f"{adapter.path}: the base of this adapter cannot be loaded. {error} If it was moved, correct "
+                f"base_model_name_or_path in {ADAPTER_CONFIG}; a relative path counts from the working directory."
+            ) from error
+        if fault := trained_since(config, model.base_model):
+            raise UserError(f"{adapter.path}: its base, {adapter.base}, {fault}. Train the verifier on it again.")
+        return attach(model, adapter, head)
+
+
+def attach(model: PreTrainedModel, adapter: Adapter, head: Head) -> PeftModel:
+    """Puts an adapter's layers into a model, in place, and the head's weights into its head; all of it is frozen.
+
+    Raises:
+        UserError: the files do not fit the model.
+    """
+    if head == "classification":
+        in_own_type(head_of(model).float())
+    weights = adapter.weights()
+    lora = copy.deepcopy(adapter.lora)
+    lora.inference_mode = True
+    try:
+        wrapper = PeftModel(model, lora)
+        set_peft_model_state_dict(wrapper, {PEFT_PREFIX + name: tensor for name, tensor in weights.items()})
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"{adapter.path} does not fit its base: {str(error).strip().splitlines()[-1]}") from error
+    if differing := set(get_peft_model_state_dict(model, save_embedding_layers=False)) ^ set(weights):
+        raise UserError(f"{adapter.path} is incomplete or of another model: {min(differing)} has no counterpart.")
+    return wrapper.requires_grad_(False).eval()
+
+
+def in_own_type(head: nn.Module) -> None:
+    """Lets a head stand on a backbone of another type."""
+    head.register_forward_pre_hook(_cast)
+
+
+def _cast(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (inputs[0].to(next(module.parameters()).dtype), *inputs[1:])
+
+
+# --- What the base is
+
+
+def home(path: str, revision: str | None = None) -> Path | None:
+    """Where a model's files are: its folder, or that of a hub id's commit in the cache; None where there is none."""
+    if Path(path).is_dir():
+        return Path(path).resolve()
+    try:
+        return Path(cached_file(path, "config.json", revision=revision)).parent.resolve()
+    except (OSError, ValueError):
+        return None
+
+
+def _commit(path: str) -> str | None:
+    """The commit that a hub id stands for now; None of a folder."""
+    found = None if Path(path).is_dir() else home(path)
+    return found.name if found is not None and found.parent.name == "snapshots" else None
+
+
+def weight_sample(backbone: nn.Module) -> list[float]:
+    """The middle weight of each of up to `SAMPLED_MATRICES` matrices, spread over the backbone; adapters left out."""
+    matrices = [p for name, p in backbone.named_parameters() if "lora_" not in name and p.dim() > 1]
+    count = min(SAMPLED_MATRICES, len(matrices))
+    chosen = (matrices[index * len(matrices) // count] for index in range(count))
+    return [matrix.detach().reshape(-1)[matrix.numel() // 2].item() for matrix in chosen]
+
+
+def trained_since(config: PretrainedConfig, backbone: PreTrainedModel) -> str | None:
+    """What is wrong with a base whose weights are not those of the sample in a verifier's configuration.
+
+    They are compared to the precision of the coarser of two types, the base's in training and its type now.
+    """
+    sample, found = config.rlstep_verifier.get("base_weights"), weight_sample(backbone)
+    if sample is None:
+        return None
+    precision = max(torch.finfo(kind).eps for kind in (config.dtype, backbone.dtype))
+    if len(sample) == len(found) and all(
+        math.isclose(then, now, rel_tol=precision, abs_tol=1e-7) for then, now in zip(sample, found, strict=True)
+    ):
+        return None
+    return "has other weights than when the verifier was trained on it"

@@ -1,0 +1,338 @@
+"""What the trainer's further settings change: estimators, whitening, the KL, cut-off completions, who watches."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rlstep.core.kl import kl_estimate
+from rlstep.policy.trainer import Batch
+
+
+@pytest.fixture
+def rows(row):
+    """Two problems, two samples each. Tokens: `1 \\n 2 <eos>`, `4 <eos>`, `6 <eos>` and `<eos>` alone."""
+    return [row("1\n2", (1.0, -0.5), 1.0), row("4", (0.5,)), row("6", (0.25,), 1.0), row("")]
+
+
+def changed(rows, index: int, **fields):
+    return [replace(row, **fields) if i == index else row for i, row in enumerate(rows)]
+
+
+def advantages(trainer) -> torch.Tensor:
+    return trainer.batch()["advantages"]
+
+
+# --- Estimators.
+
+
+def test_rloo_by_hand(scripted, rows):
+    """Rewards of the first row: 0, 1, -0.5, 1, where a step ends at its newline; G: 1.5, 1.5, 0.5, 1. N is 4 and 2."""
+    found = advantages(scripted(rows, advantage="rloo", whiten_advantages="none"))
+    first, second = (1.5 + 1.5 + 0.5 + 1.0) / 4, (0.5 + 0.0) / 4
+    third, fourth = (1.25 + 1.0) / 2, 0.0
+    expected = [
+        [1.5 - second, 1.5 - second, 0.5 - second, 1.0 - second],
+        [0.5 - first, 0.0 - first, 0.0, 0.0],
+        [1.25 - fourth, 1.0 - fourth, 0.0, 0.0],
+        [0.0 - third, 0.0, 0.0, 0.0],
+    ]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_gamma_discounts_rloos_returns(scripted, rows):
+    found = advantages(scripted(rows, advantage="rloo", whiten_advantages="none", gamma=0.5))
+    # The fourth row has nothing, so the third's baseline is 0: 0.25 + 0.5 * 1, and 1.
+    torch.testing.assert_close(found[2], torch.tensor([0.75, 1.0, 0.0, 0.0]))
+
+
+def test_an_early_steps_reward_moves_early_tokens_under_rloo(scripted, rows):
+    before, after = (
+        advantages(scripted(r, advantage="rloo", whiten_advantages="none"))
+        for r in (rows, changed(rows, 0, step_rewards=(2.0, -0.5)))
+    )
+    # Its own step's two tokens gain 1, later ones nothing; the other sample's baseline rises by 2/4.
+    torch.testing.assert_close(
+        after - before, torch.tensor([[1.0, 1.0, 0, 0], [-0.5, -0.5, 0, 0], [0.0] * 4, [0.0] * 4])
+    )
+
+
+def test_step_baseline_rewards_centres_before_it_sums(scripted, row):
+    """R = 1, 1, 0.5 has the mean 5/6; the first sample has two steps to sum, the other one."""
+    rows = [row("1\n2", (1.0, 1.0)), row("4", (0.5,))]
+    found = advantages(scripted(rows, step_baseline="rewards", step_discount=1.0))
+    torch.testing.assert_close(found, torch.tensor([[1 / 3, 1 / 3, 1 / 6, 1 / 6], [-1 / 3, -1 / 3, 0.0, 0.0]]))
+
+
+@pytest.fixture
+def vine_trainer(scripted, tokenizer):
+    """Makes a vine trainer whose rollouts are scripted: `continuations` maps the text so far to K completions of it."""
+
+    def make(rows, continuations, **changes):
+        from rlstep.policy.rewards import Judgement
+        from rlstep.steps.boundaries import line_steps
+
+        worth = {row.text: row for row in rows}
+
+        def judge(prompts, completions, references):
+            judged = []
+            for text in completions:
+                row = worth.get(text)
+                steps = line_steps(text)
+                rewards = list(row.step_rewards) if row else [0.25] * len(steps)
+                outcome = row.outcome if row else float(text.endswith("9"))
+                judged.append(Judgement(steps, rewards, outcome, outcome > 0, False))
+            return judged
+
+        K = len(next(iter(continuations.values())))
+        trainer = scripted(rows, judge, advantage="vine", vine_rollouts=K, **changes)
+        sample, asked = trainer._generate_single_turn, []
+
+        def generate(prompt_ids, *rest):
+            if len(asked) == 0 and rest[-1] != K or rest[-1] == 2 and len(prompt_ids) == len(rows) and not asked:
+                asked.append(None)
+                return sample(prompt_ids, *rest)
+            texts = tokenizer.batch_decode(prompt_ids)
+            asked.append(texts[::K])
+            new = [continuations[text][n % K] for n, text in enumerate(texts)]
+            return [
+                tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in new
+            ], None
+
+        trainer._generate_single_turn = generate
+        trainer.asked = asked
+        return trainer
+
+    return make
+
+
+def test_vine_by_hand(vine_trainer, row):
+    rows = [row("1\n2", (1.0, -0.5), 1.0), row("4", (0.5,))]
+    trainer = vine_trainer(
+        rows,
+        # From the prompt: two steps and right, one step and wrong, one right. Behind "1\n": right, wrong, wrong.
+        {"0\n": ["3\n9", "3", "9"], "0\n1\n": ["9", "3", "3"]},
+    )
+    found = advantages(trainer)
+    assert sorted(text for texts in trainer.asked[1:] for text in texts) == ["0\n", "0\n1\n"]
+    start = ((0.5 + 1.0) + 0.25 + (0.25 + 1.0)) / 3
+    # The reward of the step that lies behind the state is not the rollout's.
+    middle = ((0.25 + 1.0) + 0.25 + 0.25) / 3
+    first, second = 1.0 + middle - start, -0.5 + 1.0 - middle
+    expected = [[first, first, second, second], [0.5 - start, 0.5 - start, 0.0, 0.0]]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_vine_rolls_out_nothing_in_an_evaluation(vine_trainer, row):
+    rows = [row("1\n2", (1.0, -0.5), 1.0), row("4", (0.5,))]
+    trainer = vine_trainer(rows, {"0\n": ["9"] * 3, "0\n1\n": ["9"] * 3})
+    trainer.model.eval()
+    assert not advantages(trainer).any()
+    assert trainer.asked == [None]
+
+
+def test_rollouts_are_given_what_is_left_of_the_completion(scripted, rows):
+    trainer = scripted(rows, advantage="vine", vine_rollouts=2)
+    seen = []
+    trainer._generate_single_turn = lambda ids, *rest: (
+        seen.append((len(ids), trainer.generation_config.max_new_tokens, rest[-1])) or [[5]] * len(ids), None
+    )  # fmt: skip
+    trainer._sample_on(2, [[1], [1, 2]], 7)
+    assert seen == [(4, 7, 2)]
+    assert trainer.generation_config.max_new_tokens == trainer.generation_kwargs["max_new_tokens"] == 16
+
+
+def test_texts_are_sampled_in_batches_with_real_generation(scripted, rows):
+    trainer = scripted(rows, per_device_train_batch_size=4)
+    del trainer._generate_single_turn
+    found = trainer.sample_texts([f"{n}\n" for n in range(5)], 3)
+    assert [len(texts) for texts in found] == [3] * 5
+    assert all(isinstance(text, str) for texts in found for text in texts)
+
+
+# --- Whitening.
+
+
+@pytest.mark.parametrize("advantage", ["group", "gae", "rloo"])
+def test_whitening_choices(scripted, rows, advantage):
+    def found(how):
+        batch = scripted(rows, advantage=advantage, whiten_advantages=how).batch()
+        return batch["advantages"][batch["completion_mask"].bool()]
+
+    plain, scaled, full = found("none"), found("scale"), found("full")
+    deviation = plain.std(correction=0)
+    torch.testing.assert_close(full, (plain - plain.mean()) / deviation)
+    torch.testing.assert_close(scaled, (plain - plain.mean()) / deviation + plain.mean())
+
+
+def test_whitened_rewards_keep_their_mean(scripted, rows):
+    # lam 0 and a critic that says 0: advantages are the token rewards.
+    plain, scaled = (scripted(rows, advantage="gae", lam=0.0, whiten_rewards=flag).batch() for flag in (False, True))
+    mask = plain["completion_mask"].bool()
+    a, b = plain["advantages"][mask], scaled["advantages"][mask]
+    torch.testing.assert_close(b, (a - a.mean()) / a.std(correction=0) + a.mean())
+
+
+# --- The KL.
+
+
+def with_adapter(trainer):
+    """Moves the policy away from its reference."""
+    torch.manual_seed(0)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B.default" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return trainer
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_as_a_reward_the_kl_is_taken_off_every_token(scripted, rows, estimator):
+    options = {"advantage": "gae", "lam": 0.0, "beta": 0.5}
+    plain = with_adapter(scripted(rows, **options)).batch()
+    charged = with_adapter(scripted(rows, **options, kl="reward", kl_estimator=estimator)).batch()
+    kl = kl_estimate(charged["old_per_token_logps"], charged["ref_per_token_logps"], estimator)
+    mask = charged["completion_mask"]
+    assert (kl * mask).abs().max() > 0.01
+    torch.testing.assert_close(charged["advantages"], plain["advantages"] - 0.5 * kl * mask)
+
+
+def test_as_a_reward_the_kl_is_charged_to_steps_in_groups(scripted, row):
+    rows = [row("1\n2", (1.0, -0.5)), row("4", (0.5,))]
+    plain, charged = (
+        with_adapter(scripted(rows, beta=0.5, step_baseline="all", **kl)).batch() for kl in ({}, {"kl": "reward"})
+    )
+    cost = 0.5 * (charged["old_per_token_logps"] - charged["ref_per_token_logps"])
+    # Tokens 0 and 1 are the first step's, 2 and 3 the second's; the other sample has one step of two tokens.
+    steps = torch.stack([cost[0, :2].sum(), cost[0, 2:4].sum(), cost[1, :2].sum()])
+    moved = steps.mean() - steps
+    expected = plain["advantages"].clone()
+    expected[0, :2] += moved[0]
+    expected[0, 2:] += moved[1]
+    expected[1, :2] += moved[2]
+    torch.testing.assert_close(charged["advantages"], expected)
+
+
+def test_as_a_reward_the_kl_is_not_in_the_loss_and_is_logged(scripted, rows):
+    trainer = with_adapter(scripted(rows, beta=0.5, kl="reward"))
+    batch = trainer.batch()
+    assert trainer._metrics["train"]["kl"][0] != 0
+    batch["advantages"] = torch.zeros_like(batch["advantages"])
+    assert trainer._compute_loss(trainer.model, batch).item() == 0.0
+    assert trainer.beta == 0.5
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"])
+def test_k2_in_the_loss_is_averaged_as_trl_averages_k3(scripted, rows, loss_type):
+    """With the advantages at 0 the loss is beta times the mean KL, whichever estimate it is."""
+    found = {}
+    for estimator in ("k2", "k3"):
+        trainer = with_adapter(scripted(rows, beta=0.5, kl_estimator=estimator, loss_type=loss_type))
+        batch = trainer.batch()
+        batch["advantages"] = torch.zeros_like(batch["advantages"])
+        # The reference is put near the policy, where k2 and k3 agree to second order.
+        with torch.no_grad():
+            batch["ref_per_token_logps"] = batch["old_per_token_logps"] + 1e-2
+        found[estimator] = trainer._compute_loss(trainer.model, batch).item()
+    assert found["k2"] > 0
+    assert found["k2"] == pytest.approx(found["k3"], rel=0.02)
+
+
+def test_k2_and_k3_part_further_off(scripted, rows):
+    losses = []
+    for estimator in ("k2", "k3"):
+        trainer = with_adapter(scripted(rows, beta=0.5, kl_estimator=estimator))
+        batch = trainer.batch()
+        batch["advantages"] = torch.zeros_like(batch["advantages"])
+        batch["ref_per_token_logps"] = batch["old_per_token_logps"] + 1.0
+        losses.append(trainer._compute_loss(trainer.model, batch).item())
+    # k2 = 1/2, k3 = e - 2
+    assert losses == pytest.approx([0.25, 0.5 * (2.718281828 - 2)], rel=1e-4)
+
+
+# --- Completions that were cut off.
+
+
+def test_no_process_takes_what_a_cut_off_completion_gained_by_its_steps(scripted, rows):
+    cut = changed(rows, 0, finished=False)
+    score = scripted(cut, advantage="gae", lam=0.0, whiten_advantages="none").batch()["advantages"]
+    none = scripted(cut, advantage="gae", lam=0.0, whiten_advantages="none", truncated="no_process").batch()[
+        "advantages"
+    ]
+    assert score[0].tolist() == [0.0, 1.0, 0.5]  # -0.5 and the outcome lie on the last token
+    assert none[0].tolist() == [0.0, 0.0, 0.5]
+    torch.testing.assert_close(score[1:], none[1:])
+
+
+def test_bootstrap_counts_on_what_would_have_come(scripted, rows):
+    cut = changed(rows, 0, finished=False)
+    found = []
+    for how in ("score", "bootstrap"):
+        trainer = scripted(cut, advantage="gae", lam=0.0, whiten_advantages="none", truncated=how)
+        torch.nn.init.constant_(trainer.model.critic.value_head.bias, 2.0)
+        found.append(trainer.batch()["advantages"])
+    score, bootstrap = found
+    # A_t = r_t + V_{t+1} - V_t with V = 2; behind the last token of the cut row V counts, too.
+    torch.testing.assert_close(score[0], torch.tensor([0.0, 1.0, 0.5 - 2.0]))
+    torch.testing.assert_close(bootstrap[0], torch.tensor([0.0, 1.0, 0.5]))
+    torch.testing.assert_close(score[1:], bootstrap[1:])
+
+
+# --- The critic of a policy that trains all its weights.
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_a_full_parameter_policy_has_a_critic_on_a_frozen_base(arguments, tiny_lm, tokenizer, task, beta, tmp_path):
+    from datasets import Dataset
+    from safetensors.torch import load_file
+
+    from rlstep.policy.rewards import TaskRewards
+    from rlstep.policy.trainer import StepPPOTrainer
+
+    data = [{"prompt": p.prompt, "reference": p.reference} for p in task.problems("train", 2, seed=0)]
+    trainer = StepPPOTrainer(
+        tiny_lm,
+        TaskRewards(task, {"outcome": 1.0}, missing_answer_reward=-1.0),
+        arguments(advantage="gae", beta=beta, lam=1.0, whiten_advantages="none"),
+        Dataset.from_list(data),
+        processing_class=tokenizer,
+    )
+    critic = trainer.model.critic
+    own = set(critic.own_parameters())
+    frozen = {name: p for name, p in critic.named_parameters() if name not in own}
+    assert not any(p.requires_grad for p in frozen.values())
+    if beta:
+        # One frozen model serves as reference and under the critic.
+        reference = {p.data_ptr() for p in trainer.ref_model.parameters()}
+        assert all(p.data_ptr() in reference for p in frozen.values())
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert any(not name.startswith("critic.") for name in moved)
+    assert {name.removeprefix("critic.") for name in moved if name.startswith("critic.")} <= own
+    assert "critic.value_head.bias" in moved
+    trainer.save_model()
+    assert not any("critic" in name for name in load_file(tmp_path / "out" / "model.safetensors"))
+
+
+# --- Who watches.
+
+
+def test_observers_see_every_training_batch_once_and_no_evaluation(scripted, rows):
+    trainer, seen = scripted(rows, max_steps=4), []
+    trainer.observers.append(seen.append)
+    trainer.train()
+    assert [batch.update for batch in seen] == [1, 2]
+    assert all(isinstance(batch, Batch) for batch in seen)
+    assert seen[0].completions == ["1\n2", "4", "6", ""]
+    assert seen[0].finished == [True] * 4
+    assert len(seen[0].prompts) == len(seen[0].references) == len(seen[0].judged) == 4
+    trainer.model.eval()
+    trainer.batch()
+    assert len(seen) == 2
+
+
+def test_what_an_observer_logs_is_logged(scripted, rows):
+    trainer = scripted(rows, max_steps=2, logging_steps=2)
+    trainer.observers.append(lambda batch: trainer.log_metric("mine", batch.update + 0.5))
+    trainer.train()
+    assert [entry["mine"] for entry in trainer.state.log_history if "mine" in entry] == [1.5]
