@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import rlstep
 from rlstep.commands import COMMANDS, config_classes, run
+from rlstep.report.contrast import CONTRAST, report_contrast
 from rlstep.report.report import ReportConfig, report
 from rlstep.report.seeds import report_seeds
 from rlstep.runtime.config import load_recipe
@@ -33,19 +34,41 @@ class LabConfig:
     out: str = field(metadata={"help": "Run folder; the report is in its folder report/."})
     recipes: str = field(default="arithmetic", metadata={"help": "Folder of recipes, or the name of a shipped one."})
     seed: int = field(default=0, metadata={"help": "The (first) seed."})
-    seeds: int = field(
-        default=1, metadata={"help": "Runs with as many seeds, in OUT/seed-*, and reports means and intervals."}
+    seeds: int | None = field(
+        default=None,
+        metadata={"help": "Runs in OUT/seed-*, and means and intervals; by default 1 run, in OUT, or 3 with contrast."},
     )
     arms: list[str] | None = field(
         default=None,
         metadata={"help": "RL arms (outcome, process, process_only); the first two, or all three with several seeds."},
     )
+    contrast: bool = field(
+        default=False,
+        metadata={
+            "help": "In place of the report: outcome only, a PRM alone with three credit schemes, and both, over 3 "
+            "seeds."
+        },
+    )
+    contrast_level: float = field(
+        default=0.5, metadata={"help": "contrast: the clean accuracy until which samples are counted."}
+    )
     workers: int = field(default=2, metadata={"help": "Stages run at a time."})
 
     def __post_init__(self):
+        if self.seeds is None:
+            self.seeds = 3 if self.contrast else 1
+        if self.contrast and self.arms is not None:
+            raise UserError("contrast has arms of its own; leave arms out.")
+        if not self.contrast and self.contrast_level != 0.5:
+            raise UserError("contrast_level is for contrast: true; leave it out, or set it.")
+        if not 0 < self.contrast_level <= 1:
+            raise UserError(f"contrast_level is {self.contrast_level}; it must be above 0 and at most 1.")
         for name in ("seeds", "workers"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.contrast:
+            self.arms = list(CONTRAST)
+            return
         if self.arms is None:
             self.arms = list(ARMS if self.seeds > 1 else ARMS[:2])
         for arm in self.arms:
@@ -89,7 +112,7 @@ def stages(arms: list[str]) -> list[Stage]:
         Stage(
             "prm", "prm", "prm", {"model_name_or_path": "sft", "data": "train/labelled.jsonl"}, ("output_dir", "prm"),
         ),
-        *(_ppo(arm) for arm in ARMS if arm in arms),
+        *(_ppo(arm) for arm in dict.fromkeys((*ARMS, *CONTRAST)) if arm in arms),
         Stage(
             "orm", "orm", "orm", {"model_name_or_path": "sft", "data": "train/labelled.jsonl"}, ("output_dir", "orm"),
         ),
@@ -115,6 +138,12 @@ def stages(arms: list[str]) -> list[Stage]:
     ]  # fmt: skip
 
 
+def contrast_stages() -> list[Stage]:
+    """The way to the contrast's curves: no best-of-N, and no ORM, which no arm of it asks."""
+    wanted = {"prepare", "sft", "sample_train", "label_train", "prm", *(f"ppo_{arm}" for arm in CONTRAST)}
+    return [stage for stage in stages(list(CONTRAST)) if stage.name in wanted]
+
+
 def _ppo(arm: str) -> Stage:
     inputs = {
         "model_name_or_path": "sft",
@@ -122,7 +151,7 @@ def _ppo(arm: str) -> Stage:
         "eval_problems": "prepare/problems-test.jsonl",
     }
     if arm != "outcome":
-        inputs["reward_model"] = "prm"
+        inputs["prm"] = "prm"
     return Stage(f"ppo_{arm}", "ppo", f"ppo_{arm}", inputs, ("output_dir", f"ppo_{arm}"))
 
 
@@ -130,19 +159,27 @@ def lab(config: LabConfig) -> dict:
     """Runs every stage for every seed; returns the summary."""
     recipes = _recipe_folder(config.recipes)
     # Forked stages share these imports, which take longer than the smallest stages.
-    for name in {stage.command for stage in stages(config.arms)}:
+    for name in {stage.command for stage in _wanted(config)}:
         config_classes(name)
     out = Path(config.out)
-    folders = [out] if config.seeds == 1 else [out / f"seed-{config.seed + i}" for i in range(config.seeds)]
+    alone = config.seeds == 1 and not config.contrast
+    folders = [out] if alone else [out / f"seed-{config.seed + i}" for i in range(config.seeds)]
     for index, folder in enumerate(folders):
         if len(folders) > 1:
             print(f"seed {config.seed + index}: {folder}")
         _run_all(folder, recipes, config, config.seed + index)
-        summary = report(ReportConfig(str(folder)))
-    if len(folders) > 1:
+        if not config.contrast:
+            summary = report(ReportConfig(str(folder)))
+    if config.contrast:
+        summary = report_contrast(folders, out / "report", config.contrast_level)
+    elif len(folders) > 1:
         summary = report_seeds(folders, out / "report")
     print(f"report: {out / 'report' / 'report.md'}")
     return summary
+
+
+def _wanted(config: LabConfig) -> list[Stage]:
+    return contrast_stages() if config.contrast else stages(config.arms)
 
 
 def _recipe_folder(name: str) -> Path:
@@ -154,9 +191,8 @@ def _recipe_folder(name: str) -> Path:
 
 
 def _run_all(folder: Path, recipes: Path, config: LabConfig, seed: int) -> None:
-    wanted = stages(config.arms)
     jobs = []
-    for stage, needs in _with_needs(wanted):
+    for stage, needs in _with_needs(_wanted(config)):
         jobs.append(Job(stage.name, needs, partial(_run_stage, stage, folder, recipes, seed)))
     run_jobs(jobs, folder / "logs", config.workers, on_end=lambda name, seconds: None)
 

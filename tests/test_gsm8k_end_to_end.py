@@ -180,8 +180,8 @@ def test_curves_of_published_solutions_among_samples(verifiers, published_rows):
 def test_ppo_and_export(verifiers, published_rows):
     problems = {"problems": "rl", "eval_problems": "test"}
     metrics = stage(
-        "ppo", model_name_or_path=verifiers / "sft", task="gsm8k", task_path=published_rows, reward="process",
-        reward_model=verifiers / "prm", advantage="gae", output_dir=verifiers / "ppo", use_peft="true", lora_r=4,
+        "ppo", model_name_or_path=verifiers / "sft", task="gsm8k", task_path=published_rows, reward="prm",
+        prm=verifiers / "prm", advantage="gae", output_dir=verifiers / "ppo", use_peft="true", lora_r=4,
         lora_target_modules="all-linear", learning_rate=1e-2, beta=0.01, max_steps=2, logging_steps=1,
         per_device_train_batch_size=8, num_generations=4, max_completion_length=24, eval_strategy="steps", eval_steps=2,
         per_device_eval_batch_size=3, num_generations_eval=1,

@@ -15,7 +15,8 @@ import yaml
 import rlstep
 from rlstep import lab as module
 from rlstep.commands import COMMANDS
-from rlstep.lab import LAYERS, LabConfig, Stage, code_digest, lab, stages
+from rlstep.lab import LAYERS, LabConfig, Stage, code_digest, contrast_stages, lab, stages
+from rlstep.report.contrast import CONTRAST
 from rlstep.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,8 +41,7 @@ TINY = {
     "sample_test": {"n": 2, "max_new_tokens": 64},
     "prm": VERIFIER,
     "orm": VERIFIER,
-    "ppo_outcome": PPO,
-    "ppo_process": PPO,
+    "ppo": PPO,
     "evaluate": {"ns": [1, 2], "trials": 10},
 }
 
@@ -176,6 +176,9 @@ def test_the_arms_asked_for_are_trained_and_the_process_arm_is_exported(arms, ex
         ({"seeds": 0}, "seeds is 0; it must be at least 1"),
         ({"workers": 0}, "workers is 0"),
         ({"arms": ["proces"]}, "no RL arm 'proces'; there are outcome, process, process_only"),
+        ({"contrast": True, "arms": ["process"]}, "contrast has arms of its own"),
+        ({"contrast_level": 0.7}, "contrast_level is for contrast: true"),
+        ({"contrast": True, "contrast_level": 1.5}, "contrast_level is 1.5; it must be above 0 and at most 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
@@ -186,6 +189,17 @@ def test_settings_that_make_no_sense_are_refused(options, message):
 def test_three_seeds_run_all_arms():
     assert LabConfig(out="run").arms == ARMS
     assert LabConfig(out="run", seeds=3).arms == ["outcome", "process", "process_only"]
+
+
+def test_a_contrast_has_three_seeds_and_only_what_its_arms_need():
+    assert LabConfig(out="run", contrast=True).seeds == 3
+    assert LabConfig(out="run", contrast=True, seeds=2).seeds == 2
+    found = contrast_stages()
+    assert [stage.name for stage in found if stage.command != "ppo"] == [
+        "prepare", "sft", "sample_train", "label_train", "prm",
+    ]  # fmt: skip
+    arms = {stage.name: stage.inputs.get("prm") for stage in found if stage.command == "ppo"}
+    assert arms == {f"ppo_{arm}": None if arm == "outcome" else "prm" for arm in CONTRAST}
 
 
 def test_a_folder_of_recipes_that_is_not_there_is_named(tmp_path):
@@ -321,3 +335,12 @@ def test_a_changed_recipe_runs_its_stage_and_those_behind_it(finished, recipes):
     lab(LabConfig(out=str(folder), recipes=str(recipes)))
     after = newest_writes(folder)
     assert {name for name in after if after[name] != before[name]} == {"orm", "score_orm", "evaluate"}
+
+
+@pytest.mark.slow
+def test_a_contrast_ends_in_a_table(recipes, one_thread, tmp_path):
+    summary = lab(LabConfig(out=str(tmp_path / "run"), recipes=str(recipes), contrast=True, seeds=1))
+    assert list(summary["arms"]) == list(CONTRAST)
+    assert all(len(found["samples"]) == 2 for found in summary["arms"].values())
+    assert (tmp_path / "run" / "seed-0" / "ppo_process_min_form" / "metrics.jsonl").is_file()
+    assert "PRM only, min_form" in (tmp_path / "run" / "report" / "report.md").read_text()

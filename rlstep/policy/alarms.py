@@ -26,6 +26,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.runlog import wandb_of
 from rlstep.runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -103,6 +105,12 @@ class Alarm:
             "gains nothing (delta, min_form), or refresh the PRM (refresh_every)."
         )
 
+    def tell(self, args: StepPPOConfig) -> None:
+        """Warns in the log, and by an alert of wandb where the run logs there; for the main process alone."""
+        logger.warning("%s", self)
+        if wandb := wandb_of(args):
+            wandb.alert(title="Reward hacking", text=str(self), level=wandb.AlertLevel.WARN)
+
 
 class HackingAlarm:
     """Watches the process return and the verified accuracy (module docstring).
@@ -172,7 +180,7 @@ class HackingAlarm:
         recent = list(self._history)[-self._half :]
         if _mean([_steady(accuracy) for _, accuracy in recent]) >= self._recovered_at:
             self._recovered_at = None
-            # Compared with the time before the fall, a recovery to half of it would be the next alarm.
+            # The jumps of this episode are no noise, and its low values nothing to compare the next fall with.
             self._history.clear()
             self._history.extend(recent)
 

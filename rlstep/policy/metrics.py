@@ -122,7 +122,7 @@ def _guards(judged: Sequence[Judgement], found: dict[str, list[float]]) -> None:
 
 
 class Metric(NamedTuple):
-    """An entry of the glossary."""
+    """An entry of the glossary; `healthy` is a rule of thumb, for language models of any size."""
 
     formula: str
     healthy: str
@@ -229,7 +229,7 @@ METRICS: dict[str, Metric] = {
     "kl": Metric(
         "mean over tokens of kl_estimator, policy against reference",
         "below 0.1 a token, rising slowly",
-        "How far the policy is from where it began. A jump precedes most collapses: raise beta.",
+        "How far the policy is from where it began. A jump: the steps were too large, or a reward is gamed.",
     ),
     "entropy": Metric(
         "mean over tokens of -sum_v p_v log p_v",
@@ -269,7 +269,11 @@ METRICS: dict[str, Metric] = {
         "vine_rollouts times as many completions are sampled.",
     ),
     "samples": Metric("completions drawn for training so far", "-", "The x axis that makes runs comparable."),
-    "tokens_per_second": Metric("completion tokens of all ranks / seconds", "steady", "Falling: completions grow."),
+    "tokens_per_second": Metric(
+        "completion tokens of all ranks / seconds",
+        "steady",
+        "What an hour buys. The time of rewards and updates is in it.",
+    ),
 }
 
 

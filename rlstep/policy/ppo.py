@@ -43,6 +43,13 @@ def ppo(
     eval_problems = read_problems(options.eval_problems) if options.eval_problems else []
     if args.eval_strategy != "no" and not eval_problems:
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}' but eval_problems is not given.")
+    needed = args.generation_batch_size // args.num_generations
+    if len(problems) < needed:
+        raise UserError(
+            f"{options.problems} has {len(problems)} problems, and an update takes {needed} of them with "
+            f"{args.num_generations} samples each: nothing would be trained. Give more problems, or lower "
+            "per_device_train_batch_size or steps_per_generation."
+        )
     parts = (options, guards, alarm, refresh, args, model)
     config = {name: value for part in parts for name, value in settings(part).items()}
     with RunRecord("ppo", config, args.output_dir, args.seed) as record:

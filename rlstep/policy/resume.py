@@ -200,7 +200,7 @@ class ExactResume:
                 "stopped": self.control.should_training_stop and self.state.global_step < self.state.max_steps,
             },
             "update": self._last_update,
-            "batch": {"step": self._step, "slices": [] if done_batch else self._buffered_inputs},
+            "batch": {"step": self._step, "slices": None if done_batch else self._buffered_inputs},
             "metrics": self._metrics,
             "logs": {name: _plain(values) for name, values in self._logs.items()},
             "registered": {name: source.state_dict() for name, source in self._sources.items()},
@@ -225,7 +225,6 @@ class ExactResume:
         self._last_update = kept["update"]
         # The mode of the model decides whose metrics the next log shows.
         self.model.train(loop["training"])
-        # No slices is not None, for which a batch would be generated out of turn.
         self._step = kept["batch"]["step"]
         self._buffered_inputs = send_to_device(kept["batch"]["slices"], self.accelerator.device)
         for mode, values in kept["metrics"].items():

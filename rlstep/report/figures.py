@@ -31,6 +31,13 @@ ARMS = {
     "outcome": ("outcome only", VERMILION, "-"),
     "process_only": ("process only", PINK, (0, (4, 2))),
 }
+CONTRAST_STYLES = (
+    (VERMILION, "-"),
+    (PINK, (0, (4, 2))),
+    (GREY, (0, (1, 1))),
+    (GREEN, (0, (5, 1.5, 1, 1.5))),
+    (BLUE, "-"),
+)
 PANELS = {"accuracy": "Answer right", "clean_accuracy": "Answer and every step right"}
 
 
@@ -92,6 +99,36 @@ def draw_rl_curves(arms: dict, path: str | Path, caption: str, comparison: dict 
             axes.set_title(title, loc="left", fontsize=10)
         panels[0].set_ylabel("share of test solutions")
         _title(figure, "PPO with and without step rewards", caption)
+        _save(figure, path)
+
+
+def draw_contrast(arms: dict[str, dict], path: str | Path, caption: str) -> None:
+    """Both accuracies against samples for arms that differ in what pays.
+
+    Args:
+        arms: {label: {"samples": [...], key: {"mean", "low", "high"}}}, at most as many as there are styles.
+        path: the PNG.
+        caption: says what is shown, and what the bands are.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10.4, 4.4), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, (key, title) in zip(panels, PANELS.items(), strict=True):
+            ends, last = [], 1
+            for (label, found), (colour, line) in zip(arms.items(), CONTRAST_STYLES, strict=False):
+                curve = found[key]
+                axes.plot(found["samples"], curve["mean"], color=colour, linestyle=line, linewidth=2, clip_on=False)
+                _band(axes, found["samples"], curve, colour)
+                ends.append((curve["mean"][-1], f"{label}  {curve['mean'][-1]:.0%}", colour))
+                last = max(last, found["samples"][-1])
+            _label_ends(axes, ends, height_in=4.4)
+            _shares(axes)
+            axes.set_xlim(0, last)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            axes.set_xlabel("samples used for RL")
+            axes.set_title(title, loc="left", fontsize=10)
+        panels[0].set_ylabel("share of test solutions")
+        _title(figure, "What pays, and what is learned", caption)
         _save(figure, path)
 
 

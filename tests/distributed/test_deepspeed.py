@@ -30,7 +30,9 @@ def options(task, tiny_lm, tokenizer, tmp_path) -> list[str]:
     write_rows(tmp_path / "problems.jsonl", [asdict(p) for p in task.problems("train", 8, seed=0)])
     values = {
         "model_name_or_path": tiny_lm, "problems": tmp_path / "problems.jsonl", "output_dir": tmp_path / "out",
-        "reward": "process", "reward_model": tmp_path / "prm", "advantage": "gae", "beta": 0.01,
+        "reward": "prm", "prm": tmp_path / "prm", "advantage": "gae", "beta": 0.01,
+        # What an untrained policy writes has no answer, and is to be paid for all the same.
+        "guard_no_answer": "false", "guard_min_steps": 0,
         "use_peft": "true", "lora_r": 4, "lora_target_modules": "all-linear", "learning_rate": 1e-2,
         "per_device_train_batch_size": 4, "num_generations": 4, "num_iterations": 2, "max_completion_length": 8,
         "max_steps": 2, "logging_steps": 1, "save_strategy": "steps", "save_steps": 2,

@@ -160,6 +160,30 @@ def test_a_kill_changes_nothing():
         assert found == expected
 
 
+def test_after_a_recovery_the_time_before_it_is_forgotten():
+    """Else a second fall soon after it would hide among the low values and the jumps of the first."""
+    rows = CALM + HACKED + BETTER[:3] + AGAIN
+    assert len(watch(OPTIONS, *zip(*rows, strict=True))) == 2
+
+
+# --- Telling.
+
+
+def test_an_alarm_is_told_in_the_log_and_to_wandb(arguments, wandb_folder, caplog, monkeypatch):
+    import wandb
+
+    (found,) = watch(OPTIONS, *zip(*(CALM + HACKED), strict=True)).values()
+    alerts = []
+    with wandb.init(project="alarm"):
+        alert = wandb.alert  # there since the run has started
+        monkeypatch.setattr(wandb, "alert", lambda **told: (alerts.append(told), alert(**told)))
+        found.tell(arguments(report_to="none"))
+        assert str(found) in caplog.messages
+        assert not alerts
+        found.tell(arguments(report_to="wandb"))
+    assert [told["text"] for told in alerts] == [str(found)]
+
+
 # --- Accuracy that is not there.
 
 

@@ -73,7 +73,9 @@ def test_accuracy():
 
 def test_all_steps_right_is_reported_where_the_checker_knows_all_of_them():
     rows = [judged("a\nb", outcome=1.0, labels=[1, 0], clean=False), judged("a", outcome=1.0, labels=[1]), judged("")]
-    assert found(rows, ["a\nb", "a", ""], 1, [2, 1, 0], None)["clean_accuracy"] == [0, 1, 0]
+    metrics = found(rows, ["a\nb", "a", ""], 1, [2, 1, 0], None)
+    assert metrics["accuracy"] == [1, 1, 0]
+    assert metrics["clean_accuracy"] == [0, 1, 0]
     # The fourth row's only label is unknown: of the others alone the share would be another one.
     assert "clean_accuracy" not in found()
     # A checker of answers alone: completions without steps, of which nothing is unknown, are no exception.

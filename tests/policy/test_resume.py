@@ -171,6 +171,8 @@ def test_the_rest_of_a_batch_is_trained_on_after_a_resume(step, run):
     whole = run(advantage="gae", max_steps=4)
     assert_same(run(resume=step, prepare=count), whole)
     assert len(generated) == (1 if step == 1 else 0), "a batch that had been begun was sampled again"
+    done = read_state(whole.folder / "checkpoint-2", "state_0")
+    assert done["batch"] == {"step": 4, "slices": None}, "a batch that is done takes no room"
 
 
 def test_an_epoch_that_accumulation_does_not_divide(run):
@@ -209,6 +211,14 @@ def test_a_checkpoint_of_an_epochs_end_repeats_nothing_of_it(run):
     assert sorted(path.name for path in whole.folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
     for step in (4, 6):
         assert_same(run(resume=step), whole)
+
+
+@pytest.mark.parametrize("evaluation", [{}, {"eval_strategy": "steps", "eval_steps": 4}])
+def test_the_last_line_of_the_log_shows_what_it_would_have(evaluation, run):
+    """The training metrics of the update after the last full interval; none of them behind an evaluation."""
+    whole = run(max_steps=4, **evaluation)
+    assert ("entropy" in whole.end["history"][-1]) == (not evaluation)
+    assert_same(run(resume=4), whole)
 
 
 def test_later_epochs_keep_their_order(run):

@@ -58,7 +58,7 @@ def test_a_new_run_empties_the_file_and_a_continued_one_cuts_it_back(arguments, 
     args = arguments()
     log = JsonLog()
     log.on_train_begin(args, at(0), None)
-    for step in range(1, 6):
+    for step in range(6):
         log.on_log(args, at(step), None, logs={"loss": float(step)})
     path = tmp_path / "out" / "metrics.jsonl"
     with path.open("a", encoding="utf-8") as file:
@@ -66,9 +66,9 @@ def test_a_new_run_empties_the_file_and_a_continued_one_cuts_it_back(arguments, 
 
     log = JsonLog()
     log.on_train_begin(args, at(4), None)
-    assert [row["step"] for row in lines(tmp_path)] == [1, 2, 3, 4]
+    assert [row["step"] for row in lines(tmp_path)] == [0, 1, 2, 3, 4]
     log.on_log(args, at(5), None, logs={"loss": 50.0})
-    assert [row["loss"] for row in lines(tmp_path)] == [1, 2, 3, 4, 50]
+    assert [row["loss"] for row in lines(tmp_path)] == [0, 1, 2, 3, 4, 50]
 
     JsonLog().on_train_begin(args, at(0), None)
     assert lines(tmp_path) == []

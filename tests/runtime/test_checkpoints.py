@@ -158,7 +158,7 @@ def tensors(draw) -> torch.Tensor:
     return tensor.T if draw(st.booleans()) and tensor.dim() == 2 else tensor
 
 
-KEYS = ["a", "a/b", "b", "", "~1", "$tensor", "$dict", "__metadata__"]
+KEYS = ["a", "a/b", "b", "", "~1", "$tensor", "$dict", "__metadata__", "\ud800"]
 
 trees = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | tensors(),
@@ -216,6 +216,17 @@ def test_tensors_outlive_their_file(tmp_path):
         file.seek(-4000, os.SEEK_END)
         file.write(b"\xff" * 4000)
     assert not read["a"].any()
+
+
+def test_tensors_that_share_their_memory_come_back_each_for_itself(tmp_path):
+    """A batch's slices are views of one tensor; a view may also be transposed, or the conjugate of what is stored."""
+    rows = torch.arange(6.0).view(3, 2)
+    tree = [rows, rows, rows[1:], rows.T, rows.expand(2, 3, 2), torch.tensor([1 + 2j]).conj(), rows.requires_grad_()]
+    write_state(tmp_path, "state_0", tree)
+    read = read_state(tmp_path, "state_0")
+    assert [exact(t) for t in read] == [exact(t.detach().resolve_conj().contiguous()) for t in tree]
+    read[0].zero_()
+    assert read[2].tolist() == [[2.0, 3.0], [4.0, 5.0]]
 
 
 @pytest.mark.parametrize(
