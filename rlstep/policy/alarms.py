@@ -3,20 +3,22 @@
 Both series are noisy: of 96 samples an accuracy of 0.3 has a standard error of 0.05, of 12 problems with 8 samples each
 twice that, because samples of one problem succeed together. So a change counts in standard errors of its own noise.
 
-With W = `alarm_window`, the mean of the last W/2 updates is compared with the mean of those before, up to 2 W of them:
+With W = `alarm_window`, the last 4 W updates are split in two, W/2 of them at least on either side, and the means of
+the two sides are compared:
 
     z = (recent - before) / (sigma sqrt(1/n_recent + 1/n_before))
     sigma^2 = mean squared difference of successive updates / 2     (von Neumann 1941: a trend hardly adds to it)
 
 The accuracy a enters as 2 arcsin(sqrt(a)), whose noise does not depend on a: near 0, where a hacked policy ends, a
-itself has far less noise than where it began. The alarm is raised when z >= alarm_rise for the return and
-z <= -alarm_fall for the accuracy. Nothing is said before W updates.
+itself has far less noise than where it began. The alarm is raised when some split has z >= alarm_rise for the return
+and z <= -alarm_fall for the accuracy. All splits are tried because a policy can be lost within five updates: against a
+fixed number of recent updates, what was before the fall would soon be few among many. Nothing is said before W updates.
 
-By simulation of 2,000 runs each, batches of 12 problems with 8 samples (`tests/policy/test_alarms.py` has the model and
-holds the rates): within 100 updates the defaults raise it in no run where neither series moves or both rise, in 2% of
-runs where the return rises to a limit and the accuracy stays, and in 8% where the return rises all the time. A fall
-from 0.29 to 0.05 within 10 updates is found by the 15th in 100, 88 and 74% of runs, and by the 20th in 100, 91 and 79%,
-where two samples of a problem correlate by 0.01, 0.3 and 0.5.
+By simulation, batches of 12 problems with 8 samples (`tests/policy/test_alarms.py` has the model and holds the rates):
+within 100 updates the defaults raise it in less than 1% of runs where neither series moves or both rise, in 7 to 10% of
+runs where the return rises to a limit and the accuracy stays, and in 16 to 19% where the return rises all the time. A
+fall from 0.29 to 0.05 within 10 updates is found by the 15th in 100, 94 and 82% of runs, and by the 20th in 100, 97 and
+95%, where two samples of a problem correlate by 0.01, 0.3 and 0.5.
 """
 
 import logging
@@ -53,8 +55,8 @@ class AlarmOptions:
     alarm_window: int = field(
         default=10,
         metadata={
-            "help": "Updates that the alarm needs: the last half of them is compared with what was before, up to two "
-            "windows of it."
+            "help": "Updates that the alarm needs. It looks back over four windows, and compares what is before and "
+            "behind a point in them, half a window at least on either side."
         },
     )
     alarm_rise: float = field(
@@ -129,7 +131,7 @@ class HackingAlarm:
     def __init__(self, options: AlarmOptions):
         self.options = options
         self._half = options.alarm_window // 2
-        self._history: deque[tuple[float, float]] = deque(maxlen=self._half + 2 * options.alarm_window)
+        self._history: deque[tuple[float, float]] = deque(maxlen=4 * options.alarm_window)
         self._recovered_at: float | None = None  # the accuracy that ends an episode, transformed
         self._told = False
 
@@ -163,18 +165,19 @@ class HackingAlarm:
 
     def _look(self, update: int) -> Alarm | None:
         process, accuracy = zip(*self._history, strict=True)
-        rise = change(process, self._half)
-        if rise < self.options.alarm_rise:
-            return None
         steady = [_steady(a) for a in accuracy]
-        fall = -change(steady, self._half)
-        if fall < self.options.alarm_fall:
+        best, found = 1.0, None
+        for recent in range(self._half, len(process) - self._half + 1):
+            rise, fall = change(process, recent), -change(steady, recent)
+            # How far the weaker of the two is beyond what the alarm needs.
+            beyond = min(rise / self.options.alarm_rise, fall / self.options.alarm_fall)
+            if beyond >= best:
+                best, found = beyond, (recent, rise, fall)
+        if found is None:
             return None
-        self._recovered_at = sum(self._split_means(steady)) / 2
-        return Alarm(update, self._split_means(process), self._split_means(accuracy), rise, fall)
-
-    def _split_means(self, values: Sequence[float]) -> tuple[float, float]:
-        return _mean(values[: -self._half]), _mean(values[-self._half :])
+        recent, rise, fall = found
+        self._recovered_at = sum(_split_means(steady, recent)) / 2
+        return Alarm(update, _split_means(process, recent), _split_means(accuracy, recent), rise, fall)
 
     def _look_for_recovery(self) -> None:
         recent = list(self._history)[-self._half :]
@@ -220,6 +223,10 @@ def change(values: Sequence[float], recent: int) -> float:
     error = math.sqrt(variance * (1 / len(after) + 1 / len(before)))
     rounding = 1e-9 * max(abs(value) for value in values) + 1e-300
     return (_mean(after) - _mean(before)) / max(error, rounding)
+
+
+def _split_means(values: Sequence[float], recent: int) -> tuple[float, float]:
+    return _mean(values[:-recent]), _mean(values[-recent:])
 
 
 def _steady(accuracy: float) -> float:
