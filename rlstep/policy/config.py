@@ -82,7 +82,7 @@ class StepPPOConfig(GRPOConfig):
         metadata={
             "help": "Estimate of a token's KL: k1 log p/q; k2 half its square; k3 q/p - 1 + log p/q. By default k3 in "
             "the loss, as TRL has it, and k1 as a reward, where the others hold the policy back too little near the "
-            "reference."
+            "reference. TRL's use_bias_correction_kl belongs to k3 in the loss alone."
         },
     )
     truncated: Literal["score", "no_process", "bootstrap"] = field(

@@ -4,7 +4,8 @@ from transformers import TrainerCallback
 
 from rlstep.policy.alarms import AlarmOptions, HackingAlarm
 from rlstep.policy.options import PPOOptions
-from rlstep.policy.refresh import Refresher, RefreshOptions, make_labeler
+from rlstep.policy.refresh import Refresher
+from rlstep.policy.refresh_labels import RefreshOptions, make_labeler
 from rlstep.policy.runlog import CompletionTable, JsonLog, SamplesAxis
 from rlstep.policy.sources import Verifiers, load_whole
 from rlstep.policy.trainer import Batch, StepPPOTrainer

@@ -12,7 +12,7 @@ from rlstep.policy.guards import Guards
 from rlstep.policy.models import check_prompt_lengths, load_base, load_tokenizer, max_positions
 from rlstep.policy.observers import watch
 from rlstep.policy.options import PPOOptions
-from rlstep.policy.refresh import RefreshOptions
+from rlstep.policy.refresh_labels import RefreshOptions
 from rlstep.policy.sft import model_init_kwargs
 from rlstep.policy.sources import load_verifiers, task_rewards, wants_base
 from rlstep.policy.trainer import StepPPOTrainer
@@ -88,7 +88,6 @@ def _trainer(
     lengths = {p.id: len(tokenizer(p.prompt)["input_ids"]) for p in [*problems, *eval_problems]}
     check_prompt_lengths(lengths, args.max_completion_length, max_positions(trainer.model))
     watch(trainer, options, alarm, refresh, task, verifiers)
-    trainer.curve = []
     trainer.add_callback(_WriteCurve(trainer, Path(args.output_dir) / CURVE))
     return trainer
 
@@ -107,25 +106,37 @@ def _dataset(problems: list[Problem]) -> Dataset:
 
 
 class _WriteCurve(TrainerCallback):
-    """After each evaluation writes the whole learning curve out of the Trainer's history, which checkpoints hold: a run
-    that was killed and continued repeats no row."""
+    """Keeps the whole learning curve in `trainer.curve` and, after each evaluation, in a file.
+
+    It is made of the Trainer's history, which checkpoints hold: a run that was killed and continued repeats no row, and
+    has its accuracy even where it evaluates nothing more.
+    """
 
     def __init__(self, trainer: StepPPOTrainer, path: Path):
         self.trainer, self.path = trainer, path
+        trainer.curve = []
+
+    def on_train_begin(self, args, state, control, **_):
+        self.trainer.curve = _curve(args, state.log_history)
 
     def on_evaluate(self, args, state, control, **_):
-        rows: dict[int, dict] = {}
-        for entry in state.log_history:
-            if "eval_accuracy" in entry:
-                row = {
-                    "update": args.batches_at(entry["step"]),
-                    "samples": args.samples_at(entry["step"]),
-                    "accuracy": entry["eval_accuracy"],
-                }
-                # Not measured where the checker cannot tell of all steps; and no solution is clean where none is right.
-                clean = entry.get("eval_clean_accuracy", 0.0 if row["accuracy"] == 0 else None)
-                row |= {} if clean is None else {"clean_accuracy": clean}
-                rows.setdefault(entry["step"], row)
-        self.trainer.curve = list(rows.values())
+        self.trainer.curve = _curve(args, state.log_history)
         if state.is_world_process_zero:
             write_rows(self.path, self.trainer.curve)
+
+
+def _curve(args: StepPPOConfig, history: list[dict]) -> list[dict]:
+    """A row for each step that was evaluated."""
+    rows: dict[int, dict] = {}
+    for entry in history:
+        if "eval_accuracy" in entry:
+            row = {
+                "update": args.batches_at(entry["step"]),
+                "samples": args.samples_at(entry["step"]),
+                "accuracy": entry["eval_accuracy"],
+            }
+            # Not measured where the checker cannot tell of all steps; and no solution is clean where none is right.
+            clean = entry.get("eval_clean_accuracy", 0.0 if row["accuracy"] == 0 else None)
+            row |= {} if clean is None else {"clean_accuracy": clean}
+            rows.setdefault(entry["step"], row)
+    return list(rows.values())

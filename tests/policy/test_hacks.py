@@ -13,8 +13,10 @@ import torch
 from rlstep.core.rewards import step_rewards
 from rlstep.policy import guards as guarding
 from rlstep.policy.guards import Guards
+from rlstep.policy.rewards import TaskRewards
 from rlstep.steps.answers import extract
 from rlstep.steps.boundaries import line_steps
+from rlstep.tasks.base import Check
 
 QUESTION = (
     "Mia has 3 boxes of pencils, and there are 12 pencils in each of them. She gives her brother 9 pencils and shares "
@@ -102,9 +104,43 @@ def test_without_guards_every_hack_beats_the_honest_solution(hack):
     [(hack, "clip_delta") for hack in HACKS]
     + [(hack, "min_form") for hack in HACKS if hack != "padding with easy steps"],
 )
-def test_with_the_default_guards_none_beats_it_but_padding_under_min_form(hack, credit):
+def test_with_the_default_guards_none_beats_it_but_padding_under_min_form_as_published(hack, credit):
     """Under clip_delta they tie at 0: no line of the script scores below eta, and the scheme pays no more than 0."""
     assert total(HACKS[hack][1], credit, Guards()) <= total(honest, credit, Guards()) + 1e-9
+
+
+class ScriptedPRM:
+    kind = "prm"
+
+    def score(self, prompts, completions, steps):
+        return [
+            [SCORES[text[start:end].strip()] for start, end in spans]
+            for text, spans in zip(completions, steps, strict=True)
+        ]
+
+
+class Pencils:
+    """The task: lines are steps, the answer is 7."""
+
+    def check(self, prompt, completion, reference):
+        answer = extract(completion)
+        spans = line_steps(completion)
+        return Check(spans, [None] * len(spans), answer, answer == reference)
+
+
+@pytest.mark.parametrize("sources", [["prm"], ["prm", "outcome"]])
+@pytest.mark.parametrize("hack", HACKS)
+def test_with_all_defaults_no_hack_is_paid_more(hack, sources):
+    """The reward source of the ppo stage as it comes: its credit scheme, its guards, its weights. Padding ties."""
+    rewards = TaskRewards(Pencils(), dict.fromkeys(sources, 1.0), {"prm": ScriptedPRM()})
+
+    def worth(lines: list[str]) -> float:
+        (judged,) = rewards([PROMPT], ["\n".join(lines)], ["7"])
+        return sum(judged.step_rewards) + judged.outcome
+
+    # The lowest q of the honest steps is 2 * 0.75 - 1.
+    assert worth(honest) == pytest.approx(0.5 + ("outcome" in sources))
+    assert worth(HACKS[hack][1]) <= worth(honest) + 1e-9
 
 
 @pytest.mark.parametrize("credit", ["sum", "min_form", "clip_delta"])
@@ -121,7 +157,7 @@ def test_the_honest_solution_keeps_its_rewards_where_hacks_are_added_to_it():
 # --- What guards leave open. Easy steps in front are no work of the text's: "1 + 1 = 2" is a true, new, short step.
 
 
-def test_min_form_pays_a_little_for_padding():
+def test_min_form_as_published_pays_a_little_for_padding():
     """Its weights exp(-q / T) never vanish: n easy steps of q = .98 draw the mean of .7 .8 .5 .6 .9 to themselves."""
     weights = [math.exp(-2), math.exp(-3), 1.0, math.exp(-1), math.exp(-4)]
     inside = sum(w * q for w, q in zip(weights, [0.7, 0.8, 0.5, 0.6, 0.9], strict=True))
@@ -137,6 +173,11 @@ def test_min_form_pays_a_little_for_padding():
     # Under the raw sum each of them brings its 0.99, or as much of it as the clip leaves.
     raw = total([*easy[:59], *honest], "sum", Guards()) - total(honest, "sum", Guards())
     assert raw == pytest.approx(59 * 0.99)
+
+
+def test_the_exact_minimum_pays_nothing_for_padding():
+    for n in (0, 1, 6, 59):
+        assert total([*easy[:n], *honest], "min_form", Guards(), total="exact") == pytest.approx(0.5, abs=1e-12)
 
 
 def test_a_lower_temperature_closes_it():

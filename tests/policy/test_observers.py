@@ -15,7 +15,7 @@ from rlstep.policy.guards import Guards
 from rlstep.policy.observers import AlarmWatch, RefreshWatch
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.ppo import ppo
-from rlstep.policy.refresh import RefreshOptions
+from rlstep.policy.refresh_labels import RefreshOptions
 from rlstep.policy.resume import WALL_CLOCK
 from rlstep.policy.rewards import Judgement
 from rlstep.policy.sources import Verifiers, load_verifiers, wants_base

@@ -12,7 +12,7 @@ from rlstep.policy.guards import Guards
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.ppo import CURVE
 from rlstep.policy.ppo import ppo as ppo_stage
-from rlstep.policy.refresh import RefreshOptions
+from rlstep.policy.refresh_labels import RefreshOptions
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
@@ -119,6 +119,26 @@ def test_a_killed_run_continues_and_repeats_no_row_of_its_curve(problems, model,
     assert after[:3] == before
 
 
+def test_a_finished_run_that_is_resumed_reports_the_accuracy_of_its_checkpoint(problems, model, arguments, tmp_path):
+    """Nothing is evaluated any more. In the history of the checkpoint stand numbers that no evaluation gave."""
+    options = PPOOptions(problems, eval_problems=problems, resume=True)
+    run = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 4}
+    ppo(options, arguments(**run), model)
+    out = tmp_path / "out"
+    written = (out / CURVE).read_text()
+    path = out / "checkpoint-4" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    for entry in state["log_history"]:
+        if "eval_accuracy" in entry:
+            entry |= {"eval_accuracy": entry["step"] / 8, "eval_clean_accuracy": entry["step"] / 16}
+    path.write_text(json.dumps(state))
+
+    metrics = ppo(options, arguments(**run), model)
+    assert (metrics["accuracy"], metrics["clean_accuracy"]) == (0.5, 0.25)
+    assert json.loads((out / "run.json").read_text())["metrics"] == metrics
+    assert (out / CURVE).read_text() == written
+
+
 def test_resume_without_a_checkpoint_starts_from_the_beginning(problems, model, arguments):
     assert ppo(PPOOptions(problems, resume=True), arguments(), model)["samples"] == 4
 
@@ -182,6 +202,12 @@ def test_an_evaluation_needs_problems(problems, model, arguments):
         ppo(PPOOptions(problems), arguments(eval_strategy="steps", eval_steps=1), model)
 
 
+def test_fewer_problems_than_an_update_takes_are_refused(task, model, arguments, tmp_path):
+    write_rows(tmp_path / "one.jsonl", [asdict(p) for p in task.problems("train", 1, seed=0)])
+    with pytest.raises(UserError, match="has 1 problems, and an update takes 2 of them with 2 samples each"):
+        ppo(PPOOptions(str(tmp_path / "one.jsonl")), arguments(), model)
+
+
 def test_missing_files_are_named(problems, model, arguments, tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.jsonl: no such file"):
         ppo(PPOOptions(str(tmp_path / "nowhere.jsonl")), arguments(), model)
@@ -206,7 +232,7 @@ def test_a_prompt_longer_than_the_model_is_named(problems, arguments, tokenizer,
 
 
 def test_problems_of_another_task_are_refused_before_training(arguments, model, tmp_path):
-    write_rows(tmp_path / "other.jsonl", [asdict(Problem("p-1", "How many eggs?\n", "3"))])
+    write_rows(tmp_path / "other.jsonl", [asdict(Problem(f"p-{n}", "How many eggs?\n", "3")) for n in (1, 2)])
     with pytest.raises(UserError, match="problem 'p-1': not a prompt of the task arithmetic"):
         ppo(PPOOptions(str(tmp_path / "other.jsonl")), arguments(), model)
 

@@ -1,9 +1,17 @@
-"""What `rlstep/policy/trainer.py` relies on in TRL beyond its public interface. A new TRL that breaks it fails here."""
+"""What `rlstep/policy/` relies on in TRL and transformers beyond their public interfaces.
+
+Of its modules trainer.py, with_critic.py and resume.py do. A new TRL or transformers that breaks them fails here.
+"""
 
 import inspect
+import math
+from collections import deque
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import (
@@ -22,19 +30,51 @@ def trainer(scripted, row):
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
-        (GRPOTrainer._generate_and_score_completions, ["self", "inputs"]),
-        (GRPOTrainer._compute_loss, ["self", "model", "inputs"]),
+        (GRPOTrainer._generate_and_score_completions, ["inputs"]),
+        (GRPOTrainer._compute_loss, ["model", "inputs"]),
+        (GRPOTrainer._get_train_sampler, ["dataset"]),
+        (GRPOTrainer.log, ["logs", "start_time"]),
+        (GRPOTrainer._save, ["output_dir", "state_dict"]),
+        (GRPOTrainer._save_checkpoint, ["model", "trial"]),
+        (GRPOTrainer._load_from_checkpoint, ["resume_from_checkpoint", "model"]),
+        (
+            Trainer._init_training_state,
+            ["max_steps", "num_update_steps_per_epoch", "num_train_epochs", "resume_from_checkpoint", "trial"],
+        ),
+        (Trainer._evaluate, ["trial", "ignore_keys_for_eval", "skip_scheduler"]),
+        (
+            Trainer._maybe_log_save_evaluate,
+            ["tr_loss", "grad_norm", "model", "trial", "epoch", "ignore_keys_for_eval", "start_time", "learning_rate"],
+        ),
+        (Trainer._finalize_training, ["trial", "num_train_samples", "start_time"]),
+        (Trainer._get_output_dir, ["trial"]),
+        (Trainer._push_from_checkpoint, ["checkpoint_folder"]),
+    ],
+)
+def test_methods_that_are_overridden(method, parameters):
+    """No parameter more: an override would not take it."""
+    assert list(inspect.signature(method).parameters) == ["self", *parameters]
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        (GRPOTrainer._generate_single_turn, ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"]),
+        (
+            GRPOTrainer._get_per_token_logps_and_entropies,
+            ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"],
+        ),
         (GRPOTrainer._prepare_inputs, ["self", "generation_batch"]),
-        (GRPOTrainer.log, ["self", "logs", "start_time"]),
-        (GRPOTrainer._save, ["self", "output_dir", "state_dict"]),
-        (GRPOTrainer._load_from_checkpoint, ["self", "resume_from_checkpoint", "model"]),
+        (Trainer.train, ["self", "resume_from_checkpoint"]),
+        (Trainer._load_rng_state, ["self", "checkpoint"]),
+        (rotate_checkpoints, ["output_dir", "save_total_limit", "best_model_checkpoint", "use_mtime"]),
         (disable_dropout_in_model, ["model"]),
         (disable_gradient_checkpointing, ["model", "gradient_checkpointing_kwargs"]),
         (create_model_from_path, ["model_id", "architecture", "kwargs"]),
     ],
 )
-def test_methods_that_are_overridden_or_called(method, parameters):
-    assert list(inspect.signature(method).parameters)[: len(parameters)] == parameters
+def test_functions_that_are_called(function, parameters):
+    assert list(inspect.signature(function).parameters)[: len(parameters)] == parameters
 
 
 def test_attributes_that_are_read(trainer, tokenizer):
@@ -44,6 +84,20 @@ def test_attributes_that_are_read(trainer, tokenizer):
     assert set(trainer._metrics) == {"train", "eval"}
     assert trainer._metrics["train"]["a new name"] == []
     assert (trainer.accelerator.num_processes, trainer.accelerator.process_index) == (1, 0)
+    assert tokenizer.eos_token_id in trainer.eos_token_ids
+    assert (trainer.loss_type, trainer.max_completion_length, trainer.num_iterations) == ("dapo", 16, 2)
+    # None: the reference is the policy without its adapter.
+    assert (trainer.beta, trainer.ref_model) == (0.1, None)
+    assert (trainer.is_deepspeed_enabled, trainer.is_fsdp_enabled) == (False, False)
+
+
+def test_what_is_logged_of_completions_are_deques_or_dicts_of_deques(trainer):
+    trainer.batch()
+    of_rewards = trainer._logs["rewards"]
+    assert set(of_rewards) == {"process", "outcome"}
+    for values in trainer._logs.values():
+        assert all(isinstance(value, deque) for value in (values.values() if isinstance(values, dict) else [values]))
+    assert isinstance(of_rewards["a new name"], deque)
 
 
 def test_keys_and_shapes_of_the_batch(trainer):
@@ -65,6 +119,42 @@ def test_the_loss_takes_an_advantage_for_every_token(trainer):
     loss = super(type(trainer), trainer)._compute_loss(trainer.model, batch)
     kept = batch["advantages"][batch["completion_mask"].bool()]
     assert loss.item() == pytest.approx(-kept.sum().item() / len(kept))
+
+
+def test_the_kl_is_weighed_by_the_beta_of_the_moment(trainer):
+    """At log-probabilities 1 above the reference's k3 is 1/e; a ratio of 2 doubles it, unless that is switched off."""
+    batch = trainer.batch()
+    batch["advantages"] = torch.zeros(4, 4)
+    batch["ref_per_token_logps"] = batch["old_per_token_logps"] - 1
+    batch["old_per_token_logps"] = batch["old_per_token_logps"] - math.log(2)
+    for beta, corrected, factor in ((0.1, True, 2), (0.5, True, 2), (0.5, False, 1), (0.0, True, 0)):
+        trainer.beta, trainer.args.use_bias_correction_kl = beta, corrected
+        loss = GRPOTrainer._compute_loss(trainer, trainer.model, batch)
+        assert loss.item() == pytest.approx(factor * beta / math.e, rel=1e-4)
+
+
+def test_the_loss_asks_once_for_log_probabilities_with_their_gradient(trainer):
+    batch = trainer.batch()
+    ids, attention = (
+        torch.cat([batch[f"prompt_{part}"], batch[f"completion_{part}"]], dim=1) for part in ("ids", "mask")
+    )
+    logits_BTV = trainer.model(ids, attention_mask=attention).logits[:, -5:-1]
+    expected_BT = logits_BTV.log_softmax(dim=-1).gather(-1, batch["completion_ids"][..., None])[..., 0]
+    asked = []
+
+    def watched(*args, **kwargs):
+        asked.append(GRPOTrainer._get_per_token_logps_and_entropies(trainer, *args, **kwargs))
+        return asked[-1]
+
+    trainer._get_per_token_logps_and_entropies = watched
+    GRPOTrainer._compute_loss(trainer, trainer.model, batch)
+    [(logps_BT, _, _)] = asked
+    assert logps_BT.requires_grad
+    kept = batch["completion_mask"].bool()
+    torch.testing.assert_close(logps_BT[kept], expected_BT[kept])
+    # In two batches.
+    halves_BT, *_ = watched(trainer.model, ids, attention, 4, 2)
+    torch.testing.assert_close(halves_BT[kept], expected_BT[kept])
 
 
 def test_more_tensors_travel_with_their_rows(trainer):
@@ -90,6 +180,9 @@ def test_reward_functions_get_texts_and_the_data_sets_columns(trainer):
         assert kwargs["prompts"] == ["0\n", "1\n", "2\n", "3\n"]
         assert kwargs["completions"] == ["1\n2", "3", "4", ""]
         assert kwargs["reference"] == ["0", "1", "2", "3"]
+        texts = trainer._tokenizer.batch_decode(kwargs["completion_ids"], skip_special_tokens=True)
+        assert texts == kwargs["completions"]
+        assert all(ids[-1] in trainer.eos_token_ids for ids in kwargs["completion_ids"])
     assert trainer.reward_func_names == ["process", "outcome"]
 
 
@@ -118,3 +211,100 @@ def test_batches_are_generated_when_the_buffer_is_empty_or_its_updates_are_done(
     trainer._step = 2  # two iterations of one slice
     trainer._prepare_inputs([])
     assert len(generated) == 2
+
+
+def test_sampling_ends_at_an_end_token_or_at_the_configs_limit(trainer):
+    lengths = set()
+    for limit in (2, 5):
+        trainer.generation_config.max_new_tokens = trainer.generation_kwargs["max_new_tokens"] = limit
+        rows, _ = GRPOTrainer._generate_single_turn(trainer, [[5], [6, 7]] * 40, None, {}, 2)
+        assert len(rows) == 80
+        for ids in rows:
+            assert len(ids) == limit or ids[-1] in trainer.eos_token_ids
+            assert not set(ids[:-1]) & set(trainer.eos_token_ids)
+        lengths.add(max(map(len, rows)))
+    assert lengths == {2, 5}
+
+
+def test_the_sampler_shuffles_once_an_epoch_with_a_generator_of_its_own(trainer):
+    one, other = (GRPOTrainer._get_train_sampler(trainer, range(16)) for _ in range(2))
+    first, second = list(one), list(one)
+    assert first != second
+    next(iter(other))
+    assert list(other) == second
+
+
+# --- The loop.
+
+
+@pytest.fixture
+def loop(trainer):
+    """Runs `trainer.train()` with an epoch in which nothing happens; gives the calls and the counters at its start."""
+    names = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step")
+    names += ("_initial_num_input_tokens_seen",)
+    found = {"order": [], "epochs": [], "evaluations": []}
+
+    class Begin(TrainerCallback):
+        def on_train_begin(self, *_, **__):
+            found["order"].append("begin")
+
+    def evaluate(*args, **kwargs):
+        found["order"].append("evaluate")
+        found["evaluations"].append((args, kwargs))
+        return {}
+
+    def run_epoch(*args, **kwargs):
+        found["order"].append("epoch")
+        found["epochs"].append((args, kwargs))
+        found["counters"] = {name: getattr(trainer, name) for name in names}
+        trainer.control.should_training_stop = True
+
+    trainer.add_callback(Begin())
+    trainer._evaluate, trainer._run_epoch = evaluate, run_epoch
+    return found
+
+
+def test_an_epoch_is_given_all_by_name_with_counters_that_stand_at_the_start(trainer, loop):
+    trainer.train()
+    [(args, kwargs)] = loop["epochs"]
+    assert not args
+    assert (kwargs["epoch"], kwargs["epochs_trained"]) == (0, 0)
+    names = {"model", "start_time", "trial", "ignore_keys_for_eval", "resume_from_checkpoint"}
+    assert names <= kwargs.keys()
+    assert torch.is_tensor(loop["counters"]["_tr_loss"])
+    assert [float(value) for value in loop["counters"].values()] == [0] * 5
+
+
+def test_the_scheduler_is_left_out_of_the_evaluation_before_the_first_epoch_alone(trainer, loop):
+    trainer.args.eval_on_start = True
+    trainer.train()
+    assert loop["order"] == ["begin", "evaluate", "epoch"]
+    assert loop["evaluations"] == [((None, None), {"skip_scheduler": True})]
+    trainer.control.should_evaluate = True
+    Trainer._maybe_log_save_evaluate(trainer, torch.tensor(0.0), None, trainer.model, None, 0, None, 0.0)
+    assert loop["evaluations"][1:] == [((None, None), {})]
+
+
+def test_the_loop_comes_to_its_log_after_each_update_and_once_more_after_the_epoch(trainer):
+    steps = []
+    log = trainer._maybe_log_save_evaluate
+    trainer._maybe_log_save_evaluate = lambda *args, **kwargs: (
+        steps.append((trainer.state.global_step, len(args), set(kwargs))),
+        log(*args, **kwargs),
+    )
+    del trainer.current_gradient_accumulation_steps  # the loop sets it anew
+    trainer.train()
+    assert steps == [(step, 7, {"learning_rate"}) for step in (1, 2, 2)]
+    assert trainer.current_gradient_accumulation_steps == 1
+
+
+def test_a_checkpoint_is_written_and_uploaded_where_the_output_is_said_to_be(trainer, tmp_path):
+    pushed = []
+    trainer._get_output_dir = lambda trial: str(tmp_path / "elsewhere")
+    trainer._push_from_checkpoint = pushed.append
+    trainer.create_optimizer_and_scheduler(2)
+    trainer.args.push_to_hub = True
+    GRPOTrainer._save_checkpoint(trainer, trainer.model, None)
+    folder = tmp_path / "elsewhere" / "checkpoint-0"
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= {p.name for p in folder.iterdir()}
+    assert [Path(path) for path in pushed] == [folder]
