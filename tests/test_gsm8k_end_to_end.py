@@ -181,6 +181,7 @@ def test_ppo_and_export(verifiers, published_rows):
     problems = {"problems": "rl", "eval_problems": "test"}
     metrics = stage(
         "ppo", model_name_or_path=verifiers / "sft", task="gsm8k", task_path=published_rows, reward="prm",
+        guard_no_answer="false", guard_min_steps=0,
         prm=verifiers / "prm", advantage="gae", output_dir=verifiers / "ppo", use_peft="true", lora_r=4,
         lora_target_modules="all-linear", learning_rate=1e-2, beta=0.01, max_steps=2, logging_steps=1,
         per_device_train_batch_size=8, num_generations=4, max_completion_length=24, eval_strategy="steps", eval_steps=2,

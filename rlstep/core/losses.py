@@ -8,35 +8,52 @@ from torch import Tensor
 from rlstep.core.masked import check_shapes, masked_mean
 
 
-def clipped_value_loss(
-    values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor, clip: float
+def clipped_value_error(
+    values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """PPO's clipped value loss, as in openai/baselines ppo2::
+    """PPO's clipped value error of each token, as in openai/baselines ppo2::
 
         V_clip = V_old + clamp(V - V_old, -clip, clip)
-        loss   = mean of 0.5 max((V - R)^2, (V_clip - R)^2)
+        error  = 0.5 max((V - R)^2, (V_clip - R)^2)
 
     Args:
         values_BT: the critic's values now.
         old_values_BT: its values when the completions were sampled.
         returns_BT: the targets.
-        mask_BT: one on completion tokens.
         clip: how far values may move from the old ones, in the unit of the returns; above 0.
 
     Returns:
-        The loss, a scalar, and the fraction of tokens where the clipped error was the larger (no gradient there).
+        The errors, and where the clipped one was the larger (no gradient there), both (B, T).
 
     Raises:
-        ValueError: shapes differ, the mask is empty, or clip is not above 0.
+        ValueError: shapes differ, or clip is not above 0.
     """
-    check_shapes(values_BT=values_BT, old_values_BT=old_values_BT, returns_BT=returns_BT, mask_BT=mask_BT)
+    check_shapes(values_BT=values_BT, old_values_BT=old_values_BT, returns_BT=returns_BT)
     if not clip > 0:
         raise ValueError(f"clip={clip} must be above 0; a large value switches clipping off.")
     clipped_BT = old_values_BT + (values_BT - old_values_BT).clamp(-clip, clip)
     error_BT = (values_BT - returns_BT).square()
     clipped_error_BT = (clipped_BT - returns_BT).square()
-    loss = 0.5 * masked_mean(torch.maximum(error_BT, clipped_error_BT), mask_BT)
-    return loss, masked_mean((clipped_error_BT > error_BT).float(), mask_BT).detach()
+    return 0.5 * torch.maximum(error_BT, clipped_error_BT), clipped_error_BT > error_BT
+
+
+def clipped_value_loss(
+    values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor, clip: float
+) -> tuple[Tensor, Tensor]:
+    """Mean of `clipped_value_error` over the tokens under the mask.
+
+    Args:
+        values_BT, old_values_BT, returns_BT, clip: of `clipped_value_error`.
+        mask_BT: one on completion tokens.
+
+    Returns:
+        The loss, a scalar, and the fraction of tokens where the clipped error was the larger.
+
+    Raises:
+        ValueError: shapes differ, the mask is empty, or clip is not above 0.
+    """
+    error_BT, clipped_BT = clipped_value_error(values_BT, old_values_BT, returns_BT, clip)
+    return masked_mean(error_BT, mask_BT), masked_mean(clipped_BT.float(), mask_BT).detach()
 
 
 def step_label_loss(logits_NV: Tensor, targets_N: Tensor, columns: Sequence[int] = (0, 1)) -> Tensor:

@@ -88,7 +88,7 @@ class Alarm:
 
     Attributes:
         update: at which it was raised.
-        process, accuracy: (mean before, mean of the last half window).
+        process, accuracy: (mean before, mean behind) the point where they moved most clearly apart.
         rise, fall: how far the return rose and the accuracy fell, in standard errors; both above 0.
     """
 

@@ -129,6 +129,18 @@ class StepPPOConfig(GRPOConfig):
             )
         if self.importance_sampling_level != "token":
             faults.append("importance_sampling_level 'sequence' has one ratio a sequence; leave it at token")
+        if self.loss_type == "cispo" and not (self.epsilon_high and self.epsilon_high > 1):
+            faults.append("cispo cuts ratios at epsilon_high, which by default is below 1; set it, for example to 5")
+        if self.load_best_model_at_end and self.metric_for_best_model in (None, "loss", "eval_loss"):
+            faults.append(
+                "load_best_model_at_end would choose by the loss of an evaluation, on which nothing is trained; set "
+                "metric_for_best_model: accuracy"
+            )
+        if self.advantage == "rloo" and self.mask_truncated_completions:
+            faults.append(
+                "advantage 'rloo' would count the masked completions of mask_truncated_completions as returns of 0 in "
+                "the others' baseline; leave it out"
+            )
         if self.off_policy_mask_threshold is not None:
             faults.append("off_policy_mask_threshold is written for one advantage a sequence; leave it out")
         if self.reward_weights is not None:

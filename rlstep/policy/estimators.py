@@ -32,8 +32,8 @@ def without_positive_steps(judgement: Judgement) -> Judgement:
 def charge_kl(judged: Sequence[Judgement], tokens: Tokens, cost_BT: Tensor) -> list[Judgement]:
     """Judgements whose step rewards have lost their tokens' KL.
 
-    A token belongs to the first step that ends at or after it, those behind the last step to the last one; a completion
-    without steps loses all of it from its outcome.
+    A token belongs to the first step that ends at or after it, those behind the last step to the last one. What belongs
+    to steps that are not judged, or to none, is taken off the outcome.
 
     Args:
         judged, tokens: this rank's rows.
@@ -41,14 +41,14 @@ def charge_kl(judged: Sequence[Judgement], tokens: Tokens, cost_BT: Tensor) -> l
     """
     charged = []
     for judgement, places, cost_T in zip(judged, tokens, cost_BT.tolist(), strict=True):
-        if not places:
-            charged.append(replace(judgement, outcome=judgement.outcome - sum(cost_T)))
-            continue
-        ends = [*(place + 1 for place in places[:-1]), len(cost_T)]
-        starts = [0, *ends[:-1]]
-        rewards = judgement.step_rewards + [0.0] * (len(places) - len(judgement.step_rewards))
-        rewards = [reward - sum(cost_T[a:b]) for reward, a, b in zip(rewards, starts, ends, strict=True)]
-        charged.append(replace(judgement, step_rewards=rewards))
+        judged_steps = min(len(judgement.step_rewards), len(places))
+        ends = [place + 1 for place in places[:judged_steps]]
+        if ends and judged_steps == len(places):
+            ends[-1] = len(cost_T)
+        paid = zip(judgement.step_rewards, [0, *ends], ends, strict=False)
+        rewards = [reward - sum(cost_T[a:b]) for reward, a, b in paid]
+        rest = sum(cost_T[ends[-1] if ends else 0 :])
+        charged.append(replace(judgement, step_rewards=rewards, outcome=judgement.outcome - rest))
     return charged
 
 

@@ -260,7 +260,9 @@ METRICS: dict[str, Metric] = {
         "clipped squared error of the values", "falls", "How well the critic fits its returns."
     ),
     "critic/clip_fraction": Metric(
-        "share of values whose move exceeds value_clip", "below 0.3", "High: the critic cannot keep up, so A is stale."
+        "share of tokens where the clipped value error is the larger",
+        "below 0.3",
+        "High: the critic cannot keep up, so A is stale.",
     ),
     # --- The cost.
     "vine/states": Metric(

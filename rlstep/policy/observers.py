@@ -9,7 +9,6 @@ from rlstep.policy.refresh_labels import RefreshOptions, make_labeler
 from rlstep.policy.runlog import CompletionTable, JsonLog, SamplesAxis
 from rlstep.policy.sources import Verifiers, load_whole
 from rlstep.policy.trainer import Batch, StepPPOTrainer
-from rlstep.runtime.errors import UserError
 from rlstep.tasks.base import Task
 
 
@@ -24,13 +23,13 @@ def watch(
     """Sets up all that watches, and what of it checkpoints have to keep."""
     for name, cache in verifiers.caches.items():
         trainer.register_state(f"scores_{name}", cache)
-    if alarm.alarm != "off":
-        watcher = AlarmWatch(trainer, alarm)
+    if alarm.alarm != "off" and (options.pays_steps or "orm" in options.reward):
+        watcher = AlarmWatch(trainer, alarm, of_outcome=not options.pays_steps)
         trainer.observers.append(watcher)
         trainer.add_callback(watcher)
         trainer.register_state("alarm", watcher.alarm)
     if refresh.refresh_every:
-        refresher = _refresher(trainer, options, refresh, task, verifiers)
+        refresher = _refresher(trainer, refresh, task, verifiers)
         trainer.observers.append(refresher)
         trainer.register_state("prm_refresh", refresher.refresher)
     trainer.add_callback(JsonLog())
@@ -42,20 +41,19 @@ def watch(
 
 
 class AlarmWatch(TrainerCallback):
-    """Shows the process return and the verified accuracy of each batch to the alarm, and does what it is set to do."""
+    """Shows the process return and the verified accuracy of each batch to the alarm, and does what it is set to do.
 
-    def __init__(self, trainer: StepPPOTrainer, options: AlarmOptions):
-        if options.alarm == "stop" and not trainer.args.load_best_model_at_end:
-            raise UserError(
-                "alarm 'stop' ends the run on its best checkpoint, which has to be known: set load_best_model_at_end:"
-                " true and metric_for_best_model: accuracy, with eval_strategy and save_strategy, or take alarm: warn."
-            )
+    Where an ORM alone pays, `of_outcome`, its reward is what may be gamed, and stands for the process return.
+    """
+
+    def __init__(self, trainer: StepPPOTrainer, options: AlarmOptions, of_outcome: bool = False):
         self.trainer, self.options, self.alarm = trainer, options, HackingAlarm(options)
-        self.stop = False
+        self.of_outcome, self.stop = of_outcome, False
 
     def __call__(self, batch: Batch) -> None:
         rows = len(batch.judged)
-        process = sum(sum(row.step_rewards) for row in batch.judged) / rows
+        paid = [row.outcome if self.of_outcome else sum(row.step_rewards) for row in batch.judged]
+        process = sum(paid) / rows
         accuracy = sum(row.correct for row in batch.judged) / rows
         found = self.alarm.observe(batch.update, process, accuracy)
         self.trainer.log_metric("alarm", float(self.alarm.raised))
@@ -85,11 +83,7 @@ class RefreshWatch:
             self.cache.clear()
 
 
-def _refresher(
-    trainer: StepPPOTrainer, options: PPOOptions, refresh: RefreshOptions, task: Task, verifiers: Verifiers
-) -> RefreshWatch:
-    if "prm" not in options.reward:
-        raise UserError(f"refresh_every trains the PRM, but reward is {options.reward}; add prm, or leave it out.")
+def _refresher(trainer: StepPPOTrainer, refresh: RefreshOptions, task: Task, verifiers: Verifiers) -> RefreshWatch:
     teacher = load_whole(refresh.refresh_teacher, trainer.args) if refresh.refresh_teacher else None
     labeler = make_labeler(refresh, task, teacher, trainer.sample_texts)
     refresher = Refresher(refresh, verifiers.models["prm"], labeler, trainer.args.seed)

@@ -1,6 +1,7 @@
 """`PPOOptions`: what `rlstep ppo` trains on and what pays, beside the trainer's own settings."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -79,6 +80,11 @@ class PPOOptions:
     def sources(self) -> dict[str, float]:
         return {name: float((self.source_weights or {}).get(name, 1.0)) for name in self.reward}
 
+    @property
+    def pays_steps(self) -> bool:
+        """Whether any source pays for steps."""
+        return self.process_weight != 0 and any(n in PROCESS and weight for n, weight in self.sources.items())
+
     def _source_faults(self) -> list[str]:
         faults = [f"no reward source '{n}'; choose among {', '.join(SOURCES)}" for n in self.reward if n not in SOURCES]
         if len(set(self.reward)) < len(self.reward) or not self.reward:
@@ -91,8 +97,13 @@ class PPOOptions:
         for name, weight in (self.source_weights or {}).items():
             if name not in self.reward:
                 faults.append(f"source_weights has '{name}', which is no source of reward {self.reward}")
-            elif isinstance(weight, bool) or not isinstance(weight, (int, float)):
-                faults.append(f"source_weights: {name} is {weight!r}; give a number")
+            elif isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+                faults.append(f"source_weights: {name} is {weight!r}; give a finite number")
+        for name in ("process_weight", "outcome_weight", "missing_answer_reward"):
+            if not math.isfinite(getattr(self, name)):
+                faults.append(f"{name} is {getattr(self, name)}; give a finite number")
+        if self.first_error_threshold is not None and not 0 <= self.first_error_threshold <= 1:
+            faults.append(f"first_error_threshold is {self.first_error_threshold}; it is a probability from 0 to 1")
         if self.score_cache < 0:
             faults.append(f"score_cache is {self.score_cache}; it must be 0 or more")
         if self.completion_table_every < 0:
@@ -101,8 +112,10 @@ class PPOOptions:
 
     def _idle(self) -> list[str]:
         """Settings that nothing would read."""
-        process = [name for name in self.reward if name in PROCESS]
-        outcome = [name for name in self.reward if name not in PROCESS]
+        weights = self.source_weights or {}
+        paying = [name for name in self.reward if weights.get(name, 1) != 0]
+        process = [name for name in paying if name in PROCESS]
+        outcome = [name for name in paying if name not in PROCESS]
         idle = []
         for name in PROCESS_ONLY:
             changed = getattr(self, name) != self.__dataclass_fields__[name].default

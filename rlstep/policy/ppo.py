@@ -14,7 +14,8 @@ from rlstep.policy.observers import watch
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh_labels import RefreshOptions
 from rlstep.policy.sft import model_init_kwargs
-from rlstep.policy.sources import load_verifiers, task_rewards, wants_base
+from rlstep.policy.sources import check_fit, load_verifiers, save_verifier, task_rewards, wants_base
+from rlstep.policy.together import check_together, deciding_settings
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
@@ -37,6 +38,7 @@ def ppo(
     model: ModelConfig,
 ) -> dict:
     """Trains a policy (with `--use_peft`, a LoRA adapter on it) and writes it to `args.output_dir`."""
+    check_together(options, guards, alarm, refresh, args, model)
     if model.model_name_or_path is None:
         raise UserError("model_name_or_path is missing: a hub id or a folder with a causal LM.")
     problems = read_problems(options.problems)
@@ -54,9 +56,12 @@ def ppo(
     config = {name: value for part in parts for name, value in settings(part).items()}
     with RunRecord("ppo", config, args.output_dir, args.seed) as record:
         trainer = _trainer(*parts, problems, eval_problems)
+        trainer.deciding = deciding_settings(options, guards, refresh, args, model)
         start = newest_checkpoint(args.output_dir, exact=True) if options.resume else None
         result = trainer.train(resume_from_checkpoint=start)
         trainer.save_model()
+        if refresh.refresh_every and trainer.is_world_process_zero():
+            save_verifier(trainer.verifiers.models["prm"], Path(args.output_dir) / "prm")
         record.metrics |= {"samples": args.samples_at(trainer.state.global_step), **result.metrics}
         if trainer.curve:
             last = trainer.curve[-1]
@@ -87,6 +92,8 @@ def _trainer(
     )
     lengths = {p.id: len(tokenizer(p.prompt)["input_ids"]) for p in [*problems, *eval_problems]}
     check_prompt_lengths(lengths, args.max_completion_length, max_positions(trainer.model))
+    check_fit(verifiers, [p.prompt for p in problems], args.max_completion_length)
+    trainer.verifiers = verifiers
     watch(trainer, options, alarm, refresh, task, verifiers)
     trainer.add_callback(_WriteCurve(trainer, Path(args.output_dir) / CURVE))
     return trainer

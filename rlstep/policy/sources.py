@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
@@ -11,10 +12,14 @@ from rlstep.policy.guards import Guards
 from rlstep.policy.options import VERIFIERS, PPOOptions
 from rlstep.policy.rewards import TaskRewards
 from rlstep.policy.score_cache import ScoreCache
+from rlstep.runtime.errors import UserError
+from rlstep.steps.boundaries import Boundary
 from rlstep.tasks.base import Task
 from rlstep.verifiers.adapter_files import find
+from rlstep.verifiers.adapter_files import save as save_adapter
 from rlstep.verifiers.adapters import on_base
 from rlstep.verifiers.remote import is_url, load_reward_model
+from rlstep.verifiers.scoring import RewardModel
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +66,35 @@ def load_verifiers(
     methods = {"implicit": "step_log_ratios"}
     caches = {n: ScoreCache(model, options.score_cache, methods.get(n, "score")) for n, model in models.items()}
     return Verifiers(models, caches)
+
+
+def check_fit(verifiers: Verifiers, prompts: list[str], new_tokens: int) -> None:
+    """Says what may not fit between the policy's completions and a verifier, before training finds it out.
+
+    Raises:
+        UserError: a prompt and a completion of `new_tokens`, in the verifier's tokens, are longer than the verifier.
+    """
+    for name, model in verifiers.models.items():
+        limit = getattr(model, "max_positions", None)
+        if limit is not None:
+            longest = max(len(model.tokenizer(prompt)["input_ids"]) for prompt in prompts)
+            if longest + new_tokens > limit:
+                raise UserError(
+                    f"the {name} has {limit} positions, and a prompt of {longest} of its tokens with a completion of "
+                    f"{new_tokens} exceeds them. Lower max_completion_length, drop long problems, or take another one."
+                )
+        boundary = getattr(model, "boundary", None)
+        if model.kind == "prm" and boundary is not None and boundary != Boundary():
+            logger.warning("the %s was taught steps by %s; it is asked at the task's steps, lines", name, boundary)
+
+
+def save_verifier(model: RewardModel, folder: Path) -> None:
+    """Writes a refreshed verifier so that it loads like the one it came from."""
+    if isinstance(getattr(model.model, "peft_config", None), dict):
+        save_adapter(model.model, model.tokenizer, folder)
+    else:
+        model.model.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
 
 
 def load_whole(path: str, args: StepPPOConfig):

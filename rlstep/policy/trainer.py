@@ -102,14 +102,18 @@ class StepPPOTrainer(ExactResume, WithCritic, GRPOTrainer):
 
     def process(self, prompts, completions, completion_ids, reference, **_) -> list[float]:
         """Sum of each completion's step rewards. Judges this rank's rows and keeps that for the advantages."""
-        judged = self.reward_source(prompts, completions, reference)
         self._completions = list(completions)
-        self._ended = [bool(ids) and ids[-1] in self.eos_token_ids for ids in completion_ids]
+        self._judged, self._ended = self._judge(prompts, completions, completion_ids, reference)
+        return [float(sum(row.step_rewards)) for row in self._judged]
+
+    def _judge(self, prompts, completions, completion_ids, references) -> tuple[list[Judgement], list[bool]]:
+        """What completions are worth under `truncated`, and whether the policy ended them itself."""
+        judged = self.reward_source(prompts, completions, references)
+        ended = [bool(ids) and ids[-1] in self.eos_token_ids for ids in completion_ids]
         if self.args.truncated == "no_process":
-            rows = zip(judged, self._ended, strict=True)
+            rows = zip(judged, ended, strict=True)
             judged = [row if done else estimators.without_positive_steps(row) for row, done in rows]
-        self._judged = judged
-        return [float(sum(row.step_rewards)) for row in judged]
+        return judged, ended
 
     def outcome(self, completions, **_) -> list[float]:
         """Each completion's outcome reward."""
@@ -130,7 +134,6 @@ class StepPPOTrainer(ExactResume, WithCritic, GRPOTrainer):
         if not self.model.training:
             # Nothing is trained on an evaluation's completions.
             return batch | {"advantages": torch.zeros(mask_BT.shape, device=mask_BT.device)}
-        self._tell_observers(everyone)
         if self.args.advantage in ("gae", "rloo"):
             rewards_BT = estimators.token_rewards(judged, tokens, mask_BT)
             if self.args.kl == "reward":
@@ -146,6 +149,9 @@ class StepPPOTrainer(ExactResume, WithCritic, GRPOTrainer):
             shift = self.args.whitening == "full"
             batch["advantages"] = estimators.whiten(batch["advantages"], mask_BT, self._sum, shift_mean=shift)
         self._log_mean("advantage/mean_abs", batch["advantages"].abs(), mask_BT)
+        self._show_advantages(batch["advantages"], mask_BT)
+        # Last: an observer may train the PRM, and all that this batch is paid has to come from one PRM.
+        self._tell_observers(everyone)
         return batch
 
     def _step_tokens(self, ids_BT: Tensor, mask_BT: Tensor) -> list[list[int]]:
@@ -195,23 +201,23 @@ class StepPPOTrainer(ExactResume, WithCritic, GRPOTrainer):
             [ids[mask.bool()].tolist() for ids, mask in zip(batch[f"{part}_ids"], batch[f"{part}_mask"], strict=True)]
             for part in ("prompt", "completion")
         )
-        todo, size = vine.states(prompts, completions, tokens), len(prompts)
+        todo, K = vine.states(prompts, completions, tokens), self.args.vine_rollouts
+        # As many sequences at a time as the policy's own samples are.
+        size = max(1, len(prompts) // K)
         batches = max(gather_object([-(-len(todo) // size)]))
-        K = self.args.vine_rollouts
         rollouts = vine.roll_out(todo, partial(self._sample_on, K), self.max_completion_length, size, batches)
         flat = [(state.row, ids) for state, found in zip(todo, rollouts, strict=True) for ids in found]
         texts = self._tokenizer.batch_decode([ids for _, ids in flat], skip_special_tokens=True)
-        judged = self.reward_source(
-            [inputs[row]["prompt"] for row, _ in flat], texts, [inputs[row]["reference"] for row, _ in flat]
-        )
+        asked, references = ([inputs[row][name] for row, _ in flat] for name in ("prompt", "reference"))
+        judged, _ = self._judge(asked, texts, [ids for _, ids in flat], references)
         earned = [vine.returns(judged[i * K : (i + 1) * K], state.steps) for i, state in enumerate(todo)]
         self._metrics["train"]["vine/states"].append(float(len(todo)))
-        return vine.values(todo, earned, size)
+        return vine.values(todo, earned, len(prompts))
 
     def sample_texts(self, prefixes: list[str], n: int) -> list[list[str]]:
         """n continuations of each text by the policy as it is; the same ones on every rank, which share the work."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        size = max(1, self.args.per_device_train_batch_size)
+        size = max(1, self.args.per_device_train_batch_size // n)
         share = -(-len(prefixes) // ranks)
         ids = [self._tokenizer(text)["input_ids"] for text in prefixes]
         # Every rank generates equally often; what is too much is dropped below.
@@ -282,15 +288,18 @@ class StepPPOTrainer(ExactResume, WithCritic, GRPOTrainer):
     def _kl_loss(self, inputs: dict[str, Tensor]) -> Tensor:
         """beta times the mean k2, averaged as TRL averages its own."""
         kl_BT = kl_estimate(self._newest_logps, inputs["ref_per_token_logps"], self.args.kl_kind[1])
-        mask_BT, training = inputs["completion_mask"], self.model.training
-        accumulation = self.current_gradient_accumulation_steps if training else 1
+        self._log_mean("kl", kl_BT.detach(), inputs["completion_mask"])
+        return self.beta * (self._token_weights(inputs) * kl_BT).sum()
+
+    def _token_weights(self, inputs: dict[str, Tensor]) -> Tensor:
+        """(B, T): how much each token counts in TRL's loss, for terms that stand beside it."""
+        accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
         share = 1 / accumulation
-        if training and self.loss_type in ("cispo", "dapo"):
+        if self.model.training and self.loss_type in ("cispo", "dapo"):
             share = self.args.steps_per_generation / accumulation
         items = inputs["num_items_in_batch"] / self.accelerator.num_processes
-        weights_BT = estimators.token_weights(mask_BT, self.loss_type, items, self.max_completion_length, share)
-        self._log_mean("kl", kl_BT.detach(), mask_BT)
-        return self.beta * (weights_BT * kl_BT).sum()
+        mask_BT = inputs["completion_mask"]
+        return estimators.token_weights(mask_BT, self.loss_type, items, self.max_completion_length, share)
 
     # --- The value loss, beside TRL's policy loss and in the same backward pass.
 
@@ -307,8 +316,11 @@ class StepPPOTrainer(ExactResume, WithCritic, GRPOTrainer):
 
     def _log_rows(self, everyone: list[tuple]) -> None:
         """One value a row, not one a batch: a last, smaller batch of an evaluation must not weigh as much as others."""
+        training, loader = self.model.training, self.accelerator.gradient_state
+        if not training and loader.end_of_dataloader and loader.remainder > 0:
+            # So that the ranks have batches of one size, the last one repeats rows of the first.
+            everyone = everyone[: loader.remainder]
         _, judged, completions, finished, lengths = (list(part) for part in zip(*everyone, strict=True))
-        training = self.model.training
         size = self.num_generations if training else self.num_generations_eval
         metrics = self._metrics["train" if training else "eval"]
         for name, values in batch_metrics(judged, completions, size, lengths, finished).items():
@@ -318,6 +330,14 @@ class StepPPOTrainer(ExactResume, WithCritic, GRPOTrainer):
             if self._batch_start is not None:
                 metrics["tokens_per_second"].append(self._batch_tokens / (now - self._batch_start))
             self._batch_start, self._batch_tokens = now, sum(lengths)
+
+    def _show_advantages(self, advantages_BT: Tensor, mask_BT: Tensor) -> None:
+        """Puts each completion's mean advantage in the place of TRL's in the completions that it shows."""
+        means_B = (advantages_BT * mask_BT).sum(dim=1) / mask_BT.sum(dim=1).clamp_min(1)
+        means, shown = self.accelerator.gather(means_B).tolist(), self._logs["advantages"]
+        for _ in range(min(len(means), len(shown))):
+            shown.pop()
+        shown.extend(means)
 
     def _tell_observers(self, everyone: list[tuple]) -> None:
         if not self.observers:

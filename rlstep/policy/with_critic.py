@@ -12,7 +12,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import disable_dropout_in_model
 
 from rlstep.core.advantages import gae
-from rlstep.core.losses import clipped_value_loss, explained_variance
+from rlstep.core.losses import clipped_value_error, explained_variance
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.critic import Critic, load_own
 from rlstep.policy.models import load_base
@@ -106,18 +106,18 @@ class WithCritic:
             return critic(input_ids, attention_mask, batch["completion_ids"].shape[1], after)
 
     def _value_loss(self, model, batch: dict[str, Tensor]) -> Tensor:
-        """The weighted value loss of a micro-batch, for the same backward pass as the policy's loss."""
+        """The value loss of a micro-batch, averaged as TRL averages the policy's, for the same backward pass.
+
+        Where every row was cut off and masked it is 0, but the critic stays in the graph: all ranks reduce the same
+        gradients.
+        """
         mask_BT, values_BT = batch["completion_mask"], self._values(model, batch)
-        if mask_BT.any():
-            loss, clipped = clipped_value_loss(
-                values_BT, batch["old_values"], batch["returns"], mask_BT, self.args.value_clip
-            )
-        else:
-            # Every row was cut off and masked. The critic stays in the graph: all ranks reduce the same gradients.
-            loss, clipped = 0.0 * values_BT.sum(), values_BT.new_tensor(torch.nan)
-        self._log("critic/value_loss", loss.detach())
-        self._log("critic/clip_fraction", clipped)
-        return self.args.vf_coef * loss / self.current_gradient_accumulation_steps
+        error_BT, clipped_BT = clipped_value_error(
+            values_BT, batch["old_values"], batch["returns"], self.args.value_clip
+        )
+        self._log_mean("critic/value_loss", error_BT.detach(), mask_BT)
+        self._log_mean("critic/clip_fraction", clipped_BT.float(), mask_BT)
+        return self.args.vf_coef * (self._token_weights(batch) * error_BT).sum()
 
     # --- Checkpoints hold the critic too: the adapter file alone would resume with a critic that knows nothing.
 

@@ -15,6 +15,13 @@ from rlstep.policy.config import StepPPOConfig
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level 'sequence' has one ratio a sequence"),
         ({"advantage": "gae", "use_vllm": True}, "use_vllm does not go with advantage 'gae'"),
         ({"advantage": "vine", "use_vllm": True, "vllm_mode": "server"}, "set vllm_mode: colocate"),
+        ({"loss_type": "cispo"}, "cispo cuts ratios at epsilon_high, which by default is below 1"),
+        ({"loss_type": "cispo", "epsilon_high": 0.3}, "cispo cuts ratios at epsilon_high"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps"},
+            "set metric_for_best_model: accuracy",
+        ),
+        ({"advantage": "rloo", "mask_truncated_completions": True}, "as returns of 0 in the others' baseline"),
         # settings that the estimator does not read
         ({"advantage": "gae", "scale_rewards": "group"}, "scale_rewards belongs to advantage group, not 'gae'"),
         ({"advantage": "rloo", "step_discount": 0.5}, "step_discount belongs to advantage group, not 'rloo'"),
@@ -52,7 +59,8 @@ def test_all_faults_are_shown_at_once(arguments):
 
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"])
 def test_losses_that_weigh_each_token_are_admitted(arguments, loss_type):
-    assert arguments(loss_type=loss_type).loss_type == loss_type
+    more = {"epsilon_high": 5.0} if loss_type == "cispo" else {}
+    assert arguments(loss_type=loss_type, **more).loss_type == loss_type
 
 
 @pytest.mark.parametrize(

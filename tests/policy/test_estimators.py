@@ -30,11 +30,19 @@ def test_token_rewards_lie_on_last_tokens_and_masked_rows_get_none():
 def test_kl_is_charged_to_the_step_that_a_token_belongs_to():
     """Tokens 0 and 1 are the first step's, 2 the second's, and so is the end-of-sequence token 3 behind it."""
     cost = torch.tensor([[0.1, 0.2, 0.4, 0.8], [0.1, 0.2, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
-    judged = [judgement([0.5], steps=2), judgement([0.25], 1.0), judgement([], 1.0)]
+    judged = [judgement([0.5, 0.0]), judgement([0.25], 1.0), judgement([], 1.0)]
     found = charge_kl(judged, [[1, 2], [1], []], cost)
     assert found[0].step_rewards == pytest.approx([0.5 - 0.3, 0.0 - 1.2])
     assert found[1].step_rewards == pytest.approx([0.25 - 0.3])
     assert [row.outcome for row in found] == pytest.approx([0.0, 1.0, 0.0])
+
+
+def test_the_kl_of_steps_that_are_not_judged_is_the_outcomes_and_makes_them_no_judged_ones():
+    cost = torch.tensor([[0.1, 0.2, 0.4, 0.8]] * 2)
+    judged = [judgement([0.5], 1.0, steps=2), judgement([], 1.0, steps=2)]
+    found = charge_kl(judged, [[1, 2], [1, 2]], cost)
+    assert [row.step_rewards for row in found] == [pytest.approx([0.5 - 0.3]), []]
+    assert [row.outcome for row in found] == pytest.approx([1.0 - 1.2, 1.0 - 1.5])
 
 
 def test_a_cut_off_completion_keeps_what_it_lost():

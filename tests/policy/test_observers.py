@@ -2,7 +2,7 @@
 
 import json
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -126,9 +126,14 @@ def test_stop_ends_the_training(scripted, row):
     assert stopped == list(range(first.index(1.0) + 1, 21))
 
 
-def test_stop_needs_to_know_the_best_checkpoint(scripted, row):
-    with pytest.raises(UserError, match="set load_best_model_at_end: true and metric_for_best_model: accuracy"):
-        AlarmWatch(scripted([row("1"), row("2")]), AlarmOptions(alarm="stop"))
+def test_where_an_orm_alone_pays_its_reward_is_watched(scripted, row):
+    watch = AlarmWatch(scripted([row("1"), row("2")]), AlarmOptions(), of_outcome=True)
+    for update in range(1, 21):
+        rising = min(1.0, max(0.0, (update - 8) / 5))
+        found = batch(update, 0.0, 0.5 - 0.5 * rising + 0.05 * (update % 2))
+        paid = 0.5 + 0.4 * rising + 0.01 * (update % 2)
+        watch(replace(found, judged=[replace(row, outcome=paid) for row in found.judged]))
+    assert watch.alarm.raised
 
 
 def test_off_looks_away(run):
@@ -168,7 +173,7 @@ def test_a_run_that_is_stopped_keeps_the_best_policy(problems, model, arguments,
         max_steps=8, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, save_total_limit=1,
         load_best_model_at_end=True, metric_for_best_model="accuracy", num_iterations=1,
     )  # fmt: skip
-    options = PPOOptions(problems, eval_problems=problems, reward=["outcome"], missing_answer_reward=-1.0)
+    options = PPOOptions(problems, eval_problems=problems, reward=["checker"], missing_answer_reward=-1.0)
     ppo(options, LENIENT, AlarmOptions(alarm="stop"), RefreshOptions(), args, model)
     assert [line["step"] for line in lines(args.output_dir) if "loss" in line] == [1, 2]
     best = load_file(f"{args.output_dir}/checkpoint-1/adapter_model.safetensors")
@@ -209,12 +214,19 @@ def test_a_due_refresh_trains_logs_and_forgets_old_scores(scripted, row):
 
 
 @pytest.mark.parametrize("labels", ["checker", "monte_carlo", "teacher"])
-def test_the_prm_is_refreshed_while_the_policy_trains(labels, run, arguments, prm_path, labelled):
+def test_the_prm_is_refreshed_while_the_policy_trains(labels, run, arguments, prm_path, labelled, tmp_path):
     more = {"teacher": {"refresh_teacher": prm_path}, "monte_carlo": {"refresh_rollouts": 2}}.get(labels, {})
     refresh = RefreshOptions(refresh_every=1, refresh_labels=labels, refresh_replay=labelled, **more)
     found = [line for line in run(arguments(max_steps=4), refresh=refresh) if "prm_refresh/rows" in line]
     assert [line["update"] for line in found] == [1, 2]
     assert all(line["prm_refresh/rows"] + line["prm_refresh/rows_unlabelled"] > 0 for line in found)
+    # The PRM as it was in the end loads like the one that it came from.
+    saved = load_file(tmp_path / "out" / "prm" / "model.safetensors")
+    before = load_file(f"{prm_path}/model.safetensors")
+    assert RewardModel.from_pretrained(str(tmp_path / "out" / "prm")).kind == "prm"
+    assert any(not torch.equal(saved[name], before[name]) for name in before) == any(
+        line["prm_refresh/rows"] for line in found
+    )
 
 
 def test_a_refresh_without_a_prm_is_refused(problems, model, arguments):

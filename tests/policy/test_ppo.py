@@ -178,9 +178,13 @@ def test_wandb_offline_leaves_a_run(problems, model, arguments, monkeypatch, tmp
         ({"reward": ["prn"]}, "no reward source 'prn'; choose among prm, checker, implicit, orm, outcome"),
         ({"prm": "x"}, r"prm is given, but reward is \['outcome'\]"),
         ({"source_weights": {"prm": 1.0}}, "source_weights has 'prm', which is no source"),
-        ({"source_weights": {"outcome": "much"}}, "source_weights: outcome is 'much'; give a number"),
+        ({"source_weights": {"outcome": "much"}}, "source_weights: outcome is 'much'; give a finite number"),
         ({"source_weights": "[1]"}, "source_weights .*as JSON"),
         ({"score_cache": -1}, "score_cache is -1"),
+        ({"process_weight": float("nan")}, "process_weight is nan; give a finite number"),
+        ({"missing_answer_reward": float("inf")}, "missing_answer_reward is inf"),
+        ({"source_weights": {"outcome": 0}}, "leaves nothing to learn from"),
+        ({"first_error_threshold": 5.0}, "first_error_threshold is 5.0; it is a probability"),
         ({"reward": ["checker"], "outcome_weight": 2.0}, "outcome_weight would do nothing"),
         ({"reward": ["implicit"], "implicit": "x", "credit": "delta"}, "gives rewards, not scores, so credit would do"),
         ({"outcome_weight": 0.0}, "leaves nothing to learn from"),
@@ -240,4 +244,24 @@ def test_problems_of_another_task_are_refused_before_training(arguments, model, 
 def test_credit_parameters_reach_the_scheme(problems, prm_path, model, arguments):
     options = PPOOptions(problems, reward=["prm", "outcome"], prm=prm_path, credit="clip")
     with pytest.raises(UserError, match="'clip' needs 'eta'"):
+        ppo(options, arguments(), model)
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(problems, model, arguments):
+    run = {"save_strategy": "steps", "save_steps": 1}
+    ppo(PPOOptions(problems), arguments(**run), model)
+    with pytest.raises(
+        UserError, match=r"is of another run, with missing_answer_reward 0.0 \(now -1.0\), beta 0.0 \(now"
+    ):
+        ppo(PPOOptions(problems, missing_answer_reward=-1.0, resume=True), arguments(**run, beta=0.1), model)
+    assert ppo(PPOOptions(problems, resume=True), arguments(**run | {"max_steps": 4}), model)["samples"] == 8
+
+
+def test_a_verifier_that_is_too_short_is_said_before_training(problems, model, arguments, tokenizer, tmp_path):
+    small_model(tokenizer, hidden_size=32, layers=1, heads=2, max_positions=28).save_pretrained(tmp_path / "short")
+    tokenizer.save_pretrained(tmp_path / "short")
+    new_verifier(str(tmp_path / "short"), VerifierSpec("prm")).save_pretrained(tmp_path / "short-prm")
+    tokenizer.save_pretrained(tmp_path / "short-prm")
+    options = PPOOptions(problems, reward=["prm"], prm=str(tmp_path / "short-prm"))
+    with pytest.raises(UserError, match="the prm has 28 positions, and a prompt of .* exceeds them"):
         ppo(options, arguments(), model)

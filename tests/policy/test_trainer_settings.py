@@ -123,6 +123,20 @@ def test_vine_by_hand(vine_trainer, row):
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
+def test_rollouts_are_paid_under_truncated_as_samples_are(vine_trainer, row, tokenizer):
+    """Two samples cut off, and rollouts that are cut off like them: nobody is paid for steps, nobody stands out."""
+    rows = [row("1", (1.0,), finished=False), row("1", (1.0,), finished=False)]
+    trainer = vine_trainer(rows, {"0\n": ["3", "3"]}, truncated="no_process")
+    sample = trainer._generate_single_turn
+
+    def cut(prompt_ids, *rest):
+        ids, _ = sample(prompt_ids, *rest)
+        return [[i for i in row if i != tokenizer.eos_token_id] for row in ids], None
+
+    trainer._generate_single_turn = cut
+    assert not advantages(trainer).any()
+
+
 def test_vine_rolls_out_nothing_in_an_evaluation(vine_trainer, row):
     rows = [row("1\n2", (1.0, -0.5), 1.0), row("4", (0.5,))]
     trainer = vine_trainer(rows, {"0\n": ["9"] * 3, "0\n1\n": ["9"] * 3})
@@ -163,6 +177,23 @@ def test_whitening_choices(scripted, rows, advantage):
     deviation = plain.std(correction=0)
     torch.testing.assert_close(full, (plain - plain.mean()) / deviation)
     torch.testing.assert_close(scaled, (plain - plain.mean()) / deviation + plain.mean())
+
+
+def test_the_completions_table_shows_the_advantages_that_train(scripted, rows):
+    trainer = scripted(rows)
+    batch = trainer.batch()
+    means = (batch["advantages"].sum(dim=1) / batch["completion_mask"].sum(dim=1)).tolist()
+    assert list(trainer._logs["advantages"])[-4:] == pytest.approx(means)
+
+
+def test_the_value_loss_does_not_depend_on_how_a_batch_is_cut(scripted, rows):
+    """Four rows at once, or each alone: the sum of the micro-batches' losses is the same."""
+    trainer = scripted(rows, advantage="gae", lam=0.5, whiten_advantages="none")
+    batch = trainer.batch()
+    whole = trainer._value_loss(trainer.model, batch).item()
+    parts = [{k: v[i : i + 1] if v.dim() else v for k, v in batch.items()} for i in range(4)]
+    assert sum(trainer._value_loss(trainer.model, part).item() for part in parts) == pytest.approx(whole)
+    assert whole > 0
 
 
 def test_whitened_rewards_keep_their_mean(scripted, rows):
@@ -226,7 +257,8 @@ def test_k2_in_the_loss_is_averaged_as_trl_averages_k3(scripted, rows, loss_type
     """With the advantages at 0 the loss is beta times the mean KL, whichever estimate it is."""
     found = {}
     for estimator in ("k2", "k3"):
-        trainer = with_adapter(scripted(rows, beta=0.5, kl_estimator=estimator, loss_type=loss_type))
+        more = {"epsilon_high": 5.0} if loss_type == "cispo" else {}
+        trainer = with_adapter(scripted(rows, beta=0.5, kl_estimator=estimator, loss_type=loss_type, **more))
         batch = trainer.batch()
         batch["advantages"] = torch.zeros_like(batch["advantages"])
         # The reference is put near the policy, where k2 and k3 agree to second order.
