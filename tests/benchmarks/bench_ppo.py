@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--work", choices=("full", "dense"), required=True)
     parser.add_argument("--updates", type=int, default=3, help="timed ones; two more warm up and end the run")
     parser.add_argument("--epochs", type=int, default=4, help="full: PPO epochs over a batch")
-    parser.add_argument("--micro", type=int, default=8, help="rows a forward pass")
+    parser.add_argument("--micro", type=int, default=4, help="rows a forward pass")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.child:
