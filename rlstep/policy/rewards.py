@@ -118,12 +118,7 @@ class TaskRewards:
         self.task, self.sources, self.verifiers = task, sources or {"outcome": 1.0}, verifiers or {}
         _check_sources(self.sources, self.verifiers)
         self.credit = credit
-        self.credit_parameters = DEFAULTS.get(credit, {}) | (credit_parameters or {})
-        try:
-            # Of two steps, so that wrong values show at the start, and not wrong names alone.
-            step_rewards(torch.full((2,), 0.5), credit, **self.credit_parameters)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        self.credit_parameters = credit_settings(credit, credit_parameters)
         self.process_weight, self.outcome_weight = process_weight, outcome_weight
         self.first_error_threshold = first_error_threshold
         self.guards = guards or Guards()
@@ -207,6 +202,21 @@ class TaskRewards:
 def _padded(a: list[float], b: list[float]) -> tuple[list[float], list[float]]:
     length = max(len(a), len(b))
     return a + [0.0] * (length - len(a)), b + [0.0] * (length - len(b))
+
+
+def credit_settings(credit: str, parameters: dict | None) -> dict:
+    """A credit scheme's parameters, with RL's own defaults.
+
+    Raises:
+        UserError: the scheme does not take them, by name or by value.
+    """
+    found = DEFAULTS.get(credit, {}) | (parameters or {})
+    try:
+        # Of two steps, so that wrong values show at the start, and not wrong names alone.
+        step_rewards(torch.full((2,), 0.5), credit, **found)
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+    return found
 
 
 def _check_sources(sources: dict[str, float], verifiers: dict[str, Scorer]) -> None:

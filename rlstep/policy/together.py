@@ -2,16 +2,19 @@
 how a run goes."""
 
 from dataclasses import fields
+from pathlib import Path
 
 from trl import ModelConfig
 
 from rlstep.policy.alarms import AlarmOptions
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.guards import Guards
-from rlstep.policy.options import PPOOptions
+from rlstep.policy.options import VERIFIERS, PPOOptions
 from rlstep.policy.refresh_labels import RefreshOptions
+from rlstep.policy.rewards import credit_settings
 from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
+from rlstep.verifiers.remote import is_url
 
 # Settings of the trainer that decide how a run goes; a run that is resumed with others would be another one.
 DECIDING = (
@@ -39,7 +42,8 @@ def check_together(
     Raises:
         UserError: there are some.
     """
-    faults = [] if options.pays_steps else _without_steps(options, alarm, args)
+    faults = _missing(options, refresh, model)
+    faults += [] if options.pays_steps else _without_steps(options, alarm, args)
     if options.credit in ("delta", "clip_delta") and args.advantage == "group" and args.step_discount == 0:
         faults.append(
             f"credit '{options.credit}' means something in sums of rewards alone, and with step_discount 0 each step "
@@ -68,6 +72,19 @@ def check_together(
         )
     if faults:
         raise UserError("; ".join(faults) + ".")
+    if {"prm", "checker"} & set(options.reward):
+        credit_settings(options.credit, options.credit_parameters)
+
+
+def _missing(options: PPOOptions, refresh: RefreshOptions, model: ModelConfig) -> list[str]:
+    """Folders that are not there; a hub id has one slash at most, and is looked up when it is loaded."""
+    paths = {name: getattr(options, name) for name in VERIFIERS}
+    paths |= {"refresh_teacher": refresh.refresh_teacher, "model_name_or_path": model.model_name_or_path}
+    return [
+        f"{name} {path}: no such folder; run the stage that writes it, or correct the path"
+        for name, path in paths.items()
+        if path and not is_url(path) and path.count("/") > 1 and not Path(path).exists()
+    ]
 
 
 def _without_steps(options: PPOOptions, alarm: AlarmOptions, args: StepPPOConfig) -> list[str]:

@@ -91,12 +91,7 @@ def draw_rl_curves(arms: dict, path: str | Path, caption: str, comparison: dict 
                 last = max(last, samples[-1])
             if comparison and comparison[key]["ratio"]:
                 _mark_reach(axes, comparison[key])
-            _label_ends(axes, ends, height_in=4.4)
-            _shares(axes)
-            axes.set_xlim(0, last)
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-            axes.set_xlabel("samples used for RL")
-            axes.set_title(title, loc="left", fontsize=10)
+            _learning_panel(axes, title, ends, last)
         panels[0].set_ylabel("share of test solutions")
         _title(figure, "PPO with and without step rewards", caption)
         _save(figure, path)
@@ -121,15 +116,20 @@ def draw_contrast(arms: dict[str, dict], path: str | Path, caption: str) -> None
                 _band(axes, found["samples"], curve, colour)
                 ends.append((curve["mean"][-1], f"{label}  {curve['mean'][-1]:.0%}", colour))
                 last = max(last, found["samples"][-1])
-            _label_ends(axes, ends, height_in=4.4)
-            _shares(axes)
-            axes.set_xlim(0, last)
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-            axes.set_xlabel("samples used for RL")
-            axes.set_title(title, loc="left", fontsize=10)
+            _learning_panel(axes, title, ends, last)
         panels[0].set_ylabel("share of test solutions")
         _title(figure, "What pays, and what is learned", caption)
         _save(figure, path)
+
+
+def _learning_panel(axes: Axes, title: str, ends: list[tuple[float, str, str]], last: int) -> None:
+    """What the panels of learning curves share: shares against samples, each line named behind its end."""
+    _label_ends(axes, ends, height_in=4.4)
+    _shares(axes)
+    axes.set_xlim(0, last)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xlabel("samples used for RL")
+    axes.set_title(title, loc="left", fontsize=10)
 
 
 def draw_step_scores(examples: Sequence[Example], path: str | Path) -> None:

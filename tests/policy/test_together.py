@@ -31,6 +31,7 @@ def check(arguments):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
+        ({"options": STEPS | {"prm": "runs/demo/prn"}}, "prm runs/demo/prn: no such folder; run the stage that writes"),
         ({"args": {"step_discount": 0.5, "step_baseline": "all"}}, "so step_discount, step_baseline would do nothing"),
         ({"args": {"truncated": "no_process"}}, r"\['outcome'\] pays nothing for steps, so truncated would do"),
         ({"alarm": {"alarm_rise": 2.0}}, "so alarm_rise would do nothing"),
@@ -44,6 +45,8 @@ def check(arguments):
             },
             "missing_answer_reward prices an answer that has not come yet",
         ),
+        ({"options": STEPS | {"credit": "clip"}}, "'clip' needs 'eta'"),
+        ({"options": STEPS | {"credit": "log", "credit_parameters": {"floor": 1}}}, "floor=1 bounds log p"),
         ({"refresh": {"refresh_every": 2}}, "refresh_every trains the PRM, but reward is"),
         ({"options": STEPS, "alarm": {"alarm": "stop"}}, "set load_best_model_at_end: true and metric_for_best_model"),
         (
