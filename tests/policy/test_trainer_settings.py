@@ -1,6 +1,7 @@
 """What the trainer's further settings change: estimators, whitening, the KL, cut-off completions, who watches."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -368,3 +369,24 @@ def test_what_an_observer_logs_is_logged(scripted, rows):
     trainer.observers.append(lambda batch: trainer.log_metric("mine", batch.update + 0.5))
     trainer.train()
     assert [entry["mine"] for entry in trainer.state.log_history if "mine" in entry] == [1.5]
+
+
+def test_observers_come_when_all_that_the_batch_is_paid_is_settled(scripted, rows):
+    """One may train the PRM, which this batch's advantages must not see half of."""
+    trainer, settled = scripted(rows), []
+    trainer.observers.append(lambda batch: settled.append(len(trainer._metrics["train"]["advantage/mean_abs"])))
+    trainer.batch()
+    assert settled == [1]
+
+
+def test_rows_that_fill_the_last_batch_of_an_evaluation_are_not_counted(scripted, rows, monkeypatch):
+    """Of four rows that two ranks judged, two repeat the first ones so that both have as many."""
+    trainer = scripted(rows, num_generations_eval=1)
+    trainer.model.eval()
+    state = SimpleNamespace(end_of_dataloader=True, remainder=2)
+    monkeypatch.setattr(trainer.accelerator, "gradient_state", state)
+    trainer.batch()
+    assert trainer._metrics["eval"]["accuracy"] == [1.0, 0.0]
+    state.end_of_dataloader = False
+    trainer.batch()
+    assert trainer._metrics["eval"]["accuracy"] == [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]
