@@ -5,8 +5,8 @@ import os
 import sys
 
 from rlstep import __version__
-from rlstep.commands import COMMANDS, run
 from rlstep.runtime.errors import UserError
+from rlstep.stages import COMMANDS, run
 
 # These print what they find themselves.
 TALKATIVE = ("lab", "example", "report", "data")

@@ -31,6 +31,50 @@ def tiny_lm(tokenizer, tmp_path_factory) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="session")
+def verifier_paths(tiny_lm, tokenizer, tmp_path_factory) -> dict[str, str]:
+    """Untrained PRM and ORM checkpoints."""
+    from transformers import set_seed
+
+    from rlstep.verifiers.model import VerifierSpec, new_verifier
+
+    paths = {}
+    for kind in ("prm", "orm"):
+        set_seed(1)
+        path = tmp_path_factory.mktemp(kind)
+        new_verifier(tiny_lm, VerifierSpec(kind)).save_pretrained(path)
+        tokenizer.save_pretrained(path)
+        paths[kind] = str(path)
+    return paths
+
+
+@pytest.fixture
+def ppo_arguments(tmp_path):
+    """Makes a StepPPOConfig for a few quick updates in tmp_path."""
+    from rlstep.policy.config import StepPPOConfig
+
+    def make(**changes):
+        plain = {
+            "output_dir": str(tmp_path / "out"),
+            "per_device_train_batch_size": 4,
+            "num_generations": 2,
+            "num_iterations": 2,
+            "max_completion_length": 16,
+            "max_steps": 2,
+            "learning_rate": 1e-2,
+            "gradient_checkpointing": False,
+            "bf16": False,
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "dataloader_pin_memory": False,
+            "save_strategy": "no",
+            "logging_steps": 1,
+        }
+        return StepPPOConfig(**(plain | changes))
+
+    return make
+
+
 @pytest.fixture
 def solutions(task):
     """Twelve labelled solutions by the pupil with buggy rules: some steps and answers are wrong."""

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from rlstep import __version__, cli
-from rlstep.commands import COMMANDS, Command, config_classes
 from rlstep.runtime import paths
 from rlstep.runtime.errors import UserError
+from rlstep.stages import COMMANDS, Command, config_classes
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "trl", "datasets", "matplotlib", "wandb")

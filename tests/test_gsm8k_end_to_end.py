@@ -14,8 +14,8 @@ import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlstep.commands import run
 from rlstep.runtime.rows import write_rows
+from rlstep.stages import run
 from rlstep.steps.records import Solution, read_problems, read_solutions
 from rlstep.tasks.calculator import annotations_hold
 

@@ -10,15 +10,15 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 
 from rlstep.cli import main
 from rlstep.runtime.rows import write_rows
+from rlstep.stages import score as score_stage
+from rlstep.stages.score import ScoreConfig
 from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.records import Solution, read_solutions, write_solutions
-from rlstep.verifiers import score as score_stage
 from rlstep.verifiers.collate import score_features, train_features
 from rlstep.verifiers.model import VerifierSpec, new_verifier
-from rlstep.verifiers.score import ScoreConfig
-from rlstep.verifiers.scoring import RewardModel
-from rlstep.verifiers.train import PRMConfig, prm
-from rlstep.verifiers.trainer import PRMTrainer, VerifierArguments
+from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.training.train import PRMConfig, prm
+from rlstep.verifiers.training.trainer import PRMTrainer, VerifierArguments
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
 STEP = "7 + 3 = 10\n"

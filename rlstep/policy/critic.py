@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from rlstep.verifiers.shared import twin
+from rlstep.verifiers.share_weights import twin
 
 ADAPTER = "critic"
 

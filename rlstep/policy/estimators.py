@@ -15,7 +15,7 @@ from rlstep.core.advantages import group, rloo, spread_over_tokens, vine
 from rlstep.core.masked import moment_sums, moments, whiten_with
 from rlstep.core.rewards import pad_steps, place_step_rewards
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.rewards import Judgement
+from rlstep.policy.rewards.task_rewards import Judgement
 
 Sum = Callable[[Tensor], Tensor]  # a tensor's sum over the ranks
 Tokens = Sequence[Sequence[int]]

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlstep.policy.rewards import PROCESS, SOURCES
+from rlstep.policy.rewards.task_rewards import PROCESS, SOURCES
 from rlstep.runtime.errors import UserError
 
 VERIFIERS = ("prm", "orm", "implicit")

@@ -26,9 +26,9 @@ from rlstep.core.kl import kl_estimate
 from rlstep.core.masked import masked_mean
 from rlstep.policy import estimators, vine
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.metrics import batch_metrics
+from rlstep.policy.monitoring.metrics import batch_metrics
 from rlstep.policy.resume import ExactResume
-from rlstep.policy.rewards import Judgement, RewardSource
+from rlstep.policy.rewards.task_rewards import Judgement, RewardSource
 from rlstep.policy.with_critic import WithCritic
 from rlstep.steps.positions import step_tokens, token_ends_from_ids
 
@@ -50,7 +50,7 @@ class StepPPOTrainer(ExactResume, WithCritic, GRPOTrainer):
 
     Args:
         model: path, hub id or instance of a causal LM.
-        reward_source: judges completions (`rlstep.policy.rewards`).
+        reward_source: judges completions (`rlstep.policy.rewards.task_rewards`).
         args: the configuration.
         train_dataset, eval_dataset: rows with `prompt` (text) and `reference`.
         processing_class: the policy's tokenizer.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rlstep.policy.rewards import Judgement
+from rlstep.policy.rewards.task_rewards import Judgement
 
 # (prefixes as token ids, new tokens at most) -> K completions of each, as token ids.
 Sampler = Callable[[list[list[int]], int], list[list[list[int]]]]

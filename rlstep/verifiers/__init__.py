@@ -3,12 +3,12 @@
 from importlib import import_module
 
 _LAZY = {
-    "RewardModel": "rlstep.verifiers.scoring",
-    "PRMTrainer": "rlstep.verifiers.trainer",
-    "ORMTrainer": "rlstep.verifiers.trainer",
-    "ImplicitTrainer": "rlstep.verifiers.implicit_trainer",
-    "ImplicitRewardModel": "rlstep.verifiers.implicit",
-    "VerifierArguments": "rlstep.verifiers.arguments",
+    "RewardModel": "rlstep.verifiers.scoring.reward_model",
+    "PRMTrainer": "rlstep.verifiers.training.trainer",
+    "ORMTrainer": "rlstep.verifiers.training.trainer",
+    "ImplicitTrainer": "rlstep.verifiers.training.implicit_trainer",
+    "ImplicitRewardModel": "rlstep.verifiers.scoring.implicit",
+    "VerifierArguments": "rlstep.verifiers.training.arguments",
 }
 __all__ = sorted(_LAZY)
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
 
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.positions import encode_batch
-from rlstep.verifiers.scoring import RewardModel
+from rlstep.verifiers.scoring.reward_model import RewardModel
 
 VOCABULARY, BATCH_ROWS, BATCH_TOKENS = 32_000, 8, 2048
 WRONG, RIGHT = 5, 6  # the label tokens

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from rlstep.runtime.rows import write_rows
+from rlstep.stages.score import ScoreConfig, score
 from rlstep.steps.records import read_solutions
 from rlstep.verifiers.model import VerifierSpec, new_verifier
-from rlstep.verifiers.score import ScoreConfig, score
 
 
 @pytest.mark.distributed

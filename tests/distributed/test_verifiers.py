@@ -8,7 +8,7 @@ import torch
 
 from rlstep.runtime.rows import write_rows
 from rlstep.tasks.base import checked
-from rlstep.verifiers.scoring import RewardModel
+from rlstep.verifiers.scoring.reward_model import RewardModel
 
 pytestmark = [
     pytest.mark.distributed,

@@ -29,30 +29,8 @@ def row():
 
 
 @pytest.fixture
-def arguments(tmp_path):
-    """Makes a StepPPOConfig for a few quick updates in tmp_path."""
-    from rlstep.policy.config import StepPPOConfig
-
-    def make(**changes):
-        plain = {
-            "output_dir": str(tmp_path / "out"),
-            "per_device_train_batch_size": 4,
-            "num_generations": 2,
-            "num_iterations": 2,
-            "max_completion_length": 16,
-            "max_steps": 2,
-            "learning_rate": 1e-2,
-            "gradient_checkpointing": False,
-            "bf16": False,
-            "use_cpu": True,
-            "disable_tqdm": True,
-            "dataloader_pin_memory": False,
-            "save_strategy": "no",
-            "logging_steps": 1,
-        }
-        return StepPPOConfig(**(plain | changes))
-
-    return make
+def arguments(ppo_arguments):
+    return ppo_arguments
 
 
 @pytest.fixture
@@ -72,7 +50,7 @@ def scripted(tiny_lm, tokenizer, arguments, lora):
     """
     from datasets import Dataset
 
-    from rlstep.policy.rewards import Judgement
+    from rlstep.policy.rewards.task_rewards import Judgement
     from rlstep.policy.trainer import StepPPOTrainer
     from rlstep.steps.boundaries import line_steps
 

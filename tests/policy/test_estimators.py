@@ -10,7 +10,7 @@ from rlstep.policy.estimators import (
     whiten,
     without_positive_steps,
 )
-from rlstep.policy.rewards import Judgement
+from rlstep.policy.rewards.task_rewards import Judgement
 
 
 def judgement(step_rewards, outcome=0.0, steps=None) -> Judgement:

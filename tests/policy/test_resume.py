@@ -30,7 +30,7 @@ from trl import GRPOTrainer
 
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.resume import WALL_CLOCK, ExactResume
-from rlstep.policy.rewards import Judgement
+from rlstep.policy.rewards.task_rewards import Judgement
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime import checkpoints
 from rlstep.runtime.checkpoints import newest_checkpoint, read_state, write_state

@@ -8,14 +8,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
-from rlstep.policy.guards import Guards
-from rlstep.policy.rewards import TaskRewards
+from rlstep.policy.rewards.guards import Guards
+from rlstep.policy.rewards.task_rewards import TaskRewards
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.policy.with_critic import CRITIC_FILE
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.small import small_model
 from rlstep.verifiers.model import VerifierSpec, new_verifier
-from rlstep.verifiers.scoring import RewardModel
+from rlstep.verifiers.scoring.reward_model import RewardModel
 
 GROUP = {"advantage": "group", "step_baseline": "all"}
 # What an untrained policy writes has no answer, and is to be paid for all the same.
@@ -451,7 +451,7 @@ def test_evaluation_weighs_every_row_alike(scripted, row, tokenizer):
     right = iter([True, False, True])
 
     def source(prompts, completions, references):
-        from rlstep.policy.rewards import Judgement
+        from rlstep.policy.rewards.task_rewards import Judgement
 
         return [Judgement([], [], 0.0, correct=found, clean=False) for found in (next(right) for _ in prompts)]
 

@@ -70,7 +70,7 @@ def vine_trainer(scripted, tokenizer):
     """Makes a vine trainer whose rollouts are scripted: `continuations` maps the text so far to K completions of it."""
 
     def make(rows, continuations, **changes):
-        from rlstep.policy.rewards import Judgement
+        from rlstep.policy.rewards.task_rewards import Judgement
         from rlstep.steps.boundaries import line_steps
 
         worth = {row.text: row for row in rows}
@@ -318,7 +318,7 @@ def test_a_full_parameter_policy_has_a_critic_on_a_frozen_base(arguments, tiny_l
     from datasets import Dataset
     from safetensors.torch import load_file
 
-    from rlstep.policy.rewards import TaskRewards
+    from rlstep.policy.rewards.task_rewards import TaskRewards
     from rlstep.policy.trainer import StepPPOTrainer
 
     data = [{"prompt": p.prompt, "reference": p.reference} for p in task.problems("train", 2, seed=0)]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlstep.policy.rewards import Judgement
+from rlstep.policy.rewards.task_rewards import Judgement
 from rlstep.policy.vine import returns, roll_out, states, values
 
 # Two samples of one problem, prompt [9]: steps `1 2 | 3 |` and `1 2 | 4 5`, whose second ends with the completion; a

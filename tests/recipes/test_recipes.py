@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlstep.commands import config_classes
 from rlstep.runtime.config import StrictParser, load_recipe
+from rlstep.stages import config_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))

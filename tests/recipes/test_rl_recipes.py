@@ -13,9 +13,9 @@ import pytest
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from rlstep.commands import run
 from rlstep.runtime.config import load_recipe
 from rlstep.runtime.rows import write_rows
+from rlstep.stages import run
 from rlstep.steps.records import read_solutions
 from rlstep.tasks import get
 from rlstep.tasks.small import small_model

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlstep.commands import run
 from rlstep.runtime.rows import write_rows
+from rlstep.stages import run
 from rlstep.steps.records import read_solutions, write_solutions
-from rlstep.verifiers.scoring import RewardModel
+from rlstep.verifiers.scoring.reward_model import RewardModel
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = ("prm800k", "math_shepherd")

@@ -7,12 +7,12 @@ from matplotlib.image import imread
 
 from rlstep.report.examples import first_flagged, first_wrong, read_step_scores
 from rlstep.report.figures import draw_step_scores, spread
-from rlstep.report.report import ReportConfig, report
 from rlstep.report.seeds import report_seeds
 from rlstep.report.summary import summarize
 from rlstep.report.tables import number
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_json, write_rows
+from rlstep.stages.report import ReportConfig, report
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.records import Solution
 

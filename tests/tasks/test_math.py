@@ -3,9 +3,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from rlstep.commands import config_classes
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
+from rlstep.stages import config_classes
 from rlstep.steps.records import Solution
 from rlstep.tasks import NAMES, get
 from rlstep.tasks.base import checked

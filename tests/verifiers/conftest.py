@@ -1,29 +1,12 @@
-"""Tiny verifiers on disk, and the arguments of a short training run."""
+"""The arguments of a short training run."""
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def verifier_paths(tiny_lm, tokenizer, tmp_path_factory) -> dict[str, str]:
-    """Untrained PRM and ORM checkpoints."""
-    from transformers import set_seed
-
-    from rlstep.verifiers.model import VerifierSpec, new_verifier
-
-    paths = {}
-    for kind in ("prm", "orm"):
-        set_seed(1)
-        path = tmp_path_factory.mktemp(kind)
-        new_verifier(tiny_lm, VerifierSpec(kind)).save_pretrained(path)
-        tokenizer.save_pretrained(path)
-        paths[kind] = str(path)
-    return paths
 
 
 @pytest.fixture
 def arguments(tmp_path):
     """Makes VerifierArguments for a few quick steps in tmp_path."""
-    from rlstep.verifiers.trainer import VerifierArguments
+    from rlstep.verifiers.training.trainer import VerifierArguments
 
     def make(**changes):
         options = {

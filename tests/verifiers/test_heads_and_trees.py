@@ -13,9 +13,9 @@ from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.records import Solution
 from rlstep.verifiers.collate import train_features
 from rlstep.verifiers.model import VerifierSpec, label_token_ids, new_verifier
-from rlstep.verifiers.scoring import RewardModel
-from rlstep.verifiers.train import ORMConfig, PRMConfig, orm, prm
-from rlstep.verifiers.trainer import ORMTrainer, PRMTrainer, pair_up
+from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.training.train import ORMConfig, PRMConfig, orm, prm
+from rlstep.verifiers.training.trainer import ORMTrainer, PRMTrainer, pair_up
 
 NEUTRAL_CLASS = VerifierSpec("prm", policy=LabelPolicy("class"))
 
@@ -89,7 +89,7 @@ def test_what_has_no_labels_of_its_own_teaches_nothing_twice(tokenizer, solution
 def test_random_batches_with_packing_and_length_groups_without(tiny_lm, solutions, arguments):
     from torch.utils.data import RandomSampler
 
-    from rlstep.verifiers.trainer import LengthGroupedSampler
+    from rlstep.verifiers.training.trainer import LengthGroupedSampler
 
     def sampler(**changes):
         return PRMTrainer(tiny_lm, arguments(**changes), solutions)._get_train_sampler()

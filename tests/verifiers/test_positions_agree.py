@@ -6,7 +6,7 @@ import torch
 from rlstep.steps.boundaries import line_steps
 from rlstep.verifiers import collate
 from rlstep.verifiers.model import load_classifier, load_config
-from rlstep.verifiers.scoring import RewardModel
+from rlstep.verifiers.scoring.reward_model import RewardModel
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
 COMPLETION = "7 + 3 = 10\n10 * 7 = 10\nAnswer: 10"

@@ -10,7 +10,7 @@ from rlstep.steps.boundaries import Boundary
 from rlstep.verifiers import published
 from rlstep.verifiers.published.rows import clean, free_character, join_marked, step_texts
 from rlstep.verifiers.published.weights import published_name
-from rlstep.verifiers.scoring import RewardModel
+from rlstep.verifiers.scoring.reward_model import RewardModel
 
 
 @pytest.mark.parametrize("family", ["qwen", "math_shepherd", "rlhflow", "skywork"])

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from rlstep.steps.boundaries import Boundary
 from rlstep.verifiers import published
-from rlstep.verifiers.scoring import RewardModel
+from rlstep.verifiers.scoring.reward_model import RewardModel
 
 CLOSE = {"abs": 1e-5, "rel": 0}
 SHEPHERD_TAG = "\u043a\u0438"

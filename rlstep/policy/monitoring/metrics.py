@@ -1,0 +1,288 @@
+"""What is measured of every batch of completions, and a glossary of all that a run logs.
+
+`batch_metrics` gives single values, not means: the trainer puts them into lists whose mean it logs. A metric of
+completions has a value a completion, one of steps a value a step, one of groups a value a group; so that a last,
+smaller batch of an evaluation weighs as much as its rows do, and several batches average as one large batch would.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rlstep.core.aggregate import solution_score, vote_weight
+from rlstep.policy.rewards.task_rewards import Judgement
+
+POSITIONS = 12  # steps with a metric of their own; later ones share one
+# Guards that withhold single steps (rlstep.policy.rewards.guards). All are logged, so that a curve has its zeros.
+STEP_GUARDS = ("after_answer", "filler", "max_step_chars", "max_steps", "repeats", "restated")
+_SAME = 1e-6  # a PRM's scores of one text differ by as much from batch to batch
+
+
+def batch_metrics(
+    judged: Sequence[Judgement],
+    completions: Sequence[str],
+    group_size: int,
+    tokens: Sequence[int],
+    finished: Sequence[bool] | None = None,
+) -> dict[str, list[float]]:
+    """Values to extend the trainer's lists with, by name (`METRICS` says what each is); no list is empty.
+
+    Args:
+        judged: (B,) of all ranks, a problem's samples together.
+        completions: (B,) their texts, which the spans are of.
+        group_size: samples a problem; with 1 there are no groups to measure.
+        tokens: (B,) completion tokens.
+        finished: (B,) whether the policy ended the completion itself; None where that is not known.
+
+    Raises:
+        ValueError: the arguments are of different lengths, or B is no multiple of the group size.
+    """
+    rows = {"judgements": judged, "completions": completions, "tokens": tokens}
+    rows |= {} if finished is None else {"finished flags": finished}
+    if len({len(values) for values in rows.values()}) > 1:
+        listed = ", ".join(f"{len(values)} {name}" for name, values in rows.items())
+        raise ValueError(f"{listed}: give one of each a row.")
+    if len(judged) % group_size:
+        raise ValueError(f"{len(judged)} rows are no multiple of {group_size} samples a problem.")
+    found: dict[str, list[float]] = defaultdict(list)
+    _rewards(judged, group_size, found)
+    _accuracy(judged, found)
+    for row, text, length in zip(judged, completions, tokens, strict=True):
+        _prm(row, found)
+        _steps(row, text, length, found)
+    _guards(judged, found)
+    found["completions/without_answer"] = [float(not row.answered) for row in judged]
+    if finished is not None:
+        found["completions/truncated"] = [float(not done) for done in finished]
+    return {name: values for name, values in found.items() if values}
+
+
+def _rewards(judged: Sequence[Judgement], group_size: int, found: dict[str, list[float]]) -> None:
+    for row in judged:
+        found["reward/process"].append(float(sum(row.step_rewards)))
+        found["reward/outcome"].append(float(row.outcome))
+        for position, reward in enumerate(row.step_rewards, start=1):
+            found[f"reward/step_at_{_position(position)}"].append(float(reward))
+    if group_size > 1:
+        groups = (judged[start : start + group_size] for start in range(0, len(judged), group_size))
+        found["reward/no_signal"] = [float(_all_alike(group)) for group in groups]
+
+
+def _position(position: int) -> str:
+    return f"{position:02d}" if position <= POSITIONS else f"{POSITIONS + 1}_on"
+
+
+def _all_alike(group: Sequence[Judgement]) -> bool:
+    """Whether all samples of a problem are paid the same for the same number of steps, and the same for the outcome."""
+    first = [*group[0].step_rewards, group[0].outcome]
+    return all(
+        len(row.step_rewards) == len(first) - 1
+        and all(math.isclose(a, b, abs_tol=_SAME) for a, b in zip([*row.step_rewards, row.outcome], first, strict=True))
+        for row in group[1:]
+    )
+
+
+def _accuracy(judged: Sequence[Judgement], found: dict[str, list[float]]) -> None:
+    found["accuracy"] = [float(row.correct) for row in judged]
+    # All rows or none: rows whose steps are all known are not a fair sample of those whose steps are not.
+    if all(row.checked for row in judged) and any(row.labels for row in judged):
+        found["clean_accuracy"] = [float(row.clean) for row in judged]
+
+
+def _prm(row: Judgement, found: dict[str, list[float]]) -> None:
+    if row.step_scores is None:
+        return
+    score = vote_weight(solution_score(row.step_scores, "product"), "product")
+    found["prm/score"].append(score)
+    found["prm/gap"].append(score - row.correct)
+    known = zip(row.step_scores, row.labels, strict=False)  # a PRM may have been asked for the first steps alone
+    found["prm/step_gap"] += [float(p) - label for p, label in known if label is not None]
+
+
+def _steps(row: Judgement, text: str, length: int, found: dict[str, list[float]]) -> None:
+    count = len(row.steps)
+    found["steps/count"].append(float(count))
+    found["steps/characters"] += [float(end - start) for start, end in row.steps]
+    # The same for each step, so that the mean over steps is tokens over steps.
+    found["steps/tokens"] += [length / max(count, 1)] * count
+    earlier: set[str] = set()
+    for start, end in row.steps:
+        folded = " ".join(text[start:end].split())
+        found["steps/repeated"].append(float(folded in earlier))
+        earlier.add(folded)
+
+
+def _guards(judged: Sequence[Judgement], found: dict[str, list[float]]) -> None:
+    reasons = [reason for row in judged for reason in row.guards]
+    if reasons:
+        found["steps/withheld"] = [float(reason is not None) for reason in reasons]
+        for name in sorted({*STEP_GUARDS, *reasons} - {None}):
+            found[f"steps/withheld_{name}"] = [float(reason == name) for reason in reasons]
+
+
+class Metric(NamedTuple):
+    """An entry of the glossary; `healthy` is a rule of thumb, for language models of any size."""
+
+    formula: str
+    healthy: str
+    meaning: str
+
+
+# name, as logged (wandb puts train/ or eval/ before it); * stands for what a run fills in.
+METRICS: dict[str, Metric] = {
+    # --- Rewards and what is verified.
+    "reward/process": Metric(
+        "sum_k r_k, mean over completions",
+        "rises, together with accuracy",
+        "What the step rewards pay a completion. Its unit is the credit scheme's.",
+    ),
+    "reward/outcome": Metric(
+        "mean outcome reward, weighted", "rises", "What the outcome pays: the verified answer, or an ORM."
+    ),
+    "reward/step_at_*": Metric(
+        f"mean r_k of the k-th steps that are judged, k = 01 ... {POSITIONS}; {POSITIONS + 1}_on: all later steps",
+        "none far above the others",
+        "Where in a solution reward is paid. Late positions that pay ever more mean padding.",
+    ),
+    "reward/no_signal": Metric(
+        "share of groups whose samples all have the same step rewards and outcome",
+        "below 0.5",
+        "Groups from which group, rloo and vine learn little or nothing. Near 1: too easy, or too hard.",
+    ),
+    "accuracy": Metric("mean [answer verified right]", "rises", "The aim. Rewards are means to it."),
+    "clean_accuracy": Metric(
+        "mean [answer and every step right]",
+        "rises, close below accuracy",
+        "Right for the right reasons. Logged where the checker can tell of every step.",
+    ),
+    "advantage/mean_abs": Metric(
+        "mean over tokens of |A_t|, as the loss gets it",
+        "steady, above 0",
+        "How much a batch teaches. About 0.8 where advantages are whitened.",
+    ),
+    # --- Is the PRM still right about this policy?
+    "prm/score": Metric(
+        "mean over completions of prod_k p_k",
+        "rises, together with accuracy",
+        "How probable the PRM holds it that all steps are right.",
+    ),
+    "prm/gap": Metric(
+        "prm/score - accuracy",
+        "steady; below 0.1",
+        "By how much the PRM overrates completions. It grows when the policy moves to where the PRM errs.",
+    ),
+    "prm/step_gap": Metric(
+        "mean (p_k - y_k) over steps with an exact label y_k",
+        "-0.1 to 0.1",
+        "The same for single steps: above 0 the PRM overrates them.",
+    ),
+    "prm_refresh/rows": Metric(
+        "new samples that it was trained on", "above 0", "What a refresh of the PRM learned from."
+    ),
+    "prm_refresh/loss_*": Metric(
+        "mean cross-entropy of those samples' step labels, before and after",
+        "after below before",
+        "What the refresh changed. A high loss before it: the PRM was out of date.",
+    ),
+    "prm_refresh/agreement_*": Metric(
+        "share of steps where p_k and the label lie on one side of 0.5, before and after",
+        "above 0.8; after above before",
+        "Whether PRM and labels agree on the policy's newest samples.",
+    ),
+    "prm_refresh/*": Metric(
+        "counts of steps, dropped and replayed rows; right_share of the steps; seconds",
+        "few rows dropped",
+        "What else went into the refresh.",
+    ),
+    "alarm": Metric(
+        "1 from an alarm until accuracy has recovered, else 0",
+        "0",
+        "The process return rises while verified accuracy falls: the policy games the step rewards.",
+    ),
+    # --- What the policy writes.
+    "steps/count": Metric("mean steps a completion", "steady", "Growing without more accuracy: padding."),
+    "steps/characters": Metric(
+        "mean characters a step", "steady", "Growing: ever more in one step. Shrinking: padding."
+    ),
+    "steps/tokens": Metric("completion tokens / steps", "steady", "The same in the policy's tokens."),
+    "steps/repeated": Metric(
+        "share of steps equal to an earlier one of the completion, white space folded",
+        "below 0.05",
+        "The cheapest way to collect step rewards.",
+    ),
+    "steps/withheld": Metric(
+        "share of steps that a guard withheld", "below 0.1", "How often guards have to act at all."
+    ),
+    "steps/withheld_*": Metric(
+        "the same for one guard: " + ", ".join(STEP_GUARDS), "near 0", "Which way of gaming is tried."
+    ),
+    "completions/without_answer": Metric("share without an answer", "near 0", "Nothing can be verified of these."),
+    "completions/truncated": Metric(
+        "share that the policy did not end itself", "below 0.05", "Rising: solutions outgrow max_completion_length."
+    ),
+    "completions/clipped_ratio": Metric("the same, counted by TRL", "below 0.05", "Rising: see completions/truncated."),
+    "completions/mean_length": Metric(
+        "mean tokens a completion", "steady, well below the limit", "Growing without more accuracy: padding."
+    ),
+    # --- How the policy moves.
+    "kl": Metric(
+        "mean over tokens of kl_estimator, policy against reference",
+        "below 0.1 a token, rising slowly",
+        "How far the policy is from where it began. A jump: the steps were too large, or a reward is gamed.",
+    ),
+    "entropy": Metric(
+        "mean over tokens of -sum_v p_v log p_v",
+        "falls slowly, stays above 0",
+        "What is left to explore. A drop to near 0 ends learning: lower the learning rate, or raise beta.",
+    ),
+    "clip_ratio/region_mean": Metric(
+        "share of tokens whose ratio is clipped", "0.01 to 0.2", "0: steps are tiny. Above 0.3: too large, or too many."
+    ),
+    "clip_ratio/low_mean": Metric(
+        "share with ratio < 1 - epsilon and A < 0", "below 0.1", "Tokens that were made less likely as far as allowed."
+    ),
+    "clip_ratio/high_mean": Metric(
+        "share with ratio > 1 + epsilon and A > 0", "below 0.1", "Tokens that were made more likely as far as allowed."
+    ),
+    "grad_norm": Metric(
+        "L2 norm of the gradient before clipping",
+        "steady, no spikes",
+        "Always far above max_grad_norm: lower the rate.",
+    ),
+    # --- The critic (advantage: gae).
+    "critic/explained_variance": Metric(
+        "1 - Var(returns - values) / Var(returns)",
+        "rises to 0.3 and more",
+        "What share of the returns the critic foresees. Below 0 it is worse than their mean.",
+    ),
+    "critic/value_loss": Metric(
+        "clipped squared error of the values", "falls", "How well the critic fits its returns."
+    ),
+    "critic/clip_fraction": Metric(
+        "share of tokens where the clipped value error is the larger",
+        "below 0.3",
+        "High: the critic cannot keep up, so A is stale.",
+    ),
+    # --- The cost.
+    "vine/states": Metric(
+        "distinct states that are rolled out (advantage: vine)",
+        "-",
+        "vine_rollouts times as many completions are sampled.",
+    ),
+    "samples": Metric("completions drawn for training so far", "-", "The x axis that makes runs comparable."),
+    "tokens_per_second": Metric(
+        "completion tokens of all ranks / seconds",
+        "steady",
+        "What an hour buys. The time of rewards and updates is in it.",
+    ),
+}
+
+
+def glossary_table() -> str:
+    """`METRICS` as a Markdown table."""
+    lines = ["| metric | formula | healthy | what it tells |", "|---|---|---|---|"]
+    for name, metric in METRICS.items():
+        cells = [f"`{name}`", *(cell.replace("|", "\\|") for cell in metric)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,90 @@
+"""Who watches a PPO run: the alarm, the refresh of the PRM, the logs. Each sees every batch drawn for training."""
+
+from transformers import TrainerCallback
+
+from rlstep.policy.monitoring.alarms import AlarmOptions, HackingAlarm
+from rlstep.policy.monitoring.run_log import CompletionTable, JsonLog, SamplesAxis
+from rlstep.policy.options import PPOOptions
+from rlstep.policy.refresh.labels import RefreshOptions, make_labeler
+from rlstep.policy.refresh.training import Refresher
+from rlstep.policy.rewards.sources import Verifiers, load_whole
+from rlstep.policy.trainer import Batch, StepPPOTrainer
+from rlstep.tasks.base import Task
+
+
+def watch(
+    trainer: StepPPOTrainer,
+    options: PPOOptions,
+    alarm: AlarmOptions,
+    refresh: RefreshOptions,
+    task: Task,
+    verifiers: Verifiers,
+) -> None:
+    """Sets up all that watches, and what of it checkpoints have to keep."""
+    for name, cache in verifiers.caches.items():
+        trainer.register_state(f"scores_{name}", cache)
+    if alarm.alarm != "off" and (options.pays_steps or "orm" in options.reward):
+        watcher = AlarmWatch(trainer, alarm, of_outcome=not options.pays_steps)
+        trainer.observers.append(watcher)
+        trainer.add_callback(watcher)
+        trainer.register_state("alarm", watcher.alarm)
+    if refresh.refresh_every:
+        refresher = _refresher(trainer, refresh, task, verifiers)
+        trainer.observers.append(refresher)
+        trainer.register_state("prm_refresh", refresher.refresher)
+    trainer.add_callback(JsonLog())
+    trainer.add_callback(SamplesAxis())
+    table = CompletionTable(trainer.args, options.completion_table_every)
+    trainer.observers.append(
+        lambda batch: table.observe(batch.update, batch.prompts, batch.completions, batch.judged, batch.finished)
+    )
+
+
+class AlarmWatch(TrainerCallback):
+    """Shows the process return and the verified accuracy of each batch to the alarm, and does what it is set to do.
+
+    Where an ORM alone pays, `of_outcome`, its reward is what may be gamed, and stands for the process return.
+    """
+
+    def __init__(self, trainer: StepPPOTrainer, options: AlarmOptions, of_outcome: bool = False):
+        self.trainer, self.options, self.alarm = trainer, options, HackingAlarm(options)
+        self.of_outcome, self.stop = of_outcome, False
+
+    def __call__(self, batch: Batch) -> None:
+        rows = len(batch.judged)
+        paid = [row.outcome if self.of_outcome else sum(row.step_rewards) for row in batch.judged]
+        process = sum(paid) / rows
+        accuracy = sum(row.correct for row in batch.judged) / rows
+        found = self.alarm.observe(batch.update, process, accuracy)
+        self.trainer.log_metric("alarm", float(self.alarm.raised))
+        if found is None:
+            return
+        self.stop = self.options.alarm == "stop"
+        if self.trainer.accelerator.is_main_process:
+            found.tell(self.trainer.args)
+
+    def on_step_end(self, args, state, control, **_):
+        if self.stop:
+            control.should_training_stop = True
+        return control
+
+
+class RefreshWatch:
+    """Feeds the refresher with samples, and has it train when it is due; scores of the PRM before are forgotten."""
+
+    def __init__(self, trainer: StepPPOTrainer, refresher: Refresher, verifiers: Verifiers):
+        self.trainer, self.refresher, self.cache = trainer, refresher, verifiers.caches["prm"]
+
+    def __call__(self, batch: Batch) -> None:
+        self.refresher.observe(batch.prompts, batch.completions, batch.references, batch.judged, batch.finished)
+        if self.refresher.due(batch.update):
+            for name, value in self.refresher.refresh(batch.update).items():
+                self.trainer.log_metric(f"prm_refresh/{name}", float(value))
+            self.cache.clear()
+
+
+def _refresher(trainer: StepPPOTrainer, refresh: RefreshOptions, task: Task, verifiers: Verifiers) -> RefreshWatch:
+    teacher = load_whole(refresh.refresh_teacher, trainer.args) if refresh.refresh_teacher else None
+    labeler = make_labeler(refresh, task, teacher, trainer.sample_texts)
+    refresher = Refresher(refresh, verifiers.models["prm"], labeler, trainer.args.seed)
+    return RefreshWatch(trainer, refresher, verifiers)

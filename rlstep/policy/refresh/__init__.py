@@ -1,0 +1,1 @@
+"""A PRM that is trained on during RL: labels, training, weights."""

@@ -1,0 +1,217 @@
+"""What a refresh of the PRM is set to do, and who labels its samples: the checker, a better PRM, or rollouts."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
+
+import torch
+
+from rlstep.core.rewards import steps_to_first_error
+from rlstep.runtime.errors import UserError
+from rlstep.steps.records import Span
+from rlstep.tasks.base import Task
+from rlstep.verifiers.scoring.reward_model import RewardModel
+
+Source = Literal["checker", "teacher", "monte_carlo"]
+MonteCarlo = Literal["hard", "soft"]
+
+
+@dataclass
+class RefreshOptions:
+    refresh_every: int = field(
+        default=0,
+        metadata={"help": "Updates from one refresh of the PRM on the policy's samples to the next; 0: it is frozen."},
+    )
+    refresh_labels: Source = field(
+        default="checker",
+        metadata={
+            "help": "Who labels the new samples: the task's checker, a better PRM (teacher), or the policy's own "
+            "rollouts from each step (monte_carlo)."
+        },
+    )
+    refresh_teacher: str | None = field(
+        default=None,
+        metadata={"help": "teacher: folder, hub id or URL of a PRM; its probabilities are the labels (soft ones)."},
+    )
+    refresh_rollouts: int = field(default=8, metadata={"help": "monte_carlo: rollouts from the end of each step."})
+    refresh_monte_carlo: MonteCarlo = field(
+        default="hard",
+        metadata={
+            "help": "monte_carlo: hard: a step is right when any rollout reaches the answer; soft: its label is the "
+            "share of rollouts that do."
+        },
+    )
+    refresh_replay: str | None = field(
+        default=None,
+        metadata={"help": "Labelled solutions that the PRM was trained on (JSONL, Parquet), against forgetting them."},
+    )
+    refresh_replay_share: float = field(
+        default=0.5, metadata={"help": "refresh_replay: its share of the rows of each refresh."}
+    )
+    refresh_rows: int = field(
+        default=1024, metadata={"help": "Most new rows a refresh: distinct samples, the newest ones."}
+    )
+    refresh_epochs: int = field(default=1, metadata={"help": "Passes of a refresh over its rows."})
+    refresh_batch_size: int = field(default=16, metadata={"help": "Rows an optimizer step of a refresh."})
+    refresh_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of a refresh, constant."})
+
+    def __post_init__(self):
+        faults = [*self._range_faults(), *self._unread()]
+        if self.refresh_labels == "teacher" and self.refresh_teacher is None:
+            faults.append("refresh_labels 'teacher' needs refresh_teacher: a PRM's folder, hub id or URL")
+        if faults:
+            raise UserError("; ".join(faults) + ".")
+
+    def _set(self, *names: str) -> list[str]:
+        """Those of the options that are not at their default."""
+        return [name for name in names if getattr(self, name) != self.__dataclass_fields__[name].default]
+
+    def _range_faults(self) -> Iterator[str]:
+        for name, choices in (("refresh_labels", Source), ("refresh_monte_carlo", MonteCarlo)):
+            if getattr(self, name) not in get_args(choices):
+                yield f"{name} is '{getattr(self, name)}'; choose one of {', '.join(get_args(choices))}"
+        if self.refresh_every < 0:
+            yield f"refresh_every is {self.refresh_every}; it must be at least 0, which is never"
+        for name in ("refresh_rollouts", "refresh_rows", "refresh_epochs", "refresh_batch_size"):
+            if getattr(self, name) < 1:
+                yield f"{name} is {getattr(self, name)}; it must be at least 1"
+        if not 0 < self.refresh_learning_rate < math.inf:
+            yield f"refresh_learning_rate is {self.refresh_learning_rate}; it must be above 0"
+        if not 0 < self.refresh_replay_share < 1:
+            yield f"refresh_replay_share is {self.refresh_replay_share}; it must lie between 0 and 1, or be left out"
+
+    def _unread(self) -> Iterator[str]:
+        """Options that would do nothing."""
+        every = self._set(*(name for name in self.__dataclass_fields__ if name != "refresh_every"))
+        if self.refresh_every == 0 and every:
+            yield f"refresh_every is 0, so {', '.join(every)} would do nothing; set it, or leave them out"
+            return
+        for name in self._set("refresh_teacher", "refresh_rollouts", "refresh_monte_carlo"):
+            owner = "teacher" if name == "refresh_teacher" else "monte_carlo"
+            if self.refresh_labels != owner:
+                yield f"{name} is for refresh_labels '{owner}', not '{self.refresh_labels}'; leave it out"
+        if self.refresh_replay is None and self._set("refresh_replay_share"):
+            yield "refresh_replay_share needs refresh_replay: the labelled solutions that the PRM was trained on"
+
+
+class Labeler(Protocol):
+    def labels(
+        self, prompts: Sequence[str], completions: Sequence[str], references: Sequence[str], steps: Sequence[list[Span]]
+    ) -> list[list[float | None]]:
+        """For each completion a label a step: 1 right, 0 wrong, between them a soft label, None unknown."""
+
+
+@dataclass(frozen=True)
+class CheckerLabels:
+    """The exact checker's labels; None for a step that is none of the checker's."""
+
+    task: Task
+
+    def labels(self, prompts, completions, references, steps) -> list[list[float | None]]:
+        found = []
+        for *row, spans in zip(prompts, completions, references, steps, strict=True):
+            check = self.task.check(*row)
+            known = dict(zip(map(tuple, check.steps), check.labels, strict=True))
+            found.append([known.get(tuple(span)) for span in spans])
+        return found
+
+
+@dataclass(frozen=True)
+class TeacherLabels:
+    """Another PRM's probabilities, as soft labels.
+
+    Attributes:
+        teacher: has a RewardModel's `score`.
+        threshold: steps behind the first one scored below this have no label: a PRM's training ends at the first wrong
+            step, and what it says of later ones means nothing. None takes them all.
+
+    Raises:
+        UserError: the teacher is an ORM.
+    """
+
+    teacher: RewardModel
+    threshold: float | None = 0.5
+
+    def __post_init__(self):
+        if getattr(self.teacher, "kind", "prm") != "prm":
+            raise UserError("refresh_teacher is an ORM: it values prefixes, not steps. Give a PRM.")
+
+    def labels(self, prompts, completions, references, steps) -> list[list[float | None]]:
+        found = []
+        for scores in self.teacher.score(prompts, completions, steps):
+            known = len(scores)
+            if self.threshold is not None:
+                known = steps_to_first_error(torch.tensor(scores, dtype=torch.float64), self.threshold)
+            found.append([*scores[:known], *[None] * (len(scores) - known)])
+        return found
+
+
+@dataclass(frozen=True)
+class MonteCarloLabels:
+    """What the policy makes of each step (Math-Shepherd, 2312.08935, equations 3 and 4).
+
+    Of the N rollouts that go on from the end of step k, the label is 1 where any reaches the answer, else 0 (hard), or
+    the share of those that do (soft). A step that ends the completion is graded as it stands. Steps behind the first
+    one with the value 0 are not rolled out and have no label.
+
+    Attributes:
+        rollout: (P prefixes, N) to P lists of N continuations each. It is called once for each number of steps, with
+            the distinct prefixes of all completions: the prompt and the completion up to a step's end.
+        is_correct: (prompt, completion, reference) to whether the answer is right.
+        rollouts: N.
+        soft: which of the two labels.
+    """
+
+    rollout: Callable[[list[str], int], list[list[str]]]
+    is_correct: Callable[[str, str, str], bool]
+    rollouts: int = 8
+    soft: bool = False
+
+    def labels(self, prompts, completions, references, steps) -> list[list[float | None]]:
+        rows = list(zip(prompts, completions, references, steps, strict=True))
+        found: list[list[float]] = [[] for _ in rows]
+        todo = [row for row, (*_, spans) in enumerate(rows) if spans]
+        while todo:
+            heads = {row: self._head(*rows[row], len(found[row])) for row in todo}
+            values = self._values(list(dict.fromkeys(heads.values())))
+            for row, head in heads.items():
+                found[row].append(values[head])
+            todo = [row for row in todo if found[row][-1] > 0 and len(found[row]) < len(rows[row][3])]
+        return [[*values, *[None] * (len(spans) - len(values))] for values, spans in zip(found, steps, strict=True)]
+
+    def _head(self, prompt: str, completion: str, reference: str, spans: list[Span], step: int) -> tuple:
+        """(prompt, completion up to the step's end, reference, whether the completion ends there)."""
+        end = spans[step][1]
+        ended = not completion[end:].strip()
+        return prompt, completion if ended else completion[:end], reference, ended
+
+    def _values(self, heads: list[tuple]) -> dict[tuple, float]:
+        prefixes = list(dict.fromkeys(prompt + begun for prompt, begun, _, ended in heads if not ended))
+        drawn = dict(zip(prefixes, self.rollout(prefixes, self.rollouts), strict=True)) if prefixes else {}
+        values = {}
+        for prompt, begun, reference, ended in heads:
+            tails = [""] if ended else drawn[prompt + begun]
+            if not ended and len(tails) != self.rollouts:
+                raise ValueError(f"{len(tails)} rollouts came of a prefix; {self.rollouts} were asked for.")
+            right = sum(self.is_correct(prompt, begun + tail, reference) for tail in tails)
+            values[prompt, begun, reference, ended] = right / len(tails) if self.soft else float(right > 0)
+        return values
+
+
+def make_labeler(
+    options: RefreshOptions,
+    task: Task,
+    teacher: RewardModel | None = None,
+    rollout: Callable[[list[str], int], list[list[str]]] | None = None,
+) -> Labeler:
+    """The labeler that the options name; `teacher` and `rollout` are for those that need them."""
+    if options.refresh_labels == "checker":
+        return CheckerLabels(task)
+    if options.refresh_labels == "teacher":
+        return TeacherLabels(teacher)
+
+    def is_correct(prompt: str, completion: str, reference: str) -> bool:
+        return task.check(prompt, completion, reference).correct
+
+    return MonteCarloLabels(rollout, is_correct, options.refresh_rollouts, options.refresh_monte_carlo == "soft")

@@ -1,0 +1,131 @@
+"""The verifiers that pay in RL: loaded, where they can share the policy's base on it, and their scores kept."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.options import VERIFIERS, PPOOptions
+from rlstep.policy.rewards.guards import Guards
+from rlstep.policy.rewards.score_cache import ScoreCache
+from rlstep.policy.rewards.task_rewards import TaskRewards
+from rlstep.runtime.errors import UserError
+from rlstep.steps.boundaries import Boundary
+from rlstep.tasks.base import Task
+from rlstep.verifiers.adapter_files import find
+from rlstep.verifiers.adapter_files import save as save_adapter
+from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.scoring.shared_base import on_base
+from rlstep.verifiers.serving.client import is_url, load_reward_model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Verifiers:
+    """What was loaded.
+
+    Attributes:
+        models: by source, the reward models.
+        caches: by source, what the rewards ask in their place.
+    """
+
+    models: dict[str, object]
+    caches: dict[str, ScoreCache]
+
+
+def wants_base(options: PPOOptions) -> bool:
+    """Whether a verifier may share the policy's base, so that this has to be loaded before the trainer wraps it."""
+    paths = [getattr(options, name) for name in ("prm", "orm")]
+    return options.share_base and any(path and not is_url(path) and find(path) is not None for path in paths)
+
+
+def load_verifiers(
+    options: PPOOptions,
+    args: StepPPOConfig,
+    base: PreTrainedModel | None = None,
+    base_path: str = "",
+    base_revision: str | None = None,
+) -> Verifiers:
+    """Loads the verifiers that the sources name.
+
+    Args:
+        options: the sources and their paths.
+        args: device, trust_remote_code.
+        base: the policy's model before an adapter is put on it, for verifiers that share it; None where none may.
+        base_path, base_revision: where it comes from.
+    """
+    models = {}
+    for name in VERIFIERS:
+        path = getattr(options, name)
+        if path is not None:
+            models[name] = _shared(path, args, base, base_path, base_revision) or load_whole(path, args)
+    methods = {"implicit": "step_log_ratios"}
+    caches = {n: ScoreCache(model, options.score_cache, methods.get(n, "score")) for n, model in models.items()}
+    return Verifiers(models, caches)
+
+
+def check_fit(verifiers: Verifiers, prompts: list[str], new_tokens: int) -> None:
+    """Says what may not fit between the policy's completions and a verifier, before training finds it out.
+
+    Raises:
+        UserError: a prompt and a completion of `new_tokens`, in the verifier's tokens, are longer than the verifier.
+    """
+    for name, model in verifiers.models.items():
+        limit = getattr(model, "max_positions", None)
+        if limit is not None:
+            longest = max(len(model.tokenizer(prompt)["input_ids"]) for prompt in prompts)
+            if longest + new_tokens > limit:
+                raise UserError(
+                    f"the {name} has {limit} positions, and a prompt of {longest} of its tokens with a completion of "
+                    f"{new_tokens} exceeds them. Lower max_completion_length, drop long problems, or take another one."
+                )
+        boundary = getattr(model, "boundary", None)
+        if model.kind == "prm" and boundary is not None and boundary != Boundary():
+            logger.warning("the %s was taught steps by %s; it is asked at the task's steps, lines", name, boundary)
+
+
+def save_verifier(model: RewardModel, folder: Path) -> None:
+    """Writes a refreshed verifier so that it loads like the one it came from."""
+    if isinstance(getattr(model.model, "peft_config", None), dict):
+        save_adapter(model.model, model.tokenizer, folder)
+    else:
+        model.model.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+
+
+def load_whole(path: str, args: StepPPOConfig):
+    """A verifier, whole on every rank: ZeRO-3 would shard whatever is loaded, and only its engine can run shards."""
+    unset_hf_deepspeed_config()
+    try:
+        return load_reward_model(path, device=args.device, trust_remote_code=args.trust_remote_code)
+    finally:
+        if getattr(args, "hf_deepspeed_config", None) is not None:
+            set_hf_deepspeed_config(args.hf_deepspeed_config)
+
+
+def _shared(path: str, args: StepPPOConfig, base: PreTrainedModel | None, base_path: str, revision: str | None):
+    if base is None or is_url(path) or find(path) is None:
+        return None
+    found, why_not = on_base(path, base, base_path, revision, args.trust_remote_code)
+    if found is None:
+        logger.warning("%s does not share the policy's base: %s", path, why_not)
+    return found
+
+
+def task_rewards(options: PPOOptions, guards: Guards, task: Task, verifiers: Verifiers) -> TaskRewards:
+    return TaskRewards(
+        task,
+        options.sources,
+        verifiers.caches,
+        credit=options.credit,
+        credit_parameters=options.credit_parameters,
+        process_weight=options.process_weight,
+        outcome_weight=options.outcome_weight,
+        first_error_threshold=options.first_error_threshold,
+        guards=guards,
+        missing_answer_reward=options.missing_answer_reward,
+    )

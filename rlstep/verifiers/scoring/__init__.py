@@ -1,0 +1,1 @@
+"""Values of steps: reward models, implicit PRMs, adapters on a shared base."""

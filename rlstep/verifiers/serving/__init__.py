@@ -1,0 +1,1 @@
+"""A verifier on another machine: the server and its client."""

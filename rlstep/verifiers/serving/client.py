@@ -1,0 +1,313 @@
+"""A verifier on another machine (`rlstep serve`), asked over HTTP for what a `RewardModel` would say.
+
+Text and character spans travel there, JSON numbers back, which are the same floats to the last bit. This module needs
+no torch, and nothing that a server sends is run or unpickled.
+"""
+
+import http.client
+import inspect
+import ipaddress
+import json
+import math
+import re
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeVar
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+
+from rlstep.runtime.errors import UserError
+from rlstep.steps.boundaries import Boundary
+from rlstep.steps.records import Span, shown
+
+T = TypeVar("T")
+Row = tuple[str, str, tuple[Span, ...]]
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
+HEALTH_TIMEOUT_S = 30.0
+TRY_AGAIN = (502, 503, 504)
+IDENTITY = ("name", "kind", "boundary")
+ROW = re.compile(r"((?:field '\w+', )?row )(\d{1,9})(?=:)")
+SURROGATE = re.compile("[\ud800-\udfff]")  # UTF-8 has no place for it, and two would become one character in JSON
+# Of RewardModel.from_pretrained: they say how this process would load a model, and from a server it loads none.
+OF_THIS_PROCESS = ("device", "trust_remote_code")
+
+
+class RemoteRewardModel:
+    """A PRM or an ORM behind a URL, with `kind`, `boundary` and `score` as `RewardModel` has them.
+
+    Args:
+        url: where `rlstep serve` listens, for example http://gpu7:8000.
+        timeout: seconds to wait for one request's scores.
+        retries: how often a request is sent again when there is no connection, or the server is unavailable (502, 503,
+            504). Waits double from half a second to 30 seconds: 5 retries last 15 seconds, 20 last seven minutes.
+        batch_rows: rows a request; fewer where they would exceed the server's limit in bytes. Rows of one request are
+            what the server batches, so this moves the scores' last digits.
+
+    Raises:
+        UserError: an option is wrong, no server is there, or it is no verifier.
+    """
+
+    def __init__(self, url: str, timeout: float = 600.0, retries: int = 5, batch_rows: int = 1024):
+        if not 0 < timeout < math.inf:
+            raise UserError(f"timeout is {timeout}; it must be a number of seconds above 0.")
+        if retries < 0:
+            raise UserError(f"retries is {retries}; it must be 0 or more.")
+        if batch_rows < 1:
+            raise UserError(f"batch_rows is {batch_rows}; it must be at least 1.")
+        self.url, host = _checked(url)
+        self.timeout, self.retries, self.batch_rows = timeout, retries, batch_rows
+        self._opener = build_opener(_NoRedirects, ProxyHandler({} if _is_this_machine(host) else None))
+        self._health = self._persistently(self._ask_health)
+        self.kind: Literal["prm", "orm"] = self._health["kind"]
+        self.boundary = Boundary.from_dict(self._health["boundary"])
+
+    def score(
+        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+    ) -> list[list[float]]:
+        """One value in [0, 1] for each step of each completion, in the order given.
+
+        Args:
+            prompts, completions: one pair a row; equal rows are sent once.
+            steps: character spans in the completions; found by the verifier's boundary rule by default.
+
+        Raises:
+            UserError: the server refuses the rows, gives something else than scores, has become another verifier, or
+                is not reached after all retries.
+        """
+        if len(prompts) != len(completions) or (steps is not None and len(steps) != len(prompts)):
+            counts = f"{len(prompts)} prompts, {len(completions)} completions, steps: {steps and len(steps)}"
+            raise UserError(f"score() needs lists of one length; got {counts}.")
+        if steps is None:
+            steps = [self.boundary.split(completion) for completion in completions]
+        keys = [(p, c, tuple(map(tuple, s))) for p, c, s in zip(prompts, completions, steps, strict=True)]
+        first: dict[Row, int] = {}  # in this order the server batches rows as a verifier in this process would
+        for row, key in enumerate(keys):
+            first.setdefault(key, row)
+        unique, values = list(first.items()), {}
+        for start in range(0, len(unique), self.batch_rows):
+            for rows, body in self._bodies(unique[start : start + self.batch_rows]):
+                values |= self._values(rows, body)
+        return [list(values[key]) for key in keys]
+
+    def _bodies(self, rows: list[tuple[Row, int]]) -> Iterator[tuple[list[tuple[Row, int]], bytes]]:
+        """The rows, in halves as long as they exceed the server's limit, with their requests."""
+        body = _encoded(rows)
+        limit = self._health["max_request_bytes"]
+        if len(body) <= limit:
+            yield rows, body
+        elif len(rows) == 1:
+            raise UserError(
+                f"row {rows[0][1]} makes a request of {len(body)} bytes; {self.url} takes {limit}. Drop the row, or "
+                "start the server with a larger --max_request_mb."
+            )
+        else:
+            for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+                yield from self._bodies(part)
+
+    def _values(self, rows: list[tuple[Row, int]], body: bytes) -> dict[Row, list[float]]:
+        numbers = [number for _, number in rows]
+        reply = self._persistently(lambda: self._ask_same("/score", body, numbers))
+        scores = reply.get("scores") if isinstance(reply, dict) else None
+        if not isinstance(scores, list) or len(scores) != len(rows):
+            raise self._not_scores(f"expected scores of {len(rows)} rows, found {shown(scores)}")
+        for ((_, _, steps), number), values in zip(rows, scores, strict=True):
+            if not isinstance(values, list) or len(values) != len(steps):
+                raise self._not_scores(f"row {number}: expected {len(steps)} scores, one a step, found {shown(values)}")
+            for value in values:
+                # True is a number to Python, and no comparison holds for one that is not finite.
+                if type(value) not in (int, float) or not 0 <= value <= 1:
+                    raise self._not_scores(f"row {number}: expected numbers from 0 to 1, found {shown(value)}")
+        return {key: [float(value) for value in values] for (key, _), values in zip(rows, scores, strict=True)}
+
+    def _ask_same(self, path: str, body: bytes, numbers: list[int]):
+        """The reply of the verifier that was there at first.
+
+        A server that was started again, before a retry or unnoticed between two updates, may hold another one, and the
+        policy would go on training on other rewards.
+        """
+        was, found = ({name: health[name] for name in IDENTITY} for health in (self._health, self._ask_health()))
+        if found != was:
+            raise UserError(
+                f"{self.url} has become another verifier: it was {json.dumps(was)}, now it is {json.dumps(found)}. "
+                "Start the former one there."
+            )
+        return self._request(path, body, self.timeout, numbers)
+
+    def _not_scores(self, what: str) -> UserError:
+        return UserError(f"{self.url} gave no scores: {what}. Is it an `rlstep serve` of this version?")
+
+    def _ask_health(self) -> dict:
+        """What the server says of its verifier: kind, boundary, name and max_request_bytes."""
+        found = self._request("/health", None, min(self.timeout, HEALTH_TIMEOUT_S))
+        names = (*IDENTITY, "max_request_bytes")
+        health = {name: found.get(name) for name in names} if isinstance(found, dict) else {}
+        limit = health.get("max_request_bytes")
+        try:
+            if health.get("kind") not in ("prm", "orm") or type(limit) is not int or limit < 1:
+                raise UserError("a PRM or an ORM says its kind and the size of its requests")
+            Boundary.from_dict(health["boundary"])
+        except UserError as error:
+            raise UserError(
+                f"{self.url} is no verifier: /health gives {shown(found)} ({error}). Start one there: "
+                "`rlstep serve --model PATH`."
+            ) from None
+        return health
+
+    def _persistently(self, ask: Callable[[], T]) -> T:
+        """What `ask` returns, which is called again while the server is not to be had."""
+        for attempt in range(self.retries + 1):
+            if attempt:
+                time.sleep(min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S))
+            try:
+                return ask()
+            except _Unavailable as error:
+                reason = error
+        raise UserError(
+            f"{self.url} is not to be had ({reason}), after {self.retries + 1} attempts. Start a verifier there "
+            "(`rlstep serve --model PATH`), correct the address, or wait longer with more retries."
+        )
+
+    def _request(self, path: str, body: bytes | None, timeout: float, numbers: Sequence[int] = ()):
+        """The JSON of one reply.
+
+        Args:
+            path: what is asked for.
+            body: what is posted; None gets.
+            timeout: seconds.
+            numbers: the caller's numbers of the rows in the body, for messages.
+
+        Raises:
+            _Unavailable: it may be there on another attempt.
+            UserError: it would say the same again.
+        """
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        try:
+            with self._opener.open(Request(self.url + path, body, headers), timeout=timeout) as reply:
+                return json.loads(reply.read())
+        except HTTPError as error:
+            raise self._refused(path, error, numbers) from None
+        except TimeoutError:
+            if body is None:
+                raise _Unavailable(f"no answer within {timeout:g} seconds") from None
+            # Sent again it would wait behind itself: the server goes on with what was asked before.
+            raise UserError(
+                f"{self.url}{path} has not answered within {timeout:g} seconds. Raise the timeout, send fewer rows a "
+                "request, or give the server a faster device."
+            ) from None
+        except (OSError, http.client.IncompleteRead) as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, ssl.SSLError):
+                what = f"{self.url}: no secure connection ({reason})"
+                raise UserError(f"{what}. Is it http://, or its certificate unknown here?") from None
+            raise _Unavailable(str(reason) or type(reason).__name__) from None
+        except (http.client.HTTPException, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{self.url}{path} does not answer in HTTP and JSON ({type(error).__name__}: {error}). Is it the "
+                "address of an `rlstep serve`?"
+            ) from None
+
+    def _refused(self, path: str, error: HTTPError, numbers: Sequence[int]) -> Exception:
+        reason = _reason(error)
+        if error.code in TRY_AGAIN:
+            return _Unavailable(f"status {error.code}: {reason}")
+        if 300 <= error.code < 400:
+            target = error.headers.get("Location", "nowhere")
+            return UserError(f"{self.url}{path} redirects to {target}, which is not followed: give the final address.")
+        if error.code in (400, 422) and numbers:
+            return UserError(f"{self.url} refuses the rows: {_renumbered(reason, numbers)}")
+        return UserError(f"{self.url}{path} answers with status {error.code}: {reason}")
+
+
+class _Unavailable(Exception):
+    """No connection, or a server that says that it cannot answer now."""
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """A redirect may lead to another scheme or machine, and loses what is posted: it is an error instead."""
+
+    def redirect_request(self, *_):
+        return None
+
+
+def is_url(text: str) -> bool:
+    """Whether a verifier's path is the address of a server."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def load_reward_model(path_or_url: str, **options):
+    """A verifier from a folder, a hub id or the address of a server.
+
+    Args:
+        path_or_url: what `RewardModel.from_pretrained` loads, or http(s)://HOST:PORT of an `rlstep serve`.
+        **options: of `RewardModel.from_pretrained` for the one, of `RemoteRewardModel` for the other. Those of the
+            other may be there with their defaults; `device` and `trust_remote_code` are not needed for a server.
+
+    Returns:
+        A `RewardModel` or a `RemoteRewardModel`.
+
+    Raises:
+        UserError: it cannot be had, or an option would do nothing.
+    """
+    from rlstep.verifiers.scoring.reward_model import RewardModel  # needs torch
+
+    remote = is_url(path_or_url)
+    load, other = (RemoteRewardModel, RewardModel.from_pretrained)[:: 1 if remote else -1]
+    known, foreign = inspect.signature(load).parameters, inspect.signature(other).parameters
+    for name, value in options.items():
+        if name in known or (remote and name in OF_THIS_PROCESS):
+            continue
+        if name not in foreign:
+            raise TypeError(f"load_reward_model() got an unexpected keyword argument '{name}'")
+        if value != foreign[name].default:
+            where = "is for `rlstep serve`, which loads the verifier" if remote else "is for a server's address"
+            raise UserError(f"{name} is {value!r}, but {path_or_url} makes no use of it: it {where}. Leave it out.")
+    return load(path_or_url, **{name: value for name, value in options.items() if name in known})
+
+
+def _checked(url: str) -> tuple[str, str]:
+    """The URL without a closing slash, and its host."""
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable()
+    except ValueError:  # a port that is no number, or half an IPv6 address
+        plain = False
+    if not plain or " " in url or parts.username is not None or parts.query or parts.fragment:
+        raise UserError(f"{url!r} is no verifier's address; give http://HOST:PORT or https://HOST:PORT.")
+    return url.rstrip("/"), parts.hostname
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether a proxy of the environment would look for the server on its own machine instead of this one."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _encoded(rows: list[tuple[Row, int]]) -> bytes:
+    for (prompt, completion, _), number in rows:
+        if SURROGATE.search(prompt) or SURROGATE.search(completion):
+            raise UserError(f"row {number}: half a surrogate pair is no character. Replace it, or drop the row.")
+    prompts, completions, steps = zip(*(row for row, _ in rows), strict=True)
+    text = json.dumps({"prompts": prompts, "completions": completions, "steps": steps}, ensure_ascii=False)
+    return text.encode("utf-8")
+
+
+def _reason(error: HTTPError) -> str:
+    """What the server says, or the status' own words where it does not speak as `rlstep serve` does."""
+    try:
+        with error:
+            return str(json.loads(error.read())["error"])
+    except (OSError, http.client.HTTPException, ValueError, TypeError, LookupError, RecursionError):
+        return str(error.reason)
+
+
+def _renumbered(reason: str, numbers: Sequence[int]) -> str:
+    """A server's reason, which begins with the row as the request counts, with the row as the caller counts."""
+    found = ROW.match(reason)
+    if not found or int(found[2]) >= len(numbers):
+        return reason
+    return f"{found[1]}{numbers[int(found[2])]}{reason[found.end() :]}"

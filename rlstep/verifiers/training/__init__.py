@@ -1,0 +1,1 @@
+"""Training of PRMs and ORMs."""

@@ -1,0 +1,184 @@
+"""`ImplicitTrainer`: an implicit PRM from outcome labels, by cross-entropy of sigmoid(q) with the answer's correctness.
+
+The reference is the model at the start. Its log-probabilities are computed once, before training, so that no second
+model is in memory and none runs in the loop; its weights go to the checkpoint's subfolder `reference`.
+"""
+
+import contextlib
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from rlstep.core.implicit import implicit_rewards
+from rlstep.runtime.errors import UserError
+from rlstep.steps.records import Solution
+from rlstep.verifiers.collate import pad_id_of
+from rlstep.verifiers.logprobs import require_plain_head
+from rlstep.verifiers.model import new_verifier
+from rlstep.verifiers.packing import mask_dtype
+from rlstep.verifiers.scoring.implicit import (
+    KIND,
+    REFERENCE,
+    ImplicitSpec,
+    TokenFeature,
+    batch_logps,
+    collate_tokens,
+    encode_rows,
+    token_feature,
+)
+from rlstep.verifiers.scoring.reward_model import padded_batches
+from rlstep.verifiers.training.trainer import VerifierArguments, VerifierTrainer, start_devices
+
+REFERENCE_TOKENS = 16384  # a forward pass, while the reference's log-probabilities are computed
+
+
+class ImplicitTrainer(VerifierTrainer):
+    """Trains beta * log(pi_phi / pi_ref) of a whole completion to be the log-odds that its answer is right.
+
+    Args:
+        model: a generator's folder or hub id, or a causal LM, wrapped by PEFT or not; its weights now, without the
+            adapter, are the reference.
+        args: VerifierArguments.
+        train_dataset, eval_dataset: solutions with `correct`.
+        processing_class: the model's tokenizer, a fast one; its own by default.
+        spec: beta, and what a step is where text comes without spans.
+        **options: passed to the Trainer.
+
+    Raises:
+        UserError: the weights are sharded by ZeRO-3, or the model changes its head's logits.
+    """
+
+    kind = KIND
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: VerifierArguments,
+        train_dataset: Sequence[Solution] | None = None,
+        eval_dataset: Sequence[Solution] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        spec: ImplicitSpec | None = None,
+        **options,
+    ):
+        start_devices(args)
+        if is_deepspeed_zero3_enabled():
+            raise UserError(
+                "implicit PRMs cannot be trained under ZeRO-3: the reference runs before there is an engine."
+            )
+        spec = spec or ImplicitSpec()
+        if isinstance(model, str):
+            set_seed(args.seed)
+            model = new_verifier(model, spec)
+        require_plain_head(model)
+        self._start, self._start_args = model, args
+        super().__init__(model, args, train_dataset, eval_dataset, processing_class, spec, **options)
+        del self._start, self._start_args
+        self.data_collator = partial(_collate_units, **self.data_collator.keywords)
+        if args.should_save:
+            save_reference(self.model, Path(args.output_dir) / REFERENCE)
+
+    def _features(self, solutions, tokenizer, limit, keep_unknown: bool = False):
+        for number, solution in enumerate(solutions, start=1):
+            if not isinstance(solution.correct, bool):
+                raise UserError(
+                    f"solution {number} (problem '{solution.problem_id}', sample {solution.sample}): 'correct' is "
+                    f"{solution.correct!r}; an implicit PRM needs true or false. Run `rlstep label`."
+                )
+        counts = Counter(dict.fromkeys(("rows", "positions", "rows_too_long", "rows_empty"), 0))
+        texts = [s.prompt for s in solutions], [s.completion for s in solutions]
+        features, problems = [], {}
+        for solution, encoded in zip(solutions, encode_rows(tokenizer, *texts, [[]] * len(solutions)), strict=True):
+            if len(encoded.ids) == encoded.prompt_length:
+                counts["rows_empty"] += 1
+            elif limit is not None and len(encoded.ids) - 1 > limit:
+                counts["rows_too_long"] += 1
+            else:
+                target = torch.tensor([float(solution.correct)])
+                problem = problems.setdefault(solution.problem_id, len(problems))
+                row = replace(token_feature(encoded), targets=target, problem=problem, tree=solution.tree)
+                features.append(row)
+        counts["rows"] = counts["positions"] = len(features)
+        return reference_logps(self._start, features, self._start_args, pad_id_of(tokenizer)), dict(counts)
+
+    def _logits(self, model, inputs: dict[str, Any]) -> Tensor:
+        """(F, 2): 0 and q of each row, so that the softmax of the two is sigmoid(q)."""
+        dtype = mask_dtype(self.accelerator.unwrap_model(model))
+        log_ratios_N = batch_logps(model, inputs, dtype) - inputs["reference"]
+        q_F = implicit_rewards(log_ratios_N, inputs["token_owners"], len(inputs["labels"]), self.spec.beta)
+        return torch.stack([torch.zeros_like(q_F), q_F], dim=1)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model with its reference; checkpoints within the run share the one in its folder."""
+        super().save_model(output_dir, _internal_call)
+        home, run = Path(output_dir or self.args.output_dir), Path(self.args.output_dir)
+        if self.args.should_save and not _internal_call and home.resolve() != run.resolve():
+            shutil.copytree(run / REFERENCE, home / REFERENCE, dirs_exist_ok=True)
+
+
+def _collate_units(units: list[list[TokenFeature]], pad_id: int, packing: bool, work: float | None) -> dict:
+    features = [row for unit in units for row in unit]
+    batch = collate_tokens(features, pad_id, packing, work)
+    return batch | {
+        "token_owners": batch["owners"],
+        "owners": torch.arange(len(features)),  # of the labels, one a row
+        # For a causal LM the Trainer counts a batch's labels without the first, unless it finds these.
+        "shift_labels": batch["labels"],
+        "reference": torch.cat([row.reference for row in features]),
+    }
+
+
+@torch.no_grad()
+def reference_logps(
+    model: PreTrainedModel, features: list[TokenFeature], args: VerifierArguments, pad_id: int
+) -> list[TokenFeature]:
+    """The rows with the log-probabilities of the model as it is now, without its adapter; ranks share the work."""
+    state = PartialState()
+    model.to(args.device).eval()
+    mine = features[state.process_index :: state.num_processes]
+    bare = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
+    found: list[tuple[int, Tensor]] = []
+    # In the precision of training, or the ratio would hold the difference of the two.
+    kind = torch.bfloat16 if args.bf16 else torch.float16
+    with bare, torch.autocast(args.device.type, kind, enabled=args.bf16 or args.fp16):
+        for indices in padded_batches([row.ids for row in mine], REFERENCE_TOKENS):
+            rows = [mine[index] for index in indices]
+            batch = collate_tokens(rows, pad_id, packing=False, work=None)
+            batch = {name: tensor.to(args.device) for name, tensor in batch.items()}
+            logps_N = batch_logps(model, batch, mask_dtype(model)).cpu()
+            pieces = logps_N.split([len(row.columns) for row in rows])
+            found += [
+                (state.process_index + index * state.num_processes, piece.clone())
+                for index, piece in zip(indices, pieces, strict=True)
+            ]
+    known = dict(gather_object(found))
+    return [replace(row, reference=known[index]) for index, row in enumerate(features)]
+
+
+def save_reference(model: PreTrainedModel, folder: Path) -> None:
+    """The model as it is now, without its adapter, as a plain causal LM."""
+    base, weights = model, model.state_dict()
+    if hasattr(model, "get_base_model"):
+        base = model.get_base_model()
+        # PEFT's layers hold the weights that they wrap, and copies of those that they train whole.
+        weights = {
+            re.sub(r"\.(base_layer|original_module)(?=\.)", "", name): tensor
+            for name, tensor in base.state_dict().items()
+            if "lora_" not in name and ".modules_to_save." not in name
+        }
+    base.save_pretrained(folder, state_dict=weights)
+    config = deepcopy(base.config)
+    del config.rlstep_verifier
+    config.save_pretrained(folder)

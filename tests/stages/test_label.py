@@ -1,0 +1,155 @@
+import json
+
+import pytest
+
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.stages import label as module
+from rlstep.stages.label import LabelConfig, label, label_metrics
+from rlstep.steps.records import Solution, read_solutions
+from rlstep.tasks.increasing import Increasing
+
+METRICS = {
+    "rows", "steps", "labelled_steps", "step_accuracy", "accuracy", "clean_accuracy", "right_on_wrong_step",
+    "unanswered", "unfinished",
+}  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path) -> LabelConfig:
+    data = tmp_path / "samples.jsonl"
+    write_rows(data, (solution.to_row() for solution in Increasing().demonstrations(30, seed=0)))
+    return LabelConfig(data=str(data), out=str(tmp_path / "out" / "labelled.jsonl"), task="increasing")
+
+
+def test_every_solution_comes_out_labelled_and_otherwise_as_it_was(config):
+    label(config)
+    before, after = read_solutions(config.data), read_solutions(config.out, need=("steps", "labels", "correct"))
+    assert [(s.problem_id, s.sample, s.completion) for s in before] == [
+        (s.problem_id, s.sample, s.completion) for s in after
+    ]
+    for solution in after:
+        found = Increasing().check(solution.prompt, solution.completion, solution.reference)
+        assert (solution.steps, solution.labels) == (found.steps, found.labels)
+        assert (solution.answer, solution.correct) == (found.answer, found.correct)
+
+
+def test_the_record_beside_the_output_holds_config_and_metrics(config, tmp_path):
+    metrics = label(config)
+    record = json.loads((tmp_path / "out" / "labelled.jsonl.run.json").read_text())
+    assert record["stage"] == "label"
+    assert record["config"]["data"] == config.data
+    assert record["metrics"] == metrics
+    assert set(metrics) == METRICS
+
+
+def test_metrics_by_hand():
+    def solution(labels, correct, answer="1", finished=True):
+        return Solution("p", "", "", "", labels=labels, correct=correct, answer=answer, finished=finished)
+
+    found = label_metrics(
+        [
+            solution([1, 1], True),
+            solution([1, 0, 1], True),
+            solution([1, None], True),
+            solution([0], False),
+            solution([], False, answer=None, finished=False),
+        ]
+    )
+    assert found == {
+        "rows": 5, "steps": 8, "labelled_steps": 7, "step_accuracy": 5 / 7, "accuracy": 3 / 5, "clean_accuracy": 1 / 5,
+        "right_on_wrong_step": 1 / 3, "unanswered": 1 / 5, "unfinished": 1 / 5,
+    }  # fmt: skip
+
+
+def test_a_share_of_nothing_is_null():
+    found = label_metrics([Solution("p", "", "", "", labels=[], correct=False)])
+    assert (found["step_accuracy"], found["right_on_wrong_step"], found["unanswered"]) == (None, None, 1.0)
+
+
+def test_a_killed_run_continues_where_it_stopped(config, tmp_path, monkeypatch):
+    whole = label(config)
+    expected = (tmp_path / "out" / "labelled.jsonl").read_text()
+    (tmp_path / "out" / "labelled.jsonl").unlink()
+    checked, calls = module.checked, []
+
+    def killed(task, solution):
+        calls.append(solution.problem_id)
+        if len(calls) == 18:
+            raise KeyboardInterrupt
+        return checked(task, solution)
+
+    monkeypatch.setattr(module, "CHUNK", 5)
+    monkeypatch.setattr(module, "checked", killed)
+    with pytest.raises(KeyboardInterrupt):
+        label(config)
+    assert not (tmp_path / "out" / "labelled.jsonl").exists()
+    assert label(config) == whole
+    assert len(calls) == 18 + 15, "three chunks of five were kept"
+    assert (tmp_path / "out" / "labelled.jsonl").read_text() == expected
+
+
+def test_changed_data_is_labelled_from_the_start(config, tmp_path):
+    with module.ResumableRows(config.out, "rows of other data") as rows:
+        rows.append([{"stale": True}])
+    assert label(config)["rows"] == 30
+    assert "stale" not in (tmp_path / "out" / "labelled.jsonl").read_text()
+
+
+def test_completions_without_steps_or_answer_are_kept_and_counted(tmp_path):
+    prompt = "Increasing? 3 8\n"
+    rows = [Solution("p", prompt, text, "yes", finished=False).to_row() for text in ("", "gibberish", "\n\n")]
+    write_rows(tmp_path / "s.jsonl", rows)
+    metrics = label(LabelConfig(str(tmp_path / "s.jsonl"), str(tmp_path / "l.jsonl"), "increasing"))
+    assert (metrics["rows"], metrics["unanswered"], metrics["unfinished"]) == (3, 1.0, 1.0)
+    assert [s.labels for s in read_solutions(tmp_path / "l.jsonl")] == [[], [0], []]
+
+
+def test_the_wrong_task_is_a_user_error_that_names_the_solution(config):
+    config.task = "arithmetic"
+    with pytest.raises(
+        UserError, match=r"problem 'increasing-train-0-\d+', sample 0.*the task that the problems are of"
+    ):
+        label(config)
+
+
+def test_scores_of_other_steps_are_not_carried_over(config):
+    solution = Increasing().demonstrations(1, seed=0)[0]
+    solution.steps, solution.scores = [(0, len(solution.completion))], {"prm": [0.5]}
+    write_rows(config.data, [solution.to_row()])
+    with pytest.raises(UserError, match="Label solutions first"):
+        label(config)
+
+
+def test_scores_of_the_same_steps_are_kept(config):
+    solution = Increasing().demonstrations(1, seed=0)[0]
+    solution.steps = Increasing().check(solution.prompt, solution.completion, solution.reference).steps
+    solution.scores = {"prm": [0.5] * len(solution.steps)}
+    write_rows(config.data, [solution.to_row()])
+    label(config)
+    assert read_solutions(config.out)[0].scores == solution.scores
+
+
+def test_a_malformed_last_row_is_found_before_anything_is_written(config, tmp_path):
+    with open(config.data, "a") as file:
+        file.write('{"problem_id": 3}\n')
+    with pytest.raises(DataError, match="row 31"):
+        label(config)
+    partial = tmp_path / "out" / "labelled.jsonl.partial"
+    assert len(partial.read_text().splitlines()) == 1
+
+
+def test_a_missing_file_is_a_user_error(config):
+    config.data += ".gone"
+    with pytest.raises(UserError, match="no such file"):
+        label(config)
+
+
+def test_real_rows_of_gsm8k_are_labelled(gsm8k_dir, tmp_path):
+    from rlstep.steps.readers import read
+
+    solutions = [solution for solution, _ in zip(read("gsm8k", gsm8k_dir / "test.jsonl"), range(100), strict=False)]
+    write_rows(tmp_path / "s.jsonl", (solution.to_row() for solution in solutions))
+    metrics = label(LabelConfig(str(tmp_path / "s.jsonl"), str(tmp_path / "l.jsonl"), "gsm8k"))
+    assert (metrics["rows"], metrics["step_accuracy"], metrics["accuracy"]) == (100, 1.0, 1.0)
+    assert metrics["right_on_wrong_step"] == 0

@@ -1,0 +1,272 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import wandb
+from safetensors.torch import load_file
+from transformers import set_seed
+from trl import ModelConfig
+
+from rlstep.policy.monitoring.alarms import AlarmOptions
+from rlstep.policy.options import PPOOptions
+from rlstep.policy.refresh.labels import RefreshOptions
+from rlstep.policy.rewards.guards import Guards
+from rlstep.policy.trainer import StepPPOTrainer
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.stages.ppo import CURVE
+from rlstep.stages.ppo import ppo as ppo_stage
+from rlstep.steps.records import Problem
+from rlstep.tasks.small import small_model
+from rlstep.verifiers.model import VerifierSpec, new_verifier
+
+
+def ppo(options, args, model, guards=None, alarm=None, refresh=None) -> dict:
+    """The stage, with the defaults of what a test leaves out."""
+    return ppo_stage(options, guards or Guards(), alarm or AlarmOptions(), refresh or RefreshOptions(), args, model)
+
+
+@pytest.fixture
+def arguments(ppo_arguments):
+    return ppo_arguments
+
+
+@pytest.fixture
+def problems(task, tmp_path) -> str:
+    write_rows(tmp_path / "problems.jsonl", [asdict(p) for p in task.problems("train", 8, seed=0)])
+    return str(tmp_path / "problems.jsonl")
+
+
+@pytest.fixture
+def prm_path(tiny_lm, tokenizer, tmp_path) -> str:
+    set_seed(1)
+    new_verifier(tiny_lm, VerifierSpec("prm")).save_pretrained(tmp_path / "prm")
+    tokenizer.save_pretrained(tmp_path / "prm")
+    return str(tmp_path / "prm")
+
+
+@pytest.fixture
+def model(tiny_lm) -> ModelConfig:
+    return ModelConfig(tiny_lm, dtype="float32", use_peft=True, lora_r=4, lora_target_modules=["all-linear"])
+
+
+def curve(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / CURVE).read_text().splitlines()]
+
+
+# --- A run.
+
+
+@pytest.mark.parametrize("advantage", ["group", "gae"])
+def test_a_prm_drives_two_updates(advantage, problems, prm_path, model, arguments, tmp_path):
+    options = PPOOptions(problems, eval_problems=problems, reward=["prm", "outcome"], prm=prm_path)
+    args = arguments(advantage=advantage, eval_strategy="steps", eval_steps=2, eval_on_start=True)
+    # What an untrained policy writes has no answer, and is to be paid for all the same.
+    metrics = ppo(options, args, model, Guards(guard_no_answer=False, guard_min_steps=0))
+    out = tmp_path / "out"
+    weights = load_file(out / "adapter_model.safetensors")
+    assert all(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
+    assert (out / "critic.safetensors").is_file() == (advantage == "gae")
+
+    rows = curve(out)
+    assert [(row["update"], row["samples"]) for row in rows] == [(0, 0), (1, 4)]
+    assert all(0 <= row["clean_accuracy"] <= row["accuracy"] <= 1 for row in rows)
+    assert (metrics["samples"], metrics["accuracy"]) == (4, rows[-1]["accuracy"])
+
+    record = json.loads((out / "run.json").read_text())
+    assert (record["stage"], record["seed"], record["metrics"]) == ("ppo", 42, metrics)
+    assert record["config"]["prm"] == prm_path
+    assert (record["config"]["advantage"], record["config"]["lora_r"]) == (advantage, 4)
+    assert record["versions"]["trl"].startswith("1.16.")
+
+
+def test_process_rewards_come_from_the_prm(problems, prm_path, model, arguments, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(StepPPOTrainer, "train", lambda self, **_: seen.update(source=self.reward_source) or 1 / 0)
+    options = PPOOptions(
+        problems, reward=["prm", "outcome"], prm=prm_path, process_weight=2.0, outcome_weight=0.5, credit="clip",
+        credit_parameters='{"eta": 0.75}', first_error_threshold=0.25,
+    )  # fmt: skip
+    with pytest.raises(ZeroDivisionError):
+        ppo(options, arguments(), model)
+    source = seen["source"]
+    assert source.verifiers["prm"].kind == "prm"
+    assert (source.process_weight, source.outcome_weight, source.first_error_threshold) == (2.0, 0.5, 0.25)
+    assert (source.credit, source.credit_parameters) == ("clip", {"eta": 0.75})
+
+
+def test_a_killed_run_continues_and_repeats_no_row_of_its_curve(problems, model, arguments, tmp_path, monkeypatch):
+    options = PPOOptions(problems, eval_problems=problems, resume=True)
+    run = {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True}
+    run |= {"save_strategy": "steps", "save_steps": 4}
+
+    class Killed(Exception):
+        pass
+
+    step = StepPPOTrainer.training_step
+
+    def killed_at_five(self, *args, **kwargs):
+        if self.state.global_step == 5:
+            raise Killed
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepPPOTrainer, "training_step", killed_at_five)
+        with pytest.raises(Killed):
+            ppo(options, arguments(**run), model)
+    before = curve(tmp_path / "out")
+    assert [row["samples"] for row in before] == [0, 4, 8]
+    assert not (tmp_path / "out" / "run.json").exists()
+
+    ppo(options, arguments(**run), model)
+    after = curve(tmp_path / "out")
+    assert [row["samples"] for row in after] == [0, 4, 8, 12]
+    assert after[:3] == before
+
+
+def test_a_finished_run_that_is_resumed_reports_the_accuracy_of_its_checkpoint(problems, model, arguments, tmp_path):
+    """Nothing is evaluated any more. In the history of the checkpoint stand numbers that no evaluation gave."""
+    options = PPOOptions(problems, eval_problems=problems, resume=True)
+    run = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 4}
+    ppo(options, arguments(**run), model)
+    out = tmp_path / "out"
+    written = (out / CURVE).read_text()
+    path = out / "checkpoint-4" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    for entry in state["log_history"]:
+        if "eval_accuracy" in entry:
+            entry |= {"eval_accuracy": entry["step"] / 8, "eval_clean_accuracy": entry["step"] / 16}
+    path.write_text(json.dumps(state))
+
+    metrics = ppo(options, arguments(**run), model)
+    assert (metrics["accuracy"], metrics["clean_accuracy"]) == (0.5, 0.25)
+    assert json.loads((out / "run.json").read_text())["metrics"] == metrics
+    assert (out / CURVE).read_text() == written
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(problems, model, arguments):
+    assert ppo(PPOOptions(problems, resume=True), arguments(), model)["samples"] == 4
+
+
+# --- wandb.
+
+
+def test_wandb_is_left_alone_unless_it_is_asked_for(problems, model, arguments, monkeypatch, tmp_path):
+    monkeypatch.setattr(wandb, "init", lambda *_, **__: pytest.fail("wandb.init was called"))
+    monkeypatch.chdir(tmp_path)
+    ppo(PPOOptions(problems), arguments(), model)
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_wandb_offline_leaves_a_run(problems, model, arguments, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    try:
+        ppo(PPOOptions(problems), arguments(report_to="wandb", run_name="two updates"), model)
+        assert wandb.run.name == "two updates"
+        assert wandb.run.summary["train/rewards/outcome/mean"] == 0.0
+    finally:
+        wandb.finish()
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert any(file.suffix == ".wandb" and file.stat().st_size > 0 for file in run.iterdir())
+
+
+# --- What is refused.
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward": ["prm"]}, "reward 'prm' needs prm: its folder"),
+        ({"reward": ["prm", "prm"], "prm": "x"}, "name one source or several, each once"),
+        ({"reward": []}, "name one source or several, each once"),
+        ({"reward": ["prn"]}, "no reward source 'prn'; choose among prm, checker, implicit, orm, outcome"),
+        ({"prm": "x"}, r"prm is given, but reward is \['outcome'\]"),
+        ({"source_weights": {"prm": 1.0}}, "source_weights has 'prm', which is no source"),
+        ({"source_weights": {"outcome": "much"}}, "source_weights: outcome is 'much'; give a finite number"),
+        ({"source_weights": "[1]"}, "source_weights .*as JSON"),
+        ({"score_cache": -1}, "score_cache is -1"),
+        ({"process_weight": float("nan")}, "process_weight is nan; give a finite number"),
+        ({"missing_answer_reward": float("inf")}, "missing_answer_reward is inf"),
+        ({"source_weights": {"outcome": 0}}, "leaves nothing to learn from"),
+        ({"first_error_threshold": 5.0}, "first_error_threshold is 5.0; it is a probability"),
+        ({"reward": ["checker"], "outcome_weight": 2.0}, "outcome_weight would do nothing"),
+        ({"reward": ["implicit"], "implicit": "x", "credit": "delta"}, "gives rewards, not scores, so credit would do"),
+        ({"outcome_weight": 0.0}, "leaves nothing to learn from"),
+        ({"process_weight": 2.0}, "process_weight would do nothing"),
+        ({"credit": "delta"}, "credit would do nothing"),
+        ({"credit_parameters": {"eta": 1}}, "credit_parameters would do nothing"),
+        ({"first_error_threshold": 0.5}, "first_error_threshold would do nothing"),
+        ({"reward": ["prm"], "prm": "x", "credit_parameters": "eta=0.7"}, "credit_parameters .*as JSON"),
+        ({"reward": ["prm"], "prm": "x", "credit_parameters": "[1]"}, "credit_parameters .*as JSON"),
+    ],
+)
+def test_options_that_do_not_go_together(changes, message):
+    with pytest.raises(UserError, match=message):
+        PPOOptions("problems.jsonl", **changes)
+
+
+def test_an_evaluation_needs_problems(problems, model, arguments):
+    with pytest.raises(UserError, match="eval_strategy is 'steps' but eval_problems is not given"):
+        ppo(PPOOptions(problems), arguments(eval_strategy="steps", eval_steps=1), model)
+
+
+def test_fewer_problems_than_an_update_takes_are_refused(task, model, arguments, tmp_path):
+    write_rows(tmp_path / "one.jsonl", [asdict(p) for p in task.problems("train", 1, seed=0)])
+    with pytest.raises(UserError, match="has 1 problems, and an update takes 2 of them with 2 samples each"):
+        ppo(PPOOptions(str(tmp_path / "one.jsonl")), arguments(), model)
+
+
+def test_missing_files_are_named(problems, model, arguments, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.jsonl: no such file"):
+        ppo(PPOOptions(str(tmp_path / "nowhere.jsonl")), arguments(), model)
+    with pytest.raises(UserError, match="model_name_or_path is missing"):
+        ppo(PPOOptions(problems), arguments(), ModelConfig(None))
+    with pytest.raises(UserError, match="no-prm"):
+        ppo(PPOOptions(problems, reward=["prm", "outcome"], prm=str(tmp_path / "no-prm")), arguments(), model)
+
+
+def test_an_orm_cannot_pay_steps(problems, model, arguments, tiny_lm, tokenizer, tmp_path):
+    new_verifier(tiny_lm, VerifierSpec("orm")).save_pretrained(tmp_path / "orm")
+    tokenizer.save_pretrained(tmp_path / "orm")
+    with pytest.raises(UserError, match="is an ORM"):
+        ppo(PPOOptions(problems, reward=["prm", "outcome"], prm=str(tmp_path / "orm")), arguments(), model)
+
+
+def test_a_prompt_longer_than_the_model_is_named(problems, arguments, tokenizer, tmp_path, model):
+    small_model(tokenizer, hidden_size=32, layers=1, heads=2, max_positions=24).save_pretrained(tmp_path / "short")
+    tokenizer.save_pretrained(tmp_path / "short")
+    with pytest.raises(UserError, match="problem 'arithmetic-train-0-.*exceed the model's 24 positions"):
+        ppo(PPOOptions(problems), arguments(), replace(model, model_name_or_path=str(tmp_path / "short")))
+
+
+def test_problems_of_another_task_are_refused_before_training(arguments, model, tmp_path):
+    write_rows(tmp_path / "other.jsonl", [asdict(Problem(f"p-{n}", "How many eggs?\n", "3")) for n in (1, 2)])
+    with pytest.raises(UserError, match="problem 'p-1': not a prompt of the task arithmetic"):
+        ppo(PPOOptions(str(tmp_path / "other.jsonl")), arguments(), model)
+
+
+def test_credit_parameters_reach_the_scheme(problems, prm_path, model, arguments):
+    options = PPOOptions(problems, reward=["prm", "outcome"], prm=prm_path, credit="clip")
+    with pytest.raises(UserError, match="'clip' needs 'eta'"):
+        ppo(options, arguments(), model)
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(problems, model, arguments):
+    run = {"save_strategy": "steps", "save_steps": 1}
+    ppo(PPOOptions(problems), arguments(**run), model)
+    with pytest.raises(
+        UserError, match=r"is of another run, with missing_answer_reward 0.0 \(now -1.0\), beta 0.0 \(now"
+    ):
+        ppo(PPOOptions(problems, missing_answer_reward=-1.0, resume=True), arguments(**run, beta=0.1), model)
+    assert ppo(PPOOptions(problems, resume=True), arguments(**run | {"max_steps": 4}), model)["samples"] == 8
+
+
+def test_a_verifier_that_is_too_short_is_said_before_training(problems, model, arguments, tokenizer, tmp_path):
+    small_model(tokenizer, hidden_size=32, layers=1, heads=2, max_positions=28).save_pretrained(tmp_path / "short")
+    tokenizer.save_pretrained(tmp_path / "short")
+    new_verifier(str(tmp_path / "short"), VerifierSpec("prm")).save_pretrained(tmp_path / "short-prm")
+    tokenizer.save_pretrained(tmp_path / "short-prm")
+    options = PPOOptions(problems, reward=["prm"], prm=str(tmp_path / "short-prm"))
+    with pytest.raises(UserError, match="the prm has 28 positions, and a prompt of .* exceeds them"):
+        ppo(options, arguments(), model)

@@ -1,0 +1,230 @@
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.stages import sample as module
+from rlstep.stages.sample import SampleConfig, sample
+from rlstep.steps.records import read_problems, read_solutions
+
+
+@pytest.fixture
+def config(tiny_lm, task, tmp_path) -> SampleConfig:
+    """Three problems, four solutions each, in batches of five: 5 + 5 + 2."""
+    write_rows(tmp_path / "problems.jsonl", (asdict(p) for p in task.problems("test", 3, seed=0)))
+    return SampleConfig(
+        model=tiny_lm,
+        problems=str(tmp_path / "problems.jsonl"),
+        out=str(tmp_path / "out" / "samples.jsonl"),
+        n=4,
+        max_new_tokens=12,
+        batch_size=5,
+    )
+
+
+def run(config: SampleConfig) -> list[dict]:
+    sample(config)
+    return [json.loads(line) for line in Path(config.out).read_text().splitlines()]
+
+
+def test_n_solutions_of_every_problem_in_order(config, tmp_path):
+    metrics = sample(config)
+    solutions, problems = read_solutions(config.out), read_problems(config.problems)
+    found = [(s.problem_id, s.prompt, s.reference, s.sample) for s in solutions]
+    assert found == [(p.id, p.prompt, p.reference, index) for p in problems for index in range(4)]
+    assert len({s.completion for s in solutions}) > 6
+    assert all(s.steps is None and s.labels is None and s.correct is None for s in solutions)
+    assert metrics == {"problems": 3, "solutions": 12, "finished": sum(s.finished for s in solutions) / 12}
+    assert [path.name for path in (tmp_path / "out").glob("*")] == ["samples.jsonl", "samples.jsonl.run.json"]
+
+
+def test_the_seed_decides(config, tmp_path):
+    first = run(config)
+    assert run(replace(config, out=str(tmp_path / "again.jsonl"))) == first
+    assert run(replace(config, out=str(tmp_path / "other.jsonl"), seed=1)) != first
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_before(batch: int, monkeypatch) -> None:
+    """Lets `batch` batches pass and raises at the next."""
+    generate, calls = module._generate, []
+
+    def mortal(*args):
+        calls.append(None)
+        if len(calls) > batch:
+            raise Killed
+        return generate(*args)
+
+    monkeypatch.setattr(module, "_generate", mortal)
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2])
+def test_a_killed_run_continues_to_the_same_rows(config, tmp_path, monkeypatch, batches):
+    whole = run(replace(config, out=str(tmp_path / "whole.jsonl")))
+    with monkeypatch.context() as patch:
+        kill_before(batches, patch)
+        with pytest.raises(Killed):
+            sample(config)
+    partial = Path(config.out + ".partial")
+    assert len(partial.read_text().splitlines()) == 1 + 5 * batches
+    assert not Path(config.out).exists()
+    with monkeypatch.context() as patch:
+        kill_before(3 - batches, patch)
+        assert run(config) == whole
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize("rows", [3, 7, 11, 12])
+def test_a_batch_cut_in_two_is_completed(config, tmp_path, monkeypatch, rows):
+    whole = run(replace(config, out=str(tmp_path / "whole.jsonl")))
+    with monkeypatch.context() as patch:
+        patch.setattr("rlstep.runtime.rows.ResumableRows.finish", lambda self: None)
+        sample(config)
+    partial = Path(config.out + ".partial")
+    lines = partial.read_text().splitlines(keepends=True)
+    # The header, whole rows, and half of the next one.
+    partial.write_text("".join(lines[: 1 + rows]) + "".join(lines[1 + rows : 2 + rows])[:40])
+    assert run(config) == whole
+
+
+@pytest.mark.parametrize("change", ["problems", "settings", "model"])
+def test_rows_of_another_run_are_not_continued(config, tmp_path, monkeypatch, change, tiny_lm):
+    model = tmp_path / "model"
+    AutoModelForCausalLM.from_pretrained(tiny_lm).save_pretrained(model)
+    AutoTokenizer.from_pretrained(tiny_lm).save_pretrained(model)
+    config = replace(config, model=str(model))
+    kill_before(1, monkeypatch)
+    with pytest.raises(Killed):
+        sample(config)
+    monkeypatch.undo()
+    if change == "problems":
+        rows = Path(config.problems).read_text().splitlines(keepends=True)
+        Path(config.problems).write_text("".join(reversed(rows)))
+    elif change == "settings":
+        config = replace(config, temperature=0.5)
+    else:
+        trained = AutoModelForCausalLM.from_pretrained(model)
+        torch.nn.init.normal_(trained.model.embed_tokens.weight)
+        trained.save_pretrained(model)
+    found = run(config)
+    assert found == run(replace(config, out=str(tmp_path / "fresh.jsonl")))
+
+
+def test_greedy_takes_the_likeliest_token_each_time(config):
+    config = replace(config, n=1, temperature=0.0)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(config.model), AutoTokenizer.from_pretrained(config.model)
+    for solution in (sample(config), read_solutions(config.out))[1]:
+        ids, new = tokenizer(solution.prompt)["input_ids"], []
+        while len(new) < 12 and new[-1:] != [tokenizer.eos_token_id]:
+            with torch.no_grad():
+                new.append(model(torch.tensor([ids + new])).logits[0, -1].argmax().item())
+        assert solution.completion == tokenizer.decode(new, skip_special_tokens=True)
+        assert solution.finished == (new[-1] == tokenizer.eos_token_id)
+
+
+def model_that_ends(config: SampleConfig, path: Path, **generation) -> str:
+    """A model that writes <eos> half of the time, and `1` otherwise."""
+    tokenizer = AutoTokenizer.from_pretrained(config.model)
+    model = AutoModelForCausalLM.from_pretrained(config.model)
+    hidden = model.config.hidden_size
+    with torch.no_grad():
+        # Every layer adds nothing, every token's embedding is the same but two, which the output favours.
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.copy_(torch.ones(hidden).expand(len(tokenizer), -1))
+        model.lm_head.weight = torch.nn.Parameter(torch.zeros(len(tokenizer), hidden))
+        model.lm_head.weight[[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("1")]] = 1.0
+    model.config.tie_word_embeddings = False
+    for name, value in generation.items():
+        setattr(model.generation_config, name, value)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def test_completions_end_at_eos(config, tmp_path):
+    config = replace(config, model=model_that_ends(config, tmp_path / "ends"), n=40, batch_size=60, max_new_tokens=3)
+    metrics = sample(config)
+    solutions = read_solutions(config.out)
+    assert {(s.completion, s.finished) for s in solutions} == {("", True), ("1", True), ("11", True), ("111", False)}
+    assert metrics["finished"] == sum(s.finished for s in solutions) / 120
+    # 1 - 2^-3, give or take four standard deviations
+    assert metrics["finished"] == pytest.approx(0.875, abs=0.12)
+
+
+def test_only_the_options_shape_the_sampling(config, tmp_path):
+    """What a published model's generation_config.json would add in silence is left out."""
+    config = replace(config, n=40, batch_size=120, max_new_tokens=3)
+    plain = run(replace(config, model=model_that_ends(config, tmp_path / "plain")))
+    habits = {"repetition_penalty": 50.0, "do_sample": True, "top_k": 1, "min_new_tokens": 3, "temperature": 9.0}
+    model = model_that_ends(config, tmp_path / "habits", **habits)
+    assert GenerationConfig.from_pretrained(model).repetition_penalty == 50
+    assert run(replace(config, model=model, out=str(tmp_path / "b.jsonl"))) == plain
+
+
+@pytest.mark.parametrize("option", [{"top_p": 0.05}, {"top_k": 1}, {"temperature": 0.05}])
+def test_each_way_to_truncate_narrows_the_choice(config, tmp_path, option):
+    def kinds(**options) -> int:
+        out = str(tmp_path / f"{len(options)}.jsonl")
+        rows = run(replace(config, n=30, max_new_tokens=1, batch_size=90, out=out, **options))
+        return len({row["completion"] for row in rows})
+
+    assert kinds(**option) < kinds() / 2
+
+
+def test_an_adapter_samples_as_its_merged_model(config, tmp_path):
+    lora = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", init_lora_weights=False)
+    torch.manual_seed(0)
+    policy = get_peft_model(AutoModelForCausalLM.from_pretrained(config.model), lora)
+    tokenizer = AutoTokenizer.from_pretrained(config.model)
+    for name, model in (("adapter", policy), ("merged", None)):
+        (model or policy.merge_and_unload()).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    rows = {}
+    for name in ("adapter", "merged"):
+        out = str(tmp_path / f"{name}.jsonl")
+        rows[name] = run(replace(config, model=str(tmp_path / name), out=out, n=1, temperature=0.0))
+    assert rows["adapter"] == rows["merged"]
+    assert rows["adapter"] != run(replace(config, n=1, temperature=0.0))
+
+
+def test_a_prompt_longer_than_the_model_is_named(config, task):
+    rows = [asdict(p) for p in task.problems("test", 2, seed=0)]
+    rows[1] |= {"id": "endless", "prompt": "Left to right, mod 20: 1" + " + 1" * 600 + "\n"}
+    write_rows(config.problems, rows)
+    with pytest.raises(UserError, match=r"problem 'endless': 603 prompt tokens and 12 new ones exceed the model's 512"):
+        sample(config)
+    assert not Path(config.out).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 0.0, "n": 2}, "temperature 0 gives one solution 2 times over"),
+        ({"temperature": -1.0}, "temperature is -1.0; it must be at least 0"),
+        ({"n": 0}, "n is 0; it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_k": -1}, "top_k is -1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(config, change, message):
+    with pytest.raises(UserError, match=message):
+        replace(config, **change)
+
+
+def test_a_missing_model_is_named(config, tmp_path):
+    with pytest.raises(OSError, match="no-model"):
+        sample(replace(config, model=str(tmp_path / "no-model")))

@@ -1,0 +1,912 @@
+"""A verifier behind HTTP: the same scores to the last bit, and an answer to whatever may go wrong on either side."""
+
+import http.client
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import get_type_hints
+from urllib.parse import urlsplit
+
+import pytest
+
+from rlstep import __version__
+from rlstep.runtime.errors import UserError
+from rlstep.stages.score import ScoreConfig
+from rlstep.stages.serve import Refusal, ScoreServer, ServeConfig, parse, serve
+from rlstep.steps.boundaries import Boundary
+from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.serving import client as remote
+from rlstep.verifiers.serving.client import RemoteRewardModel, load_reward_model
+
+PROMPT, COMPLETION = "Left to right, mod 20: 7 + 3\n", "7 + 3 = 10\nAnswer: 10"
+
+
+@contextmanager
+def running(server):
+    """Answers in a thread until the block ends."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
+def serving(verifier, port: int = 0, name: str = "tiny", **options):
+    server = ScoreServer("127.0.0.1", port, name, **options)
+    server.open(verifier)
+    with running(server):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def local(verifier_paths) -> RewardModel:
+    return RewardModel.from_pretrained(verifier_paths["prm"])
+
+
+@pytest.fixture(scope="module")
+def server(local):
+    with serving(local) as found:
+        yield found
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """The seconds waited between attempts, which the tests do not wait."""
+    found: list[float] = []
+    monkeypatch.setattr(remote.time, "sleep", found.append)
+    return found
+
+
+def texts(task, n: int = 24) -> tuple[list[str], list[str]]:
+    solutions = task.demonstrations(n, seed=5)
+    return [s.prompt for s in solutions], [s.completion for s in solutions]
+
+
+def sent(server, method: str, path: str, body: bytes | None = None, headers=()) -> tuple[int, dict]:
+    """Status and JSON of one reply."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    try:
+        connection.request(method, path, body, dict(headers))
+        reply = connection.getresponse()
+        return reply.status, json.loads(reply.read() or b"{}")
+    finally:
+        connection.close()
+
+
+# --- The same scores.
+
+
+@pytest.mark.parametrize("kind", ["prm", "orm"])
+def test_scores_are_those_of_the_verifier_to_the_last_bit(verifier_paths, task, kind):
+    verifier = RewardModel.from_pretrained(verifier_paths[kind])
+    prompts, completions = texts(task)
+    spans = [[(0, len(completion))] for completion in completions]
+    with serving(verifier) as server:
+        client = RemoteRewardModel(server.url)
+        assert client.kind == kind
+        assert client.boundary == verifier.boundary
+        assert client.score(prompts, completions) == verifier.score(prompts, completions)
+        assert client.score(prompts, completions, spans) == verifier.score(prompts, completions, spans)
+
+
+def test_every_float_survives():
+    """Among them ones that are near each other, and one that no decimal of 15 digits gives back."""
+
+    class Fixed:
+        kind, boundary = "prm", Boundary("line")
+        values = [0.1 + 0.2, math.nextafter(0.5, 1), math.nextafter(0.5, 0), 5e-324, 1 / 3, 0.0, 1.0]
+
+        def score(self, prompts, completions, steps):
+            return [list(self.values)]
+
+    with serving(Fixed()) as server:
+        (found,) = RemoteRewardModel(server.url).score(["p"], ["\n".join("abcdefg")])
+    assert [value.hex() for value in found] == [value.hex() for value in Fixed.values]
+
+
+def test_another_tokenizer_and_text_beyond_ascii(tmp_path):
+    """A PRM that reads bytes; spans count characters, which neither bytes nor UTF-16 units are."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from rlstep.tasks.small import small_model
+    from rlstep.verifiers.model import VerifierSpec, new_verifier
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["<pad>", "<eos>", *alphabet])}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    small_model(fast, hidden_size=32, layers=1, heads=2, intermediate_size=32).save_pretrained(tmp_path)
+    verifier = RewardModel(new_verifier(str(tmp_path), VerifierSpec("prm")), fast, "prm")
+    completion = "\U0001f600 = caf\u00e9\n\U0001f600\U0001f600 \u2260 7\nyes"
+    steps = [(0, 9), (9, 16), (16, 19)]
+    with serving(verifier) as server:
+        client = RemoteRewardModel(server.url)
+        (found,) = client.score([PROMPT], [completion], [steps])
+        assert client.score([PROMPT], [completion]) == [found]
+    assert found == verifier.score([PROMPT], [completion], [steps])[0]
+    assert len(set(found)) == 3
+
+
+def test_the_servers_boundary_finds_the_steps(local, server):
+    tagged = RewardModel(local.model, local.tokenizer, "prm", boundary=Boundary("tag", "="))
+    with serving(tagged) as other:
+        client = RemoteRewardModel(other.url)
+        assert client.boundary == Boundary("tag", "=")
+        assert len(client.score([PROMPT], ["7 = 7 = 7"])[0]) == 3
+    assert len(RemoteRewardModel(server.url).score([PROMPT], ["7 = 7 = 7"])[0]) == 1
+
+
+def test_repeated_rows_are_sent_once_and_answered_in_order(server, task, monkeypatch):
+    prompts, completions = texts(task, 6)
+    client = RemoteRewardModel(server.url)
+    plain = client.score(prompts, completions)
+    seen = []
+    answer = server.answer
+    monkeypatch.setattr(server, "answer", lambda body: seen.append(json.loads(body)) or answer(body))
+    order = [3, 0, 3, 5, 0, 1, 3]
+    found = client.score([prompts[i] for i in order], [completions[i] for i in order])
+    assert seen[0]["completions"] == [completions[i] for i in (3, 0, 5, 1)]
+    for index, values in zip(order, found, strict=True):
+        assert values == pytest.approx(plain[index], abs=1e-6)
+    found[0].append(2.0)
+    assert found[2] == found[6] != found[0]  # the caller may change a row without changing its equals
+
+
+@pytest.mark.parametrize(("options", "counts"), [({}, [7]), ({"batch_rows": 3}, [3, 3, 1]), ({"batch_rows": 7}, [7])])
+def test_batch_rows_cuts_requests(server, local, task, monkeypatch, options, counts):
+    prompts, completions = texts(task, 7)
+    assert len(set(completions)) == 7
+    seen, answer = [], server.answer
+    monkeypatch.setattr(server, "answer", lambda body: seen.append(len(json.loads(body)["prompts"])) or answer(body))
+    found = RemoteRewardModel(server.url, **options).score(prompts, completions)
+    assert seen == counts
+    assert sum(found, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
+
+
+def test_requests_keep_to_the_servers_limit(local, task):
+    prompts, completions = texts(task, 8)
+    with serving(local, max_request_bytes=600) as server:
+        client = RemoteRewardModel(server.url)
+        found = client.score(prompts, completions)
+        assert server.requests > 1
+        assert server.rows == 8
+        with pytest.raises(UserError, match=r"row 1 makes a request of \d+ bytes; .* takes 600\. Drop the row"):
+            client.score([PROMPT, PROMPT], [COMPLETION, "7 + 3 = 10\n" * 100])
+    assert sum(found, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
+
+
+def test_nothing_asked_is_nothing_sent(server):
+    client = RemoteRewardModel(server.url)
+    before = server.requests
+    assert client.score([], []) == []
+    assert server.requests == before
+    assert client.score([PROMPT, PROMPT], ["", "\n \n"]) == [[], []]
+
+
+def test_many_clients_are_answered_one_after_the_other(local, task):
+    class Watched:
+        kind, boundary = local.kind, local.boundary
+        inside, most = 0, 0
+
+        def score(self, *rows):
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            try:
+                return local.score(*rows)
+            finally:
+                self.inside -= 1
+
+    prompts, completions = texts(task)
+    wanted, found = local.score(prompts, completions), {}
+    with serving(Watched()) as server:
+
+        def ask(client: int) -> None:
+            found[client] = RemoteRewardModel(server.url).score(prompts, completions)
+
+        threads = [threading.Thread(target=ask, args=(client,)) for client in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert server.verifier.most == 1
+        assert (server.requests, server.rows) == (6, 6 * len(set(zip(prompts, completions, strict=True))))
+    assert list(found.values()) == [wanted] * 6
+
+
+# --- What the server says.
+
+
+def test_health(server):
+    assert sent(server, "GET", "/health") == (
+        200,
+        {
+            "rlstep": __version__,
+            "name": "tiny",
+            "kind": "prm",
+            "boundary": {"rule": "line", "tag": None},
+            "max_request_bytes": 64 << 20,
+        },
+    )
+
+
+@pytest.mark.parametrize("steps", [{}, {"steps": None}])
+def test_without_spans_the_server_finds_the_steps(server, local, steps):
+    body = json.dumps({"prompts": [PROMPT], "completions": [COMPLETION]} | steps).encode()
+    assert sent(server, "POST", "/score", body) == (200, {"scores": local.score([PROMPT], [COMPLETION])})
+
+
+ROWS = {"prompts": ["p", "p"], "completions": ["abc", "de"], "steps": [[[0, 1], [1, 3]], [[0, 2]]]}
+
+
+def test_a_good_request_is_taken_as_it_is():
+    body = json.dumps(ROWS).encode()
+    assert parse(body) == (["p", "p"], ["abc", "de"], [[(0, 1), (1, 3)], [(0, 2)]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"promts": []}, 'field "promts": unknown; there are prompts, completions, steps.'),
+        ({"prompts": None}, "field 'prompts': expected a list of texts, found null."),
+        ({"prompts": "ab"}, "field 'prompts': expected a list of texts, found \"ab\"."),
+        ({"prompts": ["p", 7]}, "field 'prompts', row 1: expected a text, found 7."),
+        ({"completions": ["abc", None]}, "field 'completions', row 1: expected a text, found null."),
+        ({"completions": ["\ud83d", "de"]}, "field 'completions', row 0: half a surrogate pair is no character."),
+        ({"completions": ["abc"]}, "field 'completions': 1 rows, but there are 2 prompts."),
+        ({"steps": [[]]}, "field 'steps': 1 rows, but there are 2 prompts."),
+        ({"steps": "none"}, "field 'steps': expected a list of spans for each row, or null, found \"none\"."),
+        ({"steps": [[], None]}, "field 'steps', row 1: expected a list of [start, end] pairs, found null."),
+        ({"steps": [[], [[0]]]}, "field 'steps', row 1: expected [start, end], found [0]."),
+        ({"steps": [[], [0, 2]]}, "field 'steps', row 1: expected [start, end], found 0."),
+        ({"steps": [[[0, True]], []]}, "field 'steps', row 0: expected [start, end], found [0, true]."),
+        ({"steps": [[[0, 1.0]], []]}, "field 'steps', row 0: expected [start, end], found [0, 1.0]."),
+        (
+            {"steps": [[], [[0, 3]]]},
+            "field 'steps', row 1: [0, 3] is out of order or outside the completion's 2 characters.",
+        ),
+        (
+            {"steps": [[[0, 2], [1, 3]], []]},
+            "field 'steps', row 0: [1, 3] is out of order or outside the completion's 3 characters.",
+        ),
+        (
+            {"steps": [[[-1, 2]], []]},
+            "field 'steps', row 0: [-1, 2] is out of order or outside the completion's 3 characters.",
+        ),
+        (
+            {"steps": [[[2, 1]], []]},
+            "field 'steps', row 0: [2, 1] is out of order or outside the completion's 3 characters.",
+        ),
+    ],
+)
+def test_bad_requests_name_field_and_row(server, changes, reason):
+    assert sent(server, "POST", "/score", json.dumps(ROWS | changes).encode()) == (400, {"error": reason})
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(Refusal, match="field 'completions': missing"):
+        parse(b'{"prompts": []}')
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "not JSON in UTF-8"),
+        (b"{", "not JSON in UTF-8"),
+        (b'{"prompts": ["\xff"]}', "not JSON in UTF-8"),
+        (b"[" * 100_000, "not JSON in UTF-8"),
+        (b'{"prompts": ' + b"1" * 5000 + b"}", "not JSON in UTF-8"),
+        (b'{"prompts": [], "prompts": ["a"], "completions": []}', "a field stands twice"),
+        (b"[]", "expected an object with prompts, completions, steps, found []"),
+    ],
+)
+def test_what_is_no_request_is_refused(server, body, reason):
+    status, found = sent(server, "POST", "/score", body)
+    assert status == 400
+    assert reason in found["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("POST", "/scores", 404),
+        ("GET", "/score", 405),
+        ("POST", "/health", 405),
+        ("DELETE", "/score", 501),
+        ("HEAD", "/health", 501),
+    ],
+)
+def test_other_addresses_and_methods(server, method, path, status):
+    found, reply = sent(server, method, path)
+    assert found == status
+    assert set(reply) == ({"error"} if method != "HEAD" else set())
+
+
+def raw(server, request: bytes, close: bool = False) -> bytes:
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as connection:
+        connection.sendall(request)
+        if close:
+            connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"", 411),
+        (b"Content-Length: two\r\n", 411),
+        (b"Content-Length: -1\r\n", 411),
+        (b"Content-Length: " + b"9" * 5000 + b"\r\n", 411),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n", 411),
+        (b"Content-Length: 10\r\n", 400),  # and only two bytes come
+    ],
+)
+def test_a_request_needs_its_length(server, headers, status):
+    reply = raw(server, b"POST /score HTTP/1.1\r\n" + headers + b"\r\n{}", close=True)
+    assert reply.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]
+
+
+def test_what_is_no_http_gets_json_too(server):
+    assert b'{"error": ' in raw(server, b"hello\r\n\r\n")
+
+
+def test_too_large_a_request_is_refused_and_its_client_hears_of_it(local):
+    with serving(local, max_request_bytes=1000) as server:
+        # far more than the buffers between the two hold
+        status, reply = sent(server, "POST", "/score", b" " * (16 << 20))
+        assert status == 413
+        assert reply["error"].startswith("the request has 16777216 bytes, the server takes 1000:")
+        body = json.dumps({"prompts": [], "completions": []}).encode()
+        assert sent(server, "POST", "/score", body + b" " * (1000 - len(body)))[0] == 200
+        assert sent(server, "POST", "/score", body + b" " * (1001 - len(body)))[0] == 413
+
+
+def test_rows_that_cannot_be_scored_are_422(server, local):
+    long = "7 + 3 = 10\n" * 200
+    with pytest.raises(UserError) as wanted:
+        local.score([PROMPT], [long])
+    body = json.dumps({"prompts": [PROMPT], "completions": [long]}).encode()
+    assert sent(server, "POST", "/score", body) == (422, {"error": str(wanted.value)})
+
+
+def test_a_fault_of_the_server_stays_there(server, monkeypatch, capfd):
+    def fails(*_):
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(server.verifier, "score", fails)
+    with pytest.raises(UserError, match=r"answers with status 500: the server failed; its own output says how\."):
+        RemoteRewardModel(server.url).score([PROMPT], [COMPLETION])
+    assert "ZeroDivisionError: secret" in capfd.readouterr().err
+    monkeypatch.undo()
+    assert RemoteRewardModel(server.url).score([PROMPT], [COMPLETION])  # it goes on
+
+
+def test_a_client_that_goes_away_leaves_no_traceback(server, capfd):
+    for _ in range(3):
+        connection = socket.create_connection(("127.0.0.1", server.server_port))
+        connection.sendall(b"POST /score HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        # closes with a reset
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        connection.close()
+    assert sent(server, "GET", "/health")[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+# --- What the client makes of it.
+
+
+def test_refused_rows_are_numbered_as_the_caller_counts(server, local):
+    client = RemoteRewardModel(server.url, batch_rows=2)
+    long = "7 + 3 = 10\n" * 200
+    rows = [PROMPT] * 6, ["7", "7", "8", "7", "9", long]
+    with pytest.raises(UserError) as found:
+        client.score(*rows)
+    with pytest.raises(UserError) as wanted:
+        local.score(*rows)
+    assert str(wanted.value).startswith("row 5: ")
+    assert str(found.value) == f"{server.url} refuses the rows: {wanted.value}"
+    with pytest.raises(UserError, match=r"refuses the rows: field 'steps', row 2: \[1, 9\]"):
+        client.score([PROMPT] * 3, ["7", "7", "8"], [[(0, 1)], [(0, 1)], [(1, 9)]])
+
+
+@pytest.mark.parametrize(
+    ("reason", "wanted"),
+    [
+        ("row 1: too long", "row 70: too long"),
+        ("field 'steps', row 0: no list", "field 'steps', row 50: no list"),
+        ("row 2: there is none", "row 2: there is none"),
+        ("no token of 'row 1: x'", "no token of 'row 1: x'"),
+    ],
+)
+def test_renumbering(reason, wanted):
+    assert remote._renumbered(reason, [50, 70]) == wanted
+
+
+def test_rows_that_cannot_be_sent_are_refused(server):
+    client = RemoteRewardModel(server.url)
+    with pytest.raises(UserError, match="row 1: half a surrogate pair"):
+        client.score([PROMPT] * 2, ["7", "\ud83d\ude00"])
+    with pytest.raises(UserError, match="2 prompts, 1 completions, steps: None"):
+        client.score(["a", "b"], ["c"])
+    with pytest.raises(UserError, match="1 prompts, 1 completions, steps: 2"):
+        client.score(["a"], ["c"], [[], []])
+
+
+HEALTH = {"name": "x", "kind": "prm", "boundary": {"rule": "line", "tag": None}, "max_request_bytes": 10_000}
+
+
+class Scripted(ThreadingHTTPServer):
+    """Gives fixed replies to /score, one after the other, the last one for good; "cut" ends a reply in its middle."""
+
+    def __init__(self, *scores, health=(200, HEALTH)):
+        super().__init__(("127.0.0.1", 0), _Speaks)
+        self.scores, self.health, self.asked = list(scores), health, 0
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class _Speaks(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.say(*self.server.health)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked += 1
+        scores = self.server.scores
+        self.say(*(scores.pop(0) if len(scores) > 1 else scores[0]))
+
+    def say(self, status, content, **headers):
+        if status is None:
+            return
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(200 if status == "cut" else status)
+        self.send_header("Content-Length", str(len(body) + (50 if status == "cut" else 0)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+GOOD = (200, {"scores": [[0.25, 1]]})
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ({"scores": []}, r"expected scores of 1 rows, found \[\]"),
+        ({"scores": [[0.5, 0.5], []]}, "expected scores of 1 rows"),
+        ({"scores": {"0": [0.5, 0.5]}}, "expected scores of 1 rows"),
+        ({"values": [[0.5, 0.5]]}, "expected scores of 1 rows, found null"),
+        ([[0.5, 0.5]], "expected scores of 1 rows, found null"),
+        ({"scores": [[0.5]]}, r"row 0: expected 2 scores, one a step, found \[0.5\]"),
+        ({"scores": ["ab"]}, 'row 0: expected 2 scores, one a step, found "ab"'),
+        ({"scores": [[0.5, 1.5]]}, "row 0: expected numbers from 0 to 1, found 1.5"),
+        ({"scores": [[-0.1, 1]]}, "row 0: expected numbers from 0 to 1, found -0.1"),
+        ({"scores": [[True, 1]]}, "row 0: expected numbers from 0 to 1, found true"),
+        ({"scores": [["0.5", 1]]}, 'row 0: expected numbers from 0 to 1, found "0.5"'),
+        ({"scores": [[None, 1]]}, "row 0: expected numbers from 0 to 1, found null"),
+        (b'{"scores": [[NaN, 1]]}', "row 0: expected numbers from 0 to 1, found NaN"),
+        (b'{"scores": [[1e999, 1]]}', "row 0: expected numbers from 0 to 1, found Infinity"),
+        (b"<html>", "does not answer in HTTP and JSON"),
+        (b"", "does not answer in HTTP and JSON"),
+        (b"\x80\x04N.", "does not answer in HTTP and JSON"),  # a pickle
+    ],
+)
+def test_replies_that_are_no_scores_are_refused(reply, reason, waits):
+    with running(Scripted((200, reply))) as other, pytest.raises(UserError, match=reason):
+        RemoteRewardModel(other.url).score(["p"], ["a\nb"])
+    assert other.asked == 1
+    assert waits == []
+
+
+@pytest.mark.parametrize("fault", [(502, b"<html>"), (503, {"error": "busy"}), (504, {}), ("cut", b"{"), (None, b"")])
+def test_what_may_pass_is_tried_again(fault, waits):
+    with running(Scripted(fault, fault, GOOD)) as other:
+        assert RemoteRewardModel(other.url).score(["p"], ["a\nb"]) == [[0.25, 1.0]]
+        assert other.asked == 3
+        assert waits == [0.5, 1.0]
+        other.scores = [fault]
+        with pytest.raises(UserError, match=f"{other.url} is not to be had .* after 8 attempts"):
+            RemoteRewardModel(other.url, retries=7).score(["p"], ["a\nb"])
+    assert waits[2:] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
+    assert other.asked == 3 + 8
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ((400, {"error": "field 'prompts': missing."}), "refuses the rows: field 'prompts': missing"),
+        ((422, {"error": "row 0: too long"}), "refuses the rows: row 0: too long"),
+        ((413, {"error": "too large"}), "/score answers with status 413: too large"),
+        ((401, b"who are you?"), "/score answers with status 401: Unauthorized"),
+        ((500, {"error": "it failed"}), "/score answers with status 500: it failed"),
+        ((403, [1]), "/score answers with status 403: Forbidden"),
+    ],
+)
+def test_what_stays_is_not_tried_again(fault, reason, waits):
+    with running(Scripted(fault)) as other, pytest.raises(UserError, match=reason):
+        RemoteRewardModel(other.url).score(["p"], ["a\nb"])
+    assert other.asked == 1
+    assert waits == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("target", ["http://127.0.0.1:1/health", "file:///etc/hostname", "ftp://127.0.0.1/x"])
+def test_redirects_are_not_followed(status, target, waits, monkeypatch):
+    say = _Speaks.say
+    monkeypatch.setattr(_Speaks, "say", lambda self, *reply: say(self, *reply, Location=target))
+    wanted = re.escape(f"/health redirects to {target}, which is not followed")
+    with running(Scripted(GOOD, health=(status, b""))) as other, pytest.raises(UserError, match=wanted):
+        RemoteRewardModel(other.url)
+    assert waits == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "implicit"},
+        {"kind": None},
+        {"boundary": None},
+        {"boundary": {"rule": "page"}},
+        {"boundary": {"rule": "line", "of": 1}},
+        {"max_request_bytes": 0},
+        {"max_request_bytes": "10"},
+    ],
+)
+def test_a_server_that_is_no_verifier_is_refused(changes, waits):
+    wanted = "is no verifier: .*Start one there: `rlstep serve --model PATH`"
+    for health in (HEALTH | changes, [], None, "ok", {}):
+        with running(Scripted(GOOD, health=(200, health))) as other, pytest.raises(UserError, match=wanted):
+            RemoteRewardModel(other.url)
+        assert other.asked == 0
+    assert waits == []
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_no_server_is_said_with_what_to_do(waits):
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(UserError, match=rf"{url} is not to be had \(.*refused\), after 3 attempts\. Start a verifier"):
+        RemoteRewardModel(url, retries=2)
+    assert waits == [0.5, 1.0]
+    with pytest.raises(UserError, match="after 1 attempts"):
+        RemoteRewardModel(url, retries=0)
+
+
+def test_a_server_that_dies_and_comes_back(local, task, monkeypatch):
+    prompts, completions = texts(task, 5)
+    wanted = local.score(prompts, completions)
+    with serving(local) as first:
+        client = RemoteRewardModel(first.url)
+        port = first.server_port
+        assert client.score(prompts, completions) == wanted
+    with pytest.raises(UserError, match="is not to be had"):
+        RemoteRewardModel(first.url, retries=0)
+    waited, back = [], []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if len(waited) == 2:
+            back.append(serving(local, port))
+            back[0].__enter__()
+
+    monkeypatch.setattr(remote.time, "sleep", sleep)
+    try:
+        assert client.score(prompts, completions) == wanted
+    finally:
+        monkeypatch.undo()
+        back[0].__exit__(None, None, None)
+    assert waited == [0.5, 1.0]
+
+
+def test_another_verifier_in_its_place_is_noticed(local, verifier_paths):
+    with serving(local) as first:
+        client = RemoteRewardModel(first.url)
+    others = [
+        (local, "another"),
+        (RewardModel.from_pretrained(verifier_paths["orm"]), "tiny"),
+        (RewardModel(local.model, local.tokenizer, "prm", boundary=Boundary("sentence")), "tiny"),
+    ]
+    for verifier, name in others:
+        with serving(verifier, first.server_port, name), pytest.raises(UserError, match="has become another verifier"):
+            client.score([PROMPT], [COMPLETION])
+    # what it takes at a time may change
+    with serving(local, first.server_port, max_request_bytes=5000):
+        assert client.score([PROMPT], [COMPLETION]) == local.score([PROMPT], [COMPLETION])
+
+
+def test_a_slow_server_is_not_asked_twice(waits, monkeypatch):
+    ended = threading.Event()
+    say = _Speaks.say
+    monkeypatch.setattr(
+        _Speaks, "say", lambda self, *reply: self.command == "POST" and ended.wait(30) or say(self, *reply)
+    )
+    with running(Scripted(GOOD)) as other:
+        client = RemoteRewardModel(other.url, timeout=1.5)
+        with pytest.raises(UserError, match=r"/score has not answered within 1.5 seconds\. Raise the timeout"):
+            client.score(["p"], ["a\nb"])
+        ended.set()
+    assert other.asked == 1
+    assert waits == []
+
+
+def test_a_server_that_accepts_and_says_nothing(waits):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"no answer within 0.1 seconds\), after 2 attempts"):
+            RemoteRewardModel(url, timeout=0.1, retries=1)
+
+
+def test_https_is_spoken(server, waits):
+    with pytest.raises(UserError, match=r"no secure connection .* Is it http://"):
+        RemoteRewardModel(server.url.replace("http", "https"))
+    assert waits == []
+
+
+def test_a_proxy_is_not_asked_for_this_machine(server, monkeypatch, waits):
+    proxy = f"http://127.0.0.1:{free_port()}"
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert RemoteRewardModel(server.url).kind == "prm"
+    assert RemoteRewardModel(server.url.replace("127.0.0.1", "localhost")).kind == "prm"
+    with pytest.raises(UserError, match="is not to be had"):
+        RemoteRewardModel("http://verifier.invalid:8000", retries=0)
+
+
+@pytest.mark.parametrize("path", ["/", "//"])
+def test_a_closing_slash_does_no_harm(server, path):
+    assert RemoteRewardModel(server.url + path).url == server.url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://host:1",
+        "file:///etc/hostname",
+        "host:8000",
+        "http://",
+        "http://:8000",
+        "http://host:port",
+        "http://host:99999",
+        "http://host:0",
+        "http://[::1",
+        "http://host:8000/?a=b",
+        "http://host:8000/#a",
+        "http://user:secret@host:8000",
+        "http://ho st:8000",
+        "http://host:8000\r\nX: y",
+    ],
+)
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(UserError, match="is no verifier's address; give http://HOST:PORT"):
+        RemoteRewardModel(url)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"timeout": 0}, "timeout is 0"),
+        ({"timeout": math.inf}, "timeout is inf"),
+        ({"timeout": math.nan}, "timeout is nan"),
+        ({"retries": -1}, "retries is -1"),
+        ({"batch_rows": 0}, "batch_rows is 0"),
+    ],
+)
+def test_options_are_checked(options, reason):
+    with pytest.raises(UserError, match=reason):
+        RemoteRewardModel("http://127.0.0.1:1", **options)
+
+
+# --- A path or a URL.
+
+
+def test_load_reward_model_takes_a_path_or_a_url(server, local, verifier_paths):
+    here = load_reward_model(verifier_paths["prm"], device="cpu", batch_tokens=77, timeout=600.0)
+    there = load_reward_model(server.url, device="cpu", trust_remote_code=True, batch_tokens=16384, retries=9)
+    assert isinstance(here, RewardModel)
+    assert here.batch_tokens == 77
+    assert isinstance(there, RemoteRewardModel)
+    assert there.retries == 9
+    assert here.score([PROMPT], [COMPLETION]) == there.score([PROMPT], [COMPLETION])
+    assert isinstance(load_reward_model(server.url.upper()), RemoteRewardModel)
+
+
+def test_load_reward_model_refuses_options_that_would_do_nothing(server, verifier_paths):
+    with pytest.raises(UserError, match="dtype is 'bfloat16', but http.* is for `rlstep serve`"):
+        load_reward_model(server.url, dtype="bfloat16")
+    with pytest.raises(UserError, match="timeout is 5, but .* is for a server's address"):
+        load_reward_model(verifier_paths["prm"], timeout=5)
+    for path in (server.url, verifier_paths["prm"]):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'tiemout'"):
+            load_reward_model(path, tiemout=5)
+
+
+def test_the_client_needs_no_torch():
+    script = "import rlstep.verifiers.serving.client, sys; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "False"]
+
+
+# --- The stage.
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """`serve` in this process: calls the given function with the server's URL, then interrupts."""
+
+    def run(config, ask) -> tuple[dict, ScoreServer]:
+        servers = []
+
+        def serve_forever(server):
+            servers.append(server)
+            thread = threading.Thread(target=ThreadingHTTPServer.serve_forever, args=(server, 0.02))
+            thread.start()
+            try:
+                ask(server.url)
+            finally:
+                server.shutdown()
+                thread.join()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(ScoreServer, "serve_forever", serve_forever)
+        return serve(config), servers[0]
+
+    return run
+
+
+def test_serve_says_where_and_counts(verifier_paths, local, task, interrupted, capsys):
+    prompts, completions = texts(task, 4)
+    found = []
+
+    def ask(url):
+        client = RemoteRewardModel(url, batch_rows=3)
+        found.extend(client.score(prompts, completions))
+        with pytest.raises(UserError):
+            client.score([PROMPT], ["7 + 3 = 10\n" * 200])
+
+    config = ServeConfig(verifier_paths["prm"], port=0, name="mine")
+    metrics, server = interrupted(config, ask)
+    assert metrics == {"requests": 2, "rows": 4}
+    assert capsys.readouterr().out == f"prm 'mine' at {server.url} (Ctrl-C ends it)\n"
+    assert urlsplit(server.url).hostname == "127.0.0.1"
+    assert server.scoring.locked()  # no forward pass begins while the interpreter ends
+    assert sum(found, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
+    with pytest.raises(UserError, match="is not to be had"):
+        RemoteRewardModel(server.url, retries=0)
+
+
+def test_serve_listens_to_other_machines_when_asked(verifier_paths, interrupted):
+    config = ServeConfig(verifier_paths["prm"], host="0.0.0.0", port=0, max_request_mb=2)
+    _, server = interrupted(config, lambda url: None)
+    assert server.server_address[0] == "0.0.0.0"
+    assert urlsplit(server.url).hostname == socket.gethostname().lower()
+    assert server.max_request_bytes == 2 << 20
+    assert ServeConfig(verifier_paths["prm"]).host == "127.0.0.1"
+    assert "no authentication" in ServeConfig.__dataclass_fields__["host"].metadata["help"]
+
+
+def test_serve_takes_ipv6(local):
+    try:
+        server = ScoreServer("::1", 0, "six")
+    except UserError:
+        pytest.skip("this machine has no IPv6")
+    server.open(local)
+    with running(server):
+        assert server.url.startswith("http://[::1]:")
+        assert RemoteRewardModel(server.url).score([PROMPT], [COMPLETION]) == local.score([PROMPT], [COMPLETION])
+
+
+def test_a_taken_port_is_refused_before_anything_is_loaded(server):
+    with pytest.raises(UserError, match=r"cannot listen at 127.0.0.1, port \d+ \(Address already in use\)"):
+        serve(ServeConfig("no/such/model", port=server.server_port))
+    with pytest.raises(UserError, match="cannot listen at host.invalid, port 0"):
+        serve(ServeConfig("no/such/model", host="host.invalid", port=0))
+
+
+def test_serve_refuses_what_is_no_verifier_and_frees_the_port(tiny_lm):
+    port = free_port()
+    with pytest.raises(UserError, match="is no rlstep verifier"):
+        serve(ServeConfig(tiny_lm, port=port))
+    ScoreServer("127.0.0.1", port, "free").server_close()
+
+
+def test_a_client_waits_while_the_verifier_loads(local, waits):
+    server = ScoreServer("127.0.0.1", 0, "slow")
+    with pytest.raises(UserError, match=r"refused\), after 3 attempts"):
+        RemoteRewardModel(server.url, retries=2)
+    server.open(local)
+    with running(server):
+        assert RemoteRewardModel(server.url, retries=0).kind == "prm"
+
+
+def test_options_of_score_reach_the_verifier(verifier_paths, monkeypatch):
+    given = {}
+
+    def load(path, **options):
+        given.update(options, path=path)
+        raise UserError("enough")
+
+    monkeypatch.setattr(RewardModel, "from_pretrained", load)
+    options = {
+        "dtype": "bfloat16", "batch_tokens": 99, "kind": "orm", "layout": "qwen", "neutral": "ignore",
+        "packing": False, "trust_remote_code": True,
+    }  # fmt: skip
+    with pytest.raises(UserError, match="enough"):
+        serve(ServeConfig("folder", port=0, boundary="tag", boundary_tag="=", **options))
+    assert given == options | {"path": "folder", "boundary": Boundary("tag", "=")}
+    hints, theirs = get_type_hints(ServeConfig), get_type_hints(ScoreConfig)
+    for name in (*options, "boundary", "boundary_tag"):
+        mine, other = ServeConfig.__dataclass_fields__[name], ScoreConfig.__dataclass_fields__[name]
+        assert (hints[name], mine.default, mine.metadata) == (theirs[name], other.default, other.metadata)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"port": -1}, "port is -1"),
+        ({"port": 65536}, "port is 65536"),
+        ({"batch_tokens": 0}, "batch_tokens is 0"),
+        ({"max_request_mb": 0}, "max_request_mb is 0"),
+        ({"boundary_tag": "="}, "boundary_tag is for boundary: tag"),
+        ({"boundary": "tag"}, 'boundary rule "tag" needs the text'),
+    ],
+)
+def test_settings_are_checked(options, reason):
+    with pytest.raises(UserError, match=reason):
+        ServeConfig("folder", **options)
+
+
+def test_the_name_is_the_folders_or_the_hubs(tmp_path):
+    assert ServeConfig(str(tmp_path)).name == tmp_path.name
+    assert ServeConfig("Qwen/Qwen2.5-Math-PRM-7B").name == "Qwen/Qwen2.5-Math-PRM-7B"
+    assert ServeConfig(str(tmp_path), name="mine").name == "mine"
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_rlstep_serve_ends_at_ctrl_c(verifier_paths, local):
+    # A test run in the background has SIGINT ignored, and its children inherit that.
+    script = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from rlstep.cli import main"
+    command = [sys.executable, "-c", f"{script}; sys.exit(main())", "serve", "--model", verifier_paths["prm"]]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    with subprocess.Popen(
+        [*command, "--port", "0"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        watchdog = threading.Timer(120, process.kill)
+        watchdog.start()
+        try:
+            line = process.stdout.readline()
+            (url,) = re.findall(r"http://127\.0\.0\.1:\d+", line)
+            found = RemoteRewardModel(url).score([PROMPT], [COMPLETION])
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate()
+        finally:
+            watchdog.cancel()
+            process.kill()
+    assert found == local.score([PROMPT], [COMPLETION])
+    assert (process.returncode, out) == (0, "serve: requests 1, rows 1\n")
+    assert "Traceback" not in err

@@ -1,0 +1,334 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForTokenClassification, TrainerCallback
+
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.verifiers.collate import train_features
+from rlstep.verifiers.model import VerifierSpec, new_verifier
+from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.training.train import ORMConfig, PRMConfig, orm, prm
+from rlstep.verifiers.training.trainer import LengthGroupedSampler, ORMTrainer, PRMTrainer, VerifierArguments
+
+PRM = VerifierSpec("prm")
+
+
+@pytest.fixture
+def data(tmp_path, solutions) -> str:
+    path = tmp_path / "labelled.jsonl"
+    write_rows(path, (solution.to_row() for solution in solutions))
+    return str(path)
+
+
+def test_prm_learns_the_labels_it_is_shown(tiny_lm, solutions, arguments, tmp_path):
+    trainer = PRMTrainer(tiny_lm, arguments(num_train_epochs=40, save_strategy="no", learning_rate=1e-2), solutions)
+    trainer.train()
+    trainer.save_model()
+    verifier = RewardModel.from_pretrained(str(tmp_path / "out"))
+    assert verifier.kind == "prm"
+    values = verifier.score([s.prompt for s in solutions], [s.completion for s in solutions])
+    for solution, scores in zip(solutions, values, strict=True):
+        taught = solution.labels.index(0) + 1 if 0 in solution.labels else len(scores)
+        assert [round(score) for score in scores[:taught]] == solution.labels[:taught]
+
+
+def test_loss_is_the_mean_over_the_labelled_tokens_of_the_whole_batch(tiny_lm, solutions, arguments, tokenizer):
+    """Two halves accumulated give the gradient of one batch, although they hold different numbers of labels."""
+
+    def gradient(**sizes) -> torch.Tensor:
+        seen = []
+
+        class Keep(TrainerCallback):
+            def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+                seen.append(model.model.layers[0].mlp.up_proj.weight.grad.clone())
+
+        options = {"max_steps": 1, "save_strategy": "no", "max_grad_norm": 0.0, "train_sampling_strategy": "sequential"}
+        PRMTrainer(tiny_lm, arguments(**options, **sizes), solutions, callbacks=[Keep()]).train()
+        return seen[0]
+
+    whole = gradient(per_device_train_batch_size=8)
+    halves = gradient(per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    counts = [len(f.targets) for f in train_features("prm", solutions, tokenizer, None)[0]]
+    assert sum(counts[:4]) != sum(counts[4:8])
+    torch.testing.assert_close(halves, whole, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("trainer_class", "kind"), [(PRMTrainer, "prm"), (ORMTrainer, "orm")])
+def test_evaluation_is_that_of_a_pass_over_single_rows(tiny_lm, solutions, arguments, tokenizer, trainer_class, kind):
+    trainer = trainer_class(tiny_lm, arguments(per_device_eval_batch_size=5), None, solutions)
+    found = trainer.evaluate()
+    features, _ = train_features(kind, solutions, tokenizer, None)
+    margins, finals = [], []
+    with torch.no_grad():
+        for feature in features:
+            logits_T2 = trainer.model(feature.ids[None]).logits[0]
+            margins.append((logits_T2[:, 1] - logits_T2[:, 0])[feature.columns])
+            finals.append((margins[-1][-1] >= 0) == (feature.targets[-1] >= 0.5))
+    targets = torch.cat([feature.targets for feature in features])
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(torch.cat(margins), targets)
+    assert found["eval_loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert found["eval_positions"] == len(targets)
+    assert found["eval_accuracy"] == pytest.approx(
+        ((torch.cat(margins) >= 0) == (targets >= 0.5)).float().mean().item()
+    )
+    assert 0 <= found["eval_auroc"] <= 1
+    if kind == "orm":
+        assert found["eval_final_accuracy"] == pytest.approx(np.mean(finals))
+
+
+@pytest.mark.parametrize(("stage", "config", "kind"), [(prm, PRMConfig, "prm"), (orm, ORMConfig, "orm")])
+def test_stage_leaves_a_plain_checkpoint_and_its_record(stage, config, kind, tiny_lm, data, arguments, tmp_path):
+    metrics = stage(config(tiny_lm, data, eval_data=data), arguments())
+    out = tmp_path / "out"
+    loaded = AutoModelForTokenClassification.from_pretrained(out)
+    assert VerifierSpec.from_config(str(out), loaded.config) == VerifierSpec(kind)
+    assert loaded.dtype == torch.float32
+    record = json.loads((out / "run.json").read_text())
+    assert record["stage"] == kind
+    assert record["metrics"] == metrics
+    assert metrics["rows"] == 12
+    assert {"positions", "train_loss", "eval_accuracy", "eval_balanced_accuracy", "eval_auroc"} <= set(metrics)
+
+
+class Kill(TrainerCallback):
+    """Dies in the middle of the second epoch, after a checkpoint was written."""
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+
+def test_resumed_run_ends_with_the_same_weights(tiny_lm, data, arguments, tmp_path, monkeypatch):
+    def run(out, resume=False) -> dict[str, torch.Tensor]:
+        args = arguments(output_dir=str(tmp_path / out), num_train_epochs=3, save_strategy="steps", save_steps=4)
+        prm(PRMConfig(tiny_lm, data, resume=resume), args)
+        return AutoModelForTokenClassification.from_pretrained(tmp_path / out).state_dict()
+
+    whole = run("whole")
+    plain = PRMTrainer.__init__
+
+    def mortal(self, *args):
+        plain(self, *args, callbacks=[Kill()])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PRMTrainer, "__init__", mortal)
+        with pytest.raises(KeyboardInterrupt):
+            run("cut")
+    resumed = run("cut", resume=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_lora_is_merged_into_a_plain_checkpoint(tiny_lm, data, arguments, tmp_path):
+    args = arguments(num_train_epochs=2, save_strategy="no", learning_rate=1e-2)
+    prm(PRMConfig(tiny_lm, data, use_peft=True, lora_r=4), args)
+    out = tmp_path / "out"
+    assert not (out / "adapter_config.json").exists()
+    trained, start = AutoModelForTokenClassification.from_pretrained(out), new_verifier(tiny_lm, PRM)
+    assert set(trained.state_dict()) == set(start.state_dict())
+    changed = {n for n, w in trained.state_dict().items() if not torch.equal(w, start.state_dict()[n])}
+    assert {"score.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"} <= changed
+    assert "model.embed_tokens.weight" not in changed
+    assert RewardModel.from_pretrained(str(out)).kind == "prm"
+
+
+def test_a_new_head_is_trained_in_float32_on_a_backbone_in_bfloat16(tiny_lm, data, arguments, tmp_path):
+    config = PRMConfig(tiny_lm, data, use_peft=True, dtype="bfloat16")
+    prm(config, arguments(max_steps=3, save_strategy="no", learning_rate=1e-5))
+    from rlstep.verifiers.training.train import _with_lora
+
+    model = _with_lora(new_verifier(tiny_lm, PRM, "bfloat16"), PRM, config, arguments())
+    types = {name: weight.dtype for name, weight in model.named_parameters()}
+    assert {t for name, t in types.items() if "modules_to_save" in name} == {torch.float32}
+    assert types["base_model.model.model.embed_tokens.weight"] == torch.bfloat16
+    saved = AutoModelForTokenClassification.from_pretrained(tmp_path / "out", dtype="auto")
+    assert {weight.dtype for weight in saved.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("head", ["classification", "token"])
+def test_an_adapter_that_is_not_merged_scores_as_the_merged_one(head, tiny_lm, data, arguments, solutions, tmp_path):
+    values, metrics = {}, {}
+    for merge in (True, False):
+        args = arguments(output_dir=str(tmp_path / str(merge)), num_train_epochs=3, learning_rate=1e-2)
+        config = PRMConfig(tiny_lm, data, eval_data=data, use_peft=True, lora_r=4, head=head, merge_adapter=merge)
+        metrics[merge] = prm(config, args)
+        verifier = RewardModel.from_pretrained(args.output_dir)
+        values[merge] = sum(verifier.score([s.prompt for s in solutions], [s.completion for s in solutions]), [])
+    assert values[False] == pytest.approx(values[True], abs=1e-5)
+    assert np.std(values[True]) > 0.001
+    out = tmp_path / "False"
+    assert not list(out.glob("model*"))
+    assert {"adapter_config.json", "adapter_model.safetensors", "config.json", "tokenizer.json", "run.json"} <= {
+        path.name for path in out.iterdir()
+    }
+    assert metrics[False]["eval_loss"] == metrics[True]["eval_loss"]
+    # The run's last checkpoint is a verifier, too, and the same one.
+    (checkpoint,) = out.glob("checkpoint-*")
+    last = RewardModel.from_pretrained(str(checkpoint))
+    assert sum(last.score([s.prompt for s in solutions], [s.completion for s in solutions]), []) == values[False]
+
+
+def test_an_orm_can_be_an_adapter_and_an_implicit_prm_cannot(tiny_lm, data, arguments, tmp_path):
+    orm(ORMConfig(tiny_lm, data, use_peft=True, merge_adapter=False), arguments(max_steps=1, save_strategy="no"))
+    assert (tmp_path / "out" / "adapter_config.json").is_file()
+    assert RewardModel.from_pretrained(str(tmp_path / "out")).kind == "orm"
+    with pytest.raises(UserError, match="not for loss: implicit, whose checkpoint is two whole models"):
+        ORMConfig(tiny_lm, data, loss="implicit", use_peft=True, merge_adapter=False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_resumed_adapter_ends_with_the_same_weights(dtype, tiny_lm, data, arguments, tmp_path, monkeypatch):
+    def run(out, resume=False) -> dict[str, torch.Tensor]:
+        args = arguments(output_dir=str(tmp_path / out), num_train_epochs=3, save_strategy="steps", save_steps=4)
+        config = PRMConfig(tiny_lm, data, use_peft=True, lora_r=4, merge_adapter=False, dtype=dtype, resume=resume)
+        prm(config, args)
+        return load_file(tmp_path / out / "adapter_model.safetensors")
+
+    whole = run("whole")
+    plain = PRMTrainer.__init__
+
+    def mortal(self, *args):
+        plain(self, *args, callbacks=[Kill()])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PRMTrainer, "__init__", mortal)
+        with pytest.raises(KeyboardInterrupt):
+            run("cut")
+    assert not (tmp_path / "cut" / "adapter_config.json").exists()
+    resumed = run("cut", resume=True)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_folder_holds_one_verifier(tiny_lm, data, arguments, tmp_path):
+    """A run into the folder of another one leaves nothing that would be read in its place."""
+    out = tmp_path / "out"
+    found = []
+    for options in ({}, {"use_peft": True, "merge_adapter": False}, {"use_peft": True}, {}):
+        prm(PRMConfig(tiny_lm, data, **options), arguments(max_steps=1, save_strategy="no"))
+        found.append(sorted(path.name for path in out.glob("*.safetensors")))
+        assert (out / "adapter_config.json").exists() == ("merge_adapter" in options)
+        assert RewardModel.from_pretrained(str(out)).kind == "prm"
+    assert found == [["model.safetensors"], ["adapter_model.safetensors"], ["model.safetensors"], ["model.safetensors"]]
+
+
+def test_an_adapter_needs_a_base_that_stays(tiny_lm, data, arguments, tmp_path):
+    with pytest.raises(UserError, match="merge_adapter: false is for use_peft: true"):
+        PRMConfig(tiny_lm, data, merge_adapter=False)
+    lora = {"use_peft": True, "merge_adapter": False}
+    with pytest.raises(UserError, match="output_dir is the base itself"):
+        prm(PRMConfig(tiny_lm, data, **lora), arguments(output_dir=tiny_lm))
+    prm(PRMConfig(tiny_lm, data, **lora), arguments(max_steps=1, save_strategy="no"))
+    first = str(tmp_path / "out")
+    with pytest.raises(UserError, match="is itself an adapter, which cannot be the base of another"):
+        prm(PRMConfig(first, data, **lora), arguments(output_dir=str(tmp_path / "second")))
+    prm(PRMConfig(first, data), arguments(max_steps=1, save_strategy="no", output_dir=str(tmp_path / "second")))
+    assert RewardModel.from_pretrained(str(tmp_path / "second")).kind == "prm"
+
+
+@pytest.mark.parametrize("name", ["lora_r", "lora_alpha", "lora_target_modules"])
+def test_lora_options_without_lora_are_refused(name):
+    with pytest.raises(UserError, match=f"{name} is for use_peft: true"):
+        PRMConfig("model", "data", **{name: 4})
+
+
+@pytest.mark.parametrize("name", ["lora_r", "lora_alpha"])
+def test_lora_sizes_are_positive(name):
+    with pytest.raises(UserError, match=f"{name} is 0; it must be at least 1"):
+        PRMConfig("model", "data", use_peft=True, **{name: 0})
+
+
+def test_lora_options_reach_the_adapter(tiny_lm, arguments):
+    from rlstep.verifiers.training.train import _with_lora
+
+    config = PRMConfig(tiny_lm, "", use_peft=True, lora_r=3, lora_alpha=7, lora_target_modules=["q_proj"])
+    model = _with_lora(new_verifier(tiny_lm, PRM), PRM, config, arguments())
+    lora = model.peft_config["default"]
+    assert (lora.r, lora.lora_alpha, lora.target_modules) == (3, 7, {"q_proj"})
+
+
+def test_data_that_teaches_nothing_is_refused(tiny_lm, solutions, arguments):
+    with pytest.raises(UserError, match="no labelled position: it has no rows"):
+        PRMTrainer(tiny_lm, arguments(), [])
+    for solution in solutions:
+        solution.labels = [None] * len(solution.steps)
+    with pytest.raises(UserError, match=r"no labelled position \(dropped: \{'rows_unlabelled': 12\}\)"):
+        PRMTrainer(tiny_lm, arguments(), solutions)
+    for solution in solutions:
+        solution.labels = [1] * len(solution.steps)
+    with pytest.raises(UserError, match="every label of the training data is 1"):
+        PRMTrainer(tiny_lm, arguments(), solutions)
+
+
+def test_one_class_in_evaluation_is_a_warning(tiny_lm, solutions, arguments, caplog):
+    right = [solution for solution in solutions if solution.correct]
+    trainer = ORMTrainer(tiny_lm, arguments(), solutions, right)
+    with caplog.at_level(logging.WARNING):
+        assert "eval_auroc" not in trainer.evaluate()
+    assert "labels of one kind only" in caplog.text
+
+
+def test_dropped_steps_are_told(tiny_lm, solutions, arguments, caplog):
+    with caplog.at_level(logging.WARNING):
+        trainer = PRMTrainer(tiny_lm, arguments(max_length=30), solutions)
+    dropped = trainer.train_counts["positions_too_long"]
+    assert dropped > 0
+    assert f"dropped {dropped} positions_too_long" in caplog.text
+    assert all(len(feature.ids) <= 30 for unit in trainer.train_dataset for feature in unit)
+
+
+def test_evaluation_schedule_needs_data(tiny_lm, data, arguments):
+    with pytest.raises(UserError, match="eval_strategy is 'epoch'"):
+        prm(PRMConfig(tiny_lm, data), arguments(eval_strategy="epoch"))
+
+
+def test_a_model_with_other_labels_is_refused(tiny_lm, solutions, arguments):
+    model = AutoModelForTokenClassification.from_pretrained(tiny_lm, num_labels=3)
+    with pytest.raises(UserError, match="3 labels"):
+        PRMTrainer(model, arguments(), solutions)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("label_smoothing_factor", 0.1), ("prediction_loss_only", True), ("max_length", 0)]
+)
+def test_arguments_that_would_do_nothing_are_refused(arguments, name, value):
+    with pytest.raises(UserError, match=name):
+        arguments(**{name: value})
+
+
+def test_wandb_offline(tiny_lm, data, arguments, wandb_folder):
+    prm(PRMConfig(tiny_lm, data, eval_data=data), arguments(report_to="wandb", max_steps=1))
+    import wandb
+
+    logged = wandb.run.summary.keys()
+    assert {"eval/auroc", "eval/ece", "eval/first_error_exact", "eval/min_is_last", "eval/reliability"} <= set(logged)
+    wandb.finish()
+    assert list(wandb_folder.glob("offline-run-*"))
+
+
+def test_wandb_is_untouched_by_default(tiny_lm, data, arguments, monkeypatch):
+    def touched(*_, **__):
+        raise AssertionError("wandb.init was called")
+
+    monkeypatch.setattr("wandb.init", touched)
+    assert VerifierArguments(output_dir="x").report_to == []
+    prm(PRMConfig(tiny_lm, data), arguments(max_steps=1, save_strategy="no"))
+
+
+def test_sampler_groups_lengths_and_shuffles_groups():
+    lengths = [int(x) for x in np.random.default_rng(0).integers(10, 100, 403)]
+    sampler = LengthGroupedSampler(lengths, group=8, seed=0)
+    first = list(sampler)
+    assert sorted(first) == list(range(403))
+    batches = [[lengths[i] for i in first[start : start + 8]] for start in range(0, 400, 8)]
+    assert np.mean([max(batch) - min(batch) for batch in batches]) < 10
+    means = [np.mean(batch) for batch in batches]
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.4
+    assert first == list(sampler)
+    sampler.set_epoch(1)
+    assert first != list(sampler)
+    assert first != list(LengthGroupedSampler(lengths, group=8, seed=1))
