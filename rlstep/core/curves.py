@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-_Z95 = 1.959964
+from rlstep.core.stats import normal_margin
 
 
 @dataclass(frozen=True)
@@ -216,5 +216,5 @@ def _curve(ns: list[int], expected_PN: list[np.ndarray]) -> Curve:
     mean = expected_PN.mean(axis=0)
     if len(expected_PN) == 1:
         return Curve(ns, mean.tolist(), [0.0] * len(ns), [1.0] * len(ns))
-    margin = _Z95 * expected_PN.std(axis=0, ddof=1) / np.sqrt(len(expected_PN))
+    margin = normal_margin(expected_PN)
     return Curve(ns, mean.tolist(), np.clip(mean - margin, 0, 1).tolist(), np.clip(mean + margin, 0, 1).tolist())

@@ -7,7 +7,8 @@ Read of each run folder, for each arm: `ppo_ARM/eval.jsonl` (the learning curve)
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlstep.evaluation.learning_curves import KEYS, mean_interval, read_history, samples_to_reach
+from rlstep.core.stats import t_interval
+from rlstep.evaluation.learning_curves import KEYS, over_seeds, read_history, samples_to_reach
 from rlstep.report import tables
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import read_rows, write_json
@@ -71,17 +72,13 @@ def _summary(found: list[dict], level: float) -> dict:
         if [row["samples"] for row in one["rows"]] != samples:
             raise UserError("the seeds were not evaluated at the same samples; run them with the same recipe.")
     curves = {key: [[row[key] for row in one["rows"]] for one in found] for key in KEYS}
-    intervals = {key: [mean_interval(values) for values in zip(*curves[key], strict=True)] for key in KEYS}
     reached = [samples_to_reach(one["rows"], level, "clean_accuracy") for one in found]
     return {
         "samples": samples,
-        **{
-            key: {part: [getattr(interval, part) for interval in intervals[key]] for part in ("mean", "low", "high")}
-            for key in KEYS
-        },
-        "lowest_accuracy": mean_interval([min(curve[1:] or curve) for curve in curves["accuracy"]])._asdict(),
+        **{key: over_seeds(curves[key]) for key in KEYS},
+        "lowest_accuracy": t_interval([min(curve[1:] or curve) for curve in curves["accuracy"]])._asdict(),
         "reached": reached,
-        "reached_mean": mean_interval(reached)._asdict() if None not in reached else None,
+        "reached_mean": t_interval(reached)._asdict() if None not in reached else None,
         "alarms": [one["alarm"] for one in found],
     }
 

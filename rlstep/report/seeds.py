@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlstep.evaluation.learning_curves import KEYS, mean_interval
+from rlstep.core.stats import t_interval
+from rlstep.evaluation.learning_curves import KEYS, over_seeds
 from rlstep.report import tables
 from rlstep.report.summary import ARMS, summarize
 from rlstep.runtime.errors import UserError
@@ -49,12 +50,6 @@ def report_seeds(runs: Sequence[str | Path], out: str | Path) -> dict:
     return summary
 
 
-def _over_seeds(rows: Sequence[Sequence[float]]) -> dict[str, list]:
-    """{"mean", "low", "high"} along the points of a curve; `rows` has one curve a seed."""
-    intervals = [mean_interval(values) for values in zip(*rows, strict=True)]
-    return {part: [getattr(interval, part) for interval in intervals] for part in ("mean", "low", "high")}
-
-
 def _best_of_n(summaries: list[dict], runs: Sequence) -> dict | None:
     curves = [summary["best_of_n"] for summary in summaries]
     if None in curves:
@@ -64,10 +59,10 @@ def _best_of_n(summaries: list[dict], runs: Sequence) -> dict | None:
         if curve["ns"] != ns:
             raise UserError(f"{run}: best-of-N at {curve['ns']}, {runs[0]} at {ns}; evaluate all at the same ns.")
     names = [name for name in tables.CURVE_HEADS if all(name in curve for curve in curves)]
-    merged = {"ns": ns, **{name: _over_seeds([curve[name]["mean"] for curve in curves]) for name in names}}
+    merged = {"ns": ns, **{name: over_seeds([curve[name]["mean"] for curve in curves]) for name in names}}
     for gap, (a, b, _) in GAPS.items():
         differences = [[x - y for x, y in zip(c[a]["mean"], c[b]["mean"], strict=True)] for c in curves]
-        merged[gap] = _over_seeds(differences)
+        merged[gap] = over_seeds(differences)
     return merged
 
 
@@ -99,7 +94,7 @@ def _merged(arms: list[dict | None]) -> dict | None:
     places = [[arm["samples"].index(samples) for samples in shared] for arm in arms]
     merged: dict = {"samples": shared}
     for key in KEYS:
-        merged[key] = _over_seeds([[arm[key][k] for k in where] for arm, where in zip(arms, places, strict=True)])
+        merged[key] = over_seeds([[arm[key][k] for k in where] for arm, where in zip(arms, places, strict=True)])
     return merged
 
 
@@ -115,7 +110,7 @@ def _comparison(summaries: list[dict]) -> dict | None:
             "outcome_samples": [one[key]["outcome_samples"] for one in found],
             "process_samples": [one[key]["process_samples"] for one in found],
             "ratios": ratios,
-            "ratio": mean_interval(ratios)._asdict() if None not in ratios else None,
+            "ratio": t_interval(ratios)._asdict() if None not in ratios else None,
         }
     return merged
 

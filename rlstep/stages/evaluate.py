@@ -20,7 +20,6 @@ answer at all, the problem counts as wrong. Intervals are 95%, over problems.
 
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -30,7 +29,6 @@ import numpy as np
 from rlstep.core.aggregate import solution_score, vote_weight
 from rlstep.core.calibration import reliability
 from rlstep.core.curves import best_of_n, pass_at_n, vote_at_n
-from rlstep.evaluation.learning_curves import Interval, mean_interval
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
@@ -185,26 +183,6 @@ def best_of_n_curves(problems: list[Samples], config: EvaluateConfig) -> dict[st
         "orm_clean": best_of_n(orm, clean, config.ns, answered),
     }
     return {name: {"mean": c.mean, "low": c.low, "high": c.high} for name, c in curves.items()}
-
-
-def accuracy(solutions: Iterable[Solution]) -> dict[str, Interval]:
-    """Shares of solutions with the right answer (`accuracy`) and with every step right too (`clean_accuracy`).
-
-    Several samples of one problem are averaged first: the 95% interval is over problems, the independent units.
-
-    Raises:
-        ValueError: no solutions, or one that is not labelled.
-    """
-    right: dict[str, list[tuple[bool, bool]]] = {}
-    for solution in solutions:
-        if solution.correct is None:
-            raise ValueError(f"sample {solution.sample} of '{solution.problem_id}' is not labelled")
-        right.setdefault(solution.problem_id, []).append((solution.correct, solution.clean))
-    shares = {
-        name: [sum(pair[place] for pair in pairs) / len(pairs) for pairs in right.values()]
-        for place, name in enumerate(("accuracy", "clean_accuracy"))
-    }
-    return {name: mean_interval(values) for name, values in shares.items()}
 
 
 def _log_to_wandb(config: EvaluateConfig, curves: dict[str, dict]) -> None:

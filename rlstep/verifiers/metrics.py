@@ -8,6 +8,7 @@ import numpy as np
 
 from rlstep.core.calibration import brier_score, expected_calibration_error
 from rlstep.core.first_error import NONE, cross_fitted_f1, first_error, min_is_last_share
+from rlstep.core.stats import auroc
 
 THRESHOLD = 0.5  # from here on a step counts as right: said by the verifier, or as a soft label
 STEP_METRICS = (
@@ -62,23 +63,6 @@ class RowScores:
         first = first_error(self.targets, THRESHOLD)  # NaN is not below it
         before = self.known if first == NONE else self.known[:first]
         return first if before.all() else None
-
-
-def auroc(scores: np.ndarray, right: np.ndarray) -> float:
-    """The chance that a right one scores above a wrong one, ties counting half (Mann-Whitney U on average ranks).
-
-    Args:
-        scores: (N,) any increasing measure of being right.
-        right: (N,) booleans, with both values present.
-    """
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    average_ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    n_right = int(right.sum())
-    n_wrong = len(right) - n_right
-    if n_right == 0 or n_wrong == 0:
-        raise ValueError("AUROC needs both right and wrong ones")
-    u = average_ranks[right].sum() - n_right * (n_right + 1) / 2
-    return float(u / (n_right * n_wrong))
 
 
 def binary_metrics(margins: np.ndarray, targets: np.ndarray) -> dict[str, float]:
