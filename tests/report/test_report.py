@@ -6,7 +6,8 @@ import pytest
 from matplotlib.image import imread
 
 from rlstep.report.examples import first_flagged, first_wrong, read_step_scores
-from rlstep.report.figures import draw_step_scores, spread
+from rlstep.report.figures import draw_step_scores
+from rlstep.report.figures.drawing import spread
 from rlstep.report.seeds import report_seeds
 from rlstep.report.summary import summarize
 from rlstep.report.tables import number
