@@ -74,7 +74,7 @@ def _text(summary: dict, examples: list[Example]) -> str:
         if measures := summary["best_of_n"].get("prm_steps"):
             parts += ["The PRM on single steps, up to and including the first wrong one:", tables.prm_steps(measures)]
     if any(summary["rl"].values()):
-        parts += ["## Reinforcement learning", "![RL curves](rl_curves.png)", tables.rl(summary["rl"])]
+        parts += ["## Reinforcement learning", "![RL curves](rl_curves.png)", tables.learning_curves(summary["rl"])]
     if summary["rl_comparison"]:
         parts += ["\n".join(_reach(key, summary["rl_comparison"][key]) for key in KEYS)]
     if summary["step_scores"]:
@@ -92,10 +92,10 @@ def _what_was_run(summary: dict) -> str:
     lines = []
     if summary["seed"] is not None:
         lines.append(f"Seed {summary['seed']}.")
-    if found := summary["best_of_n"]:
+    if curves := summary["best_of_n"]:
         lines.append(
-            f"{found['problems']} test problems with at least {found['samples_per_problem']} samples each,"
-            f" {found['unanswered']:.1%} of them without an answer; PRM solution score: {found['aggregate']}."
+            f"{curves['problems']} test problems with at least {curves['samples_per_problem']} samples each,"
+            f" {curves['unanswered']:.1%} of them without an answer; PRM solution score: {curves['aggregate']}."
         )
     if summary["versions"]:
         lines.append(f"Versions: {', '.join(' '.join(pair) for pair in summary['versions'].items())}.")
@@ -104,13 +104,14 @@ def _what_was_run(summary: dict) -> str:
     return "\n".join(lines) or "The run left no record of its settings."
 
 
-def _reach(key: str, found: dict) -> str:
+def _reach(key: str, reach: dict) -> str:
+    """Which arm needs how many samples, in words."""
     name = {"accuracy": "Answers right", "clean_accuracy": "Answer and every step right"}[key]
-    start = f"- {name}: the outcome arm ends on {found['level']:.3f}, first reached after {found['outcome_samples']:,}"
-    if found["process_samples"] is None:
+    start = f"- {name}: the outcome arm ends on {reach['level']:.3f}, first reached after {reach['outcome_samples']:,}"
+    if reach["process_samples"] is None:
         return start + " samples; the process arm does not reach it."
-    end = f" samples; the process arm reaches it after {found['process_samples']:,}"
-    return start + end + (f", {found['ratio']:.1f} times fewer." if found["ratio"] else ", before any training.")
+    end = f" samples; the process arm reaches it after {reach['process_samples']:,}"
+    return start + end + (f", {reach['ratio']:.1f} times fewer." if reach["ratio"] else ", before any training.")
 
 
 def _tally(tally: dict) -> str:

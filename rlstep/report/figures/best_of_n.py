@@ -1,23 +1,33 @@
 """The picture of best-of-N curves."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from rlstep.report.figures.drawing import GREEN, band, label_ends, save, set_title, show_shares
-from rlstep.verifiers.reliability import BLACK, BLUE, GREY, STYLE, VERMILION
+from rlstep.report.arms import DASH_DOTTED, DASHED, Style
+from rlstep.report.figures.drawing import COLOURS, STYLE, band, label_ends, save, set_title, show_shares
 
-# name in summary.json -> (label, colour, line style, width)
+
+class Pick(NamedTuple):
+    """How the curve of one way to pick is drawn."""
+
+    label: str
+    style: Style
+    width: float
+    band: bool  # five bands on top of one another could not be told apart
+
+
+# By their names in summary.json.
 PICKS = {
-    "pass_at_n": ("pass@N (ceiling)", BLACK, (0, (4, 2)), 1.3),
-    "prm": ("PRM", BLUE, "-", 2.4),
-    "weighted": ("PRM-weighted vote", GREEN, (0, (5, 1.5, 1, 1.5)), 1.5),
-    "orm": ("ORM", VERMILION, "-", 2.4),
-    "majority": ("majority vote", GREY, "-", 2.4),
+    "pass_at_n": Pick("pass@N (ceiling)", Style("black", DASHED), 1.3, band=False),
+    "prm": Pick("PRM", Style("blue"), 2.4, band=True),
+    "weighted": Pick("PRM-weighted vote", Style("green", DASH_DOTTED), 1.5, band=False),
+    "orm": Pick("ORM", Style("vermilion"), 2.4, band=True),
+    "majority": Pick("majority vote", Style("grey"), 2.4, band=True),
 }
-BANDS = ("prm", "orm", "majority")
 
 
 def draw_best_of_n(curves: dict, path: str | Path, caption: str) -> None:
@@ -26,12 +36,13 @@ def draw_best_of_n(curves: dict, path: str | Path, caption: str) -> None:
         figure = Figure(figsize=(8, 4.6), layout="constrained")
         axes = figure.subplots()
         ns, ends = curves["ns"], []
-        for name, (label, colour, line, width) in PICKS.items():
-            curve = curves[name]
-            axes.plot(ns, curve["mean"], color=colour, linestyle=line, linewidth=width, clip_on=False)
-            if name in BANDS:  # five bands on top of one another could not be told apart
+        for name, pick in PICKS.items():
+            curve, colour = curves[name], COLOURS[pick.style.colour]
+            line = {"color": colour, "linestyle": pick.style.dashes, "linewidth": pick.width}
+            axes.plot(ns, curve["mean"], clip_on=False, **line)
+            if pick.band:
                 band(axes, ns, curve, colour)
-            ends.append((curve["mean"][-1], f"{label}  {curve['mean'][-1]:.0%}", colour))
+            ends.append((curve["mean"][-1], f"{pick.label}  {curve['mean'][-1]:.0%}", colour))
         label_ends(axes, ends, height_in=4.6)
         show_shares(axes)
         axes.set_xscale("log", base=2)

@@ -7,20 +7,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from rlstep.verifiers.reliability import GREY
+from rlstep.verifiers.reliability import BLACK, BLUE, GREY, STYLE, VERMILION
 
 DPI = 150
-GREEN, PINK = "#009E73", "#CC79A7"  # beside the colours of the one picture that the rooms below draw
+COLOURS = {
+    "blue": BLUE,
+    "vermilion": VERMILION,
+    "green": "#009E73",
+    "pink": "#CC79A7",
+    "grey": GREY,
+    "black": BLACK,
+}
+__all__ = ["COLOURS", "STYLE", "band", "label_ends", "save", "set_title", "show_shares", "spread"]
 
 
 def band(axes: Axes, x: Sequence[float], curve: dict, colour: str) -> None:
+    """The interval of a curve {"mean", "low", "high"}; nothing where it has none."""
     low, high = curve.get("low"), curve.get("high")
     if low and high and None not in low and None not in high:
         axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
 
 
 def label_ends(axes: Axes, ends: list[tuple[float, str, str]], height_in: float) -> None:
-    """Names each line behind its end, moved apart where the ends are close."""
+    """Names each line to the right of its end, moved apart where the ends are close."""
     # Ends that are equal to the eye keep the order they were drawn in, the first on top.
     ends = sorted(reversed(ends), key=lambda end: round(end[0], 2))
     gap = 0.21 / (height_in - 1.2)
@@ -49,6 +58,7 @@ def spread(values: Sequence[float], gap: float, low: float = 0.0, high: float = 
 
 
 def show_shares(axes: Axes) -> None:
+    """0 to 100% upward, without vertical grid lines."""
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="x", visible=False)
