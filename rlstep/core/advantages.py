@@ -13,6 +13,8 @@ from torch.nn.functional import pad
 
 from rlstep.core.masked import check_left_contiguous, check_one_a_row, check_shapes, kept, row_ends
 
+__all__ = ["gae", "group", "rloo", "spread_over_tokens", "vine"]
+
 # TRL's GRPO adds the same to its standard deviation.
 _STD_EPS = 1e-4
 

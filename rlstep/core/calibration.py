@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+__all__ = ["Reliability", "brier_score", "expected_calibration_error", "reliability"]
+
 
 @dataclass(frozen=True)
 class Reliability:

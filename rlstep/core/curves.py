@@ -14,6 +14,8 @@ import numpy as np
 
 from rlstep.core.stats import normal_margin
 
+__all__ = ["Curve", "best_of_n", "pass_at_n", "vote_at_n"]
+
 
 @dataclass(frozen=True)
 class Curve:

@@ -11,6 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+__all__ = [
+    "NONE",
+    "ProcessBench",
+    "best_threshold",
+    "cross_fitted_f1",
+    "first_error",
+    "min_is_last_share",
+    "processbench_f1",
+]
+
 NONE = -1
 Row = tuple[Sequence[float], int]
 

@@ -7,6 +7,15 @@ from torch import Tensor
 
 from rlstep.core.masked import check_shapes, masked_mean
 
+__all__ = [
+    "clipped_value_error",
+    "clipped_value_loss",
+    "explained_variance",
+    "pairwise_loss",
+    "right_log_odds",
+    "step_label_loss",
+]
+
 
 def clipped_value_error(
     values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, clip: float

@@ -3,6 +3,19 @@
 import torch
 from torch import Tensor
 
+__all__ = [
+    "check_left_contiguous",
+    "check_one_a_row",
+    "check_shapes",
+    "kept",
+    "masked_mean",
+    "masked_whiten",
+    "moment_sums",
+    "moments",
+    "row_ends",
+    "whiten_with",
+]
+
 
 def check_shapes(**tensors: Tensor) -> None:
     """Raises a ValueError naming the tensors unless all have one shape; broadcasting would hide a wrong axis."""

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+__all__ = ["SCHEMES", "check_scheme", "pad_steps", "place_step_rewards", "step_rewards", "steps_to_first_error"]
+
 # Sums of class probabilities (positive + neutral) may pass 1 by rounding in low precision.
 _ROUNDING = 1e-2
 

@@ -7,6 +7,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import scipy  # loads scipy.stats and scipy.special, which take a second, at their first use
 
+__all__ = ["Interval", "Z95", "auroc", "bootstrap_interval", "normal_margin", "t_interval", "wilson_interval"]
+
 Unit = TypeVar("Unit")
 
 # The standard normal quantile of a 95% interval, as printed in tables: more digits would change the ninth digit of
