@@ -1,4 +1,4 @@
-"""How often a chosen answer is right when N samples a problem are drawn: best-of-N, pass@N and votes.
+"""How often a chosen answer is right when N samples per problem are drawn: best-of-N, pass@N and votes.
 
 A problem's pool is all samples that were drawn for it. N of them are taken without replacement: resampling with
 replacement is biased (one right sample of 8 would give pass@8 = 0.66, not 1), and the first N of the pool are one
@@ -52,7 +52,7 @@ def best_of_n(
         correct: P sequences of N_p, whether each sample's answer is right.
         ns: numbers of samples, each at least 1.
         answered: P sequences of N_p; samples without an answer are drawn, but never picked. All answered when None.
-        samples_per_problem: how many samples were drawn a problem, where those that are missing count as unanswered
+        samples_per_problem: how many samples were drawn per problem, where those that are missing count as unanswered
             (as in openai/prm800k's evaluation). None: a problem has as many as are given.
 
     Raises:
@@ -100,7 +100,7 @@ def vote_at_n(
         correct: P sequences of N_p, whether each sample's answer is right.
         ns: numbers of samples, each at least 1.
         weights: P sequences of N_p finite weights >= 0, such as a verifier's probabilities; one vote each when None.
-        trials: shuffles a problem.
+        trials: shuffles per problem.
         seed: of the shuffles.
         samples_per_problem: as in `best_of_n`.
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 __all__ = [
     "check_left_contiguous",
-    "check_one_a_row",
+    "check_one_per_row",
     "check_shapes",
     "kept",
     "masked_mean",
@@ -25,10 +25,10 @@ def check_shapes(**tensors: Tensor) -> None:
         raise ValueError(f"shapes differ: {listed}. Give tensors of one shape.")
 
 
-def check_one_a_row(B: int, name: str, numbers: Tensor) -> None:
+def check_one_per_row(B: int, name: str, numbers: Tensor) -> None:
     """Raises a ValueError unless there is one number for each of B rows."""
     if numbers.shape != (B,):
-        raise ValueError(f"{name} have shape {tuple(numbers.shape)} for {B} rows; give one a row.")
+        raise ValueError(f"{name} have shape {tuple(numbers.shape)} for {B} rows; give one per row.")
 
 
 def check_left_contiguous(mask: Tensor, name: str) -> None:

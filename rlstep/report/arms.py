@@ -1,7 +1,8 @@
 """The RL arms that the lab runs and the report compares: one line each, which everything else reads."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+
+from rlstep.report.style import BLUE, GREEN, GREY, PINK, VERMILION
 
 SOLID = "-"
 DASHED = (0, (4, 2))
@@ -11,9 +12,9 @@ DASH_DOTTED = (0, (5, 1.5, 1, 1.5))
 
 @dataclass(frozen=True)
 class Style:
-    """How a line is drawn: a colour of `rlstep.report.figures.drawing` by its name, and matplotlib's dashes."""
+    """How a line is drawn: a colour of `rlstep.report.style`, and matplotlib's dashes."""
 
-    colour: Literal["blue", "vermilion", "green", "pink", "grey", "black"]
+    colour: str
     dashes: str | tuple = SOLID
 
 
@@ -48,21 +49,21 @@ class Arm:
 
 
 # The report compares these two by the samples that they need.
-PROCESS = Arm("process", "ppo_process", "process + outcome", Style("blue"), by_default=True)
-OUTCOME = Arm("outcome", "ppo_outcome", "outcome only", Style("vermilion"), uses_prm=False, by_default=True)
+PROCESS = Arm("process", "ppo_process", "process + outcome", Style(BLUE), by_default=True)
+OUTCOME = Arm("outcome", "ppo_outcome", "outcome only", Style(VERMILION), uses_prm=False, by_default=True)
 
 # In the order of tables and pictures.
 ARMS = (
     PROCESS,
     OUTCOME,
-    Arm("process_only", "ppo_process_only", "process only", Style("pink", DASHED)),
+    Arm("process_only", "ppo_process_only", "process only", Style(PINK, DASHED)),
 )
 
 # `rlstep lab --contrast`: what pays, and by which credit scheme.
 CONTRAST = (
     OUTCOME,
-    Arm("process_sum", "ppo_process_sum", "PRM only, sum", Style("pink", DASHED)),
-    Arm("process_clip_delta", "ppo_process_clip_delta", "PRM only, clip_delta", Style("grey", DOTTED)),
-    Arm("process_min_form", "ppo_process_min_form", "PRM only, min_form", Style("green", DASH_DOTTED)),
+    Arm("process_sum", "ppo_process_sum", "PRM only, sum", Style(PINK, DASHED)),
+    Arm("process_clip_delta", "ppo_process_clip_delta", "PRM only, clip_delta", Style(GREY, DOTTED)),
+    Arm("process_min_form", "ppo_process_min_form", "PRM only, min_form", Style(GREEN, DASH_DOTTED)),
     replace(PROCESS, label="PRM (sum) + outcome"),
 )

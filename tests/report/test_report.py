@@ -11,6 +11,7 @@ from rlstep.report.examples import first_flagged, first_wrong, read_step_scores
 from rlstep.report.figures import draw_step_scores
 from rlstep.report.figures.drawing import spread
 from rlstep.report.seeds import report_seeds
+from rlstep.report.style import GREEN
 from rlstep.report.summary import summarize
 from rlstep.report.tables import number
 from rlstep.runtime.errors import DataError, UserError
@@ -269,7 +270,7 @@ def test_seeds_must_be_several_and_differ(tmp_path):
 
 
 def test_a_new_arm_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(arms, "ARMS", (*arms.ARMS, Arm("other_way", "ppo_other", "other", Style("green"))))
+    monkeypatch.setattr(arms, "ARMS", (*arms.ARMS, Arm("other_way", "ppo_other", "other", Style(GREEN))))
     runs = [make_run(tmp_path / f"seed-{seed}", seed) for seed in range(2)]
     for run in runs:
         (run / "ppo_process_only").rename(run / "ppo_other_way")
@@ -282,7 +283,7 @@ def test_a_new_arm_is_one_line(tmp_path, monkeypatch):
     assert head in (tmp_path / "seeds" / "report.md").read_text()
     # The new arm's line is drawn, in its own colour.
     picture = imread(runs[0] / "report" / "rl_curves.png")[..., :3]
-    green = np.array([0x00, 0x9E, 0x73]) / 255
+    green = np.array([int(GREEN[k : k + 2], 16) for k in (1, 3, 5)]) / 255
     assert (np.abs(picture - green).max(axis=-1) < 0.01).sum() > 100
 
 

@@ -92,7 +92,7 @@ def test_exactly_the_commands_that_can_resume_are_asked_to():
 
 
 def test_a_new_arm_is_one_line(monkeypatch):
-    line = Arm("orm", "ppo_orm", "ORM", Style("green"), uses_prm=False)
+    line = Arm("orm", "ppo_orm", "ORM", Style("#009E73"), uses_prm=False)
     monkeypatch.setattr(arms, "ARMS", (*arms.ARMS, line))
     assert LabConfig(out="run", seeds=3).arms[-1] == "orm"
     stage = next(stage for stage in stages_of(arms=["orm"]) if stage.command == "ppo")

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from rlstep.report.arms import DASH_DOTTED, DASHED, Style
-from rlstep.report.figures.drawing import COLOURS, STYLE, band, label_ends, save, set_title, show_shares
+from rlstep.report.figures.drawing import band, label_ends, save, set_title, show_shares
+from rlstep.report.style import BLACK, BLUE, GREEN, GREY, STYLE, VERMILION
 
 
 class Pick(NamedTuple):
@@ -22,11 +23,11 @@ class Pick(NamedTuple):
 
 # By their names in summary.json.
 PICKS = {
-    "pass_at_n": Pick("pass@N (ceiling)", Style("black", DASHED), 1.3, band=False),
-    "prm": Pick("PRM", Style("blue"), 2.4, band=True),
-    "weighted": Pick("PRM-weighted vote", Style("green", DASH_DOTTED), 1.5, band=False),
-    "orm": Pick("ORM", Style("vermilion"), 2.4, band=True),
-    "majority": Pick("majority vote", Style("grey"), 2.4, band=True),
+    "pass_at_n": Pick("pass@N (ceiling)", Style(BLACK, DASHED), 1.3, band=False),
+    "prm": Pick("PRM", Style(BLUE), 2.4, band=True),
+    "weighted": Pick("PRM-weighted vote", Style(GREEN, DASH_DOTTED), 1.5, band=False),
+    "orm": Pick("ORM", Style(VERMILION), 2.4, band=True),
+    "majority": Pick("majority vote", Style(GREY), 2.4, band=True),
 }
 
 
@@ -37,7 +38,7 @@ def draw_best_of_n(curves: dict, path: str | Path, caption: str) -> None:
         axes = figure.subplots()
         ns, ends = curves["ns"], []
         for name, pick in PICKS.items():
-            curve, colour = curves[name], COLOURS[pick.style.colour]
+            curve, colour = curves[name], pick.style.colour
             line = {"color": colour, "linestyle": pick.style.dashes, "linewidth": pick.width}
             axes.plot(ns, curve["mean"], clip_on=False, **line)
             if pick.band:
@@ -49,7 +50,7 @@ def draw_best_of_n(curves: dict, path: str | Path, caption: str) -> None:
         axes.set_xticks(ns, [str(n) for n in ns])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(ns[0] * 0.93, ns[-1])
-        axes.set_xlabel("N, samples a problem to pick from")
+        axes.set_xlabel("N, samples per problem to pick from")
         axes.set_ylabel("problems with the right answer picked")
         set_title(figure, "Best of N", caption)
         save(figure, path)

@@ -1,4 +1,4 @@
-"""What the report's pictures share. Colours are Okabe and Ito's, which stay apart for colour-blind readers."""
+"""What the report's pictures share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,18 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from rlstep.verifiers.reliability import BLACK, BLUE, GREY, STYLE, VERMILION
+from rlstep.report.style import GREY
 
 DPI = 150
-COLOURS = {
-    "blue": BLUE,
-    "vermilion": VERMILION,
-    "green": "#009E73",
-    "pink": "#CC79A7",
-    "grey": GREY,
-    "black": BLACK,
-}
-__all__ = ["COLOURS", "STYLE", "band", "label_ends", "save", "set_title", "show_shares", "spread"]
 
 
 def band(axes: Axes, x: Sequence[float], curve: dict, colour: str) -> None:

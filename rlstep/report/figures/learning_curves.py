@@ -11,7 +11,8 @@ from matplotlib.ticker import FuncFormatter
 
 from rlstep.report import arms
 from rlstep.report.arms import Arm
-from rlstep.report.figures.drawing import COLOURS, STYLE, band, label_ends, save, set_title, show_shares
+from rlstep.report.figures.drawing import band, label_ends, save, set_title, show_shares
+from rlstep.report.style import BLACK, STYLE
 
 PANELS = {"accuracy": "Answer right", "clean_accuracy": "Answer and every step right"}
 MARKERS = {"marker": "o", "markersize": 3.5}
@@ -62,7 +63,7 @@ def _draw_panel(axes: Axes, title: str, drawn: Sequence[Arm], curves: dict, key:
             continue
         samples, values = curves[arm.name]["samples"], curves[arm.name][key]
         curve = values if isinstance(values, dict) else {"mean": values}
-        colour = COLOURS[arm.style.colour]
+        colour = arm.style.colour
         line = {"color": colour, "linestyle": arm.style.dashes, "linewidth": 2, **(markers or {})}
         axes.plot(samples, curve["mean"], clip_on=False, **line)
         band(axes, samples, curve, colour)
@@ -81,7 +82,7 @@ def _mark_reach(axes: Axes, reach: dict) -> None:
     start, stop, level = reach["process_samples"], reach["outcome_samples"], reach["level"]
     if start >= stop:
         return
-    arrow = {"arrowstyle": "<->", "color": COLOURS["black"], "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
+    arrow = {"arrowstyle": "<->", "color": BLACK, "linewidth": 1, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", (start, level), (stop, level), arrowprops=arrow)
     # Above the arrow's right end: there the arms are farthest apart.
     axes.annotate(

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlstep.report.examples import ORM, PRM, SHOWN_STEPS, THRESHOLD, Example, first_wrong
-from rlstep.report.figures.drawing import STYLE, save, set_title
-from rlstep.verifiers.reliability import BLUE, GREY, PALE, VERMILION
+from rlstep.report.figures.drawing import save, set_title
+from rlstep.report.style import BLUE, GREY, PALE, STYLE, VERMILION
 
 
 def draw_step_scores(examples: Sequence[Example], path: str | Path) -> None:
