@@ -79,9 +79,7 @@ def brier_score(probs: np.ndarray, targets: np.ndarray) -> float:
 def _checked(probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     probs, targets = np.asarray(probs, dtype=np.float64), np.asarray(targets, dtype=np.float64)
     if probs.ndim != 1 or probs.shape != targets.shape or not len(probs):
-        raise ValueError(
-            f"probabilities {probs.shape} and targets {targets.shape}: give one of each for every prediction."
-        )
+        raise ValueError(f"probabilities {probs.shape} and targets {targets.shape}: give one of each per prediction.")
     for name, values in (("probabilities", probs), ("targets", targets)):
         if not ((values >= 0) & (values <= 1)).all():
             raise ValueError(f"{name} must be in [0, 1]; found {values.min():g} to {values.max():g}.")
