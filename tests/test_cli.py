@@ -16,7 +16,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.stages import COMMANDS, Command, config_classes
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "transformers", "trl", "datasets", "matplotlib", "wandb")
+HEAVY = ("torch", "transformers", "trl", "datasets", "matplotlib", "scipy", "wandb")
 
 
 @dataclass

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlstep.core.masked import check_left_contiguous, check_one_a_row, check_shapes, kept, row_ends
+from rlstep.core.masked import check_left_contiguous, check_one_per_row, check_shapes, kept, row_ends
+
+__all__ = ["gae", "group", "rloo", "spread_over_tokens", "vine"]
 
 # TRL's GRPO adds the same to its standard deviation.
 _STD_EPS = 1e-4
@@ -32,7 +34,7 @@ def gae(
         rewards_BT: reward of each token.
         values_BT: the critic's value before each token is chosen.
         mask_BT: bool or 0/1, one on completion tokens; each row a run of ones, then zeros.
-        gamma: discount a token, in [0, 1].
+        gamma: discount per token, in [0, 1].
         lam: 0 trusts the critic one token ahead, 1 not at all.
         bootstrap_B: (B,) the critic's value after each row's last token: what a row that was cut off would still have
             earned; 0 for a finished one. Rows without tokens do not read theirs.
@@ -50,7 +52,7 @@ def gae(
     rewards_BT, values_BT = kept(rewards_BT, mask_BT), kept(values_BT, mask_BT)
     following_BT = _following(values_BT)
     if bootstrap_B is not None:
-        check_one_a_row(len(mask_BT), "bootstrap values", bootstrap_B)
+        check_one_per_row(len(mask_BT), "bootstrap values", bootstrap_B)
         following_BT = torch.where(row_ends(mask_BT), bootstrap_B[:, None].to(values_BT), following_BT)
     delta_BT = rewards_BT + gamma * following_BT - values_BT
     advantages_BT = _discounted_sums(delta_BT, gamma * lam)
@@ -67,8 +69,8 @@ def rloo(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: float = 1.
     K is `group_size`, and k runs over the samples of i's problem. N is the number of tokens of the group's longest row,
     so that neither padding nor other groups matter. It may be row i's own: b_i knows that row's length, never its
     rewards. Positions past a row's end count among the N with return 0, so that where rows differ in length the
-    baseline is nearer 0 than the others' mean return. With one reward a row, on its last token, gamma 1 and rows of one
-    length these are RLOO's advantages (2402.14740).
+    baseline is nearer 0 than the others' mean return. With one reward per row, on its last token, gamma 1 and rows of
+    one length these are RLOO's advantages (2402.14740).
 
     A reward moves its own row's advantages up to its token, and those of the other rows all by one amount. PURE whitens
     the advantages, which is left to the caller.
@@ -77,8 +79,8 @@ def rloo(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: float = 1.
         rewards_BT: reward of each token.
         mask_BT: bool or 0/1, one on completion tokens; each row a run of ones, then zeros. A row without any counts
             among the K, with returns 0.
-        group_size: samples a problem; rows of a problem follow one another.
-        gamma: discount a token, in [0, 1].
+        group_size: samples per problem; rows of a problem follow one another.
+        gamma: discount per token, in [0, 1].
 
     Returns:
         advantages_BT, 0 where the mask is. What stands there is never read.
@@ -125,11 +127,11 @@ def vine(step_rewards_BS: Tensor, step_mask_BS: Tensor, outcomes_B: Tensor, valu
     check_shapes(step_rewards_BS=step_rewards_BS, step_mask_BS=step_mask_BS)
     check_left_contiguous(step_mask_BS, "step_mask_BS")
     B, S = step_rewards_BS.shape
-    check_one_a_row(B, "outcomes", outcomes_B)
+    check_one_per_row(B, "outcomes", outcomes_B)
     if values_BS.shape != (B, max(S, 1)):
         raise ValueError(
             f"values have shape {tuple(values_BS.shape)} for {B} rows of {S} steps; give one for the start of each "
-            "step, and column 0 to rows without steps, too."
+            "step, and column 0 for rows without steps, too."
         )
     mask_BS = step_mask_BS.bool()
     known_BS = kept(values_BS[:, :S], mask_BS)
@@ -170,8 +172,8 @@ def group(
         step_rewards_BS: (B, S) step rewards, padded on the right (`rlstep.core.rewards.pad_steps`).
         step_mask_BS: (B, S) one where a step exists; a row may have none.
         outcomes_B: (B,) outcome rewards.
-        group_size: samples a problem; rows of a problem follow one another.
-        discount: a step, in [0, 1].
+        group_size: samples per problem; rows of a problem follow one another.
+        discount: per step, in [0, 1].
         baseline: "position", "all" or "rewards", as above.
         scale: "group" divides both parts by one number, which keeps the weights that process and outcome rewards were
             given: the standard deviation (dividing by n) of the whole advantage over the group's steps, where a sample
@@ -188,7 +190,7 @@ def group(
     """
     check_shapes(step_rewards_BS=step_rewards_BS, step_mask_BS=step_mask_BS)
     check_left_contiguous(step_mask_BS, "step_mask_BS")
-    check_one_a_row(len(step_mask_BS), "outcomes", outcomes_B)
+    check_one_per_row(len(step_mask_BS), "outcomes", outcomes_B)
     _check_groups(len(step_mask_BS), group_size)
     _check_fractions(discount=discount)
     if scale not in ("none", "group"):
@@ -265,7 +267,7 @@ def spread_over_tokens(
 ) -> Tensor:
     """Token advantages: that of the step a token belongs to, plus the outcome's.
 
-    A token belongs to the first step whose last token is at or after it. Tokens behind the last step (the
+    A token belongs to the first step whose last token is at or after it. Tokens after the last step (the
     end-of-sequence token) belong to the last step. A completion without steps has the outcome's part alone.
 
     Args:
@@ -287,7 +289,7 @@ def spread_over_tokens(
     if not len(outcome_B) == len(step_tokens) == len(mask_BT) == B:
         raise ValueError(
             f"{B} rows of step advantages, {len(outcome_B)} outcomes, {len(step_tokens)} of step tokens and "
-            f"{len(mask_BT)} of mask; give one of each a completion."
+            f"{len(mask_BT)} of mask; give one of each for every completion."
         )
     for row, (tokens, length) in enumerate(zip(step_tokens, mask_BT.bool().sum(dim=1).tolist(), strict=True)):
         if len(tokens) > S:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+__all__ = ["Aggregate", "LOWEST", "solution_score", "vote_weight"]
+
 Aggregate = Literal["product", "minimum", "last", "mean"]
 
 LOWEST = -math.inf

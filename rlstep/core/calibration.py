@@ -1,11 +1,13 @@
 """Whether probabilities mean what they say: of the steps given p = 0.8, are eight in ten right?
 
-Targets may be soft: of a bin, their mean is compared with the mean probability.
+Targets may be soft: within a bin, their mean is compared with the mean probability.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+
+__all__ = ["Reliability", "brier_score", "expected_calibration_error", "reliability"]
 
 
 @dataclass(frozen=True)
@@ -14,9 +16,9 @@ class Reliability:
 
     Attributes:
         edges: (M + 1,) where the bins end; a bin holds its upper edge, the first one its lower edge, too.
-        counts: (M,) predictions a bin.
-        confidence: (M,) mean probability a bin; NaN where it is empty.
-        accuracy: (M,) mean target a bin; NaN where it is empty.
+        counts: (M,) predictions per bin.
+        confidence: (M,) mean probability per bin; NaN where it is empty.
+        accuracy: (M,) mean target per bin; NaN where it is empty.
     """
 
     edges: np.ndarray
@@ -77,7 +79,7 @@ def brier_score(probs: np.ndarray, targets: np.ndarray) -> float:
 def _checked(probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     probs, targets = np.asarray(probs, dtype=np.float64), np.asarray(targets, dtype=np.float64)
     if probs.ndim != 1 or probs.shape != targets.shape or not len(probs):
-        raise ValueError(f"probabilities {probs.shape} and targets {targets.shape}: give one of each a prediction.")
+        raise ValueError(f"probabilities {probs.shape} and targets {targets.shape}: give one of each per prediction.")
     for name, values in (("probabilities", probs), ("targets", targets)):
         if not ((values >= 0) & (values <= 1)).all():
             raise ValueError(f"{name} must be in [0, 1]; found {values.min():g} to {values.max():g}.")

@@ -1,4 +1,4 @@
-"""How often a chosen answer is right when N samples a problem are drawn: best-of-N, pass@N and votes.
+"""How often a chosen answer is right when N samples per problem are drawn: best-of-N, pass@N and votes.
 
 A problem's pool is all samples that were drawn for it. N of them are taken without replacement: resampling with
 replacement is biased (one right sample of 8 would give pass@8 = 0.66, not 1), and the first N of the pool are one
@@ -12,7 +12,9 @@ from functools import lru_cache
 
 import numpy as np
 
-_Z95 = 1.959964
+from rlstep.core.stats import normal_margin
+
+__all__ = ["Curve", "best_of_n", "pass_at_n", "vote_at_n"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def best_of_n(
         correct: P sequences of N_p, whether each sample's answer is right.
         ns: numbers of samples, each at least 1.
         answered: P sequences of N_p; samples without an answer are drawn, but never picked. All answered when None.
-        samples_per_problem: how many samples were drawn a problem, where those that are missing count as unanswered
+        samples_per_problem: how many samples were drawn per problem, where those that are missing count as unanswered
             (as in openai/prm800k's evaluation). None: a problem has as many as are given.
 
     Raises:
@@ -98,7 +100,7 @@ def vote_at_n(
         correct: P sequences of N_p, whether each sample's answer is right.
         ns: numbers of samples, each at least 1.
         weights: P sequences of N_p finite weights >= 0, such as a verifier's probabilities; one vote each when None.
-        trials: shuffles a problem.
+        trials: shuffles per problem.
         seed: of the shuffles.
         samples_per_problem: as in `best_of_n`.
 
@@ -216,5 +218,5 @@ def _curve(ns: list[int], expected_PN: list[np.ndarray]) -> Curve:
     mean = expected_PN.mean(axis=0)
     if len(expected_PN) == 1:
         return Curve(ns, mean.tolist(), [0.0] * len(ns), [1.0] * len(ns))
-    margin = _Z95 * expected_PN.std(axis=0, ddof=1) / np.sqrt(len(expected_PN))
+    margin = normal_margin(expected_PN)
     return Curve(ns, mean.tolist(), np.clip(mean - margin, 0, 1).tolist(), np.clip(mean + margin, 0, 1).tolist())

@@ -11,6 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+__all__ = [
+    "NONE",
+    "ProcessBench",
+    "best_threshold",
+    "cross_fitted_f1",
+    "first_error",
+    "min_is_last_share",
+    "processbench_f1",
+]
+
 NONE = -1
 Row = tuple[Sequence[float], int]
 
@@ -89,17 +99,17 @@ def cross_fitted_f1(rows: Sequence[Row], keys: Sequence[str]) -> ProcessBench:
 
     Args:
         rows: (probs (S,), first wrong step or -1).
-        keys: one a row.
+        keys: one per row.
 
     Returns:
         The measures; all NaN where a half lacks solutions with or without a wrong step, because no threshold can be
         chosen there.
 
     Raises:
-        ValueError: not one key a row; a row is malformed (as `processbench_f1`).
+        ValueError: not one key per row; a row is malformed (as `processbench_f1`).
     """
     if len(rows) != len(keys):
-        raise ValueError(f"{len(rows)} rows, {len(keys)} keys; give one key a row.")
+        raise ValueError(f"{len(rows)} rows, {len(keys)} keys; give one key per row.")
     low_R, high_R, wrong_R = _intervals(rows)
     order = sorted(set(keys), key=lambda key: (hashlib.sha256(key.encode()).digest(), key))
     second = set(order[len(order) // 2 :])
@@ -119,7 +129,7 @@ def min_is_last_share(probs: Sequence[Sequence[float]]) -> float:
     last, so that a verifier which says 1 of everything has a share of 0.
 
     Args:
-        probs: (S,) probabilities a solution.
+        probs: for each solution, (S,) probabilities.
 
     Returns:
         The share; NaN where no solution has two steps.

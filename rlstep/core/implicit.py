@@ -10,6 +10,8 @@ from torch import Tensor
 
 from rlstep.core.masked import check_shapes
 
+__all__ = ["implicit_rewards", "outcome_probabilities"]
+
 
 def implicit_rewards(log_ratios_N: Tensor, segments_N: Tensor, count: int, beta: float) -> Tensor:
     """r_k = beta * sum over the tokens of segment k of (log pi_phi - log pi_ref).

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from rlstep.core.masked import check_shapes
 
+__all__ = ["kl_estimate"]
+
 
 def kl_estimate(logps_BT: Tensor, ref_logps_BT: Tensor, estimator: Literal["k1", "k2", "k3"]) -> Tensor:
     """Schulman's estimators ("Approximating KL divergence", 2020) of KL(p || q) at tokens x drawn from p::

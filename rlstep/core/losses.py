@@ -7,6 +7,15 @@ from torch import Tensor
 
 from rlstep.core.masked import check_shapes, masked_mean
 
+__all__ = [
+    "clipped_value_error",
+    "clipped_value_loss",
+    "explained_variance",
+    "pairwise_loss",
+    "right_log_odds",
+    "step_label_loss",
+]
+
 
 def clipped_value_error(
     values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, clip: float
@@ -110,7 +119,7 @@ def right_log_odds(logits_NK: Tensor, neutral: str = "positive") -> Tensor:
     """(N,) log-odds of "right" from class logits; their sigmoid is the probability.
 
     Args:
-        logits_NK: (N, 2) of wrong and right, or (N, 3) with neutral behind them.
+        logits_NK: (N, 2) of wrong and right, or (N, 3) with neutral after them.
         neutral: what the third class counts as: "positive", p = p_right + p_neutral; "negative", p = p_right (both in
             Lightman et al., 2305.20050, appendix F); "ignore", p = p_right / (p_right + p_wrong).
 

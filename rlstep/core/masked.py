@@ -3,6 +3,19 @@
 import torch
 from torch import Tensor
 
+__all__ = [
+    "check_left_contiguous",
+    "check_one_per_row",
+    "check_shapes",
+    "kept",
+    "masked_mean",
+    "masked_whiten",
+    "moment_sums",
+    "moments",
+    "row_ends",
+    "whiten_with",
+]
+
 
 def check_shapes(**tensors: Tensor) -> None:
     """Raises a ValueError naming the tensors unless all have one shape; broadcasting would hide a wrong axis."""
@@ -12,10 +25,10 @@ def check_shapes(**tensors: Tensor) -> None:
         raise ValueError(f"shapes differ: {listed}. Give tensors of one shape.")
 
 
-def check_one_a_row(B: int, name: str, numbers: Tensor) -> None:
+def check_one_per_row(B: int, name: str, numbers: Tensor) -> None:
     """Raises a ValueError unless there is one number for each of B rows."""
     if numbers.shape != (B,):
-        raise ValueError(f"{name} have shape {tuple(numbers.shape)} for {B} rows; give one a row.")
+        raise ValueError(f"{name} have shape {tuple(numbers.shape)} for {B} rows; give one per row.")
 
 
 def check_left_contiguous(mask: Tensor, name: str) -> None:

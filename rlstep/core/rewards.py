@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+__all__ = ["SCHEMES", "check_scheme", "pad_steps", "place_step_rewards", "step_rewards", "steps_to_first_error"]
+
 # Sums of class probabilities (positive + neutral) may pass 1 by rounding in low precision.
 _ROUNDING = 1e-2
 
@@ -188,7 +190,7 @@ def place_step_rewards(
     if not len(step_rewards) == len(step_tokens) == len(last_tokens_B) == B:
         raise ValueError(
             f"{len(step_rewards)} rows of step rewards, {len(step_tokens)} of step tokens, {B} outcomes and "
-            f"{len(last_tokens_B)} last tokens; give one of each a completion."
+            f"{len(last_tokens_B)} last tokens; give one of each for every completion."
         )
     rows = zip(step_rewards, step_tokens, last_tokens_B.tolist(), strict=True)
     for row, (rewards_S, tokens, last) in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Learning curves of RL runs: reading them, the samples they need to reach a level, means and intervals over seeds.
+"""Learning curves of RL runs: reading them, the samples they need to reach a level, means over seeds.
 
 A run's evaluation history is JSONL, one row an evaluation; `samples` counts the completions drawn so far for training::
 
@@ -7,22 +7,13 @@ A run's evaluation history is JSONL, one row an evaluation; `samples` counts the
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
+from rlstep.core.stats import t_interval
 from rlstep.runtime.errors import DataError
 from rlstep.runtime.rows import read_rows
 
 KEYS = ("accuracy", "clean_accuracy")
-
-
-class Interval(NamedTuple):
-    """A mean and its 95% interval; the ends are None where one value gives no spread."""
-
-    mean: float
-    low: float | None
-    high: float | None
 
 
 def read_history(path: str | Path) -> list[dict]:
@@ -76,50 +67,7 @@ def compare_arms(process: Sequence[dict], outcome: Sequence[dict], key: str = "a
     }
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """Mean and 95% t-interval: mean +- t_{0.975, n-1} s / sqrt(n), s the sample standard deviation (n - 1).
-
-    Raises:
-        ValueError: no values.
-    """
-    n = len(values)
-    if n == 0:
-        raise ValueError("the mean of no values")
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Interval(mean, None, None)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = t_quantile(n - 1) * deviation / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half)
-
-
-@lru_cache
-def t_quantile(degrees: int, confidence: float = 0.95) -> float:
-    """The t with P(|T| < t) = confidence, T Student-distributed, found by bisection of `_t_central`.
-
-    >>> round(t_quantile(2), 3)
-    4.303
-    """
-    if degrees < 1:
-        raise ValueError(f"{degrees} degrees of freedom")
-    low, high = 0.0, 1.0
-    while _t_central(high, degrees) < confidence:
-        high *= 2
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_central(middle, degrees) < confidence else (low, middle)
-    return high
-
-
-def _t_central(t: float, degrees: int) -> float:
-    """P(|T| < t) for whole degrees of freedom: Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(degrees))
-    odd = degrees % 2
-    # The sums are cos + 2/3 cos^3 + 2*4/(3*5) cos^5 ... (odd) and 1 + 1/2 cos^2 + 1*3/(2*4) cos^4 ... (even).
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for power in range(odd, degrees - 1, 2):
-        total += term
-        term *= (power + 1) / (power + 2) * math.cos(angle) ** 2
-    total *= math.sin(angle)
-    return 2 / math.pi * (angle + total) if odd else total
+def over_seeds(curves: Sequence[Sequence[float]]) -> dict[str, list]:
+    """One curve per seed, all at the same places, as {"mean", "low", "high"} along them: 95% t-intervals over seeds."""
+    intervals = [t_interval(values) for values in zip(*curves, strict=True)]
+    return {part: [getattr(interval, part) for interval in intervals] for part in ("mean", "low", "high")}

@@ -33,7 +33,7 @@ def first_wrong(solution: Solution) -> int | None:
 
 
 def first_flagged(solution: Solution, threshold: float = THRESHOLD) -> int | None:
-    """Index of the first step that the PRM holds for wrong (its score is below `threshold`)."""
+    """Index of the first step that the PRM takes to be wrong: its score is below `threshold`."""
     return next((k for k, p in enumerate(solution.scores[PRM]) if p < threshold), None)
 
 
@@ -45,7 +45,7 @@ def read_step_scores(path: str | Path) -> StepScores:
     right, one that it got wrong is shown, and its title says so.
     """
     counts = dict.fromkeys(("solutions", "right_answer", "right_answer_wrong_step", "with_wrong_step", "all_right"), 0)
-    found = quiet = 0
+    places_found = unflagged = 0
     best: dict[str, tuple[tuple, Solution]] = {}
     for row, solution in enumerate(iter_solutions(path, need=("steps", "labels", "correct")), start=1):
         for name in (PRM, ORM):
@@ -57,16 +57,16 @@ def read_step_scores(path: str | Path) -> StepScores:
         counts["right_answer_wrong_step"] += solution.correct and wrong is not None
         counts["with_wrong_step"] += wrong is not None
         counts["all_right"] += solution.clean
-        found += wrong is not None and flagged == wrong
-        quiet += solution.clean and flagged is None
+        places_found += wrong is not None and flagged == wrong
+        unflagged += solution.clean and flagged is None
         kind = _kind(solution, wrong)
         if kind and (kind not in best or _telling(solution, wrong) > best[kind][0]):
             best[kind] = (_telling(solution, wrong), solution)
     tally = {
         **counts,
         "threshold": THRESHOLD,
-        "first_wrong_step_found": found / counts["with_wrong_step"] if counts["with_wrong_step"] else None,
-        "all_right_unflagged": quiet / counts["all_right"] if counts["all_right"] else None,
+        "first_wrong_step_found": places_found / counts["with_wrong_step"] if counts["with_wrong_step"] else None,
+        "all_right_unflagged": unflagged / counts["all_right"] if counts["all_right"] else None,
     }
     kinds = [kind for kind in ("right on a wrong step", "wrong", "all right") if kind in best]
     return StepScores(tally, [Example(_title(kind, best[kind][1]), best[kind][1]) for kind in kinds])

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlstep.evaluation.learning_curves import KEYS, mean_interval
-from rlstep.report import tables
-from rlstep.report.summary import ARMS, summarize
+from rlstep.core.stats import t_interval
+from rlstep.evaluation.learning_curves import KEYS, over_seeds
+from rlstep.report import arms, tables
+from rlstep.report.summary import summarize
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_json
 
@@ -35,11 +36,11 @@ def report_seeds(runs: Sequence[str | Path], out: str | Path) -> dict:
     summary = {
         "seeds": seeds,
         "best_of_n": _best_of_n(summaries, runs),
-        "rl": {arm: _arm(summaries, arm) for arm in ARMS},
+        "rl": {arm.name: _merged([summary["rl"][arm.name] for summary in summaries]) for arm in arms.ARMS},
         "rl_gap": _rl_gap(summaries),
         "rl_comparison": _comparison(summaries),
-        "seconds": [found["seconds"]["total"] if found["seconds"] else None for found in summaries],
-        "missing": [f"{run}: {what}" for run, found in zip(runs, summaries, strict=True) for what in found["missing"]],
+        "seconds": [one["seconds"]["total"] if one["seconds"] else None for one in summaries],
+        "missing": [f"{run}: {what}" for run, one in zip(runs, summaries, strict=True) for what in one["missing"]],
     }
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -47,12 +48,6 @@ def report_seeds(runs: Sequence[str | Path], out: str | Path) -> dict:
     write_json(out / "summary.json", summary)
     (out / "report.md").write_text(_text(summary), encoding="utf-8")
     return summary
-
-
-def _over_seeds(rows: Sequence[Sequence[float]]) -> dict[str, list]:
-    """{"mean", "low", "high"} along the points of a curve; `rows` has one curve a seed."""
-    intervals = [mean_interval(values) for values in zip(*rows, strict=True)]
-    return {part: [getattr(interval, part) for interval in intervals] for part in ("mean", "low", "high")}
 
 
 def _best_of_n(summaries: list[dict], runs: Sequence) -> dict | None:
@@ -64,22 +59,18 @@ def _best_of_n(summaries: list[dict], runs: Sequence) -> dict | None:
         if curve["ns"] != ns:
             raise UserError(f"{run}: best-of-N at {curve['ns']}, {runs[0]} at {ns}; evaluate all at the same ns.")
     names = [name for name in tables.CURVE_HEADS if all(name in curve for curve in curves)]
-    merged = {"ns": ns, **{name: _over_seeds([curve[name]["mean"] for curve in curves]) for name in names}}
+    merged = {"ns": ns, **{name: over_seeds([curve[name]["mean"] for curve in curves]) for name in names}}
     for gap, (a, b, _) in GAPS.items():
         differences = [[x - y for x, y in zip(c[a]["mean"], c[b]["mean"], strict=True)] for c in curves]
-        merged[gap] = _over_seeds(differences)
+        merged[gap] = over_seeds(differences)
     return merged
-
-
-def _arm(summaries: list[dict], name: str) -> dict | None:
-    return _merged([summary["rl"][name] for summary in summaries])
 
 
 def _rl_gap(summaries: list[dict]) -> dict | None:
     """Process arm minus outcome arm at equal samples."""
     gaps = []
     for summary in summaries:
-        process, outcome = summary["rl"]["process"], summary["rl"]["outcome"]
+        process, outcome = summary["rl"][arms.PROCESS.name], summary["rl"][arms.OUTCOME.name]
         if process is None or outcome is None:
             return None
         shared = sorted(set(process["samples"]) & set(outcome["samples"]))
@@ -89,33 +80,33 @@ def _rl_gap(summaries: list[dict]) -> dict | None:
     return _merged(gaps)
 
 
-def _merged(arms: list[dict | None]) -> dict | None:
+def _merged(curves: list[dict | None]) -> dict | None:
     """Curves over seeds, at the numbers of samples where every seed was evaluated; None where a seed has no curve."""
-    if None in arms:
+    if None in curves:
         return None
-    shared = sorted(set.intersection(*(set(arm["samples"]) for arm in arms)))
+    shared = sorted(set.intersection(*(set(curve["samples"]) for curve in curves)))
     if not shared:
         return None
-    places = [[arm["samples"].index(samples) for samples in shared] for arm in arms]
+    places = [[curve["samples"].index(samples) for samples in shared] for curve in curves]
     merged: dict = {"samples": shared}
     for key in KEYS:
-        merged[key] = _over_seeds([[arm[key][k] for k in where] for arm, where in zip(arms, places, strict=True)])
+        merged[key] = over_seeds([[curve[key][k] for k in where] for curve, where in zip(curves, places, strict=True)])
     return merged
 
 
 def _comparison(summaries: list[dict]) -> dict | None:
     """By key: each seed's samples and ratio; the ratio's interval only where every seed has one."""
-    found = [summary["rl_comparison"] for summary in summaries]
-    if None in found:
+    comparisons = [summary["rl_comparison"] for summary in summaries]
+    if None in comparisons:
         return None
     merged = {}
     for key in KEYS:
-        ratios = [one[key]["ratio"] for one in found]
+        ratios = [one[key]["ratio"] for one in comparisons]
         merged[key] = {
-            "outcome_samples": [one[key]["outcome_samples"] for one in found],
-            "process_samples": [one[key]["process_samples"] for one in found],
+            "outcome_samples": [one[key]["outcome_samples"] for one in comparisons],
+            "process_samples": [one[key]["process_samples"] for one in comparisons],
             "ratios": ratios,
-            "ratio": mean_interval(ratios)._asdict() if None not in ratios else None,
+            "ratio": t_interval(ratios)._asdict() if None not in ratios else None,
         }
     return merged
 
@@ -139,7 +130,11 @@ def _text(summary: dict) -> str:
     if curves := summary["best_of_n"]:
         parts += ["## Best of N", "![Best of N](best_of_n.png)", tables.best_of_n(curves), _gap_table(curves)]
     if any(summary["rl"].values()):
-        parts += ["## Reinforcement learning", "![RL curves](rl_curves.png)", _rl_table(summary)]
+        parts += [
+            "## Reinforcement learning",
+            "![RL curves](rl_curves.png)",
+            tables.learning_curves(summary["rl"], summary["rl_gap"]),
+        ]
     if summary["rl_comparison"]:
         parts += ["Samples to the outcome arm's last accuracy, at the first evaluation at or above it:"]
         parts += [_comparison_table(seeds, summary["rl_comparison"])]
@@ -151,13 +146,10 @@ def _gap_table(curves: dict) -> str:
     return tables.table(["N", *(head for _, _, head in GAPS.values())], rows)
 
 
-def _rl_table(summary: dict) -> str:
-    return tables.rl({**summary["rl"], "process_minus_outcome": summary["rl_gap"]})
-
-
-def _comparison_table(seeds: Sequence, found: dict) -> str:
+def _comparison_table(seeds: Sequence, comparison: dict) -> str:
+    """One row per accuracy and seed, and one for the mean ratio."""
     rows = []
-    for key, one in found.items():
+    for key, one in comparison.items():
         each = zip(seeds, one["outcome_samples"], one["process_samples"], one["ratios"], strict=True)
         for seed, outcome, process, ratio in each:
             reached = "never" if process is None else f"{process:,}"

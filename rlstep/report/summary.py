@@ -3,9 +3,7 @@
 What is read of a run folder (all but one of the two results may be absent; what is absent is listed under `missing`)::
 
     evaluate/best_of_n.json          curves of best-of-N
-    ppo_process/eval.jsonl           evaluation histories of the RL arms
-    ppo_outcome/eval.jsonl
-    ppo_process_only/eval.jsonl
+    ppo_ARM/eval.jsonl               evaluation histories of the RL arms (`rlstep.report.arms`)
     test/scored.jsonl                labelled and scored solutions of the test problems
     **/run.json, **/*.run.json       the stages' records: seconds, seed, versions, commit
 """
@@ -14,13 +12,14 @@ import json
 from pathlib import Path
 
 from rlstep.evaluation.learning_curves import KEYS, compare_arms, read_history
+from rlstep.report import arms
 from rlstep.report.examples import StepScores, read_step_scores
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RECORD, is_record
 
 BEST_OF_N = "evaluate/best_of_n.json"
 SOLUTIONS = "test/scored.jsonl"
-ARMS = {"process": "ppo_process", "outcome": "ppo_outcome", "process_only": "ppo_process_only"}
+HISTORY = "eval.jsonl"
 CURVES = ("prm", "orm", "majority", "weighted", "pass_at_n")
 STAGES = ("prepare", "sft", "sample", "label", "prm", "orm", "score", "evaluate", "ppo", "export")
 
@@ -36,10 +35,11 @@ def summarize(run: str | Path) -> tuple[dict, StepScores | None]:
         raise UserError(f"{run}: no such run folder. Give the folder that `rlstep lab --out` wrote.")
     missing: list[str] = []
     best_of_n = _best_of_n(run, missing)
-    rl = _arms(run, missing)
+    rl = _learning_curves(run, missing)
     if best_of_n is None and not any(rl.values()):
         raise UserError(
-            f"{run}: nothing to report: neither {BEST_OF_N} nor an eval.jsonl in {', '.join(ARMS.values())}."
+            f"{run}: nothing to report: neither {BEST_OF_N} nor an {HISTORY} in"
+            f" {', '.join(arm.folder for arm in arms.ARMS)}."
             " Run `rlstep lab`, or the stages evaluate and ppo, with outputs in this folder."
         )
     step_scores = _step_scores(run, missing)
@@ -47,13 +47,13 @@ def summarize(run: str | Path) -> tuple[dict, StepScores | None]:
     root = records.pop("", {})
     if not records:
         missing.append(f"seconds, seed and versions: no {RECORD} of a stage")
-    every = [*records.values(), *([root] if root else [])]
+    all_records = [*records.values(), *([root] if root else [])]
     seeds = [record.get("seed") for record in [root, records.get("prepare", {}), *records.values()]]
     seconds = {name: record["seconds"] for name, record in records.items() if "seconds" in record}
     summary = {
         "seed": next((seed for seed in seeds if seed is not None), None),
-        "versions": _versions(every),
-        "commits": sorted({record["commit"] for record in every if record.get("commit")}),
+        "versions": _versions(all_records),
+        "commits": sorted({record["commit"] for record in all_records if record.get("commit")}),
         "best_of_n": best_of_n,
         "rl": rl,
         "rl_comparison": _comparison(run),
@@ -69,30 +69,31 @@ def _best_of_n(run: Path, missing: list[str]) -> dict | None:
     if not path.is_file():
         missing.append(f"best-of-N curves: no {BEST_OF_N}")
         return None
-    found = _read_json(path)
-    lacking = [name for name in ("ns", *CURVES) if name not in found]
+    curves = _read_json(path)
+    lacking = [name for name in ("ns", *CURVES) if name not in curves]
     if lacking:
         raise UserError(f"{path}: no '{lacking[0]}'. Run `rlstep evaluate` again.")
-    return found
+    return curves
 
 
-def _arms(run: Path, missing: list[str]) -> dict[str, dict | None]:
-    arms: dict[str, dict | None] = {}
-    for arm, folder in ARMS.items():
-        path = run / folder / "eval.jsonl"
+def _learning_curves(run: Path, missing: list[str]) -> dict[str, dict | None]:
+    """By arm, its evaluations as columns; None where it was not run."""
+    curves: dict[str, dict | None] = {}
+    for arm in arms.ARMS:
+        path = run / arm.folder / HISTORY
         if not path.is_file():
-            missing.append(f"RL arm '{arm}': no {folder}/eval.jsonl")
-            arms[arm] = None
+            missing.append(f"RL arm '{arm.name}': no {arm.folder}/{HISTORY}")
+            curves[arm.name] = None
             continue
         rows = read_history(path)
-        arms[arm] = {"updates": [row["update"] for row in rows], "samples": [row["samples"] for row in rows]}
-        arms[arm] |= {key: [row[key] for row in rows] for key in KEYS}
-    return arms
+        columns = {"updates": "update", "samples": "samples", **{key: key for key in KEYS}}
+        curves[arm.name] = {column: [row[name] for row in rows] for column, name in columns.items()}
+    return curves
 
 
 def _comparison(run: Path) -> dict | None:
     """By key, what `compare_arms` says of the process and the outcome arm; None where one of them is absent."""
-    paths = [run / ARMS[arm] / "eval.jsonl" for arm in ("process", "outcome")]
+    paths = [run / arm.folder / HISTORY for arm in (arms.PROCESS, arms.OUTCOME)]
     if not all(path.is_file() for path in paths):
         return None
     process, outcome = (read_history(path) for path in paths)
@@ -108,38 +109,38 @@ def _step_scores(run: Path, missing: list[str]) -> StepScores | None:
 
 
 def _records(run: Path) -> dict[str, dict]:
-    """The stages' records in their order, by what they lie beside: "sft", "test/scored"; "" is the run's own."""
-    found = {}
+    """The records in the order of the stages, by what they describe: "sft", "test/scored"; "" is the whole run."""
+    records = {}
     for path in sorted(run.rglob(f"*{RECORD}")):
         place = path.relative_to(run)
         if place.parts[0] == "report" or not is_record(path):
             continue
         output = place.parent if path.name == RECORD else place.with_name(path.name.removesuffix("." + RECORD))
         name = output.as_posix().removesuffix(".jsonl")
-        found["" if name == "." else name] = _read_json(path)
+        records["" if name == "." else name] = _read_json(path)
 
     def order(item: tuple[str, dict]) -> int:
         stage = item[1].get("stage")
         return STAGES.index(stage) if stage in STAGES else len(STAGES)
 
-    return dict(sorted(found.items(), key=order))
+    return dict(sorted(records.items(), key=order))
 
 
 def _versions(records: list[dict]) -> dict[str, str]:
     """Package versions; where the stages ran with several, all of them."""
-    found: dict[str, list[str]] = {}
+    by_package: dict[str, list[str]] = {}
     for record in records:
         for name, version in record.get("versions", {}).items():
-            if version not in found.setdefault(name, []):
-                found[name].append(version)
-    return {name: " and ".join(versions) for name, versions in found.items()}
+            if version not in by_package.setdefault(name, []):
+                by_package[name].append(version)
+    return {name: " and ".join(versions) for name, versions in by_package.items()}
 
 
 def _read_json(path: Path) -> dict:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON ({error.msg}). Run the stage that writes it again.") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(found).__name__}.")
-    return found
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}.")
+    return content

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rlstep.report import arms
 from rlstep.report.examples import ORM, PRM
 from rlstep.steps.records import Solution
 
@@ -14,17 +15,11 @@ CURVE_HEADS = {
     "prm_clean": "PRM, clean",
     "orm_clean": "ORM, clean",
 }
-ARM_HEADS = {
-    "process": "process",
-    "outcome": "outcome",
-    "process_only": "process only",
-    "process_minus_outcome": "process - outcome",
-}
 KEY_HEADS = {"accuracy": "answer", "clean_accuracy": "clean"}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table: the first column to the left, the others to the right."""
+    """A markdown table, its first column aligned left, the others right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -43,34 +38,42 @@ def number(mean: float | None, low: float | None = None, high: float | None = No
 
 
 def at(values: list | dict, place: int) -> str:
+    """The value of a curve at a place, with its interval where it has one."""
     if isinstance(values, dict):
         return number(*(values[part][place] for part in ("mean", "low", "high")))
     return number(values[place])
 
 
 def best_of_n(curves: dict) -> str:
+    """Each way to pick, one row per N."""
     names = [name for name in CURVE_HEADS if name in curves]
     rows = [[str(n), *(at(curves[name], place) for name in names)] for place, n in enumerate(curves["ns"])]
     return table(["N", *(CURVE_HEADS[name] for name in names)], rows)
 
 
 def prm_steps(measures: dict[str, float]) -> str:
-    """How well the PRM judges single steps (`rlstep.verifiers.metrics.STEP_METRICS`), one measure a row."""
+    """How well the PRM judges single steps (`rlstep.verifiers.metrics.STEP_METRICS`), one row per measure."""
     return table(["measure", "value"], [[name.replace("_", " "), f"{value:.3f}"] for name, value in measures.items()])
 
 
-def rl(arms: dict) -> str:
-    """Both accuracies of every arm that is there, a row for each evaluated number of samples."""
-    present = [arm for arm in ARM_HEADS if arms.get(arm)]
-    head = ["samples", *(f"{ARM_HEADS[arm]}: {KEY_HEADS[key]}" for arm in present for key in KEY_HEADS)]
+def learning_curves(curves: dict, gap: dict | None = None) -> str:
+    """Both accuracies of every arm that has a curve, a row for each evaluated number of samples.
+
+    Args:
+        curves: by arm, {"samples": [...], key: values}, or None.
+        gap: process arm minus outcome arm, in the same form.
+    """
+    columns = {arm.words: curves[arm.name] for arm in arms.ARMS} | {"process - outcome": gap}
+    columns = {head: curve for head, curve in columns.items() if curve}
+    heads = ["samples", *(f"{head}: {KEY_HEADS[key]}" for head in columns for key in KEY_HEADS)]
     rows = []
-    for samples in sorted({count for arm in present for count in arms[arm]["samples"]}):
+    for samples in sorted({count for curve in columns.values() for count in curve["samples"]}):
         row = [f"{samples:,}"]
-        for arm in present:
-            places = [place for place, count in enumerate(arms[arm]["samples"]) if count == samples]
-            row += [at(arms[arm][key], places[0]) if places else "-" for key in KEY_HEADS]
+        for curve in columns.values():
+            places = [place for place, count in enumerate(curve["samples"]) if count == samples]
+            row += [at(curve[key], places[0]) if places else "-" for key in KEY_HEADS]
         rows.append(row)
-    return table(head, rows)
+    return table(heads, rows)
 
 
 def steps(solution: Solution) -> str:
@@ -84,4 +87,5 @@ def steps(solution: Solution) -> str:
 
 
 def seconds(stages: dict[str, float]) -> str:
+    """How long each stage took."""
     return table(["stage", "seconds"], [[name, f"{value:,.1f}"] for name, value in stages.items()])

@@ -5,6 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import rlstep
+from rlstep.runtime.record import digest
+
+
+def code_digest(module: str) -> str:
+    """Hash of the code that a module can reach by its imports; arguments as `reachable_files`."""
+    root = Path(rlstep.__file__).parent
+    files = reachable_files(module)
+    return digest(*(path.relative_to(root).as_posix() for path in files), *files)
 
 
 def reachable_files(module: str) -> list[Path]:

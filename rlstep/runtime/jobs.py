@@ -35,7 +35,7 @@ class Job:
     work: Callable[[], None]
 
 
-def run_jobs(jobs: Sequence[Job], logs: Path, workers: int, on_end: Callable[[str, float], None]) -> None:
+def run_jobs(jobs: Sequence[Job], logs: Path, workers: int) -> None:
     """Runs all jobs, at most `workers` at a time.
 
     A process of its own starts from the same state each time: no random number, model or accelerator is left over
@@ -45,7 +45,6 @@ def run_jobs(jobs: Sequence[Job], logs: Path, workers: int, on_end: Callable[[st
         jobs: in an order in which each comes after what it needs.
         logs: folder for `NAME.log`.
         workers: processes at a time; the cores are shared out among them.
-        on_end: called with the name and seconds of each job that ended well.
 
     Raises:
         UserError: a job refused its input (its message), or failed (its log is named).
@@ -73,7 +72,6 @@ def run_jobs(jobs: Sequence[Job], logs: Path, workers: int, on_end: Callable[[st
                         raise UserError(_why(name, logs))
                     ended.add(name)
                     display.end(name, time.monotonic() - start)
-                    on_end(name, time.monotonic() - start)
                 display.refresh()
         finally:
             for process, _ in running.values():
@@ -107,7 +105,7 @@ def _child(job: Job, logs: Path, threads: int, parent: int) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Ends this process when its parent is gone: a killed run must not go on writing behind the next one's back."""
+    """Ends this process when its parent is gone: a killed run must not go on writing while the next one does."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -11,6 +11,8 @@ from functools import lru_cache
 
 from rlstep.steps.grader import MAX_LENGTH, Grader
 
+__all__ = ["extract", "is_correct", "same_answer"]
+
 GRADER = Grader()
 
 _LINE = re.compile(r"^[ \t]*Answer:[ \t]*(\S.*)$|(?<!#)####(?!#)[ \t]*(\S.*)$", re.MULTILINE)

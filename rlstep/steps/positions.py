@@ -18,6 +18,8 @@ from itertools import accumulate
 from rlstep.runtime.errors import UserError
 from rlstep.steps.records import Span
 
+__all__ = ["Encoded", "encode", "encode_batch", "step_tokens", "token_ends_from_ids", "token_ends_from_offsets"]
+
 REPLACEMENT = "\ufffd"
 PENDING = 16  # tokens; a character has at most four bytes, so what is still broken after them stays broken
 

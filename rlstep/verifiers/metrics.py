@@ -8,8 +8,9 @@ import numpy as np
 
 from rlstep.core.calibration import brier_score, expected_calibration_error
 from rlstep.core.first_error import NONE, cross_fitted_f1, first_error, min_is_last_share
+from rlstep.core.stats import auroc
 
-THRESHOLD = 0.5  # from here on a step counts as right: said by the verifier, or as a soft label
+THRESHOLD = 0.5  # a step whose probability or soft label is at least this counts as right
 STEP_METRICS = (
     "accuracy",
     "balanced_accuracy",
@@ -31,7 +32,7 @@ class RowScores:
     Attributes:
         probs: (S,) its probability that each step is right.
         targets: (S,) 0 wrong to 1 right, NaN where a step has no label.
-        key: what solutions that are alike have in common: the problem's id.
+        key: shared by solutions that are alike: the problem's id.
     """
 
     probs: np.ndarray
@@ -42,7 +43,9 @@ class RowScores:
         for name in ("probs", "targets"):
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
         if self.probs.ndim != 1 or self.probs.shape != self.targets.shape:
-            raise ValueError(f"'{self.key}': probs {self.probs.shape}, targets {self.targets.shape}; give one a step.")
+            raise ValueError(
+                f"'{self.key}': probs {self.probs.shape}, targets {self.targets.shape}; give one per step."
+            )
         known = self.targets[self.known]
         if not (self._are_shares(self.probs) and self._are_shares(known)):
             raise ValueError(f"'{self.key}': probs and targets must be in [0, 1], targets NaN where unknown.")
@@ -64,29 +67,12 @@ class RowScores:
         return first if before.all() else None
 
 
-def auroc(scores: np.ndarray, right: np.ndarray) -> float:
-    """The chance that a right one scores above a wrong one, ties counting half (Mann-Whitney U on average ranks).
-
-    Args:
-        scores: (N,) any increasing measure of being right.
-        right: (N,) booleans, with both values present.
-    """
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    average_ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    n_right = int(right.sum())
-    n_wrong = len(right) - n_right
-    if n_right == 0 or n_wrong == 0:
-        raise ValueError("AUROC needs both right and wrong ones")
-    u = average_ranks[right].sum() - n_right * (n_right + 1) / 2
-    return float(u / (n_right * n_wrong))
-
-
 def binary_metrics(margins: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """loss, accuracy and, where both classes are present, balanced_accuracy and auroc.
 
     Args:
         margins: (N,) logit of right minus logit of wrong.
-        targets: (N,) in [0, 1]; a soft target counts as right from one half on.
+        targets: (N,) in [0, 1]; a soft target of one half or more counts as right.
     """
     right, said_right = targets >= THRESHOLD, margins >= 0
     # -t log p - (1 - t) log(1 - p) with p = sigmoid(margin)
@@ -94,12 +80,20 @@ def binary_metrics(margins: np.ndarray, targets: np.ndarray) -> dict[str, float]
     return {"loss": float(losses.mean()), **_judgements(margins, said_right, right)}
 
 
+def labelled_steps(rows: Sequence[RowScores]) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) probabilities and (N,) targets of the steps that have a label, over all rows."""
+    nothing = np.empty(0)
+    probs = [row.probs[row.known] for row in rows]
+    targets = [row.targets[row.known] for row in rows]
+    return np.concatenate([nothing, *probs]), np.concatenate([nothing, *targets])
+
+
 def step_metrics(rows: Sequence[RowScores]) -> dict[str, float]:
-    """Everything that `STEP_METRICS` names and the data define; `undefined(found)` lists what they do not.
+    """Everything that `STEP_METRICS` names and the data define; `undefined` lists what they do not.
 
     Over labelled steps::
 
-        accuracy            of judging p >= 0.5 right; a soft label counts as right from one half on
+        accuracy            of judging p >= 0.5 right; a soft label of one half or more counts as right
         balanced_accuracy   mean of the accuracies on right and on wrong steps; needs both
         auroc               chance that a right step scores above a wrong one; needs both
         ece, brier          calibration (`rlstep.core.calibration`), soft labels as they are
@@ -115,37 +109,36 @@ def step_metrics(rows: Sequence[RowScores]) -> dict[str, float]:
         min_is_last         share whose lowest p is the last one (`rlstep.core.first_error.min_is_last_share`)
 
     Args:
-        rows: one a solution.
+        rows: one per solution.
     """
-    known = [row.known for row in rows]
-    probs = np.concatenate([np.empty(0), *(row.probs[k] for row, k in zip(rows, known, strict=True))])
-    targets = np.concatenate([np.empty(0), *(row.targets[k] for row, k in zip(rows, known, strict=True))])
-    found: dict[str, float] = {}
+    probs, targets = labelled_steps(rows)
+    measures: dict[str, float] = {}
     if len(probs):
-        found |= _judgements(probs, probs >= THRESHOLD, targets >= THRESHOLD)
-        found |= {"ece": expected_calibration_error(probs, targets), "brier": brier_score(probs, targets)}
+        measures |= _judgements(probs, probs >= THRESHOLD, targets >= THRESHOLD)
+        measures |= {"ece": expected_calibration_error(probs, targets), "brier": brier_score(probs, targets)}
     judged = [(row, first) for row in rows if (first := row.first_error) is not None]
     if judged:
         hits = [first_error(row.probs, THRESHOLD) == first for row, first in judged]
         bench = cross_fitted_f1([(row.probs, first) for row, first in judged], [row.key for row, _ in judged])
-        found |= {
+        measures |= {
             "first_error_exact": float(np.mean(hits)),
             "processbench_f1": bench.f1,
             "processbench_accuracy_on_errors": bench.accuracy_on_errors,
             "processbench_accuracy_on_correct": bench.accuracy_on_correct,
         }
-    found["min_is_last"] = min_is_last_share([row.probs for row in rows])
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+    measures["min_is_last"] = min_is_last_share([row.probs for row in rows])
+    return {name: value for name, value in measures.items() if not math.isnan(value)}
 
 
-def undefined(found: dict[str, float]) -> list[str]:
+def undefined(measures: dict[str, float]) -> list[str]:
     """The names of the measures that `step_metrics` left out, because the data do not define them."""
-    return [name for name in STEP_METRICS if name not in found]
+    return [name for name in STEP_METRICS if name not in measures]
 
 
 def _judgements(scores: np.ndarray, said_right: np.ndarray, right: np.ndarray) -> dict[str, float]:
-    found = {"accuracy": float((said_right == right).mean())}
+    """Accuracy; balanced accuracy and AUROC where there are right and wrong ones."""
+    measures = {"accuracy": float((said_right == right).mean())}
     if right.any() and not right.all():
-        found["balanced_accuracy"] = float((said_right[right].mean() + (~said_right[~right]).mean()) / 2)
-        found["auroc"] = auroc(scores, right)
-    return found
+        measures["balanced_accuracy"] = float((said_right[right].mean() + (~said_right[~right]).mean()) / 2)
+        measures["auroc"] = auroc(scores, right)
+    return measures

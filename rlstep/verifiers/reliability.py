@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from rlstep.core.calibration import Reliability
+from rlstep.core.stats import wilson_interval
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 BLUE, VERMILION, GREY, BLACK, PALE = "#0072B2", "#D55E00", "#767676", "#222222", "#E9E9E9"
@@ -28,7 +29,6 @@ STYLE = {
     "xtick.labelcolor": BLACK,
     "ytick.labelcolor": BLACK,
 }
-Z95 = 1.959964  # standard normal quantile of a 95% interval
 
 
 def reliability_figure(reliability: Reliability, title: str = "Are the probabilities right?") -> Figure:
@@ -81,14 +81,3 @@ def _draw_counts(axes: Axes, found: Reliability) -> None:
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-
-
-def wilson_interval(shares: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high) of the 95% interval of shares among `counts` (Wilson, 1927), within [0, 1] also for shares 0 and 1.
-
-    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
-    """
-    square = Z95**2 / counts
-    middle = shares + square / 2
-    half = np.sqrt(shares * (1 - shares) * square + square**2 / 4)
-    return np.clip((middle - half) / (1 + square), 0, shares), np.clip((middle + half) / (1 + square), shares, 1)

@@ -66,9 +66,9 @@ def test_brier_score_by_hand():
 @pytest.mark.parametrize(
     ("probs", "targets", "message"),
     [
-        ([], [], "give one of each a prediction"),
-        ([0.5], [1, 0], "give one of each a prediction"),
-        ([[0.5]], [[1]], "give one of each a prediction"),
+        ([], [], "give one of each per prediction"),
+        ([0.5], [1, 0], "give one of each per prediction"),
+        ([[0.5]], [[1]], "give one of each per prediction"),
         ([1.5], [1], r"probabilities must be in \[0, 1\]; found 1.5"),
         ([float("nan")], [1], r"probabilities must be in \[0, 1\]"),
         ([0.5, 0.5], [1, -1], r"targets must be in \[0, 1\]; found -1 to 1"),

@@ -1,6 +1,6 @@
 import pytest
 
-from rlstep.evaluation.learning_curves import compare_arms, mean_interval, read_history, samples_to_reach, t_quantile
+from rlstep.evaluation.learning_curves import compare_arms, over_seeds, read_history, samples_to_reach
 from rlstep.runtime.errors import DataError
 from rlstep.runtime.rows import write_rows
 
@@ -35,18 +35,17 @@ def test_compare_arms_gives_no_ratio_where_there_is_none():
     assert (at_once["process_samples"], at_once["ratio"]) == (0, None)
 
 
-def test_mean_interval_of_three_numbers_by_hand():
+def test_over_seeds_is_a_t_interval_at_each_place():
+    found = over_seeds([[0.5, 1], [0.5, 2], [0.5, 3]])
     # mean 2, s = 1, t_{0.975,2} = 4.302653 (table), half = 4.302653 / sqrt(3)
-    assert mean_interval([1, 2, 3]) == pytest.approx((2, 2 - 2.484138, 2 + 2.484138), abs=1e-5)
-    assert mean_interval([0.4]) == (0.4, None, None)
-    assert mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
-    with pytest.raises(ValueError, match="no values"):
-        mean_interval([])
-
-
-@pytest.mark.parametrize(("degrees", "table"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (30, 2.0423)])
-def test_t_quantile_against_the_printed_table(degrees, table):
-    assert t_quantile(degrees) == pytest.approx(table, abs=5e-5)
+    assert found == {
+        "mean": [0.5, 2],
+        "low": [0.5, pytest.approx(2 - 2.484138, abs=1e-5)],
+        "high": [0.5, pytest.approx(2 + 2.484138, abs=1e-5)],
+    }
+    assert over_seeds([[0.5, 1]]) == {"mean": [0.5, 1], "low": [None, None], "high": [None, None]}
+    with pytest.raises(ValueError, match="zip"):
+        over_seeds([[1, 2], [1]])
 
 
 def test_read_history_sorts_and_lets_the_later_row_stand(tmp_path):

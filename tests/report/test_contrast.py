@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from rlstep.report.contrast import CONTRAST, report_contrast
+from rlstep.report.arms import CONTRAST
+from rlstep.report.contrast import report_contrast
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 
@@ -23,7 +24,7 @@ def make_runs(folder, alarms: dict[str, int] | None = None):
     runs = []
     for seed in range(2):
         runs.append(folder / f"seed-{seed}")
-        for arm in CONTRAST:
+        for arm in [arm.name for arm in CONTRAST]:
             rows = [
                 {"samples": 100 * k, "update": k, "accuracy": value + 0.1, "clean_accuracy": value}
                 for k, value in enumerate(CLEAN[arm][seed])

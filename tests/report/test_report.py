@@ -5,12 +5,17 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from rlstep.report import arms
+from rlstep.report.arms import Arm, Style
 from rlstep.report.examples import first_flagged, first_wrong, read_step_scores
-from rlstep.report.figures import draw_step_scores, spread
+from rlstep.report.figures import draw_step_scores
+from rlstep.report.figures.drawing import spread
 from rlstep.report.seeds import report_seeds
+from rlstep.report.style import GREEN
 from rlstep.report.summary import summarize
 from rlstep.report.tables import number
 from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.paths import recipe
 from rlstep.runtime.rows import write_json, write_rows
 from rlstep.stages.report import ReportConfig, report
 from rlstep.steps.boundaries import line_steps
@@ -262,3 +267,29 @@ def test_seeds_must_be_several_and_differ(tmp_path):
         report_seeds([run], tmp_path / "seeds")
     with pytest.raises(UserError, match="each must have its own"):
         report_seeds([run, twin], tmp_path / "seeds")
+
+
+def test_a_new_arm_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(arms, "ARMS", (*arms.ARMS, Arm("other_way", "ppo_other", "other", Style(GREEN))))
+    runs = [make_run(tmp_path / f"seed-{seed}", seed) for seed in range(2)]
+    for run in runs:
+        (run / "ppo_process_only").rename(run / "ppo_other_way")
+    summary = report(ReportConfig(str(runs[0])))
+    assert summary["rl"]["other_way"]["accuracy"] == [0.3, 0.2, 0.1, 0.0, 0.0, 0.0]
+    assert summary["missing"] == ["RL arm 'process_only': no ppo_process_only/eval.jsonl"]
+    head = "| samples | process: answer | process: clean | outcome: answer | outcome: clean | other way: answer |"
+    assert head in (runs[0] / "report" / "report.md").read_text()
+    assert report_seeds(runs, tmp_path / "seeds")["rl"]["other_way"]["clean_accuracy"]["mean"][1] == 0.1
+    assert head in (tmp_path / "seeds" / "report.md").read_text()
+    # The new arm's line is drawn, in its own colour.
+    picture = imread(runs[0] / "report" / "rl_curves.png")[..., :3]
+    green = np.array([int(GREEN[k : k + 2], 16) for k in (1, 3, 5)]) / 255
+    assert (np.abs(picture - green).max(axis=-1) < 0.01).sum() > 100
+
+
+def test_an_arm_has_a_name_a_folder_and_a_recipe_of_its_own():
+    for table in (arms.ARMS, arms.CONTRAST):
+        for value in ("name", "folder", "label", "style"):
+            assert len({getattr(arm, value) for arm in table}) == len(table)
+        for arm in table:
+            assert recipe(f"arithmetic/{arm.recipe}").is_file()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +21,19 @@ PATIENCE_S = 30
 @pytest.fixture
 def run(tmp_path):
     def start(*jobs: Job, workers: int = 2) -> list[str]:
-        ended = []
-        run_jobs(jobs, tmp_path / "logs", workers, on_end=lambda name, seconds: ended.append(name))
-        return ended
+        """Runs the jobs; returns their names in the order in which they ended."""
+        ended = tmp_path / "ended"
+        noting = [replace(job, work=partial(note_end, job.work, ended, job.name)) for job in jobs]
+        run_jobs(noting, tmp_path / "logs", workers)
+        return ended.read_text().split()
 
     return start
+
+
+def note_end(work, ended: Path, name: str) -> None:
+    work()
+    with ended.open("a") as file:
+        file.write(f"{name}\n")
 
 
 def wait_for(path: Path) -> None:
@@ -182,7 +191,7 @@ def linger():
     Path({str(pid)!r}).with_name("pid").rename({str(pid)!r})
     time.sleep({PATIENCE_S})
 
-run_jobs([Job("long", (), linger)], Path({str(tmp_path / "logs")!r}), 1, on_end=print)
+run_jobs([Job("long", (), linger)], Path({str(tmp_path / "logs")!r}), 1)
 """
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:

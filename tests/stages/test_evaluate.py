@@ -5,7 +5,7 @@ import pytest
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.stages.evaluate import EvaluateConfig, accuracy, evaluate
+from rlstep.stages.evaluate import EvaluateConfig, evaluate
 from rlstep.steps.records import Solution
 
 
@@ -175,16 +175,3 @@ def test_wandb_is_not_touched_otherwise(tmp_path, hand, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # an import of it would raise
     run(tmp_path, hand)
     assert not (tmp_path / "wandb").exists()
-
-
-def test_accuracy_averages_a_problems_samples_first(hand):
-    found = accuracy([*hand, solution("c", 0, "1", True, [1], [0.5], [0.5])])
-    # Problems: 2/3, 1/3, 1. Their mean is 2/3, s = 1/3, t(2) = 4.3027: 2/3 -+ 4.3027 / 3 / sqrt(3).
-    assert found["accuracy"] == pytest.approx((2 / 3, 2 / 3 - 0.828046, 2 / 3 + 0.828046), abs=1e-5)
-    assert found["clean_accuracy"].mean == pytest.approx((1 / 3 + 1 / 3 + 1) / 3)
-
-
-def test_accuracy_refuses_unlabelled_solutions(hand):
-    hand[0].correct = None
-    with pytest.raises(ValueError, match="not labelled"):
-        accuracy(hand)

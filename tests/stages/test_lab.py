@@ -1,5 +1,6 @@
-"""The lab: which stages it runs again, and the whole way at the smallest sizes, killed in the middle and continued."""
+"""The lab: its stages, and the whole way at the smallest sizes, killed in the middle and continued."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,14 +12,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-import rlstep
-from rlstep.report.contrast import CONTRAST
+from rlstep.report import arms
+from rlstep.report.arms import CONTRAST, Arm, Style
 from rlstep.runtime.errors import UserError
-from rlstep.stages import lab as module
-from rlstep.stages.lab import LabConfig, Stage, code_digest, contrast_stages, lab, stages
+from rlstep.runtime.pipeline import Pipeline, Stage
+from rlstep.stages import config_classes
+from rlstep.stages.lab import LabConfig, lab, stages
 
 ROOT = Path(__file__).resolve().parents[2]
-ARMS = ["outcome", "process"]
+ARMS = ["process", "outcome"]
 
 # Sixteen demonstrations learnt nearly by heart: samples of their problems have right steps and wrong ones.
 VERIFIER = {"num_train_epochs": 1, "per_device_train_batch_size": 16}
@@ -44,100 +46,13 @@ TINY = {
 }
 
 
-class TestOneStage:
-    """`_run_stage` with a command that only writes down how it was called."""
-
-    STAGE = Stage("orm", "orm", "orm", {"data": "train/labelled.jsonl"}, ("output_dir", "orm"))
-
-    @pytest.fixture(autouse=True)
-    def folder(self, tmp_path, monkeypatch) -> Path:
-        (tmp_path / "train").mkdir()
-        (tmp_path / "train" / "labelled.jsonl").write_text("{}\n")
-        (tmp_path / "orm.yaml").write_text("learning_rate: 1.0e-3\n")
-        self.calls = []
-        monkeypatch.setattr(module, "run", self.command)
-        return tmp_path
-
-    def command(self, name: str, options: list[str]) -> None:
-        self.calls.append((name, dict(zip(options[::2], options[1::2], strict=True))))
-        out = Path(self.calls[-1][1]["--output_dir"])
-        out.mkdir(exist_ok=True)
-        (out / f"call-{len(self.calls)}").touch()
-
-    def killed(self, name: str, options: list[str]) -> None:
-        self.command(name, options)
-        raise KeyboardInterrupt
-
-    def run(self, folder: Path, seed: int = 0) -> list[str]:
-        """Runs the stage; returns the names of what is in its output."""
-        module._run_stage(self.STAGE, folder, folder, seed)
-        return sorted(path.name for path in (folder / "orm").iterdir())
-
-    def test_the_command_gets_its_recipe_paths_and_seed(self, folder):
-        self.run(folder, seed=3)
-        data, out = str(folder / "train" / "labelled.jsonl"), str(folder / "orm")
-        options = {"--config": str(folder / "orm.yaml"), "--data": data, "--output_dir": out, "--seed": "3"}
-        assert self.calls == [("orm", options | {"--resume": "true"})]
-
-    def test_a_finished_stage_is_not_run_again(self, folder, capsys):
-        assert self.run(folder) == self.run(folder) == ["call-1"]
-        assert capsys.readouterr().out == "unchanged\n"
-
-    @pytest.mark.parametrize("change", ["recipe", "input", "seed", "code"])
-    def test_what_changed_is_run_afresh(self, folder, monkeypatch, change):
-        self.run(folder)
-        if change == "recipe":
-            (folder / "orm.yaml").write_text("learning_rate: 2.0e-3\n")
-        elif change == "input":
-            (folder / "train" / "labelled.jsonl").write_text("{} \n")
-        elif change == "code":
-            monkeypatch.setattr(module, "code_digest", lambda command: "other")
-        assert self.run(folder, seed=int(change == "seed")) == ["call-2"]
-
-    def test_a_comment_in_a_recipe_changes_nothing(self, folder):
-        self.run(folder)
-        (folder / "orm.yaml").write_text("# slower\nlearning_rate: 0.001\n")
-        assert self.run(folder) == ["call-1"]
-
-    def test_a_lost_output_is_written_again(self, folder):
-        self.run(folder)
-        (folder / "orm" / "call-1").unlink()
-        (folder / "orm").rmdir()
-        assert self.run(folder) == ["call-2"]
-
-    def test_a_killed_stage_continues_on_what_it_left(self, folder, monkeypatch):
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "run", self.killed)
-            with pytest.raises(KeyboardInterrupt):
-                self.run(folder)
-        assert self.run(folder) == ["call-1", "call-2"]
-        assert self.run(folder) == ["call-1", "call-2"]
-        assert len(self.calls) == 2
-
-    def test_a_killed_stage_starts_afresh_when_its_recipe_has_changed(self, folder, monkeypatch):
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "run", self.killed)
-            with pytest.raises(KeyboardInterrupt):
-                self.run(folder)
-        (folder / "orm.yaml").write_text("learning_rate: 2.0e-3\n")
-        assert self.run(folder) == ["call-2"]
-
-    def test_a_missing_input_is_named(self, folder):
-        (folder / "train" / "labelled.jsonl").unlink()
-        with pytest.raises(UserError, match=r"labelled\.jsonl: no such file"):
-            self.run(folder)
-
-
-def test_partial_rows_of_another_configuration_are_removed(tmp_path):
-    for name in ("x.jsonl", "x.jsonl.partial", "x.jsonl.run.json", "y.jsonl"):
-        (tmp_path / name).touch()
-    module._remove(tmp_path / "x.jsonl")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.jsonl.run.json", "y.jsonl"]
-    module._remove(tmp_path / "none")
+def stages_of(**options) -> list[Stage]:
+    return stages(LabConfig(out="run", **options))
 
 
 def test_a_stage_waits_for_those_it_reads_from_and_for_no_other():
-    needs = {stage.name: set(names) for stage, names in module._with_needs(stages(ARMS))}
+    wanted = stages_of()
+    needs = {stage.name: set(names) for stage, names in Pipeline(wanted, Path(), print, str).with_needs()}
     assert needs == {
         "prepare": set(),
         "sft": {"prepare"},
@@ -155,17 +70,34 @@ def test_a_stage_waits_for_those_it_reads_from_and_for_no_other():
         "export": {"ppo_process"},
     }
     before = set()
-    for stage in stages(ARMS):
+    for stage in wanted:
         assert needs[stage.name] <= before
         before.add(stage.name)
 
 
 @pytest.mark.parametrize(
-    ("arms", "exported"), [([], []), (["outcome"], []), (["outcome", "process", "process_only"], ["ppo_process"])]
+    ("names", "exported"), [([], []), (["outcome"], []), (["process", "outcome", "process_only"], ["ppo_process"])]
 )
-def test_the_arms_asked_for_are_trained_and_the_process_arm_is_exported(arms, exported):
-    assert [stage.name for stage in stages(arms) if stage.command == "ppo"] == [f"ppo_{arm}" for arm in arms]
-    assert [stage.inputs["policy"] for stage in stages(arms) if stage.command == "export"] == exported
+def test_the_arms_asked_for_are_trained_and_the_process_arm_is_exported(names, exported):
+    wanted = stages_of(arms=names)
+    assert [stage.name for stage in wanted if stage.command == "ppo"] == [f"ppo_{name}" for name in names]
+    assert [stage.inputs["policy"] for stage in wanted if stage.command == "export"] == exported
+
+
+def test_exactly_the_commands_that_can_resume_are_asked_to():
+    for stage in stages_of(seeds=3):
+        fields = {one.name for config in config_classes(stage.command) for one in dataclasses.fields(config)}
+        assert stage.resumes == ("resume" in fields), stage.name
+        assert stage.seeded == ("seed" in fields), stage.name
+
+
+def test_a_new_arm_is_one_line(monkeypatch):
+    line = Arm("orm", "ppo_orm", "ORM", Style("#009E73"), uses_prm=False)
+    monkeypatch.setattr(arms, "ARMS", (*arms.ARMS, line))
+    assert LabConfig(out="run", seeds=3).arms[-1] == "orm"
+    stage = next(stage for stage in stages_of(arms=["orm"]) if stage.command == "ppo")
+    assert (stage.name, stage.recipe, stage.output) == ("ppo_orm", "ppo_orm", ("output_dir", "ppo_orm"))
+    assert "prm" not in stage.inputs
 
 
 @pytest.mark.parametrize(
@@ -173,7 +105,7 @@ def test_the_arms_asked_for_are_trained_and_the_process_arm_is_exported(arms, ex
     [
         ({"seeds": 0}, "seeds is 0; it must be at least 1"),
         ({"workers": 0}, "workers is 0"),
-        ({"arms": ["proces"]}, "no RL arm 'proces'; there are outcome, process, process_only"),
+        ({"arms": ["proces"]}, "no RL arm 'proces'; there are process, outcome, process_only"),
         ({"contrast": True, "arms": ["process"]}, "contrast has arms of its own"),
         ({"contrast_level": 0.7}, "contrast_level is for contrast: true"),
         ({"contrast": True, "contrast_level": 1.5}, "contrast_level is 1.5; it must be above 0 and at most 1"),
@@ -186,56 +118,23 @@ def test_settings_that_make_no_sense_are_refused(options, message):
 
 def test_three_seeds_run_all_arms():
     assert LabConfig(out="run").arms == ARMS
-    assert LabConfig(out="run", seeds=3).arms == ["outcome", "process", "process_only"]
+    assert LabConfig(out="run", seeds=3).arms == ["process", "outcome", "process_only"]
 
 
 def test_a_contrast_has_three_seeds_and_only_what_its_arms_need():
     assert LabConfig(out="run", contrast=True).seeds == 3
     assert LabConfig(out="run", contrast=True, seeds=2).seeds == 2
-    found = contrast_stages()
-    assert [stage.name for stage in found if stage.command != "ppo"] == [
+    wanted = stages_of(contrast=True)
+    assert [stage.name for stage in wanted if stage.command != "ppo"] == [
         "prepare", "sft", "sample_train", "label_train", "prm",
     ]  # fmt: skip
-    arms = {stage.name: stage.inputs.get("prm") for stage in found if stage.command == "ppo"}
-    assert arms == {f"ppo_{arm}": None if arm == "outcome" else "prm" for arm in CONTRAST}
+    verifiers = {stage.name: stage.inputs.get("prm") for stage in wanted if stage.command == "ppo"}
+    assert verifiers == {arm.folder: None if arm.name == "outcome" else "prm" for arm in CONTRAST}
 
 
 def test_a_folder_of_recipes_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere/prepare: no such file"):
         lab(LabConfig(out=str(tmp_path / "run"), recipes="nowhere"))
-
-
-def test_a_commands_code_is_what_its_stage_imports(tmp_path, monkeypatch):
-    code = {
-        "__init__.py": "",
-        "stages/__init__.py": "",
-        "stages/prepare.py": "from rlstep.tasks import get\n",
-        "stages/prm.py": "def prm():\n    from rlstep.verifiers.training import fit\n",
-        "tasks/__init__.py": "from rlstep.core.deep.curves import mean\n",
-        "verifiers/__init__.py": "",
-        "verifiers/training.py": "import rlstep.core.losses\n",
-        "core/deep/curves.py": "import json\n",
-        "core/losses.py": "",
-        "policy/trainer.py": "from rlstep.verifiers import training\n",
-    }
-    for name, text in code.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(rlstep, "__file__", str(tmp_path / "__init__.py"))
-
-    def changed_by(path: str) -> list[str]:
-        commands = ["prepare", "prm"]
-        before = [code_digest(command) for command in commands]
-        (tmp_path / path).write_text(code[path] + "x = 2\n")
-        return [name for name, old in zip(commands, before, strict=True) if code_digest(name) != old]
-
-    assert changed_by("policy/trainer.py") == []
-    assert changed_by("stages/prm.py") == ["prm"]
-    assert changed_by("verifiers/training.py") == ["prm"]
-    assert changed_by("core/losses.py") == ["prm"]
-    assert changed_by("tasks/__init__.py") == ["prepare"]
-    assert changed_by("core/deep/curves.py") == ["prepare"]
-    assert changed_by("stages/__init__.py") == ["prepare", "prm"]
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +158,7 @@ def one_thread():
 def newest_writes(folder: Path) -> dict[str, int]:
     """When each stage that has ended last wrote."""
     found = {}
-    for stage in stages(ARMS):
+    for stage in stages_of():
         if json.loads((folder / ".lab" / f"{stage.name}.json").read_text())["finished"]:
             output = folder / stage.output[1]
             files = [output] if output.is_file() else [path for path in output.rglob("*") if path.is_file()]
@@ -298,10 +197,10 @@ def test_a_killed_run_repeats_no_finished_stage(killed, finished):
     assert before >= {"prepare", "sft", "sample_train"}
     assert "evaluate" not in before
     skipped = {
-        stage.name for stage in stages(ARMS) if (folder / "logs" / f"{stage.name}.log").read_text() == "unchanged\n"
+        stage.name for stage in stages_of() if (folder / "logs" / f"{stage.name}.log").read_text() == "unchanged\n"
     }
     assert skipped == before
-    assert set(newest_writes(folder)) == {stage.name for stage in stages(ARMS)}
+    assert set(newest_writes(folder)) == {stage.name for stage in stages_of()}
 
 
 def test_the_summary_holds_what_the_report_shows(finished):
@@ -330,7 +229,7 @@ def test_a_second_run_writes_nothing_but_the_report(finished, recipes):
     assert again == summary
 
 
-def test_a_changed_recipe_runs_its_stage_and_those_behind_it(finished, recipes):
+def test_a_changed_recipe_runs_its_stage_and_those_after_it(finished, recipes):
     folder, _ = finished
     before = newest_writes(folder)
     recipe = yaml.safe_load((recipes / "orm.yaml").read_text())
@@ -343,7 +242,7 @@ def test_a_changed_recipe_runs_its_stage_and_those_behind_it(finished, recipes):
 @pytest.mark.slow
 def test_a_contrast_ends_in_a_table(recipes, one_thread, tmp_path):
     summary = lab(LabConfig(out=str(tmp_path / "run"), recipes=str(recipes), contrast=True, seeds=1))
-    assert list(summary["arms"]) == list(CONTRAST)
+    assert list(summary["arms"]) == [arm.name for arm in CONTRAST]
     assert all(len(found["samples"]) == 2 for found in summary["arms"].values())
     assert (tmp_path / "run" / "seed-0" / "ppo_process_min_form" / "metrics.jsonl").is_file()
     assert "PRM only, min_form" in (tmp_path / "run" / "report" / "report.md").read_text()

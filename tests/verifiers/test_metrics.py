@@ -6,23 +6,10 @@ import numpy as np
 import pytest
 
 from rlstep.core.calibration import reliability
-from rlstep.verifiers.metrics import STEP_METRICS, RowScores, auroc, binary_metrics, step_metrics, undefined
-from rlstep.verifiers.reliability import reliability_figure, wilson_interval
+from rlstep.verifiers.metrics import STEP_METRICS, RowScores, binary_metrics, step_metrics, undefined
+from rlstep.verifiers.reliability import reliability_figure
 
 NAN = math.nan
-
-
-def test_auroc_by_hand_with_a_tie():
-    # pairs (right, wrong): (3,1) 1, (3,2) 1, (2,1) 1, (2,2) a half
-    scores, right = np.array([3.0, 2.0, 1.0, 2.0]), np.array([True, True, False, False])
-    assert auroc(scores, right) == pytest.approx(3.5 / 4)
-
-
-def test_auroc_is_the_share_of_ordered_pairs():
-    rng = np.random.default_rng(0)
-    scores, right = rng.integers(0, 9, 60).astype(float), rng.random(60) < 0.4
-    pairs = [(a > b) + 0.5 * (a == b) for a in scores[right] for b in scores[~right]]
-    assert auroc(scores, right) == pytest.approx(np.mean(pairs))
 
 
 def test_binary_metrics_by_hand():
@@ -135,13 +122,6 @@ def test_every_measure_is_defined_on_ordinary_data():
 def test_scores_that_cannot_be_are_refused(probs, targets, message):
     with pytest.raises(ValueError, match=message):
         RowScores(probs, targets, "p")
-
-
-def test_wilson_interval_by_hand():
-    # 8 of 10: (0.8 + 0.19207 -+ 1.96 sqrt(0.016 + 0.0096)) / 1.38415; 0 of 4: from 0 to 3.8415 / 7.8415
-    low, high = wilson_interval(np.array([0.8, 0.0]), np.array([10, 4]))
-    assert low == pytest.approx([0.4902, 0.0], abs=1e-4)
-    assert high == pytest.approx([0.9433, 0.4899], abs=1e-4)
 
 
 def test_the_picture_shows_the_bins_and_their_counts():

@@ -1,0 +1,69 @@
+"""The RL arms that the lab runs and the report compares: one line each, which everything else reads."""
+
+from dataclasses import dataclass, replace
+
+from rlstep.report.style import BLUE, GREEN, GREY, PINK, VERMILION
+
+SOLID = "-"
+DASHED = (0, (4, 2))
+DOTTED = (0, (1, 1))
+DASH_DOTTED = (0, (5, 1.5, 1, 1.5))
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a line is drawn: a colour of `rlstep.report.style`, and matplotlib's dashes."""
+
+    colour: str
+    dashes: str | tuple = SOLID
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to pay the policy, in a comparison with others.
+
+    Attributes:
+        name: its key in summary.json; the run lies in the folder `ppo_NAME`.
+        recipe: of the PPO stage, in the folder of recipes.
+        label: what pictures call it, and the contrast's table.
+        style: of its line.
+        uses_prm: whether the trained PRM is passed to it.
+        by_default: whether a lab of one seed runs it unasked.
+    """
+
+    name: str
+    recipe: str
+    label: str
+    style: Style
+    uses_prm: bool = True
+    by_default: bool = False
+
+    @property
+    def folder(self) -> str:
+        return f"ppo_{self.name}"
+
+    @property
+    def words(self) -> str:
+        """The name, as tables have it."""
+        return self.name.replace("_", " ")
+
+
+# The report compares these two by the samples that they need.
+PROCESS = Arm("process", "ppo_process", "process + outcome", Style(BLUE), by_default=True)
+OUTCOME = Arm("outcome", "ppo_outcome", "outcome only", Style(VERMILION), uses_prm=False, by_default=True)
+
+# In the order of tables and pictures.
+ARMS = (
+    PROCESS,
+    OUTCOME,
+    Arm("process_only", "ppo_process_only", "process only", Style(PINK, DASHED)),
+)
+
+# `rlstep lab --contrast`: what pays, and by which credit scheme.
+CONTRAST = (
+    OUTCOME,
+    Arm("process_sum", "ppo_process_sum", "PRM only, sum", Style(PINK, DASHED)),
+    Arm("process_clip_delta", "ppo_process_clip_delta", "PRM only, clip_delta", Style(GREY, DOTTED)),
+    Arm("process_min_form", "ppo_process_min_form", "PRM only, min_form", Style(GREEN, DASH_DOTTED)),
+    replace(PROCESS, label="PRM (sum) + outcome"),
+)

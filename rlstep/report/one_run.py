@@ -1,0 +1,128 @@
+"""The report of one run: `summary.json`, `report.md` and the pictures."""
+
+from pathlib import Path
+
+from rlstep.evaluation.learning_curves import KEYS
+from rlstep.report import tables
+from rlstep.report.examples import Example
+from rlstep.report.summary import summarize
+from rlstep.runtime.rows import write_json
+
+SUMMARY, TEXT = "summary.json", "report.md"
+PICTURES = ("best_of_n.png", "rl_curves.png", "step_scores.png")
+
+GLOSSARY = """\
+- **step**: one line of a solution. **clean**: the answer is right and so is every step, by the task's exact checker.
+- **PRM** (process reward model): gives each step its probability of being right; a solution's score is their product.
+- **ORM** (outcome reward model): gives a solution its probability of a right answer, read at its end.
+- **best of N**: of N samples the one with the highest score is picked; how often its answer is right.
+- **majority**: the answer with most votes is picked. **weighted**: the answer with the largest sum of PRM scores.
+- **pass@N**: some sample is right; no way to pick does better.
+- **process**: PPO paid by the PRM's step rewards and the verified answer. **outcome**: by the verified answer alone.
+  **process only**: by a frozen PRM alone.
+- **samples**: completions drawn for RL. What the PRM was trained on comes on top, in the arms that use one."""
+
+
+def report_run(run: str | Path, out: str | Path) -> tuple[dict, list[str]]:
+    """Writes the report of what a run folder holds into `out`, naming what is missing.
+
+    Returns:
+        The content of summary.json, and the names of the pictures that there was data for.
+
+    Raises:
+        UserError: as `summarize`.
+    """
+    summary, step_scores = summarize(run)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    examples = step_scores.examples if step_scores else []
+    pictures = _draw(summary, examples, out)
+    write_json(out / SUMMARY, summary)
+    (out / TEXT).write_text(_text(summary, examples), encoding="utf-8")
+    return summary, sorted(pictures)
+
+
+def _draw(summary: dict, examples: list[Example], out: Path) -> set[str]:
+    """Draws what there is data for; a picture of an earlier report that no longer has any is removed."""
+    # matplotlib takes half a second to import, and reading a summary needs none of it.
+    from rlstep.report import figures
+
+    pictures = set()
+    if summary["best_of_n"]:
+        caption = f"{summary['best_of_n']['problems']} test problems. Shaded: 95% interval over problems."
+        figures.draw_best_of_n(summary["best_of_n"], out / "best_of_n.png", caption)
+        pictures.add("best_of_n.png")
+    if any(summary["rl"].values()):
+        caption = "Test problems, by the exact checker. Arrow: samples to the accuracy on which the outcome arm ends."
+        figures.draw_rl_curves(summary["rl"], out / "rl_curves.png", caption, summary["rl_comparison"])
+        pictures.add("rl_curves.png")
+    if examples:
+        figures.draw_step_scores(examples, out / "step_scores.png")
+        pictures.add("step_scores.png")
+    for name in set(PICTURES) - pictures:
+        (out / name).unlink(missing_ok=True)
+    return pictures
+
+
+def _text(summary: dict, examples: list[Example]) -> str:
+    parts = ["# Report", _what_was_run(summary)]
+    if summary["missing"]:
+        parts += ["## Missing", "\n".join(f"- {what}" for what in summary["missing"])]
+    if summary["best_of_n"]:
+        parts += ["## Best of N", "![Best of N](best_of_n.png)", tables.best_of_n(summary["best_of_n"])]
+        parts += ["In brackets: 95% intervals over problems."]
+        if measures := summary["best_of_n"].get("prm_steps"):
+            parts += ["The PRM on single steps, up to and including the first wrong one:", tables.prm_steps(measures)]
+    if any(summary["rl"].values()):
+        parts += ["## Reinforcement learning", "![RL curves](rl_curves.png)", tables.learning_curves(summary["rl"])]
+    if summary["rl_comparison"]:
+        parts += ["\n".join(_reach(key, summary["rl_comparison"][key]) for key in KEYS)]
+    if summary["step_scores"]:
+        parts += ["## Step scores"]
+        parts += ["![Step scores](step_scores.png)"] if examples else []
+        parts += [_tally(summary["step_scores"])]
+        for example in examples:
+            parts += [f"{example.title} (PRM score, exact checker, step)", tables.steps(example.solution)]
+    if summary["seconds"]:
+        parts += ["## Time", tables.seconds(summary["seconds"])]
+    return "\n\n".join([*parts, "## Words", GLOSSARY]) + "\n"
+
+
+def _what_was_run(summary: dict) -> str:
+    lines = []
+    if summary["seed"] is not None:
+        lines.append(f"Seed {summary['seed']}.")
+    if curves := summary["best_of_n"]:
+        lines.append(
+            f"{curves['problems']} test problems with at least {curves['samples_per_problem']} samples each,"
+            f" {curves['unanswered']:.1%} of them without an answer; PRM solution score: {curves['aggregate']}."
+        )
+    if summary["versions"]:
+        lines.append(f"Versions: {', '.join(' '.join(pair) for pair in summary['versions'].items())}.")
+    if summary["commits"]:
+        lines.append("Code: " + ", ".join(summary["commits"]) + ".")
+    return "\n".join(lines) or "The run left no record of its settings."
+
+
+def _reach(key: str, reach: dict) -> str:
+    """Which arm needs how many samples, in words."""
+    name = {"accuracy": "Answers right", "clean_accuracy": "Answer and every step right"}[key]
+    start = f"- {name}: the outcome arm ends on {reach['level']:.3f}, first reached after {reach['outcome_samples']:,}"
+    if reach["process_samples"] is None:
+        return start + " samples; the process arm does not reach it."
+    end = f" samples; the process arm reaches it after {reach['process_samples']:,}"
+    return start + end + (f", {reach['ratio']:.1f} times fewer." if reach["ratio"] else ", before any training.")
+
+
+def _tally(tally: dict) -> str:
+    """One paragraph about all scored solutions, so that the examples are not read as the rule."""
+    text = f"Of {tally['solutions']:,} test solutions {tally['right_answer']:,} have the right answer,"
+    text += f" {tally['right_answer_wrong_step']:,} of these on a wrong step."
+    if tally["first_wrong_step_found"] is not None:
+        text += (
+            f" Among the {tally['with_wrong_step']:,} with a wrong step, the first step that the PRM puts below"
+            f" {tally['threshold']} is exactly the first wrong one in {tally['first_wrong_step_found']:.1%}."
+        )
+    if tally["all_right_unflagged"] is not None:
+        text += f" Of the {tally['all_right']:,} clean ones, {tally['all_right_unflagged']:.1%} have no step below it."
+    return text
