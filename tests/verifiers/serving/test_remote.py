@@ -21,11 +21,12 @@ import pytest
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
 from rlstep.stages.score import ScoreConfig
-from rlstep.stages.serve import Refusal, ScoreServer, ServeConfig, parse, serve
+from rlstep.stages.serve import ServeConfig, serve
 from rlstep.steps.boundaries import Boundary
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving import client as remote
 from rlstep.verifiers.serving.client import RemoteRewardModel, load_reward_model
+from rlstep.verifiers.serving.server import Refusal, ScoreServer, parse
 
 PROMPT, COMPLETION = "Left to right, mod 20: 7 + 3\n", "7 + 3 = 10\nAnswer: 10"
 
