@@ -1,10 +1,10 @@
 """The `serve` stage: a verifier behind HTTP, for a policy that is trained in another process or on another machine.
 
 `rlstep.verifiers.serving.server` says what travels.
-
-There is neither authentication nor encryption: whoever reaches the port can use it.
 """
 
+import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,15 +13,18 @@ from rlstep.runtime.errors import UserError
 from rlstep.stages.score import ScoreConfig
 from rlstep.steps.boundaries import Boundary
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token, is_loopback
 from rlstep.verifiers.serving.server import ScoreServer
+
+logger = logging.getLogger(__name__)
 
 LOADING = ("dtype", "batch_tokens", "kind", "layout", "neutral", "packing", "trust_remote_code")
 
 
 def _as_in_score(name: str):
     """An option of `rlstep score`, with its default and its help."""
-    found = ScoreConfig.__dataclass_fields__[name]
-    return field(default=found.default, metadata=found.metadata)
+    option = ScoreConfig.__dataclass_fields__[name]
+    return field(default=option.default, metadata=option.metadata)
 
 
 @dataclass
@@ -30,11 +33,18 @@ class ServeConfig:
     host: str = field(
         default="127.0.0.1",
         metadata={
-            "help": "Address to listen at; 0.0.0.0 for all. There is no authentication and no encryption: whoever "
-            "reaches it can use it."
+            "help": "Address to listen at; 0.0.0.0 for all. There is no encryption, and without a token there is no "
+            "authentication: whoever reaches it can use it."
         },
     )
     port: int = field(default=8000, metadata={"help": "Port to listen at; 0 takes a free one."})
+    token: str | None = field(
+        default=None,
+        metadata={
+            "help": f"What requests must bring as their bearer token. Better set as {TOKEN_VARIABLE}, here and where "
+            "the clients run: a command line can be read by every user of the machine."
+        },
+    )
     name: str | None = field(
         default=None,
         metadata={"help": "What clients know the verifier by; the folder's name or the hub id by default."},
@@ -60,18 +70,23 @@ class ServeConfig:
             raise UserError("boundary_tag is for boundary: tag; leave it out, or set it.")
         self.steps = None if self.boundary is None else Boundary(self.boundary, self.boundary_tag)
         self.name = self.name or (Path(self.model).resolve().name if Path(self.model).is_dir() else self.model)
+        self.token = find_token(self.token)
 
 
 def serve(config: ServeConfig) -> dict:
     """Answers requests until it is interrupted; returns how many it scored."""
     # The port comes first: that it is taken should not turn up after minutes of loading.
-    with ScoreServer(config.host, config.port, config.name, config.max_request_mb << 20) as server:
+    with ScoreServer(config.host, config.port, config.name, config.max_request_mb << 20, config.token) as server:
+        if config.token is None and not is_loopback(config.host):
+            logger.warning(
+                "%s is open to everyone who can reach it: set %s here and where the clients run.",
+                server.url,
+                TOKEN_VARIABLE,
+            )
         options = {name: getattr(config, name) for name in LOADING}
         server.open(RewardModel.from_pretrained(config.model, boundary=config.steps, **options))
-        try:
-            print(f"{server.verifier.kind} '{config.name}' at {server.url} (Ctrl-C ends it)", flush=True)
+        asks = ", for requests with its token" if config.token is not None else ""
+        with suppress(KeyboardInterrupt):
+            print(f"{server.scorer.verifier.kind} '{config.name}' at {server.url}{asks} (Ctrl-C ends it)", flush=True)
             server.serve_forever()
-        except KeyboardInterrupt:
-            # The forward pass in hand comes to its end and no other begins: none may outlive the interpreter.
-            server.scoring.acquire()
-        return {"requests": server.requests, "rows": server.rows}
+        return {"requests": server.scorer.requests, "rows": server.scorer.rows}

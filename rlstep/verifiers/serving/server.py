@@ -1,4 +1,4 @@
-r"""A verifier behind HTTP: the server of the `serve` stage.
+r"""A verifier behind HTTP.
 
 What travels is text and character spans, never tokens, so policy and verifier need not share a tokenizer::
 
@@ -7,253 +7,271 @@ What travels is text and character spans, never tokens, so policy and verifier n
     POST /score   {"prompts": ["7 + 3\n"], "completions": ["7 + 3 = 10\n"], "steps": [[[0, 11]]]}
                   -> {"scores": [[0.98]]}
 
-Spans count code points, as Python does. Without `steps`, or where they are null, the verifier's boundary rule finds
-them. What cannot be answered gets {"error": why} and a status: 400 for a request that is malformed (field and row are
-named; rows count from 0), 411 and 413 for one without a length or too large, 422 for rows that the verifier cannot
-score, 500 for a fault of the server, which its own output tells of. The other side is
-`rlstep.verifiers.serving.client`.
+Spans count code points, as Python does. Without `steps`, or where they are null, the verifier's boundary rule splits
+the completions. A request that cannot be answered gets {"error": why} and a status: 400 for one that is malformed
+(field and row are named; rows count from 0), 401 without the server's token, 408 for a body that stops coming, 411 and
+413 for one without a length or too large, 422 for rows that the verifier cannot score, 500 for a fault of the server,
+which its own output explains, 503 while it stops. Only what is not HTTP at all is answered by uvicorn, with 400 in
+plain text. The other side is `rlstep.verifiers.serving.client`.
 
-There is neither authentication nor encryption: whoever reaches the port can use it.
+A token (`Authorization: Bearer TOKEN`) keeps others from using the server; there is no encryption.
 """
 
-import json
+import asyncio
+import logging
 import re
+import secrets
 import socket
-import sys
-import threading
-import traceback
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
+
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
-from rlstep.steps.records import Span, shown
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.serving.client import SURROGATE
+from rlstep.verifiers.serving.access import TOKEN_VARIABLE
+from rlstep.verifiers.serving.messages import BadRequest, Health, ScoreReply, ScoreRequest, parse
 
-FIELDS = ("prompts", "completions", "steps")
+logger = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES = 64 << 20
 MOST_DISCARDED = 1 << 30  # bytes of a request over the limit that are read all the same, so that its client hears why
+SILENCE_S = 60.0  # a body of which nothing comes for so long is given up
+BACKLOG = 128  # as many ranks may ask at once
 
 
-class ScoreServer(ThreadingHTTPServer):
+class Scorer:
+    """A verifier that scores the rows of one request at a time, in the order in which the requests came.
+
+    Attributes:
+        requests, rows: how many it has scored.
+    """
+
+    def __init__(self, verifier: RewardModel, name: str):
+        self.verifier, self.name = verifier, name
+        self.requests = self.rows = 0
+        self._stopped = False
+        # One thread is the queue, too, and a forward pass finds the same thread's buffers again.
+        self._worker = ThreadPoolExecutor(1, "scoring")
+
+    async def score(self, request: ScoreRequest) -> list[list[float]]:
+        """The verifier's scores.
+
+        Raises:
+            UserError: the verifier cannot score a row.
+            HTTPException: 503, the scorer has been stopped.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self._score, request)
+
+    def _score(self, request: ScoreRequest) -> list[list[float]]:
+        if self._stopped:
+            raise HTTPException(503, "the server is stopping.")
+        scores = self.verifier.score(request.prompts, request.completions, request.steps)
+        self.requests += 1
+        self.rows += len(request.prompts)
+        return scores
+
+    def stop(self) -> None:
+        """Lets no other request begin; the one in hand goes on."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Returns when no forward pass runs any more: none may outlive the interpreter."""
+        self.stop()
+        self._worker.shutdown()
+
+
+def create_app(scorer: Scorer, max_request_bytes: int = MAX_REQUEST_BYTES, token: str | None = None) -> FastAPI:
+    """The application that answers with a verifier's scores.
+
+    Args:
+        scorer: holds the verifier.
+        max_request_bytes: the largest body that is read.
+        token: what a request must bring; None asks for none.
+    """
+    app = FastAPI(
+        title="rlstep serve",
+        version=__version__,
+        openapi_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(_require(token))] if token is not None else [],
+        exception_handlers={
+            StarletteHTTPException: _refuse,
+            ClientDisconnect: _client_has_gone,
+            Exception: _fail,
+        },
+    )
+
+    async def rows(request: Request) -> ScoreRequest:
+        body = await _read_body(request, max_request_bytes)
+        try:
+            return await run_in_threadpool(parse, body)  # a large one would hold up every other request
+        except BadRequest as error:
+            raise HTTPException(400, str(error)) from None
+
+    @app.get("/health")
+    async def health() -> Health:
+        return Health(
+            rlstep=__version__,
+            name=scorer.name,
+            kind=scorer.verifier.kind,
+            boundary=scorer.verifier.boundary.to_dict(),
+            max_request_bytes=max_request_bytes,
+        )
+
+    @app.post("/score")
+    async def score(request: Annotated[ScoreRequest, Depends(rows)]) -> ScoreReply:
+        try:
+            return ScoreReply(scores=await scorer.score(request))
+        except UserError as error:
+            raise HTTPException(422, str(error)) from None
+
+    return app
+
+
+def _require(token: str) -> Callable:
+    """A dependency that lets through the requests that bring the token."""
+
+    def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
+        # In constant time: how long a refusal takes must not tell how much of a guess is right.
+        if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
+            reason = f"this server asks for its token (Authorization: Bearer TOKEN; rlstep's client: {TOKEN_VARIABLE})."
+            raise HTTPException(401, reason, {"WWW-Authenticate": "Bearer"})
+
+    return check
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """The body, of which never more than `limit` bytes are held.
+
+    Raises:
+        HTTPException: 408, 411 or 413.
+    """
+    length = request.headers.get("Content-Length", "")
+    if not re.fullmatch(r"[0-9]{1,18}", length) or "Transfer-Encoding" in request.headers:
+        raise HTTPException(411, "the request needs a Content-Length.")
+    too_large = int(length) > limit
+    body, discarded, chunks = bytearray(), 0, request.stream()
+    try:
+        while chunk := await asyncio.wait_for(anext(chunks, b""), SILENCE_S):
+            if not too_large:
+                body += chunk
+            elif (discarded := discarded + len(chunk)) > MOST_DISCARDED:
+                break
+    except TimeoutError:
+        raise HTTPException(408, f"nothing of the request came for {SILENCE_S:g} seconds.") from None
+    if too_large:
+        reason = f"the request has {int(length)} bytes, the server takes {limit}: send fewer rows at a time."
+        raise HTTPException(413, reason)
+    return bytes(body)
+
+
+async def _refuse(request: Request, error: StarletteHTTPException) -> JSONResponse:
+    reason = error.detail
+    if error.status_code == 404:
+        reason = "there are GET /health and POST /score."
+    elif error.status_code == 405:
+        reason = f"{request.url.path} does not take {request.method}."
+    logger.warning("%s: %d: %s", request.client.host if request.client else "unknown", error.status_code, reason)
+    return JSONResponse({"error": reason}, error.status_code, error.headers)
+
+
+async def _client_has_gone(request: Request, _: ClientDisconnect) -> JSONResponse:
+    logger.warning("%s: the client has gone", request.client.host if request.client else "unknown")
+    return JSONResponse({"error": "the request ended early."}, 400)  # which nobody reads
+
+
+async def _fail(*_) -> JSONResponse:
+    # A fault of ours, or a full GPU: told here in one line; uvicorn prints the traceback.
+    return JSONResponse({"error": "the server failed; its own output says how."}, 500)
+
+
+class ScoreServer:
     """Holds a port, and answers at it once it is given a verifier.
 
     Args:
         host, port: where; port 0 takes a free one.
         name: the verifier's, for clients.
         max_request_bytes: the largest request.
+        token: what a request must bring; None asks for none.
 
     Raises:
         UserError: the port cannot be had.
     """
 
-    request_queue_size = 128  # as many ranks may ask at once
-
-    def __init__(self, host: str, port: int, name: str, max_request_bytes: int = 64 << 20):
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _Handler, bind_and_activate=False)
-        self.host, self.name, self.max_request_bytes = host, name, max_request_bytes
-        self.scoring = threading.Lock()
-        self.requests = self.rows = 0
-        self._take(self.server_bind)
-
-    def open(self, verifier: RewardModel) -> None:
-        """Listens from now on; until then a client is refused the connection, and tries again."""
-        self.verifier = verifier
-        self._take(self.server_activate)
-
-    def _take(self, step) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        name: str,
+        max_request_bytes: int = MAX_REQUEST_BYTES,
+        token: str | None = None,
+    ):
+        self.host, self.name, self.max_request_bytes, self.token = host, name, max_request_bytes, token
+        self.scorer: Scorer | None = None
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            step()
+            self._socket.bind((host, port))
         except OSError as error:
-            self.server_close()
+            self._socket.close()
             raise UserError(
-                f"cannot listen at {self.host}, port {self.server_address[1]} ({error.strerror or error}). "
-                "Give a host of this machine and a port that is free, or port 0."
+                f"cannot listen at {host}, port {port} ({error.strerror or error}). Give a host of this machine and a "
+                "port that is free, or port 0."
             ) from error
+        self.port: int = self._socket.getsockname()[1]
 
     @property
     def url(self) -> str:
         host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
-    def health(self) -> dict:
-        return {
-            "rlstep": __version__,
-            "name": self.name,
-            "kind": self.verifier.kind,
-            "boundary": self.verifier.boundary.to_dict(),
-            "max_request_bytes": self.max_request_bytes,
-        }
+    def open(self, verifier: RewardModel) -> None:
+        """Listens from now on; until then a client is refused the connection, and tries again."""
+        self.scorer = Scorer(verifier, self.name)
+        config = uvicorn.Config(
+            create_app(self.scorer, self.max_request_bytes, self.token),
+            http="h11", ws="none", loop="asyncio", lifespan="off", backlog=BACKLOG, proxy_headers=False,
+            server_header=False, access_log=False, log_config=None, log_level="warning",
+        )  # fmt: skip
+        self._server = _Server(config, on_exit=self.scorer.stop)
+        self._socket.listen(BACKLOG)
 
-    def answer(self, body: bytes) -> dict:
-        """The reply to a /score request.
+    def serve_forever(self) -> None:
+        """Answers until `shutdown`, Ctrl-C or SIGTERM; the request that is being scored then is still answered."""
+        self._server.run(sockets=[self._socket])
 
-        Raises:
-            Refusal: 400 or 422.
-        """
-        prompts, completions, steps = parse(body)
-        with self.scoring:
-            try:
-                scores = self.verifier.score(prompts, completions, steps)
-            except UserError as error:
-                raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
-            self.requests += 1
-            self.rows += len(prompts)
-        return {"scores": scores}
+    def shutdown(self) -> None:
+        """Ends `serve_forever` in another thread."""
+        self.scorer.stop()
+        self._server.should_exit = True
 
+    def close(self) -> None:
+        """Gives the port back and waits for the forward pass in hand."""
+        self._socket.close()
+        if self.scorer is not None:
+            self.scorer.close()
 
-class Refusal(Exception):
-    """A request that gets an error's status and a reason instead of what it asked for."""
+    def __enter__(self) -> "ScoreServer":
+        return self
 
-    def __init__(self, status: HTTPStatus, reason: str):
-        super().__init__(reason)
-        self.status = status
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """One request a connection: none is kept open that nobody uses."""
-
-    server: ScoreServer
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = f"rlstep/{__version__}", ""
-    timeout = 60.0  # seconds in which a client neither sends nor takes a byte
-
-    def do_GET(self) -> None:
-        self._answer({"/health": self.server.health})
-
-    def do_POST(self) -> None:
-        self._answer({"/score": lambda: self.server.answer(self._body())})
-
-    def _answer(self, known: dict) -> None:
-        try:
-            if self.path in known:
-                content = known[self.path]()
-                # A float is written with the digits that give it back exactly.
-                text = json.dumps(content, allow_nan=False)
-            elif self.path in ("/health", "/score"):
-                raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"{self.path} does not take {self.command}.")
-            else:
-                raise Refusal(HTTPStatus.NOT_FOUND, "there are GET /health and POST /score.")
-        except Refusal as refusal:
-            self.send_error(refusal.status, str(refusal))
-        except (ConnectionError, TimeoutError):
-            raise  # the client has gone, or says nothing more
-        except Exception:  # a fault of ours, or a full GPU: told here, in one line, and there in full
-            traceback.print_exc(file=sys.stderr)
-            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its own output says how.")
-        else:
-            self._send(HTTPStatus.OK, text)
-
-    def _body(self) -> bytes:
-        length = self.headers.get("Content-Length", "")
-        if not re.fullmatch(r"[0-9]{1,18}", length) or "Transfer-Encoding" in self.headers:
-            raise Refusal(HTTPStatus.LENGTH_REQUIRED, "the request needs a Content-Length.")
-        length, limit = int(length), self.server.max_request_bytes
-        if length > limit:
-            for begin in range(0, min(length, MOST_DISCARDED), 1 << 16):
-                if not self.rfile.read(min(1 << 16, length - begin)):
-                    break
-            reason = f"the request has {length} bytes, the server takes {limit}: send fewer rows at a time."
-            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
-        body = self.rfile.read(length)
-        if len(body) < length:
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"the request ended after {len(body)} of {length} bytes.")
-        return body
-
-    def send_error(self, code, message=None, explain=None) -> None:
-        """An error as JSON; the base class calls it, too, for what is no HTTP or another method."""
-        reason = message or HTTPStatus(code).phrase
-        self.log_message("%d: %s", code, reason)
-        self._send(code, json.dumps({"error": reason}))
-
-    def _send(self, status: int, text: str) -> None:
-        body = text.encode()
-        self.send_response(status)
-        for name, value in (("Content-Type", "application/json"), ("Content-Length", len(body))):
-            self.send_header(name, str(value))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def handle(self) -> None:
-        try:
-            super().handle()
-        except ConnectionError:
-            self.log_message("the client has gone")
-
-    def log_request(self, code="-", size="-") -> None:
-        """Says nothing: errors are logged with their reasons, and of the others there are many."""
+    def __exit__(self, *_) -> None:
+        self.close()
 
 
-def parse(body: bytes) -> tuple[list[str], list[str], list[list[Span]] | None]:
-    """The prompts, completions and steps of a /score request.
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]):
+        super().__init__(config)
+        self._on_exit = on_exit
 
-    Raises:
-        Refusal: 400, naming the field and the row.
-    """
-    try:
-        found = json.loads(body.decode("utf-8"), object_pairs_hook=_once_each)
-    except (ValueError, RecursionError) as error:
-        raise _bad(f"the request is not JSON in UTF-8: {error}") from None
-    if not isinstance(found, dict):
-        raise _bad(f"expected an object with {', '.join(FIELDS)}, found {shown(found)}.")
-    if unknown := sorted(set(found) - set(FIELDS)):
-        raise _bad(f"field {shown(unknown[0])}: unknown; there are {', '.join(FIELDS)}.")
-    prompts, completions = (_texts(found, name) for name in ("prompts", "completions"))
-    _same_rows("completions", completions, prompts)
-    steps = found.get("steps")
-    if steps is not None:
-        if not isinstance(steps, list):
-            raise _bad(f"field 'steps': expected a list of spans for each row, or null, found {shown(steps)}.")
-        _same_rows("steps", steps, prompts)
-        steps = [_spans(row, spans, completions[row]) for row, spans in enumerate(steps)]
-    return prompts, completions, steps
-
-
-def _bad(reason: str) -> Refusal:
-    return Refusal(HTTPStatus.BAD_REQUEST, reason)
-
-
-def _once_each(pairs: list[tuple]) -> dict:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a field stands twice in one object")
-    return found
-
-
-def _texts(found: dict, name: str) -> list[str]:
-    if name not in found:
-        raise _bad(f"field '{name}': missing.")
-    texts = found[name]
-    if not isinstance(texts, list):
-        raise _bad(f"field '{name}': expected a list of texts, found {shown(texts)}.")
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise _bad(f"field '{name}', row {row}: expected a text, found {shown(text)}.")
-        if SURROGATE.search(text):
-            raise _bad(f"field '{name}', row {row}: half a surrogate pair is no character.")
-    return texts
-
-
-def _same_rows(name: str, values: list, prompts: list) -> None:
-    if len(values) != len(prompts):
-        raise _bad(f"field '{name}': {len(values)} rows, but there are {len(prompts)} prompts.")
-
-
-def _spans(row: int, spans, completion: str) -> list[Span]:
-    where = f"field 'steps', row {row}"
-    if not isinstance(spans, list):
-        raise _bad(f"{where}: expected a list of [start, end] pairs, found {shown(spans)}.")
-    last = 0
-    for span in spans:
-        # True and False are numbers to Python.
-        if not (isinstance(span, list) and len(span) == 2 and all(type(place) is int for place in span)):
-            raise _bad(f"{where}: expected [start, end], found {shown(span)}.")
-        if not last <= span[0] <= span[1] <= len(completion):
-            raise _bad(
-                f"{where}: {shown(span)} is out of order or outside the completion's {len(completion)} characters."
-            )
-        last = span[1]
-    return [tuple(span) for span in spans]
+    def handle_exit(self, sig, frame) -> None:
+        self._on_exit()
+        super().handle_exit(sig, frame)

@@ -287,7 +287,7 @@ def test_a_prm_on_a_server_pays_the_same(run, prm_path, arguments, tmp_path):
         there = [line["reward/process"] for line in run(prm=server.url) if "reward/process" in line]
     finally:
         server.shutdown()
-        server.server_close()
+        server.close()
     assert there == here
 
 
