@@ -22,6 +22,7 @@ import logging
 import re
 import secrets
 import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
@@ -217,6 +218,8 @@ class ScoreServer:
     ):
         self.host, self.name, self.max_request_bytes, self.token = host, name, max_request_bytes, token
         self.scorer: Scorer | None = None
+        self._ended = threading.Event()
+        self._ended.set()
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -247,12 +250,17 @@ class ScoreServer:
 
     def serve_forever(self) -> None:
         """Answers until `shutdown`, Ctrl-C or SIGTERM; the request that is being scored then is still answered."""
-        self._server.run(sockets=[self._socket])
+        self._ended.clear()
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._ended.set()
 
     def shutdown(self) -> None:
-        """Ends `serve_forever` in another thread."""
+        """Ends `serve_forever`, which runs in another thread, and waits for its end."""
         self.scorer.stop()
         self._server.should_exit = True
+        self._ended.wait()
 
     def close(self) -> None:
         """Gives the port back and waits for the forward pass in hand."""
