@@ -48,7 +48,7 @@ class DataConfig:
             " bad_problem rows, and the ratings of flagged steps (flagged)."
         },
     )
-    tag: str | None = field(default=None, metadata={"help": "math_shepherd: the mark behind every step."})
+    tag: str | None = field(default=None, metadata={"help": "math_shepherd: the mark after every step."})
     first_step: str | None = field(
         default=None, metadata={"help": "math_shepherd, rlhflow: the text with which a solution begins."}
     )
