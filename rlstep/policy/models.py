@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from trl import GRPOConfig
+from trl import GRPOConfig, ModelConfig
 from trl.trainer.utils import create_model_from_path
 
 from rlstep.runtime.errors import UserError
@@ -52,6 +52,17 @@ def load_base(model: str | PreTrainedModel, args: GRPOConfig) -> PreTrainedModel
     options = {"device_map": None, "trust_remote_code": args.trust_remote_code} | (args.model_init_kwargs or {})
     args.model_init_kwargs = None
     return create_model_from_path(model, **options)
+
+
+def model_init_kwargs(model: ModelConfig, args) -> dict:
+    """What TRL's trainers pass to from_pretrained, out of the model options (as TRL's own scripts do)."""
+    return {
+        "revision": model.model_revision,
+        "trust_remote_code": args.trust_remote_code,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(args.model_init_kwargs or {}),
+    }
 
 
 def max_positions(model: PreTrainedModel) -> int | None:

@@ -25,31 +25,31 @@ logger = logging.getLogger(__name__)
 
 # The Trainer writes its state last, so a folder without it was cut off by a kill.
 COMPLETE_MARK = "trainer_state.json"
-# One file a rank, beyond what the Trainer keeps: without them a PPO run would not continue exactly.
+# One file per rank, beyond what the Trainer keeps: without them a PPO run would not continue exactly.
 STATE_MARK = "state_*.json"
 
 
 def newest_checkpoint(folder: str | Path, exact: bool = False) -> str | None:
-    """Path of the newest complete `checkpoint-N` in `folder`, None where there is none; others are named in a warning.
+    """Path of the newest complete `checkpoint-N` in `folder`, None where there is none; a warning names the others.
 
     Args:
         folder: a run's output folder; it need not exist.
         exact: pass over those without state files, too.
     """
     marks = [COMPLETE_MARK, STATE_MARK] if exact else [COMPLETE_MARK]
-    found = []
+    complete = []
     for path in Path(folder).glob("checkpoint-*"):
         step = re.fullmatch(r"checkpoint-(\d+)", path.name)
         if not step:
             continue
         missing = [mark for mark in marks if not any(path.glob(mark))]
         if not missing:
-            found.append((int(step[1]), path))
+            complete.append((int(step[1]), path))
         elif missing[0] == COMPLETE_MARK:
             logger.warning("%s is half-written (no %s) and is passed over", path, COMPLETE_MARK)
         else:
             logger.warning("%s cannot be continued exactly (no %s) and is passed over", path, STATE_MARK)
-    return str(max(found)[1]) if found else None
+    return str(max(complete)[1]) if complete else None
 
 
 def checkpoint_files(path: str | Path) -> list[tuple[str, int, int]]:
@@ -93,15 +93,18 @@ def _sync(path: Path) -> None:
 
 def remove_leftovers(folder: str | Path) -> None:
     """Removes what killed saves left in a run's output folder, with one warning."""
-    found = sorted(Path(folder).glob(".checkpoint-*.partial"))
-    for path in found:
+    leftovers = sorted(Path(folder).glob(".checkpoint-*.partial"))
+    for path in leftovers:
         shutil.rmtree(path)
-    if found:
-        names = ", ".join(path.name for path in found)
+    if leftovers:
+        names = ", ".join(path.name for path in leftovers)
         logger.warning("removed from %s what saves that were cut off had left: %s", folder, names)
 
 
 # --- State files: `NAME.json` holds the tree, `NAME.safetensors` its tensors under their places in it.
+#
+# Not `torch.save`: what `torch.load(weights_only=True)` refuses (defaultdicts, deques, numpy's floats, all of which
+# trainers keep) would be noticed when a run is continued, not when it is saved; a view would bring all of its storage.
 
 
 def write_state(folder: str | Path, name: str, tree) -> None:

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.file_kinds import refuse_other_kind
+
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 OnFault = Callable[[DataError], None]
 
@@ -36,7 +40,7 @@ def read_rows(path: str | Path, on_fault: OnFault = refuse) -> Iterator[tuple[in
             it raises. What spoils all that follows (half a list, a damaged archive) is always raised.
 
     Raises:
-        UserError: the file is missing or holds no row.
+        UserError: the file is missing, holds no row, or is not what its name says.
         DataError: a row is not a JSON object.
     """
     path = Path(path)
@@ -57,15 +61,44 @@ def read_rows(path: str | Path, on_fault: OnFault = refuse) -> Iterator[tuple[in
 
 def _parsed(path: Path) -> Iterator[tuple[int, dict | DataError]]:
     """(number, row) of each row of a file; in place of a row that is no JSON object what is wrong with it."""
-    # Bytes, so that a line that is no UTF-8 is reported with its number.
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with _opened(path) as file:
         if path.name.removesuffix(".gz").endswith(".json") and _begins_a_list(file):
             for number, item in _ListParser(path, file).items():
                 yield number, item if isinstance(item, dict) else _no_object(path, number, item)
             return
+        first = True
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield number, _object(path, number, line)
+                row = _object(path, number, line)
+                if first and isinstance(row, DataError):
+                    _refuse_other_json(path, line)
+                first = False
+                yield number, row
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A file's content, unpacked, as bytes: so a line that is not UTF-8 can be reported with its number."""
+    with path.open("rb") as file:
+        refuse_other_kind(path, file, path.suffix)
+        if path.suffix != ".gz":
+            yield file
+            return
+        with gzip.open(file) as unpacked:
+            refuse_other_kind(path, unpacked, Path(path.stem).suffix)
+            yield unpacked
+
+
+def _refuse_other_json(path: Path, first_line: bytes) -> None:
+    """Refuses a file that is JSON, but no rows, where its first line shows it: then every line would be a bad row."""
+    line = first_line.strip()
+    if line.startswith(b"[") and not path.name.removesuffix(".gz").endswith(".json"):
+        raise UserError(f"{path}: this is one JSON list, not an object per line. Give it a name that ends in .json.")
+    if line.endswith((b"{", b"[")) or (line.endswith(b",") and not line.endswith(b"},")):
+        raise UserError(
+            f"{path}: its JSON spans several lines, and a file of rows has one object per line. Write it so "
+            "(`jq -c . FILE > ROWS.jsonl`; where one object holds the rows in a list, `jq -c '.NAME[]'`)."
+        )
 
 
 def _object(path: Path, number: int, line: bytes) -> dict | DataError:
@@ -77,13 +110,16 @@ def _object(path: Path, number: int, line: bytes) -> dict | DataError:
 
 
 def _no_object(path: Path, number: int, row) -> DataError:
-    return DataError(path, number, None, f"expected a JSON object, found {type(row).__name__}.")
+    return DataError(path, number, None, f"expected a JSON object, got {type(row).__name__}.")
 
 
 def _unreadable(path: Path, number: int, error: Exception) -> DataError:
     if isinstance(error, UnicodeDecodeError):
         return DataError(path, number, None, f"not UTF-8 text (at byte {error.start + 1}).")
     if isinstance(error, json.JSONDecodeError):
+        if error.msg == "Extra data":
+            problem = f"more follows the JSON value at column {error.colno}; put each object on a line of its own."
+            return DataError(path, number, None, problem)
         return DataError(path, number, None, f"not valid JSON ({error.msg} at column {error.colno}).")
     # an integer of thousands of digits, or brackets nested as deep
     return DataError(path, number, None, f"not readable JSON ({error}).")
@@ -98,14 +134,20 @@ def _begins_a_list(file: BinaryIO) -> bool:
 
 
 class _ListParser:
-    """Parses one JSON list item by item, so that a large file need not fit in memory."""
+    """Parses one JSON list item by item, so that a large file need not fit in memory.
+
+    The items are `json`'s own, as those of a file of lines are. ijson (3.6) would make others: half a surrogate pair
+    becomes "?", NaN and integers beyond 64 bits are refused; and its memory grows with the square of the nesting (an
+    item of 20,000 brackets takes a gigabyte).
+    """
 
     chunk = 1 << 16
+    longest = 1 << 28  # characters of an item: an error at its beginning must not read all of a large file
 
     def __init__(self, path: Path, file: BinaryIO):
         self.path = path
         self._text = io.TextIOWrapper(file, "utf-8")
-        self._rest = ""  # what is read but not parsed yet
+        self._buffer, self._place = "", 0  # what is read, and where in it the part begins that is not parsed yet
         self._decode = json.JSONDecoder().raw_decode
 
     def items(self) -> Iterator[tuple[int, object]]:
@@ -118,39 +160,38 @@ class _ListParser:
                 number += 1
                 yield number, self._item()
                 mark = self._take(",]")
-            if behind := self._next():
-                raise ValueError(f"expected the end of the file behind the list, found {behind!r}")
+            if after := self._next():
+                raise ValueError(f"expected the end of the file after the list, got {after!r}")
         except (ValueError, RecursionError) as error:
             raise _unreadable(self.path, max(number, 1), error) from None
 
     def _next(self) -> str:
         """The next character that is no white space; nothing at the end of the file."""
-        while not (rest := self._rest.lstrip()):
-            self._rest = self._text.read(self.chunk)
-            if not self._rest:
+        while (place := _SPACE.match(self._buffer, self._place).end()) == len(self._buffer):
+            self._buffer, self._place = self._text.read(self.chunk), 0
+            if not self._buffer:
                 return ""
-        self._rest = rest
-        return rest[0]
+        self._place = place
+        return self._buffer[place]
 
     def _take(self, marks: str) -> str:
-        if (found := self._next()) not in tuple(marks):
-            raise ValueError(f"expected {' or '.join(marks)}, found {repr(found) if found else 'the end of the file'}")
-        self._rest = self._rest[1:]
-        return found
+        if (mark := self._next()) not in tuple(marks):
+            raise ValueError(f"expected {' or '.join(marks)}, got {repr(mark) if mark else 'the end of the file'}")
+        self._place += 1
+        return mark
 
     def _item(self):
         self._next()
         while True:
             try:
-                item, end = self._decode(self._rest)
+                item, self._place = self._decode(self._buffer, self._place)
+                return item
             except json.JSONDecodeError:
                 # Perhaps the item is longer than what is read: it is parsed again with twice as much.
-                if not (ahead := self._text.read(max(self.chunk, len(self._rest)))):
+                item = self._buffer[self._place :]
+                if len(item) >= self.longest or not (more := self._text.read(max(self.chunk, len(item)))):
                     raise
-                self._rest += ahead
-            else:
-                self._rest = self._rest[end:]
-                return item
+                self._buffer, self._place = item + more, 0
 
 
 @contextmanager

@@ -1,19 +1,16 @@
 """The `data` stage: checks every row of a data set, counts what is in it, and writes it as our own rows."""
 
-import json
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.errors import UserError
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord
-from rlstep.runtime.rows import atomic
-from rlstep.steps.answers import extract, same_answer
 from rlstep.steps.census import Census, readable, table
+from rlstep.steps.conversion import describe_bad_rows, grade, list_bad_rows
 from rlstep.steps.readers import READERS, ReadReport, options_of, read, reader_of
 from rlstep.steps.records import Solution, write_solutions
 from rlstep.steps.sources import BAD_ROWS
@@ -51,7 +48,7 @@ class DataConfig:
             " bad_problem rows, and the ratings of flagged steps (flagged)."
         },
     )
-    tag: str | None = field(default=None, metadata={"help": "math_shepherd: the mark behind every step."})
+    tag: str | None = field(default=None, metadata={"help": "math_shepherd: the mark after every step."})
     first_step: str | None = field(
         default=None, metadata={"help": "math_shepherd, rlhflow: the text with which a solution begins."}
     )
@@ -116,7 +113,8 @@ def data(config: DataConfig) -> dict:
                 shown.append(readable(solution))
             yield solution
         if not census.solutions:
-            raise UserError(f"{config.path}: no solution came of its rows.\n{table(census, report)}{_listed(report)}")
+            counts = table(census, report) + describe_bad_rows(report)
+            raise UserError(f"{config.path}: no solution came of its rows.\n{counts}")
 
     def metrics() -> dict:
         counts = {"rows": dict(report.rows), "left_out": dict(report.dropped), "ungraded": ungraded}
@@ -127,53 +125,8 @@ def data(config: DataConfig) -> dict:
     else:
         out = Path(config.out)
         with RunRecord("data", asdict(config), out.parent, name=out.name + ".run.json") as record:
-            with _bad_rows(out.with_name(out.name + BAD_ROWS), report):
+            with list_bad_rows(out.with_name(out.name + BAD_ROWS), report):
                 write_solutions(out, taken())
             record.metrics |= metrics()
-    print(*shown, table(census, report) + _listed(report), sep="\n\n")
+    print(*shown, table(census, report) + describe_bad_rows(report), sep="\n\n")
     return metrics()
-
-
-def grade(solution: Solution, path: str, cut_short: bool) -> bool:
-    """Sets `answer` and `correct` by the reference; returns whether the solution could be graded.
-
-    One without an answer keeps the verdict that its data set gave; without such it is wrong, unless it was cut short
-    (see `rlstep.steps.readers.Reader.cut_short`): then it is no attempt that failed, and has no grade.
-
-    Raises:
-        UserError: there is no reference answer.
-    """
-    if not solution.reference.strip():
-        raise UserError(f"{path}: problem '{solution.problem_id}' has no reference answer; leave grade off.")
-    if solution.answer is None:
-        solution.answer = extract(solution.completion)
-    if solution.answer is not None:
-        solution.correct = same_answer(solution.answer, solution.reference)
-    elif solution.correct is None:
-        if cut_short:
-            return False
-        solution.correct = False
-    return True
-
-
-@contextmanager
-def _bad_rows(path: Path, report: ReadReport) -> Iterator[None]:
-    """Lists the rows that are skipped in a file, which is there only if there are any."""
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-
-        def write(fault: DataError) -> None:
-            row = {"path": str(fault.path), "row": fault.row, "field": fault.field, "error": str(fault)}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-        report.on_fault = write
-        yield
-    if not report.bad_rows:
-        path.unlink()
-
-
-def _listed(report: ReadReport) -> str:
-    """The first of the malformed rows, to be printed below the table."""
-    if not report.bad_rows:
-        return ""
-    more = report.bad_rows - len(report.faults)
-    return "\n\nmalformed rows:\n" + "\n".join([*map(str, report.faults), *([f"and {more} more"] if more else [])])

@@ -8,9 +8,8 @@ import random
 from dataclasses import dataclass, field
 
 from rlstep.runtime.errors import UserError
-from rlstep.steps.records import Solution
-from rlstep.tasks.base import checked
-from rlstep.tasks.increasing import NUMBERS, Increasing, draw, is_increasing, prompt_of, pupil, write_solution
+from rlstep.supervision.side_by_side import compare, side_by_side, solve
+from rlstep.tasks.increasing import NUMBERS
 
 
 @dataclass
@@ -41,33 +40,3 @@ def example(config: ExampleConfig) -> dict:
     print(f"  right answers that rest on a wrong step                {accuracies['right_on_wrong_step']:6.1%}")
     print("The last line is what outcome supervision rewards and process supervision does not.")
     return accuracies
-
-
-def solve(rng: random.Random, length: int) -> Solution:
-    """A random sequence (increasing or not, evenly) with the checked solution of a solver that slips."""
-    sequence = draw(rng, length, rises=rng.random() < 0.5)
-    reference = "yes" if is_increasing(sequence) else "no"
-    solution = Solution("example", prompt_of(sequence), write_solution(sequence, pupil(rng)), reference)
-    return checked(Increasing(), solution)
-
-
-def side_by_side(solution: Solution) -> str:
-    """A solution as a table: a line a step, its label by process supervision, and the one by outcome supervision."""
-    lines = [f"{solution.prompt.strip()}  (in truth: {solution.reference})", "  step          process  outcome"]
-    for text, label in zip(solution.step_texts, solution.labels, strict=True):
-        lines.append(f"  {text.strip():<12}  {label:>7}")
-    lines[-1] += f"  {int(solution.correct):>7}"
-    if solution.correct and not solution.clean:
-        lines[-1] += "   right, on a wrong step"
-    return "\n".join([*lines, ""])
-
-
-def compare(solutions: list[Solution]) -> dict[str, float]:
-    """Both accuracies, and the share of right answers that rest on a wrong step."""
-    labels = [label for solution in solutions for label in solution.labels]
-    right = [solution for solution in solutions if solution.correct]
-    return {
-        "process_accuracy": sum(labels) / len(labels),
-        "outcome_accuracy": len(right) / len(solutions),
-        "right_on_wrong_step": sum(not solution.clean for solution in right) / max(len(right), 1),
-    }

@@ -1,14 +1,10 @@
 """The `export` stage: a trained LoRA policy as an adapter to share and as a merged model to serve."""
 
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rlstep.policy.models import ADAPTER_CONFIG, load_policy, load_tokenizer
-from rlstep.runtime.errors import UserError
+from rlstep.policy.export import check_adapter, export_adapter
 from rlstep.runtime.record import RunRecord
-
-ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
 @dataclass
@@ -20,21 +16,9 @@ class ExportConfig:
 
 
 def export(config: ExportConfig) -> dict:
-    """Writes `out`/adapter (loads with AutoPeftModelForCausalLM) and `out`/merged (with AutoModelForCausalLM)."""
+    """Writes `out`/adapter and `out`/merged, see `rlstep.policy.export`."""
     policy, out = Path(config.policy), Path(config.out)
-    missing = [name for name in ADAPTER_FILES if not (policy / name).is_file()]
-    if missing:
-        raise UserError(
-            f"{policy} holds no LoRA adapter ({missing[0]} is missing). A full model loads as it is, without an export."
-        )
+    check_adapter(policy)
     with RunRecord("export", asdict(config), out) as record:
-        tokenizer = load_tokenizer(config.policy, config.trust_remote_code)
-        (out / "adapter").mkdir(parents=True, exist_ok=True)
-        for name in ADAPTER_FILES:
-            shutil.copyfile(policy / name, out / "adapter" / name)
-        tokenizer.save_pretrained(out / "adapter")
-        merged = load_policy(config.policy, config.dtype, config.trust_remote_code)
-        merged.save_pretrained(out / "merged")
-        tokenizer.save_pretrained(out / "merged")
-        record.metrics["parameters"] = merged.num_parameters()
+        record.metrics["parameters"] = export_adapter(policy, out, config.dtype, config.trust_remote_code)
     return record.metrics

@@ -7,7 +7,7 @@ from transformers import TrainerCallback
 from trl import ModelConfig, get_peft_config
 
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.models import check_prompt_lengths, load_base, load_tokenizer, max_positions
+from rlstep.policy.models import check_prompt_lengths, load_base, load_tokenizer, max_positions, model_init_kwargs
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.monitoring.setup import watch
 from rlstep.policy.options import PPOOptions
@@ -21,7 +21,6 @@ from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_rows
-from rlstep.stages.sft import model_init_kwargs
 from rlstep.steps.records import Problem, read_problems
 from rlstep.tasks import get
 from rlstep.tasks.base import Task

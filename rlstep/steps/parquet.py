@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.file_kinds import refuse_other_kind
 from rlstep.runtime.rows import atomic
 
 READ_ROWS = 256
@@ -53,6 +54,8 @@ def read_parquet(path: str | Path) -> Iterator[tuple[int, dict]]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file. Check the path, or run the stage that writes it first.")
+    with path.open("rb") as file:
+        refuse_other_kind(path, file, ".parquet")
     number = 0
     try:
         with pq.ParquetFile(path) as file:

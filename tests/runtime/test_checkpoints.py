@@ -3,8 +3,10 @@ import logging
 import math
 import os
 import struct
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -206,6 +208,37 @@ def test_state_by_hand(tmp_path):
     assert list(read) == ["b", "a", "$float"]
     assert read["b"][1].tolist() == [2.0, 3.0]
     assert math.copysign(1, read["a"][1]) == -1
+
+
+def test_files_of_an_earlier_version_are_read(tmp_path):
+    """The format byte by byte, as checkpoints that are kept somewhere have it."""
+    document = (
+        '{"loop": {"loss": {"$tensor": "/loop/loss"}, "stopped": false}, "metrics": {"train": {"kl": [0.1, '
+        '{"$float": "nan"}]}}, "update": {"$tuple": [3, null]}, "registered": {"$dict": {"$x": {"$complex": '
+        '"/registered/$x"}}}}\n'
+    )
+    header = (
+        b'{"/loop/loss":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+        b'"/registered/$x":{"dtype":"F64","shape":[1,2],"data_offsets":[4,20]}}'
+    )
+    (tmp_path / "state_0.json").write_text(document)
+    tensors = struct.pack("<f", 0.75) + struct.pack("<dd", 1.0, -2.0)
+    (tmp_path / "state_0.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + tensors)
+    assert exact(read_state(tmp_path, "state_0")) == exact(
+        {
+            "loop": {"loss": torch.tensor([0.75]), "stopped": False},
+            "metrics": {"train": {"kl": [0.1, math.nan]}},
+            "update": (3, None),
+            "registered": {"$x": torch.tensor([1 - 2j], dtype=torch.complex128)},
+        }
+    )
+
+
+def test_what_trainers_keep_is_kept(tmp_path):
+    """Default dicts of floats, numpy's among them, which come back as plain ones."""
+    tree = defaultdict(list, {"kl": [np.float64(0.1), 0.2]})
+    write_state(tmp_path, "state_0", tree)
+    assert exact(read_state(tmp_path, "state_0")) == ("dict", {"kl": exact([0.1, 0.2])})
 
 
 def test_tensors_outlive_their_file(tmp_path):

@@ -121,13 +121,13 @@ def test_lines_and_lists_give_the_same_rows(tmp_path, monkeypatch, name, content
     ("content", "row", "reason"),
     [
         (b"[", 1, "not valid JSON"),
-        (b'[{"i": 1}', 1, "expected , or ], found the end of the file"),
-        (b'[{"i": 1} {"i": 2}]', 1, "expected , or ], found '{'"),
+        (b'[{"i": 1}', 1, "expected , or ], got the end of the file"),
+        (b'[{"i": 1} {"i": 2}]', 1, "expected , or ], got '{'"),
         (b'[{"i": 1},]', 2, "not valid JSON"),
         (b'[{"i": 1}, {"i": ]', 2, "not valid JSON"),
         (b'[{"i": 1}, {"i": 2', 2, "not valid JSON"),
-        (b'[{"i": 1}] []', 1, "behind the list, found '\\['"),
-        (b'[{"i": 1}, 7]', 2, "expected a JSON object, found int"),
+        (b'[{"i": 1}] []', 1, "after the list, got '\\['"),
+        (b'[{"i": 1}, 7]', 2, "expected a JSON object, got int"),
         (b'[{"i": "caf\xe9"}]', 1, "not UTF-8"),
         (b'[{"i": ' + b"9" * 5000 + b"}]", 1, "not readable JSON"),
     ],
@@ -167,3 +167,80 @@ def test_items_that_are_no_objects_can_be_passed_over(tmp_path):
     faults = []
     assert list(read_rows(tmp_path / "x.json", faults.append)) == [(2, {"i": 1})]
     assert [fault.row for fault in faults] == [1, 3]
+
+
+def test_an_item_without_an_end_is_not_looked_for_in_all_of_a_large_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_module._ListParser, "chunk", 8)
+    monkeypatch.setattr(rows_module._ListParser, "longest", 100)
+    for length, fits in ((80, True), (400, False)):
+        (tmp_path / "x.json").write_bytes(b'[{"a": "' + b"x" * length + b'"}]')
+        if fits:
+            assert on_disk(tmp_path / "x.json") == [{"a": "x" * length}]
+        else:
+            with pytest.raises(DataError, match="row 1: not valid JSON"):
+                on_disk(tmp_path / "x.json")
+
+
+def test_the_values_of_a_list_are_those_of_lines(tmp_path):
+    """What a parser of its own might make of the same text: exact integers, NaN, half a surrogate pair."""
+    text = '{"a": 123456789012345678901234567890, "b": 0.1, "c": 1E5, "d": "\\ud83d", "e": Infinity, "f": -0}'
+    (tmp_path / "x.jsonl").write_text(text)
+    (tmp_path / "x.json").write_text(f"[{text}]")
+    (row,) = on_disk(tmp_path / "x.json")
+    assert row == on_disk(tmp_path / "x.jsonl")[0]
+    assert row["a"] == 123456789012345678901234567890
+    assert row["d"] == "\ud83d"
+
+
+def test_deep_nesting_is_an_error_of_its_row(tmp_path):
+    """And takes no memory: a parser that keeps a path for each level would need gigabytes."""
+    (tmp_path / "x.json").write_bytes(b'[{"a": 1}, {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]")
+    with pytest.raises(DataError, match="row 2: not readable JSON"):
+        on_disk(tmp_path / "x.json")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("x.jsonl", POINTER, "but a Git LFS pointer: .*git lfs pull"),
+        ("x.json", POINTER, "but a Git LFS pointer"),
+        ("x.jsonl.gz", POINTER, "but a Git LFS pointer"),
+        ("x.jsonl.gz", gzip.compress(POINTER), "but a Git LFS pointer"),
+        ("x.jsonl", b"/annex/objects/SHA256E-s12--ab.jsonl\n", "git-annex pointer.*git annex get"),
+        ("x.jsonl", b"../../.git/annex/objects/x/y/SHA256E-s12--ab.jsonl", "git-annex pointer"),
+        ("x.json", b"\n<!DOCTYPE html>\n<html>", "an HTML page"),
+        ("x.jsonl", b"<HTML><head>", "an HTML page"),
+        ("x.jsonl", b"\xef\xbb\xbf" + lines(ROWS), r"byte order mark \(BOM\).*tail -c \+4"),
+        ("x.json", b"\xef\xbb\xbf" + LIST, r"byte order mark \(BOM\)"),
+        ("x.jsonl.gz", gzip.compress(b"\xef\xbb\xbf" + lines(ROWS)), r"byte order mark \(BOM\)"),
+        ("x.jsonl", "\ufeff{}".encode("utf-16-le"), "UTF-16.*iconv"),
+        ("x.jsonl", gzip.compress(lines(ROWS)), "compressed with gzip.*ends in .gz"),
+        ("x.jsonl.gz", gzip.compress(gzip.compress(lines(ROWS))), "compressed with gzip"),
+        ("x.jsonl", b"PAR1\x15\x04", "a Parquet file.*ends in .parquet"),
+        ("x.json", b"PK\x03\x04\x14", "a zip archive"),
+        ("x.jsonl", b"\x28\xb5\x2f\xfd\x04", "compressed as only gzip may be"),
+        ("x.jsonl", LIST, "one JSON list, not an object per line.*ends in .json"),
+        ("x.jsonl.gz", gzip.compress(json.dumps(ROWS).encode()), "one JSON list"),
+        ("x.jsonl", b'{\n  "i": 1\n}\n{\n  "i": 2\n}\n', "its JSON spans several lines.*jq -c"),
+        ("x.json", b'{\n  "i": 1\n}\n{\n  "i": 2\n}\n', "its JSON spans several lines.*jq -c"),
+        ("x.json", b'{"rows": [\n  {"i": 1}\n]}\n', "its JSON spans several lines"),
+        ("x.json", b'\n{"i": 1,\n "j": 2}', "its JSON spans several lines"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says(tmp_path, name, content, reason):
+    """Whether or not malformed rows are passed over: here all of them are, and none is the reason."""
+    (tmp_path / name).write_bytes(content)
+    for on_fault in (None, lambda fault: None):
+        with pytest.raises(UserError, match=f"{name}: .*{reason}") as caught:
+            list(read_rows(tmp_path / name, *([on_fault] if on_fault else [])))
+        assert not isinstance(caught.value, DataError)
+
+
+@pytest.mark.parametrize("content", [b'{"i": 1}{"i": 2}\n', b'{"i": 1},\n{"i": 2}\n', b'{"i": 1} {"i": 2}\n'])
+def test_several_values_on_a_line(tmp_path, content):
+    (tmp_path / "x.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=r"row 1: more follows the JSON value at column (9|10); put each object on a"):
+        on_disk(tmp_path / "x.jsonl")

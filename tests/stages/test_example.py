@@ -4,8 +4,9 @@ import sys
 import pytest
 
 from rlstep.runtime.errors import UserError
-from rlstep.stages.example import ExampleConfig, compare, example, side_by_side
+from rlstep.stages.example import ExampleConfig, example
 from rlstep.steps.records import Solution
+from rlstep.supervision.side_by_side import compare, side_by_side
 from rlstep.tasks.base import checked
 from rlstep.tasks.increasing import Increasing
 

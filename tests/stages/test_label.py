@@ -3,10 +3,11 @@ import json
 import pytest
 
 from rlstep.runtime.errors import DataError, UserError
-from rlstep.runtime.rows import write_rows
+from rlstep.runtime.rows import ResumableRows, write_rows
 from rlstep.stages import label as module
-from rlstep.stages.label import LabelConfig, label, label_metrics
+from rlstep.stages.label import LabelConfig, label
 from rlstep.steps.records import Solution, read_solutions
+from rlstep.supervision.checker import label_metrics
 from rlstep.tasks.increasing import Increasing
 
 METRICS = {
@@ -71,16 +72,16 @@ def test_a_killed_run_continues_where_it_stopped(config, tmp_path, monkeypatch):
     whole = label(config)
     expected = (tmp_path / "out" / "labelled.jsonl").read_text()
     (tmp_path / "out" / "labelled.jsonl").unlink()
-    checked, calls = module.checked, []
+    check, calls = Increasing.check, []
 
-    def killed(task, solution):
-        calls.append(solution.problem_id)
+    def killed(task, *solution):
+        calls.append(solution)
         if len(calls) == 18:
             raise KeyboardInterrupt
-        return checked(task, solution)
+        return check(task, *solution)
 
     monkeypatch.setattr(module, "CHUNK", 5)
-    monkeypatch.setattr(module, "checked", killed)
+    monkeypatch.setattr(Increasing, "check", killed)
     with pytest.raises(KeyboardInterrupt):
         label(config)
     assert not (tmp_path / "out" / "labelled.jsonl").exists()
@@ -90,7 +91,7 @@ def test_a_killed_run_continues_where_it_stopped(config, tmp_path, monkeypatch):
 
 
 def test_changed_data_is_labelled_from_the_start(config, tmp_path):
-    with module.ResumableRows(config.out, "rows of other data") as rows:
+    with ResumableRows(config.out, "rows of other data") as rows:
         rows.append([{"stale": True}])
     assert label(config)["rows"] == 30
     assert "stale" not in (tmp_path / "out" / "labelled.jsonl").read_text()

@@ -95,7 +95,7 @@ def test_a_step_ends_with_its_tag():
     assert texts("a\n\n## b\n\n## c", "tag", "\n\n##") == ["a\n\n##", " b\n\n##", " c"]
 
 
-def test_text_behind_the_last_tag_is_a_step_unless_it_is_blank():
+def test_text_after_the_last_tag_is_a_step_unless_it_is_blank():
     assert texts("a<extra_0>b", "tag", "<extra_0>") == ["a<extra_0>", "b"]
     assert texts("a<extra_0> \n", "tag", "<extra_0>") == ["a<extra_0> \n"]
     assert texts("no tag\nat all", "tag", "ки") == ["no tag\nat all"]
@@ -149,7 +149,7 @@ def test_text_before_the_first_heading_is_a_step_unless_it_is_blank():
 # --- Sentences
 
 
-def test_a_sentence_is_a_step_and_the_space_behind_it_begins_the_next():
+def test_a_sentence_is_a_step_and_the_space_after_it_begins_the_next():
     assert texts("It is 3. So yes! Is it? Yes.\n\nEnd", "sentence") == [
         "It is 3.",
         " So yes!",

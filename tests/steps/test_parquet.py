@@ -69,6 +69,12 @@ def test_a_malformed_row_of_parquet_is_named(tmp_path):
     assert (caught.value.row, caught.value.field) == (2, "labels[0]")
 
 
+def test_a_pointer_in_the_place_of_a_parquet_file_is_named(tmp_path):
+    (tmp_path / "train.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 9\n")
+    with pytest.raises(UserError, match=r"train.parquet: .*a Git LFS pointer.*git lfs pull"):
+        list(read("stepwise", tmp_path / "train.parquet"))
+
+
 def test_what_is_no_parquet_file_is_a_user_error(tmp_path):
     (tmp_path / "x.parquet").write_text("no Parquet")
     for path, match in ((tmp_path / "x.parquet", "not readable as Parquet"), (tmp_path / "y.parquet", "no such file")):

@@ -131,7 +131,7 @@ def test_a_tag_inside_the_question_is_no_step(tmp_path):
     assert report.seen == {"tag inside the question": 1}
 
 
-def test_a_text_behind_the_last_tag_is_a_step_of_unknown_label(tmp_path):
+def test_text_after_the_last_tag_is_a_step_of_unknown_label(tmp_path):
     row = {key: SHEPHERD[key] + "\nStep 3: Done." for key in ("input", "label")}
     [solution] = read_all("math_shepherd", tmp_path, row)
     assert (solution.step_texts[2], solution.labels, solution.correct) == ("Step 3: Done.", [1, 0, None], None)

@@ -177,7 +177,7 @@ def test_a_needed_field_that_is_null_says_which_stage_fills_it(tmp_path):
     ("line", "reason"),
     [
         (b'{"problem_id": ', "not valid JSON"),
-        (b"[1, 2]", "expected a JSON object, found list"),
+        (b"[1, 2]", "expected a JSON object, got list"),
         (b'{"prompt": "caf\xe9"}', "not UTF-8"),
         (b'{"sample": ' + b"9" * 5000 + b"}", "not readable JSON"),
         (b"[" * 100_000, "not readable JSON"),

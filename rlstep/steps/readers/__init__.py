@@ -116,13 +116,13 @@ def _solutions(reader: Reader, rows: Iterator[Row], skip: bool, report: ReadRepo
         report.rows[row.source] += 1
         try:
             # The whole row first: of a malformed one nothing is taken.
-            found = reader.solutions(Field.of(row), report)
+            solutions = reader.solutions(Field.of(row), report)
         except DataError as fault:
             if not skip:
                 raise
             report.skip(fault)
             continue
-        for solution in found:
+        for solution in solutions:
             if not isinstance(reader, OursReader):
                 solution.sample = samples[solution.problem_id]
                 samples[solution.problem_id] += 1

@@ -87,7 +87,7 @@ class StepReader(Reader):
     """A reader whose rows hold steps.
 
     Attributes:
-        separator: what stands between steps; a step's span includes the one behind it.
+        separator: what stands between steps; a step's span includes the one after it.
     """
 
     separator: str = "\n"
@@ -101,7 +101,7 @@ class StepReader(Reader):
         """One completion of the steps' texts, and their spans.
 
         Args:
-            texts: one a step.
+            texts: one per step.
             close: whether the last step gets a separator, too. A solution's last step has none; one that would have
                 gone on has, for the last token of a step must not tell whether its labelling ended there.
         """
@@ -135,5 +135,5 @@ _STATED = re.compile(r"The answer is:?\s*(\S.*)", re.IGNORECASE)
 
 def stated_answer(step: str) -> str | None:
     """The answer of a last step that ends in "The answer is: ...", as Math-Shepherd's do."""
-    found = _STATED.findall(step)
-    return found[-1].strip().removesuffix(".").rstrip() if found else None
+    answers = _STATED.findall(step)
+    return answers[-1].strip().removesuffix(".").rstrip() if answers else None

@@ -21,12 +21,12 @@ class MathShepherdReader(StepReader):
     """The tag does not remain in the completion: where a reward model is asked is up to the steps' spans.
 
     In versions with soft labels `label` is a list of numbers, one a tag. A few published rows carry a tag inside the
-    question; it is no step, and its label is left out. A text behind the last tag is a step of unknown label.
+    question; it is no step, and its label is left out. Text after the last tag is a step of unknown label.
 
     `correct` is the label of a step that states the final answer: all its rollouts end in this very answer.
 
     Attributes:
-        tag: the mark behind every step.
+        tag: the mark after every step.
         first_step: where the question ends and the solution begins, in either case.
     """
 
@@ -43,12 +43,12 @@ class MathShepherdReader(StepReader):
 
     def solutions(self, row: Field, report: ReadReport) -> list[Solution]:
         tagged = row["input"]
-        *parts, behind = tagged.text().split(self.tag)
+        *parts, last = tagged.text().split(self.tag)
         if not parts:
             raise tagged.fault(f"no step tag '{self.tag}'; the option 'tag' names another.")
-        labels = self._labels(row["label"], parts, behind)
-        if behind.strip():
-            parts, labels = [*parts, behind], [*labels, None]
+        labels = self._labels(row["label"], parts, last)
+        if last.strip():
+            parts, labels = [*parts, last], [*labels, None]
         question, steps, labels = self._steps(tagged, parts, labels, report)
         if not row.get("task").is_null:
             report.seen[f"task: {row['task'].value}"] += 1
@@ -57,8 +57,8 @@ class MathShepherdReader(StepReader):
         solution = Solution(key, self.prompt_of(question), completion, "", steps=spans, labels=labels)
         return [with_outcome(solution, steps[-1])]
 
-    def _labels(self, label: Field, parts: list[str], behind: str) -> list[float | None]:
-        """The label behind each part; a text of labels must agree with the input everywhere else."""
+    def _labels(self, label: Field, parts: list[str], last: str) -> list[float | None]:
+        """The label after each part; a text of labels must agree with the input everywhere else."""
         if not isinstance(label.value, str):
             return label.labels(len(parts))
         rest, labels = label.text(), []
@@ -68,8 +68,8 @@ class MathShepherdReader(StepReader):
                 raise label.fault(f"differs from 'input' at step tag {number}; expected + or - there, and its text.")
             labels.append(SIGNS[sign])
             rest = rest[len(part) + 1 :]
-        if rest.strip() != behind.strip():
-            raise label.fault("differs from 'input' behind its last step tag.")
+        if rest.strip() != last.strip():
+            raise label.fault("differs from 'input' after its last step tag.")
         return labels
 
     def _steps(

@@ -12,8 +12,8 @@ A row, cut down to what is read::
         "human_completion": null, "chosen_completion": null}]}}
 
 Of this row come three solutions of one tree: the chosen path ("3 * 4 = 12", labelled 1), and the two alternatives
-behind it, whose first step has no label, being counted with the path already. Alternatives of one step are never
-followed by those of another: nobody labelled a step behind a step that was not chosen.
+after it, whose first step has no label, being counted with the path already. Alternatives of one step are never
+followed by those of another: nobody labelled a step after a step that was not chosen.
 """
 
 import re
@@ -114,9 +114,9 @@ class Prm800kReader(StepReader):
             if unrated := sum(not candidate.rated for candidate in others):
                 seen["alternative without a rating"] += unrated
             if chosen is None:
-                if behind := len(items) - place - 1:
+                if after := len(items) - place - 1:
                     # Nothing says what they follow.
-                    seen["step behind the end of the path"] += behind
+                    seen["step behind the end of the path"] += after
                 break
             path.append(candidates[chosen])
         return path, branches, seen

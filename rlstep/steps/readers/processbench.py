@@ -15,7 +15,7 @@ from rlstep.steps.records import Solution
 
 @dataclass(frozen=True)
 class ProcessBenchReader(StepReader):
-    """`label` k is the first wrong step, from 0: right before it, unknown behind it. -1 says that every step is right.
+    """`label` k is the first wrong step, from 0: right before it, unknown after it. -1 says that every step is right.
 
     The problem's id is the row's, whose beginning names the subset.
     """

@@ -38,10 +38,10 @@ class Field:
 
     def __getitem__(self, key: str) -> "Field":
         """The value of a key that must be there, though it may be null."""
-        found = self.get(key)
+        value = self.get(key)
         if key not in self.value:
-            raise found.fault(f"missing; this row has {', '.join(map(str, self.value)) or 'no fields'}.")
-        return found
+            raise value.fault(f"missing; this row has {', '.join(map(str, self.value)) or 'no fields'}.")
+        return value
 
     def get(self, key: str) -> "Field":
         """The value of a key; null where it is absent."""
@@ -91,10 +91,10 @@ class Field:
 
     def labels(self, count: int) -> list[float | None]:
         """One label for each of `count` steps."""
-        found = [item.label() for item in self.items()]
-        if len(found) != count:
-            raise self.fault(f"{len(found)} labels for {count} steps.")
-        return found
+        labels = [item.label() for item in self.items()]
+        if len(labels) != count:
+            raise self.fault(f"{len(labels)} labels for {count} steps.")
+        return labels
 
     def texts(self) -> Iterator[str]:
         return (item.text() for item in self.items())

@@ -6,7 +6,6 @@ no torch, and nothing that a server sends is run or unpickled.
 
 import http.client
 import inspect
-import ipaddress
 import json
 import math
 import re
@@ -21,6 +20,7 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import Span, shown
+from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token, is_loopback
 
 T = TypeVar("T")
 Row = tuple[str, str, tuple[Span, ...]]
@@ -36,7 +36,7 @@ OF_THIS_PROCESS = ("device", "trust_remote_code")
 
 
 class RemoteRewardModel:
-    """A PRM or an ORM behind a URL, with `kind`, `boundary` and `score` as `RewardModel` has them.
+    """A PRM or an ORM behind a URL, with the `kind`, `boundary` and `score` of a `RewardModel`.
 
     Args:
         url: where `rlstep serve` listens, for example http://gpu7:8000.
@@ -45,12 +45,15 @@ class RemoteRewardModel:
             504). Waits double from half a second to 30 seconds: 5 retries last 15 seconds, 20 last seven minutes.
         batch_rows: rows a request; fewer where they would exceed the server's limit in bytes. Rows of one request are
             what the server batches, so this moves the scores' last digits.
+        token: the server's token, where it asks for one; the environment's RLSTEP_SERVE_TOKEN by default.
 
     Raises:
         UserError: an option is wrong, no server is there, or it is no verifier.
     """
 
-    def __init__(self, url: str, timeout: float = 600.0, retries: int = 5, batch_rows: int = 1024):
+    def __init__(
+        self, url: str, timeout: float = 600.0, retries: int = 5, batch_rows: int = 1024, token: str | None = None
+    ):
         if not 0 < timeout < math.inf:
             raise UserError(f"timeout is {timeout}; it must be a number of seconds above 0.")
         if retries < 0:
@@ -59,7 +62,9 @@ class RemoteRewardModel:
             raise UserError(f"batch_rows is {batch_rows}; it must be at least 1.")
         self.url, host = _checked(url)
         self.timeout, self.retries, self.batch_rows = timeout, retries, batch_rows
-        self._opener = build_opener(_NoRedirects, ProxyHandler({} if _is_this_machine(host) else None))
+        self._token = find_token(token)
+        # A proxy would look for a loopback address on its own machine instead of this one.
+        self._opener = build_opener(_NoRedirects, ProxyHandler({} if is_loopback(host) else None))
         self._health = self._persistently(self._ask_health)
         self.kind: Literal["prm", "orm"] = self._health["kind"]
         self.boundary = Boundary.from_dict(self._health["boundary"])
@@ -70,8 +75,8 @@ class RemoteRewardModel:
         """One value in [0, 1] for each step of each completion, in the order given.
 
         Args:
-            prompts, completions: one pair a row; equal rows are sent once.
-            steps: character spans in the completions; found by the verifier's boundary rule by default.
+            prompts, completions: one pair per row; equal rows are sent once.
+            steps: character spans in the completions; by default the verifier's boundary rule splits them.
 
         Raises:
             UserError: the server refuses the rows, gives something else than scores, has become another verifier, or
@@ -112,14 +117,14 @@ class RemoteRewardModel:
         reply = self._persistently(lambda: self._ask_same("/score", body, numbers))
         scores = reply.get("scores") if isinstance(reply, dict) else None
         if not isinstance(scores, list) or len(scores) != len(rows):
-            raise self._not_scores(f"expected scores of {len(rows)} rows, found {shown(scores)}")
+            raise self._not_scores(f"expected scores of {len(rows)} rows, got {shown(scores)}")
         for ((_, _, steps), number), values in zip(rows, scores, strict=True):
             if not isinstance(values, list) or len(values) != len(steps):
-                raise self._not_scores(f"row {number}: expected {len(steps)} scores, one a step, found {shown(values)}")
+                raise self._not_scores(f"row {number}: expected {len(steps)} scores, one per step, got {shown(values)}")
             for value in values:
                 # True is a number to Python, and no comparison holds for one that is not finite.
                 if type(value) not in (int, float) or not 0 <= value <= 1:
-                    raise self._not_scores(f"row {number}: expected numbers from 0 to 1, found {shown(value)}")
+                    raise self._not_scores(f"row {number}: expected numbers from 0 to 1, got {shown(value)}")
         return {key: [float(value) for value in values] for (key, _), values in zip(rows, scores, strict=True)}
 
     def _ask_same(self, path: str, body: bytes, numbers: list[int]):
@@ -128,10 +133,10 @@ class RemoteRewardModel:
         A server that was started again, before a retry or unnoticed between two updates, may hold another one, and the
         policy would go on training on other rewards.
         """
-        was, found = ({name: health[name] for name in IDENTITY} for health in (self._health, self._ask_health()))
-        if found != was:
+        before, now = ({name: health[name] for name in IDENTITY} for health in (self._health, self._ask_health()))
+        if now != before:
             raise UserError(
-                f"{self.url} has become another verifier: it was {json.dumps(was)}, now it is {json.dumps(found)}. "
+                f"{self.url} has become another verifier: it was {json.dumps(before)}, now it is {json.dumps(now)}. "
                 "Start the former one there."
             )
         return self._request(path, body, self.timeout, numbers)
@@ -141,9 +146,9 @@ class RemoteRewardModel:
 
     def _ask_health(self) -> dict:
         """What the server says of its verifier: kind, boundary, name and max_request_bytes."""
-        found = self._request("/health", None, min(self.timeout, HEALTH_TIMEOUT_S))
+        reply = self._request("/health", None, min(self.timeout, HEALTH_TIMEOUT_S))
         names = (*IDENTITY, "max_request_bytes")
-        health = {name: found.get(name) for name in names} if isinstance(found, dict) else {}
+        health = {name: reply.get(name) for name in names} if isinstance(reply, dict) else {}
         limit = health.get("max_request_bytes")
         try:
             if health.get("kind") not in ("prm", "orm") or type(limit) is not int or limit < 1:
@@ -151,13 +156,13 @@ class RemoteRewardModel:
             Boundary.from_dict(health["boundary"])
         except UserError as error:
             raise UserError(
-                f"{self.url} is no verifier: /health gives {shown(found)} ({error}). Start one there: "
+                f"{self.url} is no verifier: /health gives {shown(reply)} ({error}). Start one there: "
                 "`rlstep serve --model PATH`."
             ) from None
         return health
 
     def _persistently(self, ask: Callable[[], T]) -> T:
-        """What `ask` returns, which is called again while the server is not to be had."""
+        """What `ask` returns; it is called again while the server is unavailable."""
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S))
@@ -166,7 +171,7 @@ class RemoteRewardModel:
             except _Unavailable as error:
                 reason = error
         raise UserError(
-            f"{self.url} is not to be had ({reason}), after {self.retries + 1} attempts. Start a verifier there "
+            f"{self.url} cannot be reached ({reason}), after {self.retries + 1} attempts. Start a verifier there "
             "(`rlstep serve --model PATH`), correct the address, or wait longer with more retries."
         )
 
@@ -184,6 +189,8 @@ class RemoteRewardModel:
             UserError: it would say the same again.
         """
         headers = {"Content-Type": "application/json"} if body is not None else {}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
         try:
             with self._opener.open(Request(self.url + path, body, headers), timeout=timeout) as reply:
                 return json.loads(reply.read())
@@ -192,7 +199,7 @@ class RemoteRewardModel:
         except TimeoutError:
             if body is None:
                 raise _Unavailable(f"no answer within {timeout:g} seconds") from None
-            # Sent again it would wait behind itself: the server goes on with what was asked before.
+            # Sent again it would wait for itself: the server goes on with what was asked before.
             raise UserError(
                 f"{self.url}{path} has not answered within {timeout:g} seconds. Raise the timeout, send fewer rows a "
                 "request, or give the server a faster device."
@@ -216,6 +223,9 @@ class RemoteRewardModel:
         if 300 <= error.code < 400:
             target = error.headers.get("Location", "nowhere")
             return UserError(f"{self.url}{path} redirects to {target}, which is not followed: give the final address.")
+        if error.code == 401:
+            answer = "asks for a token" if self._token is None else "refuses the token that it was given"
+            return UserError(f"{self.url} {answer} (status 401). Set {TOKEN_VARIABLE} to the token of the server.")
         if error.code in (400, 422) and numbers:
             return UserError(f"{self.url} refuses the rows: {_renumbered(reason, numbers)}")
         return UserError(f"{self.url}{path} answers with status {error.code}: {reason}")
@@ -279,14 +289,6 @@ def _checked(url: str) -> tuple[str, str]:
     return url.rstrip("/"), parts.hostname
 
 
-def _is_this_machine(host: str) -> bool:
-    """Whether a proxy of the environment would look for the server on its own machine instead of this one."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _encoded(rows: list[tuple[Row, int]]) -> bytes:
     for (prompt, completion, _), number in rows:
         if SURROGATE.search(prompt) or SURROGATE.search(completion):
@@ -307,7 +309,7 @@ def _reason(error: HTTPError) -> str:
 
 def _renumbered(reason: str, numbers: Sequence[int]) -> str:
     """A server's reason, which begins with the row as the request counts, with the row as the caller counts."""
-    found = ROW.match(reason)
-    if not found or int(found[2]) >= len(numbers):
+    row = ROW.match(reason)
+    if not row or int(row[2]) >= len(numbers):
         return reason
-    return f"{found[1]}{numbers[int(found[2])]}{reason[found.end() :]}"
+    return f"{row[1]}{numbers[int(row[2])]}{reason[row.end() :]}"

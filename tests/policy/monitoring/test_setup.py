@@ -276,7 +276,7 @@ def test_a_policy_trains_beside_an_adapter_prm(share, run, adapter_path, argumen
 
 
 def test_a_prm_on_a_server_pays_the_same(run, prm_path, arguments, tmp_path):
-    from rlstep.stages.serve import ScoreServer
+    from rlstep.verifiers.serving.server import ScoreServer
 
     here = [line["reward/process"] for line in run() if "reward/process" in line]
     server = ScoreServer("127.0.0.1", 0, "prm")
@@ -287,7 +287,7 @@ def test_a_prm_on_a_server_pays_the_same(run, prm_path, arguments, tmp_path):
         there = [line["reward/process"] for line in run(prm=server.url) if "reward/process" in line]
     finally:
         server.shutdown()
-        server.server_close()
+        server.close()
     assert there == here
 
 

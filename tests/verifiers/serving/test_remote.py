@@ -1,5 +1,6 @@
 """A verifier behind HTTP: the same scores to the last bit, and an answer to whatever may go wrong on either side."""
 
+import asyncio
 import http.client
 import json
 import math
@@ -13,6 +14,7 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_type_hints
 from urllib.parse import urlsplit
 
@@ -21,11 +23,14 @@ import pytest
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
 from rlstep.stages.score import ScoreConfig
-from rlstep.stages.serve import Refusal, ScoreServer, ServeConfig, parse, serve
+from rlstep.stages.serve import ServeConfig, serve
 from rlstep.steps.boundaries import Boundary
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving import client as remote
+from rlstep.verifiers.serving import server as server_module
 from rlstep.verifiers.serving.client import RemoteRewardModel, load_reward_model
+from rlstep.verifiers.serving.messages import BadRequest, parse
+from rlstep.verifiers.serving.server import Scorer, ScoreServer
 
 PROMPT, COMPLETION = "Left to right, mod 20: 7 + 3\n", "7 + 3 = 10\nAnswer: 10"
 
@@ -33,14 +38,14 @@ PROMPT, COMPLETION = "Left to right, mod 20: 7 + 3\n", "7 + 3 = 10\nAnswer: 10"
 @contextmanager
 def running(server):
     """Answers in a thread until the block ends."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
         yield server
     finally:
         server.shutdown()
         thread.join()
-        server.server_close()
+        server.close()
 
 
 @contextmanager
@@ -58,8 +63,20 @@ def local(verifier_paths) -> RewardModel:
 
 @pytest.fixture(scope="module")
 def server(local):
-    with serving(local) as found:
-        yield found
+    with serving(local) as running:
+        yield running
+
+
+class Recorded:
+    """A verifier that keeps what it was asked to score."""
+
+    def __init__(self, verifier):
+        self.verifier, self.kind, self.boundary = verifier, verifier.kind, verifier.boundary
+        self.asked = []
+
+    def score(self, prompts, completions, steps):
+        self.asked.append(completions)
+        return self.verifier.score(prompts, completions, steps)
 
 
 @pytest.fixture
@@ -77,7 +94,7 @@ def texts(task, n: int = 24) -> tuple[list[str], list[str]]:
 
 def sent(server, method: str, path: str, body: bytes | None = None, headers=()) -> tuple[int, dict]:
     """Status and JSON of one reply."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
         connection.request(method, path, body, dict(headers))
         reply = connection.getresponse()
@@ -151,31 +168,27 @@ def test_the_servers_boundary_finds_the_steps(local, server):
     assert len(RemoteRewardModel(server.url).score([PROMPT], ["7 = 7 = 7"])[0]) == 1
 
 
-def test_repeated_rows_are_sent_once_and_answered_in_order(server, task, monkeypatch):
+def test_repeated_rows_are_sent_once_and_answered_in_order(local, task):
     prompts, completions = texts(task, 6)
-    client = RemoteRewardModel(server.url)
-    plain = client.score(prompts, completions)
-    seen = []
-    answer = server.answer
-    monkeypatch.setattr(server, "answer", lambda body: seen.append(json.loads(body)) or answer(body))
+    plain = local.score(prompts, completions)
     order = [3, 0, 3, 5, 0, 1, 3]
-    found = client.score([prompts[i] for i in order], [completions[i] for i in order])
-    assert seen[0]["completions"] == [completions[i] for i in (3, 0, 5, 1)]
-    for index, values in zip(order, found, strict=True):
+    with serving(Recorded(local)) as server:
+        scores = RemoteRewardModel(server.url).score([prompts[i] for i in order], [completions[i] for i in order])
+        assert server.scorer.verifier.asked == [[completions[i] for i in (3, 0, 5, 1)]]
+    for index, values in zip(order, scores, strict=True):
         assert values == pytest.approx(plain[index], abs=1e-6)
-    found[0].append(2.0)
-    assert found[2] == found[6] != found[0]  # the caller may change a row without changing its equals
+    scores[0].append(2.0)
+    assert scores[2] == scores[6] != scores[0]  # the caller may change a row without changing its equals
 
 
 @pytest.mark.parametrize(("options", "counts"), [({}, [7]), ({"batch_rows": 3}, [3, 3, 1]), ({"batch_rows": 7}, [7])])
-def test_batch_rows_cuts_requests(server, local, task, monkeypatch, options, counts):
+def test_batch_rows_cuts_requests(local, task, options, counts):
     prompts, completions = texts(task, 7)
     assert len(set(completions)) == 7
-    seen, answer = [], server.answer
-    monkeypatch.setattr(server, "answer", lambda body: seen.append(len(json.loads(body)["prompts"])) or answer(body))
-    found = RemoteRewardModel(server.url, **options).score(prompts, completions)
-    assert seen == counts
-    assert sum(found, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
+    with serving(Recorded(local)) as server:
+        scores = RemoteRewardModel(server.url, **options).score(prompts, completions)
+        assert [len(rows) for rows in server.scorer.verifier.asked] == counts
+    assert sum(scores, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
 
 
 def test_requests_keep_to_the_servers_limit(local, task):
@@ -183,8 +196,8 @@ def test_requests_keep_to_the_servers_limit(local, task):
     with serving(local, max_request_bytes=600) as server:
         client = RemoteRewardModel(server.url)
         found = client.score(prompts, completions)
-        assert server.requests > 1
-        assert server.rows == 8
+        assert server.scorer.requests > 1
+        assert server.scorer.rows == 8
         with pytest.raises(UserError, match=r"row 1 makes a request of \d+ bytes; .* takes 600\. Drop the row"):
             client.score([PROMPT, PROMPT], [COMPLETION, "7 + 3 = 10\n" * 100])
     assert sum(found, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
@@ -192,9 +205,9 @@ def test_requests_keep_to_the_servers_limit(local, task):
 
 def test_nothing_asked_is_nothing_sent(server):
     client = RemoteRewardModel(server.url)
-    before = server.requests
+    before = server.scorer.requests
     assert client.score([], []) == []
-    assert server.requests == before
+    assert server.scorer.requests == before
     assert client.score([PROMPT, PROMPT], ["", "\n \n"]) == [[], []]
 
 
@@ -223,8 +236,8 @@ def test_many_clients_are_answered_one_after_the_other(local, task):
             thread.start()
         for thread in threads:
             thread.join()
-        assert server.verifier.most == 1
-        assert (server.requests, server.rows) == (6, 6 * len(set(zip(prompts, completions, strict=True))))
+        assert server.scorer.verifier.most == 1
+        assert (server.scorer.requests, server.scorer.rows) == (6, 6 * len(set(zip(prompts, completions, strict=True))))
     assert list(found.values()) == [wanted] * 6
 
 
@@ -255,26 +268,28 @@ ROWS = {"prompts": ["p", "p"], "completions": ["abc", "de"], "steps": [[[0, 1], 
 
 def test_a_good_request_is_taken_as_it_is():
     body = json.dumps(ROWS).encode()
-    assert parse(body) == (["p", "p"], ["abc", "de"], [[(0, 1), (1, 3)], [(0, 2)]])
+    request = parse(body)
+    assert (request.prompts, request.completions) == (["p", "p"], ["abc", "de"])
+    assert request.steps == [[(0, 1), (1, 3)], [(0, 2)]]
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"promts": []}, 'field "promts": unknown; there are prompts, completions, steps.'),
-        ({"prompts": None}, "field 'prompts': expected a list of texts, found null."),
-        ({"prompts": "ab"}, "field 'prompts': expected a list of texts, found \"ab\"."),
-        ({"prompts": ["p", 7]}, "field 'prompts', row 1: expected a text, found 7."),
-        ({"completions": ["abc", None]}, "field 'completions', row 1: expected a text, found null."),
+        ({"prompts": None}, "field 'prompts': expected a list of texts, got null."),
+        ({"prompts": "ab"}, "field 'prompts': expected a list of texts, got \"ab\"."),
+        ({"prompts": ["p", 7]}, "field 'prompts', row 1: expected a text, got 7."),
+        ({"completions": ["abc", None]}, "field 'completions', row 1: expected a text, got null."),
         ({"completions": ["\ud83d", "de"]}, "field 'completions', row 0: half a surrogate pair is no character."),
         ({"completions": ["abc"]}, "field 'completions': 1 rows, but there are 2 prompts."),
         ({"steps": [[]]}, "field 'steps': 1 rows, but there are 2 prompts."),
-        ({"steps": "none"}, "field 'steps': expected a list of spans for each row, or null, found \"none\"."),
-        ({"steps": [[], None]}, "field 'steps', row 1: expected a list of [start, end] pairs, found null."),
-        ({"steps": [[], [[0]]]}, "field 'steps', row 1: expected [start, end], found [0]."),
-        ({"steps": [[], [0, 2]]}, "field 'steps', row 1: expected [start, end], found 0."),
-        ({"steps": [[[0, True]], []]}, "field 'steps', row 0: expected [start, end], found [0, true]."),
-        ({"steps": [[[0, 1.0]], []]}, "field 'steps', row 0: expected [start, end], found [0, 1.0]."),
+        ({"steps": "none"}, "field 'steps': expected a list of spans for each row, or null, got \"none\"."),
+        ({"steps": [[], None]}, "field 'steps', row 1: expected a list of [start, end] pairs, got null."),
+        ({"steps": [[], [[0]]]}, "field 'steps', row 1: expected [start, end], got [0]."),
+        ({"steps": [[], [0, 2]]}, "field 'steps', row 1: expected [start, end], got 0."),
+        ({"steps": [[[0, True]], []]}, "field 'steps', row 0: expected [start, end], got [0, true]."),
+        ({"steps": [[[0, 1.0]], []]}, "field 'steps', row 0: expected [start, end], got [0, 1.0]."),
         (
             {"steps": [[], [[0, 3]]]},
             "field 'steps', row 1: [0, 3] is out of order or outside the completion's 2 characters.",
@@ -298,7 +313,7 @@ def test_bad_requests_name_field_and_row(server, changes, reason):
 
 
 def test_a_missing_field_is_named():
-    with pytest.raises(Refusal, match="field 'completions': missing"):
+    with pytest.raises(BadRequest, match="field 'completions': missing"):
         parse(b'{"prompts": []}')
 
 
@@ -310,8 +325,8 @@ def test_a_missing_field_is_named():
         (b'{"prompts": ["\xff"]}', "not JSON in UTF-8"),
         (b"[" * 100_000, "not JSON in UTF-8"),
         (b'{"prompts": ' + b"1" * 5000 + b"}", "not JSON in UTF-8"),
-        (b'{"prompts": [], "prompts": ["a"], "completions": []}', "a field stands twice"),
-        (b"[]", "expected an object with prompts, completions, steps, found []"),
+        (b'{"prompts": [], "prompts": ["a"], "completions": []}', "an object has a field twice"),
+        (b"[]", "expected an object with prompts, completions, steps, got []"),
     ],
 )
 def test_what_is_no_request_is_refused(server, body, reason):
@@ -327,8 +342,11 @@ def test_what_is_no_request_is_refused(server, body, reason):
         ("POST", "/scores", 404),
         ("GET", "/score", 405),
         ("POST", "/health", 405),
-        ("DELETE", "/score", 501),
-        ("HEAD", "/health", 501),
+        ("DELETE", "/score", 405),
+        ("HEAD", "/health", 405),
+        ("GET", "/health/", 404),
+        ("GET", "/docs", 404),
+        ("GET", "/openapi.json", 404),
     ],
 )
 def test_other_addresses_and_methods(server, method, path, status):
@@ -337,11 +355,9 @@ def test_other_addresses_and_methods(server, method, path, status):
     assert set(reply) == ({"error"} if method != "HEAD" else set())
 
 
-def raw(server, request: bytes, close: bool = False) -> bytes:
-    with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as connection:
+def raw(server, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(request)
-        if close:
-            connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
@@ -349,21 +365,43 @@ def raw(server, request: bytes, close: bool = False) -> bytes:
     ("headers", "status"),
     [
         (b"", 411),
-        (b"Content-Length: two\r\n", 411),
-        (b"Content-Length: -1\r\n", 411),
-        (b"Content-Length: " + b"9" * 5000 + b"\r\n", 411),
+        (b"Transfer-Encoding: chunked\r\n", 411),
         (b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n", 411),
-        (b"Content-Length: 10\r\n", 400),  # and only two bytes come
+        (b"Content-Length: 9999999999999999999\r\n", 411),
     ],
 )
 def test_a_request_needs_its_length(server, headers, status):
-    reply = raw(server, b"POST /score HTTP/1.1\r\n" + headers + b"\r\n{}", close=True)
+    request = b"POST /score HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + headers + b"\r\n"
+    reply = raw(server, request)
     assert reply.startswith(b"HTTP/1.1 %d " % status)
-    assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"] == "the request needs a Content-Length."
 
 
-def test_what_is_no_http_gets_json_too(server):
-    assert b'{"error": ' in raw(server, b"hello\r\n\r\n")
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"hello\r\n\r\n",
+        b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: two\r\n\r\n{}",
+        b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n{}",
+        b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n{}",
+    ],
+)
+def test_what_is_no_http_is_refused_and_cut_off(server, request_):
+    assert raw(server, request_).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_body_that_stops_coming_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(server_module, "SILENCE_S", 0.2)
+    reply = raw(server, b"POST /score HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n\r\n{}")
+    assert reply.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_request_of_a_million_faults_is_refused_by_the_first(server):
+    """One error object per row would take hundreds of megabytes."""
+    body = b'{"prompts": [' + b"0," * 1_000_000 + b"0]}"
+    assert sent(server, "POST", "/score", body) == (400, {"error": "field 'prompts', row 0: expected a text, got 0."})
+    body = json.dumps({f"a{i}": 0 for i in range(100_000)}).encode()
+    assert sent(server, "POST", "/score", body)[1]["error"].startswith('field "a0": unknown')
 
 
 def test_too_large_a_request_is_refused_and_its_client_hears_of_it(local):
@@ -385,27 +423,100 @@ def test_rows_that_cannot_be_scored_are_422(server, local):
     assert sent(server, "POST", "/score", body) == (422, {"error": str(wanted.value)})
 
 
-def test_a_fault_of_the_server_stays_there(server, monkeypatch, capfd):
+def test_a_fault_of_the_server_stays_there(server, monkeypatch, caplog):
     def fails(*_):
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(server.verifier, "score", fails)
+    monkeypatch.setattr(server.scorer.verifier, "score", fails)
     with pytest.raises(UserError, match=r"answers with status 500: the server failed; its own output says how\."):
         RemoteRewardModel(server.url).score([PROMPT], [COMPLETION])
-    assert "ZeroDivisionError: secret" in capfd.readouterr().err
     monkeypatch.undo()
     assert RemoteRewardModel(server.url).score([PROMPT], [COMPLETION])  # it goes on
+    assert "ZeroDivisionError: secret" in caplog.text
 
 
-def test_a_client_that_goes_away_leaves_no_traceback(server, capfd):
+def test_a_client_that_goes_away_leaves_no_traceback(server, caplog):
     for _ in range(3):
-        connection = socket.create_connection(("127.0.0.1", server.server_port))
+        connection = socket.create_connection(("127.0.0.1", server.port))
         connection.sendall(b"POST /score HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
         # closes with a reset
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         connection.close()
     assert sent(server, "GET", "/health")[0] == 200
-    assert "Traceback" not in capfd.readouterr().err
+    assert "Traceback" not in caplog.text
+
+
+# --- Its token.
+
+
+@pytest.fixture(scope="module")
+def guarded(local):
+    with serving(local, token="s3cret") as server:
+        yield server
+
+
+SCORE = json.dumps({"prompts": [PROMPT], "completions": [COMPLETION]}).encode()
+
+
+@pytest.mark.parametrize("path", ["/health", "/score"])
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (None, 401),
+        ("Bearer s3cret", 200),
+        ("bearer s3cret", 200),  # the scheme's case is free (RFC 7235)
+        ("Bearer S3CRET", 401),
+        ("Bearer s3cre", 401),
+        ("Bearer s3crets", 401),
+        ("Bearer ", 401),
+        ("Basic s3cret", 401),
+        ("s3cret", 401),
+        ("Bearer s\xe9cret", 401),
+    ],
+)
+def test_only_the_token_opens(guarded, path, given, status):
+    method, body = ("GET", None) if path == "/health" else ("POST", SCORE)
+    headers = {"Authorization": given} if given is not None else {}
+    found, reply = sent(guarded, method, path, body, headers.items())
+    assert found == status
+    assert ("error" in reply) == (status != 200)
+
+
+def test_without_the_token_no_body_is_read(guarded):
+    """The refusal comes although the body never does."""
+    head = b"POST /score HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n"
+    assert raw(guarded, head).startswith(b"HTTP/1.1 401 ")
+
+
+def test_the_client_brings_the_token(guarded, local, monkeypatch, waits):
+    wanted = local.score([PROMPT], [COMPLETION])
+    monkeypatch.delenv("RLSTEP_SERVE_TOKEN", raising=False)
+    with pytest.raises(UserError, match=rf"{guarded.url} asks for a token .* Set RLSTEP_SERVE_TOKEN to the token of"):
+        RemoteRewardModel(guarded.url)
+    with pytest.raises(UserError, match="refuses the token that it was given") as error:
+        RemoteRewardModel(guarded.url, token="another")
+    assert "another" not in str(error.value)
+    assert RemoteRewardModel(guarded.url, token="s3cret").score([PROMPT], [COMPLETION]) == wanted
+    monkeypatch.setenv("RLSTEP_SERVE_TOKEN", "s3cret")
+    assert load_reward_model(guarded.url).score([PROMPT], [COMPLETION]) == wanted
+    with pytest.raises(UserError, match="refuses the token"):
+        RemoteRewardModel(guarded.url, token="another")  # the argument comes before the environment
+    assert waits == []
+
+
+def test_a_server_without_a_token_takes_any(server):
+    assert RemoteRewardModel(server.url, token="any").kind == "prm"
+
+
+@pytest.mark.parametrize("token", ["", "a b", "a\n", "caf\xe9"])
+def test_a_token_that_no_header_can_hold_is_refused(token, monkeypatch):
+    """An empty variable (of a file that is missing) must not leave a server open."""
+    with pytest.raises(UserError, match="^token is empty or has characters other than visible ASCII"):
+        ServeConfig("folder", token=token)
+    monkeypatch.setenv("RLSTEP_SERVE_TOKEN", token)
+    for make in (lambda: ServeConfig("folder"), lambda: RemoteRewardModel("http://127.0.0.1:1")):
+        with pytest.raises(UserError, match="^RLSTEP_SERVE_TOKEN is empty or has characters"):
+            make()
 
 
 # --- What the client makes of it.
@@ -458,6 +569,7 @@ class Scripted(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Speaks)
         self.scores, self.health, self.asked = list(scores), health, 0
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.close = self.server_close
 
 
 class _Speaks(BaseHTTPRequestHandler):
@@ -491,20 +603,20 @@ GOOD = (200, {"scores": [[0.25, 1]]})
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        ({"scores": []}, r"expected scores of 1 rows, found \[\]"),
+        ({"scores": []}, r"expected scores of 1 rows, got \[\]"),
         ({"scores": [[0.5, 0.5], []]}, "expected scores of 1 rows"),
         ({"scores": {"0": [0.5, 0.5]}}, "expected scores of 1 rows"),
-        ({"values": [[0.5, 0.5]]}, "expected scores of 1 rows, found null"),
-        ([[0.5, 0.5]], "expected scores of 1 rows, found null"),
-        ({"scores": [[0.5]]}, r"row 0: expected 2 scores, one a step, found \[0.5\]"),
-        ({"scores": ["ab"]}, 'row 0: expected 2 scores, one a step, found "ab"'),
-        ({"scores": [[0.5, 1.5]]}, "row 0: expected numbers from 0 to 1, found 1.5"),
-        ({"scores": [[-0.1, 1]]}, "row 0: expected numbers from 0 to 1, found -0.1"),
-        ({"scores": [[True, 1]]}, "row 0: expected numbers from 0 to 1, found true"),
-        ({"scores": [["0.5", 1]]}, 'row 0: expected numbers from 0 to 1, found "0.5"'),
-        ({"scores": [[None, 1]]}, "row 0: expected numbers from 0 to 1, found null"),
-        (b'{"scores": [[NaN, 1]]}', "row 0: expected numbers from 0 to 1, found NaN"),
-        (b'{"scores": [[1e999, 1]]}', "row 0: expected numbers from 0 to 1, found Infinity"),
+        ({"values": [[0.5, 0.5]]}, "expected scores of 1 rows, got null"),
+        ([[0.5, 0.5]], "expected scores of 1 rows, got null"),
+        ({"scores": [[0.5]]}, r"row 0: expected 2 scores, one per step, got \[0.5\]"),
+        ({"scores": ["ab"]}, 'row 0: expected 2 scores, one per step, got "ab"'),
+        ({"scores": [[0.5, 1.5]]}, "row 0: expected numbers from 0 to 1, got 1.5"),
+        ({"scores": [[-0.1, 1]]}, "row 0: expected numbers from 0 to 1, got -0.1"),
+        ({"scores": [[True, 1]]}, "row 0: expected numbers from 0 to 1, got true"),
+        ({"scores": [["0.5", 1]]}, 'row 0: expected numbers from 0 to 1, got "0.5"'),
+        ({"scores": [[None, 1]]}, "row 0: expected numbers from 0 to 1, got null"),
+        (b'{"scores": [[NaN, 1]]}', "row 0: expected numbers from 0 to 1, got NaN"),
+        (b'{"scores": [[1e999, 1]]}', "row 0: expected numbers from 0 to 1, got Infinity"),
         (b"<html>", "does not answer in HTTP and JSON"),
         (b"", "does not answer in HTTP and JSON"),
         (b"\x80\x04N.", "does not answer in HTTP and JSON"),  # a pickle
@@ -524,7 +636,7 @@ def test_what_may_pass_is_tried_again(fault, waits):
         assert other.asked == 3
         assert waits == [0.5, 1.0]
         other.scores = [fault]
-        with pytest.raises(UserError, match=f"{other.url} is not to be had .* after 8 attempts"):
+        with pytest.raises(UserError, match=f"{other.url} cannot be reached .* after 8 attempts"):
             RemoteRewardModel(other.url, retries=7).score(["p"], ["a\nb"])
     assert waits[2:] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
     assert other.asked == 3 + 8
@@ -536,7 +648,7 @@ def test_what_may_pass_is_tried_again(fault, waits):
         ((400, {"error": "field 'prompts': missing."}), "refuses the rows: field 'prompts': missing"),
         ((422, {"error": "row 0: too long"}), "refuses the rows: row 0: too long"),
         ((413, {"error": "too large"}), "/score answers with status 413: too large"),
-        ((401, b"who are you?"), "/score answers with status 401: Unauthorized"),
+        ((401, b"who are you?"), r"asks for a token \(status 401\)\. Set RLSTEP_SERVE_TOKEN"),
         ((500, {"error": "it failed"}), "/score answers with status 500: it failed"),
         ((403, [1]), "/score answers with status 403: Forbidden"),
     ],
@@ -588,7 +700,7 @@ def free_port() -> int:
 
 def test_no_server_is_said_with_what_to_do(waits):
     url = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(UserError, match=rf"{url} is not to be had \(.*refused\), after 3 attempts\. Start a verifier"):
+    with pytest.raises(UserError, match=rf"{url} cannot be reached \(.*refused\), after 3 attempts\. Start a verifier"):
         RemoteRewardModel(url, retries=2)
     assert waits == [0.5, 1.0]
     with pytest.raises(UserError, match="after 1 attempts"):
@@ -600,9 +712,9 @@ def test_a_server_that_dies_and_comes_back(local, task, monkeypatch):
     wanted = local.score(prompts, completions)
     with serving(local) as first:
         client = RemoteRewardModel(first.url)
-        port = first.server_port
+        port = first.port
         assert client.score(prompts, completions) == wanted
-    with pytest.raises(UserError, match="is not to be had"):
+    with pytest.raises(UserError, match="cannot be reached"):
         RemoteRewardModel(first.url, retries=0)
     waited, back = [], []
 
@@ -630,10 +742,10 @@ def test_another_verifier_in_its_place_is_noticed(local, verifier_paths):
         (RewardModel(local.model, local.tokenizer, "prm", boundary=Boundary("sentence")), "tiny"),
     ]
     for verifier, name in others:
-        with serving(verifier, first.server_port, name), pytest.raises(UserError, match="has become another verifier"):
+        with serving(verifier, first.port, name), pytest.raises(UserError, match="has become another verifier"):
             client.score([PROMPT], [COMPLETION])
     # what it takes at a time may change
-    with serving(local, first.server_port, max_request_bytes=5000):
+    with serving(local, first.port, max_request_bytes=5000):
         assert client.score([PROMPT], [COMPLETION]) == local.score([PROMPT], [COMPLETION])
 
 
@@ -673,7 +785,7 @@ def test_a_proxy_is_not_asked_for_this_machine(server, monkeypatch, waits):
         monkeypatch.delenv(name, raising=False)
     assert RemoteRewardModel(server.url).kind == "prm"
     assert RemoteRewardModel(server.url.replace("127.0.0.1", "localhost")).kind == "prm"
-    with pytest.raises(UserError, match="is not to be had"):
+    with pytest.raises(UserError, match="cannot be reached"):
         RemoteRewardModel("http://verifier.invalid:8000", retries=0)
 
 
@@ -758,12 +870,14 @@ def test_the_client_needs_no_torch():
 def interrupted(monkeypatch):
     """`serve` in this process: calls the given function with the server's URL, then interrupts."""
 
+    answer = ScoreServer.serve_forever
+
     def run(config, ask) -> tuple[dict, ScoreServer]:
         servers = []
 
         def serve_forever(server):
             servers.append(server)
-            thread = threading.Thread(target=ThreadingHTTPServer.serve_forever, args=(server, 0.02))
+            thread = threading.Thread(target=answer, args=(server,))
             thread.start()
             try:
                 ask(server.url)
@@ -793,20 +907,71 @@ def test_serve_says_where_and_counts(verifier_paths, local, task, interrupted, c
     assert metrics == {"requests": 2, "rows": 4}
     assert capsys.readouterr().out == f"prm 'mine' at {server.url} (Ctrl-C ends it)\n"
     assert urlsplit(server.url).hostname == "127.0.0.1"
-    assert server.scoring.locked()  # no forward pass begins while the interpreter ends
     assert sum(found, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
-    with pytest.raises(UserError, match="is not to be had"):
+    with pytest.raises(UserError, match="cannot be reached"):
         RemoteRewardModel(server.url, retries=0)
 
 
 def test_serve_listens_to_other_machines_when_asked(verifier_paths, interrupted):
     config = ServeConfig(verifier_paths["prm"], host="0.0.0.0", port=0, max_request_mb=2)
     _, server = interrupted(config, lambda url: None)
-    assert server.server_address[0] == "0.0.0.0"
     assert urlsplit(server.url).hostname == socket.gethostname().lower()
     assert server.max_request_bytes == 2 << 20
     assert ServeConfig(verifier_paths["prm"]).host == "127.0.0.1"
     assert "no authentication" in ServeConfig.__dataclass_fields__["host"].metadata["help"]
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "warned"),
+    [("0.0.0.0", None, True), ("0.0.0.0", "s3cret", False), ("127.0.0.1", None, False), ("localhost", None, False)],
+)
+def test_serve_warns_of_an_open_server(verifier_paths, interrupted, caplog, capsys, monkeypatch, host, token, warned):
+    monkeypatch.delenv("RLSTEP_SERVE_TOKEN", raising=False)
+    answered = []
+    _, server = interrupted(
+        ServeConfig(verifier_paths["prm"], host=host, port=0, token=token),
+        lambda url: answered.append(sent(SimpleNamespace(port=urlsplit(url).port), "GET", "/health")[0]),
+    )
+    assert ("is open to everyone who can reach it: set RLSTEP_SERVE_TOKEN" in caplog.text) == warned
+    assert answered == [200 if token is None else 401]
+    out = capsys.readouterr().out
+    assert ("for requests with its token" in out) == (token is not None)
+    assert "s3cret" not in out + caplog.text
+
+
+def test_serve_takes_the_token_of_the_environment(verifier_paths, interrupted, monkeypatch):
+    monkeypatch.setenv("RLSTEP_SERVE_TOKEN", "s3cret")
+    kinds = []
+    interrupted(ServeConfig(verifier_paths["prm"], port=0), lambda url: kinds.append(RemoteRewardModel(url).kind))
+    monkeypatch.delenv("RLSTEP_SERVE_TOKEN")
+    with pytest.raises(UserError, match="asks for a token"):
+        interrupted(ServeConfig(verifier_paths["prm"], port=0, token="s3cret"), RemoteRewardModel)
+    assert kinds == ["prm"]
+
+
+def test_a_scorer_that_is_stopped_finishes_one_request_and_refuses_the_others(local):
+    """The others are told 503, which a client takes for a server that will be back."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Recorded):
+        def score(self, *rows):
+            begun.set()
+            assert go_on.wait(30)
+            return super().score(*rows)
+
+    async def ask() -> list:
+        waiting = [asyncio.create_task(scorer.score(parse(SCORE))) for _ in range(3)]
+        await asyncio.to_thread(begun.wait, 30)
+        scorer.stop()
+        go_on.set()
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    scorer = Scorer(Slow(local), "slow")
+    first, *others = asyncio.run(ask())
+    scorer.close()
+    assert first == local.score([PROMPT], [COMPLETION])
+    assert [(error.status_code, error.detail) for error in others] == [(503, "the server is stopping.")] * 2
+    assert (scorer.requests, scorer.rows) == (1, 1)
 
 
 def test_serve_takes_ipv6(local):
@@ -822,7 +987,7 @@ def test_serve_takes_ipv6(local):
 
 def test_a_taken_port_is_refused_before_anything_is_loaded(server):
     with pytest.raises(UserError, match=r"cannot listen at 127.0.0.1, port \d+ \(Address already in use\)"):
-        serve(ServeConfig("no/such/model", port=server.server_port))
+        serve(ServeConfig("no/such/model", port=server.port))
     with pytest.raises(UserError, match="cannot listen at host.invalid, port 0"):
         serve(ServeConfig("no/such/model", host="host.invalid", port=0))
 
@@ -831,7 +996,7 @@ def test_serve_refuses_what_is_no_verifier_and_frees_the_port(tiny_lm):
     port = free_port()
     with pytest.raises(UserError, match="is no rlstep verifier"):
         serve(ServeConfig(tiny_lm, port=port))
-    ScoreServer("127.0.0.1", port, "free").server_close()
+    ScoreServer("127.0.0.1", port, "free").close()
 
 
 def test_a_client_waits_while_the_verifier_loads(local, waits):

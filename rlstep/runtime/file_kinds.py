@@ -1,0 +1,58 @@
+"""Files that are not what their names say: their first bytes tell what they are, and the error what to do.
+
+A parser would say of each of them that column 1 is no JSON, and its reader would look for the fault in the rows.
+"""
+
+import re
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from rlstep.runtime.errors import UserError
+
+HEAD = 1024  # bytes that are looked at
+
+
+class Kind(NamedTuple):
+    begins: bytes  # a pattern
+    what: str
+    remedy: str
+    ending: str = ""  # of the files that should be of this kind
+
+
+KINDS = (
+    Kind(
+        rb"version https://git-lfs\.github\.com/spec/",
+        "a Git LFS pointer: it stands for data that was not downloaded",
+        "Run `git lfs install` and `git lfs pull` in the clone, or download the file itself",
+    ),
+    Kind(
+        rb"(\.\./)*(\.git)?/annex/objects/",
+        "a git-annex pointer: it stands for data that was not downloaded",
+        "Run `git annex get` on it",
+    ),
+    Kind(rb"(?i)\s*(<!doctype html|<html)", "an HTML page, perhaps an error or a login", "Download the file again"),
+    Kind(rb"\xef\xbb\xbf", "text that begins with a byte order mark (BOM)", "Cut it off: `tail -c +4 FILE > NEW`"),
+    Kind(rb"\xff\xfe|\xfe\xff", "text in UTF-16", "Convert it: `iconv -f UTF-16 -t UTF-8 FILE > NEW`"),
+    Kind(rb"\x1f\x8b", "compressed with gzip", "Give it a name that ends in .gz", ".gz"),
+    Kind(rb"PAR1", "a Parquet file", "Give it a name that ends in .parquet", ".parquet"),
+    Kind(rb"PK\x03\x04", "a zip archive", "Unpack it"),
+    Kind(rb"\x28\xb5\x2f\xfd|BZh|\xfd7zXZ", "compressed as only gzip may be", "Unpack it"),
+)
+
+
+def refuse_other_kind(path: Path, file: BinaryIO, ending: str) -> None:
+    """Refuses content that is evidently of another kind than a name with this ending says; goes back to its beginning.
+
+    Args:
+        path: the file, for the message.
+        file: its content, or what is left of it when it is unpacked.
+        ending: what the content's name ends in; of `x.jsonl.gz` it is .gz, and unpacked .jsonl.
+
+    Raises:
+        UserError: says what it is and what to do.
+    """
+    head = file.read(HEAD)
+    file.seek(0)
+    for kind in KINDS:
+        if (not kind.ending or kind.ending != ending) and re.match(kind.begins, head):
+            raise UserError(f"{path}: its content is not what its name says, but {kind.what}. {kind.remedy}.")

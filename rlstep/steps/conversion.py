@@ -1,0 +1,57 @@
+"""What happens to a data set's rows between reading and writing: grades, and a list of the malformed ones."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.rows import atomic
+from rlstep.steps.answers import extract, same_answer
+from rlstep.steps.readers import ReadReport
+from rlstep.steps.records import Solution
+
+
+def grade(solution: Solution, path: str, cut_short: bool) -> bool:
+    """Sets `answer` and `correct` by the reference; returns whether the solution could be graded.
+
+    One without an answer keeps the verdict that its data set gave; without such it is wrong, unless it was cut short
+    (see `rlstep.steps.readers.Reader.cut_short`): then it is no attempt that failed, and has no grade.
+
+    Raises:
+        UserError: there is no reference answer.
+    """
+    if not solution.reference.strip():
+        raise UserError(f"{path}: problem '{solution.problem_id}' has no reference answer; leave grade off.")
+    if solution.answer is None:
+        solution.answer = extract(solution.completion)
+    if solution.answer is not None:
+        solution.correct = same_answer(solution.answer, solution.reference)
+    elif solution.correct is None:
+        if cut_short:
+            return False
+        solution.correct = False
+    return True
+
+
+@contextmanager
+def list_bad_rows(path: Path, report: ReadReport) -> Iterator[None]:
+    """Writes the rows that are skipped to the file `path`, which is there at the end only if there are any."""
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+
+        def write(fault: DataError) -> None:
+            row = {"path": str(fault.path), "row": fault.row, "field": fault.field, "error": str(fault)}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+        report.on_fault = write
+        yield
+    if not report.bad_rows:
+        path.unlink()
+
+
+def describe_bad_rows(report: ReadReport) -> str:
+    """The first of the malformed rows, to be printed below the table."""
+    if not report.bad_rows:
+        return ""
+    more = report.bad_rows - len(report.faults)
+    return "\n\nmalformed rows:\n" + "\n".join([*map(str, report.faults), *([f"and {more} more"] if more else [])])

@@ -1,0 +1,33 @@
+"""Who may use a reward server: its token, on either side, and whether an address is this machine's alone."""
+
+import ipaddress
+import os
+import re
+
+from rlstep.runtime.errors import UserError
+
+TOKEN_VARIABLE = "RLSTEP_SERVE_TOKEN"
+
+
+def find_token(given: str | None = None) -> str | None:
+    """The token that was given, or the environment's; None where neither is set.
+
+    Raises:
+        UserError: it is empty, or cannot stand in an HTTP header.
+    """
+    name, token = ("token", given) if given is not None else (TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE))
+    # The message does not repeat the token: it may be a real one with a line break at its end.
+    if token is not None and not re.fullmatch("[!-~]+", token):
+        raise UserError(
+            f"{name} is empty or has characters other than visible ASCII. Take one from "
+            f"`python -c 'import secrets; print(secrets.token_urlsafe())'`, or leave {name} unset."
+        )
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
