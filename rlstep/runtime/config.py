@@ -11,13 +11,15 @@ import argparse
 import difflib
 import types
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
+from enum import Enum
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from trl import TrlParser
 
+from rlstep.runtime.constraints import Idle, Range, ReadBy, choices_of, constraints_of, default_of, plain
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.paths import recipe as shipped_recipe
 
@@ -200,16 +202,67 @@ def _read_mapping(path: Path) -> dict:
     return recipe
 
 
+class Setting(NamedTuple):
+    """One setting as a reader of the documentation sees it; every part is a text.
+
+    Attributes:
+        name: the field's, and so the option's and the recipe's key.
+        type: its type, "null" standing for None.
+        default: as a recipe would write it; "required" where there is none.
+        help: one sentence or two, as `--help` shows them.
+        limits: its range or choices; empty where the type says all.
+        read_by: the settings under which it is read, or that it has no effect; empty where it always is.
+    """
+
+    name: str
+    type: str
+    default: str
+    help: str
+    limits: str
+    read_by: str
+
+
+def describe_settings(cls: type) -> list[Setting]:
+    """The settings of a configuration class, in order, those that it inherits from TRL and transformers included."""
+    rows = []
+    for name, (hint, constraints) in constraints_of(cls).items():
+        field = cls.__dataclass_fields__[name]
+        default = default_of(field)
+        ranges = [str(c) for c in constraints if isinstance(c, Range)]
+        if choices := choices_of(hint, constraints) or field.metadata.get("choices", ()):
+            ranges.append(f"one of {', '.join(map(str, choices))}")
+        rows.append(
+            Setting(
+                name,
+                type_name(hint),
+                "required" if default is MISSING else _as_yaml(plain(default)),
+                " ".join(field.metadata.get("help", "").split()),
+                " and ".join(ranges),
+                " and ".join(str(c) for c in constraints if isinstance(c, (ReadBy, Idle))),
+            )
+        )
+    return rows
+
+
+def type_name(hint) -> str:
+    """A type as documentation writes it: `int | None` -> "int or null", a Literal by the type of its values."""
+    if hint is type(None):
+        return "null"
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(type_name, get_args(hint))))
+    if get_origin(hint) is Literal:
+        return " or ".join(dict.fromkeys(type(value).__name__ for value in get_args(hint)))
+    if get_origin(hint) in (list, dict) and get_args(hint):
+        return f"{get_origin(hint).__name__} of {' to '.join(map(type_name, get_args(hint)))}"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "str"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _as_yaml(value) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("\n...\n").strip()
+
+
 def settings(config) -> dict:
     """A configuration's fields as plain values, for run records and fingerprints; access tokens are left out."""
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if not f.name.endswith("_token")}
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    # An Enum of str prints as Enum.MEMBER; its value is what a recipe holds.
-    value = getattr(value, "value", value)
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    return {f.name: plain(getattr(config, f.name)) for f in fields(config) if not f.name.endswith("_token")}
