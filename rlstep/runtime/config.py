@@ -13,7 +13,6 @@ import types
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, fields
 from enum import Enum
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -21,7 +20,7 @@ from trl import TrlParser
 
 from rlstep.runtime.constraints import Idle, Range, ReadBy, choices_of, constraints_of, default_of, plain
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.paths import recipe as shipped_recipe
+from rlstep.runtime.recipes import load_recipe, one_line
 
 
 class StrictParser(TrlParser):
@@ -57,7 +56,7 @@ class StrictParser(TrlParser):
             )
         except (ValueError, TypeError) as error:
             # __post_init__ of a configuration refuses a combination of values.
-            raise UserError(_one_line(error)) from error
+            raise UserError(one_line(error)) from error
         if rest:
             self.error(f"unexpected argument '{rest[0]}'")
         return tuple(parsed)
@@ -128,10 +127,6 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="append", default=[])
@@ -144,62 +139,6 @@ def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
             f"--config is given {len(found.config)} times; give one and override its keys with --key value."
         )
     return (found.config[0] if found.config else None), rest
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """SafeLoader that refuses a key that stands twice, of which YAML would keep the last in silence."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def load_recipe(path: str | Path) -> dict:
-    """The mapping of a YAML recipe, given by its file or by a shipped recipe's name; an empty file is an empty one.
-
-    A recipe that differs little from another one names it, `base: other.yaml`, from its own folder or as the name of a
-    shipped one. The base's values are taken first, its own base's before them; the recipe's own replace them whole,
-    mappings and lists too. `base` itself is not among what is returned.
-
-    Raises:
-        UserError: no such recipe or base, no YAML, no mapping, or bases that lead back to the recipe.
-    """
-    return _with_base(Path(path) if Path(path).is_file() else shipped_recipe(path), ())
-
-
-def _with_base(path: Path, derived: tuple[Path, ...]) -> dict:
-    """A recipe's values over those of its base; `derived` are the recipes that lead here."""
-    if path.resolve() in (other.resolve() for other in derived):
-        raise UserError(f"{derived[0]}: its base leads back to itself: {' -> '.join(map(str, (*derived, path)))}.")
-    recipe = _read_mapping(path)
-    if "base" not in recipe:
-        return recipe
-    base = recipe.pop("base")
-    if not isinstance(base, str):
-        raise UserError(f"{path}: base is {base!r}; give one recipe: a file beside this one, or a shipped one's name.")
-    beside = path.parent / base
-    try:
-        found = beside if beside.is_file() else shipped_recipe(base)
-    except UserError as error:
-        raise UserError(f"{path}: its base is not there: {error}") from None
-    return _with_base(found, (*derived, path)) | recipe
-
-
-def _read_mapping(path: Path) -> dict:
-    try:
-        # _UniqueKeys is a SafeLoader: plain values alone, no objects.
-        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from None
-    if recipe is None:
-        return {}
-    if not isinstance(recipe, dict):
-        raise UserError(f"{path}: expected `key: value` lines, found {type(recipe).__name__}.")
-    return recipe
 
 
 class Setting(NamedTuple):

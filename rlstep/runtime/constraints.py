@@ -4,8 +4,8 @@
 
 `check` holds a configuration to it and names all that is wrong in one message; `describe_settings` in
 `rlstep.runtime.config` shows the same to readers. Other parsers do not see what `Annotated` adds, so a configuration
-still works with TRL's. Fields that a class inherits from a library are constrained in the class's attribute `inherited`,
-a mapping of names to constraints.
+still works with TRL's. Fields that a class inherits from a library are constrained in its attribute `inherited`, a
+mapping of names to constraints.
 
 A setting that is not read is refused when it differs from its default: it would do nothing, in silence.
 """
