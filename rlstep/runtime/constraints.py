@@ -11,7 +11,7 @@ A setting that is not read is refused when it differs from its default: it would
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -79,6 +79,17 @@ class ReadBy:
         return f"{self.owner} {' or '.join(map(shown, self.values))}" if self.values else self.owner
 
 
+@dataclass(frozen=True, init=False)
+class ReadUnless(ReadBy):
+    """Read unless another setting of the same configuration has one of some values."""
+
+    def holds(self, config) -> bool:
+        return plain(getattr(config, self.owner)) not in self.values
+
+    def __str__(self) -> str:
+        return f"{self.owner} other than {' or '.join(map(shown, self.values))}"
+
+
 @dataclass(frozen=True)
 class Idle:
     """A library's setting that nothing reads here; `reason` says why, or what to set in its place."""
@@ -109,6 +120,15 @@ def raise_faults(faults: Iterable[str]) -> None:
     """Raises one UserError that names every fault, if there are any; a fault given twice is named once."""
     if faults := [fault.rstrip(".") for fault in dict.fromkeys(faults)]:
         raise UserError("; ".join(faults) + ".")
+
+
+def library_faults(initialise: Callable[[], None]) -> list[str]:
+    """What a library's `__post_init__` has against a configuration, so that it is told with the rest."""
+    try:
+        initialise()
+    except (ValueError, TypeError) as error:
+        return [" ".join(str(error).split())]
+    return []
 
 
 def faults_of(config) -> Iterator[str]:
@@ -144,8 +164,11 @@ def _unread_fault(config, condition: ReadBy | Idle, names: list[str]) -> str:
     if isinstance(condition, Idle):
         return f"{listed} {do} nothing here: {condition.reason}; leave {them} out"
     owner, value = condition.owner, plain(getattr(config, condition.owner))
-    values = f" to {' or '.join(map(shown, condition.values))}" if condition.values else ""
-    return f"{owner} is {shown(value)}, so {listed} would do nothing; set {owner}{values}, or leave {them} out"
+    given = " or ".join(map(shown, condition.values))
+    to = f" to {given}" if given else ""
+    if isinstance(condition, ReadUnless):
+        to = f" to another value than {given}"
+    return f"{owner} is {shown(value)}, so {listed} would do nothing; set {owner}{to}, or leave {them} out"
 
 
 def differs(config, name: str) -> bool:

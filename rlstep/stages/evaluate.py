@@ -20,10 +20,11 @@ answer at all, the problem counts as wrong. Intervals are 95%, over problems.
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from rlstep.core.aggregate import solution_score, vote_weight
 from rlstep.core.calibration import reliability
 from rlstep.core.curves import best_of_n, pass_at_n, vote_at_n
 from rlstep.evaluation.learning_curves import Interval, mean_interval
+from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
@@ -57,16 +59,21 @@ class EvaluateConfig:
     aggregate: Literal["product", "minimum", "last", "mean"] = field(
         default="product", metadata={"help": "How the PRM's step scores become the solution's; the ORM's is its last."}
     )
-    trials: int = field(default=400, metadata={"help": "Random draws a problem and N for the two votes."})
+    trials: Annotated[int, Range(at_least=1)] = field(
+        default=400, metadata={"help": "Random draws per problem and N for the two votes."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of these draws."})
     report_to: Literal["none", "wandb"] = field(default="none", metadata={"help": "Where the curves are logged too."})
-    run_name: str | None = field(default=None, metadata={"help": "wandb: the run's name."})
+    run_name: Annotated[str | None, ReadBy("report_to", "wandb")] = field(
+        default=None, metadata={"help": "wandb: the run's name."}
+    )
 
     def __post_init__(self):
-        if not self.ns or self.ns[0] < 1 or any(b <= a for a, b in zip(self.ns, self.ns[1:], strict=False)):
-            raise UserError(f"ns is {self.ns}; give whole numbers from 1 on, rising, for example 1 2 4 8.")
-        if self.trials < 1:
-            raise UserError(f"trials is {self.trials}; it must be at least 1.")
+        check(self, self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        if not self.ns or self.ns[0] < 1 or any(a >= b for a, b in pairwise(self.ns)):
+            yield f"ns is {self.ns}; give whole numbers from 1 on, rising, for example 1 2 4 8"
 
 
 @dataclass

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import rlstep
 from rlstep.report.contrast import CONTRAST, report_contrast
 from rlstep.report.seeds import report_seeds
 from rlstep.runtime.code import reachable_files
 from rlstep.runtime.config import load_recipe
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.constraints import Choices, Range, ReadBy, ReadUnless, check
 from rlstep.runtime.jobs import Job, run_jobs
 from rlstep.runtime.record import digest
 from rlstep.runtime.rows import write_json
@@ -33,11 +33,11 @@ class LabConfig:
     out: str = field(metadata={"help": "Run folder; the report is in its folder report/."})
     recipes: str = field(default="arithmetic", metadata={"help": "Folder of recipes, or the name of a shipped one."})
     seed: int = field(default=0, metadata={"help": "The (first) seed."})
-    seeds: int | None = field(
+    seeds: Annotated[int | None, Range(at_least=1)] = field(
         default=None,
         metadata={"help": "Runs in OUT/seed-*, and means and intervals; by default 1 run, in OUT, or 3 with contrast."},
     )
-    arms: list[str] | None = field(
+    arms: Annotated[list[str] | None, Choices(ARMS), ReadUnless("contrast", True)] = field(
         default=None,
         metadata={"help": "RL arms (outcome, process, process_only); the first two, or all three with several seeds."},
     )
@@ -48,31 +48,19 @@ class LabConfig:
             "seeds."
         },
     )
-    contrast_level: float = field(
+    contrast_level: Annotated[float, Range(above=0, at_most=1), ReadBy("contrast")] = field(
         default=0.5, metadata={"help": "contrast: the clean accuracy until which samples are counted."}
     )
-    workers: int = field(default=2, metadata={"help": "Stages run at a time."})
+    workers: Annotated[int, Range(at_least=1)] = field(default=2, metadata={"help": "Stages run at a time."})
 
     def __post_init__(self):
+        check(self)
         if self.seeds is None:
             self.seeds = 3 if self.contrast else 1
-        if self.contrast and self.arms is not None:
-            raise UserError("contrast has arms of its own; leave arms out.")
-        if not self.contrast and self.contrast_level != 0.5:
-            raise UserError("contrast_level is for contrast: true; leave it out, or set it.")
-        if not 0 < self.contrast_level <= 1:
-            raise UserError(f"contrast_level is {self.contrast_level}; it must be above 0 and at most 1.")
-        for name in ("seeds", "workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.contrast:
             self.arms = list(CONTRAST)
-            return
-        if self.arms is None:
+        elif self.arms is None:
             self.arms = list(ARMS if self.seeds > 1 else ARMS[:2])
-        for arm in self.arms:
-            if arm not in ARMS:
-                raise UserError(f"no RL arm '{arm}'; there are {', '.join(ARMS)}.")
 
 
 class Stage(NamedTuple):

@@ -1,6 +1,7 @@
 """The `sft` stage: the generator is first taught the format (and the habits) of the demonstrations."""
 
 from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
@@ -8,8 +9,10 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 from rlstep.policy.models import load_tokenizer, max_positions
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
+from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, library_faults
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RunRecord
+from rlstep.runtime.trainer_settings import SHARED
 from rlstep.steps.records import Solution, read_solutions
 
 
@@ -21,17 +24,38 @@ class SFTOptions:
     )
 
 
+TOKENIZED = (Idle("the demonstrations reach TRL as tokens"),)
+NO_EVALUATION = (Idle("demonstrations are trained on, and nothing is evaluated"),)
+
+
 @dataclass
 class SFTArguments(SFTConfig):
-    """TRL's SFTConfig with the paper's default of one epoch; nothing is cut or reported unless it is asked for."""
+    """TRL's SFTConfig with the paper's default of one epoch; nothing is cut or reported unless it is asked for.
+
+    Raises:
+        UserError: settings out of range or without effect; TRL's own objections are among them.
+    """
+
+    inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = {
+        **SHARED,
+        **dict.fromkeys(("dataset_text_field", "dataset_kwargs", "chat_template_path", "eos_token"), TOKENIZED),
+        "assistant_only_loss": TOKENIZED,
+        "truncation_mode": (ReadBy("max_length"),),
+        "packing_strategy": (ReadBy("packing"),),
+        **dict.fromkeys(("eval_strategy", "eval_on_start", "eval_packing", "load_best_model_at_end"), NO_EVALUATION),
+        "resume_from_checkpoint": (Idle("set resume"),),
+    }
 
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the demonstrations."})
     # TRL's default, None, means False for rows that come as tokens.
     completion_only_loss: bool = field(default=True, metadata={"help": "No loss on the prompt's tokens."})
-    max_length: int | None = field(
-        default=None, metadata={"help": "Cut longer rows to so many tokens; by default none is cut."}
+    max_length: Annotated[int | None, Range(at_least=1)] = field(
+        default=None, metadata={"help": "Cut longer rows to this many tokens; by default none is cut."}
     )
     report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
+
+    def __post_init__(self):
+        check(self, library_faults(super().__post_init__))
 
 
 def model_init_kwargs(model: ModelConfig, args) -> dict:
