@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -95,8 +95,8 @@ def test_command_help_lists_its_options(name, capsys):
     out = capsys.readouterr().out
     assert f"rlstep {name} [--config" in out
     for kind in config_classes(name):
-        for key in kind.__dataclass_fields__:
-            assert f"--{key}" in out
+        for key in fields(kind):
+            assert f"--{key.name}" in out
 
 
 def test_unknown_command_has_a_suggestion(capsys):

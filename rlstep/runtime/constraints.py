@@ -151,8 +151,11 @@ def _value_faults(name: str, value, hint, constraints: Iterable[Constraint]) -> 
         return
     or_null = ", or null" if optional else ""
     ranges = [constraint for constraint in constraints if isinstance(constraint, Range)]
-    if any(isinstance(value, bool) or not isinstance(value, (int, float)) or not r.admits(value) for r in ranges):
-        yield f"{name} is {value}; it must be {' and '.join(map(str, ranges))}{or_null}"
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not all(numeric and admitted.admits(value) for admitted in ranges):
+        bounds = " and ".join(map(str, ranges))
+        finite = " and finite" if numeric and math.isinf(value) and "finite" not in bounds else ""
+        yield f"{name} is {value}; it must be {bounds}{finite}{or_null}"
     if admitted := choices_of(hint, constraints):
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if plain(item) not in admitted:
