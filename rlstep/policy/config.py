@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from trl import GRPOConfig, ModelConfig
 
 from rlstep.runtime.constraints import Choices, Constraint, Idle, Range, ReadBy, ReadUnless, check, library_faults
-from rlstep.runtime.trainer_settings import SHARED
+from rlstep.runtime.trainer_settings import MEASURED, PLACED, SHARED, SHOWN, may_change, merged
 
 # Loss types that weigh each token by its own advantage; TRL's others (vespo, luspo) are written for one per sequence.
 TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
@@ -24,9 +24,8 @@ NO_LABELS = (Idle("nothing here computes a loss or metrics from labels"),)
 NO_VESPO = (Idle("loss_type 'vespo' is written for one advantage per sequence"),)
 NO_TOOLS = (Idle("prompts are text, and completions call no tools"),)
 
-# What StepPPOConfig takes over from TRL and transformers, under which conditions.
-INHERITED: dict[str, tuple[Constraint, ...]] = {
-    **SHARED,
+# What StepPPOConfig takes over from TRL: ranges, and under which conditions it is read.
+_READ: dict[str, tuple[Constraint, ...]] = {
     "beta": (Range(at_least=0),),
     "temperature": (Range(above=0),),
     "loss_type": (Choices(TOKEN_LOSSES),),
@@ -78,6 +77,19 @@ INHERITED: dict[str, tuple[Constraint, ...]] = {
     "data_seed": (Idle("the order of the problems follows from seed"),),
     "remove_unused_columns": (Idle("the reference answers are a column that no model reads"),),
 }
+_MAY_CHANGE = {
+    SHOWN: (
+        "log_completions", "log_completions_hub_repo", "log_multimodal", "log_unique_prompts",
+        "num_completions_to_print",
+    ),
+    MEASURED: ("num_generations_eval",),
+    PLACED: (
+        "ds3_gather_for_generation", "vllm_enable_sleep_mode", "vllm_gpu_memory_utilization", "vllm_group_port",
+        "vllm_max_model_length", "vllm_mode", "vllm_model_impl", "vllm_server_base_url", "vllm_server_host",
+        "vllm_server_port", "vllm_server_timeout", "vllm_tensor_parallel_size",
+    ),
+}  # fmt: skip
+INHERITED = merged(SHARED, _READ, may_change(_MAY_CHANGE))
 
 
 @dataclass
@@ -262,6 +274,7 @@ class PolicyModel(ModelConfig):
         **dict.fromkeys(("lora_task_type", "use_rslora", "use_dora"), LORA),
         **dict.fromkeys(("load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type"), NOT_QUANTIZED),
         **dict.fromkeys(("use_bnb_nested_quant", "bnb_4bit_quant_storage"), NOT_QUANTIZED),
+        "attn_implementation": (PLACED,),
     }
 
     def __post_init__(self):

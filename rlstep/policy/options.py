@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from rlstep.policy.rewards.task_rewards import PROCESS, SOURCES
 from rlstep.runtime.constraints import Choices, Idle, Range, changed, check
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.trainer_settings import ASKED, MEASURED, PLACED, SHOWN
 
 VERIFIERS = ("prm", "orm", "implicit")
 # Settings of step scores and of their credit; with sources that have none they would do nothing.
@@ -26,7 +27,9 @@ class PPOOptions:
     """
 
     problems: str = field(metadata={"help": "Problems to train on (JSONL)."})
-    eval_problems: str | None = field(default=None, metadata={"help": "Problems to evaluate on (JSONL)."})
+    eval_problems: Annotated[str | None, MEASURED] = field(
+        default=None, metadata={"help": "Problems to evaluate on (JSONL)."}
+    )
     task: Literal["arithmetic", "increasing", "gsm8k", "math"] = field(
         default="arithmetic", metadata={"help": "Whose checker verifies answers and steps."}
     )
@@ -68,18 +71,18 @@ class PPOOptions:
     missing_answer_reward: Annotated[float, Range()] = field(
         default=0.0, metadata={"help": "Outcome of a completion without an answer; below 0 it costs something."}
     )
-    score_cache: Annotated[int, Range(at_least=0)] = field(
+    score_cache: Annotated[int, Range(at_least=0), PLACED] = field(
         default=20_000, metadata={"help": "Completions whose scores each verifier keeps, for when they come again."}
     )
     share_base: bool = field(
         default=True,
         metadata={"help": "A PRM or ORM kept as an adapter on the policy's own base shares the base's weights."},
     )
-    completion_table_every: Annotated[int, Range(at_least=0)] = field(
+    completion_table_every: Annotated[int, Range(at_least=0), SHOWN] = field(
         default=0,
         metadata={"help": "Updates between pages that show a few completions coloured by step score; 0: none."},
     )
-    resume: bool = field(
+    resume: Annotated[bool, ASKED] = field(
         default=False,
         metadata={
             "help": "Continue from the newest checkpoint in output_dir, where there is one, with the settings it was "

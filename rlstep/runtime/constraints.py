@@ -1,4 +1,5 @@
-"""What a setting admits, said once, beside its type: its range, its choices, and what reads it.
+"""What a setting admits, said once, beside its type: its range, its choices, what reads it, and whether a run that is
+continued may change it.
 
     gamma: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae", "rloo")] = field(default=1.0, ...)
 
@@ -100,7 +101,14 @@ class Idle:
         return f"no effect: {self.reason}"
 
 
-Constraint = Range | Choices | ReadBy | Idle
+@dataclass(frozen=True)
+class MayChange:
+    """May differ between a run and its continuation (`rlstep.runtime.identity`); `reason` says why that is safe."""
+
+    reason: str
+
+
+Constraint = Range | Choices | ReadBy | Idle | MayChange
 
 
 def check(config, more: Iterable[str] = ()) -> None:
@@ -131,10 +139,15 @@ def library_faults(initialise: Callable[[], None]) -> list[str]:
     return []
 
 
-def faults_of(config) -> Iterator[str]:
-    """What is wrong with single settings: those outside their range or choices, then those that nothing would read."""
+def faults_of(config, kind: type | None = None) -> Iterator[str]:
+    """What is wrong with single settings: those outside their range or choices, then those that nothing would read.
+
+    Args:
+        config: the configuration.
+        kind: the class whose constraints hold for it, where that is not its own.
+    """
     unread: dict[ReadBy | Idle, list[str]] = {}
-    constraints = constraints_of(type(config))
+    constraints = constraints_of(kind or type(config))
     for name, (hint, constraint) in constraints.items():
         value = getattr(config, name)
         yield from _value_faults(name, value, hint, constraint)

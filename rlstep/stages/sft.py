@@ -6,20 +6,22 @@ from typing import Annotated, ClassVar
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
+from rlstep.policy.config import PolicyModel
 from rlstep.policy.models import load_tokenizer, max_positions
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
-from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, library_faults
+from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.record import RunRecord
-from rlstep.runtime.trainer_settings import SHARED
+from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged
 from rlstep.steps.records import Solution, read_solutions
 
 
 @dataclass
 class SFTOptions:
     data: str = field(metadata={"help": "Solutions to imitate (JSONL)."})
-    resume: bool = field(
+    resume: Annotated[bool, ASKED] = field(
         default=False, metadata={"help": "Continue from the newest checkpoint in output_dir, where there is one."}
     )
 
@@ -36,15 +38,21 @@ class SFTArguments(SFTConfig):
         UserError: settings out of range or without effect; TRL's own objections are among them.
     """
 
-    inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = {
-        **SHARED,
-        **dict.fromkeys(("dataset_text_field", "dataset_kwargs", "chat_template_path", "eos_token"), TOKENIZED),
-        "assistant_only_loss": TOKENIZED,
-        "truncation_mode": (ReadBy("max_length"),),
-        "packing_strategy": (ReadBy("packing"),),
-        **dict.fromkeys(("eval_strategy", "eval_on_start", "eval_packing", "load_best_model_at_end"), NO_EVALUATION),
-        "resume_from_checkpoint": (Idle("set resume"),),
-    }
+    inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = merged(
+        SHARED,
+        {
+            **dict.fromkeys(("dataset_text_field", "dataset_kwargs", "chat_template_path", "eos_token"), TOKENIZED),
+            "assistant_only_loss": TOKENIZED,
+            "truncation_mode": (ReadBy("max_length"),),
+            "packing_strategy": (ReadBy("packing"),),
+            **dict.fromkeys(
+                ("eval_strategy", "eval_on_start", "eval_packing", "load_best_model_at_end"), NO_EVALUATION
+            ),
+            "resume_from_checkpoint": (Idle("set resume"),),
+            "dataset_num_proc": (LOADED,),
+            "activation_offloading": (PLACED,),
+        },
+    )
 
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the demonstrations."})
     # TRL's default, None, means False for rows that come as tokens.
@@ -69,11 +77,15 @@ def model_init_kwargs(model: ModelConfig, args) -> dict:
     }
 
 
-def sft(options: SFTOptions, args: SFTArguments, model: ModelConfig) -> dict:
+def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel) -> dict:
     """Trains a causal LM (or a LoRA adapter on it, `--use_peft`) on the completions of `options.data`."""
+    raise_faults(faults_of(model, PolicyModel))
     if model.model_name_or_path is None:
         raise UserError("model_name_or_path is missing: a hub id or a folder with a causal LM.")
     solutions = read_solutions(options.data)
+    identity = run_identity(options, args, model)
+    start = newest_checkpoint(args.output_dir) if options.resume else None
+    check_checkpoint(start, identity)
     with RunRecord("sft", settings(options) | settings(args) | settings(model), args.output_dir, args.seed) as record:
         args.model_init_kwargs = model_init_kwargs(model, args)
         tokenizer = load_tokenizer(model.model_name_or_path, args.trust_remote_code)
@@ -86,7 +98,8 @@ def sft(options: SFTOptions, args: SFTArguments, model: ModelConfig) -> dict:
             peft_config=get_peft_config(model),
         )
         _check_lengths(solutions, rows, args.max_length, max_positions(trainer.model))
-        result = trainer.train(resume_from_checkpoint=newest_checkpoint(args.output_dir) if options.resume else None)
+        trainer.add_callback(KeepIdentity(identity))
+        result = trainer.train(resume_from_checkpoint=start)
         trainer.save_model()
         tokenizer.save_pretrained(args.output_dir)
         record.metrics |= {"demonstrations": len(solutions), **result.metrics}

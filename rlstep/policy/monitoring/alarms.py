@@ -30,12 +30,13 @@ from typing import Annotated, Literal
 
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.monitoring.run_log import wandb_of
-from rlstep.runtime.constraints import Range, ReadBy, check
+from rlstep.runtime.constraints import MayChange, Range, ReadBy, check
 
 logger = logging.getLogger(__name__)
 
 SMALLEST_WINDOW = 4
 WATCHING = ReadBy("alarm", "warn", "stop")
+WATCHES = MayChange("the alarm watches; it changes no update, and may end a run")
 
 
 @dataclass
@@ -46,25 +47,25 @@ class AlarmOptions:
         UserError: settings outside their ranges or without effect, all of them in one message.
     """
 
-    alarm: Literal["off", "warn", "stop"] = field(
+    alarm: Annotated[Literal["off", "warn", "stop"], WATCHES] = field(
         default="warn",
         metadata={
             "help": "When the process return rises while the verified accuracy falls: off: look away; warn: say so; "
             "stop: end the training, too."
         },
     )
-    alarm_window: Annotated[int, Range(at_least=SMALLEST_WINDOW), WATCHING] = field(
+    alarm_window: Annotated[int, Range(at_least=SMALLEST_WINDOW), WATCHING, WATCHES] = field(
         default=10,
         metadata={
             "help": "Updates that the alarm needs. It looks back over four windows, and compares what is before and "
             "after a point in them, half a window at least on either side."
         },
     )
-    alarm_rise: Annotated[float, Range(above=0), WATCHING] = field(
+    alarm_rise: Annotated[float, Range(above=0), WATCHING, WATCHES] = field(
         default=3.0,
         metadata={"help": "How far the process return must have risen, in standard errors of its noise."},
     )
-    alarm_fall: Annotated[float, Range(above=0), WATCHING] = field(
+    alarm_fall: Annotated[float, Range(above=0), WATCHING, WATCHES] = field(
         default=3.5,
         metadata={"help": "How far the verified accuracy must have fallen, in standard errors of its noise."},
     )

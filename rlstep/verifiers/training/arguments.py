@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from transformers import TrainingArguments
 
 from rlstep.runtime.constraints import Constraint, Idle, Range, check, library_faults
-from rlstep.runtime.trainer_settings import SHARED
+from rlstep.runtime.trainer_settings import SHARED, merged
 
 NO_METRICS = (Idle("a verifier's loss and evaluation do not read it"),)
 IN_LENGTHS = (Idle("rows are batched by their own lengths"),)
@@ -20,13 +20,15 @@ class VerifierArguments(TrainingArguments):
         UserError: settings out of range or without effect; the Trainer's own objections are among them.
     """
 
-    inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = {
-        **SHARED,
-        **dict.fromkeys(("label_smoothing_factor", "eval_do_concat_batches", "prediction_loss_only"), NO_METRICS),
-        **dict.fromkeys(("batch_eval_metrics", "include_for_metrics", "label_names"), NO_METRICS),
-        "length_column_name": IN_LENGTHS,
-        "remove_unused_columns": (Idle("rows hold no arguments of the model"),),
-    }
+    inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = merged(
+        SHARED,
+        {
+            **dict.fromkeys(("label_smoothing_factor", "eval_do_concat_batches", "prediction_loss_only"), NO_METRICS),
+            **dict.fromkeys(("batch_eval_metrics", "include_for_metrics", "label_names"), NO_METRICS),
+            "length_column_name": IN_LENGTHS,
+            "remove_unused_columns": (Idle("rows hold no arguments of the model"),),
+        },
+    )
 
     max_length: Annotated[int | None, Range(at_least=1)] = field(
         default=None, metadata={"help": "Longest row in tokens; the model's own limit by default."}

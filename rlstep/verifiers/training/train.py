@@ -13,7 +13,9 @@ from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.record import RunRecord
+from rlstep.runtime.trainer_settings import ASKED, MEASURED, WRITTEN
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.records import read_solutions
@@ -38,8 +40,10 @@ WITH_ADAPTER = ReadBy("use_peft")
 class VerifierConfig:
     model_name_or_path: str = field(metadata={"help": "Folder or hub id of the generator to start from."})
     data: str = field(metadata={"help": "Labelled solutions to train on (JSONL, Parquet or a folder of them)."})
-    eval_data: str | None = field(default=None, metadata={"help": "Labelled solutions to evaluate on."})
-    resume: bool = field(
+    eval_data: Annotated[str | None, MEASURED] = field(
+        default=None, metadata={"help": "Labelled solutions to evaluate on."}
+    )
+    resume: Annotated[bool, ASKED] = field(
         default=False, metadata={"help": "Continue from the newest checkpoint in output_dir, where there is one."}
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
@@ -47,7 +51,7 @@ class VerifierConfig:
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter (and a new head whole)."})
-    merge_adapter: Annotated[bool, WITH_ADAPTER] = field(
+    merge_adapter: Annotated[bool, WITH_ADAPTER, WRITTEN] = field(
         default=True,
         metadata={
             "help": "use_peft: merge the adapter into a plain checkpoint. false: save adapter and head alone, which "
@@ -152,6 +156,9 @@ def _train(trainer_class: type[VerifierTrainer], config, args: VerifierArguments
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
     if not config.merge_adapter:
         _check_base(config.model_name_or_path, args.output_dir)
+    identity = run_identity(config, args)
+    start = newest_checkpoint(args.output_dir) if config.resume else args.resume_from_checkpoint
+    check_checkpoint(start, identity)
     train = read_solutions(config.data, need=need)
     evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
     kind = trainer_class.kind
@@ -166,7 +173,7 @@ def _train(trainer_class: type[VerifierTrainer], config, args: VerifierArguments
         trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
         if not config.merge_adapter:
             trainer.add_callback(_DescribeCheckpoints())
-        start = newest_checkpoint(args.output_dir) if config.resume else args.resume_from_checkpoint
+        trainer.add_callback(KeepIdentity(identity))
         record.metrics |= trainer.train_counts | {"packing": trainer.packing}
         record.metrics |= trainer.train(resume_from_checkpoint=start).metrics
         if evaluation:
