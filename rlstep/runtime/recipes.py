@@ -30,25 +30,42 @@ def load_recipe(path: str | Path) -> dict:
     Raises:
         UserError: no such recipe or base, no YAML, no mapping, or bases that lead back to the recipe.
     """
-    return _with_base(Path(path) if Path(path).is_file() else shipped_recipe(path), ())
+    return {key: value for _, recipe in recipe_layers(path) for key, value in recipe.items()}
 
 
-def _with_base(path: Path, derived: tuple[Path, ...]) -> dict:
-    """A recipe's values over those of its base; `derived` are the recipes that lead here."""
-    if path.resolve() in (other.resolve() for other in derived):
-        raise UserError(f"{derived[0]}: its base leads back to itself: {' -> '.join(map(str, (*derived, path)))}.")
-    recipe = _read_mapping(path)
+def recipe_layers(path: str | Path | None) -> list[tuple[Path, dict]]:
+    """A recipe and those that it stands on, the lowest first, each with its own values; none for no recipe.
+
+    Raises:
+        UserError: as of `load_recipe`.
+    """
+    if path is None:
+        return []
+    layers: list[tuple[Path, dict]] = []
+    current: Path | None = Path(path) if Path(path).is_file() else shipped_recipe(path)
+    while current is not None:
+        seen = [file for file, _ in layers]
+        if current.resolve() in (file.resolve() for file in seen):
+            raise UserError(f"{seen[0]}: its base leads back to itself: {' -> '.join(map(str, (*seen, current)))}.")
+        recipe = _read_mapping(current)
+        base = _base_of(current, recipe)
+        layers.append((current, recipe))
+        current = base
+    return layers[::-1]
+
+
+def _base_of(path: Path, recipe: dict) -> Path | None:
+    """The recipe that `recipe` names as its base; that key is taken out of it."""
     if "base" not in recipe:
-        return recipe
+        return None
     base = recipe.pop("base")
     if not isinstance(base, str):
         raise UserError(f"{path}: base is {base!r}; give one recipe: a file beside this one, or a shipped one's name.")
     beside = path.parent / base
     try:
-        found = beside if beside.is_file() else shipped_recipe(base)
+        return beside if beside.is_file() else shipped_recipe(base)
     except UserError as error:
         raise UserError(f"{path}: its base is not there: {error}") from None
-    return _with_base(found, (*derived, path)) | recipe
 
 
 def _read_mapping(path: Path) -> dict:

@@ -41,8 +41,8 @@ class SFTArguments(SFTConfig):
     inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = merged(
         SHARED,
         {
-            **dict.fromkeys(("dataset_text_field", "dataset_kwargs", "chat_template_path", "eos_token"), TOKENIZED),
-            "assistant_only_loss": TOKENIZED,
+            **dict.fromkeys(("dataset_text_field", "assistant_only_loss"), TOKENIZED),
+            "eos_token": (Idle("the demonstrations end as the tokenizer has it"),),
             "truncation_mode": (ReadBy("max_length"),),
             "packing_strategy": (ReadBy("packing"),),
             **dict.fromkeys(
