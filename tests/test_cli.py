@@ -139,6 +139,22 @@ def test_metrics_end_a_command(stubbed, capsys):
     assert capsys.readouterr().out == "stub: rows 3, loss 0.1235\n"
 
 
+def test_print_config_prints_and_runs_nothing(stubbed, capsys):
+    assert cli.main(["stub", "--what", "bug", "--print_config"]) == 0
+    assert capsys.readouterr().out == "# rlstep stub\n# StubConfig\nwhat: bug  # command line\n"
+
+
+def test_print_config_is_in_the_help(stubbed, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["stub", "--help"])
+    assert "--print_config" in capsys.readouterr().out
+
+
+def test_print_config_of_a_light_stage_loads_no_torch():
+    code = "from rlstep.cli import main; main(['label', '--config', 'arithmetic/label', '--print_config'])"
+    assert not loaded_after(code) & {"torch", "transformers", "datasets", "matplotlib", "wandb"}
+
+
 def test_missing_model_folder_is_one_line(tmp_path, capsys):
     problems = tmp_path / "problems.jsonl"
     problems.write_text(json.dumps({"id": "a", "prompt": "1 + 1\n", "reference": "2"}) + "\n")
