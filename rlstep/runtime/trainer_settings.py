@@ -24,7 +24,7 @@ _MAY_CHANGE: dict[MayChange, tuple[str, ...]] = {
     ),
     WRITTEN: (
         "enable_jit_checkpoint", "hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy",
-        "output_dir", "push_to_hub", "save_on_each_node", "save_only_model", "save_steps", "save_strategy",
+        "hub_token", "output_dir", "push_to_hub", "save_on_each_node", "save_only_model", "save_steps", "save_strategy",
         "save_total_limit",
     ),
     LENGTH: ("max_steps", "num_train_epochs"),
