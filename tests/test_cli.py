@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -95,8 +95,8 @@ def test_command_help_lists_its_options(name, capsys):
     out = capsys.readouterr().out
     assert f"rlstep {name} [--config" in out
     for kind in config_classes(name):
-        for key in kind.__dataclass_fields__:
-            assert f"--{key}" in out
+        for key in fields(kind):
+            assert f"--{key.name}" in out
 
 
 def test_unknown_command_has_a_suggestion(capsys):
@@ -137,6 +137,22 @@ def test_an_oserror_shows_its_traceback_when_asked(stubbed, monkeypatch):
 def test_metrics_end_a_command(stubbed, capsys):
     assert cli.main(["stub"]) == 0
     assert capsys.readouterr().out == "stub: rows 3, loss 0.1235\n"
+
+
+def test_print_config_prints_and_runs_nothing(stubbed, capsys):
+    assert cli.main(["stub", "--what", "bug", "--print_config"]) == 0
+    assert capsys.readouterr().out == "# rlstep stub\n# StubConfig\nwhat: bug  # command line\n"
+
+
+def test_print_config_is_in_the_help(stubbed, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["stub", "--help"])
+    assert "--print_config" in capsys.readouterr().out
+
+
+def test_print_config_of_a_light_stage_loads_no_torch():
+    code = "from rlstep.cli import main; main(['label', '--config', 'arithmetic/label', '--print_config'])"
+    assert not loaded_after(code) & {"torch", "transformers", "datasets", "matplotlib", "wandb"}
 
 
 def test_missing_model_folder_is_one_line(tmp_path, capsys):

@@ -1,34 +1,109 @@
-"""`StepPPOConfig`: TRL's GRPOConfig, with what step rewards, a critic and token advantages add."""
+"""`StepPPOConfig`: TRL's GRPOConfig, with what step rewards, a critic and token advantages add; `PolicyModel`."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
-from trl import GRPOConfig
+from trl import GRPOConfig, ModelConfig
 
-# Loss types that weigh each token by its own advantage; TRL's others (vespo, luspo) are written for one a sequence.
+from rlstep.runtime.constraints import Choices, Constraint, Idle, Range, ReadBy, ReadUnless, check, library_faults
+from rlstep.runtime.trainer_settings import MEASURED, PLACED, SHARED, SHOWN, may_change, merged
+
+# Loss types that weigh each token by its own advantage; TRL's others (vespo, luspo) are written for one per sequence.
 TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 
-# Which estimators read a setting. Set for another one it would do nothing, so it is refused.
-READ_BY: dict[str, tuple[str, ...]] = {
-    "step_discount": ("group",),
-    "step_baseline": ("group",),
-    "scale_rewards": ("group",),
-    "gamma": ("gae", "rloo"),
-    "lam": ("gae",),
-    "vf_coef": ("gae",),
-    "value_clip": ("gae",),
-    "whiten_rewards": ("gae", "rloo"),
-    "vine_rollouts": ("vine",),
+# Losses that cut the ratio of new to old probabilities at 1 - epsilon and 1 + epsilon.
+CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")
+
+WITH_VLLM = (ReadBy("use_vllm"),)
+IN_VLLM_SERVER = (*WITH_VLLM, ReadBy("vllm_mode", "server"))
+BESIDE_VLLM = (*WITH_VLLM, ReadBy("vllm_mode", "colocate"))
+CORRECTED = (*WITH_VLLM, ReadBy("vllm_importance_sampling_correction"))
+ADAPTIVE_ENTROPY = (ReadBy("use_adaptive_entropy"),)
+NO_LABELS = (Idle("nothing here computes a loss or metrics from labels"),)
+NO_VESPO = (Idle("loss_type 'vespo' is written for one advantage per sequence"),)
+NO_TOOLS = (Idle("prompts are text, and completions call no tools"),)
+
+# What StepPPOConfig takes over from TRL: ranges, and under which conditions it is read.
+_READ: dict[str, tuple[Constraint, ...]] = {
+    "beta": (Range(at_least=0),),
+    "temperature": (Range(above=0),),
+    "loss_type": (Choices(TOKEN_LOSSES),),
+    "epsilon": (Range(at_least=0), ReadBy("loss_type", *CLIPPED_LOSSES)),
+    "epsilon_high": (Range(at_least=0), ReadBy("loss_type", *CLIPPED_LOSSES, "cispo")),
+    "delta": (ReadBy("loss_type", *CLIPPED_LOSSES),),
+    "sapo_temperature_neg": (ReadBy("loss_type", "sapo"),),
+    "sapo_temperature_pos": (ReadBy("loss_type", "sapo"),),
+    **dict.fromkeys(("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"), NO_VESPO),
+    "importance_sampling_level": (Idle("the ratio of new to old probabilities is taken per token"),),
+    "off_policy_mask_threshold": (Idle("it is written for one advantage per sequence"),),
+    "reward_weights": (Idle("set process_weight and outcome_weight"),),
+    "multi_objective_aggregation": (Idle("rewards are added up before TRL sees them"),),
+    "sync_ref_model": (ReadBy("beta"),),
+    "ref_model_mixup_alpha": (ReadBy("sync_ref_model"),),
+    "ref_model_sync_steps": (ReadBy("sync_ref_model"),),
+    "use_bias_correction_kl": (ReadBy("beta"), ReadBy("kl", "loss"), ReadUnless("kl_estimator", "k1", "k2")),
+    **dict.fromkeys(("entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"), ADAPTIVE_ENTROPY),
+    "chat_template_kwargs": NO_TOOLS,
+    "max_tool_calling_iterations": NO_TOOLS,
+    "log_multimodal": NO_TOOLS,
+    "num_completions_to_print": (ReadBy("log_completions"),),
+    "log_unique_prompts": (ReadBy("log_completions"),),
+    "cache_implementation": (ReadUnless("use_vllm", True),),
+    "transformers_continuous_batching_config": (ReadBy("use_transformers_continuous_batching"),),
+    "vllm_mode": WITH_VLLM,
+    "vllm_model_impl": BESIDE_VLLM,
+    "vllm_enable_sleep_mode": BESIDE_VLLM,
+    "vllm_gpu_memory_utilization": BESIDE_VLLM,
+    "vllm_max_model_length": BESIDE_VLLM,
+    "vllm_tensor_parallel_size": BESIDE_VLLM,
+    "vllm_server_base_url": IN_VLLM_SERVER,
+    "vllm_server_host": IN_VLLM_SERVER,
+    "vllm_server_port": IN_VLLM_SERVER,
+    "vllm_server_timeout": IN_VLLM_SERVER,
+    "vllm_group_port": IN_VLLM_SERVER,
+    "vllm_structured_outputs_regex": WITH_VLLM,
+    "vllm_importance_sampling_correction": WITH_VLLM,
+    "vllm_importance_sampling_mode": CORRECTED,
+    "vllm_importance_sampling_clip_max": CORRECTED,
+    "vllm_importance_sampling_clip_min": CORRECTED,
+    "vllm_importance_sampling_cap": CORRECTED,
+    **dict.fromkeys(
+        ("label_smoothing_factor", "label_names", "include_for_metrics", "prediction_loss_only"), NO_LABELS
+    ),
+    **dict.fromkeys(("batch_eval_metrics", "eval_do_concat_batches", "average_tokens_across_devices"), NO_LABELS),
+    "train_sampling_strategy": (Idle("a batch takes whole problems, in an order that the seed gives"),),
+    "length_column_name": (Idle("a batch takes whole problems, whatever their length"),),
+    "data_seed": (Idle("the order of the problems follows from seed"),),
+    "remove_unused_columns": (Idle("the reference answers are a column that no model reads"),),
 }
+_MAY_CHANGE = {
+    SHOWN: (
+        "log_completions", "log_completions_hub_repo", "log_multimodal", "log_unique_prompts",
+        "num_completions_to_print",
+    ),
+    MEASURED: ("num_generations_eval",),
+    PLACED: (
+        "ds3_gather_for_generation", "vllm_enable_sleep_mode", "vllm_gpu_memory_utilization", "vllm_group_port",
+        "vllm_max_model_length", "vllm_mode", "vllm_model_impl", "vllm_server_base_url", "vllm_server_host",
+        "vllm_server_port", "vllm_server_timeout", "vllm_tensor_parallel_size",
+    ),
+}  # fmt: skip
+INHERITED = merged(SHARED, _READ, may_change(_MAY_CHANGE))
 
 
 @dataclass
 class StepPPOConfig(GRPOConfig):
-    """Everything of GRPOConfig is passed through, except the settings refused in `__post_init__`.
+    """Everything of GRPOConfig is passed through, except what would do nothing here (`INHERITED`) or something else.
 
     `epsilon` is PPO's clip range, `beta` the weight of the KL to the reference (the policy with its adapter off),
-    `num_iterations` PPO's epochs over a batch, `num_generations` the samples a problem.
+    `num_iterations` PPO's epochs over a batch, `num_generations` the samples per problem.
+
+    Raises:
+        UserError: settings out of range, unread or at odds with each other; TRL's own objections are among them.
     """
+
+    inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = INHERITED
 
     advantage: Literal["group", "gae", "rloo", "vine"] = field(
         default="group",
@@ -38,11 +113,11 @@ class StepPPOConfig(GRPOConfig):
             "vine: Monte-Carlo values of the step's two ends."
         },
     )
-    step_discount: float = field(
+    step_discount: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "group")] = field(
         default=0.0,
         metadata={"help": "group: how much of a later step's reward an earlier step is given; 0: each step its own."},
     )
-    step_baseline: Literal["position", "all", "rewards"] = field(
+    step_baseline: Annotated[Literal["position", "all", "rewards"], ReadBy("advantage", "group")] = field(
         default="position",
         metadata={
             "help": "group: a step is compared with the other samples' steps at its position (position) or with all of "
@@ -50,10 +125,16 @@ class StepPPOConfig(GRPOConfig):
             "before they are summed (DeepSeekMath), so that steps alike pay nothing, however many there are."
         },
     )
-    gamma: float = field(default=1.0, metadata={"help": "gae, rloo: discount a token."})
-    lam: float = field(default=0.95, metadata={"help": "gae: 0 trusts the critic one token ahead, 1 not at all."})
-    vine_rollouts: int = field(default=9, metadata={"help": "vine: rollouts from the start of each step."})
-    whiten_rewards: bool = field(
+    gamma: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae", "rloo")] = field(
+        default=1.0, metadata={"help": "gae, rloo: discount per token."}
+    )
+    lam: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae")] = field(
+        default=0.95, metadata={"help": "gae: 0 trusts the critic one token ahead, 1 not at all."}
+    )
+    vine_rollouts: Annotated[int, Range(at_least=1), ReadBy("advantage", "vine")] = field(
+        default=9, metadata={"help": "vine: rollouts from the start of each step."}
+    )
+    whiten_rewards: Annotated[bool, ReadBy("advantage", "gae", "rloo")] = field(
         default=False,
         metadata={"help": "gae, rloo: scale the batch's token rewards to variance 1; their mean stays."},
     )
@@ -64,20 +145,24 @@ class StepPPOConfig(GRPOConfig):
             "full for gae and rloo, none for group and vine, whose baselines centre them."
         },
     )
-    vf_coef: float = field(default=0.5, metadata={"help": "gae: weight of the value loss."})
-    value_clip: float = field(default=0.2, metadata={"help": "gae: how far a value may move in one update."})
-    scale_rewards: str = field(
+    vf_coef: Annotated[float, Range(at_least=0), ReadBy("advantage", "gae")] = field(
+        default=0.5, metadata={"help": "gae: weight of the value loss."}
+    )
+    value_clip: Annotated[float, Range(above=0), ReadBy("advantage", "gae")] = field(
+        default=0.2, metadata={"help": "gae: how far a value may move in one update."}
+    )
+    scale_rewards: Annotated[str, Choices(("none", "group")), ReadBy("advantage", "group")] = field(
         default="none",
         metadata={
             "help": "group: divide a group's advantages by their standard deviation (group) or leave them (none).",
             "choices": ["none", "group"],
         },
     )
-    kl: Literal["loss", "reward"] = field(
+    kl: Annotated[Literal["loss", "reward"], ReadBy("beta")] = field(
         default="loss",
         metadata={"help": "Where beta times the KL to the reference goes: into the loss, or off every token's reward."},
     )
-    kl_estimator: Literal["k1", "k2", "k3"] | None = field(
+    kl_estimator: Annotated[Literal["k1", "k2", "k3"] | None, ReadBy("beta")] = field(
         default=None,
         metadata={
             "help": "Estimate of a token's KL: k1 log p/q; k2 half its square; k3 q/p - 1 + log p/q. By default k3 in "
@@ -93,17 +178,17 @@ class StepPPOConfig(GRPOConfig):
             " of the loss, set mask_truncated_completions."
         },
     )
-    num_iterations: int = field(default=2, metadata={"help": "PPO epochs over each batch of completions."})
+    num_iterations: Annotated[int, Range(at_least=1)] = field(
+        default=2, metadata={"help": "PPO epochs over each batch of completions."}
+    )
     report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
 
     def __post_init__(self):
-        super().__post_init__()
+        faults = library_faults(super().__post_init__)
         if self.advantage == "gae" and self.ddp_find_unused_parameters is None:
             # The critic runs beside the wrapped forward: a search for unused parameters there would find all of its.
             self.ddp_find_unused_parameters = False
-        faults = [*self._sequence_settings(), *self._unread(), *self._kl_faults(), *self._range_faults()]
-        if faults:
-            raise ValueError("; ".join(faults) + ".")
+        check(self, [*faults, *self._token_faults(), *self._estimator_faults(), *self._kl_faults()])
 
     @property
     def whitening(self) -> str:
@@ -119,82 +204,45 @@ class StepPPOConfig(GRPOConfig):
     def kl_is_trls(self) -> bool:
         return self.kl_kind == ("loss", "k3")
 
-    def _sequence_settings(self) -> list[str]:
-        """TRL's settings that are written for one advantage a sequence, or whose place another one has here."""
-        faults = []
-        if self.loss_type not in TOKEN_LOSSES:
-            faults.append(
-                f"loss_type '{self.loss_type}' is written for one advantage a sequence; take one of "
-                f"{', '.join(TOKEN_LOSSES)}"
-            )
-        if self.importance_sampling_level != "token":
-            faults.append("importance_sampling_level 'sequence' has one ratio a sequence; leave it at token")
+    def _token_faults(self) -> Iterator[str]:
+        """Settings under which TRL would not weigh each token by its own advantage, as it is computed here."""
         if self.loss_type == "cispo" and not (self.epsilon_high and self.epsilon_high > 1):
-            faults.append("cispo cuts ratios at epsilon_high, which by default is below 1; set it, for example to 5")
+            yield "cispo cuts ratios at epsilon_high, which by default is below 1; set it, for example to 5"
         if self.load_best_model_at_end and self.metric_for_best_model in (None, "loss", "eval_loss"):
-            faults.append(
+            yield (
                 "load_best_model_at_end would choose by the loss of an evaluation, on which nothing is trained; set "
                 "metric_for_best_model: accuracy"
             )
         if self.advantage == "rloo" and self.mask_truncated_completions:
-            faults.append(
+            yield (
                 "advantage 'rloo' would count the masked completions of mask_truncated_completions as returns of 0 in "
                 "the others' baseline; leave it out"
             )
-        if self.off_policy_mask_threshold is not None:
-            faults.append("off_policy_mask_threshold is written for one advantage a sequence; leave it out")
-        if self.reward_weights is not None:
-            faults.append("reward_weights is TRL's; set process_weight and outcome_weight")
-        if self.multi_objective_aggregation != "sum_then_normalize":
-            faults.append("multi_objective_aggregation does nothing here; leave it out")
-        if self.scale_rewards not in ("none", "group"):
-            faults.append(f"scale_rewards '{self.scale_rewards}' is not one of none, group")
         if self.advantage == "gae" and self.use_vllm:
-            faults.append("use_vllm does not go with advantage 'gae': TRL would send vLLM the critic's weights too")
+            yield "use_vllm does not go with advantage 'gae': TRL would send vLLM the critic's weights too"
         if self.advantage == "vine" and self.use_vllm and self.vllm_mode == "server":
-            faults.append(
+            yield (
                 "advantage 'vine' asks each rank for another number of rollouts, which a vLLM server does not take; "
                 "set vllm_mode: colocate"
             )
-        return faults
 
-    def _unread(self) -> list[str]:
-        faults = []
-        for name, estimators in READ_BY.items():
-            if self.advantage not in estimators and getattr(self, name) != self.__dataclass_fields__[name].default:
-                faults.append(f"{name} belongs to advantage {' and '.join(estimators)}, not '{self.advantage}'")
+    def _estimator_faults(self) -> Iterator[str]:
+        """Settings that this estimator, or this treatment of truncated completions, cannot use."""
         if self.truncated == "bootstrap" and self.advantage != "gae":
-            faults.append("truncated 'bootstrap' takes the critic's value, and only advantage 'gae' has a critic")
+            yield "truncated 'bootstrap' takes the critic's value, and only advantage 'gae' has a critic"
         if self.truncated != "score" and self.mask_truncated_completions:
-            faults.append("mask_truncated_completions leaves truncated completions out; leave truncated at score")
+            yield "mask_truncated_completions leaves truncated completions out; leave truncated at score"
         if self.step_baseline == "rewards" and (self.step_discount, self.scale_rewards) == (0, "none"):
-            faults.append(
+            yield (
                 "step_baseline 'rewards' centres rewards before they are summed; with step_discount 0 nothing is "
                 "summed: take 'all', which is the same then, or set step_discount: 1"
             )
-        return faults
 
-    def _kl_faults(self) -> list[str]:
-        faults = []
-        if self.beta == 0 and not self.kl_is_trls:
-            faults.append("kl and kl_estimator do nothing with beta 0; set beta")
+    def _kl_faults(self) -> Iterator[str]:
         if self.kl_kind == ("loss", "k1"):
-            faults.append("kl_estimator 'k1' has no expected gradient as a loss; take k2 or k3, or kl: reward")
+            yield "kl_estimator 'k1' has no expected gradient as a loss; take k2 or k3, or kl: reward"
         if self.kl == "reward" and self.advantage == "vine":
-            faults.append("kl 'reward' does not go with advantage 'vine', whose Monte-Carlo values know no KL")
-        return faults
-
-    def _range_faults(self) -> list[str]:
-        faults = [
-            f"{name} is {getattr(self, name)}; it must be between 0 and 1"
-            for name in ("gamma", "lam", "step_discount")
-            if not 0 <= getattr(self, name) <= 1
-        ]
-        if self.value_clip <= 0:
-            faults.append(f"value_clip is {self.value_clip}; it must be above 0")
-        if self.vine_rollouts < 1:
-            faults.append(f"vine_rollouts is {self.vine_rollouts}; it must be at least 1")
-        return faults
+            yield "kl 'reward' does not go with advantage 'vine', whose Monte-Carlo values know no KL"
 
     def batches_at(self, optimizer_step: int) -> int:
         """Batches of completions generated for training when `optimizer_step` steps are done."""
@@ -204,3 +252,30 @@ class StepPPOConfig(GRPOConfig):
     def samples_at(self, optimizer_step: int) -> int:
         """Completions generated for training when `optimizer_step` steps are done."""
         return self.batches_at(optimizer_step) * self.generation_batch_size
+
+
+LORA = (ReadBy("use_peft"),)
+NOT_QUANTIZED = (Idle("weights are not quantized"),)
+
+
+@dataclass
+class PolicyModel(ModelConfig):
+    """TRL's model options, refused where they would do nothing: adapters without `use_peft`, and quantization.
+
+    Raises:
+        UserError: there are some.
+    """
+
+    inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = {
+        "lora_r": (Range(at_least=1), *LORA),
+        "lora_alpha": (Range(at_least=1), *LORA),
+        "lora_dropout": (Range(at_least=0, below=1), *LORA),
+        **dict.fromkeys(("lora_target_modules", "lora_target_parameters", "lora_modules_to_save"), LORA),
+        **dict.fromkeys(("lora_task_type", "use_rslora", "use_dora"), LORA),
+        **dict.fromkeys(("load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type"), NOT_QUANTIZED),
+        **dict.fromkeys(("use_bnb_nested_quant", "bnb_4bit_quant_storage"), NOT_QUANTIZED),
+        "attn_implementation": (PLACED,),
+    }
+
+    def __post_init__(self):
+        check(self, library_faults(super().__post_init__))

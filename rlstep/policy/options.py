@@ -2,26 +2,41 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from rlstep.policy.rewards.task_rewards import PROCESS, SOURCES
+from rlstep.runtime.constraints import Choices, Idle, Range, changed, check
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.trainer_settings import ASKED, MEASURED, PLACED, SHOWN
 
 VERIFIERS = ("prm", "orm", "implicit")
 # Settings of step scores and of their credit; with sources that have none they would do nothing.
 PROCESS_ONLY = ("process_weight", "credit", "credit_parameters", "first_error_threshold")
+# Settings of the models that score.
+VERIFIERS_ONLY = ("score_cache", "share_base")
 
 
 @dataclass
 class PPOOptions:
+    """What a policy is trained on, and what pays.
+
+    Raises:
+        UserError: settings out of range, missing or without effect, all of them in one message.
+    """
+
     problems: str = field(metadata={"help": "Problems to train on (JSONL)."})
-    eval_problems: str | None = field(default=None, metadata={"help": "Problems to evaluate on (JSONL)."})
+    eval_problems: Annotated[str | None, MEASURED] = field(
+        default=None, metadata={"help": "Problems to evaluate on (JSONL)."}
+    )
     task: Literal["arithmetic", "increasing", "gsm8k", "math"] = field(
         default="arithmetic", metadata={"help": "Whose checker verifies answers and steps."}
     )
-    task_path: str | None = field(default=None, metadata={"help": "gsm8k, math: a folder, a JSONL file or a hub id."})
-    reward: list[str] = field(
+    task_path: Annotated[str | None, Idle("the problems come from `problems`, and a checker reads no data")] = field(
+        default=None, metadata={"help": "Of no use here; `rlstep prepare` has it."}
+    )
+    reward: Annotated[list[str], Choices(SOURCES)] = field(
         default_factory=lambda: ["outcome"],
         metadata={
             "help": "Sources of reward, one or several: prm (a PRM's step scores), checker (the task's exact step "
@@ -36,8 +51,10 @@ class PPOOptions:
     source_weights: dict | str | None = field(
         default=None, metadata={"help": "Weights of single sources, as a mapping; 1 each by default."}
     )
-    process_weight: float = field(default=1.0, metadata={"help": "Factor of the step rewards."})
-    outcome_weight: float = field(default=1.0, metadata={"help": "Factor of the outcome's rewards."})
+    process_weight: Annotated[float, Range()] = field(default=1.0, metadata={"help": "Factor of the step rewards."})
+    outcome_weight: Annotated[float, Range()] = field(
+        default=1.0, metadata={"help": "Factor of the outcome's rewards."}
+    )
     credit: Literal["sum", "log", "clip", "delta", "clip_delta", "progress", "min_form"] = field(
         default="min_form",
         metadata={
@@ -48,33 +65,36 @@ class PPOOptions:
     credit_parameters: dict | str | None = field(
         default=None, metadata={"help": "The credit scheme's parameters, as a mapping."}
     )
-    first_error_threshold: float | None = field(
-        default=None, metadata={"help": "Pay nothing after the first step scored below this."}
+    first_error_threshold: Annotated[float | None, Range(at_least=0, at_most=1)] = field(
+        default=None, metadata={"help": "Pay nothing after the first step scored below this probability."}
     )
-    missing_answer_reward: float = field(
+    missing_answer_reward: Annotated[float, Range()] = field(
         default=0.0, metadata={"help": "Outcome of a completion without an answer; below 0 it costs something."}
     )
-    score_cache: int = field(
+    score_cache: Annotated[int, Range(at_least=0), PLACED] = field(
         default=20_000, metadata={"help": "Completions whose scores each verifier keeps, for when they come again."}
     )
     share_base: bool = field(
         default=True,
         metadata={"help": "A PRM or ORM kept as an adapter on the policy's own base shares the base's weights."},
     )
-    completion_table_every: int = field(
+    completion_table_every: Annotated[int, Range(at_least=0), SHOWN] = field(
         default=0,
         metadata={"help": "Updates between pages that show a few completions coloured by step score; 0: none."},
     )
-    resume: bool = field(
-        default=False, metadata={"help": "Continue from the newest checkpoint in output_dir, where there is one."}
+    resume: Annotated[bool, ASKED] = field(
+        default=False,
+        metadata={
+            "help": "Continue from the newest checkpoint in output_dir, where there is one, with the settings it was "
+            "made with. max_steps and num_train_epochs may be raised; the learning rate goes on at the value that the "
+            "longer schedule has there."
+        },
     )
 
     def __post_init__(self):
         self.source_weights = _mapping("source_weights", self.source_weights, '{"prm": 0.5}')
         self.credit_parameters = _mapping("credit_parameters", self.credit_parameters, '{"eta": 0.7}')
-        faults = [*self._source_faults(), *self._idle()]
-        if faults:
-            raise UserError("; ".join(faults) + ".")
+        check(self, [*self._source_faults(), *self._idle()])
 
     @property
     def sources(self) -> dict[str, float]:
@@ -85,59 +105,48 @@ class PPOOptions:
         """Whether any source pays for steps."""
         return self.process_weight != 0 and any(n in PROCESS and weight for n, weight in self.sources.items())
 
-    def _source_faults(self) -> list[str]:
-        faults = [f"no reward source '{n}'; choose among {', '.join(SOURCES)}" for n in self.reward if n not in SOURCES]
+    def _source_faults(self) -> Iterator[str]:
         if len(set(self.reward)) < len(self.reward) or not self.reward:
-            faults.append(f"reward is {self.reward}; name one source or several, each once")
+            yield f"reward is {self.reward}; name one source or several, each once"
         for name in VERIFIERS:
             if name in self.reward and getattr(self, name) is None:
-                faults.append(f"reward '{name}' needs {name}: its folder or hub id")
+                yield f"reward '{name}' needs {name}: its folder or hub id"
             if name not in self.reward and getattr(self, name) is not None:
-                faults.append(f"{name} is given, but reward is {self.reward}; add it there, or leave it out")
+                yield f"{name} is given, but reward is {self.reward}; add it there, or leave it out"
         for name, weight in (self.source_weights or {}).items():
             if name not in self.reward:
-                faults.append(f"source_weights has '{name}', which is no source of reward {self.reward}")
+                yield f"source_weights has '{name}', which is no source of reward {self.reward}"
             elif isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-                faults.append(f"source_weights: {name} is {weight!r}; give a finite number")
-        for name in ("process_weight", "outcome_weight", "missing_answer_reward"):
-            if not math.isfinite(getattr(self, name)):
-                faults.append(f"{name} is {getattr(self, name)}; give a finite number")
-        if self.first_error_threshold is not None and not 0 <= self.first_error_threshold <= 1:
-            faults.append(f"first_error_threshold is {self.first_error_threshold}; it is a probability from 0 to 1")
-        if self.score_cache < 0:
-            faults.append(f"score_cache is {self.score_cache}; it must be 0 or more")
-        if self.completion_table_every < 0:
-            faults.append(f"completion_table_every is {self.completion_table_every}; it must be 0 or more")
-        return faults
+                yield f"source_weights: {name} is {weight!r}; give a finite number"
 
-    def _idle(self) -> list[str]:
-        """Settings that nothing would read."""
+    def _idle(self) -> Iterator[str]:
+        """Settings that these sources of reward would not read."""
         weights = self.source_weights or {}
         paying = [name for name in self.reward if weights.get(name, 1) != 0]
         process = [name for name in paying if name in PROCESS]
         outcome = [name for name in paying if name not in PROCESS]
-        idle = []
-        for name in PROCESS_ONLY:
-            changed = getattr(self, name) != self.__dataclass_fields__[name].default
-            if changed and not process:
-                idle.append(f"reward {self.reward} pays nothing for steps, so {name} would do nothing; leave it out")
-            elif changed and process == ["implicit"] and name != "process_weight":
-                idle.append(f"an implicit PRM gives rewards, not scores, so {name} would do nothing; leave it out")
+        for name in changed(self, PROCESS_ONLY):
+            if not process:
+                yield f"reward {self.reward} pays nothing for steps, so {name} would do nothing; leave it out"
+            elif process == ["implicit"] and name != "process_weight":
+                yield f"an implicit PRM gives rewards, not scores, so {name} would do nothing; leave it out"
         if not outcome and self.outcome_weight != 1 and not self.missing_answer_reward:
-            idle.append(f"reward {self.reward} pays no outcome, so outcome_weight would do nothing; leave it out")
+            yield f"reward {self.reward} pays no outcome, so outcome_weight would do nothing; leave it out"
         if (not process or self.process_weight == 0) and (not outcome or self.outcome_weight == 0):
-            idle.append(f"reward {self.reward} with these weights leaves nothing to learn from")
-        return idle
+            yield f"reward {self.reward} with these weights leaves nothing to learn from"
+        for name in changed(self, VERIFIERS_ONLY):
+            if not set(self.reward) & set(VERIFIERS):
+                yield f"reward {self.reward} asks no model for scores, so {name} would do nothing; leave it out"
 
 
 def _mapping(name: str, value, example: str) -> dict | None:
     """A mapping, given as one in a recipe or as JSON on the command line."""
-    found = value
+    mapping = value
     if isinstance(value, str):
         try:
-            found = json.loads(value)
+            mapping = json.loads(value)
         except ValueError:
-            found = [value]
-    if not isinstance(found, dict | None):
+            mapping = [value]
+    if not isinstance(mapping, dict | None):
         raise UserError(f"{name} is {value}; give a mapping, on the command line as JSON: '{example}'.")
-    return found
+    return mapping

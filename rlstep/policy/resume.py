@@ -21,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from rlstep.runtime import checkpoints
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.identity import check_same_run
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,9 @@ class ExactResume:
 
     def __init__(self, *args, **kwargs):
         self._sources: dict[str, Stateful] = {}
-        # What a checkpoint's run must have in common with this one, beside LAYOUT; whoever configures the run fills it.
-        self.deciding: dict[str, Any] = {}
+        # What a checkpoint's run must have in common with this one, beside LAYOUT (`rlstep.runtime.identity`); whoever
+        # configures the run fills it.
+        self.identity: dict[str, Any] = {}
         self._continued: str | None = None
         self._kept: dict[str, Any] | None = None  # a checkpoint's state, until the loop takes it over
         self._seconds_before = self._began = 0.0  # of training before the checkpoint; when it would have begun
@@ -112,14 +114,8 @@ class ExactResume:
         if other := [name for name in layout if layout[name] != kept["layout"].get(name)]:
             differences = ", ".join(f"{name} {kept['layout'].get(name)}, not {layout[name]}" for name in other)
             raise UserError(f"{checkpoint} was written with {differences}. Resume with the settings it was made with.")
-        before = kept.get("deciding", {})
-        other = [name for name in self.deciding if name in before and before[name] != self.deciding[name]]
-        if other:
-            differences = ", ".join(f"{name} {before[name]!r} (now {self.deciding[name]!r})" for name in other)
-            raise UserError(
-                f"{checkpoint} is of another run, with {differences}. Resume with the same settings, or give this run "
-                "an output_dir of its own."
-            )
+        # Older checkpoints hold fewer settings, under another name.
+        check_same_run(checkpoint, kept.get("identity", kept.get("deciding", {})), self.identity)
         if missing := sorted(self._sources.keys() - kept["registered"].keys()):
             raise UserError(f"{checkpoint} has no state of {', '.join(missing)}; leave that off, or start a new run.")
         if dropped := sorted(kept["registered"].keys() - self._sources.keys()):
@@ -199,7 +195,7 @@ class ExactResume:
         done_batch = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
         return {
             "layout": self._layout(),
-            "deciding": self.deciding,
+            "identity": self.identity,
             "loop": {
                 "loss": self._tr_loss,
                 "logged_loss": self._total_loss_scalar,

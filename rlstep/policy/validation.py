@@ -1,32 +1,17 @@
-"""What the parts of a PPO run's configuration mean for one another: combinations that make no sense, and what decides
-how a run goes."""
+"""What the parts of a PPO run's configuration mean for one another: combinations that make no sense."""
 
-from dataclasses import fields
 from pathlib import Path
 
 from trl import ModelConfig
 
-from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.config import PolicyModel, StepPPOConfig
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import VERIFIERS, PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.task_rewards import credit_settings
-from rlstep.runtime.config import settings
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.constraints import changed, faults_of, raise_faults
 from rlstep.verifiers.serving.client import is_url
-
-# Settings of the trainer that decide how a run goes; a run that is resumed with others would be another one.
-DECIDING = (
-    "advantage", "step_discount", "step_baseline", "gamma", "lam", "vine_rollouts", "whiten_rewards",
-    "whiten_advantages", "vf_coef", "value_clip", "scale_rewards", "kl", "kl_estimator", "truncated", "beta", "epsilon",
-    "epsilon_high", "delta", "loss_type", "learning_rate", "lr_scheduler_type", "weight_decay", "adam_beta1",
-    "adam_beta2", "optim", "max_grad_norm", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
-    "max_completion_length", "mask_truncated_completions", "entropy_coef", "top_entropy_quantile", "bf16", "fp16",
-)  # fmt: skip
-MODEL = ("model_name_or_path", "dtype", "use_peft", "lora_r", "lora_alpha", "lora_target_modules")
-# Options that change what is written or how fast it goes, and nothing else.
-FREE = ("eval_problems", "score_cache", "completion_table_every", "resume")
 
 
 def check_together(
@@ -42,7 +27,7 @@ def check_together(
     Raises:
         UserError: there are some.
     """
-    faults = _missing(options, refresh, model)
+    faults = [*faults_of(model, PolicyModel), *_missing(options, refresh, model)]
     faults += [] if options.pays_steps else _without_steps(options, alarm, args)
     if options.credit in ("delta", "clip_delta") and args.advantage == "group" and args.step_discount == 0:
         faults.append(
@@ -70,8 +55,9 @@ def check_together(
         faults.append(
             "sync_ref_model moves a reference of its own, and an adapter's reference is its base; leave it out"
         )
-    if faults:
-        raise UserError("; ".join(faults) + ".")
+    if args.resume_from_checkpoint is not None:
+        faults.append("resume_from_checkpoint does nothing here: set resume, which takes the newest checkpoint")
+    raise_faults(faults)
     if {"prm", "checker"} & set(options.reward):
         credit_settings(options.credit, options.credit_parameters)
 
@@ -92,24 +78,10 @@ def _without_steps(options: PPOOptions, alarm: AlarmOptions, args: StepPPOConfig
 
     Guards are left out: which of them fit is a property of the task, and arms of a contrast share it in their base.
     """
-    changed = _changed(args, ["step_discount", "step_baseline"]) if args.advantage == "group" else []
-    changed += ["truncated"] if args.truncated == "no_process" else []
-    if "orm" not in options.reward:
-        changed += _changed(alarm, [field.name for field in fields(alarm)]) if alarm.alarm != "off" else []
-    if not changed:
+    idle = changed(args, ["step_discount", "step_baseline"]) if args.advantage == "group" else []
+    idle += ["truncated"] if args.truncated == "no_process" else []
+    if "orm" not in options.reward and alarm.alarm != "off":
+        idle += changed(alarm)
+    if not idle:
         return []
-    return [f"reward {options.reward} pays nothing for steps, so {', '.join(changed)} would do nothing; leave them out"]
-
-
-def _changed(config, names: list[str]) -> list[str]:
-    return [name for name in names if getattr(config, name) != config.__dataclass_fields__[name].default]
-
-
-def deciding_settings(
-    options: PPOOptions, guards: Guards, refresh: RefreshOptions, args: StepPPOConfig, model: ModelConfig
-) -> dict:
-    """What a run that is resumed must have in common with the one that wrote the checkpoint."""
-    found = settings(options) | settings(guards) | settings(refresh)
-    found |= {name: value for name, value in settings(args).items() if name in DECIDING}
-    found |= {name: value for name, value in settings(model).items() if name in MODEL}
-    return {name: value for name, value in found.items() if name not in FREE}
+    return [f"reward {options.reward} pays nothing for steps, so {', '.join(idle)} would do nothing; leave them out"]

@@ -9,17 +9,23 @@ TRL loads lazily: importing its parser costs a third of a second and no torch, s
 
 import argparse
 import difflib
-import types
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import get_type_hints
 
-import yaml
 from trl import TrlParser
 
+from rlstep.runtime.constraints import plain, raise_faults
+from rlstep.runtime.conversion import Option, converted
+from rlstep.runtime.describe import as_yaml, describe_settings
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.paths import recipe as shipped_recipe
+from rlstep.runtime.recipes import load_recipe, one_line, recipe_layers
+from rlstep.runtime.redaction import is_secret, redacted
+
+__all__ = ["PRINT_CONFIG", "StrictParser", "describe_settings", "load_recipe", "settings"]
+
+PRINT_CONFIG = "--print_config"
 
 
 class StrictParser(TrlParser):
@@ -27,7 +33,15 @@ class StrictParser(TrlParser):
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs):
         super().__init__(dataclass_types, **kwargs)
-        self._hints = {name: hint for kind in self.dataclass_types for name, hint in get_type_hints(kind).items()}
+        self._options = self._settings_options()
+        # These two are taken from the command line before it is parsed; here they are for the help alone.
+        self.add_argument("--config", metavar="RECIPE", help="A recipe: a YAML file, or the name of a shipped one.")
+        self.add_argument(
+            PRINT_CONFIG,
+            action="store_true",
+            help="Print every setting as a recipe, with where its value comes from, and run nothing. Types and choices "
+            "are checked; whether the settings go together is checked by a run, before it loads anything.",
+        )
 
     def error(self, message: str):
         raise UserError(f"{message}. `{self.prog} --help` lists the options.")
@@ -36,89 +50,112 @@ class StrictParser(TrlParser):
         """The dataclasses of `argv`, where `--config FILE` gives defaults that other options override.
 
         Raises:
-            UserError: no such recipe, not a mapping, unknown keys, wrong types or choices (all of them in one message).
+            UserError: no such recipe, not a mapping, unknown keys, wrong types or choices, all of them in one message;
+                else settings that are out of range or do not go together, those of all dataclasses in one message.
         """
+        values, _ = self._resolve(argv)
+        configs, faults = [], []
+        for kind in self.dataclass_types:
+            try:
+                configs.append(kind(**{field.name: values[field.name] for field in fields(kind) if field.init}))
+            except (UserError, ValueError, TypeError) as error:
+                faults.append(one_line(error))
+        raise_faults(faults)
+        return tuple(configs)
+
+    def resolved(self, argv: Sequence[str]) -> str:
+        """The settings of `argv` as the text of a recipe that gives them again, each with where its value comes from.
+
+        Secrets are left out. Nothing is made of the values, so it works where they could not be used, on a machine
+        without a GPU for example.
+
+        Raises:
+            UserError: no such recipe, not a mapping, unknown keys, wrong types or choices, all of them in one message.
+        """
+        required = [action for action in self._actions if action.required]
+        for action in required:
+            action.required = False
+        values, origins = self._resolve(argv)
+        missing = {action.dest for action in required} - origins.keys()
+        lines = []
+        for kind in self.dataclass_types:
+            lines += ["", f"# {kind.__name__}"]
+            for name in (field.name for field in fields(kind) if field.init):
+                origin = origins.get(name, "default")
+                if name in missing:
+                    lines.append(f"# {name}: required, but not given")
+                elif is_secret(name) and values[name] is not None:
+                    lines.append(f"# {name}: redacted ({origin})")
+                else:
+                    lines.append(f"{name}: {as_yaml(redacted(plain(values[name])))}  # {origin}")
+        return "\n".join(lines[1:])
+
+    def _resolve(self, argv: Sequence[str]) -> tuple[dict, dict[str, str]]:
+        """Every setting's value, and where those that were given come from: a recipe's path, or the command line."""
         path, argv = _take_config(argv)
-        recipe = load_recipe(path) if path else {}
-        values, faults = self._checked(recipe)
-        problems = [f"{path}: " + "; ".join(faults)] if faults else []
+        given = {key: (value, _shown(file)) for file, recipe in recipe_layers(path) for key, value in recipe.items()}
+        values, faults = self._checked(given)
         options = [word.partition("=")[0] for word in argv if word.startswith("--")]
         known = self._option_string_actions
         # argparse would take an abbreviation, whose meaning changes when a later version adds an option.
-        problems += [f"unknown option '{o}'" + _suggestion(o, known) for o in options if o not in known]
-        if problems:
-            self.error("; ".join(problems))
+        faults += [f"unknown option '{o}'" + _suggestion(o, known) for o in options if o not in known]
+        if faults:
+            self.error("; ".join(faults))
+        argv, nulls = self._take_nulls(argv)
         self.set_defaults_with_config(**values)
-        try:
-            *parsed, rest = self.parse_args_into_dataclasses(
-                argv, return_remaining_strings=True, look_for_args_file=False
-            )
-        except (ValueError, TypeError) as error:
-            # __post_init__ of a configuration refuses a combination of values.
-            raise UserError(_one_line(error)) from error
+        namespace, rest = self.parse_known_args(argv)
         if rest:
             self.error(f"unexpected argument '{rest[0]}'")
-        return tuple(parsed)
+        origins = {key: given[key][1] for key in values} | {known[o].dest: "command line" for o in options}
+        return vars(namespace) | nulls, origins
 
-    def _checked(self, recipe: dict) -> tuple[dict, list[str]]:
-        """A recipe's values in their options' types, and what is wrong with the others."""
-        actions: dict[str, argparse.Action] = {}
+    def _settings_options(self) -> dict[str, Option]:
+        """How the values of each setting are converted."""
+        hints = {name: hint for kind in self.dataclass_types for name, hint in get_type_hints(kind).items()}
+        options: dict[str, Option] = {}
         for action in self._actions:
             # A flag that is on by default has a second action, --no_flag, with the same name.
-            actions.setdefault(action.dest, action)
-        actions.pop("help", None)
-        values, faults = {}, []
-        for key, value in recipe.items():
-            if key not in actions:
-                faults.append(f"unknown key '{key}'" + _suggestion(str(key), actions))
+            if action.dest in hints and action.dest not in options:
+                options[action.dest] = Option(
+                    action.type,
+                    hints[action.dest],
+                    action.nargs == "+",
+                    action.choices,
+                    action.required,
+                    action.default,
+                )
+        return options
+
+    def _checked(self, given: dict) -> tuple[dict, list[str]]:
+        """A recipe's values, key -> (value, file), in their options' types, and what is wrong with the others."""
+        values: dict = {}
+        faults: dict[str, list[str]] = {}
+        for key, (value, source) in given.items():
+            if key not in self._options:
+                faults.setdefault(source, []).append(f"unknown key '{key}'" + _suggestion(str(key), self._options))
                 continue
             try:
-                values[key] = _converted(actions[key], self._hints[key], value)
+                values[key] = converted(self._options[key], value)
             except ValueError as error:
-                faults.append(f"{key}: {error}")
-        return values, faults
+                faults.setdefault(source, []).append(f"{key}: {error}")
+        return values, [f"{source}: {'; '.join(wrong)}" for source, wrong in faults.items()]
 
-
-def _converted(action: argparse.Action, hint, value):
-    """A YAML value as its option's type; a ValueError says what is wrong with it."""
-    if value is None:
-        if type(None) in _members(hint) or (action.default is None and not action.required):
-            return None
-        raise ValueError("null, but it needs a value")
-    if isinstance(value, dict):
-        if dict in _members(hint):
-            return value
-        raise ValueError("expected one value, found a mapping")
-    if isinstance(value, list):
-        if action.nargs == "+":
-            return [_scalar(action, item) for item in value]
-        if list in _members(hint):
-            return value
-        raise ValueError(f"expected one value, found a list {value!r}")
-    return [_scalar(action, value)] if action.nargs == "+" else _scalar(action, value)
-
-
-def _scalar(action: argparse.Action, value):
-    if isinstance(value, (dict, list)):
-        raise ValueError(f"expected a list of single values, found {value!r} in it")
-    try:
-        found = action.type(str(value))
-    except (ValueError, TypeError, argparse.ArgumentTypeError):
-        name = getattr(action.type, "__name__", "another type").replace("string_to_bool", "true or false")
-        raise ValueError(f"expected {name}, found {value!r}") from None
-    refused = action.choices is not None and found not in action.choices
-    if isinstance(value, bool) and (refused or action.type is str):
-        raise ValueError(f"expected a text, found {value}; YAML reads yes, no, on and off so: put it in quotes")
-    if refused:
-        raise ValueError(f"{value!r} is not one of {', '.join(map(str, action.choices))}")
-    return found
-
-
-def _members(hint) -> set:
-    """The classes that a type hint admits, without their parameters: `dict[str, int] | None` -> {dict, NoneType}."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return set().union(*(_members(member) for member in get_args(hint)))
-    return {dict, list, type(None)} if hint is Any else {get_origin(hint) or hint}
+    def _take_nulls(self, argv: Sequence[str]) -> tuple[list[str], dict[str, None]]:
+        """`--key null`, for settings that may be null, out of the command line: argparse knows no such value."""
+        rest, nulls = [], {}
+        words = iter(argv)
+        for word in words:
+            option, has_value, value = word.partition("=")
+            action = self._option_string_actions.get(option)
+            following = [] if action is None or has_value else [next(words, None)]
+            null = (value if has_value else following[0] if following else None) == "null"
+            if action is not None and action.dest in self._options and null and self._options[action.dest].takes_null:
+                nulls[action.dest] = None
+                continue
+            if action is not None:
+                nulls.pop(action.dest, None)
+            rest += [word, *(w for w in following if w is not None)]
+        return rest, nulls
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
@@ -126,90 +163,26 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="append", default=[])
     try:
-        found, rest = parser.parse_known_args(argv)
+        known, rest = parser.parse_known_args(argv)
     except argparse.ArgumentError:
         raise UserError("--config needs a file: --config recipes/....yaml") from None
-    if len(found.config) > 1:
+    if len(known.config) > 1:
         raise UserError(
-            f"--config is given {len(found.config)} times; give one and override its keys with --key value."
+            f"--config is given {len(known.config)} times; give one and override its keys with --key value."
         )
-    return (found.config[0] if found.config else None), rest
+    return (known.config[0] if known.config else None), rest
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """SafeLoader that refuses a key that stands twice, of which YAML would keep the last in silence."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def load_recipe(path: str | Path) -> dict:
-    """The mapping of a YAML recipe, given by its file or by a shipped recipe's name; an empty file is an empty one.
-
-    A recipe that differs little from another one names it, `base: other.yaml`, from its own folder or as the name of a
-    shipped one. The base's values are taken first, its own base's before them; the recipe's own replace them whole,
-    mappings and lists too. `base` itself is not among what is returned.
-
-    Raises:
-        UserError: no such recipe or base, no YAML, no mapping, or bases that lead back to the recipe.
-    """
-    return _with_base(Path(path) if Path(path).is_file() else shipped_recipe(path), ())
-
-
-def _with_base(path: Path, derived: tuple[Path, ...]) -> dict:
-    """A recipe's values over those of its base; `derived` are the recipes that lead here."""
-    if path.resolve() in (other.resolve() for other in derived):
-        raise UserError(f"{derived[0]}: its base leads back to itself: {' -> '.join(map(str, (*derived, path)))}.")
-    recipe = _read_mapping(path)
-    if "base" not in recipe:
-        return recipe
-    base = recipe.pop("base")
-    if not isinstance(base, str):
-        raise UserError(f"{path}: base is {base!r}; give one recipe: a file beside this one, or a shipped one's name.")
-    beside = path.parent / base
-    try:
-        found = beside if beside.is_file() else shipped_recipe(base)
-    except UserError as error:
-        raise UserError(f"{path}: its base is not there: {error}") from None
-    return _with_base(found, (*derived, path)) | recipe
-
-
-def _read_mapping(path: Path) -> dict:
-    try:
-        # _UniqueKeys is a SafeLoader: plain values alone, no objects.
-        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from None
-    if recipe is None:
-        return {}
-    if not isinstance(recipe, dict):
-        raise UserError(f"{path}: expected `key: value` lines, found {type(recipe).__name__}.")
-    return recipe
+def _shown(file: Path) -> str:
+    """A file as one would name it from here."""
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
 def settings(config) -> dict:
-    """A configuration's fields as plain values, for run records and fingerprints; access tokens are left out."""
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if not f.name.endswith("_token")}
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    # An Enum of str prints as Enum.MEMBER; its value is what a recipe holds.
-    value = getattr(value, "value", value)
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    """A configuration's fields as plain values, for run records and fingerprints; secrets are left out."""
+    values = {f.name: plain(getattr(config, f.name)) for f in fields(config)}
+    return redacted(values)

@@ -56,12 +56,12 @@ def config_classes(name: str) -> list[type]:
 
 
 def run(name: str, options: Sequence[str]) -> dict | None:
-    """Parses a command's options and calls it; returns its metrics.
+    """Parses a command's options and calls it; returns its metrics. With `--print_config` they are printed alone.
 
     Raises:
         UserError: an option, a recipe or an input is wrong.
     """
-    from rlstep.runtime.config import StrictParser
+    from rlstep.runtime.config import PRINT_CONFIG, StrictParser
 
     parser = StrictParser(
         config_classes(name),
@@ -70,7 +70,11 @@ def run(name: str, options: Sequence[str]) -> dict | None:
         description=COMMANDS[name].help,
         epilog="A recipe's keys are the options' names; options on the command line override it.",
     )
-    return function_of(name)(*parser.parse(_named(COMMANDS[name].words, options)))
+    words = _named(COMMANDS[name].words, options)
+    if PRINT_CONFIG in words:
+        print(f"# rlstep {name}", parser.resolved([word for word in words if word != PRINT_CONFIG]), sep="\n")
+        return None
+    return function_of(name)(*parser.parse(words))
 
 
 def _usage(name: str) -> str:

@@ -4,8 +4,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from rlstep.runtime.constraints import Range, changed, check
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord
@@ -33,7 +34,9 @@ class DataConfig:
     on_bad_row: Literal["error", "skip"] = field(
         default="error", metadata={"help": "skip leaves malformed rows out and lists them in OUT" + BAD_ROWS + "."}
     )
-    show: int = field(default=0, metadata={"help": "Print this many of the first solutions."})
+    show: Annotated[int, Range(at_least=0)] = field(
+        default=0, metadata={"help": "Print this many of the first solutions."}
+    )
     grade: bool = field(default=False, metadata={"help": "Set `correct` from the reference answers, for an ORM."})
     prompt: str | None = field(
         default=None, metadata={"help": "The prompt's template; {problem} stands for the problem's text."}
@@ -57,22 +60,22 @@ class DataConfig:
     )
 
     def __post_init__(self):
-        if self.show < 0:
-            raise UserError(f"show is {self.show}; it must be at least 0.")
-        if self.out is not None:
-            self._check_out(Path(self.out), Path(self.path))
-        if self.grade and not READERS[self.format].has_reference:
-            raise UserError(
-                f"grade is on, but rows of the format '{self.format}' hold no reference answer. Leave it off."
-            )
+        check(self, self._faults())
         reader_of(self.format, **self.options)
 
-    @staticmethod
-    def _check_out(out: Path, path: Path) -> None:
-        if out.suffix not in OUTPUTS:
-            raise UserError(f"out is {out}; its name must end in {' or '.join(OUTPUTS)}.")
-        if path.resolve() in (out.resolve(), out.resolve().parent):
-            raise UserError(f"out is {out}, which lies in what path names, {path}; give another place.")
+    def _faults(self) -> Iterator[str]:
+        if self.out is not None and Path(self.out).suffix not in OUTPUTS:
+            yield f"out is {self.out}; its name must end in {' or '.join(OUTPUTS)}"
+        if self.out is not None and Path(self.path).resolve() in (
+            Path(self.out).resolve(),
+            Path(self.out).resolve().parent,
+        ):
+            yield f"out is {self.out}, which lies in what path names, {self.path}; give another place"
+        if self.format in READERS and self.grade and not READERS[self.format].has_reference:
+            yield f"grade is on, but rows of the format '{self.format}' hold no reference answer; leave it off"
+        hub_only = changed(self, ("config_name", "revision"))
+        if hub_only and Path(self.path).exists():
+            yield f"path {self.path} is on this machine, so {', '.join(hub_only)} would do nothing; leave it out"
 
     @property
     def options(self) -> dict:

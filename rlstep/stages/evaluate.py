@@ -4,14 +4,16 @@
 (`rlstep.verifiers.metrics.step_metrics`); `reliability.png` shows its calibration.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rlstep.core.calibration import reliability
 from rlstep.evaluation.best_of_n import Samples, best_of_n_curves, read_samples
 from rlstep.report.wandb_curves import log_best_of_n
+from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
@@ -35,16 +37,21 @@ class EvaluateConfig:
     aggregate: Literal["product", "minimum", "last", "mean"] = field(
         default="product", metadata={"help": "How the PRM's step scores become the solution's; the ORM's is its last."}
     )
-    trials: int = field(default=400, metadata={"help": "Random draws per problem and N for the two votes."})
+    trials: Annotated[int, Range(at_least=1)] = field(
+        default=400, metadata={"help": "Random draws per problem and N for the two votes."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of these draws."})
     report_to: Literal["none", "wandb"] = field(default="none", metadata={"help": "Where the curves are logged too."})
-    run_name: str | None = field(default=None, metadata={"help": "wandb: the run's name."})
+    run_name: Annotated[str | None, ReadBy("report_to", "wandb")] = field(
+        default=None, metadata={"help": "wandb: the run's name."}
+    )
 
     def __post_init__(self):
-        if not self.ns or self.ns[0] < 1 or any(b <= a for a, b in zip(self.ns, self.ns[1:], strict=False)):
-            raise UserError(f"ns is {self.ns}; give whole numbers from 1 on, rising, for example 1 2 4 8.")
-        if self.trials < 1:
-            raise UserError(f"trials is {self.trials}; it must be at least 1.")
+        check(self, self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        if not self.ns or self.ns[0] < 1 or any(a >= b for a, b in pairwise(self.ns)):
+            yield f"ns is {self.ns}; give whole numbers from 1 on, rising, for example 1 2 4 8"
 
 
 def evaluate(config: EvaluateConfig) -> dict:

@@ -6,30 +6,32 @@ step, outcome supervision the answer alone. Then both kinds of accuracy over man
 
 import random
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.constraints import Range, check
 from rlstep.supervision.side_by_side import compare, side_by_side, solve
 from rlstep.tasks.increasing import NUMBERS
 
 
 @dataclass
 class ExampleConfig:
-    sequences: int = field(default=3, metadata={"help": "Sequences to show step by step."})
-    length: int = field(default=6, metadata={"help": "Numbers in a sequence."})
-    n: int = field(default=1000, metadata={"help": "Sequences that the accuracies are taken over."})
+    sequences: Annotated[int, Range(at_least=0)] = field(
+        default=3, metadata={"help": "Sequences to show step by step."}
+    )
+    length: Annotated[int, Range(at_least=2, at_most=NUMBERS)] = field(
+        default=6, metadata={"help": "Numbers in a sequence."}
+    )
+    n: Annotated[int, Range(at_least=1)] = field(
+        default=1000, metadata={"help": "Sequences that the accuracies are taken over."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the sequences and of the solver's slips."})
+
+    def __post_init__(self):
+        check(self)
 
 
 def example(config: ExampleConfig) -> dict:
-    """Prints the example; returns the accuracies that it prints.
-
-    Raises:
-        UserError: a number is out of range.
-    """
-    if not 2 <= config.length <= NUMBERS:
-        raise UserError(f"length {config.length}: a sequence has 2 to {NUMBERS} numbers.")
-    if config.sequences < 0 or config.n < 1:
-        raise UserError(f"sequences {config.sequences}, n {config.n}: show 0 or more, and count over at least 1.")
+    """Prints the example; returns the accuracies that it prints."""
     rng = random.Random(f"example {config.seed}")
     for _ in range(config.sequences):
         print(side_by_side(solve(rng, config.length)))

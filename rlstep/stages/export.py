@@ -2,8 +2,10 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from rlstep.policy.export import check_adapter, export_adapter
+from rlstep.runtime.constraints import check
 from rlstep.runtime.record import RunRecord
 
 
@@ -11,8 +13,13 @@ from rlstep.runtime.record import RunRecord
 class ExportConfig:
     policy: str = field(metadata={"help": "Folder that `rlstep ppo` or `rlstep sft` wrote with use_peft."})
     out: str = field(metadata={"help": "Folder for adapter/ and merged/."})
-    dtype: str = field(default="auto", metadata={"help": "Type of the merged weights: auto, float32, bfloat16."})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto", metadata={"help": "Type of the merged weights; auto: that of the checkpoint."}
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
+
+    def __post_init__(self):
+        check(self)
 
 
 def export(config: ExportConfig) -> dict:

@@ -6,13 +6,14 @@ not need each other run side by side, and what is finished and unchanged is not 
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from rlstep.report import arms
 from rlstep.report.arms import Arm
 from rlstep.report.contrast import report_contrast
 from rlstep.report.seeds import report_seeds
 from rlstep.runtime.code import code_digest
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.constraints import Choices, Range, ReadBy, ReadUnless, check
 from rlstep.runtime.paths import recipe
 from rlstep.runtime.pipeline import Pipeline, Stage
 from rlstep.stages import COMMANDS, config_classes, run
@@ -27,41 +28,32 @@ class LabConfig:
     out: str = field(metadata={"help": "Run folder; the report is in its folder report/."})
     recipes: str = field(default="arithmetic", metadata={"help": "Folder of recipes, or the name of a shipped one."})
     seed: int = field(default=0, metadata={"help": "The (first) seed."})
-    seeds: int | None = field(
+    seeds: Annotated[int | None, Range(at_least=1)] = field(
         default=None,
         metadata={"help": "Runs in OUT/seed-*, and means and intervals; by default 1 run, in OUT, or 3 with contrast."},
     )
-    arms: list[str] | None = field(
-        default=None,
-        metadata={"help": f"RL arms ({_NAMES}); by default {_DEFAULT}, or all of them with several seeds."},
+    arms: Annotated[list[str] | None, Choices(tuple(arm.name for arm in arms.ARMS)), ReadUnless("contrast", True)] = (
+        field(
+            default=None,
+            metadata={"help": f"RL arms ({_NAMES}); by default {_DEFAULT}, or all of them with several seeds."},
+        )
     )
     contrast: bool = field(
         default=False,
         metadata={"help": "In place of the report: one reward against another, and credit schemes, over 3 seeds."},
     )
-    contrast_level: float = field(
+    contrast_level: Annotated[float, Range(above=0, at_most=1), ReadBy("contrast")] = field(
         default=0.5, metadata={"help": "contrast: the clean accuracy until which samples are counted."}
     )
-    workers: int = field(default=2, metadata={"help": "Stages run at a time."})
+    workers: Annotated[int, Range(at_least=1)] = field(default=2, metadata={"help": "Stages run at a time."})
 
     def __post_init__(self):
+        check(self)
         if self.seeds is None:
             self.seeds = 3 if self.contrast else 1
-        if self.contrast and self.arms is not None:
-            raise UserError("contrast has arms of its own; leave arms out.")
-        if not self.contrast and self.contrast_level != 0.5:
-            raise UserError("contrast_level is for contrast: true; leave it out, or set it.")
-        if not 0 < self.contrast_level <= 1:
-            raise UserError(f"contrast_level is {self.contrast_level}; it must be above 0 and at most 1.")
-        for name in ("seeds", "workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         known = {arm.name: arm for arm in _known_arms(self)}
         if self.arms is None:
             self.arms = [name for name, arm in known.items() if arm.by_default or self.seeds > 1 or self.contrast]
-        for name in self.arms:
-            if name not in known:
-                raise UserError(f"no RL arm '{name}'; there are {', '.join(known)}.")
 
 
 def _known_arms(config: LabConfig) -> tuple[Arm, ...]:

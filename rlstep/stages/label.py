@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from rlstep.runtime.constraints import Idle, check
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
@@ -24,7 +25,12 @@ class LabelConfig:
     task: Literal["arithmetic", "increasing", "gsm8k", "math"] = field(
         metadata={"help": "The task whose checker labels."}
     )
-    task_path: str | None = field(default=None, metadata={"help": "gsm8k, math: a folder, a JSONL file or a hub id."})
+    task_path: Annotated[str | None, Idle("the problems come with the solutions, and a checker reads no data")] = field(
+        default=None, metadata={"help": "Of no use here; `rlstep prepare` has it."}
+    )
+
+    def __post_init__(self):
+        check(self)
 
 
 def label(config: LabelConfig) -> dict:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from datasets import Dataset
 from transformers import TrainerCallback
-from trl import ModelConfig, get_peft_config
+from trl import get_peft_config
 
-from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.config import PolicyModel, StepPPOConfig
 from rlstep.policy.models import check_prompt_lengths, load_base, load_tokenizer, max_positions, model_init_kwargs
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.monitoring.setup import watch
@@ -15,10 +15,11 @@ from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.sources import check_fit, load_verifiers, save_verifier, task_rewards, wants_base
 from rlstep.policy.trainer import StepPPOTrainer
-from rlstep.policy.validation import check_together, deciding_settings
+from rlstep.policy.validation import check_together
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.identity import run_identity
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_rows
 from rlstep.steps.records import Problem, read_problems
@@ -34,7 +35,7 @@ def ppo(
     alarm: AlarmOptions,
     refresh: RefreshOptions,
     args: StepPPOConfig,
-    model: ModelConfig,
+    model: PolicyModel,
 ) -> dict:
     """Trains a policy (with `--use_peft`, a LoRA adapter on it) and writes it to `args.output_dir`."""
     check_together(options, guards, alarm, refresh, args, model)
@@ -52,10 +53,11 @@ def ppo(
             "per_device_train_batch_size or steps_per_generation."
         )
     parts = (options, guards, alarm, refresh, args, model)
+    identity = run_identity(*parts)
     config = {name: value for part in parts for name, value in settings(part).items()}
     with RunRecord("ppo", config, args.output_dir, args.seed) as record:
         trainer = _trainer(*parts, problems, eval_problems)
-        trainer.deciding = deciding_settings(options, guards, refresh, args, model)
+        trainer.identity = identity
         start = newest_checkpoint(args.output_dir, exact=True) if options.resume else None
         result = trainer.train(resume_from_checkpoint=start)
         trainer.save_model()

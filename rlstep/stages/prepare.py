@@ -2,11 +2,14 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_rows
 from rlstep.tasks import get
+
+Count = Annotated[int, Range(at_least=0)]
 
 
 @dataclass
@@ -15,16 +18,23 @@ class PrepareConfig:
     task: Literal["arithmetic", "increasing", "gsm8k", "math"] = field(
         default="arithmetic", metadata={"help": "The task."}
     )
-    task_path: str | None = field(default=None, metadata={"help": "gsm8k, math: a folder, a JSONL file or a hub id."})
-    train: int = field(default=2500, metadata={"help": "Problems for sampling, labelling and verifier training."})
-    rl: int = field(default=2000, metadata={"help": "Further training problems, for RL."})
-    test: int = field(default=200, metadata={"help": "Problems of the test split."})
-    ood: int = field(default=0, metadata={"help": "Problems of each out-of-distribution split the task has."})
-    demonstrations: int = field(default=24000, metadata={"help": "Solutions to imitate."})
+    task_path: Annotated[str | None, ReadBy("task", "gsm8k", "math")] = field(
+        default=None, metadata={"help": "gsm8k, math: a folder, a JSONL file or a hub id."}
+    )
+    train: Count = field(default=2500, metadata={"help": "Problems for sampling, labelling and verifier training."})
+    rl: Count = field(default=2000, metadata={"help": "Further training problems, for RL."})
+    test: Count = field(default=200, metadata={"help": "Problems of the test split."})
+    ood: Annotated[Count, ReadBy("task", "arithmetic", "increasing")] = field(
+        default=0, metadata={"help": "Problems of each out-of-distribution split the task has."}
+    )
+    demonstrations: Count = field(default=24000, metadata={"help": "Solutions to imitate."})
     small_model: bool = field(
         default=True, metadata={"help": "Write a small untrained Qwen2 and its tokenizer to start from."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of the problems, the demonstrations and the weights."})
+
+    def __post_init__(self):
+        check(self)
 
 
 def prepare(config: PrepareConfig) -> dict:

@@ -1,14 +1,16 @@
 """The `sample` stage: N solutions of every problem, written as they come; a killed run continues where it stopped."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 
 from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_tokenizer, max_positions
 from rlstep.policy.sampling import batches, generate
 from rlstep.runtime.checkpoints import checkpoint_files
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
@@ -20,26 +22,34 @@ class SampleConfig:
     model: str = field(metadata={"help": "Hub id or folder of the policy: a causal LM or a LoRA adapter."})
     problems: str = field(metadata={"help": "Problems (JSONL)."})
     out: str = field(metadata={"help": "Where the solutions go (JSONL)."})
-    n: int = field(default=1, metadata={"help": "Solutions per problem."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 0 is greedy."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus: sample from the smallest set with this mass."})
-    top_k: int = field(default=0, metadata={"help": "Sample from the k likeliest tokens; 0 is all."})
-    max_new_tokens: int = field(default=512, metadata={"help": "Longest completion, in tokens."})
-    batch_size: int = field(default=512, metadata={"help": "Solutions generated at a time."})
+    n: Annotated[int, Range(at_least=1)] = field(default=1, metadata={"help": "Solutions per problem."})
+    temperature: Annotated[float, Range(at_least=0)] = field(
+        default=1.0, metadata={"help": "Sampling temperature; 0 is greedy."}
+    )
+    top_p: Annotated[float, Range(above=0, at_most=1), ReadBy("temperature")] = field(
+        default=1.0, metadata={"help": "Nucleus: sample from the smallest set with this mass."}
+    )
+    top_k: Annotated[int, Range(at_least=0), ReadBy("temperature")] = field(
+        default=0, metadata={"help": "Sample from the k likeliest tokens; 0 is all."}
+    )
+    max_new_tokens: Annotated[int, Range(at_least=1)] = field(
+        default=512, metadata={"help": "Longest completion, in tokens."}
+    )
+    batch_size: Annotated[int, Range(at_least=1)] = field(
+        default=512, metadata={"help": "Solutions generated at a time."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the sampling."})
-    dtype: str = field(default="auto", metadata={"help": "auto, float32, bfloat16 or float16."})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto", metadata={"help": "The weights' type; auto: that of the checkpoint."}
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
 
     def __post_init__(self):
-        for name, low in {"n": 1, "batch_size": 1, "max_new_tokens": 1, "temperature": 0, "top_k": 0}.items():
-            if getattr(self, name) < low:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+        check(self, self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if self.temperature == 0 and self.n > 1:
-            raise UserError(
-                f"temperature 0 gives one solution {self.n} times over; set n to 1, or temperature above 0."
-            )
+            yield f"temperature 0 gives one solution {self.n} times over; set n to 1, or temperature above 0"
 
 
 def sample(config: SampleConfig) -> dict:

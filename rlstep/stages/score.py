@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.config import settings
+from rlstep.runtime.constraints import Choices, Range, ReadBy, check
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
@@ -36,14 +37,16 @@ class ScoreConfig:
     data: str = field(metadata={"help": "Solutions (JSONL, Parquet or a folder of them), labelled or not."})
     out: str = field(metadata={"help": "Where the scored solutions go: NAME.jsonl, or a folder of Parquet shards."})
     name: str = field(default="prm", metadata={"help": "The scores' name in every solution's `scores`."})
-    batch_tokens: int = field(default=16384, metadata={"help": "Tokens a forward pass."})
-    chunk_rows: int = field(
+    batch_tokens: Annotated[int, Range(at_least=1)] = field(
+        default=16384, metadata={"help": "Tokens per forward pass."}
+    )
+    chunk_rows: Annotated[int, Range(at_least=1)] = field(
         default=4096, metadata={"help": "Rows written at a time; equal rows of a chunk count once."}
     )
     kind: Literal["prm", "orm"] | None = field(
         default=None, metadata={"help": "What label 1 means, for a token classifier that rlstep did not train."}
     )
-    layout: str | None = field(
+    layout: Annotated[str | None, Choices((*FAMILIES,))] = field(
         default=None,
         metadata={"help": "A published PRM's family, where the checkpoint does not tell.", "choices": [*FAMILIES]},
     )
@@ -53,7 +56,9 @@ class ScoreConfig:
     boundary: Literal["line", "blank_line", "tag", "heading", "sentence"] | None = field(
         default=None, metadata={"help": "What a step is, for solutions without spans; the verifier's own by default."}
     )
-    boundary_tag: str | None = field(default=None, metadata={"help": "boundary tag: the tag that ends a step."})
+    boundary_tag: Annotated[str | None, ReadBy("boundary", "tag")] = field(
+        default=None, metadata={"help": "boundary tag: the tag that ends a step."}
+    )
     packing: bool = field(
         default=True, metadata={"help": "Rows without padding, shared prefixes once, where the model admits it."}
     )
@@ -63,14 +68,12 @@ class ScoreConfig:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
 
     def __post_init__(self):
-        for name in ("batch_tokens", "chunk_rows"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if Path(self.out).resolve() == Path(self.data).resolve():
-            raise UserError(f"out is the path that data names, {self.data}; give another one.")
-        if self.boundary is None and self.boundary_tag is not None:
-            raise UserError("boundary_tag is for boundary: tag; leave it out, or set it.")
+        check(self, self._faults())
         self.steps = None if self.boundary is None else Boundary(self.boundary, self.boundary_tag)
+
+    def _faults(self) -> Iterator[str]:
+        if Path(self.out).resolve() == Path(self.data).resolve():
+            yield f"out is the path that data names, {self.data}; give another one"
 
 
 def score(config: ScoreConfig) -> dict:

@@ -7,11 +7,12 @@ import logging
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.constraints import Choices, Range, ReadBy, check
 from rlstep.stages.score import ScoreConfig
 from rlstep.steps.boundaries import Boundary
+from rlstep.verifiers.published import FAMILIES
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token, is_loopback
 from rlstep.verifiers.serving.server import ScoreServer
@@ -37,7 +38,9 @@ class ServeConfig:
             "authentication: whoever reaches it can use it."
         },
     )
-    port: int = field(default=8000, metadata={"help": "Port to listen at; 0 takes a free one."})
+    port: Annotated[int, Range(at_least=0, at_most=65535)] = field(
+        default=8000, metadata={"help": "Port to listen at; 0 takes a free one."}
+    )
     token: str | None = field(
         default=None,
         metadata={
@@ -49,25 +52,21 @@ class ServeConfig:
         default=None,
         metadata={"help": "What clients know the verifier by; the folder's name or the hub id by default."},
     )
-    max_request_mb: int = field(default=64, metadata={"help": "Largest request, in MiB; clients cut theirs to it."})
-    batch_tokens: int = _as_in_score("batch_tokens")
+    max_request_mb: Annotated[int, Range(at_least=1)] = field(
+        default=64, metadata={"help": "Largest request, in MiB; clients cut theirs to it."}
+    )
+    batch_tokens: Annotated[int, Range(at_least=1)] = _as_in_score("batch_tokens")
     kind: Literal["prm", "orm"] | None = _as_in_score("kind")
-    layout: str | None = _as_in_score("layout")
+    layout: Annotated[str | None, Choices((*FAMILIES,))] = _as_in_score("layout")
     neutral: Literal["positive", "negative", "ignore"] | None = _as_in_score("neutral")
     boundary: Literal["line", "blank_line", "tag", "heading", "sentence"] | None = _as_in_score("boundary")
-    boundary_tag: str | None = _as_in_score("boundary_tag")
+    boundary_tag: Annotated[str | None, ReadBy("boundary", "tag")] = _as_in_score("boundary_tag")
     packing: bool = _as_in_score("packing")
     dtype: Literal["float32", "bfloat16", "float16"] | None = _as_in_score("dtype")
     trust_remote_code: bool = _as_in_score("trust_remote_code")
 
     def __post_init__(self):
-        for name in ("batch_tokens", "max_request_mb"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 <= self.port < 1 << 16:
-            raise UserError(f"port is {self.port}; it must be from 1 to 65535, or 0 for a free one.")
-        if self.boundary is None and self.boundary_tag is not None:
-            raise UserError("boundary_tag is for boundary: tag; leave it out, or set it.")
+        check(self)
         self.steps = None if self.boundary is None else Boundary(self.boundary, self.boundary_tag)
         self.name = self.name or (Path(self.model).resolve().name if Path(self.model).is_dir() else self.model)
         self.token = find_token(self.token)

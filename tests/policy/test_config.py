@@ -1,18 +1,22 @@
 import pytest
 
-from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.config import PolicyModel, StepPPOConfig
+from rlstep.runtime.errors import UserError
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss_type": "vespo"}, "loss_type 'vespo' is written for one advantage a sequence"),
-        ({"loss_type": "luspo"}, "loss_type 'luspo' is written for one advantage a sequence"),
-        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold is written for one advantage a sequence"),
+        ({"loss_type": "vespo"}, "loss_type is 'vespo'; it must be one of grpo, bnpo"),
+        ({"loss_type": "luspo"}, "loss_type is 'luspo'; it must be one of grpo, bnpo"),
+        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold does nothing here: it is written for one"),
         ({"reward_weights": [1.0, 2.0]}, "set process_weight and outcome_weight"),
-        ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation does nothing here"),
-        ({"scale_rewards": "batch"}, "scale_rewards 'batch' is not one of none, group"),
-        ({"importance_sampling_level": "sequence"}, "importance_sampling_level 'sequence' has one ratio a sequence"),
+        (
+            {"multi_objective_aggregation": "normalize_then_sum"},
+            "multi_objective_aggregation does nothing here: rewards are added up",
+        ),
+        ({"scale_rewards": "batch"}, "scale_rewards is 'batch'; it must be one of none, group"),
+        ({"importance_sampling_level": "sequence"}, "importance_sampling_level does nothing here: the ratio"),
         ({"advantage": "gae", "use_vllm": True}, "use_vllm does not go with advantage 'gae'"),
         ({"advantage": "vine", "use_vllm": True, "vllm_mode": "server"}, "set vllm_mode: colocate"),
         ({"loss_type": "cispo"}, "cispo cuts ratios at epsilon_high, which by default is below 1"),
@@ -23,38 +27,69 @@ from rlstep.policy.config import StepPPOConfig
         ),
         ({"advantage": "rloo", "mask_truncated_completions": True}, "as returns of 0 in the others' baseline"),
         # settings that the estimator does not read
-        ({"advantage": "gae", "scale_rewards": "group"}, "scale_rewards belongs to advantage group, not 'gae'"),
-        ({"advantage": "rloo", "step_discount": 0.5}, "step_discount belongs to advantage group, not 'rloo'"),
-        ({"advantage": "vine", "step_baseline": "all"}, "step_baseline belongs to advantage group, not 'vine'"),
-        ({"gamma": 0.9}, "gamma belongs to advantage gae and rloo, not 'group'"),
-        ({"lam": 0.9}, "lam belongs to advantage gae, not 'group'"),
-        ({"vf_coef": 1.0}, "vf_coef belongs to advantage gae"),
-        ({"whiten_rewards": True}, "whiten_rewards belongs to advantage gae and rloo, not 'group'"),
-        ({"vine_rollouts": 3}, "vine_rollouts belongs to advantage vine, not 'group'"),
+        (
+            {"advantage": "gae", "scale_rewards": "group"},
+            "advantage is 'gae', so scale_rewards would do nothing; set advantage to 'group'",
+        ),
+        ({"advantage": "rloo", "step_discount": 0.5}, "advantage is 'rloo', so step_discount would do nothing"),
+        ({"advantage": "vine", "step_baseline": "all"}, "advantage is 'vine', so step_baseline would do nothing"),
+        ({"gamma": 0.9}, "advantage is 'group', so gamma would do nothing; set advantage to 'gae' or 'rloo'"),
+        ({"lam": 0.9}, "advantage is 'group', so lam would do nothing; set advantage to 'gae'"),
+        ({"vf_coef": 1.0}, "advantage is 'group', so vf_coef would do nothing"),
+        ({"whiten_rewards": True}, "so whiten_rewards would do nothing; set advantage to 'gae' or 'rloo'"),
+        ({"vine_rollouts": 3}, "so vine_rollouts would do nothing; set advantage to 'vine'"),
         ({"truncated": "bootstrap"}, "only advantage 'gae' has a critic"),
         ({"truncated": "no_process", "mask_truncated_completions": True}, "leave truncated at score"),
         ({"step_baseline": "rewards"}, "with step_discount 0 nothing is summed"),
         # the KL
-        ({"kl": "reward"}, "kl and kl_estimator do nothing with beta 0"),
-        ({"kl_estimator": "k2"}, "kl and kl_estimator do nothing with beta 0"),
+        ({"kl": "reward"}, "beta is 0.0, so kl would do nothing; set beta, or leave it out"),
+        ({"kl_estimator": "k2"}, "beta is 0.0, so kl_estimator would do nothing"),
         ({"beta": 0.1, "kl_estimator": "k1"}, "'k1' has no expected gradient as a loss"),
         ({"beta": 0.1, "kl": "reward", "advantage": "vine"}, "Monte-Carlo values know no KL"),
         # ranges
         ({"advantage": "vine", "vine_rollouts": 0}, "vine_rollouts is 0; it must be at least 1"),
-        ({"gamma": 1.5}, "gamma is 1.5; it must be between 0 and 1"),
-        ({"lam": -0.1}, "lam is -0.1; it must be between 0 and 1"),
-        ({"step_discount": 2}, "step_discount is 2; it must be between 0 and 1"),
-        ({"value_clip": 0}, "value_clip is 0; it must be above 0"),
+        ({"gamma": 1.5}, "gamma is 1.5; it must be at least 0 and at most 1"),
+        ({"lam": -0.1}, "lam is -0.1; it must be at least 0 and at most 1"),
+        ({"step_discount": 2}, "step_discount is 2; it must be at least 0 and at most 1"),
+        ({"advantage": "gae", "value_clip": 0}, "value_clip is 0; it must be above 0"),
+        ({"advantage": "gae", "vf_coef": float("nan")}, "vf_coef is nan; it must be at least 0"),
+        ({"advantage": "grpo"}, "advantage is 'grpo'; it must be one of group, gae, rloo, vine"),
+        ({"kl": "los"}, "kl is 'los'; it must be one of loss, reward"),
+        # TRL's settings that would do nothing
+        ({"use_bias_correction_kl": False}, "beta is 0.0, so use_bias_correction_kl would do nothing"),
+        (
+            {"beta": 0.1, "kl_estimator": "k2", "use_bias_correction_kl": False},
+            "kl_estimator to another value than 'k1'",
+        ),
+        ({"sync_ref_model": True}, "beta is 0.0, so sync_ref_model would do nothing"),
+        ({"ref_model_sync_steps": 3}, "sync_ref_model is false, so ref_model_sync_steps would do nothing"),
+        ({"entropy_target": 1.0, "entropy_coef_max": 2.0}, "so entropy_coef_max, entropy_target would do nothing"),
+        ({"sapo_temperature_neg": 2.0}, "loss_type is 'dapo', so sapo_temperature_neg would do nothing"),
+        (
+            {"loss_type": "sapo", "epsilon": 0.1, "delta": 2.0},
+            "loss_type is 'sapo', so epsilon, delta would do nothing",
+        ),
+        ({"loss_type": "sapo", "epsilon_high": 0.3}, "loss_type is 'sapo', so epsilon_high would do nothing"),
+        ({"vespo_k_pos": 3.0}, "vespo_k_pos does nothing here"),
+        ({"vllm_server_port": 1}, "use_vllm is false, so vllm_server_port would do nothing"),
+        ({"use_vllm": True, "vllm_server_port": 1}, "vllm_mode is 'colocate', so vllm_server_port would do nothing"),
+        ({"num_completions_to_print": 3}, "log_completions is false, so num_completions_to_print would do nothing"),
+        ({"data_seed": 3}, "data_seed does nothing here: the order of the problems follows from seed"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor does nothing here"),
+        # what TRL itself refuses ends as the same error, with the rest
+        ({"generation_batch_size": 4, "steps_per_generation": 1}, "can not be both configured at the same time"),
     ],
 )
 def test_combinations_that_would_compute_something_else_are_refused(arguments, changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         arguments(**changes)
 
 
 def test_all_faults_are_shown_at_once(arguments):
-    with pytest.raises(ValueError, match="gamma is 2.*; value_clip is -1.*above 0.$"):
-        arguments(gamma=2, value_clip=-1)
+    with pytest.raises(UserError, match="gamma is 2.*; value_clip is -1.*above 0; .*both configured.*; use_vllm"):
+        arguments(
+            gamma=2, value_clip=-1, generation_batch_size=4, steps_per_generation=1, use_vllm=True, advantage="gae"
+        )
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"])
@@ -109,3 +144,31 @@ def test_samples_at_counts_the_batches_that_were_generated(arguments, changes, s
     config = arguments(**changes)
     assert [config.samples_at(step) for step in range(6)] == samples
     assert [config.batches_at(step) * config.generation_batch_size for step in range(6)] == samples
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"lora_r": 8, "lora_dropout": 0.1},
+            "use_peft is false, so lora_r, lora_dropout would do nothing; set use_peft",
+        ),
+        ({"use_dora": True}, "use_peft is false, so use_dora would do nothing"),
+        ({"use_peft": True, "lora_r": 0}, "lora_r is 0; it must be at least 1"),
+        ({"use_peft": True, "lora_dropout": 1.0}, "lora_dropout is 1.0; it must be at least 0 and below 1"),
+        ({"load_in_4bit": True}, "load_in_4bit does nothing here: weights are not quantized"),
+        (
+            {"load_in_4bit": True, "load_in_8bit": True},
+            "load_in_8bit, load_in_4bit do nothing here.*8 bit and 4 bit precision at the same time",
+        ),
+    ],
+)
+def test_model_options_that_would_do_nothing_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        PolicyModel("m", **changes)
+
+
+def test_model_options_with_an_adapter_are_admitted():
+    assert (
+        PolicyModel("m", use_peft=True, lora_r=8, use_dora=True, lora_target_modules=["q"]).lora_target_modules == "q"
+    )

@@ -5,7 +5,7 @@ from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards.guards import Guards
-from rlstep.policy.validation import check_together, deciding_settings
+from rlstep.policy.validation import check_together
 from rlstep.runtime.errors import UserError
 
 STEPS = {"reward": ["prm"], "prm": "x"}
@@ -49,6 +49,11 @@ def check(arguments):
         ({"options": STEPS | {"credit": "log", "credit_parameters": {"floor": 1}}}, "floor=1 bounds log p"),
         ({"refresh": {"refresh_every": 2}}, "refresh_every trains the PRM, but reward is"),
         ({"options": STEPS, "alarm": {"alarm": "stop"}}, "set load_best_model_at_end: true and metric_for_best_model"),
+        ({"model": {"lora_r": 8}}, "use_peft is false, so lora_r would do nothing"),
+        ({"args": {"resume_from_checkpoint": "x"}}, "resume_from_checkpoint does nothing here: set resume"),
+        ({"options": {"task": "gsm8k", "task_path": "x"}}, "task_path does nothing here: the problems come from"),
+        ({"options": {"score_cache": 5}}, "asks no model for scores, so score_cache would do nothing"),
+        ({"options": {"share_base": False}}, "asks no model for scores, so share_base would do nothing"),
         (
             {"model": {"use_peft": True}, "args": {"beta": 0.1, "sync_ref_model": True}},
             "sync_ref_model moves a reference",
@@ -78,14 +83,3 @@ def test_combinations_that_make_no_sense_are_refused(check, parts, message):
 )
 def test_combinations_that_make_sense_are_not(check, parts):
     check(**parts)
-
-
-def test_what_decides_a_run_and_what_does_not(arguments):
-    def found(args=None, **options):
-        given = PPOOptions("p.jsonl", **options)
-        return deciding_settings(given, Guards(), RefreshOptions(), arguments(**(args or {})), ModelConfig("m"))
-
-    plain = found()
-    assert found({"max_steps": 9, "logging_steps": 3}, resume=True, score_cache=1) == plain
-    for changed in (found({"beta": 0.1}), found({"learning_rate": 1.0}), found(missing_answer_reward=-1.0)):
-        assert changed != plain

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlstep.runtime.config import StrictParser, load_recipe
+from rlstep.runtime.config import StrictParser, load_recipe, settings
 from rlstep.stages import config_classes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +51,7 @@ def own_environment():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
-def test_recipe_parses_by_the_command_in_its_header(path, own_environment, monkeypatch):
+def test_recipe_parses_by_the_command_in_its_header(path, own_environment, monkeypatch, tmp_path):
     relative = path.relative_to(ROOT).as_posix()
     header = re.match(r"(?:#.*\n)+", path.read_text())
     assert header, f"{relative} has no header comment"
@@ -63,8 +63,15 @@ def test_recipe_parses_by_the_command_in_its_header(path, own_environment, monke
     monkeypatch.chdir(ROOT)
     # bfloat16, which TRL's trainers have on, is refused where there is no GPU, unless the CPU is asked for.
     here = ["--use_cpu", "true"] if command[1] in ("sft", "prm", "orm", "ppo") else []
-    parsed = StrictParser(config_classes(command[1]), prog=command[1]).parse(["--config", relative, *here])
-    assert len(parsed) == len(config_classes(command[1]))
+    classes = config_classes(command[1])
+    parsed = StrictParser(classes, prog=command[1]).parse(["--config", relative, *here])
+    assert len(parsed) == len(classes)
+    # What --print_config prints is a recipe that gives the same settings.
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(StrictParser(classes).resolved(["--config", relative, *here]))
+    assert [settings(part) for part in StrictParser(classes).parse(["--config", str(printed)])] == [
+        settings(part) for part in parsed
+    ]
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if "base" in own(path)], ids=name_of)

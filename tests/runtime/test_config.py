@@ -252,7 +252,96 @@ def test_settings_are_plain_and_hold_no_token():
     class Run:
         kind: Kind = Kind.FAST
         sizes: tuple = (1, 2)
-        nested: dict = field(default_factory=lambda: {"kind": Kind.FAST})
+        nested: dict = field(default_factory=lambda: {"kind": Kind.FAST, "token": "secret"})
         hub_token: str = "secret"
+        eos_token: str = "</s>"
+        prm: str = "http://me:secret@host:8000"
 
-    assert settings(Run()) == {"kind": "fast", "sizes": [1, 2], "nested": {"kind": "fast"}}
+    assert settings(Run()) == {
+        "kind": "fast", "sizes": [1, 2], "nested": {"kind": "fast"}, "eos_token": "</s>",
+        "prm": "http://redacted@host:8000",
+    }  # fmt: skip
+
+
+# --- Null on the command line, and all faults of several dataclasses.
+
+
+def test_null_on_the_command_line_takes_a_recipes_value_back(parse):
+    text = "data: x\nlimit: 3\nstrategy: a\n"
+    assert parse(text, "--limit", "null")[0].limit is None
+    assert parse(text, "--limit=null", "--limit", "4")[0].limit == 4
+    assert parse(text, "--limit", "4", "--limit=null")[0].limit is None
+    # A text that may not be null is a text.
+    assert parse(text, "--strategy", "null")[0].strategy == "null"
+    with pytest.raises(UserError, match="invalid int value: 'null'"):
+        parse(text, "--steps", "null")
+
+
+def test_faults_of_several_dataclasses_are_shown_at_once(tmp_path):
+    @dataclass
+    class Other:
+        width: int = 1
+
+        def __post_init__(self):
+            if self.width < 1:
+                raise UserError("width is below 1.")
+
+    with pytest.raises(UserError, match=r"^seed is -1; it must not be negative; width is below 1\.$"):
+        StrictParser([More, Other]).parse(["--seed", "-1", "--width", "0"])
+
+
+# --- The resolved recipe.
+
+
+def test_resolved_settings_say_where_they_come_from(recipes, monkeypatch):
+    folder = recipes(
+        low="data: a\nsteps: 1\nlimit: 3\n", high="base: low.yaml\nsteps: 2\nstrategy: 'no'\nmodel_kwargs: {a: [1]}\n"
+    )
+    monkeypatch.chdir(folder)
+    parser = StrictParser([Config, More], prog="rlstep test")
+    # The seed is one that a run would refuse: nothing is made of the values.
+    text = parser.resolved(["--config", "high.yaml", "--limit", "null", "--no_shuffle", "--seed=-4"])
+    assert (
+        text
+        == """\
+# Config
+data: a  # low.yaml
+learning_rate: 0.001  # default
+steps: 2  # high.yaml
+reward: process  # default
+ns: [1, 2]  # default
+shuffle: false  # command line
+limit: null  # command line
+strategy: 'no'  # high.yaml
+model_kwargs: {a: [1]}  # high.yaml
+report_to: null  # default
+
+# More
+seed: -4  # command line"""
+    )
+    (folder / "again.yaml").write_text(text.replace("seed: -4", "seed: 4"))
+    same = StrictParser([Config, More]).parse(["--config", "again.yaml"])
+    expected = ["--config", "high.yaml", "--limit", "null", "--no_shuffle", "--seed=4"]
+    assert same == StrictParser([Config, More]).parse(expected)
+
+
+def test_resolved_settings_hold_no_secret_and_name_what_is_missing():
+    @dataclass
+    class Run:
+        data: str = field(metadata={"help": "A file."})
+        hub_token: str | None = None
+        api_token: str | None = None
+        kwargs: dict | str | None = None
+        server: str = "http://me:word@host"
+
+    text = StrictParser([Run]).resolved(["--hub_token", "hf_abc"])
+    assert text == (
+        "# Run\n# data: required, but not given\n# hub_token: redacted (command line)\napi_token: null  # default\n"
+        "kwargs: null  # default\nserver: http://redacted@host  # default"
+    )
+
+
+def test_resolved_settings_are_checked_like_those_of_a_run(recipes):
+    folder = recipes(a="data: x\nstepz: 1\n")
+    with pytest.raises(UserError, match="unknown key 'stepz'"):
+        StrictParser([Config]).resolved(["--config", str(folder / "a.yaml")])

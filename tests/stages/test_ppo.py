@@ -12,6 +12,7 @@ from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.trainer import StepPPOTrainer
+from rlstep.runtime.checkpoints import read_state, write_state
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.ppo import CURVE
@@ -180,16 +181,16 @@ def test_wandb_offline_leaves_a_run(problems, model, arguments, monkeypatch, tmp
         ({"reward": ["prm"]}, "reward 'prm' needs prm: its folder"),
         ({"reward": ["prm", "prm"], "prm": "x"}, "name one source or several, each once"),
         ({"reward": []}, "name one source or several, each once"),
-        ({"reward": ["prn"]}, "no reward source 'prn'; choose among prm, checker, implicit, orm, outcome"),
+        ({"reward": ["prn"]}, "reward is 'prn'; it must be one of prm, checker, implicit, orm, outcome"),
         ({"prm": "x"}, r"prm is given, but reward is \['outcome'\]"),
         ({"source_weights": {"prm": 1.0}}, "source_weights has 'prm', which is no source"),
         ({"source_weights": {"outcome": "much"}}, "source_weights: outcome is 'much'; give a finite number"),
         ({"source_weights": "[1]"}, "source_weights .*as JSON"),
         ({"score_cache": -1}, "score_cache is -1"),
-        ({"process_weight": float("nan")}, "process_weight is nan; give a finite number"),
+        ({"process_weight": float("nan")}, "process_weight is nan; it must be a finite number"),
         ({"missing_answer_reward": float("inf")}, "missing_answer_reward is inf"),
         ({"source_weights": {"outcome": 0}}, "leaves nothing to learn from"),
-        ({"first_error_threshold": 5.0}, "first_error_threshold is 5.0; it is a probability"),
+        ({"first_error_threshold": 5.0}, "first_error_threshold is 5.0; it must be at least 0 and at most 1"),
         ({"reward": ["checker"], "outcome_weight": 2.0}, "outcome_weight would do nothing"),
         ({"reward": ["implicit"], "implicit": "x", "credit": "delta"}, "gives rewards, not scores, so credit would do"),
         ({"outcome_weight": 0.0}, "leaves nothing to learn from"),
@@ -260,6 +261,25 @@ def test_a_checkpoint_of_another_run_is_not_continued(problems, model, arguments
     ):
         ppo(PPOOptions(problems, missing_answer_reward=-1.0, resume=True), arguments(**run, beta=0.1), model)
     assert ppo(PPOOptions(problems, resume=True), arguments(**run | {"max_steps": 4}), model)["samples"] == 8
+
+
+def test_a_checkpoint_of_an_older_version_is_compared_in_what_it_holds(problems, model, arguments, tmp_path):
+    """It kept a list of settings under another name: without `warmup_steps`, for one."""
+    run = {"save_strategy": "steps", "save_steps": 2}
+    ppo(PPOOptions(problems), arguments(**run), model)
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    state = read_state(checkpoint, "state_0")
+    state["deciding"] = {name: state["identity"][name] for name in ("beta", "learning_rate", "lora_r", "problems")}
+    del state["identity"]
+    write_state(checkpoint, "state_0", state)
+    longer = run | {"max_steps": 4}
+    with pytest.raises(UserError, match=r"of another run, with learning_rate 0.01 \(now 0.5\)\. Resume"):
+        ppo(PPOOptions(problems, resume=True), arguments(**longer, learning_rate=0.5, warmup_steps=3), model)
+    assert ppo(PPOOptions(problems, resume=True), arguments(**longer, warmup_steps=3), model)["samples"] == 8
+    # The checkpoint that this run wrote holds the rest.
+    longer["max_steps"] = 6
+    with pytest.raises(UserError, match=r"of another run, with warmup_steps 3 \(now 0\)\. Resume"):
+        ppo(PPOOptions(problems, resume=True), arguments(**longer), model)
 
 
 def test_a_verifier_that_is_too_short_is_said_before_training(problems, model, arguments, tokenizer, tmp_path):

@@ -143,6 +143,42 @@ def test_a_killed_run_continues_from_its_checkpoint_to_the_same_weights(options,
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_a_checkpoint_of_another_run_is_not_continued(options, arguments, model, tmp_path, callbacks):
+    run = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    sft(options, arguments(**run), model)
+    again = replace(options, resume=True)
+    with pytest.raises(UserError, match=r"checkpoint-1 is of another run, with warmup_steps 0 \(now 2\)\. Resume"):
+        sft(again, arguments(**run, warmup_steps=2), model)
+    # It may be made longer; and a checkpoint of an older version says nothing of its run.
+    callbacks.append(Steps())
+    sft(again, arguments(**run | {"max_steps": 2}), model)
+    (tmp_path / "out" / "checkpoint-2" / "run_identity.json").unlink()
+    sft(again, arguments(**run | {"max_steps": 3}, warmup_steps=2), model)
+    assert callbacks[0].seen == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy does nothing here: demonstrations are trained on"),
+        ({"truncation_mode": "keep_end"}, "max_length is null, so truncation_mode would do nothing"),
+        ({"packing_strategy": "wrapped"}, "packing is false, so packing_strategy would do nothing"),
+        ({"save_steps": 3}, "save_strategy is 'no', so save_steps would do nothing"),
+        ({"eos_token": "x"}, "eos_token does nothing here"),
+        ({"max_length": 0}, "max_length is 0; it must be at least 1, or null"),
+        ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint does nothing here: set resume"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(arguments, changes, message):
+    with pytest.raises(UserError, match=message):
+        arguments(**changes)
+
+
+def test_model_options_that_would_do_nothing_are_refused(options, arguments, tiny_lm):
+    with pytest.raises(UserError, match="use_peft is false, so lora_r would do nothing"):
+        sft(options, arguments(), ModelConfig(tiny_lm, lora_r=2))
+
+
 def test_resume_without_a_checkpoint_starts_afresh(options, arguments, model, callbacks):
     callbacks.append(Steps())
     sft(replace(options, resume=True), arguments(max_steps=2), model)

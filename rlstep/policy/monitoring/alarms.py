@@ -26,15 +26,17 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.monitoring.run_log import wandb_of
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.constraints import MayChange, Range, ReadBy, check
 
 logger = logging.getLogger(__name__)
 
 SMALLEST_WINDOW = 4
+WATCHING = ReadBy("alarm", "warn", "stop")
+WATCHES = MayChange("the alarm watches; it changes no update, and may end a run")
 
 
 @dataclass
@@ -45,41 +47,31 @@ class AlarmOptions:
         UserError: settings outside their ranges or without effect, all of them in one message.
     """
 
-    alarm: Literal["off", "warn", "stop"] = field(
+    alarm: Annotated[Literal["off", "warn", "stop"], WATCHES] = field(
         default="warn",
         metadata={
             "help": "When the process return rises while the verified accuracy falls: off: look away; warn: say so; "
             "stop: end the training, too."
         },
     )
-    alarm_window: int = field(
+    alarm_window: Annotated[int, Range(at_least=SMALLEST_WINDOW), WATCHING, WATCHES] = field(
         default=10,
         metadata={
             "help": "Updates that the alarm needs. It looks back over four windows, and compares what is before and "
-            "behind a point in them, half a window at least on either side."
+            "after a point in them, half a window at least on either side."
         },
     )
-    alarm_rise: float = field(
+    alarm_rise: Annotated[float, Range(above=0), WATCHING, WATCHES] = field(
         default=3.0,
         metadata={"help": "How far the process return must have risen, in standard errors of its noise."},
     )
-    alarm_fall: float = field(
+    alarm_fall: Annotated[float, Range(above=0), WATCHING, WATCHES] = field(
         default=3.5,
         metadata={"help": "How far the verified accuracy must have fallen, in standard errors of its noise."},
     )
 
     def __post_init__(self):
-        faults = []
-        if self.alarm_window < SMALLEST_WINDOW:
-            faults.append(f"alarm_window is {self.alarm_window}; it must be at least {SMALLEST_WINDOW}")
-        for name in ("alarm_rise", "alarm_fall"):
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                faults.append(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
-        for name in ("alarm_window", "alarm_rise", "alarm_fall"):
-            if self.alarm == "off" and getattr(self, name) != self.__dataclass_fields__[name].default:
-                faults.append(f"alarm is off, so {name} would do nothing; leave it out")
-        if faults:
-            raise UserError("; ".join(faults) + ".")
+        check(self)
 
 
 @dataclass(frozen=True)

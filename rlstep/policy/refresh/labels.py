@@ -1,13 +1,13 @@
 """What a refresh of the PRM is set to do, and who labels its samples: the checker, a better PRM, or rollouts."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Annotated, Literal, Protocol
 
 import torch
 
 from rlstep.core.rewards import steps_to_first_error
+from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
 from rlstep.steps.records import Span
 from rlstep.tasks.base import Task
@@ -16,83 +16,69 @@ from rlstep.verifiers.scoring.reward_model import RewardModel
 Source = Literal["checker", "teacher", "monte_carlo"]
 MonteCarlo = Literal["hard", "soft"]
 
+REFRESHED = ReadBy("refresh_every")
+ROLLED_OUT = ReadBy("refresh_labels", "monte_carlo")
+
 
 @dataclass
 class RefreshOptions:
-    refresh_every: int = field(
+    """When and how the PRM that pays is trained on during RL.
+
+    Raises:
+        UserError: settings out of range, unread or missing, all of them in one message.
+    """
+
+    refresh_every: Annotated[int, Range(at_least=0)] = field(
         default=0,
         metadata={"help": "Updates from one refresh of the PRM on the policy's samples to the next; 0: it is frozen."},
     )
-    refresh_labels: Source = field(
+    refresh_labels: Annotated[Source, REFRESHED] = field(
         default="checker",
         metadata={
             "help": "Who labels the new samples: the task's checker, a better PRM (teacher), or the policy's own "
             "rollouts from each step (monte_carlo)."
         },
     )
-    refresh_teacher: str | None = field(
+    refresh_teacher: Annotated[str | None, REFRESHED, ReadBy("refresh_labels", "teacher")] = field(
         default=None,
         metadata={"help": "teacher: folder, hub id or URL of a PRM; its probabilities are the labels (soft ones)."},
     )
-    refresh_rollouts: int = field(default=8, metadata={"help": "monte_carlo: rollouts from the end of each step."})
-    refresh_monte_carlo: MonteCarlo = field(
+    refresh_rollouts: Annotated[int, Range(at_least=1), REFRESHED, ROLLED_OUT] = field(
+        default=8, metadata={"help": "monte_carlo: rollouts from the end of each step."}
+    )
+    refresh_monte_carlo: Annotated[MonteCarlo, REFRESHED, ROLLED_OUT] = field(
         default="hard",
         metadata={
             "help": "monte_carlo: hard: a step is right when any rollout reaches the answer; soft: its label is the "
             "share of rollouts that do."
         },
     )
-    refresh_replay: str | None = field(
+    refresh_replay: Annotated[str | None, REFRESHED] = field(
         default=None,
         metadata={"help": "Labelled solutions that the PRM was trained on (JSONL, Parquet), against forgetting them."},
     )
-    refresh_replay_share: float = field(
+    refresh_replay_share: Annotated[float, Range(above=0, below=1), REFRESHED, ReadBy("refresh_replay")] = field(
         default=0.5, metadata={"help": "refresh_replay: its share of the rows of each refresh."}
     )
-    refresh_rows: int = field(
-        default=1024, metadata={"help": "Most new rows a refresh: distinct samples, the newest ones."}
+    refresh_rows: Annotated[int, Range(at_least=1), REFRESHED] = field(
+        default=1024, metadata={"help": "Most new rows per refresh: distinct samples, the newest ones."}
     )
-    refresh_epochs: int = field(default=1, metadata={"help": "Passes of a refresh over its rows."})
-    refresh_batch_size: int = field(default=16, metadata={"help": "Rows an optimizer step of a refresh."})
-    refresh_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of a refresh, constant."})
+    refresh_epochs: Annotated[int, Range(at_least=1), REFRESHED] = field(
+        default=1, metadata={"help": "Passes of a refresh over its rows."}
+    )
+    refresh_batch_size: Annotated[int, Range(at_least=1), REFRESHED] = field(
+        default=16, metadata={"help": "Rows per optimizer step of a refresh."}
+    )
+    refresh_learning_rate: Annotated[float, Range(above=0), REFRESHED] = field(
+        default=1e-5, metadata={"help": "Learning rate of a refresh, constant."}
+    )
 
     def __post_init__(self):
-        faults = [*self._range_faults(), *self._unread()]
+        check(self, self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if self.refresh_labels == "teacher" and self.refresh_teacher is None:
-            faults.append("refresh_labels 'teacher' needs refresh_teacher: a PRM's folder, hub id or URL")
-        if faults:
-            raise UserError("; ".join(faults) + ".")
-
-    def _set(self, *names: str) -> list[str]:
-        """Those of the options that are not at their default."""
-        return [name for name in names if getattr(self, name) != self.__dataclass_fields__[name].default]
-
-    def _range_faults(self) -> Iterator[str]:
-        for name, choices in (("refresh_labels", Source), ("refresh_monte_carlo", MonteCarlo)):
-            if getattr(self, name) not in get_args(choices):
-                yield f"{name} is '{getattr(self, name)}'; choose one of {', '.join(get_args(choices))}"
-        if self.refresh_every < 0:
-            yield f"refresh_every is {self.refresh_every}; it must be at least 0, which is never"
-        for name in ("refresh_rollouts", "refresh_rows", "refresh_epochs", "refresh_batch_size"):
-            if getattr(self, name) < 1:
-                yield f"{name} is {getattr(self, name)}; it must be at least 1"
-        if not 0 < self.refresh_learning_rate < math.inf:
-            yield f"refresh_learning_rate is {self.refresh_learning_rate}; it must be above 0"
-        if not 0 < self.refresh_replay_share < 1:
-            yield f"refresh_replay_share is {self.refresh_replay_share}; it must lie between 0 and 1, or be left out"
-
-    def _unread(self) -> Iterator[str]:
-        """Options that would do nothing."""
-        every = self._set(*(name for name in self.__dataclass_fields__ if name != "refresh_every"))
-        if self.refresh_every == 0 and every:
-            yield f"refresh_every is 0, so {', '.join(every)} would do nothing; set it, or leave them out"
-            return
-        for name in self._set("refresh_teacher", "refresh_rollouts", "refresh_monte_carlo"):
-            owner = "teacher" if name == "refresh_teacher" else "monte_carlo"
-            if self.refresh_labels != owner:
-                yield f"{name} is for refresh_labels '{owner}', not '{self.refresh_labels}'; leave it out"
-        if self.refresh_replay is None and self._set("refresh_replay_share"):
-            yield "refresh_replay_share needs refresh_replay: the labelled solutions that the PRM was trained on"
+            yield "refresh_labels 'teacher' needs refresh_teacher: a PRM's folder, hub id or URL"
 
 
 class Labeler(Protocol):

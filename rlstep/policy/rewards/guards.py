@@ -28,12 +28,12 @@ is, and a completion without a step, which has no rewards at all, is priced by t
 Nor can guards tell true steps that are beside the point from those that solve the problem.
 """
 
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.constraints import Range, check
 from rlstep.steps.records import Span
 
 # A run of words is this many; loops and copied questions are told by their runs, in prose of so many words or more.
@@ -79,11 +79,11 @@ class Guards:
         UserError: settings outside their ranges, all of them in one message.
     """
 
-    guard_max_steps: int | None = field(
+    guard_max_steps: Annotated[int | None, Range(at_least=1)] = field(
         default=64,
         metadata={"help": "Steps past this number score nothing, nor does a completion that needs them; null: off."},
     )
-    guard_max_step_chars: int | None = field(
+    guard_max_step_chars: Annotated[int | None, Range(at_least=1)] = field(
         default=1000,
         metadata={"help": "A step of more characters scores nothing, nor does a completion that needs it; null: off."},
     )
@@ -97,41 +97,30 @@ class Guards:
     guard_filler: bool = field(
         default=True, metadata={"help": "Steps without content (punctuation, 'Thank you') score nothing."}
     )
-    guard_restated: float | None = field(
+    guard_restated: Annotated[float | None, Range(above=0, at_most=1)] = field(
         default=0.9,
         metadata={"help": "A step with this share of its words copied from the prompt, or more, scores nothing."},
     )
     guard_after_answer: bool = field(
-        default=True, metadata={"help": "Steps behind the one that gives the answer score nothing."}
+        default=True, metadata={"help": "Steps after the one that gives the answer score nothing."}
     )
     guard_no_answer: bool = field(
         default=True, metadata={"help": "A completion without an answer keeps no positive step reward."}
     )
-    guard_min_steps: int = field(
+    guard_min_steps: Annotated[int, Range(at_least=0)] = field(
         default=1, metadata={"help": "An answer with fewer steps before it keeps no positive step reward; 0: off."}
     )
-    guard_reward_clip: float | None = field(
+    guard_reward_clip: Annotated[float | None, Range(above=0)] = field(
         default=1.0, metadata={"help": "Each step reward is cut to [-c, c], before its weight; null: off."}
     )
 
     def __post_init__(self):
-        most, fewest, longest = self.guard_max_steps, self.guard_min_steps, self.guard_max_step_chars
-        share, clip = self.guard_restated, self.guard_reward_clip
-        admitted = {
-            "guard_max_steps": (most is None or most >= 1, "at least 1, or null for off"),
-            "guard_max_step_chars": (longest is None or longest >= 1, "at least 1, or null for off"),
-            "guard_restated": (share is None or 0 < share <= 1, "a share above 0 and up to 1, or null for off"),
-            "guard_min_steps": (fewest >= 0, "at least 0, which is off"),
-            "guard_reward_clip": (clip is None or 0 < clip < math.inf, "above 0 and finite, or null for off"),
-        }
-        refused = {name: must for name, (holds, must) in admitted.items() if not holds}
-        faults = [f"{name} is {getattr(self, name)}; it must be {must}" for name, must in refused.items()]
+        check(self, self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        most, fewest = self.guard_max_steps, self.guard_min_steps
         if most is not None and 1 <= most <= fewest:
-            faults.append(
-                f"guard_min_steps {fewest} and guard_max_steps {most}, which counts the answer, leave nothing to pay"
-            )
-        if faults:
-            raise UserError("; ".join(faults) + ".")
+            yield f"guard_min_steps {fewest} and guard_max_steps {most}, which counts the answer, leave nothing to pay"
 
 
 def answer_step(completion: str, steps: Sequence[Span], extract: Callable[[str], str | None]) -> int | None:

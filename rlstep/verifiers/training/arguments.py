@@ -1,25 +1,36 @@
 """`VerifierArguments`: the Trainer's arguments, for verifiers."""
 
 from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
 from transformers import TrainingArguments
 
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.constraints import Constraint, Idle, Range, check, library_faults
+from rlstep.runtime.trainer_settings import SHARED, merged
 
-# Settings of the Trainer that its verifiers' loss and evaluation do not read, and their defaults.
-INERT = {
-    "label_smoothing_factor": 0.0,
-    "eval_do_concat_batches": True,
-    "prediction_loss_only": False,
-    "batch_eval_metrics": False,
-}
+NO_METRICS = (Idle("a verifier's loss and evaluation do not read it"),)
+IN_LENGTHS = (Idle("rows are batched by their own lengths"),)
 
 
 @dataclass
 class VerifierArguments(TrainingArguments):
-    """The Trainer's arguments with defaults for verifiers."""
+    """The Trainer's arguments with defaults for verifiers.
 
-    max_length: int | None = field(
+    Raises:
+        UserError: settings out of range or without effect; the Trainer's own objections are among them.
+    """
+
+    inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = merged(
+        SHARED,
+        {
+            **dict.fromkeys(("label_smoothing_factor", "eval_do_concat_batches", "prediction_loss_only"), NO_METRICS),
+            **dict.fromkeys(("batch_eval_metrics", "include_for_metrics", "label_names"), NO_METRICS),
+            "length_column_name": IN_LENGTHS,
+            "remove_unused_columns": (Idle("rows hold no arguments of the model"),),
+        },
+    )
+
+    max_length: Annotated[int | None, Range(at_least=1)] = field(
         default=None, metadata={"help": "Longest row in tokens; the model's own limit by default."}
     )
     learning_rate: float = field(
@@ -27,9 +38,9 @@ class VerifierArguments(TrainingArguments):
     )
     num_train_epochs: float = field(default=2.0, metadata={"help": "Passes over the data."})
     per_device_train_batch_size: int = field(
-        default=16, metadata={"help": "Rows a device and pass; rows of a tree count as one."}
+        default=16, metadata={"help": "Rows per device and pass; rows of a tree count as one."}
     )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows a device, in evaluation."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows per device, in evaluation."})
     packing: bool = field(
         default=True,
         metadata={"help": "Rows without padding, shared prefixes once, where the model admits it; no: padded rows."},
@@ -51,9 +62,4 @@ class VerifierArguments(TrainingArguments):
     report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
 
     def __post_init__(self):
-        super().__post_init__()
-        for name, wanted in INERT.items():
-            if getattr(self, name) != wanted:
-                raise UserError(f"{name} has no effect on verifiers; leave it out.")
-        if self.max_length is not None and self.max_length < 1:
-            raise UserError(f"max_length is {self.max_length}; it must be at least 1.")
+        check(self, library_faults(super().__post_init__))

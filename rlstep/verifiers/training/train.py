@@ -1,17 +1,21 @@
 """The stages `prm` and `orm`: from labelled solutions to a verifier's checkpoint."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
+from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.record import RunRecord
+from rlstep.runtime.trainer_settings import ASKED, MEASURED, WRITTEN
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.records import read_solutions
@@ -29,14 +33,17 @@ from rlstep.verifiers.training.implicit_trainer import ImplicitTrainer
 from rlstep.verifiers.training.trainer import ORMTrainer, PRMTrainer, VerifierArguments, VerifierTrainer, start_devices
 
 DEFAULT_LABEL_TOKENS = ["-", "+", "0"]
+WITH_ADAPTER = ReadBy("use_peft")
 
 
 @dataclass
 class VerifierConfig:
     model_name_or_path: str = field(metadata={"help": "Folder or hub id of the generator to start from."})
     data: str = field(metadata={"help": "Labelled solutions to train on (JSONL, Parquet or a folder of them)."})
-    eval_data: str | None = field(default=None, metadata={"help": "Labelled solutions to evaluate on."})
-    resume: bool = field(
+    eval_data: Annotated[str | None, MEASURED] = field(
+        default=None, metadata={"help": "Labelled solutions to evaluate on."}
+    )
+    resume: Annotated[bool, ASKED] = field(
         default=False, metadata={"help": "Continue from the newest checkpoint in output_dir, where there is one."}
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
@@ -44,16 +51,20 @@ class VerifierConfig:
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter (and a new head whole)."})
-    merge_adapter: bool = field(
+    merge_adapter: Annotated[bool, WITH_ADAPTER, WRITTEN] = field(
         default=True,
         metadata={
             "help": "use_peft: merge the adapter into a plain checkpoint. false: save adapter and head alone, which "
             "need their base where it was; PPO from the same base then holds it once."
         },
     )
-    lora_r: int | None = field(default=None, metadata={"help": "use_peft: LoRA rank; 16 by default."})
-    lora_alpha: int | None = field(default=None, metadata={"help": "use_peft: LoRA alpha; 32 by default."})
-    lora_target_modules: list[str] | None = field(
+    lora_r: Annotated[int | None, Range(at_least=1), WITH_ADAPTER] = field(
+        default=None, metadata={"help": "use_peft: LoRA rank; 16 by default."}
+    )
+    lora_alpha: Annotated[int | None, Range(at_least=1), WITH_ADAPTER] = field(
+        default=None, metadata={"help": "use_peft: LoRA alpha; 32 by default."}
+    )
+    lora_target_modules: Annotated[list[str] | None, WITH_ADAPTER] = field(
         default=None,
         metadata={"help": "use_peft: modules that get an adapter; all linear layers of the backbone by default."},
     )
@@ -61,18 +72,17 @@ class VerifierConfig:
     boundary: Literal["line", "blank_line", "tag", "heading", "sentence"] = field(
         default="line", metadata={"help": "What a step is; kept in the checkpoint for text that comes without spans."}
     )
-    boundary_tag: str | None = field(default=None, metadata={"help": "boundary tag: the tag that ends a step."})
+    boundary_tag: Annotated[str | None, ReadBy("boundary", "tag")] = field(
+        default=None, metadata={"help": "boundary tag: the tag that ends a step."}
+    )
 
     def __post_init__(self):
+        check(self, self._faults())
         self.steps = Boundary(self.boundary, self.boundary_tag)
-        for name in ("lora_r", "lora_alpha", "lora_target_modules"):
-            if not self.use_peft and getattr(self, name) is not None:
-                raise UserError(f"{name} is for use_peft: true; leave it out, or set it.")
-        if not self.merge_adapter and not self.use_peft:
-            raise UserError("merge_adapter: false is for use_peft: true; leave it out, or set it.")
-        for name in ("lora_r", "lora_alpha"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+    def _faults(self) -> Iterator[str]:
+        """What a subclass has against combinations of its settings."""
+        yield from ()
 
 
 @dataclass
@@ -81,20 +91,18 @@ class PRMConfig(VerifierConfig):
         default="classification",
         metadata={"help": "classification: a new head on the hidden state; token: label tokens of the LM head."},
     )
-    label_tokens: list[str] | None = field(
+    label_tokens: Annotated[list[str] | None, ReadBy("head", "token")] = field(
         default=None, metadata={"help": "head token: the texts for wrong, right (and neutral); default - + (0)."}
     )
     neutral: Literal["positive", "negative", "ignore", "class"] = field(
         default="positive", metadata={"help": "What steps rated neutral count as; class: a third class."}
     )
     after_first_error: Literal["mask", "keep"] = field(
-        default="mask", metadata={"help": "mask: teach nothing behind the first wrong step; keep: teach all labels."}
+        default="mask", metadata={"help": "mask: teach nothing after the first wrong step; keep: teach all labels."}
     )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.label_tokens is not None and self.head != "token":
-            raise UserError("label_tokens are for head: token; leave them out, or set it.")
         self.policy = LabelPolicy(self.neutral, self.after_first_error)
 
     def spec(self, tokenizer) -> VerifierSpec:
@@ -114,16 +122,15 @@ class ORMConfig(VerifierConfig):
             " implicit PRM, the log-ratio to the starting model."
         },
     )
-    beta: float | None = field(default=None, metadata={"help": "loss implicit: factor of the log-ratio; default 0.05."})
+    beta: Annotated[float | None, Range(above=0), ReadBy("loss", "implicit")] = field(
+        default=None, metadata={"help": "loss implicit: factor of the log-ratio; default 0.05."}
+    )
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.beta is not None and self.loss != "implicit":
-            raise UserError("beta is for loss: implicit; leave it out, or set it.")
+    def _faults(self) -> Iterator[str]:
         if not self.merge_adapter and self.loss == "implicit":
-            raise UserError(
+            yield (
                 "merge_adapter: false is not for loss: implicit, whose checkpoint is two whole models, the trained one "
-                "and its reference. Leave it out."
+                "and its reference; leave it out"
             )
 
     def spec(self, tokenizer) -> VerifierSpec:
@@ -149,6 +156,9 @@ def _train(trainer_class: type[VerifierTrainer], config, args: VerifierArguments
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
     if not config.merge_adapter:
         _check_base(config.model_name_or_path, args.output_dir)
+    identity = run_identity(config, args)
+    start = newest_checkpoint(args.output_dir) if config.resume else args.resume_from_checkpoint
+    check_checkpoint(start, identity)
     train = read_solutions(config.data, need=need)
     evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
     kind = trainer_class.kind
@@ -163,7 +173,7 @@ def _train(trainer_class: type[VerifierTrainer], config, args: VerifierArguments
         trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
         if not config.merge_adapter:
             trainer.add_callback(_DescribeCheckpoints())
-        start = newest_checkpoint(args.output_dir) if config.resume else args.resume_from_checkpoint
+        trainer.add_callback(KeepIdentity(identity))
         record.metrics |= trainer.train_counts | {"packing": trainer.packing}
         record.metrics |= trainer.train(resume_from_checkpoint=start).metrics
         if evaluation:

@@ -228,7 +228,7 @@ def test_an_accuracy_in_percent_is_refused():
         ({"alarm_window": 3}, "alarm_window is 3; it must be at least 4"),
         ({"alarm_rise": 0.0}, "alarm_rise is 0.0; it must be above 0"),
         ({"alarm_fall": math.inf}, "alarm_fall is inf"),
-        ({"alarm": "off", "alarm_window": 20}, "alarm is off, so alarm_window would do nothing"),
+        ({"alarm": "off", "alarm_window": 20}, "alarm is 'off', so alarm_window would do nothing"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):

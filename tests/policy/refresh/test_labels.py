@@ -25,20 +25,32 @@ def test_without_options_the_prm_is_frozen():
         ({"refresh_rows": 5, "refresh_epochs": 2}, "refresh_every is 0, so refresh_rows, refresh_epochs would do noth"),
         ({"refresh_labels": "teacher"}, "refresh_every is 0, so refresh_labels would do nothing"),
         ({"refresh_every": 3, "refresh_labels": "teacher"}, "'teacher' needs refresh_teacher"),
-        ({"refresh_every": 3, "refresh_labels": "people"}, "'people'; choose one of checker, teacher, monte_carlo"),
+        ({"refresh_every": 3, "refresh_labels": "people"}, "'people'; it must be one of checker, teacher, monte_carlo"),
         (
             {"refresh_every": 3, "refresh_teacher": "prm"},
-            "refresh_teacher is for refresh_labels 'teacher', not",
+            "so refresh_teacher would do nothing; set refresh_labels to 'teacher'",
         ),
-        ({"refresh_every": 3, "refresh_rollouts": 4}, "refresh_rollouts is for refresh_labels 'monte_carlo'"),
+        (
+            {"refresh_every": 3, "refresh_rollouts": 4},
+            "so refresh_rollouts would do nothing; set refresh_labels to 'monte_carlo'",
+        ),
         (
             {"refresh_every": 3, "refresh_monte_carlo": "soft"},
-            "refresh_monte_carlo is for refresh_labels",
+            "so refresh_monte_carlo would do nothing",
         ),
-        ({"refresh_every": 3, "refresh_monte_carlo": "any"}, "'any'; choose one of hard, soft"),
-        ({"refresh_every": 3, "refresh_replay_share": 0.2}, "refresh_replay_share needs refresh_replay"),
-        ({"refresh_every": 3, "refresh_replay": "x", "refresh_replay_share": 0.0}, "share is 0.0; it must lie between"),
-        ({"refresh_every": 3, "refresh_replay": "x", "refresh_replay_share": 1.0}, "share is 1.0; it must lie between"),
+        ({"refresh_every": 3, "refresh_monte_carlo": "any"}, "'any'; it must be one of hard, soft"),
+        (
+            {"refresh_every": 3, "refresh_replay_share": 0.2},
+            "refresh_replay is null, so refresh_replay_share would do nothing",
+        ),
+        (
+            {"refresh_every": 3, "refresh_replay": "x", "refresh_replay_share": 0.0},
+            "share is 0.0; it must be above 0 and below 1",
+        ),
+        (
+            {"refresh_every": 3, "refresh_replay": "x", "refresh_replay_share": 1.0},
+            "share is 1.0; it must be above 0 and below 1",
+        ),
         ({"refresh_every": 3, "refresh_rows": 0}, "refresh_rows is 0; it must be at least 1"),
         ({"refresh_every": 3, "refresh_epochs": 0}, "refresh_epochs is 0; it must be at least 1"),
         ({"refresh_every": 3, "refresh_batch_size": 0}, "refresh_batch_size is 0; it must be at least 1"),
@@ -55,7 +67,9 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 
 def test_all_faults_are_shown_at_once():
-    with pytest.raises(UserError, match="refresh_rows is 0.*; refresh_teacher is for.*; refresh_replay_share needs"):
+    with pytest.raises(
+        UserError, match="refresh_rows is 0.*; .*so refresh_teacher would.*; .*so refresh_replay_share would"
+    ):
         RefreshOptions(refresh_every=2, refresh_rows=0, refresh_teacher="prm", refresh_replay_share=0.25)
 
 

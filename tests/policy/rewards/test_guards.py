@@ -318,7 +318,7 @@ def test_all_faults_are_named_at_once():
     ("changes", "message"),
     [
         ({"guard_restated": math.nan}, "guard_restated is nan"),
-        ({"guard_restated": 0.0}, "above 0 and up to 1, or null"),
+        ({"guard_restated": 0.0}, "above 0 and at most 1, or null"),
         ({"guard_reward_clip": math.inf}, "guard_reward_clip is inf; it must be above 0 and finite"),
         ({"guard_reward_clip": math.nan}, "guard_reward_clip is nan"),
         ({"guard_max_steps": 3, "guard_min_steps": 3}, "guard_min_steps 3 and guard_max_steps 3, which counts the"),

@@ -123,6 +123,15 @@ def test_resumed_run_ends_with_the_same_weights(tiny_lm, data, arguments, tmp_pa
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize(("stage", "config"), [(prm, PRMConfig), (orm, ORMConfig)])
+def test_a_checkpoint_of_another_run_is_not_continued(stage, config, tiny_lm, data, arguments):
+    run = {"num_train_epochs": 1, "save_strategy": "epoch"}
+    stage(config(tiny_lm, data), arguments(**run))
+    with pytest.raises(UserError, match=r"is of another run, with boundary 'line' \(now 'sentence'\), learning_rate"):
+        stage(config(tiny_lm, data, boundary="sentence", resume=True), arguments(**run, learning_rate=0.5))
+    stage(config(tiny_lm, data, resume=True), arguments(**run | {"num_train_epochs": 2}))
+
+
 def test_lora_is_merged_into_a_plain_checkpoint(tiny_lm, data, arguments, tmp_path):
     args = arguments(num_train_epochs=2, save_strategy="no", learning_rate=1e-2)
     prm(PRMConfig(tiny_lm, data, use_peft=True, lora_r=4), args)
@@ -217,7 +226,7 @@ def test_a_folder_holds_one_verifier(tiny_lm, data, arguments, tmp_path):
 
 
 def test_an_adapter_needs_a_base_that_stays(tiny_lm, data, arguments, tmp_path):
-    with pytest.raises(UserError, match="merge_adapter: false is for use_peft: true"):
+    with pytest.raises(UserError, match="use_peft is false, so merge_adapter would do nothing"):
         PRMConfig(tiny_lm, data, merge_adapter=False)
     lora = {"use_peft": True, "merge_adapter": False}
     with pytest.raises(UserError, match="output_dir is the base itself"):
@@ -232,7 +241,7 @@ def test_an_adapter_needs_a_base_that_stays(tiny_lm, data, arguments, tmp_path):
 
 @pytest.mark.parametrize("name", ["lora_r", "lora_alpha", "lora_target_modules"])
 def test_lora_options_without_lora_are_refused(name):
-    with pytest.raises(UserError, match=f"{name} is for use_peft: true"):
+    with pytest.raises(UserError, match=f"use_peft is false, so {name} would do nothing"):
         PRMConfig("model", "data", **{name: 4})
 
 

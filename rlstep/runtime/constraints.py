@@ -1,0 +1,251 @@
+"""What a setting admits, said once, beside its type: its range, its choices, what reads it, and whether a run that is
+continued may change it.
+
+    gamma: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae", "rloo")] = field(default=1.0, ...)
+
+`check` holds a configuration to it and names all that is wrong in one message; `describe_settings` in
+`rlstep.runtime.config` shows the same to readers. Other parsers do not see what `Annotated` adds, so a configuration
+still works with TRL's. Fields that a class inherits from a library are constrained in its attribute `inherited`, a
+mapping of names to constraints.
+
+A setting that is not read is refused when it differs from its default: it would do nothing, in silence.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from rlstep.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between two bounds, each of them included or not; all of them finite. `Range()` is any finite number."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def admits(self, value: float) -> bool:
+        return math.isfinite(value) and all(
+            (
+                self.at_least is None or value >= self.at_least,
+                self.above is None or value > self.above,
+                self.at_most is None or value <= self.at_most,
+                self.below is None or value < self.below,
+            )
+        )
+
+    def __str__(self) -> str:
+        bounds = (
+            ("at least", self.at_least), ("above", self.above), ("at most", self.at_most), ("below", self.below),
+        )  # fmt: skip
+        return " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None) or "a finite number"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The values admitted, of a text or of each item of a list. A `Literal` type needs none."""
+
+    values: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(map(str, self.values))}"
+
+
+@dataclass(frozen=True, init=False)
+class ReadBy:
+    """Read only where another setting of the same configuration has one of some values; without values, is set.
+
+    Args:
+        owner: the other setting's name.
+        values: those under which this one is read; none: any that is neither null, 0, false nor empty.
+    """
+
+    owner: str
+    values: tuple
+
+    def __init__(self, owner: str, *values):
+        object.__setattr__(self, "owner", owner)
+        object.__setattr__(self, "values", values)
+
+    def holds(self, config) -> bool:
+        value = getattr(config, self.owner)
+        return plain(value) in self.values if self.values else bool(value)
+
+    def __str__(self) -> str:
+        return f"{self.owner} {' or '.join(map(shown, self.values))}" if self.values else self.owner
+
+
+@dataclass(frozen=True, init=False)
+class ReadUnless(ReadBy):
+    """Read unless another setting of the same configuration has one of some values."""
+
+    def holds(self, config) -> bool:
+        return plain(getattr(config, self.owner)) not in self.values
+
+    def __str__(self) -> str:
+        return f"{self.owner} other than {' or '.join(map(shown, self.values))}"
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A library's setting that nothing reads here; `reason` says why, or what to set in its place."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"no effect: {self.reason}"
+
+
+@dataclass(frozen=True)
+class MayChange:
+    """May differ between a run and its continuation (`rlstep.runtime.identity`); `reason` says why that is safe."""
+
+    reason: str
+
+
+Constraint = Range | Choices | ReadBy | Idle | MayChange
+
+
+def check(config, more: Iterable[str] = ()) -> None:
+    """Refuses a configuration whose settings are out of range or would do nothing.
+
+    Args:
+        config: a dataclass, after its fields are set.
+        more: further faults, which take several settings to see; shown in the same message.
+
+    Raises:
+        UserError: all faults.
+    """
+    raise_faults([*faults_of(config), *more])
+
+
+def raise_faults(faults: Iterable[str]) -> None:
+    """Raises one UserError that names every fault, if there are any; a fault given twice is named once."""
+    if faults := [fault.rstrip(".") for fault in dict.fromkeys(faults)]:
+        raise UserError("; ".join(faults) + ".")
+
+
+def library_faults(initialise: Callable[[], None]) -> list[str]:
+    """What a library's `__post_init__` has against a configuration, so that it is told with the rest."""
+    try:
+        initialise()
+    except (ValueError, TypeError) as error:
+        return [" ".join(str(error).split())]
+    return []
+
+
+def faults_of(config, kind: type | None = None) -> Iterator[str]:
+    """What is wrong with single settings: those outside their range or choices, then those that nothing would read.
+
+    Args:
+        config: the configuration.
+        kind: the class whose constraints hold for it, where that is not its own.
+    """
+    unread: dict[ReadBy | Idle, list[str]] = {}
+    constraints = constraints_of(kind or type(config))
+    for name, (hint, constraint) in constraints.items():
+        value = getattr(config, name)
+        yield from _value_faults(name, value, hint, constraint)
+        conditions = [c for c in constraint if isinstance(c, Idle) or isinstance(c, ReadBy) and not c.holds(config)]
+        if conditions and differs(config, name):
+            unread.setdefault(conditions[0], []).append(name)
+    for condition, names in unread.items():
+        yield _unread_fault(config, condition, names)
+
+
+def _value_faults(name: str, value, hint, constraints: Iterable[Constraint]) -> Iterator[str]:
+    optional = type(None) in get_args(hint)
+    if value is None and optional:
+        return
+    or_null = ", or null" if optional else ""
+    ranges = [constraint for constraint in constraints if isinstance(constraint, Range)]
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not all(numeric and admitted.admits(value) for admitted in ranges):
+        bounds = " and ".join(map(str, ranges))
+        finite = " and finite" if numeric and math.isinf(value) and "finite" not in bounds else ""
+        yield f"{name} is {value}; it must be {bounds}{finite}{or_null}"
+    if admitted := choices_of(hint, constraints):
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if plain(item) not in admitted:
+                yield f"{name} is '{item}'; it must be one of {', '.join(map(str, admitted))}{or_null}"
+
+
+def _unread_fault(config, condition: ReadBy | Idle, names: list[str]) -> str:
+    listed, them, do = ", ".join(names), *(("it", "does") if len(names) == 1 else ("them", "do"))
+    if isinstance(condition, Idle):
+        return f"{listed} {do} nothing here: {condition.reason}; leave {them} out"
+    owner, value = condition.owner, plain(getattr(config, condition.owner))
+    given = " or ".join(map(shown, condition.values))
+    to = f" to {given}" if given else ""
+    if isinstance(condition, ReadUnless):
+        to = f" to another value than {given}"
+    return f"{owner} is {shown(value)}, so {listed} would do nothing; set {owner}{to}, or leave {them} out"
+
+
+def differs(config, name: str) -> bool:
+    """Whether a setting differs from its default, that of a `default_factory` too; one without a default does."""
+    default = default_of(config.__dataclass_fields__[name])
+    return default is MISSING or plain(getattr(config, name)) != plain(default)
+
+
+def changed(config, names: Iterable[str] | None = None) -> list[str]:
+    """The settings, among `names` or all, that differ from their defaults."""
+    return [name for name in (names or [f.name for f in fields(config)]) if differs(config, name)]
+
+
+def default_of(field: Field) -> Any:
+    """A field's default, made anew where a factory makes it; MISSING where it has none."""
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+@cache
+def constraints_of(cls: type) -> dict[str, tuple[Any, tuple[Constraint, ...]]]:
+    """Each field's plain type and its constraints, those of inherited fields among them."""
+    inherited: dict[str, tuple[Constraint, ...]] = {}
+    for kind in reversed(cls.__mro__):
+        inherited |= vars(kind).get("inherited", {})
+    hints = get_type_hints(cls, include_extras=True)
+    found = {}
+    for field in fields(cls):
+        hint, own = hints[field.name], ()
+        if get_origin(hint) is Annotated:
+            hint, *rest = get_args(hint)
+            own = tuple(item for item in rest if isinstance(item, Constraint))
+        found[field.name] = (hint, own + inherited.pop(field.name, ()))
+    if inherited:
+        raise TypeError(f"{cls.__name__} constrains {', '.join(inherited)}, which it does not have")
+    return found
+
+
+def choices_of(hint, constraints: Iterable[Constraint]) -> tuple:
+    """The values that a type or a constraint lists; empty where any is admitted."""
+    for constraint in constraints:
+        if isinstance(constraint, Choices):
+            return constraint.values
+    members = (hint, *get_args(hint)) if get_origin(hint) is not Literal else (hint,)
+    return tuple(value for member in members if get_origin(member) is Literal for value in get_args(member))
+
+
+def plain(value):
+    """A value as JSON has it: enums by their values, tuples as lists, what else there is as text."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    # An Enum of str prints as Enum.MEMBER; its value is what a recipe holds.
+    value = getattr(value, "value", value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def shown(value) -> str:
+    """A value as a recipe writes it, texts in quotes."""
+    if isinstance(value, str):
+        return f"'{value}'"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

@@ -1,0 +1,78 @@
+"""Whether a run that is to be continued is the one that wrote the checkpoint.
+
+Every setting is part of a run's identity unless it says that it may change (`MayChange`): a setting that nobody thought
+of, of ours or of a new version of a library, is compared. Checkpoints written before a setting existed, or before it
+was compared, do not hold it and are not refused for it. Access tokens are neither kept nor compared.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from rlstep.runtime.config import settings
+from rlstep.runtime.constraints import MayChange, constraints_of
+from rlstep.runtime.errors import UserError
+
+IDENTITY = "run_identity.json"
+
+
+def run_identity(*configs) -> dict[str, Any]:
+    """The settings, as plain values, that a continued run must have in common with the one before."""
+    return {
+        name: value
+        for config in configs
+        for name, value in settings(config).items()
+        if not any(isinstance(constraint, MayChange) for constraint in constraints_of(type(config))[name][1])
+    }
+
+
+def check_same_run(checkpoint: str | Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuses to continue a run with other settings than it began with.
+
+    Args:
+        checkpoint: for the message.
+        before: the identity that the checkpoint holds; what it lacks is not compared.
+        now: the identity of the run that is to continue it.
+
+    Raises:
+        UserError: every setting that differs, with both values.
+    """
+    other = [name for name in now if name in before and not _same(before[name], now[name])]
+    if other:
+        differences = ", ".join(f"{name} {before[name]!r} (now {now[name]!r})" for name in other)
+        raise UserError(
+            f"{checkpoint} is of another run, with {differences}. Resume with the same settings, or give this run an "
+            "output_dir of its own."
+        )
+
+
+def _same(before, now) -> bool:
+    """Whether two values are equal, or name the same file: a folder may be given from where one stands, or in full."""
+    if before == now:
+        return True
+    if not (isinstance(before, str) and isinstance(now, str) and before and now):
+        return False
+    first, second = Path(before), Path(now)
+    return first.exists() and second.exists() and first.samefile(second)
+
+
+class KeepIdentity(TrainerCallback):
+    """Writes a run's identity into each of its checkpoints."""
+
+    def __init__(self, identity: dict[str, Any]):
+        self.identity = identity
+
+    def on_save(self, args, state, control, **_):
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and checkpoint.is_dir():
+            text = json.dumps(self.identity, indent=2, ensure_ascii=False)
+            (checkpoint / IDENTITY).write_text(text + "\n", encoding="utf-8")
+
+
+def check_checkpoint(checkpoint: str | Path | None, identity: dict[str, Any]) -> None:
+    """As `check_same_run`, with what `KeepIdentity` wrote; an older version's checkpoint, without it, is admitted."""
+    file = Path(checkpoint) / IDENTITY if checkpoint else None
+    if file is not None and file.is_file():
+        check_same_run(checkpoint, json.loads(file.read_text(encoding="utf-8")), identity)
