@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test lint docs
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,10 +29,14 @@ IN_TESTS := PATH="$(CURDIR)/$(BIN):$$PATH" TORCH_EXTENSIONS_DIR="$(CURDIR)/$(VEN
 test: setup $(VENV)/.ops  ## the whole test run; ARGS="-k ppo" goes to pytest
 	@$(IN_TESTS) python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-lint: setup  ## ruff, its formatting, and the rule that imports run downward only
+lint: setup  ## ruff, its formatting, the rule that imports run downward only, and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory docs
+
+docs: setup  ## the documentation as a site in build/site; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 setup: $(VENV)/.installed  ## the environment alone
 
@@ -45,7 +49,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) with $$($(BIN)/python --version), once. 1 of 2: torch ..."
 	@$(BIN)/python -m pip install --quiet torch --constraint constraints.txt
 	@echo "2 of 2: rlstep and its other dependencies, a minute or more without output ..."
-	@$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	@$(BIN)/python -m pip install --quiet --editable '.[dev,docs]' --constraint constraints.txt
 	@touch $@
 
 # DeepSpeed's CPU ranks talk through an op that is compiled on first use. Done here it takes its time once, in the open;

@@ -19,7 +19,7 @@ from rlstep.runtime.pipeline import Pipeline, Stage
 from rlstep.stages import COMMANDS, config_classes, run
 from rlstep.stages.report import ReportConfig, report
 
-_NAMES = ", ".join(arm.name for arm in arms.ARMS)
+_ARMS = tuple(arm.name for arm in arms.ARMS)
 _DEFAULT = " and ".join(arm.name for arm in arms.ARMS if arm.by_default)
 
 
@@ -32,10 +32,10 @@ class LabConfig:
         default=None,
         metadata={"help": "Runs in OUT/seed-*, and means and intervals; by default 1 run, in OUT, or 3 with contrast."},
     )
-    arms: Annotated[list[str] | None, Choices(tuple(arm.name for arm in arms.ARMS)), ReadUnless("contrast", True)] = (
+    arms: Annotated[list[str] | None, Choices(_ARMS), ReadUnless("contrast", True)] = (
         field(
             default=None,
-            metadata={"help": f"RL arms ({_NAMES}); by default {_DEFAULT}, or all of them with several seeds."},
+            metadata={"help": f"RL arms ({', '.join(_ARMS)}); by default {_DEFAULT}, or all of them with several seeds."},
         )
     )
     contrast: bool = field(

@@ -1,4 +1,4 @@
-"""Metrics of a batch against numbers worked by hand; the glossary against what is logged and against the README."""
+"""Metrics of a batch against numbers worked by hand; the glossary against what is logged."""
 
 import math
 from fnmatch import fnmatchcase
@@ -12,8 +12,6 @@ from rlstep.policy.monitoring.metrics import METRICS, STEP_GUARDS, batch_metrics
 from rlstep.policy.rewards import guards
 from rlstep.policy.rewards.task_rewards import Judgement
 from rlstep.steps.boundaries import line_steps
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def judged(text: str, step_rewards=(), outcome=0.0, **more) -> Judgement:
@@ -241,14 +239,6 @@ def test_the_table_has_a_row_a_metric():
         cells = [cell.strip().replace("\0", "|") for cell in row.replace("\\|", "\0").split("|")[1:-1]]
         assert cells == [f"`{name}`", *metric]
         assert all(metric)
-
-
-def test_the_readme_has_the_glossary():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    _, _, rest = readme.partition("<!-- glossary -->\n")
-    table, mark, _ = rest.partition("<!-- /glossary -->")
-    assert mark, "README.md has no <!-- glossary --> ... <!-- /glossary -->"
-    assert table.strip() == glossary_table().strip()
 
 
 def test_values_are_plain_finite_floats():
