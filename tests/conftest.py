@@ -94,6 +94,17 @@ def gsm8k_dir() -> Path:
 
 
 @pytest.fixture
+def zero_3():
+    """Makes transformers believe that this process runs under DeepSpeed's ZeRO-3; undone after the test."""
+    pytest.importorskip("deepspeed")
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    found = []  # the configuration counts while somebody holds it
+    yield lambda: found.append(HfDeepSpeedConfig({"zero_optimization": {"stage": 3}}))
+    unset_hf_deepspeed_config()
+
+
+@pytest.fixture
 def wandb_folder(tmp_path, monkeypatch) -> Path:
     """Where wandb, switched to offline, leaves its runs; its process-wide settings are read afresh."""
     import wandb
