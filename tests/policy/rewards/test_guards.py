@@ -1,5 +1,4 @@
 import math
-import time
 
 import pytest
 
@@ -404,7 +403,5 @@ def test_every_guard_is_an_option_that_a_recipe_can_switch_off(tmp_path):
         "a'" * 100_000,
     ],
 )
-def test_the_time_taken_grows_with_the_length_alone(step):
-    start = time.monotonic()
-    reasons(f"{step}\n#### 4", step, guard_max_step_chars=None)
-    assert time.monotonic() - start < 5
+def test_the_time_taken_grows_with_the_length_alone(step, no_hang):
+    assert len(reasons(f"{step}\n#### 4", step, guard_max_step_chars=None)) == 2
