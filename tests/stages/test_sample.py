@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GenerationMixin
 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.stages import sample as module
 from rlstep.stages.sample import SampleConfig, sample
 from rlstep.steps.records import read_problems, read_solutions
 
@@ -55,16 +54,16 @@ class Killed(Exception):
 
 
 def kill_before(batch: int, monkeypatch) -> None:
-    """Lets `batch` batches pass and raises at the next."""
-    generate, calls = module._generate, []
+    """Lets the model generate `batch` batches and raises at the next."""
+    generate, calls = GenerationMixin.generate, []
 
-    def mortal(*args):
+    def mortal(*args, **options):
         calls.append(None)
         if len(calls) > batch:
             raise Killed
-        return generate(*args)
+        return generate(*args, **options)
 
-    monkeypatch.setattr(module, "_generate", mortal)
+    monkeypatch.setattr(GenerationMixin, "generate", mortal)
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2])
