@@ -1,6 +1,7 @@
 """Shared fixtures: the arithmetic tokenizer, a tiny saved model, labelled solutions, and GSM8K where it is found."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,31 @@ def gsm8k_dir() -> Path:
     if not (folder / "test.jsonl").is_file():
         pytest.skip("GSM8K is not on this machine; set RLSTEP_GSM8K to a folder with train.jsonl and test.jsonl")
     return folder
+
+
+@pytest.fixture
+def no_hang():
+    """Ends a test that takes 30 seconds: linear work on its input takes a fraction of one, quadratic work minutes."""
+
+    def stop(*_):
+        raise TimeoutError("the time grows faster than the input")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def zero_3():
+    """Makes transformers believe that this process runs under DeepSpeed's ZeRO-3; undone after the test."""
+    pytest.importorskip("deepspeed")
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    found = []  # the configuration counts while somebody holds it
+    yield lambda: found.append(HfDeepSpeedConfig({"zero_optimization": {"stage": 3}}))
+    unset_hf_deepspeed_config()
 
 
 @pytest.fixture

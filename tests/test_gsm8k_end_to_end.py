@@ -106,12 +106,20 @@ def test_prepare_writes_published_rows(folder):
         assert tokenizer.decode(tokenizer(problem.prompt)["input_ids"]) == problem.prompt
 
 
-def test_sft_lowers_the_loss(folder):
+def test_sft_lowers_the_loss(folder, published):
     metrics = record(folder / "sft" / "run.json")["metrics"]
     assert metrics["demonstrations"] == 32
-    # an untrained model of 1,024 tokens starts at about log 1024 = 6.9
-    assert 1 < metrics["train_loss"] < 7
-    AutoModelForCausalLM.from_pretrained(folder / "sft")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "sft")
+    losses = []
+    for path in ("prepare/model", "sft"):
+        model = AutoModelForCausalLM.from_pretrained(folder / path)
+        with torch.no_grad():
+            texts = [tokenizer(s.prompt + s.completion, return_tensors="pt")["input_ids"] for s in published[:8]]
+            losses.append(sum(model(ids, labels=ids).loss.item() for ids in texts) / 8)
+    # An untrained model of some 1,000 tokens holds all of them equally likely.
+    assert losses[0] == pytest.approx(math.log(len(tokenizer)), abs=0.5)
+    assert losses[1] < losses[0] - 1
+    assert losses[1] < metrics["train_loss"] < losses[0]
 
 
 def test_samples_are_labelled_and_so_are_published_solutions(verifiers, published):

@@ -10,8 +10,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 
 from rlstep.cli import main
 from rlstep.runtime.rows import write_rows
-from rlstep.stages import score as score_stage
-from rlstep.stages.score import ScoreConfig
+from rlstep.stages.score import ScoreConfig, score
 from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.records import Solution, read_solutions, write_solutions
 from rlstep.verifiers.collate import score_features, train_features
@@ -69,9 +68,11 @@ def test_a_soft_label_is_whole_from_the_file_to_the_loss(tiny_lm, solutions, arg
     trainer = PRMTrainer(tiny_lm, arguments, read_solutions(tmp_path / "soft.parquet"))
     batch = trainer.data_collator([trainer.train_dataset[1]])
     assert batch["labels"].tolist() == pytest.approx([0.9] * len(soft.steps))
-    logits_N2 = torch.tensor([[0.0, 1.0]]).repeat(len(soft.steps), 1)
+    with torch.no_grad():
+        trainer.model.score.weight.zero_()
+        trainer.model.score.bias.copy_(torch.tensor([0.0, 1.0]))
     # -(0.9 log sigmoid(1) + 0.1 log sigmoid(-1)) = 0.31326 + 0.1
-    assert trainer._loss(logits_N2, batch["labels"]).item() == pytest.approx(0.41326, abs=1e-5)
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(0.41326, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["loss", "neutral", "head", "dtype"])
@@ -147,7 +148,7 @@ OPENED_WITH = {
     "boundary": ("sentence", Boundary("sentence")), "packing": (False, False), "dtype": ("bfloat16", "bfloat16"),
     "trust_remote_code": (True, True),
 }  # fmt: skip
-# What the stage itself reads; tests/verifiers/test_score.py changes each.
+# What the stage itself reads; tests/stages/test_score.py changes each.
 OF_THE_STAGE = {"model", "data", "out", "name", "chunk_rows", "boundary_tag"}
 
 
@@ -159,15 +160,25 @@ def test_every_option_of_score_is_accounted_for():
 
 
 @pytest.mark.parametrize("name", OPENED_WITH)
-def test_an_option_of_score_reaches_the_verifier(name, monkeypatch):
+def test_an_option_of_score_reaches_the_verifier(name, solutions, monkeypatch, tmp_path):
     """As above, on the way from the stage to the engine."""
-    seen = {}
-    monkeypatch.setattr(RewardModel, "from_pretrained", lambda path, **options: seen.update(options))
+
+    class Opened(Exception):
+        pass
+
+    def open_with(path, **options):
+        raise Opened(options[name])
+
+    monkeypatch.setattr(RewardModel, "from_pretrained", open_with)
+    write_solutions(tmp_path / "d.jsonl", solutions)
+    model, data, out = (str(tmp_path / part) for part in ("m", "d.jsonl", "o.jsonl"))
     given, wanted = OPENED_WITH[name]
-    score_stage._verifier(ScoreConfig("m", "d", "o"))
-    assert seen[name] != wanted
-    score_stage._verifier(ScoreConfig("m", "d", "o", **{name: given}))
-    assert seen[name] == wanted
+    with pytest.raises(Opened) as plain:
+        score(ScoreConfig(model, data, out))
+    assert plain.value.args != (wanted,)
+    with pytest.raises(Opened) as changed:
+        score(ScoreConfig(model, data, out, **{name: given}))
+    assert changed.value.args == (wanted,)
 
 
 def test_options_of_the_engine_change_what_it_does(verifier_path):
@@ -192,7 +203,7 @@ def test_options_of_the_engine_change_what_it_does(verifier_path):
 
 
 def test_the_weights_type_of_training_is_the_one_asked_for(tiny_lm, solutions, arguments, tmp_path):
-    """As above, of `prm` and `orm`; float32, the default, has its test in tests/verifiers/test_train.py."""
+    """As above, of `prm` and `orm`; float32, the default, has its test in tests/verifiers/training/test_train.py."""
     write_rows(tmp_path / "rows.jsonl", (solution.to_row() for solution in solutions))
     prm(PRMConfig(tiny_lm, str(tmp_path / "rows.jsonl"), dtype="bfloat16"), arguments)
     assert AutoModelForTokenClassification.from_pretrained(tmp_path / "out").dtype == torch.bfloat16

@@ -32,11 +32,9 @@ class LabConfig:
         default=None,
         metadata={"help": "Runs in OUT/seed-*, and means and intervals; by default 1 run, in OUT, or 3 with contrast."},
     )
-    arms: Annotated[list[str] | None, Choices(_ARMS), ReadUnless("contrast", True)] = (
-        field(
-            default=None,
-            metadata={"help": f"RL arms ({', '.join(_ARMS)}); by default {_DEFAULT}, or all of them with several seeds."},
-        )
+    arms: Annotated[list[str] | None, Choices(_ARMS), ReadUnless("contrast", True)] = field(
+        default=None,
+        metadata={"help": f"RL arms ({', '.join(_ARMS)}); by default {_DEFAULT}, or all of them with several seeds."},
     )
     contrast: bool = field(
         default=False,

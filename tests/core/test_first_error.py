@@ -1,6 +1,5 @@
 import math
 import random
-import time
 
 import pytest
 
@@ -116,11 +115,10 @@ def test_neighbouring_floats_have_a_threshold_between_them():
     assert processbench_f1(rows, best_threshold(rows)).f1 == 1.0
 
 
-def test_ten_thousand_rows_are_fast():
-    rows = random_rows(0, 10_000, digits=12)
-    start = time.process_time()
-    best_threshold(rows)
-    assert time.process_time() - start < 1.5
+def test_fifty_thousand_rows_with_as_many_thresholds_are_no_burden(no_hang):
+    rows = random_rows(0, 50_000, digits=12)
+    best = best_threshold(rows)
+    assert loop_f1(rows, best) > max(loop_f1(rows, best + change) for change in (-0.02, 0.02))
 
 
 def test_cross_fitting_judges_each_half_with_the_others_threshold():

@@ -46,7 +46,9 @@ def scripted(tiny_lm, tokenizer, arguments, lora):
 
     Newlines are tokens of their own, which the tokenizer itself would not make them: a policy may sample so.
 
-    `trainer.batch()` is what the data hook gives to the loss for them, in the rows' order.
+    `trainer.batch()` is what the data hook gives to the loss for them, in the rows' order. `trainer.sample_by(write)`
+    has `write(prompt_ids, n)` write completions instead, None the model itself. `trainer.logged()` is what is logged of
+    the batches since it was last asked.
     """
     from datasets import Dataset
 
@@ -78,7 +80,20 @@ def scripted(tiny_lm, tokenizer, arguments, lora):
             + [tokenizer.eos_token_id] * row.finished
             for line, row in zip(pieces, rows, strict=True)
         ]
-        trainer._generate_single_turn = lambda *_: ([list(row) for row in ids], None)
+
+        # TRL's own names, here alone; test_trl_seam.py holds TRL to them.
+        def sample_by(write) -> None:
+            if write is None:
+                del trainer._generate_single_turn
+            else:
+                trainer._generate_single_turn = lambda prompt_ids, *rest: (write(prompt_ids, rest[-1]), None)
+
+        def logged() -> dict[str, float]:
+            trainer.log(logs := {})
+            return logs
+
+        trainer.sample_by, trainer.logged, trainer.row_ids = sample_by, logged, ids
+        trainer.sample_by(lambda prompt_ids, n: [list(row) for row in ids])
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
         trainer.batch = lambda: trainer._generate_and_score_completions([data[i // 2] for i in range(len(rows))])

@@ -34,22 +34,22 @@ def changed(rows, index: int, **fields):
 
 
 def token_gradients(trainer, batch) -> torch.Tensor:
-    """(B, T) gradient of the loss with respect to each sampled token's log-probability."""
-    seen = {}
-    log_probs = trainer._get_per_token_logps_and_entropies
+    """(B, T) gradient of the loss with respect to each sampled token's log-probability, as the model gives it."""
+    seen = []
 
-    def tapped(*args, **kwargs):
-        found, *rest = log_probs(*args, **kwargs)
-        seen["BT"] = found.detach().requires_grad_()
-        return seen["BT"], *rest
+    def keep(module, inputs, output):
+        output.log_probs.retain_grad()
+        seen.append(output.log_probs)
 
-    trainer._get_per_token_logps_and_entropies = tapped
-    trainer._compute_loss(trainer.model, batch).backward()
-    return seen["BT"].grad
+    hook = trainer.model.register_forward_hook(keep)
+    trainer.compute_loss(trainer.model, batch).backward()
+    hook.remove()
+    (log_probs_BT,) = seen
+    return log_probs_BT.grad
 
 
 def parameter_gradients(trainer, batch) -> dict[str, torch.Tensor]:
-    trainer._compute_loss(trainer.model, batch).backward()
+    trainer.compute_loss(trainer.model, batch).backward()
     own = {name: p.grad for name, p in trainer.model.named_parameters() if ".default." in name}
     assert len(own) > 0
     return own
@@ -274,7 +274,7 @@ def test_vf_coef_and_value_clip_shape_the_value_loss(scripted, rows):
         trainer = scripted(rows, **GAE, **config)
         batch = trainer.batch()
         torch.nn.init.constant_(trainer.model.critic.value_head.bias, shift)
-        return trainer._compute_loss(trainer.model, batch).item()
+        return trainer.compute_loss(trainer.model, batch).item()
 
     returns = [0.4375, 0.875, -0.25, -0.5, 1.0, 1.0, 0.25, 0.5, 0.0, 0.0, 0.75, 1.0, 0.0]
     value_loss = 0.5 * sum(r * r for r in returns) / 13
@@ -403,8 +403,8 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(real, tmp_path):
     own = whole.model.critic.own_parameters()
     assert load_file(checkpoint / CRITIC_FILE).keys() == own.keys()
 
-    loaded = real()
-    loaded._load_from_checkpoint(str(checkpoint))
+    loaded = real(max_steps=2)  # which it has come to: nothing more is trained
+    loaded.train(resume_from_checkpoint=str(checkpoint))
     for name, tensor in load_file(checkpoint / CRITIC_FILE).items():
         assert torch.equal(loaded.model.critic.own_parameters()[name], tensor)
         assert not torch.equal(own[name], tensor), f"{name} did not move between steps 2 and 4"
@@ -456,7 +456,7 @@ def test_evaluation_weighs_every_row_alike(scripted, row, tokenizer):
         return [Judgement([], [], 0.0, correct=found, clean=False) for found in (next(right) for _ in prompts)]
 
     trainer = scripted([row(""), row("")], source, per_device_eval_batch_size=2, num_generations_eval=1)
-    trainer._generate_single_turn = lambda prompt_ids, *_: ([[tokenizer.eos_token_id] for _ in prompt_ids], None)
+    trainer.sample_by(lambda prompt_ids, n: [[tokenizer.eos_token_id] for _ in prompt_ids])
     data = Dataset.from_list([{"prompt": f"{n}\n", "reference": "1"} for n in range(3)])
     metrics = trainer.evaluate(data)
     found = trainer.state.log_history[-1]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -67,9 +68,12 @@ def test_step_baseline_rewards_centres_before_it_sums(scripted, row):
 
 @pytest.fixture
 def vine_trainer(scripted, tokenizer):
-    """Makes a vine trainer whose rollouts are scripted: `continuations` maps the text so far to K completions of it."""
+    """Makes a vine trainer whose rollouts are scripted: `continuations` maps the text so far to K completions of it.
 
-    def make(rows, continuations, **changes):
+    `trainer.rolled_out` lists (the texts that were continued, the new tokens allowed) of each call for rollouts.
+    """
+
+    def make(rows, continuations, finished=True, **changes):
         from rlstep.policy.rewards.task_rewards import Judgement
         from rlstep.steps.boundaries import line_steps
 
@@ -87,21 +91,21 @@ def vine_trainer(scripted, tokenizer):
 
         K = len(next(iter(continuations.values())))
         trainer = scripted(rows, judge, advantage="vine", vine_rollouts=K, **changes)
-        sample, asked = trainer._generate_single_turn, []
+        end = [tokenizer.eos_token_id] * finished
+        trainer.rolled_out, samples = [], iter([trainer.row_ids])
 
-        def generate(prompt_ids, *rest):
-            if len(asked) == 0 and rest[-1] != K or rest[-1] == 2 and len(prompt_ids) == len(rows) and not asked:
-                asked.append(None)
-                return sample(prompt_ids, *rest)
+        def write(prompt_ids, n):
+            # The batch's own samples are drawn first; all that is asked for after them are rollouts.
+            if (own := next(samples, None)) is not None:
+                return own
             texts = tokenizer.batch_decode(prompt_ids)
-            asked.append(texts[::K])
-            new = [continuations[text][n % K] for n, text in enumerate(texts)]
-            return [
-                tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in new
-            ], None
+            assert (n, len(texts) % K) == (K, 0)
+            assert all(texts[i] == texts[i - i % K] for i in range(len(texts)))
+            trainer.rolled_out.append((texts[::K], trainer.generation_config.max_new_tokens))
+            new = [continuations[text][i % K] for i, text in enumerate(texts)]
+            return [tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in new]
 
-        trainer._generate_single_turn = generate
-        trainer.asked = asked
+        trainer.sample_by(write)
         return trainer
 
     return make
@@ -115,7 +119,6 @@ def test_vine_by_hand(vine_trainer, row):
         {"0\n": ["3\n9", "3", "9"], "0\n1\n": ["9", "3", "3"]},
     )
     found = advantages(trainer)
-    assert sorted(text for texts in trainer.asked[1:] for text in texts) == ["0\n", "0\n1\n"]
     start = ((0.5 + 1.0) + 0.25 + (0.25 + 1.0)) / 3
     # The reward of the step that lies behind the state is not the rollout's.
     middle = ((0.25 + 1.0) + 0.25 + 0.25) / 3
@@ -124,18 +127,22 @@ def test_vine_by_hand(vine_trainer, row):
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
-def test_rollouts_are_paid_under_truncated_as_samples_are(vine_trainer, row, tokenizer):
+def test_rollouts_are_given_what_is_left_of_the_completion(vine_trainer, row):
+    """Of 16 tokens, two are written behind "1\n". Two samples leave room for one state at a time, with two rollouts."""
+    trainer = vine_trainer([row("1\n2"), row("4")], {"0\n": ["3", "3"], "0\n1\n": ["9", "9"]})
+    advantages(trainer)
+    assert trainer.rolled_out == [(["0\n1\n"], 14), (["0\n"], 16)]
+    assert trainer.generation_config.max_new_tokens == trainer.generation_kwargs["max_new_tokens"] == 16
+
+
+def test_rollouts_are_paid_under_truncated_as_samples_are(vine_trainer, row):
     """Two samples cut off, and rollouts that are cut off like them: nobody is paid for steps, nobody stands out."""
     rows = [row("1", (1.0,), finished=False), row("1", (1.0,), finished=False)]
-    trainer = vine_trainer(rows, {"0\n": ["3", "3"]}, truncated="no_process")
-    sample = trainer._generate_single_turn
-
-    def cut(prompt_ids, *rest):
-        ids, _ = sample(prompt_ids, *rest)
-        return [[i for i in row if i != tokenizer.eos_token_id] for row in ids], None
-
-    trainer._generate_single_turn = cut
-    assert not advantages(trainer).any()
+    continuations = {"0\n": ["3", "3"]}
+    assert not advantages(vine_trainer(rows, continuations, finished=False, truncated="no_process")).any()
+    # Rollouts that end by themselves keep their step's 0.25.
+    found = advantages(vine_trainer(rows, continuations, finished=True, truncated="no_process"))
+    torch.testing.assert_close(found, torch.full_like(found, -0.25))
 
 
 def test_vine_rolls_out_nothing_in_an_evaluation(vine_trainer, row):
@@ -143,26 +150,23 @@ def test_vine_rolls_out_nothing_in_an_evaluation(vine_trainer, row):
     trainer = vine_trainer(rows, {"0\n": ["9"] * 3, "0\n1\n": ["9"] * 3})
     trainer.model.eval()
     assert not advantages(trainer).any()
-    assert trainer.asked == [None]
+    assert trainer.rolled_out == []
 
 
-def test_rollouts_are_given_what_is_left_of_the_completion(scripted, rows):
-    trainer = scripted(rows, advantage="vine", vine_rollouts=2)
-    seen = []
-    trainer._generate_single_turn = lambda ids, *rest: (
-        seen.append((len(ids), trainer.generation_config.max_new_tokens, rest[-1])) or [[5]] * len(ids), None
-    )  # fmt: skip
-    trainer._sample_on(2, [[1], [1, 2]], 7)
-    assert seen == [(4, 7, 2)]
-    assert trainer.generation_config.max_new_tokens == trainer.generation_kwargs["max_new_tokens"] == 16
+def test_texts_are_sampled_in_batches_and_come_back_in_order(scripted, rows, tokenizer):
+    trainer, asked = scripted(rows, per_device_train_batch_size=4), []
 
+    def write(prompt_ids, n):
+        asked.append((tokenizer.batch_decode(prompt_ids), n))
+        return [[*ids, tokenizer.eos_token_id] for ids in prompt_ids]
 
-def test_texts_are_sampled_in_batches_with_real_generation(scripted, rows):
-    trainer = scripted(rows, per_device_train_batch_size=4)
-    del trainer._generate_single_turn
-    found = trainer.sample_texts([f"{n}\n" for n in range(5)], 3)
-    assert [len(texts) for texts in found] == [3] * 5
-    assert all(isinstance(text, str) for texts in found for text in texts)
+    trainer.sample_by(write)
+    texts = [f"{n}\n" for n in range(5)]
+    assert trainer.sample_texts(texts, 2) == [[text] * 2 for text in texts]
+    # Four sequences at a time, as in training: two texts with two samples each.
+    assert asked == [([a, a, b, b], 2) for a, b in (texts[:2], texts[2:4])] + [([texts[4]] * 2, 2)]
+    trainer.sample_by(None)
+    assert [len(found) for found in trainer.sample_texts(texts, 3)] == [3] * 5
 
 
 # --- Whitening.
@@ -180,20 +184,24 @@ def test_whitening_choices(scripted, rows, advantage):
     torch.testing.assert_close(scaled, (plain - plain.mean()) / deviation + plain.mean())
 
 
-def test_the_completions_table_shows_the_advantages_that_train(scripted, rows):
-    trainer = scripted(rows)
-    batch = trainer.batch()
+def test_the_completions_table_shows_the_advantages_that_train(scripted, rows, tmp_path):
+    batch = scripted(rows).batch()
     means = (batch["advantages"].sum(dim=1) / batch["completion_mask"].sum(dim=1)).tolist()
-    assert list(trainer._logs["advantages"])[-4:] == pytest.approx(means)
+    assert len(set(means)) == 4
+    scripted(rows, max_steps=1, log_completions=True).train()
+    table = pd.read_parquet(tmp_path / "out" / "completions" / "completions_00001.parquet")
+    # The training shuffles its problems, and a problem's two samples with them.
+    assert sorted(table["advantage"]) == pytest.approx(sorted(means))
 
 
 def test_the_value_loss_does_not_depend_on_how_a_batch_is_cut(scripted, rows):
     """Four rows at once, or each alone: the sum of the micro-batches' losses is the same."""
     trainer = scripted(rows, advantage="gae", lam=0.5, whiten_advantages="none")
     batch = trainer.batch()
-    whole = trainer._value_loss(trainer.model, batch).item()
+    batch["advantages"] = torch.zeros_like(batch["advantages"])  # the value loss alone is left
+    whole = trainer.compute_loss(trainer.model, batch).item()
     parts = [{k: v[i : i + 1] if v.dim() else v for k, v in batch.items()} for i in range(4)]
-    assert sum(trainer._value_loss(trainer.model, part).item() for part in parts) == pytest.approx(whole)
+    assert sum(trainer.compute_loss(trainer.model, part).item() for part in parts) == pytest.approx(whole)
     assert whole > 0
 
 
@@ -247,9 +255,11 @@ def test_as_a_reward_the_kl_is_charged_to_steps_in_groups(scripted, row):
 def test_as_a_reward_the_kl_is_not_in_the_loss_and_is_logged(scripted, rows):
     trainer = with_adapter(scripted(rows, beta=0.5, kl="reward"))
     batch = trainer.batch()
-    assert trainer._metrics["train"]["kl"][0] != 0
+    kl = kl_estimate(batch["old_per_token_logps"], batch["ref_per_token_logps"], "k1")
+    assert trainer.logged()["kl"] == pytest.approx(kl[batch["completion_mask"].bool()].mean().item())
+    assert kl.abs().max() > 0.01
     batch["advantages"] = torch.zeros_like(batch["advantages"])
-    assert trainer._compute_loss(trainer.model, batch).item() == 0.0
+    assert trainer.compute_loss(trainer.model, batch).item() == 0.0
     assert trainer.beta == 0.5
 
 
@@ -265,7 +275,7 @@ def test_k2_in_the_loss_is_averaged_as_trl_averages_k3(scripted, rows, loss_type
         # The reference is put near the policy, where k2 and k3 agree to second order.
         with torch.no_grad():
             batch["ref_per_token_logps"] = batch["old_per_token_logps"] + 1e-2
-        found[estimator] = trainer._compute_loss(trainer.model, batch).item()
+        found[estimator] = trainer.compute_loss(trainer.model, batch).item()
     assert found["k2"] > 0
     assert found["k2"] == pytest.approx(found["k3"], rel=0.02)
 
@@ -277,7 +287,7 @@ def test_k2_and_k3_part_further_off(scripted, rows):
         batch = trainer.batch()
         batch["advantages"] = torch.zeros_like(batch["advantages"])
         batch["ref_per_token_logps"] = batch["old_per_token_logps"] + 1.0
-        losses.append(trainer._compute_loss(trainer.model, batch).item())
+        losses.append(trainer.compute_loss(trainer.model, batch).item())
     # k2 = 1/2, k3 = e - 2
     assert losses == pytest.approx([0.25, 0.5 * (2.718281828 - 2)], rel=1e-4)
 
@@ -373,20 +383,21 @@ def test_what_an_observer_logs_is_logged(scripted, rows):
 
 def test_observers_come_when_all_that_the_batch_is_paid_is_settled(scripted, rows):
     """One may train the PRM, which this batch's advantages must not see half of."""
-    trainer, settled = scripted(rows), []
-    trainer.observers.append(lambda batch: settled.append(len(trainer._metrics["train"]["advantage/mean_abs"])))
-    trainer.batch()
-    assert settled == [1]
+    trainer, logged = scripted(rows), []
+    trainer.observers.append(lambda batch: logged.append(trainer.logged()))
+    batch = trainer.batch()
+    mean = batch["advantages"].abs()[batch["completion_mask"].bool()].mean().item()
+    assert [logs["advantage/mean_abs"] for logs in logged] == [pytest.approx(mean)]
 
 
 def test_rows_that_fill_the_last_batch_of_an_evaluation_are_not_counted(scripted, rows, monkeypatch):
     """Of four rows that two ranks judged, two repeat the first ones so that both have as many."""
-    trainer = scripted(rows, num_generations_eval=1)
+    trainer = scripted(changed(rows, 2, outcome=0.0), num_generations_eval=1)
     trainer.model.eval()
     state = SimpleNamespace(end_of_dataloader=True, remainder=2)
     monkeypatch.setattr(trainer.accelerator, "gradient_state", state)
     trainer.batch()
-    assert trainer._metrics["eval"]["accuracy"] == [1.0, 0.0]
+    assert trainer.logged()["eval_accuracy"] == 1 / 2
     state.end_of_dataloader = False
     trainer.batch()
-    assert trainer._metrics["eval"]["accuracy"] == [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]
+    assert trainer.logged()["eval_accuracy"] == 1 / 4

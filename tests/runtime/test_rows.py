@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from rlstep.runtime import rows as rows_module
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import ResumableRows, read_rows, write_json, write_rows
 
@@ -110,11 +109,19 @@ LIST = json.dumps(ROWS, ensure_ascii=False, indent=2).encode()
         ("x.json.gz", gzip.compress(LIST, mtime=0)),
     ],
 )
-@pytest.mark.parametrize("chunk", [1, 7, 1 << 16])
-def test_lines_and_lists_give_the_same_rows(tmp_path, monkeypatch, name, content, chunk):
-    monkeypatch.setattr(rows_module._ListParser, "chunk", chunk)
+def test_lines_and_lists_give_the_same_rows(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     assert list(read_rows(tmp_path / name)) == list(enumerate(ROWS, start=1))
+
+
+@pytest.mark.parametrize("blanks", range(24))
+def test_a_list_may_be_cut_anywhere_by_the_pieces_that_it_is_read_in(tmp_path, blanks):
+    """Of 400 kB: wherever a piece ends, behind some number of blanks it ends in a number, a character or a bracket."""
+    rows = [{"i": i, "n": -1.5e-3, "text": '数é\u2028🙂"\\'} for i in range(8_000)]
+    content = json.dumps(rows, ensure_ascii=False).encode()
+    assert len(content) > 400_000
+    (tmp_path / "x.json").write_bytes(b" " * blanks + content)
+    assert on_disk(tmp_path / "x.json") == rows
 
 
 @pytest.mark.parametrize(

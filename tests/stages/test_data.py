@@ -3,12 +3,12 @@
 import json
 from typing import get_args
 
+import datasets
 import pytest
 
 from rlstep import cli
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import read_rows, write_rows
-from rlstep.stages import data as data_module
 from rlstep.stages.data import FORMAT_OPTIONS, DataConfig, Format, data
 from rlstep.steps.readers import FORMATS, options_of, read
 from rlstep.steps.records import Solution, read_solutions
@@ -139,7 +139,7 @@ def test_skipped_rows_are_printed_and_listed_in_a_file(tmp_path, capsys):
     source, out = tmp_path / "x.jsonl", tmp_path / "out" / "o.jsonl"
     write_rows(source, [{**STEPWISE, "labels": [1, k]} for k in range(24)])
     assert rlstep_data("stepwise", source, "--out", out) == 2
-    assert not out.parent.exists() or list(out.parent.iterdir()) == []
+    assert not list(tmp_path.glob("out/*"))
     capsys.readouterr()
     assert rlstep_data("stepwise", source, "--out", out, "--on_bad_row", "skip") == 0
     printed = capsys.readouterr().out
@@ -169,22 +169,18 @@ def test_a_failing_run_leaves_the_old_output(tmp_path):
 
 
 def test_solutions_are_written_while_rows_are_read(tmp_path, monkeypatch):
-    write_rows(tmp_path / "x.jsonl", [STEPWISE] * 3)
-    events = []
-    write = data_module.write_solutions
+    """Of a data set of the hub with rows of 100 kB: when the last one is asked for, most are on the disk."""
+    sizes = []
 
-    def tracked(items, *_):
-        for item in items:
-            events.append("read")
-            yield item
+    def rows():
+        for _ in range(20):
+            sizes.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
+            yield {**STEPWISE, "prompt": "x" * 100_000}
 
-    def writing(path, solutions):
-        return write(path, (events.append("write") or s for s in solutions))
-
-    monkeypatch.setattr(data_module, "track", tracked)
-    monkeypatch.setattr(data_module, "write_solutions", writing)
-    data(DataConfig("stepwise", str(tmp_path / "x.jsonl"), out=str(tmp_path / "o.jsonl")))
-    assert events == ["read", "write"] * 3
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows())
+    data(DataConfig("stepwise", "owner/set", split="train", out=str(tmp_path / "o.jsonl")))
+    assert len(sizes) == 20
+    assert sizes[-1] > 1_500_000
 
 
 @pytest.mark.parametrize("out", [True, False])
@@ -265,24 +261,25 @@ def test_an_option_that_does_nothing_for_a_format_is_an_error(format, option):
             DataConfig(format, "x", **{option: VALUES[option]})
 
 
+# (format, a row, the option's words, the exit status without them)
 CHANGING = {
-    "prompt": ("gsm8k", GSM8K, ["Q: {problem}\nA:\n"]),
-    "separator": ("stepwise", STEPWISE, ["\n\n"]),
-    "keep": ("prm800k", prm800k(1, reason="give_up"), ["give_up", "flagged"]),
-    "tag": ("math_shepherd", {**SHEPHERD, "input": SHEPHERD["input"].replace("ки", "<s>")}, ["<s>"]),
-    "first_step": ("rlhflow", RLHFLOW, ["a"]),
-    "close_last": ("stepwise", STEPWISE, ["true"]),
+    "prompt": ("gsm8k", GSM8K, ["Q: {problem}\nA:\n"], 0),
+    "separator": ("stepwise", STEPWISE, ["\n\n"], 0),
+    "keep": ("prm800k", prm800k(1, reason="give_up"), ["give_up", "flagged"], 2),
+    "tag": ("math_shepherd", {**SHEPHERD, "input": SHEPHERD["input"].replace("ки", "<s>")}, ["<s>"], 2),
+    "first_step": ("rlhflow", RLHFLOW, ["a"], 0),
+    "close_last": ("stepwise", STEPWISE, ["true"], 0),
 }
 
 
 @pytest.mark.parametrize("option", VALUES)
 def test_every_option_of_a_format_reaches_its_reader(tmp_path, option):
-    format, row, words = CHANGING[option]
+    format, row, words, refused = CHANGING[option]
     write_rows(tmp_path / "x.jsonl", [row])
     plain, changed = tmp_path / "plain.jsonl", tmp_path / "changed.jsonl"
-    done = rlstep_data(format, tmp_path / "x.jsonl", "--out", plain)
+    assert rlstep_data(format, tmp_path / "x.jsonl", "--out", plain) == refused
     assert rlstep_data(format, tmp_path / "x.jsonl", f"--{option}", *words, "--out", changed) == 0
-    assert done == 2 or read_solutions(plain) != read_solutions(changed)
+    assert (read_solutions(plain) if refused == 0 else []) != read_solutions(changed)
 
 
 def test_split_chooses_the_shards_of_a_folder(tmp_path):

@@ -4,7 +4,6 @@ import pytest
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import ResumableRows, write_rows
-from rlstep.stages import label as module
 from rlstep.stages.label import LabelConfig, label
 from rlstep.steps.records import Solution, read_solutions
 from rlstep.supervision.checker import label_metrics
@@ -69,25 +68,30 @@ def test_a_share_of_nothing_is_null():
 
 
 def test_a_killed_run_continues_where_it_stopped(config, tmp_path, monkeypatch):
-    whole = label(config)
-    expected = (tmp_path / "out" / "labelled.jsonl").read_text()
-    (tmp_path / "out" / "labelled.jsonl").unlink()
+    """Killed after 900 of 1,000 rows: what is written by then is not checked again."""
+    write_rows(config.data, (solution.to_row() for solution in Increasing().demonstrations(1000, seed=0)))
+    whole, out = label(config), tmp_path / "out" / "labelled.jsonl"
+    expected = out.read_text()
+    out.unlink()
     check, calls = Increasing.check, []
 
-    def killed(task, *solution):
-        calls.append(solution)
-        if len(calls) == 18:
+    def killed(self, *row):
+        calls.append(row)
+        if len(calls) == 901:
             raise KeyboardInterrupt
-        return check(task, *solution)
+        return check(self, *row)
 
-    monkeypatch.setattr(module, "CHUNK", 5)
     monkeypatch.setattr(Increasing, "check", killed)
     with pytest.raises(KeyboardInterrupt):
         label(config)
-    assert not (tmp_path / "out" / "labelled.jsonl").exists()
+    assert not out.exists()
+    written = len((tmp_path / "out" / "labelled.jsonl.partial").read_text().splitlines()) - 1
+    assert 500 < written <= 900
+    calls.clear()
+    monkeypatch.setattr(Increasing, "check", lambda self, *row: calls.append(row) or check(self, *row))
     assert label(config) == whole
-    assert len(calls) == 18 + 15, "three chunks of five were kept"
-    assert (tmp_path / "out" / "labelled.jsonl").read_text() == expected
+    assert len(calls) == 1000 - written
+    assert out.read_text() == expected
 
 
 def test_changed_data_is_labelled_from_the_start(config, tmp_path):

@@ -20,6 +20,7 @@ from rlstep.stages.ppo import ppo as ppo_stage
 from rlstep.steps.records import Problem
 from rlstep.tasks.small import small_model
 from rlstep.verifiers.model import VerifierSpec, new_verifier
+from rlstep.verifiers.scoring.reward_model import RewardModel
 
 
 def ppo(options, args, model, guards=None, alarm=None, refresh=None) -> dict:
@@ -81,19 +82,41 @@ def test_a_prm_drives_two_updates(advantage, problems, prm_path, model, argument
     assert record["versions"]["trl"].startswith("1.16.")
 
 
-def test_process_rewards_come_from_the_prm(problems, prm_path, model, arguments, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(StepPPOTrainer, "train", lambda self, **_: seen.update(source=self.reward_source) or 1 / 0)
-    options = PPOOptions(
-        problems, reward=["prm", "outcome"], prm=prm_path, process_weight=2.0, outcome_weight=0.5, credit="clip",
-        credit_parameters='{"eta": 0.75}', first_error_threshold=0.25,
-    )  # fmt: skip
-    with pytest.raises(ZeroDivisionError):
-        ppo(options, arguments(), model)
-    source = seen["source"]
-    assert source.verifiers["prm"].kind == "prm"
-    assert (source.process_weight, source.outcome_weight, source.first_error_threshold) == (2.0, 0.5, 0.25)
-    assert (source.credit, source.credit_parameters) == ("clip", {"eta": 0.75})
+UNGUARDED = Guards(
+    guard_max_steps=None, guard_max_step_chars=None, guard_repeats=False, guard_filler=False, guard_restated=None,
+    guard_after_answer=False, guard_no_answer=False, guard_min_steps=0, guard_reward_clip=None,
+)  # fmt: skip
+# With the PRM saying 0.625 of a first step, 0.125 of the second one, 0.5 of all others.
+STEPS = ["reward/step_at_01", "reward/step_at_02", "reward/step_at_03"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "outcome"),
+    [
+        # 2 p - 1
+        ({"credit": "sum"}, [0.25, -0.75, 0.0], 0.0),
+        ({"credit": "sum", "credit_parameters": {"centered": False}}, [0.625, 0.125, 0.5], 0.0),
+        # min(p - eta, 0)
+        ({"credit": "clip", "credit_parameters": '{"eta": 0.75}'}, [-0.125, -0.625, -0.25], 0.0),
+        ({"credit": "sum", "process_weight": 2.0}, [0.5, -1.5, 0.0], 0.0),
+        ({"credit": "sum", "source_weights": {"prm": 3}}, [0.75, -2.25, 0.0], 0.0),
+        ({"credit": "sum", "first_error_threshold": 0.25}, [0.25, -0.75, None], 0.0),
+        ({"credit": "sum", "missing_answer_reward": -0.5}, [0.25, -0.75, 0.0], -0.5),
+        ({"credit": "sum", "missing_answer_reward": -0.5, "outcome_weight": 0.5}, [0.25, -0.75, 0.0], -0.25),
+    ],
+)
+def test_what_is_paid_follows_from_the_prms_scores(
+    changes, steps, outcome, problems, prm_path, model, arguments, monkeypatch, tmp_path
+):
+    """An untrained policy writes no answer, and among 16 completions of 32 tokens some of three steps and more."""
+    scores = [0.625, 0.125, *[0.5] * 32]
+    monkeypatch.setattr(RewardModel, "score", lambda self, prompts, texts, spans: [scores[: len(s)] for s in spans])
+    args = arguments(per_device_train_batch_size=16, max_completion_length=32, max_steps=1)
+    ppo(PPOOptions(problems, reward=["prm", "outcome"], prm=prm_path, **changes), args, model, UNGUARDED)
+    line = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
+    assert [line.get(name) for name in STEPS] == pytest.approx(steps)
+    assert line["reward/outcome"] == outcome
+    assert line["completions/without_answer"] == 1
 
 
 def test_a_killed_run_continues_and_repeats_no_row_of_its_curve(problems, model, arguments, tmp_path, monkeypatch):

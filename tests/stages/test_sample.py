@@ -54,14 +54,14 @@ class Killed(Exception):
 
 
 def kill_before(batch: int, monkeypatch) -> None:
-    """Lets `batch` batches pass and raises at the next."""
+    """Lets the model generate `batch` batches and raises at the next."""
     generate, calls = GenerationMixin.generate, []
 
-    def mortal(model, **inputs):
+    def mortal(*args, **options):
         calls.append(None)
         if len(calls) > batch:
             raise Killed
-        return generate(model, **inputs)
+        return generate(*args, **options)
 
     monkeypatch.setattr(GenerationMixin, "generate", mortal)
 

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,12 +60,10 @@ def test_blank_lines_before_the_first_step_are_outside_it(boundary):
     "unit",
     ["$ ", "$x ", "$$", "\\(", "\\text{", "{", "}", "\\begin{a}", ". ", "a. ", ".*", "\nStep 1", "\n ", " ", "-"],
 )
-def test_the_time_is_linear_in_the_text(unit):
-    text = (unit * 40_000)[:40_000]
-    start = time.process_time()
+def test_the_time_is_linear_in_the_text(unit, no_hang):
+    text = (unit * 100_000)[:100_000]
     for boundary in RULES:
-        boundary.split(text)
-    assert time.process_time() - start < 1.5
+        assert "".join(text[start:end] for start, end in boundary.split(text)).strip() == text.strip()
 
 
 # --- Lines and paragraphs

@@ -175,11 +175,9 @@ def test_text_that_is_tokenised(tokenizer, boundary, text):
             assert spans_both or any(not any(s < stop and begin < e for s, e in offsets) for begin, stop in steps)
 
 
-def first_to_show(tokenizer, ids: list[int], text: str, end: int) -> int:
-    for index in range(len(ids)):
-        if tokenizer.decode(ids[: index + 1], skip_special_tokens=True).rstrip(REPLACEMENT).startswith(text[:end]):
-            return index
-    return len(ids) - 1
+def first_to_show(prefixes: list[str], step: str) -> int:
+    """The first of the decoded prefixes that begins with all up to the step's end; the last one where none does."""
+    return next((index for index, shown in enumerate(prefixes) if shown.startswith(step)), len(prefixes) - 1)
 
 
 def check_sampled(tokenizer, boundary: Boundary, ids: list[int]) -> None:
@@ -190,7 +188,9 @@ def check_sampled(tokenizer, boundary: Boundary, ids: list[int]) -> None:
     assert ends == sorted(ends)
     tokens = step_tokens(ends, steps)
     check_positions(tokens, steps, len(ids))
-    assert tokens == [first_to_show(tokenizer, ids, text, end) for _, end in steps]
+    rows = [ids[: index + 1] for index in range(len(ids))]
+    prefixes = [shown.rstrip(REPLACEMENT) for shown in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+    assert tokens == [first_to_show(prefixes, text[:end]) for _, end in steps]
 
 
 @every_rule

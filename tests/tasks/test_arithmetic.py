@@ -7,7 +7,6 @@ from rlstep.tasks.arithmetic import (
     LENGTHS,
     OPERATIONS,
     Arithmetic,
-    _split_of,
     buggy,
     read_problem,
     right,
@@ -146,11 +145,13 @@ def test_no_seeds_make_two_splits_overlap(seeds):
     assert len(set().union(*drawn.values())) == sum(map(len, drawn.values()))
 
 
-def test_the_chain_alone_decides_between_train_and_test():
-    """Chance would hardly draw one chain twice, so that the splits do not overlap shows little by itself."""
+def test_the_chain_alone_decides_between_train_and_test(monkeypatch):
+    """Chance would hardly draw one chain of eight operations twice, so the chains are of one or two here: 2,640."""
     for split in ("train", "test"):
-        chains = [read_problem(p.prompt) for seed in range(5) for p in TASK.problems(split, 40, seed)]
-        assert {_split_of(operations, start) for start, operations in chains} == {split}
+        monkeypatch.setitem(LENGTHS, split, (1, 2))
+    drawn = {s: {p.prompt for seed in range(8) for p in TASK.problems(s, 150, seed)} for s in ("train", "test")}
+    assert min(map(len, drawn.values())) > 150
+    assert not drawn["train"] & drawn["test"]
 
 
 @pytest.mark.parametrize("split", TASK.splits)

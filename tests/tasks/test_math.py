@@ -1,4 +1,3 @@
-import time
 from typing import get_args, get_type_hints
 
 import pytest
@@ -90,12 +89,9 @@ def test_odd_completions_are_not_correct_and_raise_nothing(completion):
     assert set(found.labels) <= {None, 0}
 
 
-def test_a_text_of_thousands_of_lines_takes_no_time():
-    text = "\\boxed{1}\n" * 4000 + "\\boxed{12}\n" + "and so on\n" * 4000
-    started = time.process_time()
-    found = check(text)
-    assert time.process_time() - started < 2
-    assert [k for k, label in enumerate(found.labels) if label is not None] == [4000]
+def test_a_text_of_thousands_of_lines_takes_no_time(no_hang):
+    found = check("\\boxed{1}\n" * 20_000 + "\\boxed{12}\n" + "and so on\n" * 20_000)
+    assert [k for k, label in enumerate(found.labels) if label is not None] == [20_000]
     assert found.correct
 
 

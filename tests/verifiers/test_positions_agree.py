@@ -1,19 +1,20 @@
-"""Training and scoring use the same token of each step, and it is the step's last one."""
+"""Training and scoring read the same token of each step, and it is the step's last one."""
 
 import pytest
 import torch
 
 from rlstep.steps.boundaries import line_steps
-from rlstep.verifiers import collate
+from rlstep.steps.records import Solution
 from rlstep.verifiers.model import load_classifier, load_config
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.training.trainer import PRMTrainer
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
-COMPLETION = "7 + 3 = 10\n10 * 7 = 10\nAnswer: 10"
+COMPLETIONS = ["7 + 3 = 10\n10 * 7 = 10\nAnswer: 10", "7 + 3 = 11\n\n11 * 7 = 17\n Answer: 17", "Answer: 3\n", "7"]
 
 
 @pytest.fixture
-def token_reader(verifier_paths, tokenizer):
+def model(verifier_paths):
     """A verifier whose value at a position is a function of the token there alone, another for each token."""
     model = load_classifier(verifier_paths["prm"], load_config(verifier_paths["prm"]), "float32", False)
     with torch.no_grad():
@@ -21,59 +22,39 @@ def token_reader(verifier_paths, tokenizer):
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
         model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
-    return RewardModel(model, tokenizer, "prm")
+    return model
 
 
-def check_agreement(reader: RewardModel) -> None:
-    from rlstep.steps.records import Solution
-
-    steps = line_steps(COMPLETION)
-    # The oracle knows nothing of offsets: it decodes ever longer prefixes until the step's text is complete.
-    ids = reader.tokenizer(PROMPT)["input_ids"] + reader.tokenizer(COMPLETION)["input_ids"]
-    prefixes = [reader.tokenizer.decode(ids[: index + 1]) for index in range(len(ids))]
-    ends = [prefixes.index(PROMPT + COMPLETION[:end]) for _, end in steps]
+def log_odds_at_step_ends(model, tokenizer, completion: str) -> torch.Tensor:
+    """(S,). Knows nothing of offsets: it decodes ever longer prefixes until the step's text is complete."""
+    ids = tokenizer(PROMPT)["input_ids"] + tokenizer(completion)["input_ids"]
+    prefixes = [tokenizer.decode(ids[: index + 1]) for index in range(len(ids))]
+    ends = [prefixes.index(PROMPT + completion[:end]) for _, end in line_steps(completion)]
     with torch.no_grad():
-        values_T = reader.model(torch.tensor([ids])).logits.softmax(-1)[0, :, 1]
-    wanted = values_T[ends].tolist()
-
-    labelled = Solution("p", PROMPT, COMPLETION, "10", steps=steps, labels=[1] * len(steps), correct=True)
-    (feature,), _ = collate.train_features("prm", [labelled], reader.tokenizer, None)
-    assert feature.columns.tolist() == ends, "training"
-    assert reader.score([PROMPT], [COMPLETION])[0] == pytest.approx(wanted, abs=1e-6), "scoring"
-
-
-def test_training_and_scoring_agree(token_reader):
-    check_agreement(token_reader)
+        logits_T2 = model(torch.tensor([ids])).logits[0]
+    odds_T = logits_T2[:, 1] - logits_T2[:, 0]
+    for end in ends:
+        # A token earlier or later has another value.
+        beside = [odds_T[place] for place in (end - 1, end + 1) if place < len(odds_T)]
+        assert all((odds - odds_T[end]).abs() > 1e-3 for odds in beside)
+    return odds_T[ends]
 
 
-@pytest.mark.parametrize("shift", [-1, 1])
-@pytest.mark.parametrize(("function", "message"), [("train_columns", "training"), ("score_columns", "scoring")])
-def test_a_shift_by_one_token_on_either_side_is_seen(token_reader, monkeypatch, function, message, shift):
-    original = getattr(collate, function)
+@pytest.mark.parametrize("packing", [True, False])
+def test_scores_are_read_at_the_last_token_of_each_step(model, tokenizer, packing):
+    found = RewardModel(model, tokenizer, "prm", packing=packing).score([PROMPT] * len(COMPLETIONS), COMPLETIONS)
+    for completion, scores in zip(COMPLETIONS, found, strict=True):
+        assert scores == pytest.approx(log_odds_at_step_ends(model, tokenizer, completion).sigmoid().tolist(), abs=1e-6)
 
-    def moved(columns: list[int], length: int) -> list[int]:
-        return [min(column + shift, length - 1) for column in columns]
 
-    def shifted_train(kind, encoded, solution, policy):
-        columns, targets = original(kind, encoded, solution, policy)
-        return moved(columns, len(encoded.ids)), targets
-
-    def shifted_score(kind, encoded):
-        return moved(original(kind, encoded), len(encoded.ids))
-
-    if function == "train_columns":
-        monkeypatch.setattr(collate, function, shifted_train)
-    else:
-        # training stays where it was: the columns that it takes from the shared function are frozen first
-        train, plain = collate.train_columns, original
-
-        def unmoved_train(kind, encoded, solution, policy):
-            monkeypatch.setattr(collate, "score_columns", plain)
-            found = train(kind, encoded, solution, policy)
-            monkeypatch.setattr(collate, "score_columns", shifted_score)
-            return found
-
-        monkeypatch.setattr(collate, "train_columns", unmoved_train)
-        monkeypatch.setattr(collate, "score_columns", shifted_score)
-    with pytest.raises(AssertionError, match=message):
-        check_agreement(token_reader)
+@pytest.mark.parametrize("packing", [True, False])
+def test_training_teaches_the_last_token_of_each_step(model, tokenizer, arguments, packing):
+    """Each row's loss, evaluated alone, is that of its labels at those tokens."""
+    for completion in COMPLETIONS:
+        steps = line_steps(completion)
+        labels = [0.75] * (len(steps) - 1) + [0]
+        row = Solution("p", PROMPT, completion, "10", steps=steps, labels=labels, correct=False)
+        trainer = PRMTrainer(model, arguments(packing=packing), None, [row], processing_class=tokenizer)
+        odds_S = log_odds_at_step_ends(model, tokenizer, completion)
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(odds_S, torch.tensor(labels, dtype=torch.float))
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(expected.item(), abs=1e-5)

@@ -86,7 +86,7 @@ def test_a_slow_rise_behind_an_early_fall_is_found():
 
 # --- How often it is right. Accuracies are drawn as a batch of 12 problems with 8 samples each.
 
-RUNS, UPDATES = 200, 100
+RUNS, UPDATES = 100, 100
 
 
 def batches(rng, level, correlation):

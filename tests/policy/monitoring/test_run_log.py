@@ -242,10 +242,8 @@ def test_without_a_prm_the_exact_labels_give_the_colours(table, tmp_path):
     table.observe(1, ["?"], ["a\nb\nc"], [judged("a\nb\nc", labels=[1, 0, None])])
     page = _Page(read(tmp_path))
     colours = [attributes["style"] for _, attributes, _ in page.of_class("step")]
-    assert colours == [
-        f"--ob:{shade(score, *runlog.PALETTES['ob'])};--rg:{shade(score, *runlog.PALETTES['rg'])};"
-        for score in (1, 0, None)
-    ]
+    # Three fifths of the way from white to blue and to orange (#0072B2, #D55E00), or to green and to red.
+    assert colours == ["--ob:#66AAD1;--rg:#82B98B;", "--ob:#E69E66;--rg:#E38580;", "--ob:#FFFFFF;--rg:#FFFFFF;"]
     assert not [text for _, _, text in page.of_class("flag") if text.startswith("PRM")]
 
 
@@ -346,15 +344,14 @@ def test_text_can_be_read_on_every_colour(palette):
 
 def test_wandb_draws_against_samples_and_gets_the_completions(arguments, wandb_folder, monkeypatch):
     import wandb
-    from wandb.sdk.wandb_run import Run
 
-    defined, logged, define = [], [], Run._define_metric
+    defined, logged, define = [], [], wandb.Run.define_metric
 
-    def spy(run, name, step=None, *rest):
-        defined.append((name, step))
-        return define(run, name, step, *rest)
+    def spy(run, name, step_metric=None, **options):
+        defined.append((name, step_metric))
+        return define(run, name, step_metric, **options)
 
-    monkeypatch.setattr(Run, "_define_metric", spy)
+    monkeypatch.setattr(wandb.Run, "define_metric", spy)
     args = arguments(report_to="wandb", max_steps=2, run_name="log")
 
     class Observe(TrainerCallback):

@@ -2,27 +2,27 @@
 
 import json
 import threading
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from itertools import chain, repeat
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerControl, set_seed
+from transformers import set_seed
 from trl import ModelConfig
 
 from rlstep.policy.monitoring.alarms import AlarmOptions
-from rlstep.policy.monitoring.setup import AlarmWatch, RefreshWatch
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.resume import WALL_CLOCK
 from rlstep.policy.rewards.guards import Guards
-from rlstep.policy.rewards.sources import Verifiers, load_verifiers, wants_base
-from rlstep.policy.rewards.task_rewards import Judgement
-from rlstep.policy.trainer import Batch
+from rlstep.policy.rewards.sources import load_verifiers, wants_base
+from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.ppo import ppo
-from rlstep.tasks.base import checked
+from rlstep.tasks.arithmetic import Arithmetic
+from rlstep.tasks.base import Check, checked
 from rlstep.verifiers.model import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.training.train import PRMConfig, VerifierArguments
@@ -88,129 +88,109 @@ def lines(folder) -> list[dict]:
         return [json.loads(line) for line in file]
 
 
-def batch(update: int, process: float, accuracy: float, rows: int = 20) -> Batch:
-    judged = [Judgement([(0, 1)], [process], 0.0, correct=n < round(accuracy * rows), clean=False) for n in range(rows)]
-    return Batch(update, ["p"] * rows, ["c"] * rows, ["r"] * rows, judged, [True] * rows)
-
-
 # --- The alarm.
 
-
-def hacked(watch) -> list[int]:
-    """Updates at which it wanted to stop, as the process return rises and the accuracy falls."""
-    stopped = []
-    for update in range(1, 21):
-        rising = min(1.0, max(0.0, (update - 8) / 5))
-        watch(batch(update, 0.5 + 0.4 * rising + 0.01 * (update % 2), 0.5 - 0.5 * rising + 0.05 * (update % 2)))
-        if watch.on_step_end(None, None, TrainerControl()).should_training_stop:
-            stopped.append(update)
-    return stopped
+# The example that test_alarms.py works out by hand: of these six updates the last one raises it.
+PROCESS, ACCURACY = [1, 3, 1, 3, 8, 10], [1, 0.75, 1, 0.75, 0.25, 0]
+SENSITIVE = {"alarm_window": 4, "alarm_rise": 3.9, "alarm_fall": 3.2}
+UNGUARDED = Guards(
+    guard_max_steps=None, guard_max_step_chars=None, guard_repeats=False, guard_filler=False, guard_restated=None,
+    guard_after_answer=False, guard_no_answer=False, guard_min_steps=0, guard_reward_clip=None,
+)  # fmt: skip
 
 
-def test_the_alarm_is_logged_and_says_what_it_saw(scripted, row, caplog):
-    trainer = scripted([row("1"), row("2")])
-    watch = AlarmWatch(trainer, AlarmOptions())
-    assert hacked(watch) == []  # it warns
-    flags = trainer._metrics["train"]["alarm"]
-    assert len(flags) == 20
-    assert (flags[0], flags[-1]) == (0.0, 1.0)
-    assert sum("the process return rose" in record.message for record in caplog.records) == 1
+@pytest.fixture
+def hacking(problems, model, arguments, monkeypatch):
+    """Runs the stage on batches of four completions whose steps and answers are checked as `PROCESS` and `ACCURACY`
+    say, whatever the policy wrote; returns its lines of metrics."""
+    checked_rows, tried = [], 0
+
+    def check(self, prompt, completion, reference) -> Check:
+        update, row = divmod(len(checked_rows) - tried, 4)
+        checked_rows.append(completion)
+        if update < 0:
+            return Check([], [], None, False)
+        update = min(update, len(PROCESS) - 1)
+        # `sum` pays 1 for a right step.
+        steps = [(0, len(completion))] * PROCESS[update]
+        return Check(steps, [1] * len(steps), "1", row < 4 * ACCURACY[update])
+
+    monkeypatch.setattr(Arithmetic, "check", check)
+
+    def make(alarm: AlarmOptions, options=None, **args) -> list[dict]:
+        nonlocal tried
+        tried = 8 * (1 + ("eval_problems" in (options or {})))  # the stage tries the checker on each problem first
+        options = {"reward": ["checker"], "credit": "sum"} | (options or {})
+        args = arguments(**{"num_iterations": 1, "max_steps": 8} | args)
+        ppo(PPOOptions(problems, **options), UNGUARDED, alarm, RefreshOptions(), args, model)
+        found = [line for line in lines(args.output_dir) if "loss" in line]
+        assert [line["accuracy"] for line in found[:6]] == ACCURACY[: len(found)]
+        return found
+
+    return make
 
 
-def test_stop_ends_the_training(scripted, row):
-    trainer = scripted([row("1"), row("2")])
-    trainer.args.load_best_model_at_end = True
-    watch = AlarmWatch(trainer, AlarmOptions(alarm="stop"))
-    first = trainer._metrics["train"]["alarm"]
-    stopped = hacked(watch)
-    assert stopped == list(range(first.index(1.0) + 1, 21))
+def test_the_alarm_is_logged_and_says_what_it_saw(hacking, caplog):
+    found = hacking(AlarmOptions(**SENSITIVE))
+    assert [line["reward/process"] for line in found[:6]] == PROCESS
+    assert [line["alarm"] for line in found] == [0, 0, 0, 0, 0, 1, 1, 1]  # it warns, and the training goes on
+    told = [record.message for record in caplog.records if "the process return rose" in record.message]
+    assert len(told) == 1
+    assert "update 6: the process return rose from 2 to 9" in told[0]
 
 
-def test_where_an_orm_alone_pays_its_reward_is_watched(scripted, row):
-    watch = AlarmWatch(scripted([row("1"), row("2")]), AlarmOptions(), of_outcome=True)
-    for update in range(1, 21):
-        rising = min(1.0, max(0.0, (update - 8) / 5))
-        found = batch(update, 0.0, 0.5 - 0.5 * rising + 0.05 * (update % 2))
-        paid = 0.5 + 0.4 * rising + 0.01 * (update % 2)
-        watch(replace(found, judged=[replace(row, outcome=paid) for row in found.judged]))
-    assert watch.alarm.raised
+def test_where_an_orm_alone_pays_its_reward_is_watched(hacking, tiny_lm, tokenizer, monkeypatch, tmp_path):
+    new_verifier(tiny_lm, VerifierSpec("orm")).save_pretrained(tmp_path / "orm")
+    tokenizer.save_pretrained(tmp_path / "orm")
+    asked = []
+
+    def score(self, prompts, completions, steps):
+        asked.append(completions)
+        return [[PROCESS[min(len(asked), 6) - 1] / 10] * len(spans) for spans in steps]
+
+    monkeypatch.setattr(RewardModel, "score", score)
+    options = {"reward": ["orm"], "orm": str(tmp_path / "orm"), "score_cache": 0, "credit": "min_form"}
+    found = hacking(AlarmOptions(**SENSITIVE), options, max_steps=6)
+    assert [line["reward/outcome"] for line in found] == pytest.approx([value / 10 for value in PROCESS])
+    assert [line["alarm"] for line in found] == [0, 0, 0, 0, 0, 1]
 
 
-def test_off_looks_away(run):
-    assert all("alarm" in line for line in run() if "reward/process" in line)
-    assert not any("alarm" in line for line in run(alarm=AlarmOptions(alarm="off")))
+def test_off_looks_away(hacking):
+    assert not any("alarm" in line for line in hacking(AlarmOptions(alarm="off"), max_steps=6))
 
 
-def test_a_run_that_is_stopped_keeps_the_best_policy(problems, model, arguments, monkeypatch, tmp_path):
-    """The alarm is raised at the second update; the best evaluation was the one before the first."""
-    from rlstep.policy.monitoring import setup as observers
-
-    class Raised:
-        raised = True
-
-        def __init__(self, options):
-            pass
-
-        def observe(self, update, process, accuracy):
-            return self if update == 2 else None
-
-        def tell(self, args):
-            pass
-
-        state_dict = dict
-
-        def load_state_dict(self, state):
-            pass
-
-    monkeypatch.setattr(observers, "HackingAlarm", Raised)
-    evaluations = iter([0.5, 0.2, 0.1])
-
-    def scored(self, *_, **__):
-        return {"eval_accuracy": next(evaluations)}
-
-    monkeypatch.setattr("rlstep.policy.trainer.StepPPOTrainer.evaluate", scored)
-    args = arguments(
-        max_steps=8, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, save_total_limit=1,
-        load_best_model_at_end=True, metric_for_best_model="accuracy", num_iterations=1,
+def test_a_run_that_is_stopped_ends_and_keeps_the_best_policy(hacking, problems, arguments, monkeypatch, tmp_path):
+    """The alarm is raised at the sixth update; the best evaluation was the one after the second."""
+    evaluations = chain([0.5, 0.9], repeat(0.1))
+    monkeypatch.setattr(StepPPOTrainer, "evaluate", lambda self, *_, **__: {"eval_accuracy": next(evaluations)})
+    found = hacking(
+        AlarmOptions(alarm="stop", **SENSITIVE), {"reward": ["checker", "outcome"], "eval_problems": problems},
+        eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, save_total_limit=2,
+        load_best_model_at_end=True, metric_for_best_model="accuracy",
     )  # fmt: skip
-    options = PPOOptions(problems, eval_problems=problems, reward=["checker"], missing_answer_reward=-1.0)
-    ppo(options, LENIENT, AlarmOptions(alarm="stop"), RefreshOptions(), args, model)
-    assert [line["step"] for line in lines(args.output_dir) if "loss" in line] == [1, 2]
-    best = load_file(f"{args.output_dir}/checkpoint-1/adapter_model.safetensors")
-    kept = load_file(f"{args.output_dir}/adapter_model.safetensors")
+    assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-6"]
+    best, last, kept = (
+        load_file(folder / "adapter_model.safetensors") for folder in (out / "checkpoint-2", out / "checkpoint-6", out)
+    )
     assert all(torch.equal(kept[name], tensor) for name, tensor in best.items())
+    assert any(not torch.equal(kept[name], tensor) for name, tensor in last.items())
 
 
 # --- The refresh.
 
 
-def test_a_due_refresh_trains_logs_and_forgets_old_scores(scripted, row):
-    class Refresher:
-        seen, trained = [], []
-
-        def observe(self, prompts, completions, references, judged, finished):
-            self.seen.append((prompts, finished))
-
-        def due(self, update):
-            return update % 2 == 0
-
-        def refresh(self, update):
-            self.trained.append(update)
-            return {"rows": 3, "loss_after": 0.5}
-
-    class Cache:
-        cleared = 0
-
-        def clear(self):
-            self.cleared += 1
-
-    trainer, cache = scripted([row("1"), row("2")]), Cache()
-    watch = RefreshWatch(trainer, Refresher(), Verifiers({}, {"prm": cache}))
-    for update in range(1, 5):
-        watch(batch(update, 0.5, 0.5, rows=2))
-    assert (watch.refresher.trained, cache.cleared) == ([2, 4], 2)
-    assert watch.refresher.seen[0] == (["p", "p"], [True, True])
-    assert trainer._metrics["train"]["prm_refresh/rows"] == [3.0, 3.0]
+def test_a_refresh_comes_when_it_is_due_and_old_scores_are_forgotten(run, arguments, task, tmp_path, monkeypatch):
+    """Two problems, always answered alike: the PRM is asked for their scores once before a refresh and once after."""
+    write_rows(tmp_path / "problems.jsonl", [asdict(p) for p in task.problems("train", 2, seed=0)])
+    asked, plain = [], RewardModel.score
+    monkeypatch.setattr(RewardModel, "score", lambda self, *rows: asked.append(len(rows[0])) or plain(self, *rows))
+    args = arguments(max_steps=4, num_iterations=1, top_k=1, learning_rate=1e-12)
+    found = [line for line in run(args, refresh=RefreshOptions(refresh_every=2)) if "loss" in line]
+    assert [line["update"] for line in found if "prm_refresh/rows" in line] == [2, 4]
+    # Of each problem's two equal samples one is asked for.
+    assert asked == [2, 2]
 
 
 @pytest.mark.parametrize("labels", ["checker", "monte_carlo", "teacher"])
@@ -219,14 +199,12 @@ def test_the_prm_is_refreshed_while_the_policy_trains(labels, run, arguments, pr
     refresh = RefreshOptions(refresh_every=1, refresh_labels=labels, refresh_replay=labelled, **more)
     found = [line for line in run(arguments(max_steps=4), refresh=refresh) if "prm_refresh/rows" in line]
     assert [line["update"] for line in found] == [1, 2]
-    assert all(line["prm_refresh/rows"] + line["prm_refresh/rows_unlabelled"] > 0 for line in found)
+    assert all(line["prm_refresh/rows"] > 0 for line in found)
     # The PRM as it was in the end loads like the one that it came from.
     saved = load_file(tmp_path / "out" / "prm" / "model.safetensors")
     before = load_file(f"{prm_path}/model.safetensors")
     assert RewardModel.from_pretrained(str(tmp_path / "out" / "prm")).kind == "prm"
-    assert any(not torch.equal(saved[name], before[name]) for name in before) == any(
-        line["prm_refresh/rows"] for line in found
-    )
+    assert any(not torch.equal(saved[name], before[name]) for name in before)
 
 
 def test_a_refresh_without_a_prm_is_refused(problems, model, arguments):
@@ -289,6 +267,7 @@ def test_a_prm_on_a_server_pays_the_same(run, prm_path, arguments, tmp_path):
         server.shutdown()
         server.close()
     assert there == here
+    assert any(here)
 
 
 # --- Logs, and a run that is cut and continued with all of it.
@@ -298,14 +277,14 @@ def test_pages_of_completions_are_written_when_they_are_asked_for(run, arguments
     run(arguments(max_steps=6), completion_table_every=2)
     pages = sorted(path.name for path in (tmp_path / "out" / "completions").iterdir())
     assert pages == ["00001.html", "00003.html"]
-    run()
-    assert not (tmp_path / "elsewhere" / "completions").exists()
+    run(arguments(output_dir=str(tmp_path / "plain")))
+    assert (tmp_path / "plain" / "metrics.jsonl").is_file()
+    assert not list(tmp_path.glob("plain/**/*.html"))
 
 
 def test_a_cut_run_continues_exactly_with_all_that_watches(run, arguments, labelled, tmp_path, monkeypatch):
     """A critic, a refreshed PRM, its score cache and the alarm, saved at every step and cut between the two updates of
     a batch: the weights are the uninterrupted run's to the last bit, and so is every line of the log."""
-    from rlstep.policy.trainer import StepPPOTrainer
 
     def settings(name):
         return arguments(

@@ -1,4 +1,5 @@
 import re
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -297,18 +298,33 @@ def test_a_refresh_that_diverges_is_an_error(refresher, solutions):
         one.refresh(7)
 
 
+def rows_trained_on(one: Refresher) -> Counter:
+    """The token sequences that are trained on from now on, and how often each; the PRM must not pack."""
+    seen = Counter()
+
+    def count(module, args, given):
+        if module.training:
+            rows = zip(given["input_ids"], given["attention_mask"].bool(), strict=True)
+            seen.update(tuple(ids[mask].tolist()) for ids, mask in rows)
+
+    one.reward_model.model.register_forward_pre_hook(count, with_kwargs=True)
+    return seen
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 8), (0.2, 2), (0.75, 24)])
-def test_replay_makes_up_its_share_of_the_rows(refresher, solutions, replay_file, share, expected):
+def test_replay_makes_up_its_share_of_the_rows(refresher, prm, task, replay_file, share, expected):
     # Three quarters are more rows than the file has: all of them twice.
-    one = refresher(refresh_replay=replay_file, refresh_replay_share=share)
-    taken = []
-    fit = one._fit
-    one._fit = lambda rows: (taken.extend(rows), fit(rows))
-    observe(one, solutions[:8])
+    one = refresher(reward_model=prm(packing=False), refresh_replay=replay_file, refresh_replay_share=share)
+    seen = rows_trained_on(one)
+    new = task.demonstrations(8, seed=9)
+    observe(one, new)
     found = one.refresh(1)
-    assert (found["rows"], found["replay_rows"], len(taken)) == (8, expected, 8 + expected)
-    replayed = [tuple(row.ids.tolist()) for row in taken[8:]]
-    assert max(map(replayed.count, replayed)) == -(-expected // len(solutions))
+    assert (found["rows"], found["replay_rows"]) == (8, expected)
+    texts = {tuple(one.reward_model.tokenizer(s.prompt + s.completion)["input_ids"]) for s in new}
+    replayed = [count for ids, count in seen.items() if not any(text[: len(ids)] == ids for text in texts)]
+    assert (seen.total(), sum(replayed)) == (8 + expected, expected)
+    # Of the file's twelve rows none comes again before all have come.
+    assert max(replayed) == (2 if expected == 24 else 1)
 
 
 def test_what_the_prm_knew_is_kept_better_with_replay(refresher, prm, solutions, task, replay_file):
@@ -496,18 +512,13 @@ def test_dropout_is_on_in_training_and_each_refresh_draws_anew(refresher, prm, s
     assert not same(plain, trained(refresher, with_dropout(prm()), solutions))
     seeds = []
     one = refresher(reward_model=with_dropout(prm()))
-    fit = one._fit
-
-    def watched(rows):
-        hook = one.reward_model.model.score.register_forward_hook(lambda *_: seeds.append(torch.initial_seed()))
-        fit(rows)
-        hook.remove()
-
-    one._fit = watched
+    one.reward_model.model.score.register_forward_hook(
+        lambda module, *_: seeds.append(torch.initial_seed()) if module.training else None
+    )
     for update in (1, 2):
         observe(one, solutions)
         one.refresh(update)
-    assert len(set(seeds)) == 2
+    assert len(seeds) == len(set(seeds)) == 2
 
 
 def test_the_seed_sets_the_order_of_the_rows(refresher, prm, solutions):

@@ -1,14 +1,14 @@
 import math
-import time
 
 import pytest
 
-from rlstep.policy.rewards import guards as guarding
-from rlstep.policy.rewards.guards import Guards
+from rlstep.policy.rewards.guards import Guards, answer_step
+from rlstep.policy.rewards.task_rewards import TaskRewards
 from rlstep.runtime.config import StrictParser
 from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import extract
 from rlstep.steps.boundaries import line_steps
+from rlstep.tasks.base import Check
 from rlstep.tasks.increasing import Increasing
 
 PROMPT = (
@@ -17,10 +17,36 @@ PROMPT = (
 )
 
 
+class Lines:
+    """The task: lines are steps, all of them right, and what is stated last is the answer."""
+
+    def check(self, prompt, completion, reference):
+        steps, answer = line_steps(completion), extract(completion)
+        return Check(steps, [1] * len(steps), answer, answer == reference)
+
+
+class Scores:
+    """A PRM that gives its scores, whatever it is asked of."""
+
+    kind = "prm"
+
+    def __init__(self, *scores: float):
+        self.scores = scores
+
+    def score(self, prompts, completions, steps):
+        return [list(self.scores[: len(spans)]) for spans in steps]
+
+
 def reasons(completion: str, prompt: str = PROMPT, **changes) -> list[str | None]:
-    steps = line_steps(completion)
-    place = guarding.answer_step(completion, steps, extract)
-    return guarding.withheld(prompt, completion, steps, place, Guards(**changes))
+    """For each line the guard that withholds its reward."""
+    return TaskRewards(Lines(), {"checker": 1.0}, guards=Guards(**changes))([prompt], [completion], ["?"])[0].guards
+
+
+def paid(completion: str, prompt: str = PROMPT, scores: list[float] | None = None, **changes) -> list[float]:
+    """Each line's reward: 1 for every line, or 2 p - 1 of the scores."""
+    source, verifiers = ("prm", {"prm": Scores(*scores)}) if scores else ("checker", {})
+    rewards = TaskRewards(Lines(), {source: 1.0}, verifiers, credit="sum", guards=Guards(**changes))
+    return rewards([prompt], [completion], ["?"])[0].step_rewards
 
 
 # --- Honest steps.
@@ -59,14 +85,9 @@ HONEST = [
 
 @pytest.mark.parametrize(("prompt", "completion"), HONEST)
 def test_no_default_guard_hits_honest_steps(prompt, completion):
-    found = reasons(completion, prompt)
-    assert found == [None] * len(found)
-    place = guarding.answer_step(completion, line_steps(completion), extract)
-    assert guarding.completion_withheld(found, place, Guards()) is None
-
-
-def test_there_are_twenty_of_them():
-    assert sum(len(line_steps(completion)) for _, completion in HONEST) >= 20
+    lines = completion.count("\n") + 1
+    assert reasons(completion, prompt) == [None] * lines
+    assert paid(completion, prompt) == [1.0] * lines
 
 
 def test_no_default_guard_hits_the_solutions_of_the_worked_example():
@@ -236,66 +257,95 @@ def test_what_is_named_first():
 
 def test_the_answer_is_where_one_first_stands():
     completion = "7 + 3 = 10\nAnswer: 3\nNo, wait.\nAnswer: 10"
-    steps = line_steps(completion)
-    assert guarding.answer_step(completion, steps, extract) == 1
-    assert guarding.answer_step(completion, steps, lambda text: "10" if text.endswith("Answer: 10") else None) == 3
-    assert guarding.answer_step(completion[:10], line_steps(completion[:10]), extract) is None
-    assert guarding.answer_step("", [], extract) is None
+    assert reasons(completion) == [None, None, "after_answer", "after_answer"]
+    assert reasons(completion, guard_after_answer=False) == [None] * 4
+    assert reasons(completion[:10]) == [None]
+    assert reasons("") == []
 
 
 def test_the_answer_is_not_looked_for_behind_the_step_that_gives_it():
     asked = []
     completion = "7 + 3 = 10\nAnswer: 3\nNo, wait."
-    guarding.answer_step(completion, line_steps(completion), lambda text: asked.append(text) or extract(text))
+    answer_step(completion, line_steps(completion), lambda text: asked.append(text) or extract(text))
     assert asked == ["7 + 3 = 10\n", "7 + 3 = 10\nAnswer: 3\n"]
 
 
+SUM, LONG, DONE = "7 + 3 = 10", "x" * 31, "#### 10"
+SHORT = {"guard_max_step_chars": 30}
+
+
 @pytest.mark.parametrize(
-    ("found", "answer", "changes", "expected"),
+    ("lines", "changes", "keeps"),
     [
-        ([None, None], 1, {}, None),
-        ([None, None], None, {}, "no_answer"),
-        ([None, None], None, {"guard_no_answer": False}, None),
-        ([None], 0, {}, "min_steps"),
-        ([None], 0, {"guard_min_steps": 0}, None),
-        # steps without reasoning are not steps before the answer
-        (["filler", "restated", None], 2, {}, "min_steps"),
-        ([None, "max_step_chars", None], 2, {}, "max_step_chars"),
-        ([None, "max_steps"], 1, {}, "max_steps"),
-        ([None, "max_steps"], None, {"guard_no_answer": False}, "max_steps"),
+        ([SUM, DONE], {}, [0, 1]),
+        # no_answer
+        ([SUM, "3 * 3 = 9"], {}, []),
+        ([SUM, "3 * 3 = 9"], {"guard_no_answer": False}, [0, 1]),
+        # min_steps, of which steps without reasoning are none
+        ([DONE], {}, []),
+        ([DONE], {"guard_min_steps": 0}, [0]),
+        (["Thank you", "So, here is", DONE], {}, []),
+        (["Thank you", SUM, DONE], {}, [1, 2]),
+        ([SUM, DONE], {"guard_min_steps": 2}, []),
+        # max_step_chars and max_steps, up to the answer
+        ([SUM, LONG, DONE], SHORT, []),
+        ([SUM, "3 * 3 = 9", DONE], {"guard_max_steps": 2}, []),
+        ([SUM, "3 * 3 = 9"], {"guard_max_steps": 2, "guard_no_answer": False}, [0, 1]),
+        ([SUM, "3 * 3 = 9", "4 + 4 = 8"], {"guard_max_steps": 2, "guard_no_answer": False}, []),
         # behind the answer, the answer does not rest on it
-        ([None, None, "max_steps"], 1, {}, None),
+        ([SUM, DONE, LONG], SHORT | {"guard_after_answer": False}, [0, 1]),
+        ([SUM, DONE, "4 + 4 = 8"], {"guard_max_steps": 2, "guard_after_answer": False}, [0, 1]),
     ],
 )
-def test_when_a_whole_completion_is_withheld(found, answer, changes, expected):
-    assert guarding.completion_withheld(found, answer, Guards(**changes)) == expected
+def test_when_a_whole_completion_is_withheld(lines, changes, keeps):
+    assert paid("\n".join(lines), **changes) == [float(k in keeps) for k in range(len(lines))]
 
 
 def test_credit_is_given_to_all_but_steps_without_reasoning():
-    found = [None, "filler", "repeats", "restated", "max_step_chars", None, "after_answer", "max_steps"]
-    assert guarding.counted(found) == [0, 4, 5, 7]
+    """`progress` pays p_k - p_{k-1}, p_0 = 0.5: steps that credit does not see are passed over, and paid nothing."""
+    lines = [SUM, "Thank you", SUM, "Weng earns $12 an hour for babysitting.", LONG * 2, "3 * 3 = 9", DONE, "4 + 4 = 8"]
+    scores = [0.25, 0.75, 0.75, 0.75, 0.125, 0.0625, 0.03125, 0.75]
+    rewards = TaskRewards(
+        Lines(), {"prm": 1.0}, {"prm": Scores(*scores)}, "progress", {"p0": 0.5}, guards=Guards(guard_max_step_chars=60)
+    )
+    (row,) = rewards([PROMPT], ["\n".join(lines)], ["?"])
+    assert row.guards == [None, "filler", "repeats", "restated", "max_step_chars", None, None, "after_answer"]
+    assert row.step_rewards == [-0.25, 0.0, 0.0, 0.0, -0.125, -0.0625, -0.03125, 0.0]
 
 
 # --- What is paid.
 
 
 def test_withheld_rewards_lose_what_is_positive_alone():
-    found = [None, "max_steps", "max_steps", None]
-    guards = Guards(guard_no_answer=False, guard_reward_clip=None)
-    assert guarding.settle([0.5, 0.5, -0.5, -2.0], found, 0, Guards(guard_min_steps=0)) == [0.5, 0.0, -0.5, -1.0]
-    assert guarding.settle([0.5, 0.5, -0.5, -2.0], found, None, guards) == [0.0, 0.0, -0.5, -2.0]
-    assert guarding.settle([0.5, -0.25, 0.5], [None] * 3, None, Guards()) == [0.0, -0.25, 0.0]
+    lines = [f"{SUM} {DONE}", "3 * 3 = 9", LONG, "5 + 5 = 10"]
+    # The third line alone is withheld: the answer, which stands in the first one, does not rest on it.
+    options = SHORT | {"guard_after_answer": False, "guard_min_steps": 0}
+    assert paid("\n".join(lines), scores=[0.75, 0.25, 0.75, 0.0], **options) == [0.5, -0.5, 0.0, -1.0]
+    assert paid("\n".join(lines), scores=[0.75, 0.75, 0.25, 0.75], **options) == [0.5, 0.5, -0.5, 0.5]
+    # Without an answer no line keeps what it gained.
+    lines[0] = SUM
+    assert paid("\n".join(lines), scores=[0.75, 0.25, 0.75, 0.0]) == [0.0, -0.5, 0.0, -1.0]
 
 
 def test_rewards_of_fewer_steps_than_there_are():
-    assert guarding.settle([0.5, -0.5], [None] * 4, 3, Guards()) == [0.5, -0.5]
-    assert guarding.settle([], [], None, Guards()) == []
+    """None behind the first step below the threshold; none at all of no step."""
+    rewards = TaskRewards(
+        Lines(), {"prm": 1.0}, {"prm": Scores(0.75, 0.25, 0.75)}, "sum", first_error_threshold=0.5, guards=Guards()
+    )
+    some, none = rewards([PROMPT] * 2, [f"{SUM}\n3 * 3 = 9\n{DONE}", ""], ["?"] * 2)
+    assert (some.step_rewards, none.step_rewards) == ([0.5, -0.5], [])
 
 
-def test_each_reward_is_cut():
-    assert guarding.clip_rewards([0.5, 3.0, -3.0, 1.0], Guards()) == [0.5, 1.0, -1.0, 1.0]
-    assert guarding.clip_rewards([0.5, 3.0, -3.0], Guards(guard_reward_clip=2.0)) == [0.5, 2.0, -2.0]
-    assert guarding.clip_rewards([0.5, 3.0, -3.0], Guards(guard_reward_clip=None)) == [0.5, 3.0, -3.0]
+@pytest.mark.parametrize(
+    ("clip", "expected"), [(1.0, [0.5, 1.0, -1.0]), (2.0, [0.5, 2.0, -2.0]), (None, [0.5, 3.0, -3.0])]
+)
+def test_each_reward_is_cut(clip, expected):
+    # Its weight makes 1 and -1 of the scores to 6 and -6.
+    rewards = TaskRewards(
+        Lines(), {"prm": 6.0}, {"prm": Scores(13 / 24, 0.75, 0.25)}, "sum", guards=Guards(guard_reward_clip=clip)
+    )
+    (row,) = rewards([PROMPT], [f"{SUM}\n3 * 3 = 9\n{DONE}"], ["?"])
+    assert row.step_rewards == pytest.approx(expected)
 
 
 # --- Settings.
@@ -353,7 +403,5 @@ def test_every_guard_is_an_option_that_a_recipe_can_switch_off(tmp_path):
         "a'" * 100_000,
     ],
 )
-def test_the_time_taken_grows_with_the_length_alone(step):
-    start = time.monotonic()
-    reasons(f"{step}\n#### 4", step, guard_max_step_chars=None)
-    assert time.monotonic() - start < 5
+def test_the_time_taken_grows_with_the_length_alone(step, no_hang):
+    assert len(reasons(f"{step}\n#### 4", step, guard_max_step_chars=None)) == 2

@@ -8,10 +8,7 @@ import math
 from dataclasses import replace
 
 import pytest
-import torch
 
-from rlstep.core.rewards import step_rewards
-from rlstep.policy.rewards import guards as guarding
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.task_rewards import TaskRewards
 from rlstep.steps.answers import extract
@@ -53,7 +50,13 @@ HACKS = {
     "thanks alone": ("min_form", list(THANKS)),
     "nothing": ("log", []),
 }
-PARAMETERS = {"log": {"floor": -10.0}, "clip_delta": {"eta": 0.7}}
+# Each scheme as published; RL's own defaults are others (`sum` is centred, `min_form` exact).
+PARAMETERS = {
+    "sum": {"centered": False},
+    "log": {"floor": -10.0},
+    "clip_delta": {"eta": 0.7},
+    "min_form": {"total": "soft"},
+}
 OFF = Guards(
     guard_max_steps=None,
     guard_max_step_chars=None,
@@ -67,20 +70,41 @@ OFF = Guards(
 )
 
 
+class ScriptedPRM:
+    kind = "prm"
+
+    def __init__(self, scores: dict[str, float] = SCORES):
+        self.scores = scores
+
+    def score(self, prompts, completions, steps):
+        return [
+            [self.scores[text[start:end].strip()] for start, end in spans]
+            for text, spans in zip(completions, steps, strict=True)
+        ]
+
+
+class Pencils:
+    """The task: lines are steps, the answer is 7."""
+
+    def check(self, prompt, completion, reference):
+        answer = extract(completion)
+        spans = line_steps(completion)
+        return Check(spans, [None] * len(spans), answer, answer == reference)
+
+
 def paid(lines: list[str], credit: str, guards: Guards, scores=SCORES, **parameters) -> list[float]:
-    """Each line's reward: guards, then credit for the scores that are counted, then what the guards leave of it."""
-    completion = "\n".join(lines)
-    steps = line_steps(completion)
-    assert len(steps) == len(lines)
-    answer = guarding.answer_step(completion, steps, extract)
-    reasons = guarding.withheld(PROMPT, completion, steps, answer, guards)
-    counted = guarding.counted(reasons)
-    seen_S = torch.tensor([scores[lines[k]] for k in counted], dtype=torch.float64)
-    rewards = [0.0] * len(lines)
-    given = step_rewards(seen_S, credit, **(parameters or PARAMETERS.get(credit, {})))
-    for k, reward in zip(counted, given.tolist(), strict=True):
-        rewards[k] = reward
-    return guarding.settle(rewards, reasons, answer, guards)
+    """Each line's reward under a scheme as published."""
+    rewards = TaskRewards(
+        Pencils(),
+        {"prm": 1.0},
+        {"prm": ScriptedPRM(scores)},
+        credit,
+        parameters or PARAMETERS.get(credit),
+        guards=guards,
+    )
+    (row,) = rewards([PROMPT], ["\n".join(lines)], ["7"])
+    assert len(row.steps) == len(lines)
+    return row.step_rewards
 
 
 def total(lines: list[str], credit: str, guards: Guards, scores=SCORES, **parameters) -> float:
@@ -107,25 +131,6 @@ def test_without_guards_every_hack_beats_the_honest_solution(hack):
 def test_with_the_default_guards_none_beats_it_but_padding_under_min_form_as_published(hack, credit):
     """Under clip_delta they tie at 0: no line of the script scores below eta, and the scheme pays no more than 0."""
     assert total(HACKS[hack][1], credit, Guards()) <= total(honest, credit, Guards()) + 1e-9
-
-
-class ScriptedPRM:
-    kind = "prm"
-
-    def score(self, prompts, completions, steps):
-        return [
-            [SCORES[text[start:end].strip()] for start, end in spans]
-            for text, spans in zip(completions, steps, strict=True)
-        ]
-
-
-class Pencils:
-    """The task: lines are steps, the answer is 7."""
-
-    def check(self, prompt, completion, reference):
-        answer = extract(completion)
-        spans = line_steps(completion)
-        return Check(spans, [None] * len(spans), answer, answer == reference)
 
 
 @pytest.mark.parametrize("sources", [["prm"], ["prm", "outcome"]])
@@ -183,8 +188,8 @@ def test_the_exact_minimum_pays_nothing_for_padding():
 def test_a_lower_temperature_closes_it():
     """n steps of q bring less than n exp(-(q - min q) / T): 59 exp(-.48 / T) is 2.3e-9 at T = 0.02, 9e-20 at 0.01."""
     gains = {
-        T: total([*easy[:59], *honest], "min_form", Guards(), temperature=T)
-        - total(honest, "min_form", Guards(), temperature=T)
+        T: total([*easy[:59], *honest], "min_form", Guards(), total="soft", temperature=T)
+        - total(honest, "min_form", Guards(), total="soft", temperature=T)
         for T in (0.1, 0.02, 0.01)
     }
     assert gains[0.1] > 0.1
@@ -222,7 +227,7 @@ def test_where_a_scheme_only_takes_the_least_said_is_best_paid_with_guards_too(h
 @pytest.mark.parametrize("credit", ["min_form", "sum"])
 def test_a_withheld_completion_keeps_its_penalty(lines, reason, credit):
     scores = dict.fromkeys(lines, 0.1) | EASY
-    parameters = {"centered": True} if credit == "sum" else {}
+    parameters = {"sum": {"centered": True}, "min_form": {"total": "soft"}}[credit]
     rewards = paid(lines, credit, Guards(), scores, **parameters)
     unguarded = paid(lines, credit, OFF, scores, **parameters)
     assert rewards == [min(r, 0.0) for r in unguarded]

@@ -485,7 +485,7 @@ def reason_of(adapter: str, base, base_path: str, revision: str | None = None) -
     return reason
 
 
-def test_why_a_base_is_not_shared(made, tokenizer, tmp_path, monkeypatch):
+def test_why_a_base_is_not_shared(made, tokenizer, tmp_path, zero_3):
     found, other = made(), made("llama")
     base = lm(found.base)
     assert "is a whole model" in reason_of(found.merged, base, found.base)
@@ -511,7 +511,7 @@ def test_why_a_base_is_not_shared(made, tokenizer, tmp_path, monkeypatch):
     assert "has other weights" in reason_of(found.adapter, trained, found.base)
     with_adapter = get_peft_model(copy.deepcopy(base), LoraConfig(task_type="CAUSAL_LM")).get_base_model()
     assert "carries an adapter already" in reason_of(found.adapter, with_adapter, found.base)
-    monkeypatch.setattr(adapters, "is_deepspeed_zero3_enabled", lambda: True)
+    zero_3()
     assert "ZeRO-3" in reason_of(found.adapter, base, found.base)
 
 

@@ -190,7 +190,8 @@ def test_outcomes_are_needed_and_of_both_kinds(tiny_lm, solutions, arguments):
         ImplicitTrainer(tiny_lm, arguments(), [replace(s, correct=True) for s in solutions], spec=SPEC)
 
 
-def test_zero_3_is_refused(tiny_lm, solutions, arguments, monkeypatch):
-    monkeypatch.setattr("rlstep.verifiers.training.implicit_trainer.is_deepspeed_zero3_enabled", lambda: True)
+def test_zero_3_is_refused(tiny_lm, solutions, arguments, zero_3):
+    args = arguments()
+    zero_3()
     with pytest.raises(UserError, match="cannot be trained under ZeRO-3"):
-        ImplicitTrainer(tiny_lm, arguments(), solutions)
+        ImplicitTrainer(tiny_lm, args, solutions)

@@ -76,7 +76,9 @@ def test_evaluation_is_that_of_a_pass_over_single_rows(tiny_lm, solutions, argum
     assert found["eval_accuracy"] == pytest.approx(
         ((torch.cat(margins) >= 0) == (targets >= 0.5)).float().mean().item()
     )
-    assert 0 <= found["eval_auroc"] <= 1
+    right, wrong = torch.cat(margins)[targets >= 0.5], torch.cat(margins)[targets < 0.5]
+    pairs = (right[:, None] > wrong).float() + 0.5 * (right[:, None] == wrong)
+    assert found["eval_auroc"] == pytest.approx(pairs.mean().item(), abs=1e-4)
     if kind == "orm":
         assert found["eval_final_accuracy"] == pytest.approx(np.mean(finals))
 
@@ -95,6 +97,15 @@ def test_stage_leaves_a_plain_checkpoint_and_its_record(stage, config, kind, tin
     assert {"positions", "train_loss", "eval_accuracy", "eval_balanced_accuracy", "eval_auroc"} <= set(metrics)
 
 
+@pytest.fixture
+def callbacks(monkeypatch) -> list[TrainerCallback]:
+    """Callbacks added here reach the stage's trainer."""
+    added: list[TrainerCallback] = []
+    plain = PRMTrainer.__init__
+    monkeypatch.setattr(PRMTrainer, "__init__", lambda self, *args: plain(self, *args, callbacks=[*added]))
+    return added
+
+
 class Kill(TrainerCallback):
     """Dies in the middle of the second epoch, after a checkpoint was written."""
 
@@ -103,22 +114,17 @@ class Kill(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def test_resumed_run_ends_with_the_same_weights(tiny_lm, data, arguments, tmp_path, monkeypatch):
+def test_resumed_run_ends_with_the_same_weights(tiny_lm, data, arguments, callbacks, tmp_path):
     def run(out, resume=False) -> dict[str, torch.Tensor]:
         args = arguments(output_dir=str(tmp_path / out), num_train_epochs=3, save_strategy="steps", save_steps=4)
         prm(PRMConfig(tiny_lm, data, resume=resume), args)
         return AutoModelForTokenClassification.from_pretrained(tmp_path / out).state_dict()
 
     whole = run("whole")
-    plain = PRMTrainer.__init__
-
-    def mortal(self, *args):
-        plain(self, *args, callbacks=[Kill()])
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PRMTrainer, "__init__", mortal)
-        with pytest.raises(KeyboardInterrupt):
-            run("cut")
+    callbacks.append(Kill())
+    with pytest.raises(KeyboardInterrupt):
+        run("cut")
+    callbacks.clear()
     resumed = run("cut", resume=True)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -145,13 +151,16 @@ def test_lora_is_merged_into_a_plain_checkpoint(tiny_lm, data, arguments, tmp_pa
     assert RewardModel.from_pretrained(str(out)).kind == "prm"
 
 
-def test_a_new_head_is_trained_in_float32_on_a_backbone_in_bfloat16(tiny_lm, data, arguments, tmp_path):
+def test_a_new_head_is_trained_in_float32_on_a_backbone_in_bfloat16(tiny_lm, data, arguments, callbacks, tmp_path):
     config = PRMConfig(tiny_lm, data, use_peft=True, dtype="bfloat16")
-    prm(config, arguments(max_steps=3, save_strategy="no", learning_rate=1e-5))
-    from rlstep.verifiers.training.train import _with_lora
+    types = {}
 
-    model = _with_lora(new_verifier(tiny_lm, PRM, "bfloat16"), PRM, config, arguments())
-    types = {name: weight.dtype for name, weight in model.named_parameters()}
+    class Look(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **_):
+            types.update({name: weight.dtype for name, weight in model.named_parameters()})
+
+    callbacks.append(Look())
+    prm(config, arguments(max_steps=3, save_strategy="no", learning_rate=1e-5))
     assert {t for name, t in types.items() if "modules_to_save" in name} == {torch.float32}
     assert types["base_model.model.model.embed_tokens.weight"] == torch.bfloat16
     saved = AutoModelForTokenClassification.from_pretrained(tmp_path / "out", dtype="auto")
@@ -190,7 +199,7 @@ def test_an_orm_can_be_an_adapter_and_an_implicit_prm_cannot(tiny_lm, data, argu
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_resumed_adapter_ends_with_the_same_weights(dtype, tiny_lm, data, arguments, tmp_path, monkeypatch):
+def test_a_resumed_adapter_ends_with_the_same_weights(dtype, tiny_lm, data, arguments, callbacks, tmp_path):
     def run(out, resume=False) -> dict[str, torch.Tensor]:
         args = arguments(output_dir=str(tmp_path / out), num_train_epochs=3, save_strategy="steps", save_steps=4)
         config = PRMConfig(tiny_lm, data, use_peft=True, lora_r=4, merge_adapter=False, dtype=dtype, resume=resume)
@@ -198,15 +207,10 @@ def test_a_resumed_adapter_ends_with_the_same_weights(dtype, tiny_lm, data, argu
         return load_file(tmp_path / out / "adapter_model.safetensors")
 
     whole = run("whole")
-    plain = PRMTrainer.__init__
-
-    def mortal(self, *args):
-        plain(self, *args, callbacks=[Kill()])
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PRMTrainer, "__init__", mortal)
-        with pytest.raises(KeyboardInterrupt):
-            run("cut")
+    callbacks.append(Kill())
+    with pytest.raises(KeyboardInterrupt):
+        run("cut")
+    callbacks.clear()
     assert not (tmp_path / "cut" / "adapter_config.json").exists()
     resumed = run("cut", resume=True)
     assert whole.keys() == resumed.keys()
@@ -251,13 +255,11 @@ def test_lora_sizes_are_positive(name):
         PRMConfig("model", "data", use_peft=True, **{name: 0})
 
 
-def test_lora_options_reach_the_adapter(tiny_lm, arguments):
-    from rlstep.verifiers.training.train import _with_lora
-
-    config = PRMConfig(tiny_lm, "", use_peft=True, lora_r=3, lora_alpha=7, lora_target_modules=["q_proj"])
-    model = _with_lora(new_verifier(tiny_lm, PRM), PRM, config, arguments())
-    lora = model.peft_config["default"]
-    assert (lora.r, lora.lora_alpha, lora.target_modules) == (3, 7, {"q_proj"})
+def test_lora_options_reach_the_adapter(tiny_lm, data, arguments, tmp_path):
+    lora = {"use_peft": True, "lora_r": 3, "lora_alpha": 7, "lora_target_modules": ["q_proj"]}
+    prm(PRMConfig(tiny_lm, data, merge_adapter=False, **lora), arguments(max_steps=1, save_strategy="no"))
+    saved = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (saved["r"], saved["lora_alpha"], saved["target_modules"]) == (3, 7, ["q_proj"])
 
 
 def test_data_that_teaches_nothing_is_refused(tiny_lm, solutions, arguments):
