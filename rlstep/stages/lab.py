@@ -20,6 +20,7 @@ from rlstep.stages import COMMANDS, config_classes, run
 from rlstep.stages.report import ReportConfig, report
 
 _ARMS = tuple(arm.name for arm in arms.ARMS)
+_NAMES = ", ".join(_ARMS)
 _DEFAULT = " and ".join(arm.name for arm in arms.ARMS if arm.by_default)
 
 
@@ -34,7 +35,7 @@ class LabConfig:
     )
     arms: Annotated[list[str] | None, Choices(_ARMS), ReadUnless("contrast", True)] = field(
         default=None,
-        metadata={"help": f"RL arms ({', '.join(_ARMS)}); by default {_DEFAULT}, or all of them with several seeds."},
+        metadata={"help": f"RL arms ({_NAMES}); by default {_DEFAULT}, or all of them with several seeds."},
     )
     contrast: bool = field(
         default=False,

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from rlstep.runtime import rows as rows_module
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import ResumableRows, read_rows, write_json, write_rows
 
