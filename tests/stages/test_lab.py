@@ -173,9 +173,12 @@ def test_the_arms_asked_for_are_trained_and_the_process_arm_is_exported(arms, ex
     [
         ({"seeds": 0}, "seeds is 0; it must be at least 1"),
         ({"workers": 0}, "workers is 0"),
-        ({"arms": ["proces"]}, "no RL arm 'proces'; there are outcome, process, process_only"),
-        ({"contrast": True, "arms": ["process"]}, "contrast has arms of its own"),
-        ({"contrast_level": 0.7}, "contrast_level is for contrast: true"),
+        ({"arms": ["proces"]}, "arms is 'proces'; it must be one of outcome, process, process_only"),
+        (
+            {"contrast": True, "arms": ["process"]},
+            "contrast is true, so arms would do nothing; set contrast to false, or leave it out",
+        ),
+        ({"contrast_level": 0.7}, "contrast is false, so contrast_level would do nothing"),
         ({"contrast": True, "contrast_level": 1.5}, "contrast_level is 1.5; it must be above 0 and at most 1"),
     ],
 )
