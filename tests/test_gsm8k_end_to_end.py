@@ -79,7 +79,6 @@ def verifiers(folder, published_rows, published) -> Path:
     write_rows(folder / "train" / "all.jsonl", (s.to_row() for s in [*samples, *published, *wrong]))
     stage(
         "label", data=folder / "train" / "all.jsonl", out=folder / "train" / "labelled.jsonl", task="gsm8k",
-        task_path=published_rows,
     )  # fmt: skip
     for kind in ("prm", "orm"):
         stage(
@@ -160,7 +159,6 @@ def test_curves_of_published_solutions_among_samples(verifiers, published_rows):
 
     stage(
         "label", data=verifiers / "test" / "mixed.jsonl", out=verifiers / "test" / "labelled.jsonl", task="gsm8k",
-        task_path=published_rows,
     )  # fmt: skip
     source = "labelled"
     for kind in ("prm", "orm"):
@@ -188,7 +186,7 @@ def test_curves_of_published_solutions_among_samples(verifiers, published_rows):
 def test_ppo_and_export(verifiers, published_rows):
     problems = {"problems": "rl", "eval_problems": "test"}
     metrics = stage(
-        "ppo", model_name_or_path=verifiers / "sft", task="gsm8k", task_path=published_rows, reward="prm",
+        "ppo", model_name_or_path=verifiers / "sft", task="gsm8k", reward="prm",
         guard_no_answer="false", guard_min_steps=0,
         prm=verifiers / "prm", advantage="gae", output_dir=verifiers / "ppo", use_peft="true", lora_r=4,
         lora_target_modules="all-linear", learning_rate=1e-2, beta=0.01, max_steps=2, logging_steps=1,

@@ -183,7 +183,7 @@ def _unread_fault(config, condition: ReadBy | Idle, names: list[str]) -> str:
     given = " or ".join(map(shown, condition.values))
     to = f" to {given}" if given else ""
     if isinstance(condition, ReadUnless):
-        to = f" to another value than {given}"
+        to = " to false" if condition.values == (True,) else f" to another value than {given}"
     return f"{owner} is {shown(value)}, so {listed} would do nothing; set {owner}{to}, or leave {them} out"
 
 

@@ -105,9 +105,12 @@ def test_a_new_arm_is_one_line(monkeypatch):
     [
         ({"seeds": 0}, "seeds is 0; it must be at least 1"),
         ({"workers": 0}, "workers is 0"),
-        ({"arms": ["proces"]}, "no RL arm 'proces'; there are process, outcome, process_only"),
-        ({"contrast": True, "arms": ["process"]}, "contrast has arms of its own"),
-        ({"contrast_level": 0.7}, "contrast_level is for contrast: true"),
+        ({"arms": ["proces"]}, "arms is 'proces'; it must be one of process, outcome, process_only"),
+        (
+            {"contrast": True, "arms": ["process"]},
+            "contrast is true, so arms would do nothing; set contrast to false, or leave it out",
+        ),
+        ({"contrast_level": 0.7}, "contrast is false, so contrast_level would do nothing"),
         ({"contrast": True, "contrast_level": 1.5}, "contrast_level is 1.5; it must be above 0 and at most 1"),
     ],
 )

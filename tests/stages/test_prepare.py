@@ -61,7 +61,7 @@ def test_the_small_model_is_an_ordinary_one(config, tmp_path):
 
 
 def test_gsm8k_rows(gsm8k_dir, config, tmp_path):
-    prepare(replace(config, task="gsm8k", task_path=str(gsm8k_dir), small_model=True))
+    prepare(replace(config, task="gsm8k", ood=0, task_path=str(gsm8k_dir), small_model=True))
     out = tmp_path / "out"
     prompts = {s: {p.prompt for p in read_problems(out / f"problems-{s}.jsonl")} for s in ("train", "rl", "test")}
     assert [len(found) for found in prompts.values()] == [30, 20, 10]
@@ -76,9 +76,9 @@ def test_gsm8k_rows(gsm8k_dir, config, tmp_path):
 
 def test_more_demonstrations_than_rows_is_a_user_error(gsm8k_dir, config):
     with pytest.raises(UserError, match="rows of the split train were asked for; there are .* Ask for fewer"):
-        prepare(replace(config, task="gsm8k", task_path=str(gsm8k_dir), demonstrations=100_000))
+        prepare(replace(config, task="gsm8k", ood=0, task_path=str(gsm8k_dir), demonstrations=100_000))
 
 
 def test_a_path_for_a_task_that_needs_none_is_a_user_error(config):
-    with pytest.raises(UserError, match="takes no task_path"):
+    with pytest.raises(UserError, match="task is 'arithmetic', so task_path would do nothing"):
         prepare(replace(config, task_path="data"))

@@ -176,7 +176,7 @@ def test_boundary_and_its_tag_reach_the_steps(verifier_paths, data, tmp_path):
     score(config(verifier_paths, data, tmp_path / "b.jsonl", model=str(path), boundary="tag", boundary_tag="="))
     first = read_solutions(tmp_path / "b.jsonl")[0]  # the one without spans
     assert first.step_texts[0].endswith("=")
-    with pytest.raises(UserError, match="boundary_tag is for boundary: tag"):
+    with pytest.raises(UserError, match="boundary is null, so boundary_tag would do nothing"):
         config(verifier_paths, data, tmp_path / "c.jsonl", boundary_tag="=")
 
 

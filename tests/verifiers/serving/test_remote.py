@@ -1036,7 +1036,7 @@ def test_options_of_score_reach_the_verifier(verifier_paths, monkeypatch):
         ({"port": 65536}, "port is 65536"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
         ({"max_request_mb": 0}, "max_request_mb is 0"),
-        ({"boundary_tag": "="}, "boundary_tag is for boundary: tag"),
+        ({"boundary_tag": "="}, "boundary is null, so boundary_tag would do nothing"),
         ({"boundary": "tag"}, 'boundary rule "tag" needs the text'),
     ],
 )
