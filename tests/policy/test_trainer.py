@@ -121,7 +121,9 @@ def byte_prm(tmp_path_factory) -> RewardModel:
     return RewardModel(new_verifier(path, VerifierSpec("prm")), fast, "prm")
 
 
-def test_rewards_of_a_verifier_with_another_tokenizer_lie_on_the_same_characters(scripted, row, task, byte_prm):
+def test_rewards_of_a_verifier_with_another_tokenizer_lie_on_the_same_characters(
+    scripted, row, task, tokenizer, byte_prm
+):
     texts = ["7 + 3 = 10\n10 max 8 = 10\nAnswer: 10", "7 + 3 = 19\n\nAnswer: 19", "19", ""]
     problem = task.problems("train", 1, seed=0)[0]
     rewards = TaskRewards(task, {"prm": 1.0}, {"prm": byte_prm}, credit="sum", guards=LENIENT)
@@ -136,7 +138,7 @@ def test_rewards_of_a_verifier_with_another_tokenizer_lie_on_the_same_characters
     for text, ids, paid, probs in zip(texts, batch["completion_ids"], batch["advantages"], scores, strict=True):
         expected = torch.zeros_like(paid)
         for (_, end), p in zip(line_steps(text), probs, strict=True):
-            prefixes = [len(trainer._tokenizer.decode(ids[: t + 1], skip_special_tokens=True)) for t in range(len(ids))]
+            prefixes = [len(tokenizer.decode(ids[: t + 1], skip_special_tokens=True)) for t in range(len(ids))]
             expected[[n >= end for n in prefixes].index(True)] += 2 * p - 1
         torch.testing.assert_close(paid, expected)
     assert (batch["advantages"] != 0).sum() == sum(len(line_steps(text)) for text in texts)

@@ -92,7 +92,7 @@ def test_random_batches_with_packing_and_length_groups_without(tiny_lm, solution
     from rlstep.verifiers.training.trainer import LengthGroupedSampler
 
     def sampler(**changes):
-        return PRMTrainer(tiny_lm, arguments(**changes), solutions)._get_train_sampler()
+        return PRMTrainer(tiny_lm, arguments(**changes), solutions).get_train_dataloader().batch_sampler.sampler
 
     assert isinstance(sampler(), RandomSampler)
     assert isinstance(sampler(packing=False), LengthGroupedSampler)

@@ -43,13 +43,14 @@ def test_values_and_gradients_are_those_of_all_logits(model, monkeypatch, pieces
 
 def test_the_head_never_sees_more_than_a_piece(model, monkeypatch):
     monkeypatch.setattr(logprobs, "LARGEST_LOGITS", 2 * model.config.vocab_size)
-    seen = []
+    seen, before = [], by_all_logits(model)
     model.lm_head.register_forward_hook(lambda _, inputs, output: seen.append(output.numel() // output.shape[-1]))
     token_logps(model, **BATCH).sum().backward()
     assert max(seen) == 2
     # three pieces forward, the same ones again in the backward pass, and nothing in the model's own forward
     assert sorted(seen) == [0, 1, 1, 2, 2, 2, 2]
-    assert not model.lm_head._forward_pre_hooks
+    # and the head is left as it was
+    assert torch.equal(by_all_logits(model), before)
 
 
 def test_the_head_runs_in_the_precision_of_the_forward(model):
