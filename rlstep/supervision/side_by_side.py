@@ -16,7 +16,7 @@ def solve(rng: random.Random, length: int) -> Solution:
 
 
 def side_by_side(solution: Solution) -> str:
-    """A solution as a table: one line per step, its label by process supervision, and the one by outcome supervision."""
+    """A solution as a table: one line per step, with its label by process and by outcome supervision."""
     lines = [f"{solution.prompt.strip()}  (in truth: {solution.reference})", "  step          process  outcome"]
     for text, label in zip(solution.step_texts, solution.labels, strict=True):
         lines.append(f"  {text.strip():<12}  {label:>7}")

@@ -60,8 +60,8 @@ def test_a_chosen_path_is_a_solution(tmp_path):
 
 def test_alternatives_follow_the_chosen_steps_and_are_never_recombined(tmp_path):
     found = {s.completion: (s.labels, s.neutral) for s in solutions_of(tmp_path, BRANCHING)}
-    # The chosen path a1 b3, and after each of its beginnings each rated step that was not chosen: 6 solutions. The Cartesian
-    # product would have 2 * 3 * 2 = 12, among them a2 b1, which nobody labelled.
+    # The chosen path a1 b3, and after each of its beginnings each rated step that was not chosen: 6 solutions. The
+    # Cartesian product would have 2 * 3 * 2 = 12, among them a2 b1, which nobody labelled.
     assert found == {
         "a1\nb3\n": ([1, 1], None),
         "a2\n": ([0], None),
