@@ -4,6 +4,7 @@ Every stage is the command of that name with a recipe; the lab only says where e
 not need each other run side by side, and what is finished and unchanged is not run again (`rlstep.runtime.pipeline`).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -13,14 +14,13 @@ from rlstep.report.arms import Arm
 from rlstep.report.contrast import report_contrast
 from rlstep.report.seeds import report_seeds
 from rlstep.runtime.code import code_digest
-from rlstep.runtime.constraints import Choices, Range, ReadBy, ReadUnless, check
+from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
 from rlstep.runtime.paths import recipe
 from rlstep.runtime.pipeline import Pipeline, Stage
 from rlstep.stages import COMMANDS, config_classes, run
 from rlstep.stages.report import ReportConfig, report
 
-_ARMS = tuple(arm.name for arm in arms.ARMS)
-_NAMES = ", ".join(_ARMS)
+_NAMES = ", ".join(arm.name for arm in arms.ARMS)
 _DEFAULT = " and ".join(arm.name for arm in arms.ARMS if arm.by_default)
 
 
@@ -33,7 +33,7 @@ class LabConfig:
         default=None,
         metadata={"help": "Runs in OUT/seed-*, and means and intervals; by default 1 run, in OUT, or 3 with contrast."},
     )
-    arms: Annotated[list[str] | None, Choices(_ARMS), ReadUnless("contrast", True)] = field(
+    arms: Annotated[list[str] | None, ReadUnless("contrast", True)] = field(
         default=None,
         metadata={"help": f"RL arms ({_NAMES}); by default {_DEFAULT}, or all of them with several seeds."},
     )
@@ -47,12 +47,18 @@ class LabConfig:
     workers: Annotated[int, Range(at_least=1)] = field(default=2, metadata={"help": "Stages run at a time."})
 
     def __post_init__(self):
-        check(self)
+        check(self, self._faults())
         if self.seeds is None:
             self.seeds = 3 if self.contrast else 1
-        known = {arm.name: arm for arm in _known_arms(self)}
         if self.arms is None:
-            self.arms = [name for name, arm in known.items() if arm.by_default or self.seeds > 1 or self.contrast]
+            several = self.seeds > 1 or self.contrast
+            self.arms = [arm.name for arm in _known_arms(self) if arm.by_default or several]
+
+    def _faults(self) -> Iterator[str]:
+        names = [arm.name for arm in arms.ARMS]
+        for name in self.arms or ():
+            if name not in names:
+                yield f"no RL arm '{name}'; there are {', '.join(names)}"
 
 
 def _known_arms(config: LabConfig) -> tuple[Arm, ...]:

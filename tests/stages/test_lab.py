@@ -105,7 +105,7 @@ def test_a_new_arm_is_one_line(monkeypatch):
     [
         ({"seeds": 0}, "seeds is 0; it must be at least 1"),
         ({"workers": 0}, "workers is 0"),
-        ({"arms": ["proces"]}, "arms is 'proces'; it must be one of process, outcome, process_only"),
+        ({"arms": ["proces"]}, "no RL arm 'proces'; there are process, outcome, process_only"),
         (
             {"contrast": True, "arms": ["process"]},
             "contrast is true, so arms would do nothing; set contrast to false, or leave it out",
