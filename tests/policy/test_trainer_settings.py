@@ -128,7 +128,7 @@ def test_vine_by_hand(vine_trainer, row):
 
 
 def test_rollouts_are_given_what_is_left_of_the_completion(vine_trainer, row):
-    """Of 16 tokens, two are written behind "1\\n". Two samples leave room for one state at a time, with two rollouts."""
+    """Of 16 tokens, two are written behind "1\\n". Two samples leave room for one state with two rollouts at a time."""
     trainer = vine_trainer([row("1\n2"), row("4")], {"0\n": ["3", "3"], "0\n1\n": ["9", "9"]})
     advantages(trainer)
     assert trainer.rolled_out == [(["0\n1\n"], 14), (["0\n"], 16)]
