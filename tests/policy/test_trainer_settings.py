@@ -128,10 +128,18 @@ def test_vine_by_hand(vine_trainer, row):
 
 
 def test_rollouts_are_given_what_is_left_of_the_completion(vine_trainer, row):
-    """Of 16 tokens, two are written behind "1\n". Two samples leave room for one state at a time, with two rollouts."""
+    """Of 16 tokens, two are written behind "1\\n". Two samples leave room for one state with two rollouts at a time."""
     trainer = vine_trainer([row("1\n2"), row("4")], {"0\n": ["3", "3"], "0\n1\n": ["9", "9"]})
     advantages(trainer)
     assert trainer.rolled_out == [(["0\n1\n"], 14), (["0\n"], 16)]
+
+
+def test_the_limit_of_a_rollout_is_not_the_next_samples(vine_trainer, row):
+    """Not even where the rollouts fail, as here, where no continuation of "1\\n" is scripted."""
+    trainer = vine_trainer([row("1\n2"), row("4")], {"0\n": ["3", "3"]})
+    with pytest.raises(KeyError):
+        advantages(trainer)
+    assert trainer.rolled_out == [(["0\n1\n"], 14)]
     assert trainer.generation_config.max_new_tokens == trainer.generation_kwargs["max_new_tokens"] == 16
 
 
