@@ -104,14 +104,14 @@ def _same_measured(left: Measured, right: Measured) -> bool:
         a, b = numbers
         percent = left.unit == "%", right.unit == "%"
         return a == b or (percent == (True, False) and a / 100 == b) or (percent == (False, True) and a == b / 100)
-    if GRADER.same(left.value, right.value):
-        return True
-    for one, other, back in ((left, right, False), (right, left, True)):
-        if one.unit == "%" != other.unit:
-            scaled = rf"\frac{{{one.value}}}{{100}}"
-        elif one.unit == "degree" and other.unit is None and "\\pi" in other.value:
-            scaled = rf"\frac{{({one.value})\cdot\pi}}{{180}}"
-        else:
-            continue
-        return GRADER.same(other.value, scaled) if back else GRADER.same(scaled, other.value)
-    return False
+    scaled = [(_scaled(left, right), right.value), (left.value, _scaled(right, left))]
+    return GRADER.any_same((left.value, right.value), *(pair for pair in scaled if None not in pair))
+
+
+def _scaled(one: Measured, other: Measured) -> str | None:
+    """A percentage as a share, and an angle in radians, where the other may be; else None."""
+    if one.unit == "%" != other.unit:
+        return rf"\frac{{{one.value}}}{{100}}"
+    if one.unit == "degree" and other.unit is None and "\\pi" in other.value:
+        return rf"\frac{{({one.value})\cdot\pi}}{{180}}"
+    return None

@@ -6,22 +6,21 @@ The sum is \boxed{\frac{1}{2}}.           ->  \frac{1}{2}
 # Answer (and on the next line) 29        ->  29
 So the final answer is: $x = 5$.          ->  $x = 5$
 
-A box, a `####` and a line that begins with "Answer" state an answer on purpose; the last of them counts. Without any, the
-last "the answer is" does. All of it takes time linear in the completion.
+A box, a `####` and a line that begins with "Answer" state an answer on purpose; the last of them counts. Without any,
+the last "the answer is" does.
 """
 
 import re
 
-_MARKS = r"[*_`#>\s]*"
 _LABEL = re.compile(
-    rf"^[ \t>*_#`-]*(?:(?:so|thus|therefore|hence),?[ ]+)?(?:(?:the|my|our)[ ]+)?(?:(?:final|correct)[ ]+)?answer[*_`]*[ \t]*"
-    rf"(?:(?P<colon>[:=]|is:)[ \t]*(?P<inline>[^\n]*)|(?P<heading>)$)",
+    r"^[ \t>*_#`-]*(?:(?:so|thus|therefore|hence),?[ ]+)?(?:(?:the|my|our)[ ]+)?(?:(?:final|correct)[ ]+)?answer[*_`]*"
+    r"[ \t]*(?:(?P<colon>[:=]|is:)[ \t]*(?P<inline>[^\n]*)|$)",
     re.MULTILINE | re.IGNORECASE,
 )
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(?P<inline>\S[^\n]*)$", re.MULTILINE)
 _SENTENCE = re.compile(
-    r"\b(?:final |correct )?answer(?: to (?:the|this) (?:question|problem))? is(?: (?:therefore|thus|then|simply|just|now))?"
-    r"(?:[ \t]*:)?[ \t]*(?P<inline>[^\n]*)",
+    r"\b(?:final |correct )?answer(?: to (?:the|this) (?:question|problem))? is"
+    r"(?: (?:therefore|thus|then|simply|just|now))?(?:[ \t]*:)?[ \t]*(?P<inline>[^\n]*)",
     re.IGNORECASE,
 )
 _HEADING_WORD = re.compile(
@@ -33,6 +32,8 @@ _PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
 _COMMANDS = re.compile(r"\\[A-Za-z]+\{[^{}]*\}|\\[A-Za-z]+")
 _STARTS_WITH_NUMBER = re.compile(r"[-+]?[$€£\\]?\s?[\d.]")
 _SENTENCE_END = re.compile(r"[.!?](?:[*_`]|\$)*(?=\s|$)(?<!\d\.(?=\d))")
+_LINE = re.compile(r"[^\n]+")
+_BLANK = re.compile(r"\s*")
 _OPENED = re.compile(r"\$\$|\\\[|\\begin\b|\\\]|\\end\b")
 
 _BRACE = re.compile(r"\\(?:f?boxed|fbox|framebox)\s*(?:\{|(?=[^\s{]))|\\.|[{}]", re.DOTALL)
@@ -71,11 +72,12 @@ def _labelled(text: str):
 
 def _after_hashes(text: str):
     """(position, answer) of each `####` that is no heading of a section."""
+    end = len(text.rstrip())
     for match in _HASHES.finditer(text):
         inline = match["inline"].strip()
-        if not _HEADING_WORD.match(inline) and (_is_value(inline) or not text[match.end() :].strip()):
-            if answer := _plain(inline):
-                yield match.start(), answer
+        answers = _is_value(inline) or match.end() >= end
+        if answers and not _HEADING_WORD.match(inline) and (answer := _plain(inline)):
+            yield match.start(), answer
 
 
 def _sentences(text: str):
@@ -108,9 +110,9 @@ def _plain(text: str) -> str:
 def _next_paragraph(text: str, at: int) -> str:
     """The next line that holds something, and those after it that belong to a formula which it opens."""
     lines, depth = [], 0
-    for line in text[at:].lstrip().split("\n"):
-        lines.append(line)
-        for mark in _OPENED.findall(line):
+    for line in _LINE.finditer(text, _BLANK.match(text, at).end()):
+        lines.append(line[0])
+        for mark in _OPENED.findall(line[0]):
             depth += -1 if mark in ("\\]", "\\end") or (mark == "$$" and depth) else 1
         if depth <= 0 or len(lines) == 20:
             break
@@ -119,35 +121,38 @@ def _next_paragraph(text: str, at: int) -> str:
 
 def _end_of_sentence(text: str) -> int | None:
     """Where the first full stop outside of `$...$` is that ends a sentence."""
+    dollars = seen = 0
     for match in _SENTENCE_END.finditer(text):
-        if text.count("$", 0, match.start()) % 2 == 0:
+        dollars += text.count("$", seen, match.start())
+        seen = match.start()
+        if dollars % 2 == 0:
             return match.start()
     return None
 
 
 def _boxes(text: str) -> tuple[int, str] | None:
     r"""(position, content) of the last box that is closed and not blank, with those that are joined to it by "and"."""
-    boxes, opened = [], []
+    boxes, opened = [], []  # (start, end, where its content starts and ends) of each
     for match in _BRACE.finditer(text):
         if match[0] == "}":
             if opened:
                 boxed, start, inside = opened.pop()
-                if boxed and (content := text[inside : match.start()].strip()):
-                    boxes.append((start, match.end(), content))
+                if boxed and _BLANK.match(text, inside).end() < match.start():
+                    boxes.append((start, match.end(), inside, match.start()))
         elif match[0] == "{" or (match[0].endswith("{") and match[0] != "\\{"):
             opened.append((match[0] != "{", match.start(), match.end()))
         elif len(match[0]) > 2 and (bare := _BARE.match(text, match.end())):
-            boxes.append((match.start(), bare.end(), bare[0]))
+            boxes.append((match.start(), bare.end(), *bare.span()))
     if not boxes:
         return None
-    start, _, content = max(boxes)
-    before = sorted(box for box in boxes if box[1] <= start)
+    boxes.sort()
+    start, _, *content = boxes.pop()
     together, begin = [content], start
-    while before:
-        first, end, content = before.pop()
-        between = text[end:begin]
-        if len(between) > 40 or not _BETWEEN_BOXES.fullmatch(between) or not _JOIN.search(between):
+    for first, end, *content in reversed(boxes):
+        if end > start:  # the last one lies in it
+            continue
+        if begin - end > 40 or not _BETWEEN_BOXES.fullmatch(text, end, begin) or not _JOIN.search(text, end, begin):
             break
         together.append(content)
         begin = first
-    return start, ", ".join(dict.fromkeys(reversed(together)))
+    return start, ", ".join(dict.fromkeys(text[inside:outside].strip() for inside, outside in reversed(together)))

@@ -2,17 +2,18 @@ r"""Mathematical equality (`rlstep.steps.grading`) in a process of its own, with
 
 A model may write 9^(9^9). Computing that takes longer than anybody waits, most of it within one C call that no Python
 signal handler or thread interrupts. Hence a child process under timers with the *default* signal action, which ends the
-process whatever it is doing. One timer counts the processor time of a grading, so that a busy machine does not turn right
-answers wrong; the other counts seconds on the clock, several times as many, so that a grading ends whatever the machine
-does. A grading that was stopped counts as wrong.
+process whatever it is doing. One timer counts the processor time of a grading, so that a busy machine does not turn
+right answers wrong; the other counts seconds on the clock, several times as many, so that a grading ends whatever the
+machine does. A grading that was stopped counts as wrong.
 
-The worker (`python -m rlstep.steps.grader`) imports SymPy once and forks a process that grades; when that one is stopped,
-it forks the next, which takes milliseconds. It is a plain child process with pipes, so it works off the main thread, in
-daemonic processes and below any launcher; each rank has its own. It speaks JSON lines: `[answer, reference, seconds]` in,
-`{"same": true}`, `{"stopped": true}` or `{"error": "..."}` out. POSIX only.
+The worker (`python -m rlstep.steps.grader`) imports SymPy once and forks a process that grades; when that one is
+stopped, it forks the next, which takes milliseconds. It is a plain child process with pipes, so it works off the main
+thread, in daemonic processes and below any launcher; each rank has its own. It speaks JSON lines: `[pairs, seconds,
+clock]` in, `{"same": true}`, `{"stopped": true}` or `{"error": "..."}` out. POSIX only.
 
-Nothing in an answer or a reference is evaluated as code: the grammar builds SymPy objects itself, numbers included, and in
-the process that grades, an audit hook refuses to run code that is not a module's, to start processes and to open files.
+Nothing in an answer or a reference is evaluated as code: the grammar builds SymPy objects itself, numbers included, and
+in the process that grades, an audit hook refuses to run code that is not a module's, to start processes and to write
+files.
 """
 
 import atexit
@@ -26,7 +27,7 @@ import sys
 import threading
 
 SECONDS = 2.0
-CLOCK = 4  # times as many seconds on the clock
+CLOCK = 7.0
 MEMORY = 2 << 30
 MAX_LENGTH = 300
 
@@ -37,15 +38,17 @@ class Grader:
     """Grades pairs of expressions in a worker that starts with the first one.
 
     Args:
-        seconds: processor time that one grading may take; it may take CLOCK times as long on the clock.
+        seconds: processor time that one grading may take.
+        clock: seconds on the clock that it may take.
 
     Attributes:
         stopped: gradings that were stopped so far, each counted as wrong.
         errors: gradings that failed so far, a reference that cannot be read among them, each counted as wrong.
     """
 
-    def __init__(self, seconds: float = SECONDS):
+    def __init__(self, seconds: float = SECONDS, clock: float = CLOCK):
         self.seconds = seconds
+        self.clock = clock
         self.stopped = 0
         self.errors = 0
         self._process: subprocess.Popen | None = None
@@ -55,11 +58,16 @@ class Grader:
         os.register_at_fork(after_in_child=self._forget)
 
     def same(self, answer: str, reference: str) -> bool:
-        """Whether two texts in the spelling of `grading.spelling.tidy` are equal; False where it cannot be found out."""
-        if len(answer) > MAX_LENGTH:
+        """Whether two texts in the spelling of `grading.spelling.tidy` are equal; False where that is not found out."""
+        return self.any_same((answer, reference))
+
+    def any_same(self, *pairs: tuple[str, str]) -> bool:
+        """Whether the texts of any (answer, reference) are equal, within the limits of one grading."""
+        pairs = [pair for pair in pairs if max(map(len, pair)) <= MAX_LENGTH]
+        if not pairs:
             return False
         with self._lock:
-            reply = self._ask(json.dumps([answer, reference, self.seconds]) + "\n")
+            reply = self._ask(json.dumps([pairs, self.seconds, self.clock]) + "\n")
             if "same" in reply:
                 return reply["same"]
             if "error" in reply:
@@ -67,11 +75,14 @@ class Grader:
                 first, trouble = self.errors == 1, f"failed ({reply['error']})"
             else:
                 self.stopped += 1
-                first, trouble = self.stopped == 1, f"was stopped after {self.seconds:g} s"
+                first, trouble = (
+                    self.stopped == 1,
+                    f"was stopped after {self.seconds:g} s of processor time or {self.clock:g} s",
+                )
         if first:
             _logger.warning(
-                "grading the answer %r against the reference %r %s; it counts as wrong. Further ones are counted without "
-                "a warning.", answer, reference, trouble,
+                "grading the answer %r against the reference %r %s; it counts as wrong. Further ones are counted "
+                "without a warning.", *pairs[0], trouble,
             )  # fmt: skip
         return False
 
@@ -128,7 +139,7 @@ def _start() -> subprocess.Popen:
         text=True,
         encoding="utf-8",
         env={**os.environ, "PYTHONPATH": paths},
-        # Ctrl-C reaches the whole group of a terminal; the parent decides when this one ends, with the process it forked.
+        # Ctrl-C reaches the whole group of a terminal; the parent decides when these processes end.
         process_group=0,
     )
     if process.stdout.readline() != "ready\n":
@@ -188,11 +199,11 @@ def _answer_requests(requests: int, replies: int) -> None:
         signal.signal(name, signal.SIG_DFL)
     sys.addaudithook(_refuse)
     while line := _line(requests):
-        answer, reference, seconds = json.loads(line)
+        pairs, seconds, clock = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        signal.setitimer(signal.ITIMER_REAL, CLOCK * seconds)
+        signal.setitimer(signal.ITIMER_REAL, clock)
         try:
-            reply = {"same": same(answer, reference)}
+            reply = {"same": any(same(answer, reference) for answer, reference in pairs)}
         except MemoryError:
             reply = {"stopped": True}
         except UnreadableReference as error:
@@ -216,12 +227,17 @@ def _line(requests: int) -> bytes:
 
 def _refuse(event: str, arguments: tuple) -> None:
     """Audit hook: no text becomes code here, whatever SymPy may do with one."""
-    if event == "exec" and getattr(arguments[0], "co_filename", "<").startswith("<"):
+    if event == "exec" and getattr(arguments[0], "co_filename", "<").startswith("<") and not _is_of_monomials():
         raise PermissionError("the grader does not evaluate text")
     if event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "socket.connect") or (
         event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
     ):
         raise PermissionError(f"the grader does nothing of the kind {event}")
+
+
+def _is_of_monomials() -> bool:
+    """Whether the code is the arithmetic of monomials, which SymPy writes from the number of variables alone."""
+    return sys._getframe(2).f_globals.get("__name__") == "sympy.polys.monomials"
 
 
 if __name__ == "__main__":

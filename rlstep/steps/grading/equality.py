@@ -28,7 +28,7 @@ class UnreadableReference(Exception):
 
 
 def same(answer: str, reference: str) -> bool:
-    """Whether an answer has the reference's value; False where the answer is no mathematics.
+    """Whether an answer has the reference's value; False where the answer is no mathematics that can be read.
 
     Both are texts in the spelling of `tidy`. Raises `UnreadableReference`, and what SymPy raises where it fails.
     """
@@ -88,7 +88,7 @@ def same_number(left: sympy.Expr, right: sympy.Expr) -> bool:
 
 
 def _value_of(value, named):
-    """The value that an equation states of a named quantity; what else it is given, itself; None where it contradicts."""
+    """What an equation states of a named quantity, None where it contradicts itself; any other value as it is."""
     if not isinstance(value, Relation) or set(value.signs) != {"="}:
         return value
     stated = value.parts[1:] if named(value.texts[0]) else value.parts

@@ -33,7 +33,6 @@ _DEGREE = re.compile(
 _RUN = re.compile(r"(\\[A-Za-z]+|_)?(?<![A-Za-z])([A-Za-z]{2,})")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
 _ROUND_POWER = re.compile(r"\^ ?\(([^()]*)\)")
-_FONT = re.compile(r"\\mathbf\{([A-Za-z0-9])\}")
 _TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
 _NO_LETTERS = re.compile(r"[^A-Za-z0-9]+")
 _NOT_READ = re.compile(
@@ -93,13 +92,12 @@ def _for_the_grammar(text: str) -> str:
     text = _PRIME.sub(lambda match: match[1] + "_{" + "p" * (match[2].count("'") + match[2].count("prime")) + "}", text)
     text = _ROUND_POWER.sub(r"^{\1}", text)
     text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
-    text = _FONT.sub(r"\1", text)
     text = _TEXT.sub(lambda match: r"\text{" + _NO_LETTERS.sub("", match[1]).casefold() + "}", text)
     return _words_as_symbols(text)
 
 
 def _words_as_symbols(text: str) -> str:
-    """With runs of letters that are no product of variables as one symbol each, so that "blue" is no product of four."""
+    """With runs of letters that are no product of variables as one symbol each: blue is not b l u e."""
     parts, at = [], 0
     for match in re.compile(r"\\[A-Za-z]+(?:\{[^{}]*\})?|(?<![A-Za-z\\_])[A-Za-z]{3,}").finditer(text):
         run = match[0]

@@ -26,15 +26,20 @@ _LETTER = re.compile(r"[A-Za-z]")
 _ANOTHER_CHOICE = re.compile(r"\([A-Z]\)")
 _BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_(?:\{\s*)?(?:\\text\{\s*)?([a-z]+|\d+)\s*\}?\s*\}?", re.ASCII)
 _BASE_WORDS = re.compile(r"\(?([0-9A-Fa-f]+)\)?,? (?:in )?base[ -](\d+|[a-z]+)", re.ASCII)
-_BASES = "zero one two three four five six seven eight nine ten eleven twelve".split() + ["thirteen", "fourteen"]
-_BASES += ["fifteen", "sixteen"]
+_BASES = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+}  # fmt: skip
 _TIME = re.compile(r"(\d{1,2}(?::\d\d)?) ?([ap])\.? ?m\.?", re.ASCII)
 _TEXT = re.compile(r"[A-Za-z]+(?:(?:[ ,;]+|[-'.:] ?)[A-Za-z]+)*")
 _RUN = re.compile(r"[A-Za-z]+")
 # Letters that stand side by side as factors: abc is a product, cat is a word.
 _FACTORS = [set(letters) for letters in ("abc", "xyz", "pqr", "mnk", "uvw", "rst", "ABC", "XYZ", "xyt", "ij", "nk")]
 _NAMES = {"pi", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "infinity", "inf", "and", "or"}
-_SHORT_WORDS = set("no on so is it he we me my by be do go ok am pm up us to in of at an as if or".split())
+_SHORT_WORDS = {
+    "no", "on", "so", "is", "it", "he", "we", "me", "my", "by", "be", "do", "go", "ok", "am", "pm", "up", "us", "to",
+    "in", "of", "at", "an", "as", "if", "or",
+}  # fmt: skip
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\w\w)")
 _JOINED = re.compile(r"\s*(?:[,;]|\band\b|\bor\b)\s*")
 
@@ -72,7 +77,7 @@ def number(text: str) -> Fraction | None:
 
 def choice(text: str) -> str | None:
     r"""The letter of a multiple choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12 cm`; None for other text, a bare `B` too."""
-    text = re.sub(r"\\(?:text|mathbf)\{\s*(\(?[A-Z]\)?[.:]?)\s*\}", r"\1", text).strip()
+    text = re.sub(r"\\text\{\s*(\(?[A-Z]\)?[.:]?)\s*\}", r"\1", text).strip()
     if not (match := _CHOICE.fullmatch(text)) or (match[2] and _ANOTHER_CHOICE.search(match[2])):
         return None
     return match[1] or match[3]
@@ -92,7 +97,7 @@ def based(text: str) -> tuple[str, int] | None:
         return None
     if not match[2].isdigit() and match[2] not in _BASES:
         return None
-    base = int(match[2]) if match[2].isdigit() else _BASES.index(match[2])
+    base = int(match[2]) if match[2].isdigit() else _BASES[match[2]]
     return match[1].upper().lstrip("0") or "0", base
 
 
@@ -103,7 +108,7 @@ def time_of_day(text: str) -> tuple[str, str] | None:
 
 
 def words(text: str) -> frozenset[str] | None:
-    r"""What an answer in words names, such as `\text{Evelyn}`, `no solution` or `red and blue`; None for mathematics."""
+    r"""What an answer in words names: `\text{Evelyn}`, `no solution`, `red and blue`. None for mathematics."""
     plain = words_of(text)
     if not _TEXT.fullmatch(plain) or not any(map(_is_word, _RUN.findall(words_of(text, lower=False)))):
         return None

@@ -32,9 +32,8 @@ _NOT_ASCII = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+|[₀₁₂₃�
 _RENAMED = {
     **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"), **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
     **dict.fromkeys(
-        ("mathrm", "textrm", "textbf", "textit", "textnormal", "textsf", "texttt", "mbox", "hbox", "emph", "operatorname"),
-        r"\text",
-    ),
+        ("mathrm", "textrm", "textbf", "textit", "textnormal", "textsf", "texttt", "mbox", "hbox", "emph"), r"\text"
+    ), "operatorname": r"\text",
     **dict.fromkeys(("boldsymbol", "bm", "mathit", "mathsf"), r"\mathbf"), **dict.fromkeys(("le", "leqslant"), r"\leq"),
     **dict.fromkeys(("ge", "geqslant"), r"\geq"), "ne": r"\neq", "lt": "<", "gt": ">", "varnothing": r"\emptyset",
     "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "ast": r"\cdot", "lor": r"\text{ or }",
@@ -55,7 +54,8 @@ _WRAPPED = re.compile(
     re.DOTALL,
 )
 _INLINE = re.compile(r"\$\$?([^$]+)\$\$?|\\[()\[\]](?!\\)")
-_FONT = re.compile(r"\\(?:text|mathbf)\{([^{}]*)\}")
+_BOLD = re.compile(r"\\mathbf\{([^{}]*)\}")
+_FONT = re.compile(r"\\text\{([^{}]*)\}")
 _FULL_STOP = re.compile(r"(?:\s|\\\\$|(?<!\.)\.$|(?<!\\)[,;:]$)+$")
 _SPACE = re.compile(r"\s+")
 _FREE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
@@ -84,6 +84,7 @@ def tidy(text: str) -> str:
     if "\\begin" not in text:
         text = _TWICE_ESCAPED.sub(r"\\", text)
     text = _COMMAND.sub(_command, text.replace("{,}", ","))
+    text = _BOLD.sub(r"\1", text)
     text = _BARE_NAME.sub(lambda match: "\\" + match[1].replace("infinity", "infty") + " ", text)
     text = _arguments(_BARE_ROOT.sub(r"\\sqrt ", text).replace("**", "^"))
     return unwrap(_SPACE.sub(" ", text))
@@ -106,7 +107,7 @@ def squeezed(text: str) -> str:
 
 
 def words_of(text: str, lower: bool = True) -> str:
-    r"""The text without `\text{...}`, `\mathbf{...}` and quotes around its words, in lower case, with single spaces."""
+    r"""The text without `\text{...}` and quotes around its words, in lower case, with single spaces."""
     text = _SPACE.sub(" ", _FONT.sub(r"\1", text).replace('"', "")).strip().removesuffix(".")
     return text.casefold() if lower else text
 
@@ -136,7 +137,7 @@ def _command(match: re.Match) -> str:
 
 
 def _arguments(text: str) -> str:
-    r"""With braces around what `\frac`, `\sqrt` and the like take: `\frac43` -> `\frac{4}{3}`, `\sqrt(3)` -> `\sqrt{3}`."""
+    r"""With braces around what commands take: `\frac43` -> `\frac{4}{3}`, `\sqrt(3)` -> `\sqrt{3}`."""
     parts, at = [], 0
     for match in _TAKES.finditer(text):
         if match.start() < at:

@@ -9,35 +9,15 @@ from dataclasses import dataclass
 from rlstep.steps.grading.plain import SCALES, are_factors
 from rlstep.steps.grading.spelling import DOLLAR
 
-_NAMES = """
-millimetre mm millimeter millimeters millimetres
-centimetre cm centimeter centimeters centimetres
-metre m meter meters metres
-kilometre km kilometer kilometers kilometres
-inch in inches
-foot ft feet
-yard yd yards
-mile mi miles
-gram g grams
-kilogram kg kilograms kilo kilos
-pound lb lbs pounds
-ounce oz ounces
-litre L l liter liters litres
-millilitre mL ml milliliter milliliters millilitres
-gallon gal gallons
-second s sec secs seconds
-minute min mins minutes
-hour h hr hrs hours
-day days
-week weeks
-month months
-year yr yrs years
-dollar dollars USD usd bucks
-cent cents
-euro euros EUR
-degree degrees deg
-unit units
-""".split("\n")
+_NAMES = (
+    "millimetre mm millimeter millimeters millimetres", "centimetre cm centimeter centimeters centimetres",
+    "metre m meter meters metres", "kilometre km kilometer kilometers kilometres", "inch in inches", "foot ft feet",
+    "yard yd yards", "mile mi miles", "gram g grams", "kilogram kg kilograms kilo kilos", "pound lb lbs pounds",
+    "ounce oz ounces", "litre L l liter liters litres", "millilitre mL ml milliliter milliliters millilitres",
+    "gallon gal gallons", "second s sec secs seconds", "minute min mins minutes", "hour h hr hrs hours", "day days",
+    "week weeks", "month months", "year yr yrs years", "dollar dollars USD usd bucks", "cent cents",
+    "euro euros EUR", "degree degrees deg", "unit units",
+)  # fmt: skip
 _KNOWN = {spelling: line.split()[0] for line in _NAMES for spelling in line.split()}
 _CANONICAL = set(_KNOWN.values())
 _SPELLED_OUT = {"mph": "miles hour", "kmh": "km hour", "kph": "km hour", "kmph": "km hour"}
@@ -45,14 +25,13 @@ _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 _SIGNS = {DOLLAR: "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee"}
 
 # Words that change the value before them, or join it to more.
-_NO_UNITS = set(
-    "hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens score pair "
-    "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths "
-    "ninth ninths tenth tenths hundredth hundredths thousandth thousandths squared cubed factorial plus minus over by "
-    "divided multiplied root power negative pi infinity or and to not than if where when is equals between either "
-    "remainder mod base am pm a.m p.m "
-    "zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty "
-    "ninety".split()
+_NO_UNITS = frozenset(
+    """hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens score pair
+    half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths
+    ninth ninths tenth tenths hundredth hundredths thousandth thousandths squared cubed factorial plus minus over by
+    divided multiplied root power negative pi infinity or and to not than if where when is equals between either
+    remainder mod base am pm a.m p.m zero one two three four five six seven eight nine ten eleven twelve twenty thirty
+    forty fifty sixty seventy eighty ninety""".split()  # noqa: SIM905  forty lines otherwise
 )
 
 _SIGN = re.compile(rf"([-+]?)\s*([{''.join(_SIGNS)}])\s*")
@@ -137,9 +116,9 @@ def _are_words(text: str) -> bool:
 
 def _unit(text: str, power: str) -> str:
     """The unit in one spelling: its words, those of known units by the name that they have here, with the power."""
-    words = [
-        word for word in re.split(r"[\s/]+", text.strip(" .")) if word and word.casefold() not in ("per", "a", "of")
-    ]
+    text = text.strip(" .")
+    words = [word for word in re.split(r"[\s/]+", _SPELLED_OUT.get(text.casefold(), text)) if word]
+    words = [word for word in words if word.casefold() not in ("per", "a", "of")]
     raised = "".join(re.findall(r"\d", power))
     if len(words) > 1 and words[0].casefold().strip(".") in _POWERS:
         raised, words = _POWERS[words[0].casefold().strip(".")], words[1:]

@@ -1,7 +1,7 @@
 r"""What an answer is: one expression, or several in a list, a tuple, a set, an interval, a matrix or a relation.
 
-The structure is read here, where LaTeX grammars lose it: `1, 2` has no order, `(1, 2)` has and may be an interval, `[1, 2)`
-is an interval, `x > 1` is a relation and a set.
+The structure is read here, as LaTeX grammars lose it: `1, 2` has no order, `(1, 2)` has one and may be an interval,
+`[1, 2)` is an interval, `x > 1` is a relation and a set.
 """
 
 import itertools
@@ -99,7 +99,7 @@ _NUMBER_WITH_COMMAS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
 _MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _WRAPPED_MATRIX = re.compile(r"[(\[]\s*(\\begin\{(?:matrix|array)\}.*\\end\{(?:matrix|array)\})\s*[)\]]", re.DOTALL)
 _NUMBERS = {
-    r"\mathbb{R}": sympy.S.Reals, r"\mathbf{R}": sympy.S.Reals, r"\mathbb{Z}": sympy.S.Integers,
+    r"\mathbb{R}": sympy.S.Reals, r"\mathbb{Z}": sympy.S.Integers,
     r"\mathbb{N}": sympy.S.Naturals, r"\mathbb{Q}": sympy.S.Rationals, r"\mathbb{C}": sympy.S.Complexes,
     r"\emptyset": sympy.S.EmptySet, r"\{\}": sympy.S.EmptySet, r"\{ \}": sympy.S.EmptySet,
 }  # fmt: skip
@@ -252,7 +252,8 @@ def _scalar(text: str):
 
 _GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|phi|varphi|omega|psi|tau|Delta|Omega|ell"
 _NAME = re.compile(
-    rf"(?:m ?)?(?:\\(?:angle|triangle) ?[A-Za-z]+|\\(?:text|overline|vec|bar|mathbf)\{{[^{{}}]*\}}|\\(?:{_GREEK}) ?|[A-Za-z]{{1,3}})"
+    r"(?:m ?)?(?:\\(?:angle|triangle) ?[A-Za-z]+|\\(?:text|overline|vec|bar)\{[^{}]*\}"
+    rf"|\\(?:{_GREEK}) ?|[A-Za-z]{{1,3}})"
     r"(?:_\{?\w+\}?)?'*(?:\s*\^\s*\{?-1\}?)?(?:\s*\([^()=<>]*\))?(?:_\{?\w+\}?)?"
 )
 _NAMES_IN_ORDER = re.compile(r"\(?[A-Za-z](?:_\{?\w\}?)?(?:, ?[A-Za-z](?:_\{?\w\}?)?)+\)?")

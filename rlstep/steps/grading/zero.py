@@ -1,8 +1,8 @@
 """Whether an expression is zero, whatever its variables are.
 
-At rational points of both signs the value of a polynomial or rational function is exact, and one that vanishes at all of
-them vanishes. Any other value is computed with as many digits as it takes to tell it from zero, up to DIGITS: sums that
-cancel, like sqrt(5 + 2 sqrt(6)) - sqrt(2) - sqrt(3), cost time here but no certainty of the kind that a tolerance costs.
+At rational points of both signs the value of a polynomial or rational function is exact, and one that vanishes at all
+of them vanishes. Any other value is computed with as many digits as it takes to tell it from zero, up to DIGITS. No
+number is rounded, so there is no tolerance that a wrong answer could lie within.
 """
 
 from itertools import islice
