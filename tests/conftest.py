@@ -94,6 +94,15 @@ def gsm8k_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with published rows, by set; the test is skipped on machines that do not have it."""
+    folder = Path(os.environ.get("RLSTEP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not (folder / "best_of_n").is_dir():
+        pytest.skip("published rows are not on this machine; set RLSTEP_DATA to a folder that holds best_of_n")
+    return folder
+
+
 @pytest.fixture
 def no_hang():
     """Ends a test that takes 30 seconds: linear work on its input takes a fraction of one, quadratic work minutes."""

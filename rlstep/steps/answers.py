@@ -1,52 +1,27 @@
-r"""Final answers: where a completion states one, and whether it is right.
+r"""Final answers: where a completion states one (`extraction`), and whether it is right (`grading`).
 
-The sum is \boxed{\frac{1}{2}}.     ->  \frac{1}{2}
-#### 1,250                          ->  1,250
-Answer: yes                         ->  yes
+The sum is \boxed{\frac{1}{2}}.     ->  \frac{1}{2}, the same as 0.5
 """
 
-import re
-from fractions import Fraction
+from collections.abc import Sequence
 from functools import lru_cache
 
+from rlstep.steps.extraction import extract
 from rlstep.steps.grader import MAX_LENGTH, Grader
+from rlstep.steps.grading.plain import based, choice, letter, number, words
+from rlstep.steps.grading.spelling import squeezed, tidy, unwrap
+from rlstep.steps.grading.units import Measured, same_unit, split_unit
+
+__all__ = ["GRADER", "extract", "group_by_value", "is_correct", "same_answer"]
 
 __all__ = ["extract", "is_correct", "same_answer"]
 
 GRADER = Grader()
 
-_LINE = re.compile(r"^[ \t]*Answer:[ \t]*(\S.*)$|(?<!#)####(?!#)[ \t]*(\S.*)$", re.MULTILINE)
-_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
-_MATH_MODE = re.compile(r"\$([^$]+)\$|\\\((.+)\\\)|\\text\{([^{}]*)\}")
-_DECIMAL = re.compile(r"([-+]?)(?:\\?\$)?([-+]?)((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)\s*(\\?%)?", re.ASCII)
-_FRACTION = re.compile(r"([-+]?)(?:(\d+) +)?(\d+) ?/ ?(\d+)", re.ASCII)
-_WORDS = {"yes", "no", "true", "false"}
-
-
-def extract(completion: str) -> str | None:
-    r"""The last answer that a completion states: in `\boxed{...}`, after `####`, or on a line `Answer: ...`.
-
-    >>> extract("Answer: 3\nNo, wait.\nAnswer: 4")
-    '4'
-    """
-    found = [(match.start(), match[1] or match[2]) for match in _LINE.finditer(completion)]
-    if box := _last_box(completion):
-        found.append(box)
-    return max(found)[1].strip() if found else None
-
-
-def _last_box(text: str) -> tuple[int, str] | None:
-    r"""(position, content) of the `\boxed{...}` that begins last of those that are closed and not blank."""
-    last, opened = None, []
-    for match in _BRACE.finditer(text):
-        if match[0] == "}":
-            if opened:
-                boxed, start, inside = opened.pop()
-                if boxed and (last is None or start > last[0]) and (content := text[inside : match.start()].strip()):
-                    last = start, content
-        elif match[0] != "\\{" and match[0].endswith("{"):
-            opened.append((match[0] != "{", match.start(), match.end()))
-    return last
+_SETS_IN_WORDS = {
+    **dict.fromkeys(("no solution", "no solutions", "empty set"), r"\emptyset"),
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers"), r"\mathbb{R}"),
+}
 
 
 def is_correct(completion: str, reference: str) -> bool:
@@ -58,46 +33,87 @@ def is_correct(completion: str, reference: str) -> bool:
 # Samples of one problem repeat their answers, and an endless one should cost its time limit once.
 @lru_cache(maxsize=1 << 14)
 def same_answer(answer: str, reference: str) -> bool:
-    """Whether two answers are the same: as text, as plain numbers, or else mathematically (`rlstep.steps.grader`).
+    """Whether an answer is the reference by value; the rules are those of `rlstep.steps.grading`.
 
-    Numbers may have thousands commas, a dollar sign or a percent sign (50% equals 50, the sign being a unit, and 0.5).
-    Two plain numbers are compared exactly, on the spot.
+    What needs no algebra is decided on the spot; the rest is asked of a process that works within limits. One that is
+    stopped there or fails counts as different, and in `GRADER.stopped` and `GRADER.errors`.
     """
-    answer, reference = _tidy(answer), _tidy(reference)
-    if not answer or answer == reference:
-        return bool(answer)
-    if answer.casefold() in _WORDS or reference.casefold() in _WORDS:
-        return answer.casefold() == reference.casefold()
-    numbers = _number(answer), _number(reference)
-    if None not in numbers:
-        return _same_number(*numbers)
-    return GRADER.same(answer, reference)
-
-
-def _tidy(text: str) -> str:
-    text = text.strip().removesuffix(".").rstrip().replace("\u2212", "-")
-    if wrapped := _MATH_MODE.fullmatch(text):
-        text = next(filter(None, wrapped.groups()), "").strip()
-    return text
-
-
-def _number(text: str) -> tuple[Fraction, bool] | None:
-    """(value, whether % follows) of a decimal number, a fraction or a mixed number; None for other text."""
-    if len(text) > MAX_LENGTH:
-        return None
-    if decimal := _DECIMAL.fullmatch(text):
-        if decimal[1] and decimal[2]:
-            return None
-        value = Fraction(decimal[3].replace(",", "").removesuffix("."))
-        return (-value if "-" in (decimal[1], decimal[2]) else value), bool(decimal[4])
-    if (fraction := _FRACTION.fullmatch(text)) and int(fraction[4]):
-        value = int(fraction[2] or 0) + Fraction(int(fraction[3]), int(fraction[4]))
-        return (-value if fraction[1] == "-" else value), False
-    return None
-
-
-def _same_number(left: tuple[Fraction, bool], right: tuple[Fraction, bool]) -> bool:
-    (a, a_percent), (b, b_percent) = left, right
-    if a == b:
+    if max(len(answer), len(reference)) > MAX_LENGTH:
+        return bool(answer.strip()) and unwrap(answer) == unwrap(reference)
+    answer, reference = tidy(answer), tidy(reference)
+    if not answer or not reference:
+        return False
+    if squeezed(answer) == squeezed(reference):
         return True
-    return a_percent != b_percent and (a / 100 == b if a_percent else a == b / 100)
+    for same in (_same_choice, _same_based, _same_words):
+        if (verdict := same(answer, reference)) is not None:
+            return verdict
+    loose = [not any(map(str.isalpha, other)) for other in (reference, answer)]
+    left, right = split_unit(answer, loose[0]), split_unit(reference, loose[1])
+    return same_unit(left.unit, right.unit) and _same_measured(left, right)
+
+
+def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
+    """The group of each answer, numbered as they first appear: answers of one group are the same by value.
+
+    Each spelling is compared with the first of each group. None, no answer, is in no group.
+
+    >>> group_by_value(["1/2", "3", "0.5", None, "3.0"])
+    [0, 1, 0, None, 1]
+    """
+    groups, firsts = {}, []
+    for answer in dict.fromkeys(answers):
+        if answer is not None:
+            groups[answer] = next((k for k, first in enumerate(firsts) if same_answer(answer, first)), len(firsts))
+            if groups[answer] == len(firsts):
+                firsts.append(answer)
+    return [groups.get(answer) for answer in answers]
+
+
+def _same_choice(answer: str, reference: str) -> bool | None:
+    letters = choice(answer), choice(reference)
+    if letters != (None, None):
+        return (letters[0] or letter(answer)) == (letters[1] or letter(reference))
+    bare = letter(answer), letter(reference)
+    return bare[0] == bare[1] and answer[-1] == reference[-1] if None not in bare else None
+
+
+def _same_based(answer: str, reference: str) -> bool | None:
+    left, right = based(answer), based(reference)
+    if left is None and right is None:
+        return None
+    named = (left is None and "=" in answer) or (right is None and "=" in reference)
+    return None if named else left == right
+
+
+def _same_words(answer: str, reference: str) -> bool | None:
+    left, right = words(answer), words(reference)
+    if left is None and right is None:
+        return None
+    if left is not None and right is not None:
+        return left == right
+    text, named = (reference, left) if right is None else (answer, right)
+    if "=" in text:
+        return None
+    numbers = next((_SETS_IN_WORDS[part] for part in named if part in _SETS_IN_WORDS), None)
+    return len(named) == 1 and numbers is not None and GRADER.same(numbers, text)
+
+
+def _same_measured(left: Measured, right: Measured) -> bool:
+    r"""Whether two values are the same, 50% being 50 and 0.5, and 90 degrees 90 and \pi/2."""
+    numbers = number(left.value), number(right.value)
+    if None not in numbers:
+        a, b = numbers
+        percent = left.unit == "%", right.unit == "%"
+        return a == b or (percent == (True, False) and a / 100 == b) or (percent == (False, True) and a == b / 100)
+    scaled = [(_scaled(left, right), right.value), (left.value, _scaled(right, left))]
+    return GRADER.any_same((left.value, right.value), *(pair for pair in scaled if None not in pair))
+
+
+def _scaled(one: Measured, other: Measured) -> str | None:
+    """A percentage as a share, and an angle in radians, where the other may be; else None."""
+    if one.unit == "%" != other.unit:
+        return rf"\frac{{{one.value}}}{{100}}"
+    if one.unit == "degree" and other.unit is None and "\\pi" in other.value:
+        return rf"\frac{{({one.value})\cdot\pi}}{{180}}"
+    return None

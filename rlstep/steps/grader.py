@@ -1,13 +1,19 @@
-"""Mathematical equality by math-verify, in a process of its own that the kernel stops when a grading takes too long.
+r"""Mathematical equality (`rlstep.steps.grading`) in a process of its own, within limits of time and memory.
 
 A model may write 9^(9^9). Computing that takes longer than anybody waits, most of it within one C call that no Python
-signal handler or thread interrupts. Hence a worker process under a timer with the *default* signal action, which ends
-the process whatever it is doing. The timer counts the processor time of one grading, start-up not included, so a busy
-machine does not turn right answers wrong. A grading that was stopped counts as wrong; the next one gets a new worker.
+signal handler or thread interrupts. Hence a child process under timers with the *default* signal action, which ends the
+process whatever it is doing. One timer counts the processor time of a grading, so that a busy machine does not turn
+right answers wrong; the other counts seconds on the clock, several times as many, so that a grading ends whatever the
+machine does. A grading that was stopped counts as wrong.
 
-The worker is a plain child process with pipes (`python -m rlstep.steps.grader`), so it works off the main thread, in
-daemonic processes and below any launcher; each rank has its own. It speaks JSON lines: `[answer, reference, seconds]`
-in, `true` or `false` out. POSIX only.
+The worker (`python -m rlstep.steps.grader`) imports SymPy once and forks a process that grades; when that one is
+stopped, it forks the next, which takes milliseconds. It is a plain child process with pipes, so it works off the main
+thread, in daemonic processes and below any launcher; each rank has its own. It speaks JSON lines: `[pairs, seconds,
+clock]` in, `{"same": true}`, `{"stopped": true}` or `{"error": "..."}` out. POSIX only.
+
+Nothing in an answer or a reference is evaluated as code: the grammar builds SymPy objects itself, numbers included, and
+in the process that grades, an audit hook refuses to run code that is not a module's, to start processes and to write
+files.
 """
 
 import atexit
@@ -15,17 +21,16 @@ import contextlib
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 
-SECONDS = 5.0
-MEMORY = 4 << 30
+SECONDS = 2.0
+CLOCK = 7.0
+MEMORY = 2 << 30
 MAX_LENGTH = 300
 
-_NUMBER = re.compile(r"[0-9]+|[0-9]+\.[0-9]*|\.[0-9]+")
 _logger = logging.getLogger(__name__)
 
 
@@ -34,14 +39,18 @@ class Grader:
 
     Args:
         seconds: processor time that one grading may take.
+        clock: seconds on the clock that it may take.
 
     Attributes:
         stopped: gradings that were stopped so far, each counted as wrong.
+        errors: gradings that failed so far, a reference that cannot be read among them, each counted as wrong.
     """
 
-    def __init__(self, seconds: float = SECONDS):
+    def __init__(self, seconds: float = SECONDS, clock: float = CLOCK):
         self.seconds = seconds
+        self.clock = clock
         self.stopped = 0
+        self.errors = 0
         self._process: subprocess.Popen | None = None
         self._lock = threading.Lock()
         atexit.register(self.close)
@@ -49,42 +58,60 @@ class Grader:
         os.register_at_fork(after_in_child=self._forget)
 
     def same(self, answer: str, reference: str) -> bool:
-        """Whether two LaTeX or plain expressions are equal; False where it cannot be found out within the limit."""
-        if len(answer) > MAX_LENGTH:
+        """Whether two texts in the spelling of `grading.spelling.tidy` are equal; False where that is not found out."""
+        return self.any_same((answer, reference))
+
+    def any_same(self, *pairs: tuple[str, str]) -> bool:
+        """Whether the texts of any (answer, reference) are equal, within the limits of one grading."""
+        pairs = [pair for pair in pairs if max(map(len, pair)) <= MAX_LENGTH]
+        if not pairs:
             return False
         with self._lock:
-            reply = self._ask(json.dumps([answer, reference, self.seconds]) + "\n")
-            if not reply:
-                self._end()
+            reply = self._ask(json.dumps([pairs, self.seconds, self.clock]) + "\n")
+            if "same" in reply:
+                return reply["same"]
+            if "error" in reply:
+                self.errors += 1
+                first, trouble = self.errors == 1, f"failed ({reply['error']})"
+            else:
                 self.stopped += 1
-                if self.stopped == 1:
-                    _logger.warning(
-                        "grading the answer %r was stopped after %g s; it counts as wrong", answer, self.seconds
-                    )
-        return reply == "true\n"
+                first, trouble = (
+                    self.stopped == 1,
+                    f"was stopped after {self.seconds:g} s of processor time or {self.clock:g} s",
+                )
+        if first:
+            _logger.warning(
+                "grading the answer %r against the reference %r %s; it counts as wrong. Further ones are counted "
+                "without a warning.", *pairs[0], trouble,
+            )  # fmt: skip
+        return False
+
+    def counts(self) -> dict[str, int]:
+        """Gradings without a verdict so far, by kind; for a stage's metrics."""
+        return {"gradings_stopped": self.stopped, "grading_errors": self.errors}
 
     def close(self) -> None:
         """Ends the worker; a later grading starts another."""
         with self._lock:
             self._end()
 
-    def _ask(self, request: str) -> str:
+    def _ask(self, request: str) -> dict:
         for _ in range(2):
             if self._process is None:
                 self._process = _start()
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(request)
                 self._process.stdin.flush()
-            except BrokenPipeError:
-                # It was killed from outside since the last grading, which says nothing about this answer.
-                self._end()
-                continue
-            return self._process.stdout.readline()
-        return ""
+                if reply := self._process.stdout.readline():
+                    return json.loads(reply)
+            # It was killed from outside, which says nothing about this answer.
+            self._end()
+        return {"stopped": True}
 
     def _end(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._drop()
 
@@ -112,6 +139,8 @@ def _start() -> subprocess.Popen:
         text=True,
         encoding="utf-8",
         env={**os.environ, "PYTHONPATH": paths},
+        # Ctrl-C reaches the whole group of a terminal; the parent decides when these processes end.
+        process_group=0,
     )
     if process.stdout.readline() != "ready\n":
         process.kill()
@@ -120,55 +149,95 @@ def _start() -> subprocess.Popen:
     return process
 
 
-def _equality():
-    """The comparison, with math-verify's own alarms off.
-
-    SymPy reads even a number's digits by `eval`, through `parse_expr`. Here that reads number literals, by itself, and
-    refuses all other text, so nothing that a model wrote is evaluated as code.
-    """
-    import sympy
-    import sympy.parsing.sympy_parser as sympy_parser
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    def read_number(text: str, *_, **__):
-        if not _NUMBER.fullmatch(text):
-            raise ValueError(f"not a number: {text!r}")
-        return sympy.Float(text) if "." in text else sympy.Integer(int(text))
-
-    sympy_parser.parse_expr = read_number
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
-
-    def read(text: str):
-        boxed = "\\boxed{" + text + "}"
-        return parse(boxed, config, fallback_mode="no_fallback", parsing_timeout=None)
-
-    def equal(answer: str, reference: str) -> bool:
-        return bool(verify(read(reference), read(answer), timeout_seconds=None))
-
-    return equal
-
-
 def serve() -> None:
-    """The worker's side: answers requests until its input ends."""
+    """The worker's side: keeps a process that answers requests, until the input ends."""
     import resource
 
-    replies, sys.stdout = sys.stdout, sys.stderr
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    # Ctrl-C reaches the whole process group; the parent decides when this process ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    equal = _equality()
-    logging.disable()
+    requests, replies = os.dup(0), os.dup(1)
+    os.dup2(2, 1)
+    _warm_up()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    print("ready", file=replies, flush=True)
-    for line in sys.stdin:
-        answer, reference, seconds = json.loads(line)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    os.write(replies, b"ready\n")
+    while True:
+        child = os.fork()
+        if child == 0:
+            _answer_requests(requests, replies)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
+            return
+        os.write(replies, b'{"stopped": true}\n')
+
+
+def _warm_up() -> None:
+    """Imports all that a grading may need, before the limits and before code is refused."""
+    import sympy.physics.units  # noqa: F401  imported by simplify, at its first call
+
+    from rlstep.steps.grading.equality import same
+    from rlstep.steps.grading.spelling import tidy
+
+    for left, right in _EVERY_KIND:
+        same(tidy(left), tidy(right))
+    logging.disable()
+
+
+# One pair for each part of SymPy that imports or caches at its first use.
+_EVERY_KIND = (
+    ("x^2+2x+1", "(x+1)^2"), (r"\sqrt{5+2\sqrt6}", r"\sqrt2+\sqrt3"), ("x>2", r"(2,\infty)"), ("2x+1<7", "x<3"),
+    ("x^2<4", "(-2,2)"), (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{bmatrix}1\\2\end{bmatrix}"),
+    (r"\sin^2x", r"1-\cos^2x"), (r"\log_2 9", r"\frac{\ln 9}{\ln 2}"), (r"\{1\pm\sqrt5\}", r"\{1-\sqrt5,1+\sqrt5\}"),
+    (r"(0,1)\cup(1,2)", r"(0,2)\setminus\{1\}"), ("5!", r"\binom{16}{2}"), ("|x|", r"\lfloor x\rfloor"),
+    (r"x\neq 3", r"\mathbb{R}\setminus\{3\}"), (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", "-2"), ("e^{i}", "i^i"),
+)  # fmt: skip
+
+
+def _answer_requests(requests: int, replies: int) -> None:
+    from rlstep.steps.grading.equality import UnreadableReference, same
+
+    for name in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(name, signal.SIG_DFL)
+    sys.addaudithook(_refuse)
+    while line := _line(requests):
+        pairs, seconds, clock = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, clock)
         try:
-            right = equal(answer, reference)
-        except Exception:  # whatever a parser of arbitrary text may raise: not shown to be equal
-            right = False
+            reply = {"same": any(same(answer, reference) for answer, reference in pairs)}
+        except MemoryError:
+            reply = {"stopped": True}
+        except UnreadableReference as error:
+            reply = {"error": f"no mathematics that can be read: {str(error)[:100]}"}
+        except Exception as error:
+            reply = {"error": f"{type(error).__name__}: {str(error)[:100]}"}
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps(right), file=replies, flush=True)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.write(replies, json.dumps(reply).encode() + b"\n")
+
+
+def _line(requests: int) -> bytes:
+    """The next line, read without a buffer: what comes after it belongs to whoever answers it."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if not (more := os.read(requests, 1 << 16)):
+            return b""
+        line += more
+    return line
+
+
+def _refuse(event: str, arguments: tuple) -> None:
+    """Audit hook: no text becomes code here, whatever SymPy may do with one."""
+    if event == "exec" and getattr(arguments[0], "co_filename", "<").startswith("<") and not _is_of_monomials():
+        raise PermissionError("the grader does not evaluate text")
+    if event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "socket.connect") or (
+        event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+    ):
+        raise PermissionError(f"the grader does nothing of the kind {event}")
+
+
+def _is_of_monomials() -> bool:
+    """Whether the code is the arithmetic of monomials, which SymPy writes from the number of variables alone."""
+    return sys._getframe(2).f_globals.get("__name__") == "sympy.polys.monomials"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,158 @@
+r"""Where a completion states its final answer.
+
+The sum is \boxed{\frac{1}{2}}.           ->  \frac{1}{2}
+#### 1,250                                ->  1,250
+**Answer:** yes                           ->  yes
+# Answer (and on the next line) 29        ->  29
+So the final answer is: $x = 5$.          ->  $x = 5$
+
+A box, a `####` and a line that begins with "Answer" state an answer on purpose; the last of them counts. Without any,
+the last "the answer is" does.
+"""
+
+import re
+
+_LABEL = re.compile(
+    r"^[ \t>*_#`-]*(?:(?:so|thus|therefore|hence),?[ ]+)?(?:(?:the|my|our)[ ]+)?(?:(?:final|correct)[ ]+)?answer[*_`]*"
+    r"[ \t]*(?:(?P<colon>[:=]|is:)[ \t]*(?P<inline>[^\n]*)|$)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(?P<inline>\S[^\n]*)$", re.MULTILINE)
+_SENTENCE = re.compile(
+    r"\b(?:final |correct )?answer(?: to (?:the|this) (?:question|problem))? is"
+    r"(?: (?:therefore|thus|then|simply|just|now))?(?:[ \t]*:)?[ \t]*(?P<inline>[^\n]*)",
+    re.IGNORECASE,
+)
+_HEADING_WORD = re.compile(
+    r"[*_\s]*(?:step|part|case|solution|conclusion|explanation|reasoning|summary|verification|check|answer|final|note|problem|"
+    r"question|approach|method|analysis|calculation)\b",
+    re.IGNORECASE,
+)
+_PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
+_COMMANDS = re.compile(r"\\[A-Za-z]+\{[^{}]*\}|\\[A-Za-z]+")
+_STARTS_WITH_NUMBER = re.compile(r"[-+]?[$€£\\]?\s?[\d.]")
+_SENTENCE_END = re.compile(r"[.!?](?:[*_`]|\$)*(?=\s|$)(?<!\d\.(?=\d))")
+_LINE = re.compile(r"[^\n]+")
+_BLANK = re.compile(r"\s*")
+_OPENED = re.compile(r"\$\$|\\\[|\\begin\b|\\\]|\\end\b")
+
+_BRACE = re.compile(r"\\(?:f?boxed|fbox|framebox)\s*(?:\{|(?=[^\s{]))|\\.|[{}]", re.DOTALL)
+_BARE = re.compile(r"[-+]?[A-Za-z0-9][A-Za-z0-9.,/^]*(?<![.,])|\\[A-Za-z]+(?:\{[^{}]*\})*")
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$,;&]|\\[()\[\]]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\?[A-Za-z](?:_\{?\w\}?)?[ ]*=(?!=))*"
+)
+_JOIN = re.compile(r"[,;&]|\band\b|\bor\b|\{(?:and|or)|quad")
+
+
+def extract(completion: str) -> str | None:
+    r"""The final answer that a completion states, as it is written there; None where it states none.
+
+    >>> extract("Answer: 3\nNo, wait.\nAnswer: 4")
+    '4'
+    >>> extract(r"so $x = \boxed{1}$ or $x = \boxed{2}$")
+    '1, 2'
+    """
+    stated = [*_labelled(completion), *_after_hashes(completion)]
+    if boxes := _boxes(completion):
+        stated.append(boxes)
+    if not stated:
+        stated = list(_sentences(completion))
+    return max(stated)[1] if stated else None
+
+
+def _labelled(text: str):
+    """(position, answer) of each line that begins with "Answer", of the line below where it holds nothing more."""
+    for match in _LABEL.finditer(text):
+        inline = _plain(match["inline"] or "")
+        if not inline and (match["colon"] or text[match.start() : match.end()].lstrip(" \t")[:1] in ("#", "*", "_")):
+            inline = _plain(_next_paragraph(text, match.end()))
+        if inline:
+            yield match.start(), inline
+
+
+def _after_hashes(text: str):
+    """(position, answer) of each `####` that is no heading of a section."""
+    end = len(text.rstrip())
+    for match in _HASHES.finditer(text):
+        inline = match["inline"].strip()
+        answers = _is_value(inline) or match.end() >= end
+        if answers and not _HEADING_WORD.match(inline) and (answer := _plain(inline)):
+            yield match.start(), answer
+
+
+def _sentences(text: str):
+    """(position, answer) of each "the answer is"."""
+    for match in _SENTENCE.finditer(text):
+        inline = match["inline"] if _plain(match["inline"]) else _next_paragraph(text, match.end())
+        if end := _end_of_sentence(inline):
+            inline = inline[:end]
+        if answer := _plain(inline):
+            yield match.start(), answer
+
+
+def _is_value(text: str) -> bool:
+    return bool(_STARTS_WITH_NUMBER.match(text.lstrip("*_ $("))) or not _PROSE.search(_COMMANDS.sub("", text))
+
+
+def _plain(text: str) -> str:
+    """Without the space and the markdown around it."""
+    text = text.strip()
+    for mark in ("***", "**", "__", "`", "*"):
+        if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
+            text = text[len(mark) : -len(mark)].strip()
+        elif text.startswith(mark) and text.count(mark) == 1:  # its end was cut off, or it ends the label
+            text = text[len(mark) :].strip()
+        elif text.endswith(mark) and text.count(mark) == 1:
+            text = text[: -len(mark)].strip()
+    return text if re.search(r"\w|\\", text) else ""
+
+
+def _next_paragraph(text: str, at: int) -> str:
+    """The next line that holds something, and those after it that belong to a formula which it opens."""
+    lines, depth = [], 0
+    for line in _LINE.finditer(text, _BLANK.match(text, at).end()):
+        lines.append(line[0])
+        for mark in _OPENED.findall(line[0]):
+            depth += -1 if mark in ("\\]", "\\end") or (mark == "$$" and depth) else 1
+        if depth <= 0 or len(lines) == 20:
+            break
+    return " ".join(lines)
+
+
+def _end_of_sentence(text: str) -> int | None:
+    """Where the first full stop outside of `$...$` is that ends a sentence."""
+    dollars = seen = 0
+    for match in _SENTENCE_END.finditer(text):
+        dollars += text.count("$", seen, match.start())
+        seen = match.start()
+        if dollars % 2 == 0:
+            return match.start()
+    return None
+
+
+def _boxes(text: str) -> tuple[int, str] | None:
+    r"""(position, content) of the last box that is closed and not blank, with those that are joined to it by "and"."""
+    boxes, opened = [], []  # (start, end, where its content starts and ends) of each
+    for match in _BRACE.finditer(text):
+        if match[0] == "}":
+            if opened:
+                boxed, start, inside = opened.pop()
+                if boxed and _BLANK.match(text, inside).end() < match.start():
+                    boxes.append((start, match.end(), inside, match.start()))
+        elif match[0] == "{" or (match[0].endswith("{") and match[0] != "\\{"):
+            opened.append((match[0] != "{", match.start(), match.end()))
+        elif len(match[0]) > 2 and (bare := _BARE.match(text, match.end())):
+            boxes.append((match.start(), bare.end(), *bare.span()))
+    if not boxes:
+        return None
+    boxes.sort()
+    start, _, *content = boxes.pop()
+    together, begin = [content], start
+    for first, end, *content in reversed(boxes):
+        if end > start:  # the last one lies in it
+            continue
+        if begin - end > 40 or not _BETWEEN_BOXES.fullmatch(text, end, begin) or not _JOIN.search(text, end, begin):
+            break
+        together.append(content)
+        begin = first
+    return start, ", ".join(dict.fromkeys(text[inside:outside].strip() for inside, outside in reversed(together)))

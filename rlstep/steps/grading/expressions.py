@@ -1,0 +1,130 @@
+r"""One expression, such as `\frac{1}{2}x^2 + 3`: read by the LaTeX grammar of latex2sympy, without evaluating any text.
+
+This module and those above it run in the grading process alone (`rlstep.steps.grader`): SymPy reads even digits by
+`eval`, and an expression may take for ever.
+"""
+
+import re
+from functools import lru_cache
+
+import sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
+
+from rlstep.steps.grading.plain import MAX_EXPONENT, are_factors
+from rlstep.steps.grading.spelling import DOLLAR
+
+
+class Unreadable(Exception):
+    """The text is no expression that the grammar knows."""
+
+
+# An answer is a value. What is left to sum, to integrate or to take a limit of is the question once more.
+_UNFINISHED = (sympy.Integral, sympy.Derivative, sympy.Sum, sympy.Product, sympy.Limit)
+_NUMBER = re.compile(r"\d+\.?\d*|\.\d+", re.ASCII)
+_POWER_OF_TEN = re.compile(r"(?<![A-Za-z\d.])(\d+\.?\d*|\.\d+)[eE]([-+]?\d{1,6})(?![\d.])", re.ASCII)
+_MIXED = re.compile(
+    r"(?<![\w.^}\\/])(\d+) ?\\frac\{ ?(\d+) ?\}\{ ?(\d+) ?\}(?![\w^!])|(?<![\w.^}\\/])(\d+) (\d+) ?/ ?(\d+)(?![\w^!.])",
+    re.ASCII,
+)
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}", re.ASCII)
+_DEGREE = re.compile(
+    r"(\d+\.?\d*|\.\d+|(?<![A-Za-z\\])[A-Za-z]|\\[a-z]+|\))\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})"
+)
+_RUN = re.compile(r"(\\[A-Za-z]+|_)?(?<![A-Za-z])([A-Za-z]{2,})")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
+_ROUND_POWER = re.compile(r"\^ ?\(([^()]*)\)")
+_TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
+_NO_LETTERS = re.compile(r"[^A-Za-z0-9]+")
+_NOT_READ = re.compile(
+    r"\d\s*_|(?<![_^\d])\d+\s+\.?\d|--|\\text\{\s*\}|\\(?:gcd|lcm|det|operatorname|xrightarrow|substack|hspace|input)(?![A-Za-z])"
+)
+_PRIME = re.compile(r"([A-Za-z}])((?:'|\^\s*\{?\s*\\prime\s*\}?)+)")
+
+
+class _Grammar(_Latex2Sympy):
+    """latex2sympy's reader with exact numbers, and with products read as such: its own takes 2(3) for 2 + 3/1."""
+
+    def __init__(self):
+        super().__init__(config=ConversionConfig(lowercase_symbols=False))
+
+    def parse_number(self, text: str):
+        text = text.replace(",", "").strip()
+        if not _NUMBER.fullmatch(text):
+            raise Unreadable(text)
+        whole, _, part = text.partition(".")
+        return sympy.Rational(int(whole + part), 10 ** len(part)) if part else sympy.Integer(int(whole))
+
+    def convert_postfix_list(self, arr, i=0):
+        factors = [self.convert_postfix(factor) for factor in arr[i:]]
+        if any(isinstance(factor, list) for factor in factors):
+            raise Unreadable("a derivative")
+        product = factors[0]
+        for factor in factors[1:]:
+            matrices = getattr(product, "is_Matrix", False) or getattr(factor, "is_Matrix", False)
+            product = self.mat_mul_flat(product, factor) if matrices else self.mul_flat(product, factor)
+        return product
+
+
+@lru_cache(maxsize=1 << 10)
+def expression(text: str) -> sympy.Basic:
+    """The SymPy expression or matrix of a text in the spelling of `tidy`, evaluated; `Unreadable` for other text."""
+    if _NOT_READ.search(text):
+        raise Unreadable(text)
+    try:
+        tree = _Grammar().parse(_for_the_grammar(text))
+    except RecursionError as error:
+        raise Unreadable(text) from error
+    except Exception as error:  # the grammar raises plain Exceptions, and whatever SymPy makes of senseless arguments
+        if isinstance(error, PermissionError):
+            raise
+        raise Unreadable(text) from error
+    if not isinstance(tree, sympy.Expr | sympy.MatrixBase) or tree.has(*_UNFINISHED):
+        raise Unreadable(text)
+    return tree.doit().subs(sympy.Symbol("i"), sympy.I)
+
+
+def _for_the_grammar(text: str) -> str:
+    text = text.replace(DOLLAR, "")
+    text = _REPEATING.sub(_fraction_of_repeating, text)
+    text = _POWER_OF_TEN.sub(_power_of_ten, text)
+    text = _MIXED.sub(_sum_of_mixed, text)
+    text = _DEGREE.sub(_radians, text)
+    text = _PRIME.sub(lambda match: match[1] + "_{" + "p" * (match[2].count("'") + match[2].count("prime")) + "}", text)
+    text = _ROUND_POWER.sub(r"^{\1}", text)
+    text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
+    text = _TEXT.sub(lambda match: r"\text{" + _NO_LETTERS.sub("", match[1]).casefold() + "}", text)
+    return _words_as_symbols(text)
+
+
+def _words_as_symbols(text: str) -> str:
+    """With runs of letters that are no product of variables as one symbol each: blue is not b l u e."""
+    parts, at = [], 0
+    for match in re.compile(r"\\[A-Za-z]+(?:\{[^{}]*\})?|(?<![A-Za-z\\_])[A-Za-z]{3,}").finditer(text):
+        run = match[0]
+        if run.startswith("\\") or are_factors(run):
+            continue
+        parts += [text[at : match.start()], r"\text{", run.casefold(), "}"]
+        at = match.end()
+    return "".join(parts) + text[at:]
+
+
+def _radians(match: re.Match) -> str:
+    to = r" \cdot \frac{\pi}{180}"
+    return match[1] + to if match[1] == ")" else f"({match[1]}{to})"
+
+
+def _power_of_ten(match: re.Match) -> str:
+    if abs(int(match[2])) > MAX_EXPONENT:
+        raise Unreadable(match[0])
+    return rf"({match[1]} \cdot 10^{{{int(match[2])}}})"
+
+
+def _sum_of_mixed(match: re.Match) -> str:
+    whole, above, below = (int(part) for part in match.groups() if part is not None)
+    return rf"\frac{{{whole * below + above}}}{{{below}}}" if above < below else match[0]
+
+
+def _fraction_of_repeating(match: re.Match) -> str:
+    nines = 10 ** len(match[3]) - 1
+    value = int((match[1] or "0") + match[2]) * nines + int(match[3])
+    return rf"\frac{{{value}}}{{{nines * 10 ** len(match[2])}}}"

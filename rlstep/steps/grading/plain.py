@@ -1,0 +1,130 @@
+"""Answers that need no algebra: plain numbers, choices, words, and numbers with a base."""
+
+import re
+from fractions import Fraction
+
+from rlstep.steps.grading.spelling import words_of
+
+# 1e999999999 is a short text; nobody means it.
+MAX_EXPONENT = 400
+
+_DECIMAL = re.compile(r"([-+]?)((?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d*)?|\.\d+)", re.ASCII)
+_SCIENTIFIC = re.compile(
+    r"([-+]?(?:\d+\.?\d*|\.\d+))(?:[eE]([-+]?\d{1,6})|\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*\{?\s*([-+]?\d{1,6})\s*\}?)",
+    re.ASCII,
+)
+_FRACTION = re.compile(r"([-+]?)(?:(\d+) +)?(\d+) ?/ ?(\d+)", re.ASCII)
+_LATEX_FRACTION = re.compile(r"([-+]?)\s?(?:(\d+) ?)?\\frac\s?\{ ?([-+]?)(\d+) ?\}\s?\{ ?(\d+) ?\}", re.ASCII)
+_REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\overline\{(\d+)\}", re.ASCII)
+_SCALED = re.compile(
+    r"(.*\d)\s*(?:\\text\{)?\s*(hundred|thousand|million|billion|trillion|dozen)\s*\}?", re.ASCII | re.IGNORECASE
+)
+SCALES = {"hundred": 100, "dozen": 12, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+
+_CHOICE = re.compile(r"\(([A-Z])\)((?:[\s.:]*(?:\\text|[A-Za-z0-9]).*)?)|([A-Z])[).:](?:\s.*)?", re.DOTALL)
+_LETTER = re.compile(r"[A-Za-z]")
+_ANOTHER_CHOICE = re.compile(r"\([A-Z]\)")
+_BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_(?:\{\s*)?(?:\\text\{\s*)?([a-z]+|\d+)\s*\}?\s*\}?", re.ASCII)
+_BASE_WORDS = re.compile(r"\(?([0-9A-Fa-f]+)\)?,? (?:in )?base[ -](\d+|[a-z]+)", re.ASCII)
+_BASES = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
+}  # fmt: skip
+_TIME = re.compile(r"(\d{1,2}(?::\d\d)?) ?([ap])\.? ?m\.?", re.ASCII)
+_TEXT = re.compile(r"[A-Za-z]+(?:(?:[ ,;]+|[-'.:] ?)[A-Za-z]+)*")
+_RUN = re.compile(r"[A-Za-z]+")
+# Letters that stand side by side as factors: abc is a product, cat is a word.
+_FACTORS = [set(letters) for letters in ("abc", "xyz", "pqr", "mnk", "uvw", "rst", "ABC", "XYZ", "xyt", "ij", "nk")]
+_NAMES = {"pi", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "infinity", "inf", "and", "or"}
+_SHORT_WORDS = {
+    "no", "on", "so", "is", "it", "he", "we", "me", "my", "by", "be", "do", "go", "ok", "am", "pm", "up", "us", "to",
+    "in", "of", "at", "an", "as", "if", "or",
+}  # fmt: skip
+_ARTICLE = re.compile(r"^(?:the|an?) (?=\w\w)")
+_JOINED = re.compile(r"\s*(?:[,;]|\band\b|\bor\b)\s*")
+
+
+def number(text: str) -> Fraction | None:
+    r"""The value of a decimal number, a fraction, a mixed number or a power of ten as written; None for other text.
+
+    >>> number("1,250.50"), number(r"1\frac{1}{2}"), number("1,2")
+    (Fraction(2501, 2), Fraction(3, 2), None)
+    """
+    if decimal := _DECIMAL.fullmatch(text):
+        return _signed(decimal[1], Fraction(re.sub(r"[, ]", "", decimal[2]).removesuffix(".")))
+    if scientific := _SCIENTIFIC.fullmatch(text):
+        exponent = int(scientific[2] or scientific[3])
+        return (
+            None
+            if abs(exponent) > MAX_EXPONENT
+            else Fraction(scientific[1].removesuffix(".")) * Fraction(10) ** exponent
+        )
+    if (fraction := _FRACTION.fullmatch(text)) and int(fraction[4]):
+        return _signed(fraction[1], int(fraction[2] or 0) + Fraction(int(fraction[3]), int(fraction[4])))
+    if (fraction := _LATEX_FRACTION.fullmatch(text)) and int(fraction[5]):
+        part = Fraction(int(fraction[4]), int(fraction[5]))
+        if fraction[2] and (fraction[3] or part >= 1):  # 2\frac{3}{2} is a product
+            return None
+        return _signed(fraction[1], int(fraction[2] or 0) + _signed(fraction[3], part))
+    if repeating := _REPEATING.fullmatch(text):
+        sign, whole, once, again = repeating.groups()
+        value = int(whole or 0) + Fraction(int(once or 0) + Fraction(int(again), 10 ** len(again) - 1), 10 ** len(once))
+        return _signed(sign, value)
+    if (scaled := _SCALED.fullmatch(text)) and (value := number(scaled[1])) is not None:
+        return value * SCALES[scaled[2].lower()]
+    return None
+
+
+def choice(text: str) -> str | None:
+    r"""The letter of a multiple choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12 cm`; None for other text, a bare `B` too."""
+    text = re.sub(r"\\text\{\s*(\(?[A-Z]\)?[.:]?)\s*\}", r"\1", text).strip()
+    if not (match := _CHOICE.fullmatch(text)) or (match[2] and _ANOTHER_CHOICE.search(match[2])):
+        return None
+    return match[1] or match[3]
+
+
+def letter(text: str) -> str | None:
+    r"""The letter of `B`, `b` and `\text{B}`, which may be a choice."""
+    text = words_of(text)
+    return text.upper() if _LETTER.fullmatch(text) else None
+
+
+def based(text: str) -> tuple[str, int] | None:
+    """(digits, base) of `101_2`, `(101)_{2}`, `101_{\\text{two}}` and `101 base 2`; None for other text."""
+    text = text.strip()
+    match = _BASED.fullmatch(text) or _BASE_WORDS.fullmatch(re.sub(r"\\text\{([^{}]*)\}", r"\1", text))
+    if not match or not re.search(r"\d", match[1]):
+        return None
+    if not match[2].isdigit() and match[2] not in _BASES:
+        return None
+    base = int(match[2]) if match[2].isdigit() else _BASES[match[2]]
+    return match[1].upper().lstrip("0") or "0", base
+
+
+def time_of_day(text: str) -> tuple[str, str] | None:
+    """(time, "a" or "p") of `3:30 pm` and `3 p.m.`; None for other text."""
+    match = _TIME.fullmatch(re.sub(r"\\text\{([^{}]*)\}", r"\1", text).casefold())
+    return (match[1].lstrip("0").removesuffix(":00"), match[2]) if match else None
+
+
+def words(text: str) -> frozenset[str] | None:
+    r"""What an answer in words names: `\text{Evelyn}`, `no solution`, `red and blue`. None for mathematics."""
+    plain = words_of(text)
+    if not _TEXT.fullmatch(plain) or not any(map(_is_word, _RUN.findall(words_of(text, lower=False)))):
+        return None
+    return frozenset(_ARTICLE.sub("", part) for part in _JOINED.split(plain) if part)
+
+
+def are_factors(letters: str) -> bool:
+    """Whether a run of letters is a product of variables that stand together as a rule, such as `xyz`."""
+    return any(set(letters) <= together for together in _FACTORS)
+
+
+def _is_word(run: str) -> bool:
+    if len(run) < 3:
+        return run.casefold() in _SHORT_WORDS
+    return run.casefold() not in _NAMES and not are_factors(run)
+
+
+def _signed(sign: str, value: Fraction) -> Fraction:
+    return -value if sign == "-" else value

@@ -1,0 +1,182 @@
+r"""One spelling for the many in which people and models write the same mathematics: text in, LaTeX out.
+
+Everything here runs in time linear in the text.
+
+$\left(\tfrac12,\ 10{,}080\right)$.   ->  (\frac{1}{2}, 10,080)
+"""
+
+import re
+from functools import lru_cache
+
+DOLLAR = "\u00a4"
+
+_SYMBOLS = {
+    **dict.fromkeys("\u2212\u2013\u2014\u2010\u2011", "-"),
+    **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000", "\\,"),
+    **dict.fromkeys("\u200b\u2060\ufeff", ""),
+    **dict.fromkeys("\u201c\u201d", '"'), **dict.fromkeys("\u2018\u2019\u2032", "'"),
+    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ",
+    "≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "±": r"\pm ",
+    "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
+    "°": r"^\circ ", "º": r"^\circ ", "∠": r"\angle ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∘": r"\circ ", "，": ",",
+    "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
+    "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "⟨": r"\langle ", "⟩": r"\rangle ",
+    "½": r"\frac12 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "⅕": r"\frac15 ",
+    "⅖": r"\frac25 ", "⅗": r"\frac35 ", "⅘": r"\frac45 ", "⅙": r"\frac16 ", "⅚": r"\frac56 ", "⅛": r"\frac18 ",
+    "⅜": r"\frac38 ", "⅝": r"\frac58 ", "⅞": r"\frac78 ", "⁄": "/", "∕": "/",
+}  # fmt: skip
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_NOT_ASCII = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+|[₀₁₂₃₄₅₆₇₈₉]+|[^\x00-\x7f]")
+
+_RENAMED = {
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"), **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
+    **dict.fromkeys(
+        ("mathrm", "textrm", "textbf", "textit", "textnormal", "textsf", "texttt", "mbox", "hbox", "emph"), r"\text"
+    ), "operatorname": r"\text",
+    **dict.fromkeys(("boldsymbol", "bm", "mathit", "mathsf"), r"\mathbf"), **dict.fromkeys(("le", "leqslant"), r"\leq"),
+    **dict.fromkeys(("ge", "geqslant"), r"\geq"), "ne": r"\neq", "lt": "<", "gt": ">", "varnothing": r"\emptyset",
+    "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "ast": r"\cdot", "lor": r"\text{ or }",
+    "vee": r"\text{ or }", "land": r"\text{ and }", "wedge": r"\text{ and }", "infin": r"\infty", "degree": r"^\circ",
+    "degrees": r"^\circ", "arcsec": r"\operatorname{arcsec}", **dict.fromkeys(("lvert", "rvert", "vert"), "|"),
+}  # fmt: skip
+_TAKING = {r"\frac", r"\binom", r"\text", r"\mathbf"}
+_SPACES = {"quad", "qquad", "thinspace", "enspace", "space", "hfill", "newline"}
+_DROPPED = {
+    "left", "right", "middle", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr",
+    "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "mleft", "mright", "rm", "it", "bf",
+}  # fmt: skip
+_COMMAND = re.compile(r"\\([A-Za-z]+)[ \t]*|\\\\|\\!\s*|\\[,;:> ~]|\\\n|~")
+_TWICE_ESCAPED = re.compile(r"\\\\(?=[A-Za-z])")
+_WRAPPED = re.compile(
+    r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]|\*\*([^*]+)\*\*|\*([^*]+)\*"
+    r"|__([^_]+)__|_([^_]+)_|`([^`]+)`",
+    re.DOTALL,
+)
+_INLINE = re.compile(r"\$\$?([^$]+)\$\$?|\\[()\[\]](?!\\)")
+_BOLD = re.compile(r"\\mathbf\{([^{}]*)\}")
+_FONT = re.compile(r"\\text\{([^{}]*)\}")
+_FULL_STOP = re.compile(r"(?:\s|\\\\$|(?<!\.)\.$|(?<!\\)[,;:]$)+$")
+_SPACE = re.compile(r"\s+")
+_FREE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
+_GROUPED = re.compile(
+    r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|\\,|\\!)\s*\d{3})+(?!\d)|(?<![\d.,])\d{1,3}(?:,\\!\s*\d{3})+(?!\d)"
+)
+_ARGUMENT = re.compile(r"\s*(\\[A-Za-z]+|[A-Za-z0-9])")
+_TAKES = re.compile(r"\\(frac|binom|sqrt|vec|overline|bar|hat)(?![A-Za-z])")
+_BARE_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt(?![A-Za-z])")
+_BARE_NAME = re.compile(
+    r"(?<![A-Za-z\\])(pi|infinity|infty|sin|cos|tan|cot|sec|csc|log|ln|exp|arcsin|arccos|arctan|alpha|beta|theta|phi)"
+    r"(?![A-Za-z])"
+)
+
+
+@lru_cache(maxsize=1 << 12)
+def tidy(text: str) -> str:
+    r"""The text in one spelling. What opens and closes mathematics is gone; a dollar is `DOLLAR`.
+
+    >>> tidy(r"$\left(\tfrac12,\ 10{,}080\right)$.")
+    '(\\frac{1}{2}, 10,080)'
+    """
+    text = unwrap(text.replace("\\$", DOLLAR))
+    text = _INLINE.sub(lambda match: match[1] or "", _NOT_ASCII.sub(_ascii, text)).replace("$", DOLLAR)
+    text = _GROUPED.sub(lambda match: re.sub(r"[^\d]+", ",", match[0]), text)
+    if "\\begin" not in text:
+        text = _TWICE_ESCAPED.sub(r"\\", text)
+    text = _COMMAND.sub(_command, text.replace("{,}", ","))
+    text = _BOLD.sub(r"\1", text)
+    text = _BARE_NAME.sub(lambda match: "\\" + match[1].replace("infinity", "infty") + " ", text)
+    text = _arguments(_BARE_ROOT.sub(r"\\sqrt ", text).replace("**", "^"))
+    return unwrap(_SPACE.sub(" ", text))
+
+
+def unwrap(text: str) -> str:
+    """Without the space, the full stop, the markdown and the mathematics mode around it."""
+    before = None
+    while before != text:
+        before = text
+        text = _FULL_STOP.sub("", text.strip())
+        if wrapped := _WRAPPED.fullmatch(text):
+            text = next(filter(None, wrapped.groups()))
+    return text
+
+
+def squeezed(text: str) -> str:
+    """Without the spaces that stand between no two digits."""
+    return _FREE_SPACE.sub("", text)
+
+
+def words_of(text: str, lower: bool = True) -> str:
+    r"""The text without `\text{...}` and quotes around its words, in lower case, with single spaces."""
+    text = _SPACE.sub(" ", _FONT.sub(r"\1", text).replace('"', "")).strip().removesuffix(".")
+    return text.casefold() if lower else text
+
+
+def _ascii(match: re.Match) -> str:
+    text = match[0]
+    if text[0] in "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ":
+        return "^{" + text.translate(_RAISED) + "}"
+    if text[0] in "₀₁₂₃₄₅₆₇₈₉":
+        return "_{" + text.translate(_LOWERED) + "}"
+    return _SYMBOLS.get(text, text)
+
+
+def _command(match: re.Match) -> str:
+    name = match[1]
+    if match[0] == "\\\\":
+        return match[0]
+    if name is None:
+        return "" if match[0].startswith("\\!") else " "
+    if name in _SPACES:
+        return " "
+    if name in _DROPPED:
+        return ""
+    if name not in _RENAMED:
+        return match[0].rstrip() + (" " if match[0][-1].isspace() else "")
+    return _RENAMED[name] + (" " if _RENAMED[name][-1].isalpha() and _RENAMED[name] not in _TAKING else "")
+
+
+def _arguments(text: str) -> str:
+    r"""With braces around what commands take: `\frac43` -> `\frac{4}{3}`, `\sqrt(3)` -> `\sqrt{3}`."""
+    parts, at = [], 0
+    for match in _TAKES.finditer(text):
+        if match.start() < at:
+            continue
+        parts += [text[at : match.end()]]
+        at = match.end()
+        if match[1] == "sqrt":
+            if index := re.compile(r"\s*(\[[^\[\]]*\])").match(text, at):
+                parts += [index[1]]
+                at = index.end()
+            if opened := re.compile(r"\s*\(([^()]*)\)").match(text, at):
+                parts += ["{", opened[1], "}"]
+                at = opened.end()
+                continue
+            if number := re.compile(r"\s*(\d+)").match(text, at):
+                # "√10" and "\sqrt 10" mean the root of ten, though TeX would take the 1 alone.
+                parts += ["{", number[1], "}"]
+                at = number.end()
+                continue
+        for _ in range(2 if match[1] in ("frac", "binom") else 1):
+            if not (argument := _ARGUMENT.match(text, at)):
+                at = _braced(text, at, parts)
+                continue
+            if argument[1] in ("\\frac", "\\sqrt", "\\binom", "\\text"):
+                break
+            parts += ["{", argument[1], "}"]
+            at = argument.end()
+    return "".join(parts) + text[at:]
+
+
+def _braced(text: str, at: int, parts: list[str]) -> int:
+    """Where the braced argument ends that starts at `at`; what is in it is given the braces it needs."""
+    start = len(text) - len(text[at:].lstrip())
+    if start >= len(text) or text[start] != "{":
+        return at
+    depth = 0
+    for end in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0) if text[end - 1] != "\\" else 0
+        if depth == 0:
+            parts += ["{", _arguments(text[start + 1 : end]), "}"]
+            return end + 1
+    return at

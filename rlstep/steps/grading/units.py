@@ -1,0 +1,130 @@
+r"""Units: what stands around a value and is no part of it.
+
+18 cm  ->  18, centimetre          \$5.40  ->  5.40, dollar          15\text{ cm}^2  ->  15, centimetre^2
+"""
+
+import re
+from dataclasses import dataclass
+
+from rlstep.steps.grading.plain import SCALES, are_factors
+from rlstep.steps.grading.spelling import DOLLAR
+
+_NAMES = (
+    "millimetre mm millimeter millimeters millimetres", "centimetre cm centimeter centimeters centimetres",
+    "metre m meter meters metres", "kilometre km kilometer kilometers kilometres", "inch in inches", "foot ft feet",
+    "yard yd yards", "mile mi miles", "gram g grams", "kilogram kg kilograms kilo kilos", "pound lb lbs pounds",
+    "ounce oz ounces", "litre L l liter liters litres", "millilitre mL ml milliliter milliliters millilitres",
+    "gallon gal gallons", "second s sec secs seconds", "minute min mins minutes", "hour h hr hrs hours", "day days",
+    "week weeks", "month months", "year yr yrs years", "dollar dollars USD usd bucks", "cent cents",
+    "euro euros EUR", "degree degrees deg", "unit units",
+)  # fmt: skip
+_KNOWN = {spelling: line.split()[0] for line in _NAMES for spelling in line.split()}
+_CANONICAL = set(_KNOWN.values())
+_SPELLED_OUT = {"mph": "miles hour", "kmh": "km hour", "kph": "km hour", "kmph": "km hour"}
+_POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+_SIGNS = {DOLLAR: "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee"}
+
+# Words that change the value before them, or join it to more.
+_NO_UNITS = frozenset(
+    """hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens score pair
+    half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths
+    ninth ninths tenth tenths hundredth hundredths thousandth thousandths squared cubed factorial plus minus over by
+    divided multiplied root power negative pi infinity or and to not than if where when is equals between either
+    remainder mod base am pm a.m p.m zero one two three four five six seven eight nine ten eleven twelve twenty thirty
+    forty fifty sixty seventy eighty ninety""".split()  # noqa: SIM905  forty lines otherwise
+)
+
+_SIGN = re.compile(rf"([-+]?)\s*([{''.join(_SIGNS)}])\s*")
+_TEXT = re.compile(r"^(.*[^\s_^])\s*\\text\{([^{}]*)\}\s*((?:\^\s*\{?\s*\d\s*\}?)?)$", re.DOTALL)
+_DEGREE = re.compile(r"\s*(?:\^\s*\\circ|\^\s*\{\s*\\circ\s*\})\s*(?:\\text\{\s*)?([CF]?)\s*\}?$")
+_ORDINAL = re.compile(r"^(\d+)\s*(?:\^\s*)?(?:\{\s*)?(?:\\text\{\s*)?(?:st|nd|rd|th)\b\s*\}?\s*\}?\s*(.*)$", re.DOTALL)
+_WORDY = re.compile(
+    r"^(.*?(?:[\d})!]|\\[A-Za-z]+(?=\s)))\s*([A-Za-z][A-Za-z./' -]*?)((?:\^\s*\{?\s*\d\s*\}?)?)$", re.DOTALL
+)
+_SCALE = re.compile(rf"({'|'.join(SCALES)})\s+(?=[a-z])", re.IGNORECASE)
+_NO_WORDS = re.compile(r"[\d=<>+*\\]")
+_WORD = re.compile(r"[A-Za-z][A-Za-z.'-]*")
+_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+|\d+\s*/\s*\d+|(?:\d+\s*)?\\frac\{\d+\}\{\d+\})")
+_TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value as text, and its unit where one is stated."""
+
+    value: str
+    unit: str | None
+
+
+def split_unit(text: str, loose: bool = False) -> Measured:
+    """What is measured and in what, of a text that `tidy` wrote.
+
+    Args:
+        loose: whether `5 m` and `5cm` are units and no products of variables; so where nothing else has variables.
+    """
+    unit = None
+    if sign := _SIGN.match(text):
+        unit, text = _SIGNS[sign[2]], sign[1] + text[sign.end() :]
+    if text.endswith("%"):
+        return Measured(text.removesuffix("%").removesuffix("\\").rstrip(), "%")
+    if (degree := _DEGREE.search(text)) and degree.start() and not _TRIGONOMETRY.search(text):
+        return Measured(text[: degree.start()], "degree")
+    if ordinal := _ORDINAL.match(text):
+        things = re.sub(r"\\text|[{}]", "", ordinal[2])
+        return Measured(ordinal[1], _unit(things, "") or None) if _is_unit(things) else Measured(text, unit)
+    if (named := _TEXT.match(text)) and _is_unit(named[2]):
+        inner = split_unit(named[1], loose)
+        if named[2].strip().casefold() == "percent":
+            return Measured(inner.value, "%")
+        return Measured(inner.value, inner.unit or _unit(named[2], named[3]) or None)
+    if wordy := _WORDY.match(text):
+        value, things, power = wordy[1], wordy[2].strip(), wordy[3]
+        if (scale := _SCALE.match(things)) and _is_unit(things[scale.end() :]):
+            return Measured(f"{value} {scale[1]}", unit or _unit(things[scale.end() :], power))
+        if not _is_unit(things):
+            return Measured(text, unit)
+        known = set(_unit(things, "").split()) <= _CANONICAL
+        apart = text[len(value)].isspace() and len(things.strip(". ")) > 1
+        if things.casefold() == "percent":
+            return Measured(value, "%")
+        if (known and (loose or apart)) or (apart and _NUMBER.fullmatch(value) and _are_words(things)):
+            return Measured(value, unit or _unit(things, power))
+    return Measured(text, unit)
+
+
+def same_unit(left: str | None, right: str | None) -> bool:
+    """Whether the units leave the values comparable: unless both are stated and differ, which of known units is sure.
+
+    Of others a common word is enough: apples are red apples, and are no pears.
+    """
+    if not left or not right or "%" in (left, right) or "unit" in (left.split("^")[0], right.split("^")[0]):
+        return True
+    ours, theirs = set(left.split()), set(right.split())
+    if all(word.split("^")[0] in _CANONICAL for word in ours | theirs):
+        return ours == theirs
+    return bool(ours & theirs)
+
+
+def _is_unit(text: str) -> bool:
+    words = _WORD.findall(text)
+    return not any(word.casefold().strip(".") in _NO_UNITS for word in words) and not _NO_WORDS.search(text)
+
+
+def _are_words(text: str) -> bool:
+    return any(len(word) > 2 and not are_factors(word) for word in _WORD.findall(text))
+
+
+def _unit(text: str, power: str) -> str:
+    """The unit in one spelling: its words, those of known units by the name that they have here, with the power."""
+    text = text.strip(" .")
+    words = [word for word in re.split(r"[\s/]+", _SPELLED_OUT.get(text.casefold(), text)) if word]
+    words = [word for word in words if word.casefold() not in ("per", "a", "of")]
+    raised = "".join(re.findall(r"\d", power))
+    if len(words) > 1 and words[0].casefold().strip(".") in _POWERS:
+        raised, words = _POWERS[words[0].casefold().strip(".")], words[1:]
+    return " ".join(map(_word, words)) + (f"^{raised}" if words and raised else "")
+
+
+def _word(text: str) -> str:
+    text = text.strip(".,")
+    return _KNOWN.get(text) or _KNOWN.get(text.casefold()) or text.casefold().removesuffix("s")

@@ -1,0 +1,292 @@
+r"""What an answer is: one expression, or several in a list, a tuple, a set, an interval, a matrix or a relation.
+
+The structure is read here, as LaTeX grammars lose it: `1, 2` has no order, `(1, 2)` has one and may be an interval,
+`[1, 2)` is an interval, `x > 1` is a relation and a set.
+"""
+
+import itertools
+import re
+from dataclasses import dataclass
+
+import sympy
+
+from rlstep.steps.grading.expressions import Unreadable, expression
+from rlstep.steps.grading.plain import based, time_of_day, words
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One expression."""
+
+    expr: sympy.Expr
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is named in words, or a number with its base."""
+
+    parts: object
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Values without brackets, `1, 2`: of no order, and as often as they stand there."""
+
+    items: tuple
+    joined: str = ","
+
+
+@dataclass(frozen=True)
+class Bracketed:
+    """Values in order between brackets: a tuple, or where two, perhaps an interval."""
+
+    left: str
+    right: str
+    items: tuple
+
+
+@dataclass(frozen=True)
+class Braces:
+    """A finite set."""
+
+    items: tuple
+
+
+@dataclass(frozen=True)
+class Reals:
+    """A set of numbers that has a sign of its own."""
+
+    numbers: sympy.Set
+
+
+@dataclass(frozen=True)
+class Combined:
+    r"""Sets joined by `\cup`, `\cap` or `\setminus`, from the left."""
+
+    operators: tuple[str, ...]
+    sets: tuple
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Rows of values."""
+
+    rows: tuple[tuple, ...]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """`a < x <= b`: texts and values with the signs between them."""
+
+    texts: tuple[str, ...]
+    parts: tuple
+    signs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """`2:3`, also a time."""
+
+    parts: tuple
+
+
+_TOKEN = re.compile(r"\\(?:begin|end)\{[a-z]*\*?\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
+_OPENING = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}
+_CLOSING = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"}
+_SIGNS = {"=": "=", "<": "<", ">": ">", "\\leq": "<=", "\\geq": ">=", "\\neq": "!=", "\\approx": "~"}
+_JOINS = re.compile(r"\\text\{\s*,?\s*(and|or)\s*,?\s*\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])")
+_NUMBER_WITH_COMMAS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
+_MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_WRAPPED_MATRIX = re.compile(r"[(\[]\s*(\\begin\{(?:matrix|array)\}.*\\end\{(?:matrix|array)\})\s*[)\]]", re.DOTALL)
+_NUMBERS = {
+    r"\mathbb{R}": sympy.S.Reals, r"\mathbb{Z}": sympy.S.Integers,
+    r"\mathbb{N}": sympy.S.Naturals, r"\mathbb{Q}": sympy.S.Rationals, r"\mathbb{C}": sympy.S.Complexes,
+    r"\emptyset": sympy.S.EmptySet, r"\{\}": sympy.S.EmptySet, r"\{ \}": sympy.S.EmptySet,
+}  # fmt: skip
+_SET_SIGNS = {"\\cup", "\\cap", "\\setminus", "\\backslash"}
+
+
+def read(text: str):
+    """The value of a text in the spelling of `tidy`; `Unreadable` where it has none."""
+    text = _JOINS.sub(lambda match: f" \\{match[1] or match[2]} ", text).strip()
+    return _listing(text) or _combined(text) or _relation(text) or _whole(text)
+
+
+def _listing(text: str) -> Listing | None:
+    if _NUMBER_WITH_COMMAS.fullmatch(text):
+        return None
+    parts, separators = _split(text, {",", ";", "\\and", "\\or"})
+    if not separators:
+        return None
+    kept = [part for part in parts if part]  # ", and" is one separator
+    if len(kept) < 2 or len(kept) < len(parts) - separators.count("\\and") - separators.count("\\or"):
+        raise Unreadable(text)
+    items = itertools.chain.from_iterable(_spread(read(part)) for part in kept)
+    return Listing(tuple(items), next((name[1:] for name in separators if name[0] == "\\"), ","))
+
+
+def _spread(value) -> tuple:
+    return value.items if isinstance(value, Listing) else (value,)
+
+
+def _combined(text: str) -> Combined | None:
+    parts, separators = _split(text, _SET_SIGNS)
+    if not separators:
+        minus = re.fullmatch(r"(\\mathbb\{[RZQC]\}|\(.*\))\s*-\s*(\\\{.*\\\})", text)
+        if not minus:
+            return None
+        parts, separators = list(minus.groups()), ["\\setminus"]
+    return Combined(tuple(separators), tuple(map(read, parts)))
+
+
+def _relation(text: str):
+    parts, signs = _split(text, {*_SIGNS, "\\in"})
+    if not signs:
+        return None
+    if signs == ["\\in"]:
+        return read(parts[1])
+    if "\\in" in signs or not all(parts):
+        raise Unreadable(text)
+    signs = [_SIGNS[sign] for sign in signs]
+    if "~" in signs:  # the value is what stands before its approximation
+        cut = signs.index("~") + 1
+        parts, signs = (
+            (parts[:cut], signs[: cut - 1]) if cut > 1 or not is_name(parts[0]) else (parts, ["=" for _ in signs])
+        )
+        if len(parts) == 1:
+            return read(parts[0])
+    return Relation(tuple(parts), tuple(map(_side, parts)), tuple(signs))
+
+
+def _side(text: str):
+    """A side of a relation; a name that is no expression, such as f^{-1}(3), is a symbol."""
+    try:
+        return read(text)
+    except Unreadable:
+        if is_name(text):
+            return Scalar(sympy.Symbol(re.sub(r"\s", "", text)))
+        raise
+
+
+def _whole(text: str):
+    squeezed = re.sub(r"\s", "", text)
+    if squeezed in _NUMBERS:
+        return Reals(_NUMBERS[squeezed])
+    if special := based(text) or time_of_day(text) or words(text):
+        return Words(special)
+    if matrix := _MATRIX.fullmatch(text) or (
+        (wrapped := _WRAPPED_MATRIX.fullmatch(text)) and _MATRIX.fullmatch(wrapped[1])
+    ):
+        return _matrix(matrix[2])
+    if bracketed := _bracketed(text):
+        return bracketed
+    parts, colons = _split(text, {":"})
+    if colons:
+        return Ratio(tuple(map(_scalar, parts)))
+    return _signs_chosen(text)
+
+
+def _matrix(body: str) -> Matrix:
+    rows, _ = _split(body, {"\\\\"})
+    cells = [tuple(map(_scalar, _split(row, {"&"})[0])) for row in rows if row.strip(" \\hline")]
+    if len(set(map(len, cells))) != 1:
+        raise Unreadable(body)
+    return Matrix(tuple(cells))
+
+
+def _bracketed(text: str):
+    tokens = _TOKEN.findall(text)
+    if tokens[0] not in _OPENING - {"{", "\\lfloor", "\\lceil"} or tokens[-1] not in _CLOSING - {
+        "}",
+        "\\rfloor",
+        "\\rceil",
+    }:
+        return None
+    depth = 0
+    for k, token in enumerate(tokens):
+        depth += (token in _OPENING) - (token in _CLOSING)
+        if depth == 0 and k < len(tokens) - 1:
+            return None
+    left, right = tokens[0], tokens[-1]
+    inside = "".join(tokens[1:-1]).strip()
+    if left == "\\{":
+        return _set(inside)
+    parts, separators = _split(inside, {",", ";"})
+    if not separators:
+        if {left, right} <= {"(", ")", "[", "]"} and (left == "(") == (right == ")"):
+            return read(inside)
+        raise Unreadable(text)
+    items = tuple(itertools.chain.from_iterable(_spread(read(part)) for part in parts))
+    return Bracketed("[" if left == "[" else "(", "]" if right == "]" else ")", items)
+
+
+def _set(inside: str):
+    condition, bars = _split(inside, {"\\mid", "|", ":"})
+    if bars:
+        if len(bars) > 1:
+            raise Unreadable(inside)
+        return read(condition[1])
+    parts, _ = _split(inside, {",", ";"})
+    return Braces(tuple(itertools.chain.from_iterable(_spread(read(part)) for part in parts)))
+
+
+def _signs_chosen(text: str):
+    r"""The expression, or where it has `\pm`, those of each choice of signs."""
+    parts, signs = _split_deep(text, {"\\pm", "\\mp"})
+    if not signs:
+        return _scalar(text)
+    if len(signs) > 4:
+        raise Unreadable(text)
+    chosen = []
+    for choice in itertools.product("+-", repeat=len(signs)):
+        chosen.append(_scalar("".join(itertools.chain(*zip(parts, choice, strict=False), parts[-1:]))))
+    return Listing(tuple(chosen))
+
+
+def _scalar(text: str):
+    value = expression(text.strip())
+    if isinstance(value, sympy.MatrixBase):
+        return Matrix(tuple(tuple(map(Scalar, value.row(k))) for k in range(value.rows)))
+    return Scalar(value)
+
+
+_GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|phi|varphi|omega|psi|tau|Delta|Omega|ell"
+_NAME = re.compile(
+    r"(?:m ?)?(?:\\(?:angle|triangle) ?[A-Za-z]+|\\(?:text|overline|vec|bar)\{[^{}]*\}"
+    rf"|\\(?:{_GREEK}) ?|[A-Za-z]{{1,3}})"
+    r"(?:_\{?\w+\}?)?'*(?:\s*\^\s*\{?-1\}?)?(?:\s*\([^()=<>]*\))?(?:_\{?\w+\}?)?"
+)
+_NAMES_IN_ORDER = re.compile(r"\(?[A-Za-z](?:_\{?\w\}?)?(?:, ?[A-Za-z](?:_\{?\w\}?)?)+\)?")
+_SUM_OF_NAMES = re.compile(r"(?:[A-Za-z]+|[-+/|]|\\cdot|\\overline|\\frac|\\angle|_\{?\d\}?|[{}() ])+")
+
+
+def is_name(text: str) -> bool:
+    r"""Whether a text names a quantity: `x`, `f(3)`, `x_1`, `\angle ABC`, `\text{Area}`."""
+    return bool(_NAME.fullmatch(text.strip()) or _NAMES_IN_ORDER.fullmatch(text.strip()))
+
+
+def names_a_sum(text: str) -> bool:
+    r"""Whether a text is an expression in names alone, without numbers: `m + n`, `\frac{a}{b}`."""
+    return is_name(text) or bool(_SUM_OF_NAMES.fullmatch(text.strip()))
+
+
+def _split(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
+    """The parts between separators outside of all brackets, and those separators."""
+    return _split_at(text, separators, lambda depth: depth == 0)
+
+
+def _split_deep(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
+    return _split_at(text, separators, lambda depth: True)
+
+
+def _split_at(text: str, separators: set[str], where) -> tuple[list[str], list[str]]:
+    parts, between, depth = [[]], [], 0
+    for token in _TOKEN.findall(text):
+        depth += token in _OPENING or token.startswith("\\begin")
+        depth -= token in _CLOSING or token.startswith("\\end")
+        if token in separators and where(depth):
+            between.append(token)
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return ["".join(part).strip() for part in parts], between

@@ -1,0 +1,132 @@
+import subprocess
+import sys
+
+import pytest
+
+from rlstep.steps.answers import extract, is_correct
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        (r"so \boxed{12}.", "12"),
+        (r"so \boxed{\frac{1}{2}} holds", r"\frac{1}{2}"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed {3}", "3"),
+        (r"first \boxed{1}, then \boxed{2}", "2"),
+        (r"\boxed{\boxed{7}}", "7"),
+        (r"{ an open brace, \boxed{5}", "5"),
+        (r"\boxed{5} and \boxed{6", "5"),
+        (r"\boxed{5} and \boxed{ }", "5"),
+        ("a\n#### 18", "18"),
+        ("a\n#### 1,250 \nb", "1,250"),
+        ("that is 18 #### 18", "18"),
+        ("1 + 1 = 2\nAnswer: 2\n", "2"),
+        ("1: yes\nAnswer: no", "no"),
+        ("Answer: 1\n#### 2", "2"),
+        ("#### 2\nAnswer: 1", "1"),
+        (r"\boxed{3}" + "\nAnswer: 1", "1"),
+        ("Answer: 1\nso " + r"\boxed{3}", "3"),
+        (r"Answer: $\boxed{3}$", "3"),
+    ],
+)
+def test_the_last_stated_answer_is_found(completion, answer):
+    assert extract(completion) == answer
+
+
+@pytest.mark.parametrize(
+    "completion",
+    ["", "18", "Answer:", "####", "#### \n", "##### 18", r"\boxed{18", r"\boxed{}", "}}}"],
+)
+def test_a_completion_that_states_no_answer_has_none(completion):
+    assert extract(completion) is None
+    assert not is_correct(completion, "18")
+
+
+def test_boxes_in_boxes_without_end_are_read_once():
+    assert extract("\\boxed{" * 50_000) is None
+    assert extract("\\boxed{" * 50_000 + "7" + "}" * 50_000) == "7"
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        # markdown around the label or the answer
+        ("**Answer:** 18", "18"), ("Answer: **18**", "18"), ("**Answer: 18**", "18"), ("### Answer: 18", "18"),
+        ("*Final answer*: 18", "18"), ("**Final Answer:** $18$", "$18$"), 
+        ("> Answer: 18", "18"), ("- answer: 18", "18"),
+        ("__Answer__: `18`", "18"), ("**Answer**\n\n18", "18"), ("## Final Answer\n\n**18**\n", "18"),
+        ("**Answer:**\n18 apples\n\nIt was easy.", "18 apples"), ("The final answer is:\n\n18", "18"),
+        # PRM800K
+        ("So it is.\n\n# Answer\n\n29", "29"), ("# Answer\n\n\\dfrac{5}{9}", r"\dfrac{5}{9}"),
+        ("# Answer\n\n\\begin{pmatrix}\n1 \\\\ 2\n\\end{pmatrix}\nDone.", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+        # in a sentence
+        ("The answer is 18", "18"), ("The answer is: 18", "18"), ("So the final answer is 3.5 cm. Good.", "3.5 cm"),
+        ("Thus the answer is **18**.", "18"), ("The answer is $x = 5.5$. I hope it is correct.", "$x = 5.5$"),
+        ("the answer is 3.\nThe answer is 4.", "4"), ("The correct answer is (B).", "(B)"),
+        # what states an answer on purpose comes before a sentence, wherever it stands
+        (r"\boxed{5}" + "\nThe answer is right.", "5"), ("#### 5\nSo the answer is 6.", "5"),
+        # a heading is no answer
+        ("#### Step 3: Add\nThe answer is 7.", "7"), ("#### Conclusion\n\nAnswer: 7", "7"),
+        ("#### Final Answer\n\n7", "7"),
+        ("#### 12 apples\n", "12 apples"), ("so\n#### yes", "yes"), (r"#### \frac{1}{2}" + "\nDone.", r"\frac{1}{2}"),
+        # boxes
+        (r"\boxed{1} and \boxed{2}", "1, 2"), (r"$x = \boxed{1}$ or $x = \boxed{2}$.", "1, 2"),
+        (r"$\boxed{1}$, $\boxed{2}$ and $\boxed{3}$", "1, 2, 3"), (r"\boxed{1}. Then \boxed{2} and \boxed{3}.", "2, 3"),
+        (r"\boxed{7} and \boxed{7}", "7"), (r"\boxed{1} and so 4 gives \boxed{2}", "2"), (r"\fbox{5}", "5"),
+        (r"\boxed 5", "5"), (r"$\boxed5$.", "5"), (r"\boxed 18.", "18"), (r"\boxed\frac{1}{2}", r"\frac{1}{2}"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_found_however_it_is_stated(completion, answer):
+    assert extract(completion) == answer
+
+
+@pytest.mark.parametrize(
+    "completion",
+    ["#### Step 1\nWe add.", "#### Approach: add both\n\nWe add.", "An answerable question", "Answers vary",
+     "**Answer:**",
+     "# Answer\n\n", "I think so"],
+)  # fmt: skip
+def test_a_heading_is_no_answer(completion):
+    assert extract(completion) is None
+
+
+PIECES = [
+    "Answer: ",
+    "answer is ",
+    "# Answer\n",
+    "#### ",
+    "\\boxed",
+    "\\boxed 5 and ",
+    "\\boxed{5} and ",
+    "**",
+    "$",
+    "\\[",
+]
+PIECES += [
+    " ",
+    "\n",
+    "\\begin{a} ",
+    "the answer is $",
+    "Answer\n",
+    "_*#` ",
+    "\\boxed{",
+    "x = ",
+    "\\text{and} ",
+    "#### a",
+]
+PIECES += ["answer is\n", "Answer:\n", "#### 5\n", ". ", "answer is . ", "\\boxed{5}, x = ", "}", "so the "]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_long_completion_takes_no_time_that_grows_with_its_square(piece):
+    """A hundred thousand characters take milliseconds here; a square of that would run into the limit."""
+    code = "import resource, sys; from rlstep.steps.extraction import extract\n"
+    code += "resource.setrlimit(resource.RLIMIT_CPU, (10, 10))\n"
+    code += "extract(sys.argv[1] * (100_000 // len(sys.argv[1])))"
+    assert subprocess.run([sys.executable, "-c", code, piece]).returncode == 0
+
+
+def test_two_boxes_are_no_way_to_be_right_twice():
+    assert not is_correct(r"It is \boxed{3} or \boxed{4}.", "4")
+    assert is_correct(r"It is \boxed{3} or \boxed{4}.", "4, 3")
