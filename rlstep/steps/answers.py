@@ -14,8 +14,6 @@ from rlstep.steps.grading.units import Measured, same_unit, split_unit
 
 __all__ = ["GRADER", "extract", "group_by_value", "is_correct", "same_answer"]
 
-__all__ = ["extract", "is_correct", "same_answer"]
-
 GRADER = Grader()
 
 _SETS_IN_WORDS = {
