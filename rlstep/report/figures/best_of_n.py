@@ -1,6 +1,6 @@
 """The picture of best-of-N curves."""
 
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from rlstep.report import tables
-from rlstep.report.arms import DASH_DOTTED, DASHED, Style
+from rlstep.report.arms import DASH_DOTTED, DASHED, DOTTED, SOLID, Style
 from rlstep.report.figures.drawing import band, label_ends, save, set_title, show_shares
 from rlstep.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, SKY, STYLE, VERMILION
 
@@ -31,8 +31,9 @@ PICKS = {
     "orm": Pick("ORM", Style(VERMILION), 2.4, band=True),
     "majority": Pick("majority vote", Style(GREY), 2.4, band=True),
 }
-# Of scores other than prm and orm, whose colours come first where those two are not drawn.
+# Of scores other than prm and orm, which keep theirs.
 COLOURS = (BLUE, VERMILION, PINK, ORANGE, SKY)
+FEW = 3  # scores, up to which bands and weighted votes can still be told apart
 
 
 def _picks(curves: dict) -> dict[str, Pick]:
@@ -40,12 +41,13 @@ def _picks(curves: dict) -> dict[str, Pick]:
     names = tables.curve_names(curves)
     picks = {name: pick for name, pick in PICKS.items() if name in names}
     taken = [pick.style.colour for pick in picks.values()]
-    colours = cycle([colour for colour in COLOURS if colour not in taken])
     derived = {f"{name}{tables.CLEAN}" for name in names} | {f"{tables.WEIGHTED}{name}" for name in names}
     scores = [name for name in names if name not in PICKS and name not in derived]
-    for name, colour in zip(scores, colours, strict=False):
-        picks[name] = Pick(_short(name), Style(colour), 2.4, band=len(scores) < 4)
-        if (weighted := f"{tables.WEIGHTED}{name}") in names:
+    few = len(scores) + len(picks.keys() & {"prm", "orm"}) <= FEW
+    colours = [colour for colour in COLOURS if colour not in taken]
+    for name, (dashes, colour) in zip(scores, cycle(product((SOLID, DOTTED, DASHED), colours)), strict=False):
+        picks[name] = Pick(_short(name), Style(colour, dashes), 2.4, band=few)
+        if few and (weighted := f"{tables.WEIGHTED}{name}") in names:
             picks[weighted] = Pick(f"{_short(name)}, weighted", Style(colour, DASH_DOTTED), 1.3, band=False)
     return picks
 
@@ -64,17 +66,19 @@ def draw_best_of_n(curves: dict, path: str | Path, caption: str) -> None:
         caption: says what the bands are.
     """
     with rc_context(STYLE):
-        figure = Figure(figsize=(8, 4.6), layout="constrained")
+        picks = _picks(curves)
+        height_in = max(4.6, 1.5 + 0.21 * len(picks))  # room for a label each
+        figure = Figure(figsize=(8, height_in), layout="constrained")
         axes = figure.subplots()
         ns, ends = curves["ns"], []
-        for name, pick in _picks(curves).items():
+        for name, pick in picks.items():
             curve, colour = curves[name], pick.style.colour
             line = {"color": colour, "linestyle": pick.style.dashes, "linewidth": pick.width}
             axes.plot(ns, curve["mean"], clip_on=False, **line)
             if pick.band:
                 band(axes, ns, curve, colour)
             ends.append((curve["mean"][-1], f"{pick.label}  {curve['mean'][-1]:.0%}", colour))
-        label_ends(axes, ends, height_in=4.6)
+        label_ends(axes, ends, height_in)
         show_shares(axes)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ns, [str(n) for n in ns])
