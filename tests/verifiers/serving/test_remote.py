@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -407,7 +408,14 @@ def test_a_request_of_a_million_faults_is_refused_by_the_first(server):
 def test_too_large_a_request_is_refused_and_its_client_hears_of_it(local):
     with serving(local, max_request_bytes=1000) as server:
         # far more than the buffers between the two hold
-        status, reply = sent(server, "POST", "/score", b" " * (16 << 20))
+        body = b" " * (16 << 20)
+        tracemalloc.start()
+        try:
+            status, reply = sent(server, "POST", "/score", body)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert most < 4 << 20, "it is read, but not kept"
         assert status == 413
         assert reply["error"].startswith("the request has 16777216 bytes, the server takes 1000:")
         body = json.dumps({"prompts": [], "completions": []}).encode()
