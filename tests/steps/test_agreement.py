@@ -75,7 +75,8 @@ def test_references_of_different_problems_are_the_same_only_by_value(references)
     assert same == set(
         map(
             frozenset,
-            [("(-2,1)", "-2,1"), ("-2,1", "1,-2"), (r"10,\!080", "10080"), (r"\frac{1}{4}", r"\frac14"), (r"\$36", "36"),
+            [("(-2,1)", "-2,1"), ("-2,1", "1,-2"), (r"10,\!080", "10080"), (r"\frac{1}{4}", r"\frac14"),
+             (r"\$36", "36"),
              ("120", r"120^\circ"), ("15", r"15\mbox{ cm}^2"), (r"2 \sqrt{5}", r"2\sqrt{5}"), ("30", r"30^\circ"),
              ("36", r"36^\circ"), ("90", r"90^\circ")],
         )
