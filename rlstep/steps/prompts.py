@@ -137,18 +137,17 @@ class PromptFormat:
         name = tokenizer.name_or_path or type(tokenizer).__name__
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
-                f"{name}: the tokenizer has no chat template, and prompts are chats. Give one (chat_template: FILE), or prompts as text with prompt_format: text."
+                f"{name}: the tokenizer has no chat template, and prompts are chats. Give one (chat_template: FILE), "
+                "or prompts as text with prompt_format: text."
             )
         try:
             return tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **self.template_arguments
             )
-        except (
-            Exception
-        ) as error:  # whatever a template raises: Jinja's own errors and those that it is written to raise
-            raise UserError(
-                f"{name}: the chat template refuses a prompt with the roles {', '.join(message['role'] for message in messages)}: {' '.join(str(error).split())}"
-            ) from error
+        except Exception as error:  # a template raises Jinja's errors, and what its author wrote into it
+            roles = ", ".join(message["role"] for message in messages)
+            reason = " ".join(str(error).split())
+            raise UserError(f"{name}: the chat template refuses a prompt with the roles {roles}: {reason}") from error
 
     def encode(self, tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
         """The tokens that the model reads before a completion, for each prompt; equal prompts are tokenised once."""
