@@ -176,7 +176,7 @@ def test_the_arms_asked_for_are_trained_and_the_process_arm_is_exported(arms, ex
         ({"arms": ["proces"]}, "arms is 'proces'; it must be one of outcome, process, process_only"),
         (
             {"contrast": True, "arms": ["process"]},
-            "contrast is true, so arms would do nothing; set contrast to false, or leave it out",
+            "contrast is true, so arms would do nothing; set contrast to false, or leave it at null",
         ),
         ({"contrast_level": 0.7}, "contrast is false, so contrast_level would do nothing"),
         ({"contrast": True, "contrast_level": 1.5}, "contrast_level is 1.5; it must be above 0 and at most 1"),
