@@ -184,7 +184,9 @@ def _unread_fault(config, condition: ReadBy | Idle, names: list[str]) -> str:
     to = f" to {given}" if given else ""
     if isinstance(condition, ReadUnless):
         to = " to false" if condition.values == (True,) else f" to another value than {given}"
-    return f"{owner} is {shown(value)}, so {listed} would do nothing; set {owner}{to}, or leave {them} out"
+    # What a recipe sets cannot be left out on the command line, only set back.
+    defaults = ", ".join(shown(plain(default_of(config.__dataclass_fields__[name]))) for name in names)
+    return f"{owner} is {shown(value)}, so {listed} would do nothing; set {owner}{to}, or leave {them} at {defaults}"
 
 
 def differs(config, name: str) -> bool:

@@ -201,7 +201,7 @@ def test_what_an_epoch_ends_with_is_not_left_out(restore, run):
 
     The Trainer's switches of that moment, which it can restore, say "save": that has been done.
     """
-    whole = run(eval_strategy="epoch", logging_strategy="epoch")
+    whole = run(eval_strategy="epoch", logging_strategy="epoch", logging_steps=10)
     for name in ("loss", "eval_reward"):
         assert [entry["step"] for entry in whole.end["history"] if name in entry] == [4, 6]
     for step in (4, 6):
@@ -211,7 +211,7 @@ def test_what_an_epoch_ends_with_is_not_left_out(restore, run):
 
 
 def test_a_checkpoint_of_an_epochs_end_repeats_nothing_of_it(run):
-    whole = run(eval_strategy="epoch", save_strategy="epoch")
+    whole = run(eval_strategy="epoch", save_strategy="epoch", save_steps=500)
     assert sorted(path.name for path in whole.folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
     for step in (4, 6):
         assert_same(run(resume=step), whole)
