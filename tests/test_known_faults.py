@@ -14,10 +14,10 @@ from rlstep.stages import score as score_stage
 from rlstep.stages.score import ScoreConfig
 from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.records import Solution, read_solutions, write_solutions
-from rlstep.verifiers.collate import score_features, train_features
-from rlstep.verifiers.model import VerifierSpec, new_verifier
+from rlstep.verifiers.features import score_features, train_features
+from rlstep.verifiers.pretrained import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.training.train import PRMConfig, prm
+from rlstep.verifiers.training.run import PRMConfig, prm
 from rlstep.verifiers.training.trainer import PRMTrainer, VerifierArguments
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"

@@ -80,7 +80,7 @@ def lora() -> LoraConfig:
 def prm_adapter(folder: Path, model: str) -> str:
     """A PRM kept as an adapter on the same base, after one step of training."""
     from rlstep.steps.records import Solution, write_solutions
-    from rlstep.verifiers.training.train import PRMConfig, VerifierArguments, prm
+    from rlstep.verifiers.training.run import PRMConfig, VerifierArguments, prm
 
     rows = []
     for n in range(16):
@@ -126,7 +126,7 @@ class Clock:
 
 def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
     from rlstep.policy.models import load_base
-    from rlstep.verifiers.scoring.shared_base import on_base
+    from rlstep.verifiers.shared_base import on_base
 
     path = base(folder)
     adapter = prm_adapter(folder, path)

@@ -23,9 +23,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForTokenClassification, set_seed
 
 from rlstep.core.losses import step_label_loss
-from rlstep.verifiers.collate import Feature, collate, model_inputs
-from rlstep.verifiers.model import classify_at
+from rlstep.verifiers.features import Feature, collate, model_inputs
 from rlstep.verifiers.packing import work_per_token
+from rlstep.verifiers.pretrained import classify_at
 
 VOCABULARY, PROMPT = 8192, 48
 LONGEST = 2048

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from rlstep.runtime.rows import write_rows
-from rlstep.verifiers.model import VerifierSpec, new_verifier
+from rlstep.verifiers.pretrained import VerifierSpec, new_verifier
 
 pytestmark = [
     pytest.mark.distributed,

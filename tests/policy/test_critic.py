@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, set_seed
 
 from rlstep.policy.critic import Critic, load_own
-from rlstep.verifiers import adapter_files
-from rlstep.verifiers.model import CLASS_HEADS, VerifierSpec, classify_at, new_verifier
-from rlstep.verifiers.scoring import shared_base as adapters
+from rlstep.verifiers import adapters as adapter_files
+from rlstep.verifiers import shared_base as adapters
+from rlstep.verifiers.pretrained import CLASS_HEADS, VerifierSpec, classify_at, new_verifier
 
 IDS_BT = torch.tensor([[0, 0, 5, 6, 7, 8, 9], [3, 4, 5, 6, 7, 8, 0]])
 MASK_BT = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0]])

@@ -14,7 +14,7 @@ from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.policy.with_critic import CRITIC_FILE
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.small import small_model
-from rlstep.verifiers.model import VerifierSpec, new_verifier
+from rlstep.verifiers.pretrained import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
 
 GROUP = {"advantage": "group", "step_baseline": "all"}

@@ -11,10 +11,10 @@ from rlstep.runtime.rows import write_rows
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.records import Solution
-from rlstep.verifiers.collate import train_features
-from rlstep.verifiers.model import VerifierSpec, label_token_ids, new_verifier
+from rlstep.verifiers.features import train_features
+from rlstep.verifiers.pretrained import VerifierSpec, label_token_ids, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.training.train import ORMConfig, PRMConfig, orm, prm
+from rlstep.verifiers.training.run import ORMConfig, PRMConfig, orm, prm
 from rlstep.verifiers.training.trainer import ORMTrainer, PRMTrainer, pair_up
 
 NEUTRAL_CLASS = VerifierSpec("prm", policy=LabelPolicy("class"))

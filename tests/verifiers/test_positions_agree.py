@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from rlstep.steps.boundaries import line_steps
-from rlstep.verifiers import collate
-from rlstep.verifiers.model import load_classifier, load_config
+from rlstep.verifiers import features as collate
+from rlstep.verifiers.pretrained import load_classifier, load_config
 from rlstep.verifiers.scoring.reward_model import RewardModel
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"

@@ -22,11 +22,11 @@ from rlstep.policy.rewards.task_rewards import Judgement
 from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.records import Solution, Span, read_solutions
-from rlstep.verifiers.collate import Feature, collate, model_inputs, pad_id_of
-from rlstep.verifiers.model import VerifierSpec, classify_at
+from rlstep.verifiers.features import Feature, collate, model_inputs, pad_id_of
 from rlstep.verifiers.packing import mask_dtype, window_of, work_per_token
+from rlstep.verifiers.pretrained import VerifierSpec, classify_at
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.scoring.shared_base import own_parameters, unfreeze
+from rlstep.verifiers.shared_base import own_parameters, unfreeze
 
 
 class Refresher:

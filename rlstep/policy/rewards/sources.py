@@ -15,11 +15,11 @@ from rlstep.policy.rewards.task_rewards import TaskRewards
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.tasks.base import Task
-from rlstep.verifiers.adapter_files import find
-from rlstep.verifiers.adapter_files import save as save_adapter
+from rlstep.verifiers.adapters import find
+from rlstep.verifiers.adapters import save as save_adapter
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.scoring.shared_base import on_base
 from rlstep.verifiers.serving.client import is_url, load_reward_model
+from rlstep.verifiers.shared_base import on_base
 
 logger = logging.getLogger(__name__)
 

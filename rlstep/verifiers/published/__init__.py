@@ -14,9 +14,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
-from rlstep.verifiers.model import load_config, load_tokenizer
+from rlstep.verifiers.pretrained import load_config, load_tokenizer
+from rlstep.verifiers.prompt_format import Layout
 from rlstep.verifiers.published import math_shepherd, qwen, rlhflow, skywork, trl
-from rlstep.verifiers.scoring.layouts import Layout
 
 Loaded = tuple[PreTrainedModel, Layout]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from transformers import AutoModelForCausalLM
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.collate import Feature
-from rlstep.verifiers.model import label_head, load_config
+from rlstep.verifiers.features import Feature
+from rlstep.verifiers.pretrained import label_head, load_config
 from rlstep.verifiers.published.rows import Marked, TwoClasses, ask_at_marks, clean, join_marked, one_token, step_texts
 from rlstep.verifiers.published.weights import load_whole, published_name
 

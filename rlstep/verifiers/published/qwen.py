@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rlstep.verifiers.collate import Feature
+from rlstep.verifiers.features import Feature
 from rlstep.verifiers.published.rows import (
     Marked,
     TwoClasses,

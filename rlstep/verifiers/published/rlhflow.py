@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from transformers import AutoModelForCausalLM
 
-from rlstep.verifiers.collate import Feature
-from rlstep.verifiers.model import label_head, load_config
+from rlstep.verifiers.features import Feature
+from rlstep.verifiers.pretrained import label_head, load_config
 from rlstep.verifiers.published.rows import (
     Marked,
     TwoClasses,

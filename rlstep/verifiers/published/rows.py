@@ -15,7 +15,7 @@ from rlstep.core.losses import right_log_odds
 from rlstep.runtime.errors import UserError
 from rlstep.steps.positions import step_tokens, token_ends_from_offsets
 from rlstep.steps.records import Span
-from rlstep.verifiers.collate import CHUNK, Feature
+from rlstep.verifiers.features import CHUNK, Feature
 
 
 class TwoClasses:

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.collate import Feature
+from rlstep.verifiers.features import Feature
 from rlstep.verifiers.published.rows import feature, step_texts
 from rlstep.verifiers.published.weights import Qwen2WithHead, load_qwen2
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from transformers import AutoModelForTokenClassification
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.collate import Feature
-from rlstep.verifiers.model import load_config
+from rlstep.verifiers.features import Feature
+from rlstep.verifiers.pretrained import load_config
 from rlstep.verifiers.published.rows import TwoClasses, clean, feature, step_texts
 from rlstep.verifiers.published.weights import load_whole
 

@@ -12,7 +12,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.model import load_config
+from rlstep.verifiers.pretrained import load_config
 
 
 class Qwen2WithHead(Qwen2PreTrainedModel):

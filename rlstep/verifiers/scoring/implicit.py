@@ -21,10 +21,10 @@ from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.positions import Encoded, encode_batch
 from rlstep.steps.records import Span
-from rlstep.verifiers.collate import CHUNK, Feature, collate, model_inputs, pad_id_of
-from rlstep.verifiers.logprobs import require_plain_head, token_logps
-from rlstep.verifiers.model import FORMAT, Head, VerifierSpec, load_config, load_tokenizer
+from rlstep.verifiers.features import CHUNK, Feature, collate, model_inputs, pad_id_of
+from rlstep.verifiers.forward import require_plain_head, token_logps
 from rlstep.verifiers.packing import mask_dtype, work_per_token
+from rlstep.verifiers.pretrained import FORMAT, Head, VerifierSpec, load_config, load_tokenizer
 from rlstep.verifiers.published.weights import load_whole
 from rlstep.verifiers.scoring.reward_model import RewardModel, require_finite
 

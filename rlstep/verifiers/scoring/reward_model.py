@@ -9,9 +9,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import Span
-from rlstep.verifiers import adapter_files, published
-from rlstep.verifiers.collate import Feature, collate, model_inputs, pad_id_of
-from rlstep.verifiers.model import (
+from rlstep.verifiers import adapters as adapter_files
+from rlstep.verifiers import published
+from rlstep.verifiers.features import Feature, collate, model_inputs, pad_id_of
+from rlstep.verifiers.packing import can_pack, mask_dtype, shared_runs, window_of, work_per_token
+from rlstep.verifiers.pretrained import (
     Kind,
     VerifierSpec,
     classify_at,
@@ -22,9 +24,8 @@ from rlstep.verifiers.model import (
     load_tokenizer,
     max_positions,
 )
-from rlstep.verifiers.packing import can_pack, mask_dtype, shared_runs, window_of, work_per_token
-from rlstep.verifiers.scoring.layouts import CountNeutralAs, Layout, PlainLayout
-from rlstep.verifiers.scoring.prefix_cache import PrefixCache, can_cache, families, without_prefix
+from rlstep.verifiers.prompt_format import CountNeutralAs, Layout, PlainLayout
+from rlstep.verifiers.scoring.prefixes import PrefixCache, can_cache, families, without_prefix
 
 logger = logging.getLogger(__name__)
 

@@ -25,10 +25,10 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rlstep.core.implicit import implicit_rewards
 from rlstep.runtime.errors import UserError
 from rlstep.steps.records import Solution
-from rlstep.verifiers.collate import pad_id_of
-from rlstep.verifiers.logprobs import require_plain_head
-from rlstep.verifiers.model import new_verifier
+from rlstep.verifiers.features import pad_id_of
+from rlstep.verifiers.forward import require_plain_head
 from rlstep.verifiers.packing import mask_dtype
+from rlstep.verifiers.pretrained import new_verifier
 from rlstep.verifiers.scoring.implicit import (
     KIND,
     REFERENCE,

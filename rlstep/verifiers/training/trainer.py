@@ -30,9 +30,10 @@ from rlstep.core.losses import pairwise_loss, right_log_odds, step_label_loss
 from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import NEUTRAL
 from rlstep.steps.records import Solution
-from rlstep.verifiers.collate import Feature, collate, model_inputs, pad_id_of, train_features
+from rlstep.verifiers.features import Feature, collate, model_inputs, pad_id_of, train_features
 from rlstep.verifiers.metrics import RowScores, binary_metrics, step_metrics, undefined
-from rlstep.verifiers.model import (
+from rlstep.verifiers.packing import can_pack, mask_dtype, window_of, work_per_token
+from rlstep.verifiers.pretrained import (
     Kind,
     VerifierSpec,
     classify_at,
@@ -41,7 +42,6 @@ from rlstep.verifiers.model import (
     max_positions,
     new_verifier,
 )
-from rlstep.verifiers.packing import can_pack, mask_dtype, window_of, work_per_token
 from rlstep.verifiers.reliability import reliability_figure
 from rlstep.verifiers.training.arguments import VerifierArguments
 from rlstep.verifiers.training.sampling import LengthGroupedSampler

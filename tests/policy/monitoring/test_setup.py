@@ -23,10 +23,10 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.ppo import ppo
 from rlstep.tasks.base import checked
-from rlstep.verifiers.model import VerifierSpec, new_verifier
+from rlstep.verifiers.pretrained import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.training.train import PRMConfig, VerifierArguments
-from rlstep.verifiers.training.train import prm as prm_stage
+from rlstep.verifiers.training.run import PRMConfig, VerifierArguments
+from rlstep.verifiers.training.run import prm as prm_stage
 
 # What an untrained policy writes has no answer, and is to be paid for all the same.
 LENIENT = Guards(guard_no_answer=False, guard_min_steps=0)

@@ -15,7 +15,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.records import write_solutions
-from rlstep.verifiers.model import VerifierSpec, label_head, new_verifier
+from rlstep.verifiers.pretrained import VerifierSpec, label_head, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
@@ -429,7 +429,7 @@ def test_a_layout_with_one_value_a_token_is_trained_where_it_is_read(refresher, 
 
     class OneValue:
         def features(self, prompts, completions, steps, tokenizer):
-            from rlstep.verifiers.collate import Feature
+            from rlstep.verifiers.features import Feature
 
             rows = []
             for completion, spans in zip(completions, steps, strict=True):

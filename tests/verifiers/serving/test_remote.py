@@ -123,7 +123,7 @@ def test_another_tokenizer_and_text_beyond_ascii(tmp_path):
     from transformers import PreTrainedTokenizerFast
 
     from rlstep.tasks.small import small_model
-    from rlstep.verifiers.model import VerifierSpec, new_verifier
+    from rlstep.verifiers.pretrained import VerifierSpec, new_verifier
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["<pad>", "<eos>", *alphabet])}, merges=[]))

@@ -5,9 +5,9 @@ import torch
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.records import Solution
-from rlstep.verifiers import collate
-from rlstep.verifiers.collate import collate as collate_rows
-from rlstep.verifiers.collate import score_features, train_features
+from rlstep.verifiers import features as collate
+from rlstep.verifiers.features import collate as collate_rows
+from rlstep.verifiers.features import score_features, train_features
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
 COMPLETION = "7 + 3 = 10\n10 * 7 = 10\nAnswer: 10"

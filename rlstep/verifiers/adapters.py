@@ -22,7 +22,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils import cached_file, find_adapter_config_file
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.model import ADAPTER_CONFIG, CLASS_HEADS, Head, auto_class_of, head_of, load_weights
+from rlstep.verifiers.pretrained import ADAPTER_CONFIG, CLASS_HEADS, Head, auto_class_of, head_of, load_weights
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."  # of the names in PEFT's files

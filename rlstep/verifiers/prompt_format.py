@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rlstep.core.losses import right_log_odds
 from rlstep.steps.records import Span
-from rlstep.verifiers.collate import Feature, score_features
-from rlstep.verifiers.model import Kind
+from rlstep.verifiers.features import Feature, score_features
+from rlstep.verifiers.pretrained import Kind
 
 CountNeutralAs = Literal["positive", "negative", "ignore"]
 

@@ -3,8 +3,8 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers import logprobs
-from rlstep.verifiers.logprobs import require_plain_head, token_logps
+from rlstep.verifiers import forward as logprobs
+from rlstep.verifiers.forward import require_plain_head, token_logps
 
 IDS = torch.tensor([[5, 9, 30, 2, 7], [11, 4, 8, 0, 0]])
 BATCH = {

@@ -24,9 +24,9 @@ from rlstep.stages.score import ScoreConfig, score
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.records import read_solutions
-from rlstep.verifiers import adapter_files
-from rlstep.verifiers.model import CLASS_HEADS, VerifierSpec, classify_at, load_config, new_verifier
-from rlstep.verifiers.scoring import shared_base as adapters
+from rlstep.verifiers import adapters as adapter_files
+from rlstep.verifiers import shared_base as adapters
+from rlstep.verifiers.pretrained import CLASS_HEADS, VerifierSpec, classify_at, load_config, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.share_weights import twin
 from rlstep.verifiers.training.trainer import PRMTrainer

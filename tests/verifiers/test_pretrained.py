@@ -14,7 +14,7 @@ from transformers import (
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.labels import LabelPolicy
-from rlstep.verifiers.model import (
+from rlstep.verifiers.pretrained import (
     FORMAT,
     VerifierSpec,
     classify_at,
@@ -133,7 +133,7 @@ def test_newer_format_is_refused(verifier_paths):
 
 
 def test_incomplete_checkpoint_is_refused(verifier_paths, tmp_path):
-    from rlstep.verifiers.model import load_classifier
+    from rlstep.verifiers.pretrained import load_classifier
 
     model = AutoModelForTokenClassification.from_pretrained(verifier_paths["prm"])
     weights = {name: tensor for name, tensor in model.state_dict().items() if "layers.1.mlp" not in name}

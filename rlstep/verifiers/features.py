@@ -16,8 +16,8 @@ from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.positions import Encoded, encode_batch
 from rlstep.steps.records import Solution
-from rlstep.verifiers.model import Kind
 from rlstep.verifiers.packing import added_mask, forest_mask, pack
+from rlstep.verifiers.pretrained import Kind
 
 CHUNK = 4096  # rows tokenised at a time: bounds the memory that offsets take
 

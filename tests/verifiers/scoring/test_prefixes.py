@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification, LlamaConfig, Qwen2Config
 
-from rlstep.verifiers.collate import Feature, collate, model_inputs
+from rlstep.verifiers.features import Feature, collate, model_inputs
 from rlstep.verifiers.packing import mask_dtype
-from rlstep.verifiers.scoring.prefix_cache import PrefixCache, can_cache, families, without_prefix
+from rlstep.verifiers.scoring.prefixes import PrefixCache, can_cache, families, without_prefix
 from rlstep.verifiers.scoring.reward_model import RewardModel
 
 SIZES = {

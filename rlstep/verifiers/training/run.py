@@ -15,8 +15,8 @@ from rlstep.runtime.record import RunRecord
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.records import read_solutions
-from rlstep.verifiers import adapter_files
-from rlstep.verifiers.model import (
+from rlstep.verifiers import adapters as adapter_files
+from rlstep.verifiers.pretrained import (
     CLASS_HEADS,
     VerifierSpec,
     head_of,

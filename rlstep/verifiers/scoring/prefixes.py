@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rlstep.verifiers.collate import Feature
-from rlstep.verifiers.model import classify_at
+from rlstep.verifiers.features import Feature
 from rlstep.verifiers.packing import WORTH_SHARING, added_mask, mask_dtype, shared_runs
+from rlstep.verifiers.pretrained import classify_at
 
 # Shares of all tokens that a cache must save before it is worth a pass of its own.
 WORTH_CACHING = 0.05

@@ -9,10 +9,10 @@ from transformers import AutoModelForTokenClassification, TrainerCallback
 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.verifiers.collate import train_features
-from rlstep.verifiers.model import VerifierSpec, new_verifier
+from rlstep.verifiers.features import train_features
+from rlstep.verifiers.pretrained import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.training.train import ORMConfig, PRMConfig, orm, prm
+from rlstep.verifiers.training.run import ORMConfig, PRMConfig, orm, prm
 from rlstep.verifiers.training.trainer import LengthGroupedSampler, ORMTrainer, PRMTrainer, VerifierArguments
 
 PRM = VerifierSpec("prm")
@@ -139,7 +139,7 @@ def test_lora_is_merged_into_a_plain_checkpoint(tiny_lm, data, arguments, tmp_pa
 def test_a_new_head_is_trained_in_float32_on_a_backbone_in_bfloat16(tiny_lm, data, arguments, tmp_path):
     config = PRMConfig(tiny_lm, data, use_peft=True, dtype="bfloat16")
     prm(config, arguments(max_steps=3, save_strategy="no", learning_rate=1e-5))
-    from rlstep.verifiers.training.train import _with_lora
+    from rlstep.verifiers.training.run import _with_lora
 
     model = _with_lora(new_verifier(tiny_lm, PRM, "bfloat16"), PRM, config, arguments())
     types = {name: weight.dtype for name, weight in model.named_parameters()}
@@ -243,7 +243,7 @@ def test_lora_sizes_are_positive(name):
 
 
 def test_lora_options_reach_the_adapter(tiny_lm, arguments):
-    from rlstep.verifiers.training.train import _with_lora
+    from rlstep.verifiers.training.run import _with_lora
 
     config = PRMConfig(tiny_lm, "", use_peft=True, lora_r=3, lora_alpha=7, lora_target_modules=["q_proj"])
     model = _with_lora(new_verifier(tiny_lm, PRM), PRM, config, arguments())

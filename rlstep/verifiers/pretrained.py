@@ -118,7 +118,7 @@ def new_verifier(
         config.num_labels = spec.classes
         config.id2label = dict(enumerate(CLASSES[: spec.classes]))
         config.label2id = {name: index for index, name in config.id2label.items()}
-    from rlstep.verifiers import adapter_files  # built on this module
+    from rlstep.verifiers import adapters as adapter_files  # built on this module
 
     if adapter := adapter_files.find(generator):
         model = adapter_files.load(adapter, config, spec.head, dtype, trust_remote_code).merge_and_unload()

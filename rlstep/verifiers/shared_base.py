@@ -9,8 +9,8 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from rlstep.verifiers.adapter_files import Adapter, attach, find, home, in_own_type, trained_since
-from rlstep.verifiers.model import VerifierSpec, auto_class_of, head_of, label_head, load_config
+from rlstep.verifiers.adapters import Adapter, attach, find, home, in_own_type, trained_since
+from rlstep.verifiers.pretrained import VerifierSpec, auto_class_of, head_of, label_head, load_config
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.share_weights import follow, twin
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.model import head_of
+from rlstep.verifiers.pretrained import head_of
 
 # Logits in memory at once: 256 MiB in float32, 440 tokens of a vocabulary of 152,000.
 LARGEST_LOGITS = 2**26
