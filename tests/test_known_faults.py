@@ -11,14 +11,16 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 from rlstep.cli import main
 from rlstep.runtime.rows import write_rows
 from rlstep.stages import score as score_stage
+from rlstep.stages.prm import PRMConfig, prm
 from rlstep.stages.score import ScoreConfig
 from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.records import Solution, read_solutions, write_solutions
 from rlstep.verifiers.features import score_features, train_features
-from rlstep.verifiers.pretrained import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.training.run import PRMConfig, prm
-from rlstep.verifiers.training.trainer import PRMTrainer, VerifierArguments
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.arguments import VerifierArguments
+from rlstep.verifiers.training.start import new_verifier
+from rlstep.verifiers.training.trainer import PRMTrainer
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
 STEP = "7 + 3 = 10\n"
@@ -120,7 +122,7 @@ def test_training_computes_tokens_that_are_there(tiny_lm, solutions, arguments):
 
 @pytest.mark.parametrize("head", ["classification", "token"])
 def test_no_vocabulary_of_logits_is_made_in_scoring(tiny_lm, tokenizer, tmp_path, head):
-    """(B, T, V) logits are made, of which one position a step and two columns are read."""
+    """(B, T, V) logits are made, of which one position per step and two columns are read."""
     spec = VerifierSpec("prm", head, (3, 7) if head == "token" else None)
     verifier = RewardModel.from_pretrained(saved(tiny_lm, tokenizer, tmp_path / head, spec))
     shapes = []
@@ -164,9 +166,9 @@ def test_an_option_of_score_reaches_the_verifier(name, monkeypatch):
     seen = {}
     monkeypatch.setattr(RewardModel, "from_pretrained", lambda path, **options: seen.update(options))
     given, wanted = OPENED_WITH[name]
-    score_stage._verifier(ScoreConfig("m", "d", "o"))
+    score_stage.open_verifier(ScoreConfig("m", "d", "o"))
     assert seen[name] != wanted
-    score_stage._verifier(ScoreConfig("m", "d", "o", **{name: given}))
+    score_stage.open_verifier(ScoreConfig("m", "d", "o", **{name: given}))
     assert seen[name] == wanted
 
 

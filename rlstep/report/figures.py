@@ -12,10 +12,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from rlstep.report.examples import ORM, PRM, SHOWN_STEPS, THRESHOLD, Example, first_wrong
-from rlstep.verifiers.reliability import BLACK, BLUE, GREY, PALE, STYLE, VERMILION
+from rlstep.report.style import BLACK, BLUE, GREEN, GREY, PALE, PINK, STYLE, VERMILION
 
 DPI = 150
-GREEN, PINK = "#009E73", "#CC79A7"  # beside the colours of the one picture that the rooms below draw
 
 # name in summary.json -> (label, colour, line style, width)
 PICKS = {

@@ -31,13 +31,13 @@ from rlstep.core.aggregate import solution_score, vote_weight
 from rlstep.core.calibration import reliability
 from rlstep.core.curves import best_of_n, pass_at_n, vote_at_n
 from rlstep.evaluation.learning_curves import Interval, mean_interval
+from rlstep.report.reliability import reliability_figure
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.records import Solution, iter_solutions
 from rlstep.verifiers.metrics import RowScores, step_metrics
-from rlstep.verifiers.reliability import reliability_figure
 
 OUTPUT = "best_of_n.json"
 # Behind the first wrong step a PRM says what it was not taught.

@@ -42,7 +42,9 @@ class RowScores:
         for name in ("probs", "targets"):
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
         if self.probs.ndim != 1 or self.probs.shape != self.targets.shape:
-            raise ValueError(f"'{self.key}': probs {self.probs.shape}, targets {self.targets.shape}; give one a step.")
+            raise ValueError(
+                f"'{self.key}': probs {self.probs.shape}, targets {self.targets.shape}; give one per step."
+            )
         known = self.targets[self.known]
         if not (self._are_shares(self.probs) and self._are_shares(known)):
             raise ValueError(f"'{self.key}': probs and targets must be in [0, 1], targets NaN where unknown.")
@@ -95,7 +97,7 @@ def binary_metrics(margins: np.ndarray, targets: np.ndarray) -> dict[str, float]
 
 
 def step_metrics(rows: Sequence[RowScores]) -> dict[str, float]:
-    """Everything that `STEP_METRICS` names and the data define; `undefined(found)` lists what they do not.
+    """Everything that `STEP_METRICS` names and the data define; `undefined(metrics)` lists what they do not.
 
     Over labelled steps::
 
@@ -115,37 +117,37 @@ def step_metrics(rows: Sequence[RowScores]) -> dict[str, float]:
         min_is_last         share whose lowest p is the last one (`rlstep.core.first_error.min_is_last_share`)
 
     Args:
-        rows: one a solution.
+        rows: one per solution.
     """
     known = [row.known for row in rows]
     probs = np.concatenate([np.empty(0), *(row.probs[k] for row, k in zip(rows, known, strict=True))])
     targets = np.concatenate([np.empty(0), *(row.targets[k] for row, k in zip(rows, known, strict=True))])
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     if len(probs):
-        found |= _judgements(probs, probs >= THRESHOLD, targets >= THRESHOLD)
-        found |= {"ece": expected_calibration_error(probs, targets), "brier": brier_score(probs, targets)}
+        metrics |= _judgements(probs, probs >= THRESHOLD, targets >= THRESHOLD)
+        metrics |= {"ece": expected_calibration_error(probs, targets), "brier": brier_score(probs, targets)}
     judged = [(row, first) for row in rows if (first := row.first_error) is not None]
     if judged:
         hits = [first_error(row.probs, THRESHOLD) == first for row, first in judged]
         bench = cross_fitted_f1([(row.probs, first) for row, first in judged], [row.key for row, _ in judged])
-        found |= {
+        metrics |= {
             "first_error_exact": float(np.mean(hits)),
             "processbench_f1": bench.f1,
             "processbench_accuracy_on_errors": bench.accuracy_on_errors,
             "processbench_accuracy_on_correct": bench.accuracy_on_correct,
         }
-    found["min_is_last"] = min_is_last_share([row.probs for row in rows])
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+    metrics["min_is_last"] = min_is_last_share([row.probs for row in rows])
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
 
-def undefined(found: dict[str, float]) -> list[str]:
+def undefined(metrics: dict[str, float]) -> list[str]:
     """The names of the measures that `step_metrics` left out, because the data do not define them."""
-    return [name for name in STEP_METRICS if name not in found]
+    return [name for name in STEP_METRICS if name not in metrics]
 
 
 def _judgements(scores: np.ndarray, said_right: np.ndarray, right: np.ndarray) -> dict[str, float]:
-    found = {"accuracy": float((said_right == right).mean())}
+    metrics = {"accuracy": float((said_right == right).mean())}
     if right.any() and not right.all():
-        found["balanced_accuracy"] = float((said_right[right].mean() + (~said_right[~right]).mean()) / 2)
-        found["auroc"] = auroc(scores, right)
-    return found
+        metrics["balanced_accuracy"] = float((said_right[right].mean() + (~said_right[~right]).mean()) / 2)
+        metrics["auroc"] = auroc(scores, right)
+    return metrics

@@ -5,7 +5,7 @@ import torch
 
 from rlstep.steps.boundaries import line_steps
 from rlstep.verifiers import features as collate
-from rlstep.verifiers.pretrained import load_classifier, load_config
+from rlstep.verifiers.pretrained import auto_class_of, load_config, load_weights
 from rlstep.verifiers.scoring.reward_model import RewardModel
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
@@ -15,7 +15,9 @@ COMPLETION = "7 + 3 = 10\n10 * 7 = 10\nAnswer: 10"
 @pytest.fixture
 def token_reader(verifier_paths, tokenizer):
     """A verifier whose value at a position is a function of the token there alone, another for each token."""
-    model = load_classifier(verifier_paths["prm"], load_config(verifier_paths["prm"]), "float32", False)
+    model = load_weights(
+        auto_class_of("classification"), verifier_paths["prm"], load_config(verifier_paths["prm"]), "float32", False
+    )
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
@@ -38,7 +40,7 @@ def check_agreement(reader: RewardModel) -> None:
 
     labelled = Solution("p", PROMPT, COMPLETION, "10", steps=steps, labels=[1] * len(steps), correct=True)
     (feature,), _ = collate.train_features("prm", [labelled], reader.tokenizer, None)
-    assert feature.columns.tolist() == ends, "training"
+    assert feature.positions.tolist() == ends, "training"
     assert reader.score([PROMPT], [COMPLETION])[0] == pytest.approx(wanted, abs=1e-6), "scoring"
 
 
@@ -47,33 +49,33 @@ def test_training_and_scoring_agree(token_reader):
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
-@pytest.mark.parametrize(("function", "message"), [("train_columns", "training"), ("score_columns", "scoring")])
+@pytest.mark.parametrize(("function", "message"), [("train_positions", "training"), ("score_positions", "scoring")])
 def test_a_shift_by_one_token_on_either_side_is_seen(token_reader, monkeypatch, function, message, shift):
     original = getattr(collate, function)
 
-    def moved(columns: list[int], length: int) -> list[int]:
-        return [min(column + shift, length - 1) for column in columns]
+    def moved(positions: list[int], length: int) -> list[int]:
+        return [min(position + shift, length - 1) for position in positions]
 
     def shifted_train(kind, encoded, solution, policy):
-        columns, targets = original(kind, encoded, solution, policy)
-        return moved(columns, len(encoded.ids)), targets
+        positions, targets = original(kind, encoded, solution, policy)
+        return moved(positions, len(encoded.ids)), targets
 
     def shifted_score(kind, encoded):
         return moved(original(kind, encoded), len(encoded.ids))
 
-    if function == "train_columns":
+    if function == "train_positions":
         monkeypatch.setattr(collate, function, shifted_train)
     else:
-        # training stays where it was: the columns that it takes from the shared function are frozen first
-        train, plain = collate.train_columns, original
+        # training stays where it was: the positions that it takes from the shared function are frozen first
+        train, plain = collate.train_positions, original
 
         def unmoved_train(kind, encoded, solution, policy):
-            monkeypatch.setattr(collate, "score_columns", plain)
+            monkeypatch.setattr(collate, "score_positions", plain)
             found = train(kind, encoded, solution, policy)
-            monkeypatch.setattr(collate, "score_columns", shifted_score)
+            monkeypatch.setattr(collate, "score_positions", shifted_score)
             return found
 
-        monkeypatch.setattr(collate, "train_columns", unmoved_train)
-        monkeypatch.setattr(collate, "score_columns", shifted_score)
+        monkeypatch.setattr(collate, "train_positions", unmoved_train)
+        monkeypatch.setattr(collate, "score_positions", shifted_score)
     with pytest.raises(AssertionError, match=message):
         check_agreement(token_reader)

@@ -9,11 +9,16 @@ from transformers import AutoModelForTokenClassification, TrainerCallback
 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
+from rlstep.stages.orm import ORMConfig, orm
+from rlstep.stages.prm import PRMConfig, prm
 from rlstep.verifiers.features import train_features
-from rlstep.verifiers.pretrained import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.training.run import ORMConfig, PRMConfig, orm, prm
-from rlstep.verifiers.training.trainer import LengthGroupedSampler, ORMTrainer, PRMTrainer, VerifierArguments
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.arguments import VerifierArguments
+from rlstep.verifiers.training.lora import with_lora
+from rlstep.verifiers.training.sampling import LengthGroupedSampler
+from rlstep.verifiers.training.start import new_verifier
+from rlstep.verifiers.training.trainer import ORMTrainer, PRMTrainer
 
 PRM = VerifierSpec("prm")
 
@@ -67,7 +72,7 @@ def test_evaluation_is_that_of_a_pass_over_single_rows(tiny_lm, solutions, argum
     with torch.no_grad():
         for feature in features:
             logits_T2 = trainer.model(feature.ids[None]).logits[0]
-            margins.append((logits_T2[:, 1] - logits_T2[:, 0])[feature.columns])
+            margins.append((logits_T2[:, 1] - logits_T2[:, 0])[feature.positions])
             finals.append((margins[-1][-1] >= 0) == (feature.targets[-1] >= 0.5))
     targets = torch.cat([feature.targets for feature in features])
     loss = torch.nn.functional.binary_cross_entropy_with_logits(torch.cat(margins), targets)
@@ -139,9 +144,7 @@ def test_lora_is_merged_into_a_plain_checkpoint(tiny_lm, data, arguments, tmp_pa
 def test_a_new_head_is_trained_in_float32_on_a_backbone_in_bfloat16(tiny_lm, data, arguments, tmp_path):
     config = PRMConfig(tiny_lm, data, use_peft=True, dtype="bfloat16")
     prm(config, arguments(max_steps=3, save_strategy="no", learning_rate=1e-5))
-    from rlstep.verifiers.training.run import _with_lora
-
-    model = _with_lora(new_verifier(tiny_lm, PRM, "bfloat16"), PRM, config, arguments())
+    model = with_lora(new_verifier(tiny_lm, PRM, "bfloat16"), PRM, config, arguments())
     types = {name: weight.dtype for name, weight in model.named_parameters()}
     assert {t for name, t in types.items() if "modules_to_save" in name} == {torch.float32}
     assert types["base_model.model.model.embed_tokens.weight"] == torch.bfloat16
@@ -243,10 +246,8 @@ def test_lora_sizes_are_positive(name):
 
 
 def test_lora_options_reach_the_adapter(tiny_lm, arguments):
-    from rlstep.verifiers.training.run import _with_lora
-
     config = PRMConfig(tiny_lm, "", use_peft=True, lora_r=3, lora_alpha=7, lora_target_modules=["q_proj"])
-    model = _with_lora(new_verifier(tiny_lm, PRM), PRM, config, arguments())
+    model = with_lora(new_verifier(tiny_lm, PRM), PRM, config, arguments())
     lora = model.peft_config["default"]
     assert (lora.r, lora.lora_alpha, lora.target_modules) == (3, 7, {"q_proj"})
 
