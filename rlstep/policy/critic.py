@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from rlstep.verifiers.share_weights import twin
+from rlstep.verifiers.share_weights import share_weights
 
 ADAPTER = "critic"
 
@@ -16,7 +16,7 @@ ADAPTER = "critic"
 class Critic(nn.Module):
     """Values of the states before each completion token.
 
-    It reads the base's own weights through a second module tree (`shared.twin`). Its adapter and head train beside
+    It reads the base's own weights through a second module tree (`share_weights`). Its adapter and head train beside
     whatever the base's tree is used for, and no adapter is switched between a forward and its backward pass, so
     activation checkpointing stays safe.
 
@@ -35,7 +35,7 @@ class Critic(nn.Module):
         config.task_type = "FEATURE_EXTRACTION"
         # ZeRO-3 takes one type of weights; elsewhere what is trained is kept in float32 beside a bfloat16 base.
         uniform = is_deepspeed_zero3_enabled()
-        backbone = twin(base.base_model)
+        backbone = share_weights(base.base_model)
         self.backbone = get_peft_model(backbone, config, adapter_name=ADAPTER, autocast_adapter_dtype=not uniform)
         dtype = base.dtype if uniform else torch.float32
         self.value_head = nn.Linear(base.config.get_text_config().hidden_size, 1, dtype=dtype)

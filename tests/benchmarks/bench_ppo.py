@@ -79,8 +79,9 @@ def lora() -> LoraConfig:
 
 def prm_adapter(folder: Path, model: str) -> str:
     """A PRM kept as an adapter on the same base, after one step of training."""
+    from rlstep.stages.prm import PRMConfig, prm
     from rlstep.steps.records import Solution, write_solutions
-    from rlstep.verifiers.training.train import PRMConfig, VerifierArguments, prm
+    from rlstep.verifiers.training.arguments import VerifierArguments
 
     rows = []
     for n in range(16):
@@ -126,15 +127,15 @@ class Clock:
 
 def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
     from rlstep.policy.models import load_base
-    from rlstep.verifiers.scoring.shared_base import on_base
+    from rlstep.verifiers.load import load_verifier
+    from rlstep.verifiers.shared_base import Base
 
     path = base(folder)
     adapter = prm_adapter(folder, path)
     args = arguments(StepPPOConfig, folder, updates + 2, epochs, micro, advantage="gae")
     model = load_base(path, args)
     base_elements = storage(model)
-    verifier, why_not = on_base(adapter, model, path)
-    assert verifier is not None, why_not
+    verifier = load_verifier(adapter, base=Base(model, path))
 
     def source(asked, completions, references):
         steps = [line_steps(text) for text in completions]

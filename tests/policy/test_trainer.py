@@ -14,8 +14,9 @@ from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.policy.with_critic import CRITIC_FILE
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.small import small_model
-from rlstep.verifiers.model import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.start import new_verifier
 
 GROUP = {"advantage": "group", "step_baseline": "all"}
 # What an untrained policy writes has no answer, and is to be paid for all the same.
@@ -294,8 +295,8 @@ def test_one_base_two_adapters_and_a_head(scripted, rows, tiny_lm):
     trainer = scripted(rows, **GAE)
     base = AutoModelForCausalLM.from_pretrained(tiny_lm)
     policy = {name.replace(".base_layer", ""): p for name, p in trainer.model.base_model.model.model.named_parameters()}
-    twin = trainer.model.critic.backbone.base_model.model
-    shared = {n.replace(".base_layer", ""): p for n, p in twin.named_parameters() if "lora_" not in n}
+    backbone = trainer.model.critic.backbone.base_model.model
+    shared = {n.replace(".base_layer", ""): p for n, p in backbone.named_parameters() if "lora_" not in n}
     assert shared.keys() == {name.removeprefix("model.") for name, _ in base.named_parameters()}
     assert all(p.data_ptr() == policy[name].data_ptr() for name, p in shared.items())
 

@@ -19,8 +19,9 @@ from rlstep.stages.ppo import CURVE
 from rlstep.stages.ppo import ppo as ppo_stage
 from rlstep.steps.records import Problem
 from rlstep.tasks.small import small_model
-from rlstep.verifiers.model import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.start import new_verifier
 
 
 def ppo(options, args, model, guards=None, alarm=None, refresh=None) -> dict:

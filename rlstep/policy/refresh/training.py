@@ -22,11 +22,12 @@ from rlstep.policy.rewards.task_rewards import Judgement
 from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.records import Solution, Span, read_solutions
-from rlstep.verifiers.collate import Feature, collate, model_inputs, pad_id_of
-from rlstep.verifiers.model import VerifierSpec, classify_at
-from rlstep.verifiers.packing import mask_dtype, window_of, work_per_token
+from rlstep.verifiers.adapters import own_parameters, unfreeze
+from rlstep.verifiers.features import Feature
+from rlstep.verifiers.forward import batch_of, logits_at, pad_id_of
+from rlstep.verifiers.packing import window_of
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.scoring.shared_base import own_parameters, unfreeze
+from rlstep.verifiers.spec import VerifierSpec
 
 
 class Refresher:
@@ -169,8 +170,8 @@ class Refresher:
     def _features(self, solutions: Sequence[Solution]) -> tuple[list[Feature], dict[str, int]]:
         """Rows for training, asked where `RewardModel.score` asks them, and how many were dropped why."""
         prompts, completions = [s.prompt for s in solutions], [s.completion for s in solutions]
-        layout, limit = self.reward_model.layout, self.reward_model.max_positions
-        asked = layout.features(prompts, completions, [s.steps for s in solutions], self.reward_model.tokenizer)
+        prompt_format, limit = self.reward_model.prompt_format, self.reward_model.max_positions
+        asked = prompt_format.features(prompts, completions, [s.steps for s in solutions], self.reward_model.tokenizer)
         features, dropped = [], Counter(rows_unlabelled=0, rows_too_long=0)
         for solution, row in zip(solutions, asked, strict=True):
             targets_S = torch.tensor(self.policy.targets(solution))
@@ -178,12 +179,12 @@ class Refresher:
             if not known_S.any():
                 dropped["rows_unlabelled"] += 1
                 continue
-            columns_N = row.columns[known_S]
-            ids = row.ids[: int(columns_N.max()) + 1]  # a causal model's value there depends on no later token
+            positions_N = row.positions[known_S]
+            ids = row.ids[: int(positions_N.max()) + 1]  # a causal model's value there depends on no later token
             if limit is not None and len(ids) > limit:
                 dropped["rows_too_long"] += 1
                 continue
-            features.append(replace(row, ids=ids, columns=columns_N, targets=targets_S[known_S]))
+            features.append(replace(row, ids=ids, positions=positions_N, targets=targets_S[known_S]))
         return features, dict(dropped)
 
     def _usable(self, solutions: list[Solution], count: int, generator: torch.Generator) -> list[Feature]:
@@ -220,7 +221,7 @@ class Refresher:
         size = self.options.refresh_batch_size
         for start in range(0, len(rows), size):
             logits_NK, targets_N = self._ask(rows[start : start + size])
-            right_N = self.reward_model.layout.values(logits_NK) >= 0.5
+            right_N = self.reward_model.prompt_format.values(logits_NK) >= 0.5
             loss += _loss(logits_NK, targets_N).item() * len(targets_N)
             agreement += (right_N == (targets_N >= 0.5)).sum().item()
             steps += len(targets_N)
@@ -231,10 +232,8 @@ class Refresher:
         model = self.reward_model.model
         window = window_of(model.config)
         packing = self.reward_model.packing and (window is None or all(len(row.ids) <= window for row in rows))
-        work = work_per_token(model.config) if packing else None
-        batch = collate(rows, pad_id_of(self.reward_model.tokenizer), packing, work)
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        return classify_at(model, **model_inputs(batch, mask_dtype(model))), batch["labels"]
+        batch = batch_of(model, rows, pad_id_of(self.reward_model.tokenizer), packing)
+        return logits_at(model, batch), batch["labels"]
 
 
 def _loss(logits_NK: Tensor, targets_N: Tensor) -> Tensor:
