@@ -87,7 +87,7 @@ def _class_section(command: str, kind: type) -> str:
     parts = []
     if own:
         rows = [_row(command, setting) for setting in own]
-        table = "\n".join(["| setting | takes | default | what it does |", "|---|---|---|---|", *rows])
+        table = "\n".join(["| setting | what it does | takes | default |", "|---|---|---|---|", *rows])
         parts.append(f"### {kind.__name__} {{ #{command}-{kind.__name__.lower()} }}\n\n{table}")
     if inherited:
         names = ", ".join(f"`{name}`" for name in sorted(inherited))
@@ -119,9 +119,9 @@ def _row(command: str, setting: Setting) -> str:
         about.append("*May differ in a continued run.*")
     cells = (
         f'<span id="{command}-{setting.name}">`{setting.name}`</span>',
+        " ".join(about),
         _takes(setting),
         setting.default if setting.default == "required" else f"`{setting.default}`",
-        " ".join(about),
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -129,7 +129,7 @@ def _row(command: str, setting: Setting) -> str:
 def _library_of(kind: type) -> str:
     base = next(base for base in kind.__mro__ if base.__module__.partition(".")[0] != "rlstep")
     library = {"trl": "TRL", "transformers": "transformers"}.get(base.__module__.partition(".")[0], base.__module__)
-    return f"{library}'s {base.__name__}"
+    return f"{base.__name__} of {library}"
 
 
 def linked_files(pages: Iterable[str]) -> list[str]:

@@ -46,15 +46,15 @@ def test_a_row_shows_type_default_and_help():
         must: int = field(kw_only=True, metadata={"help": "Needed."})
 
     rows = {setting.name: generated._row("c", setting) for setting in describe_settings(Config)}
-    assert rows["how"] == '| <span id="c-how">`how`</span> | one of a, b, or null | `null` | One \\| or other. |'
-    assert rows["many"] == '| <span id="c-many">`many`</span> | list of text | `[x]` | Several. |'
+    assert rows["how"] == '| <span id="c-how">`how`</span> | One \\| or other. | one of a, b, or null | `null` |'
+    assert rows["many"] == '| <span id="c-many">`many`</span> | Several. | list of text | `[x]` |'
     assert rows["share"] == (
-        "| <span id=\"c-share\">`share`</span> | number at least 0, or null | `0.5` | Some. Only with how 'a'. |"
+        "| <span id=\"c-share\">`share`</span> | Some. Only with how 'a'. | number at least 0, or null | `0.5` |"
     )
     assert rows["log"] == (
-        '| <span id="c-log">`log`</span> | true or false | `true` | Logs. *May differ in a continued run.* |'
+        '| <span id="c-log">`log`</span> | Logs. *May differ in a continued run.* | true or false | `true` |'
     )
-    assert rows["must"] == '| <span id="c-must">`must`</span> | whole number | required | Needed. |'
+    assert rows["must"] == '| <span id="c-must">`must`</span> | Needed. | whole number | required |'
 
 
 def test_every_metric_is_there():
