@@ -216,7 +216,7 @@ def test_label_policy_reaches_the_targets(tiny_lm, solutions, arguments):
 
 
 def test_options_that_would_do_nothing_are_refused(tiny_lm, data):
-    with pytest.raises(UserError, match="label_tokens are for head: token"):
+    with pytest.raises(UserError, match="head is 'classification', so label_tokens would do nothing"):
         PRMConfig(tiny_lm, data, label_tokens=["-", "+"])
 
 
