@@ -304,5 +304,5 @@ def test_implicit_stage_trains_on_outcomes_and_scores_like_any_verifier(tiny_lm,
         RewardModel.from_pretrained(out, neutral="positive")
     # taught at every token, it may be asked at any step
     assert RewardModel.from_pretrained(out, boundary=Boundary("sentence")).boundary == Boundary("sentence")
-    with pytest.raises(UserError, match="beta is for loss: implicit"):
+    with pytest.raises(UserError, match="loss is 'token', so beta would do nothing"):
         ORMConfig(tiny_lm, data, beta=0.1)
