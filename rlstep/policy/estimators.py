@@ -15,13 +15,13 @@ from rlstep.core.advantages import group, rloo, spread_over_tokens, vine
 from rlstep.core.masked import moment_sums, moments, whiten_with
 from rlstep.core.rewards import pad_steps, place_step_rewards
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 
 Sum = Callable[[Tensor], Tensor]  # a tensor's sum over the ranks
 Tokens = Sequence[Sequence[int]]
 
 
-def without_positive_steps(judgement: Judgement) -> Judgement:
+def without_positive_steps(judgement: ScoredCompletion) -> ScoredCompletion:
     """What `truncated: no_process` leaves of a completion that was cut off: it gains nothing by its steps.
 
     Negative rewards stay: without them, to be cut off would be a way out for schemes that only take.
@@ -29,7 +29,7 @@ def without_positive_steps(judgement: Judgement) -> Judgement:
     return replace(judgement, step_rewards=[min(reward, 0.0) for reward in judgement.step_rewards])
 
 
-def charge_kl(judged: Sequence[Judgement], tokens: Tokens, cost_BT: Tensor) -> list[Judgement]:
+def charge_kl(judged: Sequence[ScoredCompletion], tokens: Tokens, cost_BT: Tensor) -> list[ScoredCompletion]:
     """Judgements whose step rewards have lost their tokens' KL.
 
     A token belongs to the first step that ends at or after it, those behind the last step to the last one. What belongs
@@ -52,7 +52,7 @@ def charge_kl(judged: Sequence[Judgement], tokens: Tokens, cost_BT: Tensor) -> l
     return charged
 
 
-def token_rewards(judged: Sequence[Judgement], tokens: Tokens, mask_BT: Tensor) -> Tensor:
+def token_rewards(judged: Sequence[ScoredCompletion], tokens: Tokens, mask_BT: Tensor) -> Tensor:
     """(B, T): step rewards on the steps' last tokens, the outcome on the completion's last one.
 
     A row that TRL masked (truncated, with mask_truncated_completions) is paid nothing.
@@ -69,7 +69,7 @@ def token_rewards(judged: Sequence[Judgement], tokens: Tokens, mask_BT: Tensor) 
 
 
 def group_advantages(
-    everyone: Sequence[Judgement], local: slice, tokens: Tokens, mask_BT: Tensor, size: int, args: StepPPOConfig
+    everyone: Sequence[ScoredCompletion], local: slice, tokens: Tokens, mask_BT: Tensor, size: int, args: StepPPOConfig
 ) -> Tensor:
     """(B, T) of this rank's rows, against groups that may lie on several ranks.
 
@@ -101,7 +101,7 @@ def rloo_advantages(rewards_BT: Tensor, mask_BT: Tensor, local: slice, size: int
     return rloo(rewards_BT, mask_BT, size, gamma)[local]
 
 
-def vine_advantages(judged: Sequence[Judgement], values_BS: Tensor, tokens: Tokens, mask_BT: Tensor) -> Tensor:
+def vine_advantages(judged: Sequence[ScoredCompletion], values_BS: Tensor, tokens: Tokens, mask_BT: Tensor) -> Tensor:
     """(B, T) from Monte-Carlo values of the states at the steps' starts.
 
     Args:
@@ -144,13 +144,13 @@ def token_weights(mask_BT: Tensor, loss_type: str, items: Tensor, max_length: in
     return mask_BT / items.clamp_min(1) * share
 
 
-def _full(row: Judgement) -> list[float]:
+def _full(row: ScoredCompletion) -> list[float]:
     return row.step_rewards + [0.0] * (len(row.steps) - len(row.step_rewards))
 
 
-def _steps_of(judged: Sequence[Judgement]) -> tuple[Tensor, Tensor]:
+def _steps_of(judged: Sequence[ScoredCompletion]) -> tuple[Tensor, Tensor]:
     return pad_steps([torch.tensor(row.step_rewards, dtype=torch.float32) for row in judged])
 
 
-def _outcomes(judged: Sequence[Judgement]) -> Tensor:
+def _outcomes(judged: Sequence[ScoredCompletion]) -> Tensor:
     return torch.tensor([row.outcome for row in judged], dtype=torch.float32)

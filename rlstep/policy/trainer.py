@@ -28,7 +28,7 @@ from rlstep.policy import estimators, vine
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.monitoring.metrics import batch_metrics
 from rlstep.policy.resume import ExactResume
-from rlstep.policy.rewards.task_rewards import Judgement, RewardSource
+from rlstep.policy.rewards.scored import RewardSource, ScoredCompletion
 from rlstep.policy.with_critic import WithCritic
 from rlstep.steps.positions import step_tokens, token_ends_from_ids
 
@@ -41,7 +41,7 @@ class Batch:
     prompts: list[str]
     completions: list[str]
     references: list[str]
-    judged: list[Judgement]
+    judged: list[ScoredCompletion]
     finished: list[bool]
 
 
@@ -79,7 +79,7 @@ class StepPPOTrainer(ExactResume, WithCritic, GRPOTrainer):
     ):
         self.reward_source = reward_source
         self.observers: list[Callable[[Batch], None]] = []
-        self._judged: list[Judgement] = []
+        self._judged: list[ScoredCompletion] = []
         self._completions: list[str] = []
         self._batch_start: float | None = None
         if is_deepspeed_zero3_enabled():
@@ -106,7 +106,7 @@ class StepPPOTrainer(ExactResume, WithCritic, GRPOTrainer):
         self._judged, self._ended = self._judge(prompts, completions, completion_ids, reference)
         return [float(sum(row.step_rewards)) for row in self._judged]
 
-    def _judge(self, prompts, completions, completion_ids, references) -> tuple[list[Judgement], list[bool]]:
+    def _judge(self, prompts, completions, completion_ids, references) -> tuple[list[ScoredCompletion], list[bool]]:
         """What completions are worth under `truncated`, and whether the policy ended them itself."""
         judged = self.reward_source(prompts, completions, references)
         ended = [bool(ids) and ids[-1] in self.eos_token_ids for ids in completion_ids]
@@ -174,7 +174,7 @@ class StepPPOTrainer(ExactResume, WithCritic, GRPOTrainer):
             return {"advantages": found_BT[:, : mask_BT.shape[1]]}
         return self._gae(batch, rewards_BT)
 
-    def _step_level(self, inputs, batch: dict[str, Tensor], judged: list[Judgement], tokens) -> Tensor:
+    def _step_level(self, inputs, batch: dict[str, Tensor], judged: list[ScoredCompletion], tokens) -> Tensor:
         mask_BT = batch["completion_mask"]
         if self.args.advantage == "vine":
             return estimators.vine_advantages(judged, self._vine_values(inputs, batch, tokens), tokens, mask_BT)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 
 # (prefixes as token ids, new tokens at most) -> K completions of each, as token ids.
 Sampler = Callable[[list[list[int]], int], list[list[list[int]]]]
@@ -80,7 +80,7 @@ def roll_out(
     return found
 
 
-def returns(judged: Sequence[Judgement], steps: int) -> list[float]:
+def returns(judged: Sequence[ScoredCompletion], steps: int) -> list[float]:
     """What each rollout earned behind its first `steps` steps: the rewards of its further steps, and its outcome."""
     return [sum(row.step_rewards[steps:]) + row.outcome for row in judged]
 

@@ -353,9 +353,10 @@ class CountingPRM:
     """Scores steps by their number of characters: something that differs between samples."""
 
     kind = "prm"
+    gives = "probability"
     steps = 0
 
-    def score(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps=None):
         self.steps += sum(map(len, steps))
         return [[(end - start) % 10 / 10 for start, end in spans] for spans in steps]
 
@@ -451,9 +452,9 @@ def test_evaluation_weighs_every_row_alike(scripted, row, tokenizer):
     right = iter([True, False, True])
 
     def source(prompts, completions, references):
-        from rlstep.policy.rewards.task_rewards import Judgement
+        from rlstep.policy.rewards.scored import ScoredCompletion
 
-        return [Judgement([], [], 0.0, correct=found, clean=False) for found in (next(right) for _ in prompts)]
+        return [ScoredCompletion([], [], 0.0, correct=found, clean=False) for found in (next(right) for _ in prompts)]
 
     trainer = scripted([row(""), row("")], source, per_device_eval_batch_size=2, num_generations_eval=1)
     trainer._generate_single_turn = lambda prompt_ids, *_: ([[tokenizer.eos_token_id] for _ in prompt_ids], None)

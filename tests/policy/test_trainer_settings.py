@@ -70,7 +70,7 @@ def vine_trainer(scripted, tokenizer):
     """Makes a vine trainer whose rollouts are scripted: `continuations` maps the text so far to K completions of it."""
 
     def make(rows, continuations, **changes):
-        from rlstep.policy.rewards.task_rewards import Judgement
+        from rlstep.policy.rewards.scored import ScoredCompletion
         from rlstep.steps.boundaries import line_steps
 
         worth = {row.text: row for row in rows}
@@ -82,7 +82,7 @@ def vine_trainer(scripted, tokenizer):
                 steps = line_steps(text)
                 rewards = list(row.step_rewards) if row else [0.25] * len(steps)
                 outcome = row.outcome if row else float(text.endswith("9"))
-                judged.append(Judgement(steps, rewards, outcome, outcome > 0, False))
+                judged.append(ScoredCompletion(steps, rewards, outcome, outcome > 0, False))
             return judged
 
         K = len(next(iter(continuations.values())))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlstep.core.aggregate import solution_score, vote_weight
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 
 POSITIONS = 12  # steps with a metric of their own; later ones share one
 # Guards that withhold single steps (rlstep.policy.rewards.guards). All are logged, so that a curve has its zeros.
@@ -20,7 +20,7 @@ _SAME = 1e-6  # a PRM's scores of one text differ by as much from batch to batch
 
 
 def batch_metrics(
-    judged: Sequence[Judgement],
+    judged: Sequence[ScoredCompletion],
     completions: Sequence[str],
     group_size: int,
     tokens: Sequence[int],
@@ -58,7 +58,7 @@ def batch_metrics(
     return {name: values for name, values in found.items() if values}
 
 
-def _rewards(judged: Sequence[Judgement], group_size: int, found: dict[str, list[float]]) -> None:
+def _rewards(judged: Sequence[ScoredCompletion], group_size: int, found: dict[str, list[float]]) -> None:
     for row in judged:
         found["reward/process"].append(float(sum(row.step_rewards)))
         found["reward/outcome"].append(float(row.outcome))
@@ -73,7 +73,7 @@ def _position(position: int) -> str:
     return f"{position:02d}" if position <= POSITIONS else f"{POSITIONS + 1}_on"
 
 
-def _all_alike(group: Sequence[Judgement]) -> bool:
+def _all_alike(group: Sequence[ScoredCompletion]) -> bool:
     """Whether all samples of a problem are paid the same for the same number of steps, and the same for the outcome."""
     first = [*group[0].step_rewards, group[0].outcome]
     return all(
@@ -83,14 +83,14 @@ def _all_alike(group: Sequence[Judgement]) -> bool:
     )
 
 
-def _accuracy(judged: Sequence[Judgement], found: dict[str, list[float]]) -> None:
+def _accuracy(judged: Sequence[ScoredCompletion], found: dict[str, list[float]]) -> None:
     found["accuracy"] = [float(row.correct) for row in judged]
     # All rows or none: rows whose steps are all known are not a fair sample of those whose steps are not.
     if all(row.checked for row in judged) and any(row.labels for row in judged):
         found["clean_accuracy"] = [float(row.clean) for row in judged]
 
 
-def _prm(row: Judgement, found: dict[str, list[float]]) -> None:
+def _prm(row: ScoredCompletion, found: dict[str, list[float]]) -> None:
     if row.step_scores is None:
         return
     score = vote_weight(solution_score(row.step_scores, "product"), "product")
@@ -100,7 +100,7 @@ def _prm(row: Judgement, found: dict[str, list[float]]) -> None:
     found["prm/step_gap"] += [float(p) - label for p, label in known if label is not None]
 
 
-def _steps(row: Judgement, text: str, length: int, found: dict[str, list[float]]) -> None:
+def _steps(row: ScoredCompletion, text: str, length: int, found: dict[str, list[float]]) -> None:
     count = len(row.steps)
     found["steps/count"].append(float(count))
     found["steps/characters"] += [float(end - start) for start, end in row.steps]
@@ -113,7 +113,7 @@ def _steps(row: Judgement, text: str, length: int, found: dict[str, list[float]]
         earlier.add(folded)
 
 
-def _guards(judged: Sequence[Judgement], found: dict[str, list[float]]) -> None:
+def _guards(judged: Sequence[ScoredCompletion], found: dict[str, list[float]]) -> None:
     reasons = [reason for row in judged for reason in row.guards]
     if reasons:
         found["steps/withheld"] = [float(reason is not None) for reason in reasons]

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from rlstep.core.aggregate import solution_score, vote_weight
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import DataError
 from rlstep.runtime.rows import atomic
 
@@ -141,7 +141,7 @@ class CompletionTable:
         update: int,
         prompts: Sequence[str],
         completions: Sequence[str],
-        judged: Sequence[Judgement],
+        judged: Sequence[ScoredCompletion],
         finished: Sequence[bool] | None = None,
     ) -> None:
         """Shows the batch, if it is due.
@@ -175,7 +175,7 @@ class CompletionTable:
         wandb.log({"completions/steps": table, "train/samples": samples})
 
 
-def choose(judged: Sequence[Judgement]) -> dict[str, list[int]]:
+def choose(judged: Sequence[ScoredCompletion]) -> dict[str, list[int]]:
     """Which completions of a batch are shown, by the reason: an even sample, and where rewards were gamed, if any."""
     last, count = len(judged) - 1, min(EVEN, len(judged))
     even = [round(k * last / max(count - 1, 1)) for k in range(count)]
@@ -237,7 +237,7 @@ def page(title: str, cards: Sequence[tuple[str, str]]) -> str:
     return PAGE.format(title=_text(title), style=STYLE, body="\n".join(parts))
 
 
-def card(prompt: str, completion: str, judged: Judgement, finished: bool) -> str:
+def card(prompt: str, completion: str, judged: ScoredCompletion, finished: bool) -> str:
     """The HTML of one completion: what it is worth, the prompt, then step by step what was written."""
     flags = ["answer right" if judged.correct else "answer wrong" if judged.answered else "no answer"]
     flags += ["every step right"] * judged.clean + ["cut off"] * (not finished)
@@ -254,7 +254,7 @@ def card(prompt: str, completion: str, judged: Judgement, finished: bool) -> str
     return f'<div class="card">{"".join(parts)}</div>'
 
 
-def _step(text: str, judged: Judgement, number: int) -> str:
+def _step(text: str, judged: ScoredCompletion, number: int) -> str:
     score, label, reward, guard = (
         values[number] if values is not None and number < len(values) else None
         for values in (judged.step_scores, judged.labels, judged.step_rewards, judged.guards)

@@ -7,7 +7,7 @@ from rlstep.policy.monitoring.run_log import CompletionTable, JsonLog, SamplesAx
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions, make_labeler
 from rlstep.policy.refresh.training import Refresher
-from rlstep.policy.rewards.sources import Verifiers, load_whole
+from rlstep.policy.rewards.sources import Verifiers, load_unsharded
 from rlstep.policy.trainer import Batch, StepPPOTrainer
 from rlstep.tasks.base import Task
 
@@ -84,7 +84,7 @@ class RefreshWatch:
 
 
 def _refresher(trainer: StepPPOTrainer, refresh: RefreshOptions, task: Task, verifiers: Verifiers) -> RefreshWatch:
-    teacher = load_whole(refresh.refresh_teacher, trainer.args) if refresh.refresh_teacher else None
+    teacher = load_unsharded(refresh.refresh_teacher, trainer.args) if refresh.refresh_teacher else None
     labeler = make_labeler(refresh, task, teacher, trainer.sample_texts)
     refresher = Refresher(refresh, verifiers.models["prm"], labeler, trainer.args.seed)
     return RefreshWatch(trainer, refresher, verifiers)

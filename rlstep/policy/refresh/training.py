@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rlstep.core.losses import step_label_loss
 from rlstep.policy.refresh.labels import Labeler, RefreshOptions
 from rlstep.policy.refresh.weights import TrainedWeights, own_randomness
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.records import Solution, Span, read_solutions
@@ -76,7 +76,7 @@ class Refresher:
         prompts: Sequence[str],
         completions: Sequence[str],
         references: Sequence[str],
-        judgements: Sequence[Judgement],
+        judgements: Sequence[ScoredCompletion],
         finished: Sequence[bool] | None = None,
     ) -> None:
         """Keeps the newest distinct samples, `refresh_rows` of them.

@@ -147,7 +147,7 @@ def answer_step(completion: str, steps: Sequence[Span], extract: Callable[[str],
     return next((k for k, (_, end) in enumerate(steps) if extract(completion[:end]) is not None), None)
 
 
-def withheld(
+def guard_reasons(
     prompt: str, completion: str, steps: Sequence[Span], answer: int | None, guards: Guards
 ) -> list[str | None]:
     """For each step the guard that withholds its reward (a name of the module's docstring), else None.
@@ -180,15 +180,15 @@ def withheld(
     return reasons
 
 
-def counted(reasons: Sequence[str | None]) -> list[int]:
+def scored_steps(reasons: Sequence[str | None]) -> list[int]:
     """Indices of the steps whose scores the credit scheme is given: all but the withheld ones without reasoning."""
     return [k for k, reason in enumerate(reasons) if reason is None or reason in _SEEN]
 
 
-def completion_withheld(reasons: Sequence[str | None], answer: int | None, guards: Guards) -> str | None:
+def completion_guard(reasons: Sequence[str | None], answer: int | None, guards: Guards) -> str | None:
     """The guard that withholds every positive step reward of a completion, else None.
 
-    `reasons` is what `withheld` says of its steps; `answer` the index of the step that gives the answer, or None.
+    `reasons` is what `guard_reasons` says of its steps; `answer` the index of the step that gives the answer, or None.
     """
     if guards.guard_no_answer and answer is None:
         return "no_answer"
@@ -201,7 +201,9 @@ def completion_withheld(reasons: Sequence[str | None], answer: int | None, guard
     return None
 
 
-def settle(rewards: Sequence[float], reasons: Sequence[str | None], answer: int | None, guards: Guards) -> list[float]:
+def apply_guards(
+    rewards: Sequence[float], reasons: Sequence[str | None], answer: int | None, guards: Guards
+) -> list[float]:
     """What is paid of one completion's step rewards: positive ones withheld, then each one cut.
 
     A withheld step, and every step of a withheld completion, is paid min(r, 0): taking its penalty away, too, would
@@ -214,14 +216,14 @@ def settle(rewards: Sequence[float], reasons: Sequence[str | None], answer: int 
     Args:
         rewards: the credit scheme's, from the first step on; steps that it was not given have 0. May be shorter than
             `reasons`, where later steps are not judged.
-        reasons: what `withheld` says of the steps.
+        reasons: what `guard_reasons` says of the steps.
         answer: index of the step that gives the answer, None where there is none.
         guards: the settings.
 
     Returns:
         as many rewards as were given.
     """
-    everything = completion_withheld(reasons, answer, guards) is not None
+    everything = completion_guard(reasons, answer, guards) is not None
     paid = [min(r, 0.0) if everything or reason else r for r, reason in zip(rewards, reasons, strict=False)]
     return clip_rewards(paid, guards)
 

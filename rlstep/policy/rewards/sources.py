@@ -1,8 +1,9 @@
-"""The verifiers that pay in RL: loaded, where they can share the policy's base on it, and their scores kept."""
+"""The verifiers that pay in RL: loaded, on the policy's base where they can share it, with their scores kept."""
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
@@ -11,7 +12,8 @@ from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.options import VERIFIERS, PPOOptions
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.score_cache import ScoreCache
-from rlstep.policy.rewards.task_rewards import TaskRewards
+from rlstep.policy.rewards.scored import Verifier
+from rlstep.policy.rewards.task_rewards import GIVES, TaskRewards
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.tasks.base import Task
@@ -26,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Verifiers:
-    """What was loaded.
+    """The verifiers of a run, by the name of the source that they are for.
 
     Attributes:
-        models: by source, the reward models.
-        caches: by source, what the rewards ask in their place.
+        models: the verifiers themselves.
+        caches: what the rewards ask in their place.
     """
 
-    models: dict[str, object]
+    models: dict[str, Verifier]
     caches: dict[str, ScoreCache]
 
 
@@ -62,14 +64,14 @@ def load_verifiers(
     for name in VERIFIERS:
         path = getattr(options, name)
         if path is not None:
-            models[name] = _shared(path, args, base, base_path, base_revision) or load_whole(path, args)
-    methods = {"implicit": "step_log_ratios"}
-    caches = {n: ScoreCache(model, options.score_cache, methods.get(n, "score")) for n, model in models.items()}
+            shared = _shared(path, args, base, base_path, base_revision)
+            models[name] = shared or load_unsharded(path, args, gives=GIVES[name])
+    caches = {name: ScoreCache(model, options.score_cache) for name, model in models.items()}
     return Verifiers(models, caches)
 
 
 def check_fit(verifiers: Verifiers, prompts: list[str], new_tokens: int) -> None:
-    """Says what may not fit between the policy's completions and a verifier, before training finds it out.
+    """Says where a verifier and the policy's completions may not fit each other, before training finds out.
 
     Raises:
         UserError: a prompt and a completion of `new_tokens`, in the verifier's tokens, are longer than the verifier.
@@ -97,26 +99,30 @@ def save_verifier(model: RewardModel, folder: Path) -> None:
         model.tokenizer.save_pretrained(folder)
 
 
-def load_whole(path: str, args: StepPPOConfig):
+def load_unsharded(path: str, args: StepPPOConfig, gives: Literal["probability", "reward"] = "probability") -> Verifier:
     """A verifier, whole on every rank: ZeRO-3 would shard whatever is loaded, and only its engine can run shards."""
     unset_hf_deepspeed_config()
     try:
-        return load_reward_model(path, device=args.device, trust_remote_code=args.trust_remote_code)
+        return load_reward_model(path, device=args.device, trust_remote_code=args.trust_remote_code, gives=gives)
     finally:
         if getattr(args, "hf_deepspeed_config", None) is not None:
             set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
-def _shared(path: str, args: StepPPOConfig, base: PreTrainedModel | None, base_path: str, revision: str | None):
+def _shared(
+    path: str, args: StepPPOConfig, base: PreTrainedModel | None, base_path: str, revision: str | None
+) -> RewardModel | None:
+    """The verifier on the policy's base; None where it cannot share that."""
     if base is None or is_url(path) or find(path) is None:
         return None
-    found, why_not = on_base(path, base, base_path, revision, args.trust_remote_code)
-    if found is None:
+    verifier, why_not = on_base(path, base, base_path, revision, args.trust_remote_code)
+    if verifier is None:
         logger.warning("%s does not share the policy's base: %s", path, why_not)
-    return found
+    return verifier
 
 
 def task_rewards(options: PPOOptions, guards: Guards, task: Task, verifiers: Verifiers) -> TaskRewards:
+    """The reward source that the options describe."""
     return TaskRewards(
         task,
         options.sources,

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from rlstep.verifiers.logprobs import require_plain_head, token_logps
 from rlstep.verifiers.model import FORMAT, Head, VerifierSpec, load_config, load_tokenizer
 from rlstep.verifiers.packing import mask_dtype, work_per_token
 from rlstep.verifiers.published.weights import load_whole
-from rlstep.verifiers.scoring.reward_model import RewardModel, require_finite
+from rlstep.verifiers.scoring.reward_model import Gives, RewardModel, require_finite
 
 REFERENCE = "reference"
 KIND = "implicit"
@@ -156,18 +157,20 @@ def batch_logps(model: torch.nn.Module, batch: dict[str, Tensor], dtype: torch.d
 class ImplicitRewardModel(RewardModel):
     """A PRM that was trained with outcome labels alone.
 
-    `score` gives the probability at each step's end that the answer will be right, as an ORM's; `step_log_ratios` gives
-    what each step has added to its log-odds, which is the step's reward in RL.
+    By default `score` gives the probability at each step's end that the answer will be right, as an ORM's does. Opened
+    with gives="reward" it gives what each step has added to the log-odds of that, which is the step's reward in RL, and
+    the same as `step_log_ratios`.
 
     Args:
         model: the trained causal LM.
         reference: the causal LM that it started from.
         tokenizer: of both.
         beta: what the model was trained with.
+        gives: what `score` gives, probabilities or rewards.
         **options: batch_tokens, boundary and packing, as in `RewardModel`.
 
     Raises:
-        UserError: the two have different vocabularies, or change their heads' logits.
+        UserError: `gives` is neither, or the two models have different vocabularies or change their heads' logits.
     """
 
     def __init__(
@@ -176,12 +179,16 @@ class ImplicitRewardModel(RewardModel):
         reference: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         beta: float,
+        gives: Gives = "probability",
         **options,
     ):
+        if gives not in get_args(Gives):
+            raise UserError(f"gives is {gives!r}; choose one of {', '.join(get_args(Gives))}.")
         sizes = [language_model.get_input_embeddings().num_embeddings for language_model in (model, reference)]
         if sizes[0] != sizes[1]:
             raise UserError(f"the model has {sizes[0]} tokens and its reference {sizes[1]}; they need one vocabulary.")
         super().__init__(model, tokenizer, "orm", layout=ImplicitLayout(), **options)
+        self.gives = gives
         self.caching = False  # a cached prompt is one model's, and here two read each row
         self.reference, self.beta = reference.eval(), ImplicitSpec(beta=beta).beta
         for language_model in (model, reference):
@@ -197,6 +204,7 @@ class ImplicitRewardModel(RewardModel):
         boundary: Boundary | None = None,
         packing: bool = True,
         trust_remote_code: bool = False,
+        gives: Gives = "probability",
     ) -> "ImplicitRewardModel":
         """Loads an implicit PRM and its reference; arguments as in `RewardModel.from_pretrained`.
 
@@ -215,6 +223,7 @@ class ImplicitRewardModel(RewardModel):
             *models,
             tokenizer,
             spec.beta,
+            gives,
             batch_tokens=batch_tokens,
             boundary=boundary or spec.boundary,
             packing=packing,
@@ -223,11 +232,11 @@ class ImplicitRewardModel(RewardModel):
     def score(
         self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
     ) -> list[list[float]]:
-        """For each step of each completion the probability, at its end, that the answer will be right."""
-        return [
-            outcome_probabilities(torch.tensor(rewards)).tolist()
-            for rewards in self.step_log_ratios(prompts, completions, steps)
-        ]
+        """For each step of each completion the probability at its end that the answer will be right, or its reward."""
+        rewards = self.step_log_ratios(prompts, completions, steps)
+        if self.gives == "reward":
+            return rewards
+        return [outcome_probabilities(torch.tensor(of_steps)).tolist() for of_steps in rewards]
 
     def step_log_ratios(
         self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None

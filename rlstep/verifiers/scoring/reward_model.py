@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,6 +29,8 @@ from rlstep.verifiers.scoring.prefix_cache import PrefixCache, can_cache, famili
 
 logger = logging.getLogger(__name__)
 
+Gives = Literal["probability", "reward"]
+
 
 class RewardModel:
     """A PRM or an ORM that scores text, whichever tokenizer wrote it.
@@ -40,7 +43,12 @@ class RewardModel:
         layout: how text becomes tokens; that of rlstep's own verifiers by default.
         boundary: what a step is where no spans are given; lines by default.
         packing: rows without padding and shared prefixes once, where the model admits it; False pads.
+
+    Attributes:
+        gives: what `score` gives; an implicit PRM alone may give rewards.
     """
+
+    gives: Gives = "probability"
 
     def __init__(
         self,
@@ -78,6 +86,7 @@ class RewardModel:
         packing: bool = True,
         trust_remote_code: bool = False,
         model: PreTrainedModel | None = None,
+        gives: Gives = "probability",
     ) -> "RewardModel":
         """Loads a verifier for scoring: one that rlstep trained, or a published PRM (`published.FAMILIES`).
 
@@ -95,6 +104,7 @@ class RewardModel:
             packing: rows without padding and shared prefixes once, where the model admits it; False pads.
             trust_remote_code: run model code from the hub.
             model: what `load_spec` would load, where it is in memory (`adapters.on_base`); it stays on its device.
+            gives: what `score` gives: probabilities, or, of an implicit PRM, each step's reward.
 
         Raises:
             UserError: nothing loadable there, no verifier, or a policy that is not the checkpoint's.
@@ -106,7 +116,12 @@ class RewardModel:
             from rlstep.verifiers.scoring.implicit import ImplicitRewardModel  # built on this module
 
             return ImplicitRewardModel.from_pretrained(
-                path, device, dtype, batch_tokens, boundary, packing, trust_remote_code
+                path, device, dtype, batch_tokens, boundary, packing, trust_remote_code, gives
+            )
+        if gives != "probability":
+            raise UserError(
+                f"{path} is no implicit PRM, so it gives probabilities, and gives is {gives!r}. Leave that out, or give"
+                " an implicit PRM (rlstep orm with loss: implicit)."
             )
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         options = {"batch_tokens": batch_tokens, "packing": packing}

@@ -50,6 +50,8 @@ class RemoteRewardModel:
         UserError: an option is wrong, no server is there, or it is no verifier.
     """
 
+    gives: Literal["probability", "reward"] = "probability"  # the protocol has no other values
+
     def __init__(self, url: str, timeout: float = 600.0, retries: int = 5, batch_rows: int = 1024):
         if not 0 < timeout < math.inf:
             raise UserError(f"timeout is {timeout}; it must be a number of seconds above 0.")

@@ -10,17 +10,17 @@ import trl.trainer.grpo_trainer
 
 from rlstep.policy.monitoring.metrics import METRICS, STEP_GUARDS, batch_metrics, glossary_table
 from rlstep.policy.rewards import guards
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.steps.boundaries import line_steps
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def judged(text: str, step_rewards=(), outcome=0.0, **more) -> Judgement:
+def judged(text: str, step_rewards=(), outcome=0.0, **more) -> ScoredCompletion:
     """A judgement of a text whose lines are its steps; right where it has an outcome."""
     right = outcome > 0
     defaults = {"correct": right, "clean": right, "answered": right}
-    return Judgement(line_steps(text), list(step_rewards), outcome, **(defaults | more))
+    return ScoredCompletion(line_steps(text), list(step_rewards), outcome, **(defaults | more))
 
 
 # Two problems with two samples each; the second problem's samples are empty and cut off.
@@ -142,7 +142,7 @@ def test_the_guards_of_single_steps_are_all_known():
         ("how many apples has tom got now", None, {}),
     ]
     for text, answer, settings in cases:
-        found = guards.withheld(
+        found = guards.guard_reasons(
             "How many apples has Tom got now?", text, line_steps(text), answer, guards.Guards(**settings)
         )
         fired |= {reason for reason in found if reason}

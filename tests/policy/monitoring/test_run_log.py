@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback
 
 from rlstep.policy.monitoring import run_log as runlog
 from rlstep.policy.monitoring.run_log import CompletionTable, JsonLog, SamplesAxis, choose, rows_up_to, shade
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import DataError
 from rlstep.steps.boundaries import line_steps
 
@@ -189,9 +189,9 @@ class _Page(HTMLParser):
         return [element for element in self.found if element[1].get("class") == name]
 
 
-def judged(text, **more) -> Judgement:
+def judged(text, **more) -> ScoredCompletion:
     plain = {"steps": line_steps(text), "step_rewards": [], "outcome": 0.0, "correct": False, "clean": False}
-    return Judgement(**(plain | more))
+    return ScoredCompletion(**(plain | more))
 
 
 @pytest.fixture

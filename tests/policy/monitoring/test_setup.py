@@ -16,8 +16,8 @@ from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.resume import WALL_CLOCK
 from rlstep.policy.rewards.guards import Guards
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.rewards.sources import Verifiers, load_verifiers, wants_base
-from rlstep.policy.rewards.task_rewards import Judgement
 from rlstep.policy.trainer import Batch
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
@@ -89,7 +89,9 @@ def lines(folder) -> list[dict]:
 
 
 def batch(update: int, process: float, accuracy: float, rows: int = 20) -> Batch:
-    judged = [Judgement([(0, 1)], [process], 0.0, correct=n < round(accuracy * rows), clean=False) for n in range(rows)]
+    judged = [
+        ScoredCompletion([(0, 1)], [process], 0.0, correct=n < round(accuracy * rows), clean=False) for n in range(rows)
+    ]
     return Batch(update, ["p"] * rows, ["c"] * rows, ["r"] * rows, judged, [True] * rows)
 
 

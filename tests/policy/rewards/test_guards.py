@@ -20,7 +20,7 @@ PROMPT = (
 def reasons(completion: str, prompt: str = PROMPT, **changes) -> list[str | None]:
     steps = line_steps(completion)
     place = guarding.answer_step(completion, steps, extract)
-    return guarding.withheld(prompt, completion, steps, place, Guards(**changes))
+    return guarding.guard_reasons(prompt, completion, steps, place, Guards(**changes))
 
 
 # --- Honest steps.
@@ -62,7 +62,7 @@ def test_no_default_guard_hits_honest_steps(prompt, completion):
     found = reasons(completion, prompt)
     assert found == [None] * len(found)
     place = guarding.answer_step(completion, line_steps(completion), extract)
-    assert guarding.completion_withheld(found, place, Guards()) is None
+    assert guarding.completion_guard(found, place, Guards()) is None
 
 
 def test_there_are_twenty_of_them():
@@ -268,12 +268,12 @@ def test_the_answer_is_not_looked_for_behind_the_step_that_gives_it():
     ],
 )
 def test_when_a_whole_completion_is_withheld(found, answer, changes, expected):
-    assert guarding.completion_withheld(found, answer, Guards(**changes)) == expected
+    assert guarding.completion_guard(found, answer, Guards(**changes)) == expected
 
 
 def test_credit_is_given_to_all_but_steps_without_reasoning():
     found = [None, "filler", "repeats", "restated", "max_step_chars", None, "after_answer", "max_steps"]
-    assert guarding.counted(found) == [0, 4, 5, 7]
+    assert guarding.scored_steps(found) == [0, 4, 5, 7]
 
 
 # --- What is paid.
@@ -282,14 +282,14 @@ def test_credit_is_given_to_all_but_steps_without_reasoning():
 def test_withheld_rewards_lose_what_is_positive_alone():
     found = [None, "max_steps", "max_steps", None]
     guards = Guards(guard_no_answer=False, guard_reward_clip=None)
-    assert guarding.settle([0.5, 0.5, -0.5, -2.0], found, 0, Guards(guard_min_steps=0)) == [0.5, 0.0, -0.5, -1.0]
-    assert guarding.settle([0.5, 0.5, -0.5, -2.0], found, None, guards) == [0.0, 0.0, -0.5, -2.0]
-    assert guarding.settle([0.5, -0.25, 0.5], [None] * 3, None, Guards()) == [0.0, -0.25, 0.0]
+    assert guarding.apply_guards([0.5, 0.5, -0.5, -2.0], found, 0, Guards(guard_min_steps=0)) == [0.5, 0.0, -0.5, -1.0]
+    assert guarding.apply_guards([0.5, 0.5, -0.5, -2.0], found, None, guards) == [0.0, 0.0, -0.5, -2.0]
+    assert guarding.apply_guards([0.5, -0.25, 0.5], [None] * 3, None, Guards()) == [0.0, -0.25, 0.0]
 
 
 def test_rewards_of_fewer_steps_than_there_are():
-    assert guarding.settle([0.5, -0.5], [None] * 4, 3, Guards()) == [0.5, -0.5]
-    assert guarding.settle([], [], None, Guards()) == []
+    assert guarding.apply_guards([0.5, -0.5], [None] * 4, 3, Guards()) == [0.5, -0.5]
+    assert guarding.apply_guards([], [], None, Guards()) == []
 
 
 def test_each_reward_is_cut():

@@ -73,14 +73,14 @@ def paid(lines: list[str], credit: str, guards: Guards, scores=SCORES, **paramet
     steps = line_steps(completion)
     assert len(steps) == len(lines)
     answer = guarding.answer_step(completion, steps, extract)
-    reasons = guarding.withheld(PROMPT, completion, steps, answer, guards)
-    counted = guarding.counted(reasons)
+    reasons = guarding.guard_reasons(PROMPT, completion, steps, answer, guards)
+    counted = guarding.scored_steps(reasons)
     seen_S = torch.tensor([scores[lines[k]] for k in counted], dtype=torch.float64)
     rewards = [0.0] * len(lines)
     given = step_rewards(seen_S, credit, **(parameters or PARAMETERS.get(credit, {})))
     for k, reward in zip(counted, given.tolist(), strict=True):
         rewards[k] = reward
-    return guarding.settle(rewards, reasons, answer, guards)
+    return guarding.apply_guards(rewards, reasons, answer, guards)
 
 
 def total(lines: list[str], credit: str, guards: Guards, scores=SCORES, **parameters) -> float:
@@ -111,8 +111,9 @@ def test_with_the_default_guards_none_beats_it_but_padding_under_min_form_as_pub
 
 class ScriptedPRM:
     kind = "prm"
+    gives = "probability"
 
-    def score(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps=None):
         return [
             [SCORES[text[start:end].strip()] for start, end in spans]
             for text, spans in zip(completions, steps, strict=True)

@@ -10,6 +10,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.positions import encode
 from rlstep.verifiers.scoring.implicit import ImplicitRewardModel, ImplicitSpec
+from rlstep.verifiers.scoring.reward_model import RewardModel
 
 BETA = 0.3
 
@@ -199,3 +200,21 @@ def test_both_models_need_one_vocabulary(models, tiny_lm, tokenizer):
     other.resize_token_embeddings(size + 8)
     with pytest.raises(UserError, match=f"the model has {size} tokens and its reference {size + 8}"):
         ImplicitRewardModel(models[0], other, tokenizer, BETA)
+
+
+def test_opened_for_rewards_its_score_gives_each_steps_reward(path, verifier, task):
+    prompts, completions = texts(task)
+    asked = prompts, completions, [line_steps(completion) for completion in completions]
+    rewards = RewardModel.from_pretrained(path, device="cpu", gives="reward")
+    assert (rewards.gives, verifier.gives) == ("reward", "probability")
+    assert rewards.score(*asked) == rewards.step_log_ratios(*asked)
+    given, expected = sum(rewards.score(*asked), []), sum(verifier.step_log_ratios(*asked), [])
+    assert given == pytest.approx(expected)
+    assert min(given) < 0  # no probabilities
+
+
+def test_probabilities_or_rewards_are_asked_for_by_name(path, tiny_lm):
+    with pytest.raises(UserError, match="gives is 'logits'; choose one of probability, reward"):
+        RewardModel.from_pretrained(path, gives="logits")
+    with pytest.raises(UserError, match="is no implicit PRM, so it gives probabilities, and gives is 'reward'"):
+        RewardModel.from_pretrained(tiny_lm, kind="orm", gives="reward")
