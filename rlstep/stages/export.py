@@ -4,9 +4,10 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rlstep.policy.models import ADAPTER_CONFIG, load_policy, load_tokenizer
+from rlstep.policy.models import load_policy, load_policy_tokenizer
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RunRecord
+from rlstep.verifiers.model import ADAPTER_CONFIG
 
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
@@ -28,7 +29,7 @@ def export(config: ExportConfig) -> dict:
             f"{policy} holds no LoRA adapter ({missing[0]} is missing). A full model loads as it is, without an export."
         )
     with RunRecord("export", asdict(config), out) as record:
-        tokenizer = load_tokenizer(config.policy, config.trust_remote_code)
+        tokenizer = load_policy_tokenizer(config.policy, config.trust_remote_code)
         (out / "adapter").mkdir(parents=True, exist_ok=True)
         for name in ADAPTER_FILES:
             shutil.copyfile(policy / name, out / "adapter" / name)

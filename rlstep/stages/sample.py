@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_tokenizer, max_positions
+from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_policy_tokenizer
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
 from rlstep.steps.records import Problem, Solution, read_problems
+from rlstep.verifiers.model import max_positions
 
 
 @dataclass
@@ -54,10 +55,10 @@ def sample(config: SampleConfig) -> dict:
     ):
         done, total = len(rows.rows), len(problems) * config.n
         if done < total:
-            tokenizer = load_tokenizer(config.model, config.trust_remote_code)
+            tokenizer = load_policy_tokenizer(config.model, config.trust_remote_code)
             model = load_policy(config.model, config.dtype, config.trust_remote_code).to(device()).eval()
             lengths = {p.id: len(tokenizer(p.prompt)["input_ids"]) for p in problems}
-            check_prompt_lengths(lengths, config.max_new_tokens, max_positions(model))
+            check_prompt_lengths(lengths, config.max_new_tokens, max_positions(model.config))
             jobs, whole = _jobs(problems, config, done), done - done % config.batch_size
             for number, batch in track(jobs, "sampling", total, whole, weight=lambda job: len(job[1])):
                 # A batch's own seed: the rows after a kill are those the uninterrupted run would have written.

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from rlstep.policy.models import load_tokenizer, max_positions
+from rlstep.policy.models import load_policy_tokenizer
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RunRecord
 from rlstep.steps.records import Solution, read_solutions
+from rlstep.verifiers.model import max_positions
 
 
 @dataclass
@@ -52,7 +53,7 @@ def sft(options: SFTOptions, args: SFTArguments, model: ModelConfig) -> dict:
     solutions = read_solutions(options.data)
     with RunRecord("sft", settings(options) | settings(args) | settings(model), args.output_dir, args.seed) as record:
         args.model_init_kwargs = model_init_kwargs(model, args)
-        tokenizer = load_tokenizer(model.model_name_or_path, args.trust_remote_code)
+        tokenizer = load_policy_tokenizer(model.model_name_or_path, args.trust_remote_code)
         rows = _tokenised(tokenizer, solutions)
         trainer = SFTTrainer(
             model=model.model_name_or_path,
@@ -61,7 +62,7 @@ def sft(options: SFTOptions, args: SFTArguments, model: ModelConfig) -> dict:
             processing_class=tokenizer,
             peft_config=get_peft_config(model),
         )
-        _check_lengths(solutions, rows, args.max_length, max_positions(trainer.model))
+        _check_lengths(solutions, rows, args.max_length, max_positions(trainer.model.config))
         result = trainer.train(resume_from_checkpoint=newest_checkpoint(args.output_dir) if options.resume else None)
         trainer.save_model()
         tokenizer.save_pretrained(args.output_dir)

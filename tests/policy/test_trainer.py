@@ -8,10 +8,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
+from rlstep.policy.critic import CRITIC_FILE
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.task_rewards import TaskRewards
 from rlstep.policy.trainer import StepPPOTrainer
-from rlstep.policy.with_critic import CRITIC_FILE
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.small import small_model
 from rlstep.verifiers.model import VerifierSpec, new_verifier
@@ -226,6 +226,21 @@ def test_whitening_is_over_the_completions_tokens_alone(scripted, rows):
     expected = (plain[mask] - plain[mask].mean()) / plain[mask].std(correction=0)
     torch.testing.assert_close(batch["advantages"][mask], expected)
     assert not batch["advantages"][~mask].any()
+
+
+def test_completions_are_scored_once_and_both_returns_are_logged(scripted, rows):
+    """Returns: 0.5, 0.5, 0.25, 0 by steps and 1, 0, 1, 0 by outcomes."""
+    trainer = scripted(rows)
+    source, asked = trainer.reward_source, []
+    trainer.reward_source = lambda *texts: asked.append(texts) or source(*texts)
+    trainer.batch()
+    prompts, completions, references = asked.pop()
+    assert not asked
+    assert (list(prompts), list(completions)) == (["0\n", "0\n", "1\n", "1\n"], [row.text for row in rows])
+    assert list(references) == ["1"] * 4
+    metrics = trainer._metrics["train"]
+    assert (metrics["rewards/process/mean"], metrics["rewards/outcome/mean"]) == ([0.3125], [0.5])
+    assert list(trainer._logs["rewards"]["process"]) == [0.5, 0.5, 0.25, 0.0]
 
 
 # --- Odd completions.

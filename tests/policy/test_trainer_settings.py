@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlstep.core.kl import kl_estimate
-from rlstep.policy.trainer import Batch
+from rlstep.policy.rewards.scored import ScoredBatch
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_rollouts_are_given_what_is_left_of_the_completion(scripted, rows):
     trainer._generate_single_turn = lambda ids, *rest: (
         seen.append((len(ids), trainer.generation_config.max_new_tokens, rest[-1])) or [[5]] * len(ids), None
     )  # fmt: skip
-    trainer._sample_on(2, [[1], [1, 2]], 7)
+    trainer.rollouts.sample(2, [[1], [1, 2]], 7)
     assert seen == [(4, 7, 2)]
     assert trainer.generation_config.max_new_tokens == trainer.generation_kwargs["max_new_tokens"] == 16
 
@@ -160,7 +160,7 @@ def test_rollouts_are_given_what_is_left_of_the_completion(scripted, rows):
 def test_texts_are_sampled_in_batches_with_real_generation(scripted, rows):
     trainer = scripted(rows, per_device_train_batch_size=4)
     del trainer._generate_single_turn
-    found = trainer.sample_texts([f"{n}\n" for n in range(5)], 3)
+    found = trainer.rollouts.sample_texts([f"{n}\n" for n in range(5)], 3)
     assert [len(texts) for texts in found] == [3] * 5
     assert all(isinstance(text, str) for texts in found for text in texts)
 
@@ -189,11 +189,14 @@ def test_the_completions_table_shows_the_advantages_that_train(scripted, rows):
 
 def test_the_value_loss_does_not_depend_on_how_a_batch_is_cut(scripted, rows):
     """Four rows at once, or each alone: the sum of the micro-batches' losses is the same."""
-    trainer = scripted(rows, advantage="gae", lam=0.5, whiten_advantages="none")
+    trainer = scripted(rows, advantage="gae", lam=0.5, whiten_advantages="none", vf_coef=1.0)
     batch = trainer.batch()
-    whole = trainer._value_loss(trainer.model, batch).item()
     parts = [{k: v[i : i + 1] if v.dim() else v for k, v in batch.items()} for i in range(4)]
-    assert sum(trainer._value_loss(trainer.model, part).item() for part in parts) == pytest.approx(whole)
+    with_values = [trainer._compute_loss(trainer.model, part).item() for part in (batch, *parts)]
+    trainer.args.vf_coef = 0.0
+    policy = [trainer._compute_loss(trainer.model, part).item() for part in (batch, *parts)]
+    whole, *of_parts = (a - b for a, b in zip(with_values, policy, strict=True))
+    assert sum(of_parts) == pytest.approx(whole)
     assert whole > 0
 
 
@@ -355,10 +358,10 @@ def test_observers_see_every_training_batch_once_and_no_evaluation(scripted, row
     trainer.observers.append(seen.append)
     trainer.train()
     assert [batch.update for batch in seen] == [1, 2]
-    assert all(isinstance(batch, Batch) for batch in seen)
+    assert all(isinstance(batch, ScoredBatch) for batch in seen)
     assert seen[0].completions == ["1\n2", "4", "6", ""]
     assert seen[0].finished == [True] * 4
-    assert len(seen[0].prompts) == len(seen[0].references) == len(seen[0].judged) == 4
+    assert len(seen[0].prompts) == len(seen[0].references) == len(seen[0].scored) == 4
     trainer.model.eval()
     trainer.batch()
     assert len(seen) == 2

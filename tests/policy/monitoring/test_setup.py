@@ -16,9 +16,8 @@ from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.resume import WALL_CLOCK
 from rlstep.policy.rewards.guards import Guards
-from rlstep.policy.rewards.scored import ScoredCompletion
+from rlstep.policy.rewards.scored import ScoredBatch, ScoredCompletion
 from rlstep.policy.rewards.sources import Verifiers, load_verifiers, wants_base
-from rlstep.policy.trainer import Batch
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.ppo import ppo
@@ -88,11 +87,11 @@ def lines(folder) -> list[dict]:
         return [json.loads(line) for line in file]
 
 
-def batch(update: int, process: float, accuracy: float, rows: int = 20) -> Batch:
-    judged = [
+def batch(update: int, process: float, accuracy: float, rows: int = 20) -> ScoredBatch:
+    scored = [
         ScoredCompletion([(0, 1)], [process], 0.0, correct=n < round(accuracy * rows), clean=False) for n in range(rows)
     ]
-    return Batch(update, ["p"] * rows, ["c"] * rows, ["r"] * rows, judged, [True] * rows)
+    return ScoredBatch(update, ["p"] * rows, ["c"] * rows, ["r"] * rows, scored, [True] * rows)
 
 
 # --- The alarm.
@@ -134,7 +133,7 @@ def test_where_an_orm_alone_pays_its_reward_is_watched(scripted, row):
         rising = min(1.0, max(0.0, (update - 8) / 5))
         found = batch(update, 0.0, 0.5 - 0.5 * rising + 0.05 * (update % 2))
         paid = 0.5 + 0.4 * rising + 0.01 * (update % 2)
-        watch(replace(found, judged=[replace(row, outcome=paid) for row in found.judged]))
+        watch(replace(found, scored=[replace(row, outcome=paid) for row in found.scored]))
     assert watch.alarm.raised
 
 
