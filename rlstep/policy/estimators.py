@@ -75,12 +75,13 @@ def token_rewards(scored: Sequence[ScoredCompletion], step_ends: StepEnds, mask_
 
     A row that TRL masked (truncated, with mask_truncated_completions) is paid nothing.
     """
+    outcomes_B = _outcomes(scored).to(mask_BT.device)
     lengths_B = mask_BT.sum(dim=1)
     paid = [row.step_rewards if length else [] for row, length in zip(scored, lengths_B.tolist(), strict=True)]
     return place_step_rewards(
         [torch.tensor(rewards, dtype=torch.float32) for rewards in paid],
         [list(ends)[: len(rewards)] for ends, rewards in zip(step_ends, paid, strict=True)],
-        _outcomes(scored).to(mask_BT.device) * (lengths_B > 0),
+        outcomes_B * (lengths_B > 0),
         (lengths_B - 1).clamp_min(0),
         mask_BT.shape[1],
     )
@@ -103,11 +104,12 @@ def group_advantages(
         size: samples per problem.
         args: step_discount, scale_rewards, step_baseline.
     """
+    outcomes_B = _outcomes(everyone)
     rewards_BS, steps_BS = _steps_of(everyone)
     process_BS, outcome_B = group(
         rewards_BS,
         steps_BS,
-        _outcomes(everyone),
+        outcomes_B,
         group_size=size,
         discount=args.step_discount,
         scale=args.scale_rewards,
@@ -133,11 +135,11 @@ def vine_advantages(
         scored, step_ends, mask_BT: this rank's.
         values_BS: (B, S), S the most steps of any row, at least 1; column 0 is the prompt's value.
     """
-    rows = [replace(row, step_rewards=_with_unscored(row)) for row in scored]
-    rewards_BS, steps_BS = _steps_of(rows)
+    outcomes_B = _outcomes(scored)
+    rewards_BS, steps_BS = _steps_of([replace(row, step_rewards=_with_unscored(row)) for row in scored])
     missing = values_BS.shape[1] - rewards_BS.shape[1]
     rewards_BS, steps_BS = pad(rewards_BS, (0, missing)), pad(steps_BS, (0, missing))
-    process_BS, outcome_B = vine(rewards_BS, steps_BS, _outcomes(rows), values_BS)
+    process_BS, outcome_B = vine(rewards_BS, steps_BS, outcomes_B, values_BS)
     device = mask_BT.device
     return spread_over_tokens(process_BS.to(device), outcome_B.to(device), step_ends, mask_BT)
 

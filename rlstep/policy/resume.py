@@ -161,7 +161,7 @@ class ExactResume:
         return (num_train_epochs if self._finished else epochs), batches
 
     def _evaluate(self, trial, ignore_keys_for_eval, skip_scheduler: bool = False):
-        # The loop leaves out the scheduler for eval_on_start alone, which a continued run has behind it.
+        # The loop leaves out the scheduler for eval_on_start alone, which a continued run has done before.
         if skip_scheduler and self._kept is not None:
             return {}
         return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)

@@ -114,11 +114,11 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         batch = super()._generate_and_score_completions(rows)
         mask_BT, update = batch["completion_mask"], self.args.batches_at(self.state.global_step) + 1
         scored, everyone = (ScoredBatch.from_rows(update, part) for part in (rows, gather_object(rows)))
-        self.training_log.completions(everyone, gather_object(mask_BT.sum(dim=1).tolist()))
+        self.training_log.log_completions(everyone, gather_object(mask_BT.sum(dim=1).tolist()))
         kl_cost_BT = None
         if self.args.kl == "reward":
             kl_BT = kl_when_sampled(self, batch, self.args.kl_kind[1])
-            self.training_log.token_mean("kl", kl_BT, mask_BT)
+            self.training_log.log_token_mean("kl", kl_BT, mask_BT)
             kl_cost_BT = self.beta * kl_BT
         if not self.model.training:
             # Nothing is trained on an evaluation's completions.
@@ -132,7 +132,7 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         if self.args.whitening != "none":
             shift = self.args.whitening == "full"
             batch["advantages"] = estimators.whiten(batch["advantages"], mask_BT, self._sum, shift_mean=shift)
-        self.training_log.advantages(batch["advantages"], mask_BT)
+        self.training_log.log_advantages(batch["advantages"], mask_BT)
         # Last: an observer may train the PRM, and all that this batch is paid has to come from one PRM.
         for observe in self.observers:
             observe(everyone)
@@ -173,9 +173,9 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         if self.args.whiten_rewards:
             rewards_BT = estimators.whiten(rewards_BT, mask_BT, self._sum, shift_mean=False)
         if self.value_function is not None:
-            found, explained = self.value_function.advantages(self.model, batch, rewards_BT, scored.finished)
-            self.training_log.value("critic/explained_variance", explained)
-            return found
+            computed, explained = self.value_function.advantages(self.model, batch, rewards_BT, scored.finished)
+            self.training_log.log_value("critic/explained_variance", explained)
+            return computed
         # A group may lie on several ranks.
         everyone_BT, masks_BT = (self._gather_padded(x_BT) for x_BT in (rewards_BT, mask_BT))
         local = self._local(len(mask_BT))
@@ -184,18 +184,17 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
 
     def _step_level(self, batch: dict[str, Tensor], scored: ScoredBatch, step_ends, kl_cost_BT) -> dict[str, Tensor]:
         """Advantages from each step's reward."""
-        mask_BT, worth = batch["completion_mask"], scored.scored
+        mask_BT = batch["completion_mask"]
+        worth = scored.scored
         if kl_cost_BT is not None:
             worth = estimators.charge_kl(worth, step_ends, kl_cost_BT)
         if self.args.advantage == "vine":
             values_BS = self._vine_values(batch, scored, step_ends)
             return {"advantages": estimators.vine_advantages(worth, values_BS, step_ends, mask_BT)}
-        everyone, local = gather_object(worth), self._local(len(worth))
-        return {
-            "advantages": estimators.group_advantages(
-                everyone, local, step_ends, mask_BT, self.num_generations, self.args
-            )
-        }
+        advantages_BT = estimators.group_advantages(
+            gather_object(worth), self._local(len(worth)), step_ends, mask_BT, self.num_generations, self.args
+        )
+        return {"advantages": advantages_BT}
 
     def _vine_values(self, batch: dict[str, Tensor], scored: ScoredBatch, step_ends) -> Tensor:
         """(B, S) mean returns of rollouts from the starts of this rank's steps."""
@@ -227,13 +226,13 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
             loss = super()._compute_loss(tap, inputs)
         if self.beta and self.args.kl == "loss" and not self.args.kl_is_trls:
             kl_BT = kl_estimate(tap.log_probs_BT, inputs["ref_per_token_logps"], self.args.kl_kind[1])
-            self.training_log.token_mean("kl", kl_BT.detach(), mask_BT)
+            self.training_log.log_token_mean("kl", kl_BT.detach(), mask_BT)
             loss = loss + self.beta * (self._token_weights(inputs) * kl_BT).sum()
         # An evaluation's completions have no returns: nothing is trained on them.
         if "returns" in inputs:
             value_loss, logged = self.value_function.loss(model, inputs, self._token_weights(inputs))
             for name, values_BT in logged.items():
-                self.training_log.token_mean(name, values_BT, mask_BT)
+                self.training_log.log_token_mean(name, values_BT, mask_BT)
             loss = loss + value_loss
         return loss
 

@@ -24,7 +24,7 @@ class TrainingLog:
         self.trainer = trainer
         self._last_batch: tuple[float, int] | None = None  # when the last training batch was there, and its tokens
 
-    def completions(self, batch: ScoredBatch, lengths: list[int]) -> None:
+    def log_completions(self, batch: ScoredBatch, lengths: list[int]) -> None:
         """The metrics of a batch of all ranks (`batch_metrics`), and in training how fast batches come.
 
         One value per row, not one per batch: the last, smaller batch of an evaluation must not weigh as much as others.
@@ -51,17 +51,17 @@ class TrainingLog:
                 self._metrics["tokens_per_second"].append(tokens / (now - start))
             self._last_batch = now, sum(lengths)
 
-    def value(self, name: str, value: Tensor) -> None:
+    def log_value(self, name: str, value: Tensor) -> None:
         """The mean over the ranks that have a value; a rank that has none gives NaN."""
         self._metrics[name].append(self.trainer.accelerator.gather(value.reshape(1)).nanmean().item())
 
-    def token_mean(self, name: str, values_BT: Tensor, mask_BT: Tensor) -> None:
+    def log_token_mean(self, name: str, values_BT: Tensor, mask_BT: Tensor) -> None:
         """The mean over this rank's completion tokens, and of that over the ranks that have any."""
-        self.value(name, masked_mean(values_BT, mask_BT) if mask_BT.any() else values_BT.new_tensor(torch.nan))
+        self.log_value(name, masked_mean(values_BT, mask_BT) if mask_BT.any() else values_BT.new_tensor(torch.nan))
 
-    def advantages(self, advantages_BT: Tensor, mask_BT: Tensor) -> None:
+    def log_advantages(self, advantages_BT: Tensor, mask_BT: Tensor) -> None:
         """Their mean size; and in the completions that TRL shows, each one's mean in place of TRL's own advantage."""
-        self.token_mean("advantage/mean_abs", advantages_BT.abs(), mask_BT)
+        self.log_token_mean("advantage/mean_abs", advantages_BT.abs(), mask_BT)
         means_B = (advantages_BT * mask_BT).sum(dim=1) / mask_BT.sum(dim=1).clamp_min(1)
         means, shown = self.trainer.accelerator.gather(means_B).tolist(), self.trainer._logs["advantages"]
         for _ in range(min(len(means), len(shown))):
