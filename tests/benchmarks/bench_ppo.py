@@ -28,7 +28,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.wordlevel import word_level_tokenizer
@@ -141,7 +141,8 @@ def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
         steps = [line_steps(text) for text in completions]
         scores = verifier.score(asked, completions, steps)
         return [
-            Judgement(s, [2 * p - 1 for p in row], 0.0, False, False, row) for s, row in zip(steps, scores, strict=True)
+            ScoredCompletion(s, [2 * p - 1 for p in row], 0.0, False, False, row)
+            for s, row in zip(steps, scores, strict=True)
         ]
 
     words = tokenizer()
@@ -165,13 +166,13 @@ def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
     }
 
 
-def scripted(completions) -> list[Judgement]:
+def scripted(completions) -> list[ScoredCompletion]:
     """Step rewards by the length of a step's text: something that varies, for nothing."""
     found = []
     for text in completions:
         steps = line_steps(text)
         rewards = [(end - start) % 7 / 7 for start, end in steps]
-        found.append(Judgement(steps, rewards, float(len(text) % 2), False, False))
+        found.append(ScoredCompletion(steps, rewards, float(len(text) % 2), False, False))
     return found
 
 

@@ -8,6 +8,7 @@ from transformers import set_seed
 from trl import ModelConfig
 
 from rlstep.policy.monitoring.alarms import AlarmOptions
+from rlstep.policy.monitoring.curve import CURVE
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards.guards import Guards
@@ -15,7 +16,6 @@ from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime.checkpoints import read_state, write_state
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.stages.ppo import CURVE
 from rlstep.stages.ppo import ppo as ppo_stage
 from rlstep.steps.records import Problem
 from rlstep.tasks.small import small_model

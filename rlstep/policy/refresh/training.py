@@ -1,9 +1,9 @@
 """Refreshing the PRM: every so many updates its training goes on, on the policy's newest samples.
 
-A frozen PRM is asked ever further from what it was trained on, because the policy moves to where the PRM errs in its
-favour. A refresh labels new samples and trains the PRM on them, mixed with rows of its first training (replay) so that
-it does not forget those. The samples are asked at the tokens at which they are scored, and the loss is that of the
-PRM's first training under the label policy of its checkpoint.
+A frozen PRM is asked about texts ever further from its training data, because the policy moves to where the PRM errs
+in its favour. A refresh labels new samples and trains the PRM on them, mixed with rows of its first training (replay)
+so that it does not forget those. The PRM is trained at the tokens at which it scores, and the loss is that of its first
+training under the label policy of its checkpoint.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rlstep.core.losses import step_label_loss
 from rlstep.policy.refresh.labels import Labeler, RefreshOptions
 from rlstep.policy.refresh.weights import TrainedWeights, own_randomness
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.records import Solution, Span, read_solutions
@@ -77,21 +77,21 @@ class Refresher:
         prompts: Sequence[str],
         completions: Sequence[str],
         references: Sequence[str],
-        judgements: Sequence[Judgement],
+        scored: Sequence[ScoredCompletion],
         finished: Sequence[bool] | None = None,
     ) -> None:
         """Keeps the newest distinct samples, `refresh_rows` of them.
 
         Args:
-            prompts, completions, references, judgements: of all ranks, in one order.
+            prompts, completions, references, scored: of all ranks, in one order.
             finished: whether the policy ended each completion; all by default. The last step of one that was cut off
-                is cut off, too, and is not labelled.
+                is cut off as well, and is not labelled.
         """
         finished = [True] * len(prompts) if finished is None else finished
-        for prompt, completion, reference, judged, whole in zip(
-            prompts, completions, references, judgements, finished, strict=True
+        for prompt, completion, reference, row, whole in zip(
+            prompts, completions, references, scored, finished, strict=True
         ):
-            if steps := judged.steps if whole else judged.steps[:-1]:
+            if steps := row.steps if whole else row.steps[:-1]:
                 self._rows.pop((prompt, completion), None)
                 self._rows[prompt, completion] = (reference, [tuple(span) for span in steps])
         for key in list(self._rows)[: -self.options.refresh_rows]:
@@ -119,21 +119,21 @@ class Refresher:
         self._rows.clear()
         self.last_update = update
         targets_N = torch.cat([row.targets for row in new]) if new else torch.empty(0)
-        found = {"rows": len(new), "steps": len(targets_N), **counts, "replay_rows": 0}
+        report = {"rows": len(new), "steps": len(targets_N), **counts, "replay_rows": 0}
         if new:
             share = self.options.refresh_replay_share if self._replay else 0.0
             replay = self._usable(self._replay, round(len(new) * share / (1 - share)), self.generator)
-            found |= {"replay_rows": len(replay), "right_share": (targets_N >= 0.5).float().mean().item()}
-            found["loss_before"], found["agreement_before"] = self._measure(new)
+            report |= {"replay_rows": len(replay), "right_share": (targets_N >= 0.5).float().mean().item()}
+            report["loss_before"], report["agreement_before"] = self._measure(new)
             self._fit(new + replay)
             self.version += 1
-            found["loss_after"], found["agreement_after"] = self._measure(new)
-            if not math.isfinite(found["loss_after"]):
+            report["loss_after"], report["agreement_after"] = self._measure(new)
+            if not math.isfinite(report["loss_after"]):
                 raise UserError(
-                    f"the PRM's loss is {found['loss_after']} after the refresh at update {update}: lower "
+                    f"the PRM's loss is {report['loss_after']} after the refresh at update {update}: lower "
                     f"refresh_learning_rate, which is {self.options.refresh_learning_rate}."
                 )
-        return found | {"seconds": time.perf_counter() - start}
+        return report | {"seconds": time.perf_counter() - start}
 
     def state_dict(self) -> dict:
         """All that a resumed run needs to go on as the uninterrupted one would: JSON values and tensors."""

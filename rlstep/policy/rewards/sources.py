@@ -1,4 +1,4 @@
-"""The verifiers that pay in RL: loaded, where they can share the policy's base on it, and their scores kept."""
+"""The verifiers that pay in RL: loaded, on the policy's base where they can share it, with their scores kept."""
 
 import logging
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.options import VERIFIERS, PPOOptions
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.score_cache import ScoreCache
-from rlstep.policy.rewards.task_rewards import TaskRewards
+from rlstep.policy.rewards.scored import Verifier
+from rlstep.policy.rewards.task_rewards import GIVES, TaskRewards
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.tasks.base import Task
@@ -20,20 +21,21 @@ from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving.client import is_url
 from rlstep.verifiers.shared_base import Base
+from rlstep.verifiers.spec import Gives
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Verifiers:
-    """What was loaded.
+    """The verifiers of a run, by the name of the source that they are for.
 
     Attributes:
-        models: by source, the reward models.
-        caches: by source, what the rewards ask in their place.
+        models: the verifiers themselves.
+        caches: what the rewards ask in their place.
     """
 
-    models: dict[str, object]
+    models: dict[str, Verifier]
     caches: dict[str, ScoreCache]
 
 
@@ -63,14 +65,13 @@ def load_verifiers(
         path = getattr(options, name)
         if path is not None:
             shared = None if base is None else Base(base, base_path, base_revision)
-            models[name] = load_unsharded(path, args, shared)
-    methods = {"implicit": "step_log_ratios"}
-    caches = {n: ScoreCache(model, options.score_cache, methods.get(n, "score")) for n, model in models.items()}
+            models[name] = load_unsharded(path, args, GIVES[name], shared)
+    caches = {name: ScoreCache(model, options.score_cache) for name, model in models.items()}
     return Verifiers(models, caches)
 
 
 def check_fit(verifiers: Verifiers, prompts: list[str], new_tokens: int) -> None:
-    """Says what may not fit between the policy's completions and a verifier, before training finds it out.
+    """Says where a verifier and the policy's completions may not fit each other, before training finds out.
 
     Raises:
         UserError: a prompt and a completion of `new_tokens`, in the verifier's tokens, are longer than the verifier.
@@ -98,17 +99,19 @@ def save_verifier(model: RewardModel, folder: Path) -> None:
         model.tokenizer.save_pretrained(folder)
 
 
-def load_unsharded(path: str, args: StepPPOConfig, base: Base | None = None):
+def load_unsharded(path: str, args: StepPPOConfig, gives: Gives = "probability", base: Base | None = None) -> Verifier:
     """A verifier, whole on every rank: ZeRO-3 would shard whatever is loaded, and only its engine can run shards."""
     unset_hf_deepspeed_config()
     try:
-        return load_verifier(path, base=base, device=args.device, trust_remote_code=args.trust_remote_code)
+        options = {"device": args.device, "trust_remote_code": args.trust_remote_code}
+        return load_verifier(path, gives=gives, base=base, **options)
     finally:
         if getattr(args, "hf_deepspeed_config", None) is not None:
             set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
 def task_rewards(options: PPOOptions, guards: Guards, task: Task, verifiers: Verifiers) -> TaskRewards:
+    """The reward source that the options describe."""
     return TaskRewards(
         task,
         options.sources,

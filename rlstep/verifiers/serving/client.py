@@ -48,7 +48,7 @@ class RemoteRewardModel:
         UserError: an option is wrong, no server is there, or it is no verifier.
     """
 
-    gives: Literal["probability", "reward"] = "probability"
+    gives: Literal["probability", "reward"] = "probability"  # the protocol has no other values
 
     def __init__(
         self, url: str, timeout: float = 600.0, retries: int = 5, batch_rows: int = 1024, token: str | None = None

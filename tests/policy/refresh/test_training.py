@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, set_seed
 from rlstep.core.losses import right_log_odds
 from rlstep.policy.refresh.labels import CheckerLabels, RefreshOptions
 from rlstep.policy.refresh.training import Refresher
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.labels import LabelPolicy
@@ -25,8 +25,8 @@ PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
 RIGHT = "7 + 3 = 10\n10 * 7 = 10\nAnswer: 10"
 
 
-def judged(completion: str) -> Judgement:
-    return Judgement(line_steps(completion), [], 0.0, correct=False, clean=False)
+def judged(completion: str) -> ScoredCompletion:
+    return ScoredCompletion(line_steps(completion), [], 0.0, correct=False, clean=False)
 
 
 def observe(refresher: Refresher, solutions) -> None:
