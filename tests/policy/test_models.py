@@ -1,7 +1,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from rlstep.verifiers.model import max_positions
+from rlstep.verifiers.pretrained import max_positions
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, Qwen2ForCausalLM
 
 from rlstep.policy.models import check_prompt_lengths, load_policy, load_policy_tokenizer
