@@ -184,7 +184,9 @@ def _unread_fault(config, condition: ReadBy | Idle, names: list[str]) -> str:
     to = f" to {given}" if given else ""
     if isinstance(condition, ReadUnless):
         to = " to false" if condition.values == (True,) else f" to another value than {given}"
-    return f"{owner} is {shown(value)}, so {listed} would do nothing; set {owner}{to}, or leave {them} out"
+    # What a recipe sets cannot be left out on the command line, only set back.
+    defaults = ", ".join(shown(plain(default_of(config.__dataclass_fields__[name]))) for name in names)
+    return f"{owner} is {shown(value)}, so {listed} would do nothing; set {owner}{to}, or leave {them} at {defaults}"
 
 
 def differs(config, name: str) -> bool:
@@ -210,16 +212,16 @@ def constraints_of(cls: type) -> dict[str, tuple[Any, tuple[Constraint, ...]]]:
     for kind in reversed(cls.__mro__):
         inherited |= vars(kind).get("inherited", {})
     hints = get_type_hints(cls, include_extras=True)
-    found = {}
+    by_name = {}
     for field in fields(cls):
         hint, own = hints[field.name], ()
         if get_origin(hint) is Annotated:
             hint, *rest = get_args(hint)
             own = tuple(item for item in rest if isinstance(item, Constraint))
-        found[field.name] = (hint, own + inherited.pop(field.name, ()))
+        by_name[field.name] = (hint, own + inherited.pop(field.name, ()))
     if inherited:
         raise TypeError(f"{cls.__name__} constrains {', '.join(inherited)}, which it does not have")
-    return found
+    return by_name
 
 
 def choices_of(hint, constraints: Iterable[Constraint]) -> tuple:

@@ -16,6 +16,7 @@ from rlstep.core.calibration import reliability
 from rlstep.evaluation.best_of_n import best_of_n_curves, fewest_samples, missing_parts, powers_of_two
 from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, ScoredSamples, read_samples
 from rlstep.report.figures import draw_best_of_n
+from rlstep.report.reliability import reliability_figure
 from rlstep.report.tables import plain_best_of_n
 from rlstep.report.wandb_curves import log_best_of_n
 from rlstep.runtime.constraints import Range, ReadBy, check
@@ -25,7 +26,6 @@ from rlstep.runtime.rows import write_json
 from rlstep.steps.answers import GRADER
 from rlstep.steps.fields import parse_fields
 from rlstep.verifiers.metrics import RowScores, labelled_steps, step_metrics
-from rlstep.verifiers.reliability import reliability_figure
 
 OUTPUT = "best_of_n.json"
 PICTURE = "best_of_n.png"

@@ -18,14 +18,18 @@ WRITE_ROWS = 4096
 
 
 def solution_schema():
-    """The columns of a file of solutions: the fields of `rlstep.steps.records.Solution`, in their order."""
+    """The columns of a file of solutions: the fields of `rlstep.steps.records.Solution`, in their order.
+
+    A column has one type, so a prompt is in `prompt` where it is text and in `messages` where it is a list of messages.
+    """
     import pyarrow as pa
 
     number, text = pa.int64(), pa.string()
     return pa.schema(
         [
             pa.field("problem_id", text, nullable=False),
-            pa.field("prompt", text, nullable=False),
+            pa.field("prompt", text),
+            pa.field("messages", pa.list_(pa.struct([("role", text), ("content", text)]))),
             pa.field("completion", text, nullable=False),
             pa.field("reference", text, nullable=False),
             pa.field("sample", number, nullable=False),
@@ -62,7 +66,7 @@ def read_parquet(path: str | Path) -> Iterator[tuple[int, dict]]:
             for batch in file.iter_batches(READ_ROWS):
                 for row in batch.to_pylist(maps_as_pydicts="strict"):
                     number += 1
-                    yield number, row
+                    yield number, _with_one_prompt(row)
     except KeyError as error:
         raise DataError(path, number + 1, None, f"in this row or soon after: {error.args[0]}.") from None
     except (pa.ArrowException, OSError) as error:
@@ -80,6 +84,19 @@ def write_parquet(path: str | Path, rows: Iterable[dict]) -> int:
     schema, rows, count = solution_schema(), iter(rows), 0
     with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
         while batch := list(islice(rows, WRITE_ROWS)):
-            file.write_table(pa.Table.from_pylist(batch, schema))
+            file.write_table(pa.Table.from_pylist([_with_prompt_columns(row) for row in batch], schema))
             count += len(batch)
     return count
+
+
+def _with_prompt_columns(row: dict) -> dict:
+    is_text = isinstance(row["prompt"], str)
+    return row | {"prompt": row["prompt"] if is_text else None, "messages": None if is_text else row["prompt"]}
+
+
+def _with_one_prompt(row: dict) -> dict:
+    """A row of our own with its messages as its prompt; other people's files keep what they have."""
+    if "messages" not in row or "prompt" not in row or (row["prompt"] is None) == (row["messages"] is None):
+        return row
+    messages = row.pop("messages")
+    return row if messages is None else row | {"prompt": messages}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from rlstep.runtime.errors import UserError
+from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.steps.records import Span
 
 __all__ = ["Encoded", "encode", "encode_batch", "step_tokens", "token_ends_from_ids", "token_ends_from_offsets"]
@@ -39,22 +40,28 @@ class Encoded:
     step_ends: list[int]
 
 
-def encode(tokenizer, prompt: str, completion: str, steps: list[Span]) -> Encoded:
+def encode(
+    tokenizer, prompt: Prompt, completion: str, steps: list[Span], prompt_format: PromptFormat | None = None
+) -> Encoded:
     """`encode_batch` of one row."""
-    return encode_batch(tokenizer, [prompt], [completion], [steps])[0]
+    return encode_batch(tokenizer, [prompt], [completion], [steps], prompt_format)[0]
 
 
 def encode_batch(
-    tokenizer, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]]
+    tokenizer,
+    prompts: Sequence[Prompt],
+    completions: Sequence[str],
+    steps: Sequence[list[Span]],
+    prompt_format: PromptFormat | None = None,
 ) -> list[Encoded]:
     """Tokenises prompts and completions apart, as a policy sees them, so that no token crosses from one to the other.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer (offsets are needed).
-        prompts: the text before each completion; gets the special tokens that the tokenizer puts before a text, not
-            those that it closes one with.
+        prompts: what stands before each completion.
         completions: the texts that the steps are spans of.
         steps: for each completion its character spans, in order.
+        prompt_format: how prompts become tokens; by default each as its own form says.
 
     Raises:
         UserError: the tokenizer is a slow one, or makes no token of a completion that has steps.
@@ -66,37 +73,20 @@ def encode_batch(
         )
     if not prompts:
         return []
-    # Many completions share a prompt: each is tokenised once. Lengths are the caller's business, hence no warning here.
-    unique = list(dict.fromkeys(prompts))
-    prompt_ids = dict(zip(unique, _open_ids(tokenizer, unique), strict=True))
+    # Lengths are the caller's business, hence no warning here.
+    prompt_ids = (prompt_format or PromptFormat()).encode(tokenizer, prompts)
     coded = tokenizer(list(completions), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    rows = zip(prompts, completions, coded["input_ids"], coded["offset_mapping"], steps, strict=True)
+    rows = zip(prompt_ids, completions, coded["input_ids"], coded["offset_mapping"], steps, strict=True)
     encoded = []
-    for prompt, completion, ids, offsets, spans in rows:
+    for before, completion, ids, offsets, spans in rows:
         if spans and not ids:
             raise UserError(
                 f"{type(tokenizer).__name__} makes no token of the completion {completion[:60]!r}, so its step has no "
                 "place to be asked at. Leave the row out, or take a verifier whose tokenizer drops no characters."
             )
-        before = prompt_ids[prompt]
         step_ends = [len(before) + index for index in step_tokens(token_ends_from_offsets(offsets), spans)]
         encoded.append(Encoded(before + ids, len(before), step_ends))
     return encoded
-
-
-def _open_ids(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Tokens of texts that go on: without the special tokens that the tokenizer closes a text with."""
-    coded = tokenizer(texts, return_special_tokens_mask=True, verbose=False)
-    opened = []
-    # The mask marks what the tokenizer added: a special token that the text itself ends with stays.
-    for ids, added in zip(coded["input_ids"], coded["special_tokens_mask"], strict=True):
-        if all(added):
-            # An empty text: nothing parts the tokens before it from those behind it.
-            closing = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {tokenizer.bos_token_id}
-            opened.append([token for token in ids if token not in closing])
-        else:
-            opened.append(ids[: len(ids) - added[::-1].index(0)])
-    return opened
 
 
 def token_ends_from_offsets(offsets: list[Span]) -> list[int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
+from rlstep.steps.prompts import Prompt, is_messages
 from rlstep.steps.sources import Row, iter_rows
 
 Span = tuple[int, int]
@@ -27,12 +28,13 @@ class Problem:
 
     Attributes:
         id: unique within its file.
-        prompt: the exact text given to the model, ending where the completion begins.
+        prompt: text that is given to the model as it is, ending where the completion begins, or a list of messages that
+            go through its chat template (`rlstep.steps.prompts`).
         reference: the right final answer.
     """
 
     id: str
-    prompt: str
+    prompt: Prompt
     reference: str
 
 
@@ -56,7 +58,7 @@ class Solution:
     """
 
     problem_id: str
-    prompt: str
+    prompt: Prompt
     completion: str
     reference: str
     sample: int = 0
@@ -84,8 +86,8 @@ class Solution:
 
 
 _REQUIRED = {
-    Problem: {"id": str, "prompt": str, "reference": str},
-    Solution: {"problem_id": str, "prompt": str, "completion": str, "reference": str},
+    Problem: ("id", "prompt", "reference"),
+    Solution: ("problem_id", "prompt", "completion", "reference"),
 }
 
 
@@ -135,11 +137,12 @@ _OPTIONAL = {
 
 def _from_row(kind: type, row: Row):
     path, number, values = row
-    for name, wanted in _REQUIRED[kind].items():
+    for name in _REQUIRED[kind]:
         if name not in values:
             raise DataError(path, number, name, f"missing; a {kind.__name__} row needs it.")
-        if not isinstance(values[name], wanted):
-            raise DataError(path, number, name, f"expected {wanted.__name__}, found {type(values[name]).__name__}.")
+        if not isinstance(values[name], str) and not (name == "prompt" and is_messages(values[name])):
+            wanted = "text or a list of messages with a role and a content each" if name == "prompt" else "text"
+            raise DataError(path, number, name, f"expected {wanted}, got {shown(values[name])}.")
     known = {f.name for f in fields(kind)}
     unknown = sorted(set(values) - known)
     if unknown:

@@ -42,7 +42,7 @@ from rlstep.runtime.errors import UserError
         ({"truncated": "no_process", "mask_truncated_completions": True}, "leave truncated at score"),
         ({"step_baseline": "rewards"}, "with step_discount 0 nothing is summed"),
         # the KL
-        ({"kl": "reward"}, "beta is 0.0, so kl would do nothing; set beta, or leave it out"),
+        ({"kl": "reward"}, "beta is 0.0, so kl would do nothing; set beta, or leave it at 'loss'"),
         ({"kl_estimator": "k2"}, "beta is 0.0, so kl_estimator would do nothing"),
         ({"beta": 0.1, "kl_estimator": "k1"}, "'k1' has no expected gradient as a loss"),
         ({"beta": 0.1, "kl": "reward", "advantage": "vine"}, "Monte-Carlo values know no KL"),

@@ -30,7 +30,7 @@ from trl import GRPOTrainer
 
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.resume import WALL_CLOCK, ExactResume
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime import checkpoints
 from rlstep.runtime.checkpoints import newest_checkpoint, read_state, write_state
@@ -41,11 +41,13 @@ from rlstep.tasks.arithmetic import Arithmetic
 ROOT = Path(__file__).parents[2]
 
 
-def judge(prompts, completions, references, *_) -> list[Judgement]:
+def judge(prompts, completions, references, *_) -> list[ScoredCompletion]:
     """Rewards that nearly every change of a completion changes."""
     steps = [line_steps(text) for text in completions]
     return [
-        Judgement(spans, [(end - start) % 7 / 7 for start, end in spans], len(text) % 5 / 5, len(text) % 3 == 0, False)
+        ScoredCompletion(
+            spans, [(end - start) % 7 / 7 for start, end in spans], len(text) % 5 / 5, len(text) % 3 == 0, False
+        )
         for spans, text in zip(steps, completions, strict=True)
     ]
 
@@ -201,7 +203,7 @@ def test_what_an_epoch_ends_with_is_not_left_out(restore, run):
 
     The Trainer's switches of that moment, which it can restore, say "save": that has been done.
     """
-    whole = run(eval_strategy="epoch", logging_strategy="epoch")
+    whole = run(eval_strategy="epoch", logging_strategy="epoch", logging_steps=10)
     for name in ("loss", "eval_reward"):
         assert [entry["step"] for entry in whole.end["history"] if name in entry] == [4, 6]
     for step in (4, 6):
@@ -211,7 +213,7 @@ def test_what_an_epoch_ends_with_is_not_left_out(restore, run):
 
 
 def test_a_checkpoint_of_an_epochs_end_repeats_nothing_of_it(run):
-    whole = run(eval_strategy="epoch", save_strategy="epoch")
+    whole = run(eval_strategy="epoch", save_strategy="epoch", save_steps=500)
     assert sorted(path.name for path in whole.folder.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
     for step in (4, 6):
         assert_same(run(resume=step), whole)

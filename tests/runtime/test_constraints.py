@@ -60,8 +60,8 @@ class Config(Library):
         ({"kinds": ["a", "c"]}, "kinds is 'c'; it must be one of a, b, or null."),
         ({"weight": float("inf")}, "weight is inf; it must be a finite number."),
         ({"seed": 9}, "seed is 9; it must be below 9."),
-        ({"share": 0.25}, "mode is 'slow', so share would do nothing; set mode to 'fast', or leave it out."),
-        ({"sizes": [3]}, "limit is null, so sizes would do nothing; set limit, or leave it out."),
+        ({"share": 0.25}, "mode is 'slow', so share would do nothing; set mode to 'fast', or leave it at 0.5."),
+        ({"sizes": [3]}, "limit is null, so sizes would do nothing; set limit, or leave it at [1, 2]."),
         (
             {"mode": "fast", "warm": 2},
             "mode is 'fast', so warm would do nothing; set mode to another value than 'fast'",
@@ -95,8 +95,8 @@ def test_all_faults_are_in_one_message():
         Config(seed=-1, share=2.0, weight=2.0, label="x", sizes=[])
     assert str(error.value) == (
         "share is 2.0; it must be above 0 and at most 1; label does nothing here: nothing has labels; leave it out; "
-        "mode is 'slow', so share would do nothing; set mode to 'fast', or leave it out; limit is null, so sizes would "
-        "do nothing; set limit, or leave it out; seed is below 0; share and weight are the same."
+        "mode is 'slow', so share would do nothing; set mode to 'fast', or leave it at 0.5; limit is null, so sizes "
+        "would do nothing; set limit, or leave it at [1, 2]; seed is below 0; share and weight are the same."
     )
 
 

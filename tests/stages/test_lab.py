@@ -108,7 +108,7 @@ def test_a_new_arm_is_one_line(monkeypatch):
         ({"arms": ["proces"]}, "no RL arm 'proces'; there are process, outcome, process_only"),
         (
             {"contrast": True, "arms": ["process"]},
-            "contrast is true, so arms would do nothing; set contrast to false, or leave it out",
+            "contrast is true, so arms would do nothing; set contrast to false, or leave it at null",
         ),
         ({"contrast_level": 0.7}, "contrast is false, so contrast_level would do nothing"),
         ({"contrast": True, "contrast_level": 1.5}, "contrast_level is 1.5; it must be above 0 and at most 1"),

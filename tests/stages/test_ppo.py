@@ -8,6 +8,7 @@ from transformers import set_seed
 from trl import ModelConfig
 
 from rlstep.policy.monitoring.alarms import AlarmOptions
+from rlstep.policy.monitoring.curve import CURVE
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards.guards import Guards
@@ -15,12 +16,12 @@ from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime.checkpoints import read_state, write_state
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.stages.ppo import CURVE
 from rlstep.stages.ppo import ppo as ppo_stage
 from rlstep.steps.records import Problem
 from rlstep.tasks.small import small_model
-from rlstep.verifiers.model import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.start import new_verifier
 
 
 def ppo(options, args, model, guards=None, alarm=None, refresh=None) -> dict:

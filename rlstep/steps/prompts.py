@@ -1,0 +1,209 @@
+"""How a problem becomes the text and the tokens that a model reads: the one place, for policies and verifiers alike.
+
+A prompt is plain text, or a list of messages in the conversational form that TRL and the hub use::
+
+    "Left to right, mod 20: 7 + 3 * 7\\n"
+    [{"role": "user", "content": "What is 7 + 3?"}]
+
+Plain text is given to the model as it is, after the special tokens that the tokenizer opens a text with. Messages go
+through a chat template, which writes its own special tokens, up to where the assistant begins to speak. A template that
+opens a block of thought there (`<think>`) leaves it open: the completion begins inside it.
+
+The special tokens that a tokenizer *closes* a text with are left out, because the completion goes on, and the token
+that opens a text stands there once, whether the tokenizer adds it, the template writes it, or both would.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rlstep.runtime.errors import UserError
+
+Message = dict[str, str]
+Prompt = str | list[Message]
+Form = Literal["auto", "text", "chat"]
+
+ROLES = ("system", "user", "assistant", "tool", "developer")
+
+
+def is_messages(value: object) -> bool:
+    """Whether a value is a list of messages: mappings with a role and a content, both of them text."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(message, Mapping)
+            and message.get("role") in ROLES
+            and isinstance(message.get("content"), str)
+            and set(message) == {"role", "content"}
+            for message in value
+        )
+    )
+
+
+def problem_text(prompt: Prompt) -> str:
+    """What the problem says, for checkers, guards and published PRMs: the text itself, or the last user message's."""
+    if isinstance(prompt, str):
+        return prompt
+    return next((message["content"] for message in reversed(prompt) if message["role"] == "user"), "")
+
+
+def prompt_key(prompt: Prompt) -> str | tuple[tuple[str, str], ...]:
+    """A prompt as a key of a dictionary."""
+    if isinstance(prompt, str):
+        return prompt
+    return tuple((message["role"], message["content"]) for message in prompt)
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How prompts are written for one model. It is kept in checkpoints: what a score means depends on it.
+
+    Attributes:
+        form: `text` takes plain text alone; `chat` puts messages, and plain text as a user's message, through the
+            tokenizer's chat template; `auto` does with each prompt what its own form says. A checkpoint holds text or
+            chat (`resolved`).
+        system_prompt: a system message that is put before those of each problem.
+        template_arguments: what the chat template reads beside the messages, for example {"enable_thinking": false}.
+
+    Raises:
+        UserError: settings of chats with `text`.
+    """
+
+    form: Form = "auto"
+    system_prompt: str | None = None
+    template_arguments: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.form == "text" and (self.system_prompt is not None or self.template_arguments):
+            name = "system_prompt" if self.system_prompt is not None else "chat_template_arguments"
+            raise UserError(f"prompt_format is text, so {name} would do nothing; take prompt_format: chat.")
+
+    def resolved(self, prompts: Sequence[Prompt]) -> "PromptFormat":
+        """The format with `auto` decided by prompts that are all of one form.
+
+        Raises:
+            UserError: some are text and some are messages.
+        """
+        if self.form != "auto":
+            return self
+        forms = {"text" if isinstance(prompt, str) else "chat": row for row, prompt in enumerate(prompts)}
+        if len(forms) > 1:
+            raise UserError(
+                f"prompt {forms['text']} is plain text and prompt {forms['chat']} a list of messages (counted from 0). "
+                "Set prompt_format: chat, which makes a user's message of plain text, or give prompts of one form."
+            )
+        form = "chat" if self.system_prompt is not None or self.template_arguments else next(iter(forms), "text")
+        return PromptFormat(form, self.system_prompt, self.template_arguments)
+
+    def messages(self, prompt: Prompt) -> list[Message] | None:
+        """The messages that a prompt stands for, the system prompt before them; None where it is given as text.
+
+        Raises:
+            UserError: messages for `text`, two system prompts, or an assistant who has spoken last.
+        """
+        if isinstance(prompt, str):
+            asks_chat = self.form == "chat" or self.system_prompt is not None or bool(self.template_arguments)
+            if not asks_chat:
+                return None
+            prompt = [{"role": "user", "content": prompt}]
+        elif self.form == "text":
+            raise UserError(
+                "prompt_format is text, and a prompt is a list of messages. Give its text, or take prompt_format: chat."
+            )
+        if prompt[-1]["role"] == "assistant":
+            raise UserError(
+                "a prompt's last message is the assistant's; the completion is the assistant's next one, so end with "
+                "the user's message."
+            )
+        if self.system_prompt is None:
+            return prompt
+        if prompt[0]["role"] == "system":
+            raise UserError(
+                "system_prompt is set, and a prompt begins with a system message of its own; leave one of them out."
+            )
+        return [{"role": "system", "content": self.system_prompt}, *prompt]
+
+    def render(self, tokenizer, prompt: Prompt) -> str:
+        """The text that the model reads; of a chat, with the template's special tokens and the assistant's opening.
+
+        Raises:
+            UserError: a chat, and the tokenizer has no template, or one that refuses these messages.
+        """
+        messages = self.messages(prompt)
+        if messages is None:
+            return prompt
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        if not getattr(tokenizer, "chat_template", None):
+            raise UserError(
+                f"{name}: the tokenizer has no chat template, and prompts are chats. Give one (chat_template: FILE), "
+                "or prompts as text with prompt_format: text."
+            )
+        try:
+            return tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.template_arguments
+            )
+        except Exception as error:  # a template raises Jinja's errors, and what its author wrote into it
+            roles = ", ".join(message["role"] for message in messages)
+            reason = " ".join(str(error).split())
+            raise UserError(f"{name}: the chat template refuses a prompt with the roles {roles}: {reason}") from error
+
+    def encode(self, tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The tokens that the model reads before a completion, for each prompt; equal prompts are tokenised once."""
+        unique = {prompt_key(prompt): prompt for prompt in prompts}
+        chats = {key: prompt for key, prompt in unique.items() if self.messages(prompt) is not None}
+        texts = {key: prompt for key, prompt in unique.items() if key not in chats}
+        ids = dict(zip(texts, _opened(tokenizer, list(texts.values())), strict=True))
+        if chats:
+            rendered = [self.render(tokenizer, prompt) for prompt in chats.values()]
+            coded = tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
+            ids |= dict(zip(chats, coded, strict=True))
+        return [list(ids[prompt_key(prompt)]) for prompt in prompts]
+
+    def to_dict(self) -> dict:
+        """For a checkpoint: how the prompts that it was taught were written."""
+        return {
+            "form": self.form,
+            "system_prompt": self.system_prompt,
+            "template_arguments": dict(self.template_arguments),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "PromptFormat":
+        return cls(values.get("form", "text"), values.get("system_prompt"), values.get("template_arguments") or {})
+
+    def __str__(self) -> str:
+        parts = [self.form]
+        if self.system_prompt is not None:
+            parts.append(f"the system prompt {self.system_prompt[:40]!r}")
+        if self.template_arguments:
+            parts.append(f"the template's {self.template_arguments}")
+        return " with ".join(parts[:2]) + "".join(f" and {part}" for part in parts[2:])
+
+
+def template_digest(tokenizer) -> str | None:
+    """A short hash of a tokenizer's chat template, None where it has none: two checkpoints compare theirs by it."""
+    template = getattr(tokenizer, "chat_template", None)
+    return None if not template else hashlib.sha256(str(template).encode()).hexdigest()[:12]
+
+
+def _opened(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Tokens of texts that go on: with what the tokenizer opens a text with, without what it closes one with."""
+    if not texts:
+        return []
+    coded = tokenizer(texts, return_special_tokens_mask=True, verbose=False)
+    opened = []
+    # The mask marks what the tokenizer added: a special token that the text itself ends with stays.
+    for text, ids, added in zip(texts, coded["input_ids"], coded["special_tokens_mask"], strict=True):
+        if all(added):
+            # An empty text: nothing parts the tokens before it from those after it.
+            closing = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {tokenizer.bos_token_id}
+            opened.append([token for token in ids if token not in closing])
+            continue
+        ids = ids[: len(ids) - added[::-1].index(0)]
+        bos = tokenizer.bos_token_id
+        if bos is not None and ids[:2] == [bos, bos] and text.startswith(tokenizer.bos_token):
+            ids = ids[1:]  # a text that was put through a template by hand has it already
+        opened.append(ids)
+    return opened
