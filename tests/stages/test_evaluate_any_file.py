@@ -124,6 +124,12 @@ def test_scores_of_takes_some_and_prm_and_orm_give_roles(run):
     assert curves_of(run(rows, prm="a", scores_of=["c"])[0]) == both
 
 
+def test_curves_come_in_one_order_whatever_the_order_of_the_scores(run):
+    result, _ = run(three_of([{"x": 0.1, "orm": 0.1, "prm": 0.2}] * 3))
+    weighted = ["weighted", "weighted_x"]
+    assert curves_of(result) == ["prm", "orm", "x", "majority", *weighted, "pass_at_n"]
+
+
 def test_the_orm_is_read_at_the_end(run):
     rows = three_of([{"c": [0.9, 0.3]}, {"c": [0.1, 0.6]}, {"c": [0.9, 0.2]}])
     assert run(rows, ns=[3])[0]["c"]["mean"] == [0]
@@ -264,6 +270,7 @@ def test_votes_go_by_value(run):
 def test_a_group_is_right_where_most_of_its_samples_are(run):
     marks = [("0.5", True), ("1/2", False), ("1/2", True), ("3", False)]
     assert run([row("a", *mark) for mark in marks], ns=[4])[0]["majority"]["mean"] == [1]
+    assert run([row("a", *mark) for mark in (marks[0], marks[1])], ns=[2])[0]["majority"]["mean"] == [0]
     marks[0] = ("0.5", False)
     assert run([row("a", *mark) for mark in marks], ns=[4])[0]["majority"]["mean"] == [0]
 
