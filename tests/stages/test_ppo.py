@@ -20,6 +20,9 @@ from rlstep.steps.records import Problem
 from rlstep.tasks.small import small_model
 from rlstep.verifiers.model import VerifierSpec, new_verifier
 
+# What an untrained policy writes has no answer, and is to be paid for all the same.
+LENIENT = Guards(guard_no_answer=False, guard_min_steps=0)
+
 
 def ppo(options, args, model, guards=None, alarm=None, refresh=None) -> dict:
     """The stage, with the defaults of what a test leaves out."""
@@ -61,8 +64,7 @@ def curve(folder) -> list[dict]:
 def test_a_prm_drives_two_updates(advantage, problems, prm_path, model, arguments, tmp_path):
     options = PPOOptions(problems, eval_problems=problems, reward=["prm", "outcome"], prm=prm_path)
     args = arguments(advantage=advantage, eval_strategy="steps", eval_steps=2, eval_on_start=True)
-    # What an untrained policy writes has no answer, and is to be paid for all the same.
-    metrics = ppo(options, args, model, Guards(guard_no_answer=False, guard_min_steps=0))
+    metrics = ppo(options, args, model, LENIENT)
     out = tmp_path / "out"
     weights = load_file(out / "adapter_model.safetensors")
     assert all(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
@@ -80,19 +82,26 @@ def test_a_prm_drives_two_updates(advantage, problems, prm_path, model, argument
     assert record["versions"]["trl"].startswith("1.16.")
 
 
-def test_process_rewards_come_from_the_prm(problems, prm_path, model, arguments, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(StepPPOTrainer, "train", lambda self, **_: seen.update(source=self.reward_source) or 1 / 0)
-    options = PPOOptions(
-        problems, reward=["prm", "outcome"], prm=prm_path, process_weight=2.0, outcome_weight=0.5, credit="clip",
-        credit_parameters='{"eta": 0.75}', first_error_threshold=0.25,
-    )  # fmt: skip
-    with pytest.raises(ZeroDivisionError):
-        ppo(options, arguments(), model)
-    source = seen["source"]
-    assert source.verifiers["prm"].kind == "prm"
-    assert (source.process_weight, source.outcome_weight, source.first_error_threshold) == (2.0, 0.5, 0.25)
-    assert (source.credit, source.credit_parameters) == ("clip", {"eta": 0.75})
+def test_options_of_the_rewards_change_what_is_paid(problems, prm_path, model, arguments, tmp_path):
+    """Of the same samples, none of which an untrained policy ends with an answer."""
+
+    def first_line(**changes) -> dict:
+        args = arguments(max_steps=1, max_completion_length=32)
+        options = PPOOptions(problems, reward=["prm", "outcome"], prm=prm_path, **{"credit": "sum"} | changes)
+        ppo(options, args, model, LENIENT)
+        return json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
+
+    plain, clipped = first_line(), first_line(credit="clip", credit_parameters='{"eta": 1.0}')
+    # sum pays 2p - 1 for each step and clip p - 1, so that sum is twice clip and 1 per step that no guard withholds.
+    steps = plain["steps/count"] * (1 - plain["steps/withheld"])
+    assert plain["reward/process"] == pytest.approx(2 * clipped["reward/process"] + steps, abs=1e-5)
+    assert clipped["reward/process"] < -0.01
+    assert plain["reward/outcome"] == 0.0
+    assert "reward/step_at_02" in plain
+    assert first_line(process_weight=2.0)["reward/process"] == pytest.approx(2 * plain["reward/process"])
+    assert first_line(missing_answer_reward=-1.0, outcome_weight=0.5)["reward/outcome"] == -0.5
+    # Every step is scored below this, and only the first of them is paid.
+    assert "reward/step_at_02" not in first_line(first_error_threshold=1.0)
 
 
 def test_a_killed_run_continues_and_repeats_no_row_of_its_curve(problems, model, arguments, tmp_path, monkeypatch):
