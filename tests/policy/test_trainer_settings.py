@@ -87,21 +87,20 @@ def vine_trainer(scripted, tokenizer):
 
         K = len(next(iter(continuations.values())))
         trainer = scripted(rows, judge, advantage="vine", vine_rollouts=K, **changes)
-        sample, asked = trainer._generate_single_turn, []
+        trainer.rolled_out = []  # the texts that rollouts went on from, call by call
+        own_samples = iter([trainer._generate_single_turn])  # they are drawn first, in one call
 
         def generate(prompt_ids, *rest):
-            if len(asked) == 0 and rest[-1] != K or rest[-1] == 2 and len(prompt_ids) == len(rows) and not asked:
-                asked.append(None)
+            if (sample := next(own_samples, None)) is not None:
                 return sample(prompt_ids, *rest)
             texts = tokenizer.batch_decode(prompt_ids)
-            asked.append(texts[::K])
+            trainer.rolled_out.append(texts[::K])
             new = [continuations[text][n % K] for n, text in enumerate(texts)]
             return [
                 tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for text in new
             ], None
 
         trainer._generate_single_turn = generate
-        trainer.asked = asked
         return trainer
 
     return make
@@ -115,7 +114,7 @@ def test_vine_by_hand(vine_trainer, row):
         {"0\n": ["3\n9", "3", "9"], "0\n1\n": ["9", "3", "3"]},
     )
     found = advantages(trainer)
-    assert sorted(text for texts in trainer.asked[1:] for text in texts) == ["0\n", "0\n1\n"]
+    assert sorted(text for texts in trainer.rolled_out for text in texts) == ["0\n", "0\n1\n"]
     start = ((0.5 + 1.0) + 0.25 + (0.25 + 1.0)) / 3
     # The reward of the step that lies behind the state is not the rollout's.
     middle = ((0.25 + 1.0) + 0.25 + 0.25) / 3
@@ -143,7 +142,7 @@ def test_vine_rolls_out_nothing_in_an_evaluation(vine_trainer, row):
     trainer = vine_trainer(rows, {"0\n": ["9"] * 3, "0\n1\n": ["9"] * 3})
     trainer.model.eval()
     assert not advantages(trainer).any()
-    assert trainer.asked == [None]
+    assert trainer.rolled_out == []
 
 
 def test_rollouts_are_given_what_is_left_of_the_completion(scripted, rows):

@@ -65,10 +65,6 @@ def test_no_default_guard_hits_honest_steps(prompt, completion):
     assert guarding.completion_guard(found, place, Guards()) is None
 
 
-def test_there_are_twenty_of_them():
-    assert sum(len(line_steps(completion)) for _, completion in HONEST) >= 20
-
-
 def test_no_default_guard_hits_the_solutions_of_the_worked_example():
     task = Increasing()
     found = [reasons(solution.completion, solution.prompt) for solution in task.demonstrations(20, seed=0)]
