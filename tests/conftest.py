@@ -84,11 +84,22 @@ def solutions(task):
     return [checked(task, solution) for solution in task.demonstrations(12, seed=3)]
 
 
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """A folder of published rows (prm800k/, math_shepherd/, gsm8k/); the test is skipped where there is none."""
+    folder = Path(os.environ.get("RLSTEP_DATA", BESIDE))
+    if not (folder / "prm800k").is_dir():
+        pytest.skip("no published rows on this machine; set RLSTEP_DATA to a folder with prm800k/ and math_shepherd/")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def gsm8k_dir() -> Path:
     """The folder with GSM8K's train.jsonl and test.jsonl; the test is skipped on machines that do not have it."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k"
-    folder = Path(os.environ.get("RLSTEP_GSM8K", beside))
+    folder = Path(os.environ.get("RLSTEP_GSM8K", Path(os.environ.get("RLSTEP_DATA", BESIDE)) / "gsm8k"))
     if not (folder / "test.jsonl").is_file():
         pytest.skip("GSM8K is not on this machine; set RLSTEP_GSM8K to a folder with train.jsonl and test.jsonl")
     return folder

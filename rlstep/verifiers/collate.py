@@ -16,6 +16,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.positions import Encoded, encode_batch
 from rlstep.steps.records import Solution
+from rlstep.steps.trees import Beginnings
 from rlstep.verifiers.model import Kind
 from rlstep.verifiers.packing import added_mask, forest_mask, pack
 
@@ -32,6 +33,7 @@ class Feature:
         targets: (N,) its targets there (`rlstep.steps.labels`); None when it is only asked.
         problem: the problem's number in the data; rows of one problem never lie in two halves of a split.
         tree: rows with the same tree share prefixes and are trained in one batch.
+        shared: how many of the first columns are steps whose labels count with another row.
     """
 
     ids: Tensor
@@ -39,6 +41,7 @@ class Feature:
     targets: Tensor | None = None
     problem: int = 0
     tree: str | None = None
+    shared: int = 0
 
 
 def score_columns(kind: Kind, encoded: Encoded) -> list[int]:
@@ -80,7 +83,8 @@ def train_features(
         max_length: positions of the model; steps that end beyond them are dropped whole, and rows left without any.
         policy: how labels become targets.
         whole_rows: drop rows that do not fit, instead of what lies behind the limit.
-        keep_unknown: ask at steps without a target, too; evaluation does, for what it says of whole solutions.
+        keep_unknown: ask at steps without a target and at those that are counted with another solution, too; evaluation
+            does, for what it says of whole solutions.
 
     Returns:
         The rows, and counts: rows and positions kept, positions dropped as too long, rows dropped as too long or
@@ -92,29 +96,32 @@ def train_features(
     for number, solution in enumerate(solutions, start=1):
         _check_labels(kind, number, solution)
     counts = Counter(dict.fromkeys(("rows", "positions", "positions_too_long", "rows_too_long", "rows_unlabelled"), 0))
-    features, problems = [], {}
+    features, problems, beginnings = [], {}, Beginnings()
     for start in range(0, len(solutions), CHUNK):
         chunk = solutions[start : start + CHUNK]
         for solution, encoded in zip(chunk, _encode(tokenizer, chunk), strict=True):
             asked = list(zip(*train_columns(kind, encoded, solution, policy), strict=True))
-            known = sum(target != UNKNOWN for _, target in asked)
+            shared = beginnings.shared(solution) if kind == "prm" else 0
+            known = _count_known(asked[shared:])
             if whole_rows and max_length is not None and len(encoded.ids) > max_length:
                 counts["positions_too_long"] += known
                 counts["rows_too_long"] += 1
                 continue
             fit = [(c, t) for c, t in asked if max_length is None or c < max_length]
-            known_fit = sum(target != UNKNOWN for _, target in fit)
+            known_fit = _count_known(fit[shared:])
             counts["positions_too_long"] += known - known_fit
             if known_fit == 0:
                 counts["rows_too_long" if known else "rows_unlabelled"] += 1
                 continue
             if not keep_unknown:
-                fit = [(c, t) for c, t in fit if t != UNKNOWN]
+                fit = [(c, t) for c, t in fit[shared:] if t != UNKNOWN]
+                shared = 0
+            beginnings.take(solution)
             counts["rows"] += 1
             counts["positions"] += known_fit
             columns, targets = zip(*fit, strict=True)
             problem = problems.setdefault(solution.problem_id, len(problems))
-            features.append(_feature(encoded.ids, columns, targets, problem, solution.tree))
+            features.append(_feature(encoded.ids, columns, targets, problem, solution.tree, shared))
     return features, dict(counts)
 
 
@@ -162,6 +169,7 @@ def collate(features: Sequence[Feature], pad_id: int, packing: bool, work: float
         # For a causal LM the Trainer counts a batch's labels without the first, unless it finds these.
         batch["shift_labels"] = batch["labels"]
         batch["problems"] = torch.tensor([feature.problem for feature in features])
+        batch["shared"] = torch.tensor([feature.shared for feature in features])
     return batch
 
 
@@ -192,7 +200,13 @@ def _encode(tokenizer, solutions: Iterable[Solution]) -> list[Encoded]:
     )
 
 
-def _feature(ids: list[int], columns: Sequence[int], targets=None, problem: int = 0, tree=None) -> Feature:
+def _count_known(asked: Sequence[tuple[int, float]]) -> int:
+    return sum(target != UNKNOWN for _, target in asked)
+
+
+def _feature(
+    ids: list[int], columns: Sequence[int], targets=None, problem: int = 0, tree=None, shared: int = 0
+) -> Feature:
     # Nothing after the last column can change a causal model's value there: those tokens are not computed.
     stop = max(columns) + 1 if columns else 0
     return Feature(
@@ -201,6 +215,7 @@ def _feature(ids: list[int], columns: Sequence[int], targets=None, problem: int 
         None if targets is None else torch.tensor(targets, dtype=torch.float32),
         problem,
         tree,
+        shared,
     )
 
 

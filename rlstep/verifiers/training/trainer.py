@@ -155,7 +155,7 @@ class VerifierTrainer(Trainer):
         return (loss, {"logits": logits_NV}) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """(None, margins, (targets, problems)): (F, N) a row's positions each and (F,), so that ranks can gather."""
+        """(None, margins, (targets, problems, shared)): (F, N) a row's positions each and (F,), for ranks to gather."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits_NV = self._logits(model, inputs)
@@ -167,23 +167,24 @@ class VerifierTrainer(Trainer):
         targets_FN = margins_FN.clone()
         margins_FN[owners_N, place_N] = margins_N
         targets_FN[owners_N, place_N] = inputs["labels"]
-        return None, margins_FN, (targets_FN, inputs["problems"])
+        return None, margins_FN, (targets_FN, inputs["problems"], inputs["shared"])
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        margins_FN, (targets_FN, problems_F) = prediction.predictions, prediction.label_ids
+        margins_FN, (targets_FN, problems_F, shared_F) = prediction.predictions, prediction.label_ids
         # A neutral step of a third class counts as right here, as it does by default in scoring.
         targets_FN = np.where(targets_FN == NEUTRAL, 1.0, targets_FN)
         known_FN = targets_FN >= 0
-        found = {"positions": int(known_FN.sum()), **binary_metrics(margins_FN[known_FN], targets_FN[known_FN])}
+        counted_FN = known_FN & (np.arange(known_FN.shape[1]) >= shared_F[:, None])
+        found = {"positions": int(counted_FN.sum()), **binary_metrics(margins_FN[counted_FN], targets_FN[counted_FN])}
         if "auroc" not in found:
             logger.warning("the evaluation data has labels of one kind only: no AUROC, no balanced accuracy")
         probs_FN = 1 / (1 + np.exp(-margins_FN.astype(np.float64)))
-        self.reliability = reliability(probs_FN[known_FN], targets_FN[known_FN])
+        self.reliability = reliability(probs_FN[counted_FN], targets_FN[counted_FN])
         if self.kind == "prm":
             targets_FN = np.where(known_FN, targets_FN, np.nan)
             asked_F = (margins_FN != UNUSED).sum(axis=1)
-            rows = zip(probs_FN, targets_FN, asked_F, problems_F, strict=True)
-            found |= step_metrics([RowScores(p[:n], t[:n], str(problem)) for p, t, n, problem in rows])
+            rows = zip(probs_FN, targets_FN, asked_F, problems_F, shared_F, strict=True)
+            found |= step_metrics([RowScores(p[:n], t[:n], str(problem), s) for p, t, n, problem, s in rows])
             if absent := undefined(found):
                 logger.info("this evaluation data does not define %s", ", ".join(absent))
         else:
