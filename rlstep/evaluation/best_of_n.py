@@ -24,6 +24,7 @@ from rlstep.core.curves import best_of_n, pass_at_n, vote_at_n
 from rlstep.runtime.errors import DataError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.records import Solution, iter_solutions
+from rlstep.steps.trees import Beginnings
 from rlstep.verifiers.metrics import RowScores
 
 # After the first wrong step a PRM says what it was not taught.
@@ -66,6 +67,7 @@ def read_samples(path: str | Path, prm: str, orm: str, aggregate: Aggregate) -> 
     """
     problems: dict[str, Samples] = {}
     first_rows: dict[tuple[str, int], int] = {}
+    beginnings = Beginnings()
     solutions = iter_solutions(path, need=("steps", "labels", "correct"))
     for row, solution in enumerate(solutions, start=1):
         key = (solution.problem_id, solution.sample)
@@ -80,7 +82,7 @@ def read_samples(path: str | Path, prm: str, orm: str, aggregate: Aggregate) -> 
         samples.prm.append(_score(solution, prm, aggregate, path, row))
         samples.orm.append(_score(solution, orm, "last", path, row))
         targets = [math.nan if target == UNKNOWN else target for target in TAUGHT.targets(solution)]
-        samples.steps.append(RowScores(solution.scores[prm], targets, solution.problem_id))
+        samples.steps.append(RowScores(solution.scores[prm], targets, solution.problem_id, beginnings.take(solution)))
     return problems
 
 
