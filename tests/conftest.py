@@ -85,22 +85,24 @@ def solutions(task):
     return [checked(task, solution) for solution in task.demonstrations(12, seed=3)]
 
 
-@pytest.fixture(scope="session")
-def gsm8k_dir() -> Path:
-    """The folder with GSM8K's train.jsonl and test.jsonl; the test is skipped on machines that do not have it."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k"
-    folder = Path(os.environ.get("RLSTEP_GSM8K", beside))
-    if not (folder / "test.jsonl").is_file():
-        pytest.skip("GSM8K is not on this machine; set RLSTEP_GSM8K to a folder with train.jsonl and test.jsonl")
-    return folder
+BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder with published rows, by set; the test is skipped on machines that do not have it."""
-    folder = Path(os.environ.get("RLSTEP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-    if not (folder / "best_of_n").is_dir():
-        pytest.skip("published rows are not on this machine; set RLSTEP_DATA to a folder that holds best_of_n")
+    """A folder of published rows (prm800k/, math_shepherd/, gsm8k/, best_of_n/); skips the test where there is none."""
+    folder = Path(os.environ.get("RLSTEP_DATA", BESIDE))
+    if not (folder / "prm800k").is_dir():
+        pytest.skip("no published rows on this machine; set RLSTEP_DATA to a folder with prm800k/ and math_shepherd/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gsm8k_dir() -> Path:
+    """The folder with GSM8K's train.jsonl and test.jsonl; the test is skipped on machines that do not have it."""
+    folder = Path(os.environ.get("RLSTEP_GSM8K", Path(os.environ.get("RLSTEP_DATA", BESIDE)) / "gsm8k"))
+    if not (folder / "test.jsonl").is_file():
+        pytest.skip("GSM8K is not on this machine; set RLSTEP_GSM8K to a folder with train.jsonl and test.jsonl")
     return folder
 
 

@@ -14,35 +14,33 @@ A row is one sample of one problem, in JSONL or Parquet or a folder of such shar
     reference    the right answer
     completion   the sample's text
     labels       one per step: 1 right, 0 wrong, null unknown, or between; `neutral`: indices of those rated neutral
-    steps        only counted: scores and labels must be as many
+    steps        scores and labels must be as many
+    tree         of labelled rows that branch off one another: with `steps` as spans [start, end] of `completion`, the
+                 steps that they share are measured once
 
 Other fields are passed over. What a file does not have, its curves leave out (`rlstep.evaluation.best_of_n`).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlstep.core.aggregate import Aggregate, solution_score
+from rlstep.core.aggregate import Aggregate
+from rlstep.evaluation import scored_rows
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.progress import track
 from rlstep.steps.answers import extract, same_answer
 from rlstep.steps.fields import rename_fields
-from rlstep.steps.labels import UNKNOWN, LabelPolicy
-from rlstep.steps.records import Solution, shown
+from rlstep.steps.records import shown
 from rlstep.steps.sources import Row, iter_rows
+from rlstep.steps.trees import Beginnings
 from rlstep.verifiers.metrics import RowScores
 
 FIELDS = (
     "problem_id", "sample", "scores", "scores.*", "correct", "answer", "reference", "completion", "labels", "neutral",
-    "steps",
+    "steps", "tree",
 )  # fmt: skip
-UNNAMED = "score"
 PRM, ORM = "prm", "orm"
-
-# After the first wrong step a PRM says what it was not taught.
-TAUGHT = LabelPolicy(after_first_error="mask")
 
 
 @dataclass(frozen=True)
@@ -144,33 +142,31 @@ def read_samples(path: str | Path, choice: ScoreChoice, fields: dict[str, str] |
             of another kind than the module's head says; a sample given twice.
         UserError: a score has the name of another curve.
     """
-    scored, first_rows, curves, first_names = ScoredSamples(), {}, None, []
+    scored, curves, names, first_rows, beginnings = ScoredSamples(), {}, set(), {}, Beginnings()
     for row in track(iter_rows(path), "reading", None):
         row = rename_fields(row, fields or {})
-        values = _scores(row)
-        if curves is None:
-            first_names, curves = sorted(values), choice.curves(list(values))
-            scored.aggregates = {curve: choice.how(curve) for curve in curves}
+        scores = scored_rows.scores_of(row)
+        if not scored.rows:
+            names, curves = set(scores), choice.curves(list(scores))
             _refuse_clashes(row, curves)
-        elif choice.takes_all and (more := sorted(set(values) - set(first_names))):
+            scored.aggregates = {curve: choice.how(curve) for curve in curves}
+        elif choice.takes_all and (more := sorted(set(scores) - names)):
             problem = "the first row has no such score; give every row the same, or say with scores_of which to take."
             raise DataError(row.source, row.number, f"scores.{more[0]}", problem)
-        problem_id = _problem_id(row)
+        problem_id = scored_rows.problem_id_of(row)
         _refuse_repeated(row, problem_id, first_rows)
         samples = scored.problems.setdefault(problem_id, Samples(scores={curve: [] for curve in curves}))
         _add_answer(row, samples, scored)
-        labels = _labels(row)
-        targets = _targets(row, labels)
-        samples.clean.append(samples.correct[-1] and bool(labels) and all(label == 1 for label in labels))
-        scored.any_label |= any(label is not None for label in labels or ())
-        scored.labelled += labels is not None
-        scored.rows += 1
+        labels = _add_labels(row, samples, scored)
+        targets, shared = scored_rows.targets_of(row, labels), scored_rows.shared_steps(row, labels, beginnings)
         for curve, name in curves.items():
-            probs = _probabilities(row, name, values, choice.logits)
-            samples.scores[curve].append(_aggregated(row, name, probs, choice.how(curve)))
-            if labels is not None and curve != ORM and isinstance(values[name], list):
-                _same_length(row, name, len(probs), len(targets), "labels")
-                scored.steps.setdefault(curve, []).append(RowScores([min(p, 1.0) for p in probs], targets, problem_id))
+            probs = scored_rows.probabilities(row, name, scores, choice.logits)
+            samples.scores[curve].append(scored_rows.aggregated(row, name, probs, choice.how(curve)))
+            if labels is not None and curve != ORM and isinstance(scores[name], list):
+                scored_rows.check_length(row, name, len(probs), len(labels), "labels")
+                measured = RowScores([min(p, 1.0) for p in probs], targets, problem_id, shared)
+                scored.steps.setdefault(curve, []).append(measured)
+        scored.rows += 1
     return scored
 
 
@@ -185,21 +181,10 @@ def _refuse_clashes(row: Row, curves: dict[str, str]) -> None:
         )
 
 
-def _problem_id(row: Row) -> str:
-    value = row.values.get("problem_id")
-    if value is None:
-        problem = (
-            "missing; it says which rows are samples of one problem. Where another field does, name it:"
-            f" --fields problem_id=NAME. The row has {', '.join(sorted(row.values))}."
-        )
-        raise DataError(row.source, row.number, "problem_id", problem)
-    return str(_expect(row, "problem_id", value, (str, int), "text or a whole number"))
-
-
 def _refuse_repeated(row: Row, problem_id: str, first_rows: dict[tuple[str, int], tuple[str, int]]) -> None:
     if (sample := row.values.get("sample")) is None:
         return
-    _expect(row, "sample", sample, (int,), "a whole number")
+    scored_rows.expect(row, "sample", sample, (int,), "a whole number")
     source, number = first_rows.setdefault((problem_id, sample), (row.source, row.number))
     if (source, number) != (row.source, row.number):
         place = f"row {number}" if source == row.source else f"{source}, row {number},"
@@ -207,23 +192,16 @@ def _refuse_repeated(row: Row, problem_id: str, first_rows: dict[tuple[str, int]
         raise DataError(row.source, row.number, "sample", problem)
 
 
-def _expect(row: Row, name: str, value, kinds: tuple[type, ...], wanted: str):
-    """A value that is of one of the kinds, of which true and false are none."""
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise DataError(row.source, row.number, name, f"expected {wanted}, found {shown(value)}.")
-    return value
-
-
 def _add_answer(row: Row, samples: Samples, scored: ScoredSamples) -> None:
     """Adds the row's answer and whether it is right, both as the file has them or as they are found here."""
     values, correct = row.values, row.values.get("correct")
-    answer, completion = _text(row, "answer"), values.get("completion")
+    answer, completion = scored_rows.text_of(row, "answer"), values.get("completion")
     states_answer = "answer" in values and (values["answer"] is not None or correct is not None)
     if not states_answer and completion is not None:
-        answer = extract(_expect(row, "completion", completion, (str,), "text"))
+        answer = extract(scored_rows.expect(row, "completion", completion, (str,), "text"))
         scored.extracted += 1
     if correct is None:
-        reference = _text(row, "reference")
+        reference = scored_rows.text_of(row, "reference")
         if reference is None or (completion is None and "answer" not in values):
             problem = (
                 "missing, and nothing to grade by; give it, or give 'reference' and 'answer' or 'completion'. Fields of"
@@ -238,85 +216,10 @@ def _add_answer(row: Row, samples: Samples, scored: ScoredSamples) -> None:
     samples.correct.append(bool(correct))
 
 
-def _text(row: Row, name: str) -> str | None:
-    """A text, or a number as text; None where it is null, absent or blank."""
-    value = row.values.get(name)
-    if value is None:
-        return None
-    return str(_expect(row, name, value, (str, int, float), "text or a number")).strip() or None
-
-
-def _labels(row: Row) -> list[float | None] | None:
-    labels = row.values.get("labels")
-    if labels is None:
-        return None
-    if not isinstance(labels, list) or not all(label is None or _is_share(label) for label in labels):
-        problem = f"expected a list of labels from 0 to 1 or null each, found {shown(labels)}."
-        raise DataError(row.source, row.number, "labels", problem)
-    if isinstance(steps := row.values.get("steps"), list) and len(steps) != len(labels):
-        raise DataError(row.source, row.number, "labels", f"{len(labels)} values for {len(steps)} steps.")
+def _add_labels(row: Row, samples: Samples, scored: ScoredSamples) -> list[float | None] | None:
+    """Adds whether the row, whose answer was added, is right in every step as well; returns its labels."""
+    labels = scored_rows.labels_of(row)
+    samples.clean.append(samples.correct[-1] and bool(labels) and all(label == 1 for label in labels))
+    scored.any_label |= any(label is not None for label in labels or ())
+    scored.labelled += labels is not None
     return labels
-
-
-def _is_share(value) -> bool:
-    return isinstance(value, (int, float)) and 0 <= value <= 1
-
-
-def _targets(row: Row, labels: list[float | None] | None) -> list[float]:
-    """What a PRM is taught of each step; NaN where that is nothing."""
-    if labels is None:
-        return []
-    neutral = row.values.get("neutral") or []
-    if not isinstance(neutral, list) or not all(isinstance(k, int) and 0 <= k < len(labels) for k in neutral):
-        problem = f"expected a list of indices of {len(labels)} steps, found {shown(neutral)}."
-        raise DataError(row.source, row.number, "neutral", problem)
-    solution = Solution("", "", "", "", labels=labels, neutral=neutral)
-    return [math.nan if target == UNKNOWN else target for target in TAUGHT.targets(solution)]
-
-
-def _scores(row: Row) -> dict[str, list[float] | float]:
-    """The row's scores by name."""
-    scores = row.values.get("scores")
-    if scores is None:
-        return {}
-    named = scores if isinstance(scores, dict) else {UNNAMED: scores}
-    for name, value in named.items():
-        if not all(map(_is_number, value if isinstance(value, list) else [value])):
-            place = f"scores.{name}" if isinstance(scores, dict) else "scores"
-            problem = f"expected a number, or a list of one number per step, found {shown(value)}."
-            raise DataError(row.source, row.number, place, problem)
-        if isinstance(value, list) and isinstance(steps := row.values.get("steps"), list):
-            _same_length(row, name, len(value), len(steps), "steps")
-    return named
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _same_length(row: Row, name: str, values: int, steps: int, of: str) -> None:
-    if values != steps:
-        problem = f"{values} values for {steps} {of}; give one per step, or a number for the whole solution."
-        raise DataError(row.source, row.number, f"scores.{name}", problem)
-
-
-def _probabilities(row: Row, name: str, scores: dict[str, list[float] | float], logits: bool) -> list[float]:
-    if name not in scores:
-        present = ", ".join(sorted(scores)) or "none"
-        problem = f"missing (scores present: {present}); run `rlstep score --name {name}` on this file first."
-        raise DataError(row.source, row.number, f"scores.{name}", problem)
-    values = scores[name] if isinstance(scores[name], list) else [scores[name]]
-    return [_sigmoid(value) for value in values] if logits else values
-
-
-def _sigmoid(logit: float) -> float:
-    # exp of a large number overflows, that of its negative does not
-    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
-
-
-def _aggregated(row: Row, name: str, probs: list[float], how: Aggregate) -> float:
-    try:
-        return solution_score(probs, how)
-    except ValueError as error:
-        problem = f"{error} Where they are logits (log-odds): --scores logits."
-        raise DataError(row.source, row.number, f"scores.{name}", problem) from None

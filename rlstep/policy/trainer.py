@@ -113,7 +113,7 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         rows = [dict(row) for row in inputs]
         batch = super()._generate_and_score_completions(rows)
         mask_BT, update = batch["completion_mask"], self.args.batches_at(self.state.global_step) + 1
-        scored, everyone = (ScoredBatch.from_rows(update, part) for part in (rows, gather_object(rows)))
+        local, everyone = (ScoredBatch.from_rows(update, part) for part in (rows, gather_object(rows)))
         self.training_log.log_completions(everyone, gather_object(mask_BT.sum(dim=1).tolist()))
         kl_cost_BT = None
         if self.args.kl == "reward":
@@ -124,11 +124,11 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
             # Nothing is trained on an evaluation's completions.
             return batch | {"advantages": torch.zeros(mask_BT.shape, device=mask_BT.device)}
         # Credit: which tokens the rewards belong to. Then advantages.
-        step_ends = estimators.step_end_tokens(self._tokenizer, batch["completion_ids"], mask_BT, scored.scored)
+        step_ends = estimators.step_end_tokens(self._tokenizer, batch["completion_ids"], mask_BT, local.scored)
         if self.args.advantage in ("gae", "rloo"):
-            batch |= self._token_level(batch, scored, step_ends, kl_cost_BT)
+            batch |= self._token_level(batch, local, step_ends, kl_cost_BT)
         else:
-            batch |= self._step_level(batch, scored, step_ends, kl_cost_BT)
+            batch |= self._step_level(batch, local, step_ends, kl_cost_BT)
         if self.args.whitening != "none":
             shift = self.args.whitening == "full"
             batch["advantages"] = estimators.whiten(batch["advantages"], mask_BT, self._sum, shift_mean=shift)
@@ -164,39 +164,39 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
 
     # --- Credit and advantages.
 
-    def _token_level(self, batch: dict[str, Tensor], scored: ScoredBatch, step_ends, kl_cost_BT) -> dict[str, Tensor]:
+    def _token_level(self, batch: dict[str, Tensor], local: ScoredBatch, step_ends, kl_cost_BT) -> dict[str, Tensor]:
         """Advantages from each token's reward, with what the value loss needs beside them (gae)."""
         mask_BT = batch["completion_mask"]
-        rewards_BT = estimators.token_rewards(scored.scored, step_ends, mask_BT)
+        rewards_BT = estimators.token_rewards(local.scored, step_ends, mask_BT)
         if kl_cost_BT is not None:
             rewards_BT = rewards_BT - kl_cost_BT
         if self.args.whiten_rewards:
             rewards_BT = estimators.whiten(rewards_BT, mask_BT, self._sum, shift_mean=False)
         if self.value_function is not None:
-            computed, explained = self.value_function.advantages(self.model, batch, rewards_BT, scored.finished)
+            computed, explained = self.value_function.advantages(self.model, batch, rewards_BT, local.finished)
             self.training_log.log_value("critic/explained_variance", explained)
             return computed
         # A group may lie on several ranks.
         everyone_BT, masks_BT = (self._gather_padded(x_BT) for x_BT in (rewards_BT, mask_BT))
-        local = self._local(len(mask_BT))
-        advantages_BT = estimators.rloo_advantages(everyone_BT, masks_BT, local, self.num_generations, self.args.gamma)
+        own = self._own_rows(len(mask_BT))
+        advantages_BT = estimators.rloo_advantages(everyone_BT, masks_BT, own, self.num_generations, self.args.gamma)
         return {"advantages": advantages_BT[:, : mask_BT.shape[1]]}
 
-    def _step_level(self, batch: dict[str, Tensor], scored: ScoredBatch, step_ends, kl_cost_BT) -> dict[str, Tensor]:
+    def _step_level(self, batch: dict[str, Tensor], local: ScoredBatch, step_ends, kl_cost_BT) -> dict[str, Tensor]:
         """Advantages from each step's reward."""
         mask_BT = batch["completion_mask"]
-        worth = scored.scored
+        worth = local.scored
         if kl_cost_BT is not None:
             worth = estimators.charge_kl(worth, step_ends, kl_cost_BT)
         if self.args.advantage == "vine":
-            values_BS = self._vine_values(batch, scored, step_ends)
+            values_BS = self._vine_values(batch, local, step_ends)
             return {"advantages": estimators.vine_advantages(worth, values_BS, step_ends, mask_BT)}
         advantages_BT = estimators.group_advantages(
-            gather_object(worth), self._local(len(worth)), step_ends, mask_BT, self.num_generations, self.args
+            gather_object(worth), self._own_rows(len(worth)), step_ends, mask_BT, self.num_generations, self.args
         )
         return {"advantages": advantages_BT}
 
-    def _vine_values(self, batch: dict[str, Tensor], scored: ScoredBatch, step_ends) -> Tensor:
+    def _vine_values(self, batch: dict[str, Tensor], local: ScoredBatch, step_ends) -> Tensor:
         """(B, S) mean returns of rollouts from the starts of this rank's steps."""
         prompts, completions = (
             [ids[mask.bool()].tolist() for ids, mask in zip(batch[f"{part}_ids"], batch[f"{part}_mask"], strict=True)]
@@ -211,7 +211,7 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
 
         def score(rows: list[int], ids: list[list[int]]) -> list[ScoredCompletion]:
             texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-            asked, references = ([column[row] for row in rows] for column in (scored.prompts, scored.references))
+            asked, references = ([column[row] for row in rows] for column in (local.prompts, local.references))
             return self._score(asked, texts, references, ids)[0]
 
         self.log_metric("vine/states", float(len(states)))
@@ -276,7 +276,7 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         if self.value_function is not None:
             self.value_function.load(resume_from_checkpoint)
 
-    def _local(self, rows: int) -> slice:
+    def _own_rows(self, rows: int) -> slice:
         """This rank's rows among those gathered from all."""
         return slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
 

@@ -9,14 +9,16 @@ TRL loads lazily: importing its parser costs a third of a second and no torch, s
 
 import argparse
 import difflib
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_type_hints
 
 from trl import TrlParser
 
-from rlstep.runtime.constraints import plain, raise_faults
+from rlstep.runtime.constraints import ReadBy, constraints_of, default_of, plain, raise_faults
 from rlstep.runtime.conversion import Option, converted
 from rlstep.runtime.describe import as_yaml, describe_settings
 from rlstep.runtime.errors import UserError
@@ -26,6 +28,9 @@ from rlstep.runtime.redaction import is_secret, redacted
 __all__ = ["PRINT_CONFIG", "StrictParser", "describe_settings", "load_recipe", "settings"]
 
 PRINT_CONFIG = "--print_config"
+COMMAND_LINE, TAKEN_BACK = "command line", "back to the default"
+# What a switch is set to by those who want nothing of it.
+OFF = (False, None, 0, "no", "off")
 
 
 class StrictParser(TrlParser):
@@ -53,7 +58,9 @@ class StrictParser(TrlParser):
             UserError: no such recipe, not a mapping, unknown keys, wrong types or choices, all of them in one message;
                 else settings that are out of range or do not go together, those of all dataclasses in one message.
         """
-        values, _ = self._resolve(argv)
+        values, origins = self._resolve(argv)
+        if taken_back := [name for name, origin in origins.items() if origin.startswith(TAKEN_BACK)]:
+            print(f"{self.prog}: switched off, so back to the default: {', '.join(taken_back)}", file=sys.stderr)
         configs, faults = [], []
         for kind in self.dataclass_types:
             try:
@@ -106,8 +113,27 @@ class StrictParser(TrlParser):
         namespace, rest = self.parse_known_args(argv)
         if rest:
             self.error(f"unexpected argument '{rest[0]}'")
-        origins = {key: given[key][1] for key in values} | {known[o].dest: "command line" for o in options}
-        return vars(namespace) | nulls, origins
+        values = {key: value for key, value in (vars(namespace) | nulls).items() if key in self._options}
+        origins = {key: source for key, (_, source) in given.items()} | {known[o].dest: COMMAND_LINE for o in options}
+        for kind in self.dataclass_types:
+            self._switch_off(kind, values, origins)
+        return values, origins
+
+    def _switch_off(self, kind: type, values: dict, origins: dict[str, str]) -> None:
+        """A switch turned off on the command line takes with it what a recipe says of it: `--use_vllm false`, say.
+
+        Such a setting goes back to its default, and its origin says so. What is given beside the switch, on the command
+        line too or in one recipe with it, is left as it is, and refused when the configuration is made.
+        """
+        state = SimpleNamespace(**values)
+        for name, (_, constraints) in constraints_of(kind).items():
+            for condition in constraints:
+                if not isinstance(condition, ReadBy) or condition.holds(state):
+                    continue
+                switched_off = origins.get(condition.owner) == COMMAND_LINE and values[condition.owner] in OFF
+                if switched_off and origins.get(name, COMMAND_LINE) != COMMAND_LINE:
+                    source, values[name] = origins[name], default_of(kind.__dataclass_fields__[name])
+                    origins[name] = f"{TAKEN_BACK}, for {condition.owner} is off; {source} has another value"
 
     def _settings_options(self) -> dict[str, Option]:
         """How the values of each setting are converted."""

@@ -118,8 +118,9 @@ def _unreadable(path: Path, number: int, error: Exception) -> DataError:
         return DataError(path, number, None, f"not UTF-8 text (at byte {error.start + 1}).")
     if isinstance(error, json.JSONDecodeError):
         if error.msg == "Extra data":
-            problem = f"more follows the JSON value at column {error.colno}; put each object on a line of its own."
-            return DataError(path, number, None, problem)
+            problem = f"more follows the JSON value at column {error.colno}; put each object on a line of its own"
+            remedy = " (`jq -c . FILE > ROWS.jsonl`)" if error.doc[error.pos] in "{[" else ", without a comma"
+            return DataError(path, number, None, problem + remedy + ".")
         return DataError(path, number, None, f"not valid JSON ({error.msg} at column {error.colno}).")
     # an integer of thousands of digits, or brackets nested as deep
     return DataError(path, number, None, f"not readable JSON ({error}).")

@@ -45,8 +45,10 @@ _MAY_CHANGE: dict[MayChange, tuple[str, ...]] = {
 }  # fmt: skip
 
 _READ: dict[str, tuple[Constraint, ...]] = {
-    "logging_steps": (ReadBy("logging_strategy", "steps"),),
-    "save_steps": (ReadBy("save_strategy", "steps"),),
+    # Whoever switches logging or saving off, over a recipe that says how often, means it.
+    "logging_steps": (ReadBy("logging_strategy", "steps", "no"),),
+    "save_steps": (ReadBy("save_strategy", "steps", "no"),),
+    # Off by default: how often it should happen, alone, would bring none about.
     "eval_steps": (ReadBy("eval_strategy", "steps"),),
     "dataloader_persistent_workers": (ReadBy("dataloader_num_workers"),),
     **dict.fromkeys(("hub_strategy", "hub_always_push", "hub_revision"), (ReadBy("push_to_hub"),)),

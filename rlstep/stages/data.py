@@ -16,7 +16,9 @@ from rlstep.steps.readers import READERS, ReadReport, options_of, read, reader_o
 from rlstep.steps.records import Solution, write_solutions
 from rlstep.steps.sources import BAD_ROWS
 
-Format = Literal["solutions", "gsm8k", "math", "prm800k", "math_shepherd", "stepwise", "processbench", "rlhflow"]
+Format = Literal[
+    "solutions", "gsm8k", "math", "prm800k", "math_shepherd", "stepwise", "processbench", "prmbench", "rlhflow"
+]
 OUTPUTS = (".jsonl", ".parquet")
 
 

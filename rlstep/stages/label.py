@@ -11,7 +11,7 @@ from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
 from rlstep.steps.records import Solution, iter_solutions
-from rlstep.supervision.checker import label_metrics, label_solution
+from rlstep.supervision.checker import label_metrics, label_solution, refuse_step_labels
 from rlstep.tasks import get
 
 # Rows made durable at a time: a kill loses less than a second of work.
@@ -24,6 +24,13 @@ class LabelConfig:
     out: str = field(metadata={"help": "Where the labelled solutions go (JSONL)."})
     task: Literal["arithmetic", "increasing", "gsm8k", "math"] = field(
         metadata={"help": "The task whose checker labels."}
+    )
+    labelled: Literal["error", "keep"] = field(
+        default="error",
+        metadata={
+            "help": "Solutions that have step labels already, such as people's: an error, or `keep`: they keep steps"
+            " and labels, and only answer and correctness are set. Labels are never replaced."
+        },
     )
     task_path: Annotated[str | None, Idle("the problems come with the solutions, and a checker reads no data")] = field(
         default=None, metadata={"help": "Of no use here; `rlstep prepare` has it."}
@@ -41,19 +48,24 @@ def label(config: LabelConfig) -> dict:
     `unfinished`; `right_on_wrong_step`, the share of right answers that have a wrong step.
 
     Raises:
-        UserError: a prompt is not of the task, or scores are there that belong to other steps.
+        UserError: a prompt is not of the task, a solution has no reference answer, has step labels that are not to be
+            kept, or scores that belong to other steps.
         DataError: a malformed row.
     """
     task = get(config.task, config.task_path)
     out = Path(config.out)
-    fingerprint = digest(Path(config.data), config.task)
+    fingerprint = digest(Path(config.data), config.task, config.labelled)
     with (
         RunRecord("label", asdict(config), out.parent, name=out.name + ".run.json") as record,
         ResumableRows(out, fingerprint) as rows,
     ):
         done = len(rows.rows)
         # A first pass over the file finds a malformed last row before an hour of labelling, not after.
-        total = sum(1 for _ in iter_solutions(config.data))
+        total = 0
+        for solution in iter_solutions(config.data):
+            total += 1
+            if config.labelled == "error":
+                refuse_step_labels(solution, config.data)
         todo = islice(iter_solutions(config.data), done, None)
         for chunk in track(_chunks(todo), "labelling", total, done, weight=len):
             rows.append(label_solution(task, solution, config.data).to_row() for solution in chunk)

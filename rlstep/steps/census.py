@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from rlstep.steps.readers.base import ReadReport
 from rlstep.steps.records import Solution
+from rlstep.steps.trees import Beginnings
 
 KINDS = ("right", "wrong", "soft", "neutral", "unknown")
 
@@ -22,7 +23,8 @@ class Census:
     """Counts over the solutions that were added.
 
     Attributes:
-        steps: steps by what their label says; the beginning that a branch shares with its tree's path is not counted.
+        steps: steps by what their label says, each once: the beginning that a branch shares with another solution of
+            its tree is not counted.
         shared_steps: those beginnings' steps.
         answers: solutions by whether their answer is right.
     """
@@ -34,20 +36,18 @@ class Census:
     answers: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("right", "wrong", "unknown"), 0))
     _problems: set[str] = field(default_factory=set)
     _trees: set[str] = field(default_factory=set)
+    _beginnings: Beginnings = field(default_factory=Beginnings)
 
     def add(self, solution: Solution) -> None:
         self.solutions += 1
         self.finished += solution.finished
         self._problems.add(solution.problem_id)
-        kinds = [kind_of(solution, step) for step in range(len(solution.steps or ()))]
-        if solution.tree in self._trees:
-            shared = next((k for k, kind in enumerate(kinds) if kind != "unknown"), len(kinds))
-            self.shared_steps += shared
-            kinds = kinds[shared:]
-        elif solution.tree is not None:
+        if solution.tree is not None:
             self._trees.add(solution.tree)
-        for kind in kinds:
-            self.steps[kind] += 1
+        shared = self._beginnings.take(solution)
+        self.shared_steps += shared
+        for step in range(shared, len(solution.steps or ())):
+            self.steps[kind_of(solution, step)] += 1
         self.answers[{True: "right", False: "wrong", None: "unknown"}[solution.correct]] += 1
 
     def metrics(self) -> dict:

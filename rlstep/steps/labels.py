@@ -43,7 +43,8 @@ class LabelPolicy:
     def targets(self, solution: Solution) -> list[float]:
         """One target a step: in [0, 1] (soft labels stay what they are), `NEUTRAL`, or `UNKNOWN`.
 
-        A step is wrong when its target is exactly 0: of a soft label, when no rollout reached the answer.
+        A step is wrong when its target is exactly 0: of a soft label, when no rollout reached the answer. The steps
+        that others of its tree have, too, have theirs here; training counts them once (`rlstep.steps.trees`).
         """
         of_neutral = {"positive": 1.0, "negative": 0.0, "ignore": UNKNOWN, "class": NEUTRAL}[self.neutral]
         neutral = set(solution.neutral or ())

@@ -2,11 +2,12 @@
 
 By its name a file is JSON lines (`.jsonl`, and whatever has no other known ending), one JSON list (`.json`), either of
 them compressed (`.gz`), or Parquet (`.parquet`). A folder's shards are its files of these kinds, in the order of their
-names; other files (a README, run records, unfinished files) are passed over.
+names; other files (a README, run records, unfinished files, the hub's descriptions) are passed over. The rows of all
+shards must be of one data set.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from rlstep.runtime.rows import OnFault, read_rows, refuse
 SHARDS = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
 # What `rlstep data` writes beside its output, OUT + this: the malformed rows that it skipped.
 BAD_ROWS = ".bad_rows.jsonl"
+# What the `datasets` library and its hub put beside shards.
+DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -47,13 +50,42 @@ def iter_rows(path: str | Path, split: str | None = None, on_fault: OnFault = re
         on_fault: see `rlstep.runtime.rows.read_rows`.
 
     Raises:
-        UserError: nothing is there, or a split was asked of a single file.
+        UserError: nothing is there, a split was asked of a single file, or a folder holds two data sets.
         DataError: a row is unreadable.
     """
-    for shard in shards(path, split):
-        rows = _parquet(shard) if shard.suffix == ".parquet" else read_rows(shard, on_fault)
-        for number, values in rows:
-            yield Row(str(shard), number, values)
+    yield from rows_of(shards(path, split), on_fault)
+
+
+def rows_of(files: Sequence[Path], on_fault: OnFault = refuse) -> Iterator[Row]:
+    """Yields the rows of files of one data set, one after the other; see `iter_rows`."""
+    _refuse_two_data_sets(files)
+    for file in files:
+        for number, values in _read(file, on_fault):
+            yield Row(str(file), number, values)
+
+
+def _refuse_two_data_sets(files: Sequence[Path]) -> None:
+    """Refuses files whose first rows each have a field that the other lacks; one may have more than the other."""
+    seen: list[tuple[Path, set[str]]] = []
+    for file in files if len(files) > 1 else ():
+        # What is no row is reported when it is read.
+        first = next((values for _, values in _read(file, lambda _: None)), None)
+        if first is None:
+            continue
+        names = set(first)
+        for other, others in seen:
+            if names - others and others - names:
+                raise UserError(
+                    f"{file.parent}: its files are of two data sets. The rows of {other.name} have"
+                    f" {_few(sorted(others))}; those of {file.name} have {_few(sorted(names))}. Give one of the files,"
+                    " or name a part of the files where there is a split."
+                )
+        if all(names != others for _, others in seen):
+            seen.append((file, names))
+
+
+def _read(file: Path, on_fault: OnFault) -> Iterator[tuple[int, dict]]:
+    return _parquet(file) if file.suffix == ".parquet" else read_rows(file, on_fault)
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict]]:
@@ -63,26 +95,53 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict]]:
     return read_parquet(path)
 
 
-def shards(path: str | Path, split: str | None = None) -> list[Path]:
-    """The files that a path stands for; see `iter_rows`."""
+def shards(path: str | Path, split: str | None = None, editions: Sequence[str] = ()) -> list[Path]:
+    """The files that a path stands for; see `iter_rows`.
+
+    Args:
+        path, split: see `iter_rows`.
+        editions: files with such a word in their name are passed over where there are others, unless `split` has it.
+    """
     path = Path(path)
     if not path.is_dir():
         if split is not None and path.is_file():
             raise UserError(f"split is '{split}', but {path} is one file. Leave split out, or give its folder.")
         return [path]
-    there = sorted(p for p in path.iterdir() if p.is_file() and _is_shard(p))
+    there = _shards_in(path)
     if not there:
-        raise UserError(f"{path}: no file in this folder ends in {', '.join(SHARDS)}. Give a file, or another folder.")
-    if split is None:
-        return there
-    word = re.compile(rf"(?<![a-z0-9]){re.escape(split)}(?![a-z0-9])", re.IGNORECASE)
-    if chosen := [p for p in there if word.search(p.name)]:
-        return chosen
-    raise UserError(f"{path}: no file has the split '{split}' in its name; there are {_few(p.name for p in there)}.")
+        raise UserError(_no_shard(path))
+    chosen = [p for p in there if split is None or _has_word(split, p.name)]
+    if not chosen:
+        there = _few(p.name for p in there)
+        raise UserError(f"{path}: no file has the split '{split}' in its name; there are {there}.")
+    others = [word for word in editions if not _has_word(word, split or "")]
+    return [p for p in chosen if not any(_has_word(word, p.name) for word in others)] or chosen
+
+
+def _has_word(word: str, text: str) -> bool:
+    return bool(re.search(rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", text, re.IGNORECASE))
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_file() and _is_shard(p))
 
 
 def _is_shard(path: Path) -> bool:
-    return path.name.endswith(SHARDS) and not path.name.endswith(BAD_ROWS) and not is_record(path)
+    name = path.name
+    # A name with a dot in front is hidden: macOS lays `._train.jsonl` beside a file.
+    passed_over = name.startswith(".") or name.endswith(BAD_ROWS) or name in DESCRIPTIONS or is_record(path)
+    return name.endswith(SHARDS) and not passed_over
+
+
+def _no_shard(folder: Path) -> str:
+    """What to say of a folder without shards: where below it they are, as in a clone of a data set of the hub."""
+    below = [p for pattern in ("*", "*/*") for p in sorted(folder.glob(pattern)) if p.is_dir()]
+    if inside := [p for p in below if not p.relative_to(folder).as_posix().startswith(".") and _shards_in(p)]:
+        return f"{folder}: its rows lie in a folder of it. Give {' or '.join(map(str, inside[:4]))}."
+    there = _few(sorted(p.name for p in folder.iterdir())) or "nothing"
+    return (
+        f"{folder}: no file in this folder ends in {', '.join(SHARDS)}; it has {there}. Give a file or another folder."
+    )
 
 
 def _few(names) -> str:

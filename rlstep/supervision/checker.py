@@ -1,47 +1,88 @@
-"""Labels of a task's exact checker: of every step and of the answer."""
+"""Labels of a task's exact checker: of every step and of the answer. Labels that are there already are never lost."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from rlstep.runtime.errors import UserError
+from rlstep.steps.answers import same_answer
 from rlstep.steps.records import Solution
+from rlstep.steps.trees import Beginnings
 from rlstep.tasks.base import Task, checked
 
 
+def has_step_labels(solution: Solution) -> bool:
+    """Whether somebody has judged its steps: a person, or another labelling."""
+    return bool(solution.neutral) or any(label is not None for label in solution.labels or ())
+
+
+def refuse_step_labels(solution: Solution, path: str) -> None:
+    """Refuses a solution whose step labels the checker's would replace.
+
+    Raises:
+        UserError: it has labels.
+    """
+    if has_step_labels(solution):
+        raise UserError(
+            f"{_where(solution, path)}: it has step labels already, and the checker's would replace them. Keep them and"
+            " set the answers alone with labelled: keep, or give solutions without labels."
+        )
+
+
 def label_solution(task: Task, solution: Solution, path: str) -> Solution:
-    """The solution with the checker's steps, labels, answer and correctness.
+    """The solution with the checker's steps, labels, answer and correctness; the first two only where it has no labels.
 
     Args:
         path: the solutions' file, for messages.
 
     Raises:
-        UserError: the prompt is not of the task, or scores are there that belong to other steps.
+        UserError: the prompt is not of the task, there is no reference answer, or scores are there that belong to other
+            steps.
     """
-    steps = solution.steps
+    where = _where(solution, path)
+    if not solution.reference.strip():
+        raise UserError(f"{where}: it has no reference answer, so nothing says whether its own is right.")
     try:
-        checked(task, solution)
+        found = checked(task, replace(solution))
     except ValueError as error:
-        where = f"{path}, problem '{solution.problem_id}', sample {solution.sample}"
         raise UserError(f"{where}: {error}. Give the task that the problems are of.") from None
-    if solution.scores and [tuple(step) for step in steps] != solution.steps:
+    if has_step_labels(solution):
+        return _graded(solution, found)
+    if solution.scores and [tuple(step) for step in solution.steps] != found.steps:
         raise UserError(
-            f"{path}, problem '{solution.problem_id}', sample {solution.sample}: its scores belong to other steps than"
-            f" the task {task.name} finds. Label solutions first, then score them."
+            f"{where}: its scores belong to other steps than the task {task.name} finds. Label solutions first, then"
+            " score them."
         )
-    return solution
+    return found
+
+
+def _graded(solution: Solution, found: Solution) -> Solution:
+    """The solution with its own labels; its answer and correctness are the checker's."""
+    if found.answer is None and solution.answer is not None:
+        # The data set says it in a form of its own.
+        return replace(solution, correct=same_answer(solution.answer, solution.reference))
+    if found.answer is None and not solution.finished:
+        return solution  # its labelling ended there: no attempt that failed
+    return replace(solution, answer=found.answer, correct=found.correct)
+
+
+def _where(solution: Solution, path: str) -> str:
+    return f"{path}, problem '{solution.problem_id}', sample {solution.sample}"
 
 
 def label_metrics(solutions: Iterable[Solution]) -> dict:
     """Counts and shares over labelled solutions (see `rlstep.stages.label.label`); a share of nothing is None."""
+    beginnings = Beginnings()
     rows = steps = labelled = right_steps = right = clean = on_wrong_step = unanswered = unfinished = 0
     for solution in solutions:
-        labels = [value for value in solution.labels if value is not None]
+        own = solution.labels[beginnings.take(solution) :]
+        labels = [value for value in own if value is not None]
         rows += 1
-        steps += len(solution.labels)
+        steps += len(own)
         labelled += len(labels)
         right_steps += sum(value == 1 for value in labels)
-        right += solution.correct
+        right += bool(solution.correct)
         clean += solution.clean
-        on_wrong_step += solution.correct and any(value < 1 for value in labels)
+        on_wrong_step += bool(solution.correct) and any(value is not None and value < 1 for value in solution.labels)
         unanswered += solution.answer is None
         unfinished += not solution.finished
 

@@ -17,6 +17,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.positions import Encoded, encode_batch
 from rlstep.steps.records import Solution, Span
+from rlstep.steps.trees import Beginnings
 from rlstep.verifiers.spec import Kind
 
 CHUNK = 4096  # rows tokenised at a time: bounds the memory that offsets take
@@ -32,6 +33,7 @@ class Feature:
         targets: (N,) its targets there (`rlstep.steps.labels`); None when it is only asked.
         problem: the problem's number in the data; rows of one problem never lie in two halves of a split.
         tree: rows with the same tree share prefixes and are trained in one batch.
+        shared: how many of the first positions are steps whose labels count with another row.
     """
 
     ids: Tensor
@@ -39,6 +41,7 @@ class Feature:
     targets: Tensor | None = None
     problem: int = 0
     tree: str | None = None
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def train_features(
         tokenizer: the verifier's.
         max_length: positions of the model; steps that end beyond them are dropped whole, and rows left without any.
         policy: how labels become targets.
-        keep_unknown: ask at steps without a target, too; evaluation does, for what it says of whole solutions.
+        keep_unknown: ask at steps without a target and at those that are counted with another solution, too; evaluation
+            does, for what it says of whole solutions.
         whole_rows: drop rows that do not fit, instead of what lies after the limit.
 
     Returns:
@@ -114,26 +118,30 @@ def train_features(
     counts = Counter(dict.fromkeys(("rows", "positions", "positions_too_long", "rows_too_long", "rows_unlabelled"), 0))
     features: list[Feature] = []
     number_of: dict[str, int] = {}
+    beginnings = Beginnings()
     for solution, encoded in zip(solutions, _encode_solutions(tokenizer, solutions), strict=True):
         asked = list(zip(*train_positions(kind, encoded, solution, policy), strict=True))
-        known = _known(asked)
+        shared = beginnings.shared(solution) if kind == "prm" else 0
+        known = _known(asked[shared:])
         if whole_rows and max_length is not None and len(encoded.ids) > max_length:
             counts["positions_too_long"] += known
             counts["rows_too_long"] += 1
             continue
         fitting = [(position, target) for position, target in asked if max_length is None or position < max_length]
-        known_and_fitting = _known(fitting)
+        known_and_fitting = _known(fitting[shared:])
         counts["positions_too_long"] += known - known_and_fitting
         if known_and_fitting == 0:
             counts["rows_too_long" if known else "rows_unlabelled"] += 1
             continue
         if not keep_unknown:
-            fitting = [(position, target) for position, target in fitting if target != UNKNOWN]
+            fitting = [(position, target) for position, target in fitting[shared:] if target != UNKNOWN]
+            shared = 0
+        beginnings.take(solution)
         counts["rows"] += 1
         counts["positions"] += known_and_fitting
         positions, targets = zip(*fitting, strict=True)
         problem = number_of.setdefault(solution.problem_id, len(number_of))
-        features.append(feature_at(encoded.ids, positions, targets, problem, solution.tree))
+        features.append(feature_at(encoded.ids, positions, targets, problem, solution.tree, shared))
     return features, dict(counts)
 
 
@@ -151,7 +159,9 @@ def score_features(
     ]
 
 
-def feature_at(ids: Sequence[int], positions: Sequence[int], targets=None, problem: int = 0, tree=None) -> Feature:
+def feature_at(
+    ids: Sequence[int], positions: Sequence[int], targets=None, problem: int = 0, tree=None, shared: int = 0
+) -> Feature:
     """A row up to its last position: what follows cannot change a causal model's values, and is not computed."""
     stop = max(positions) + 1 if positions else 0
     return Feature(
@@ -160,6 +170,7 @@ def feature_at(ids: Sequence[int], positions: Sequence[int], targets=None, probl
         None if targets is None else torch.tensor(targets, dtype=torch.float32),
         problem,
         tree,
+        shared,
     )
 
 

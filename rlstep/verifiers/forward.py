@@ -44,7 +44,7 @@ def collate(features: Sequence[Feature], pad_id: int, packing: bool, work: float
         `input_ids` (B, T); `attention_mask` (B, T) of padded rows, or `position_ids` and `ends` (B, L) of packed ones;
         `rows` and `positions` (N,), where in B and T the tokens stand that are asked about; `owners` (N,), the feature
         that each belongs to. Of token features also `next_ids` (N,). Where targets are known: `labels` (N,), or (F,)
-        of token features, twice as the Trainer needs them, and `problems` (F,).
+        of token features, twice as the Trainer needs them, and `problems` and `shared` (F,).
     """
     counts_F = torch.tensor([len(feature.positions) for feature in features])
     batch = {"owners": torch.repeat_interleave(torch.arange(len(features)), counts_F)}
@@ -70,6 +70,7 @@ def collate(features: Sequence[Feature], pad_id: int, packing: bool, work: float
         # For a causal LM the Trainer counts a batch's labels without the first, unless it finds these.
         batch["shift_labels"] = batch["labels"]
         batch["problems"] = torch.tensor([feature.problem for feature in features])
+        batch["shared"] = torch.tensor([feature.shared for feature in features])
     return batch
 
 

@@ -33,11 +33,13 @@ class RowScores:
         probs: (S,) its probability that each step is right.
         targets: (S,) 0 wrong to 1 right, NaN where a step has no label.
         key: shared by solutions that are alike: the problem's id.
+        shared: how many of the first steps are counted with another row (`rlstep.steps.trees`).
     """
 
     probs: np.ndarray
     targets: np.ndarray
     key: str
+    shared: int = 0
 
     def __post_init__(self):
         for name in ("probs", "targets"):
@@ -58,6 +60,11 @@ class RowScores:
     def known(self) -> np.ndarray:
         """(S,) whether a step has a label."""
         return ~np.isnan(self.targets)
+
+    @property
+    def counted(self) -> np.ndarray:
+        """(S,) whether a step has a label that is not counted with another row."""
+        return self.known & (np.arange(len(self.targets)) >= self.shared)
 
     @property
     def first_error(self) -> int | None:
@@ -81,24 +88,24 @@ def binary_metrics(margins: np.ndarray, targets: np.ndarray) -> dict[str, float]
 
 
 def labelled_steps(rows: Sequence[RowScores]) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) probabilities and (N,) targets of the steps that have a label, over all rows."""
+    """(N,) probabilities and (N,) targets of the steps that have a label, over all rows, each step once."""
     nothing = np.empty(0)
-    probs = [row.probs[row.known] for row in rows]
-    targets = [row.targets[row.known] for row in rows]
+    probs = [row.probs[row.counted] for row in rows]
+    targets = [row.targets[row.counted] for row in rows]
     return np.concatenate([nothing, *probs]), np.concatenate([nothing, *targets])
 
 
 def step_metrics(rows: Sequence[RowScores]) -> dict[str, float]:
     """Everything that `STEP_METRICS` names and the data define; `undefined` lists what they do not.
 
-    Over labelled steps::
+    Over labelled steps, those that several solutions of a tree share once::
 
         accuracy            of judging p >= 0.5 right; a soft label of one half or more counts as right
         balanced_accuracy   mean of the accuracies on right and on wrong steps; needs both
         auroc               chance that a right step scores above a wrong one; needs both
         ece, brier          calibration (`rlstep.core.calibration`), soft labels as they are
 
-    Over solutions whose labels say which step is the first wrong one, or that none is::
+    Over solutions, whole, whose labels say which step is the first wrong one, or that none is::
 
         first_error_exact   share in which the first step with p < 0.5 is that step
         processbench_f1     of finding it, with thresholds chosen on the other half of the problems; and its two

@@ -370,8 +370,7 @@ def test_group_trains_a_whole_model_too(arguments, tiny_lm, tokenizer, task):
 class CountingPRM:
     """Scores steps by their number of characters: something that differs between samples."""
 
-    kind = "prm"
-    gives = "probability"
+    kind, gives = "prm", "probability"
     steps = 0
 
     def score(self, prompts, completions, steps=None):

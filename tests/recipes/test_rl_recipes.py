@@ -183,7 +183,8 @@ def test_two_steps_of_an_rl_recipe(path, family_of, tmp_path):
     # What was not overridden reached the run as the recipe says.
     config = json.loads((out / "run.json").read_text())["config"]
     for key in set(recipe) - set(RL) - set(given):
-        assert config[key] == recipe[key], key
+        if not key.startswith("vllm_"):  # switched off with use_vllm
+            assert config[key] == recipe[key], key
     weights = load_file(out / "adapter_model.safetensors")
     moved = any(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
     # A model that was taught nothing answers nothing, so only what judges steps tells its samples apart.

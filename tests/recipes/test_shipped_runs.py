@@ -102,7 +102,7 @@ def test_prm800k_is_read_by_its_recipes(tmp_path):
         found[name] = read_solutions(out)
     assert [solution.labels for solution in found["data"]] == [[1, None, 1], [1, 0]] * 2
     assert [solution.labels for solution in found["data_test"]] == [[1, None, 1]] * 2
-    assert [solution.correct for solution in found["data"]] == [True, None] * 2
+    assert {solution.correct for solution in found["data"]} == {None}  # whatever the finish reason
     # The graded ones are what the ORM's recipe can train on.
     assert [solution.correct for solution in found["data_graded"]] == [True, True] * 2
 

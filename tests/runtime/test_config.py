@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
 from rlstep.runtime.config import StrictParser, load_recipe, settings
+from rlstep.runtime.constraints import ReadBy, check
 from rlstep.runtime.errors import UserError
 
 
@@ -288,6 +289,46 @@ def test_faults_of_several_dataclasses_are_shown_at_once(tmp_path):
 
     with pytest.raises(UserError, match=r"^seed is -1; it must not be negative; width is below 1\.$"):
         StrictParser([More, Other]).parse(["--seed", "-1", "--width", "0"])
+
+
+# --- A switch that is turned off.
+
+
+@dataclass
+class Switched:
+    fast: bool = True
+    speed: Annotated[int, ReadBy("fast")] = 1
+    sizes: Annotated[list[int], ReadBy("speed"), ReadBy("fast")] = field(default_factory=lambda: [1])
+    kind: str = "a"
+    of_b: Annotated[int, ReadBy("kind", "b")] = 0
+
+    def __post_init__(self):
+        check(self)
+
+
+def test_a_switch_turned_off_on_the_command_line_takes_a_recipes_settings_with_it(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("fast: true\nspeed: 5\nsizes: [3]\n")
+    parser = StrictParser([Switched], prog="rlstep test")
+    (config,) = parser.parse(["--config", str(recipe), "--fast", "false"])
+    assert config == Switched(fast=False)
+    assert capsys.readouterr().err == "rlstep test: switched off, so back to the default: speed, sizes\n"
+    text = StrictParser([Switched]).resolved(["--config", str(recipe), "--fast", "false"])
+    assert f"\nspeed: 1  # back to the default, for fast is off; {recipe} has another value\n" in text
+
+
+def test_what_is_given_beside_the_switch_is_refused(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("speed: 5\nkind: b\nof_b: 2\n")
+    given = ["--config", str(recipe)]
+    with pytest.raises(UserError, match="fast is false, so speed would do nothing"):
+        StrictParser([Switched]).parse([*given, "--fast", "false", "--speed", "4"])
+    # Another kind is no switch turned off.
+    with pytest.raises(UserError, match="kind is 'a', so of_b would do nothing"):
+        StrictParser([Switched]).parse([*given, "--kind", "a"])
+    recipe.write_text("fast: false\nspeed: 5\n")
+    with pytest.raises(UserError, match="fast is false, so speed would do nothing"):
+        StrictParser([Switched]).parse(given)
 
 
 # --- The resolved recipe.

@@ -21,6 +21,11 @@ BENCH = {
     "id": "gsm8k-7", "generator": "Qwen2-7B-Instruct", "problem": "How?", "steps": ["a", "b"],
     "final_answer_correct": False, "label": 1,
 }  # fmt: skip
+PRMBENCH = {
+    "original_question": "How?", "modified_question": "How?", "original_process": ["a"], "modified_process": ["a", "b"],
+    "modified_steps": [2], "error_steps": [2], "reason": "b", "idx": "0", "question": "How?",
+    "classification": "redundency",
+}  # fmt: skip
 MATH = {"problem": "What is $1/2$?", "solution": "It is $\\boxed{\\frac{1}{2}}$.", "level": "Level 1"}
 
 
@@ -45,6 +50,7 @@ ROWS = {
     "math_shepherd": SHEPHERD,
     "stepwise": STEPWISE,
     "processbench": BENCH,
+    "prmbench": PRMBENCH,
     "rlhflow": RLHFLOW,
 }
 
@@ -87,14 +93,14 @@ def test_counts_are_printed_and_recorded(tmp_path, capsys):
         "finish reason: give_up 1",
         "problems 1",
         "trees 2",
-        "solutions 6",
+        "solutions 4",
         "finished 0 0.0%",
-        "answer unknown 6 100.0%",
+        "answer unknown 4 100.0%",
         "steps 6",
         "right 3 50.0%",
         "wrong 2 33.3%",
         "neutral 1 16.7%",
-        "beginnings that branches share 4",
+        "beginnings that branches share 2",
     ]
     record = json.loads((tmp_path / "o.jsonl.run.json").read_text())
     assert record["stage"] == "data"
@@ -104,13 +110,13 @@ def test_counts_are_printed_and_recorded(tmp_path, capsys):
         "ungraded": 0,
         "bad_rows": 0,
         "seen": {"finish reason: found_error": 2, "finish reason: give_up": 1, "alternative without a rating": 1},
-        "solutions": 6,
+        "solutions": 4,
         "problems": 1,
         "trees": 2,
         "finished": 0,
         "steps": {"right": 3, "wrong": 2, "soft": 0, "neutral": 1, "unknown": 0},
-        "shared_steps": 4,
-        "answers": {"right": 0, "wrong": 0, "unknown": 6},
+        "shared_steps": 2,
+        "answers": {"right": 0, "wrong": 0, "unknown": 4},
     }
 
 
@@ -221,15 +227,17 @@ def test_prm800k_is_graded_where_an_attempt_came_to_its_end(tmp_path):
     answers = prm800k(-1, 1, last="So it is.\n\n# Answer\n\n")  # "0" and "1"; the reference is 4
     right = prm800k(1, last="# Answer\n\n$4$ ")
     right["label"]["steps"][1]["completions"][0]["text"] = "# Answer\n\n4.0"
-    solved = prm800k(reason="solution")
-    solved["label"]["steps"].pop()
-    solutions, metrics = convert(tmp_path, "prm800k", answers, right, solved, grade=True)
-    assert [(s.answer, s.correct) for s in solutions] == [("0", False), ("1", False), ("4.0", True), (None, True)]
-    # The two paths that end where their labelling ended are no attempts that failed.
+    solved = prm800k(1, last="# Answer\n\n", reason="solution")  # the finish reason does not make "0" right
+    solved["label"]["steps"][1]["chosen_completion"] = 0
+    unanswered = prm800k(reason="solution")
+    unanswered["label"]["steps"].pop()
+    solutions, metrics = convert(tmp_path, "prm800k", answers, right, solved, unanswered, prm800k(-1), grade=True)
+    assert [(s.answer, s.correct) for s in solutions] == [("0", False), ("1", False), ("4.0", True), ("0", False)]
+    # One that states no answer and one that ends where its labelling ended are no attempts that failed.
     assert metrics["ungraded"] == 2
 
 
-@pytest.mark.parametrize("format", ["math_shepherd", "stepwise", "processbench", "rlhflow"])
+@pytest.mark.parametrize("format", ["math_shepherd", "stepwise", "processbench", "prmbench", "rlhflow"])
 def test_grade_needs_a_format_with_references(tmp_path, format):
     with pytest.raises(UserError, match="hold no reference answer"):
         DataConfig(format, "x", grade=True)
@@ -280,6 +288,25 @@ def test_every_option_of_a_format_reaches_its_reader(tmp_path, option):
     assert rlstep_data(format, tmp_path / "x.jsonl", "--out", plain) == refused
     assert rlstep_data(format, tmp_path / "x.jsonl", f"--{option}", *words, "--out", changed) == 0
     assert (read_solutions(plain) if refused == 0 else []) != read_solutions(changed)
+
+
+def test_gsm8k_takes_no_socratic_file_unless_it_is_asked_for(tmp_path, capsys):
+    for name in ("train", "train_socratic", "test", "test_socratic"):
+        write_rows(tmp_path / f"{name}.jsonl", [GSM8K])
+    assert rlstep_data("gsm8k", tmp_path, "--split", "train") == 0
+    assert lines(capsys.readouterr().out)[:2] == ["rows 1", "passed over: train_socratic.jsonl 1"]
+
+    def read_of(**given):
+        return sorted(path.rsplit("/", 1)[-1] for path in data(DataConfig("gsm8k", **given))["rows"])
+
+    folder, socratic = str(tmp_path), ["test_socratic.jsonl", "train_socratic.jsonl"]
+    assert read_of(path=folder) == ["test.jsonl", "train.jsonl"]
+    assert read_of(path=folder, split="socratic") == socratic
+    assert read_of(path=folder, split="train_socratic") == socratic[1:]
+    assert read_of(path=f"{folder}/{socratic[0]}") == socratic[:1]
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").unlink()
+    assert read_of(path=folder) == socratic
 
 
 def test_split_chooses_the_shards_of_a_folder(tmp_path):

@@ -175,3 +175,15 @@ def test_wandb_is_not_touched_otherwise(tmp_path, hand, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # an import of it would raise
     run(tmp_path, hand)
     assert not (tmp_path / "wandb").exists()
+
+
+def test_steps_that_branches_share_are_measured_once_and_their_solutions_whole(tmp_path):
+    """As PRM800K's alternatives are: the second solution differs from the first in its last step alone."""
+    first = solution("a", 0, "1", True, [1, 1, 1], [0.9, 0.9, 0.9], [0.5, 0.5, 0.5])
+    second = solution("a", 1, "2", False, [1, 1, 0], [0.9, 0.9, 0.8], [0.5, 0.5, 0.5])
+    first.tree = second.tree = "t"
+    second.completion = "xxy"
+    steps = run(tmp_path, [first, second], ns=[1])["prm_steps"]
+    assert steps["accuracy"] == pytest.approx(3 / 4)
+    assert steps["brier"] == pytest.approx((3 * 0.1**2 + 0.8**2) / 4)
+    assert steps["first_error_exact"] == pytest.approx(1 / 2)

@@ -180,6 +180,10 @@ def test_numbers_of_steps_must_agree(run):
         run([row("a", labels=[1], steps=["First.", "Then."])])
     with pytest.raises(DataError, match=r"row 1, field 'labels': expected a list of labels from 0 to 1 or null each"):
         run([row("a", labels=[-1, 1])])
+    with pytest.raises(
+        DataError, match=r"row 1, field 'steps': expected a list of \[start, end\] pairs, as the row has"
+    ):
+        run([row("a", labels=[1, 0], steps=["First.", "Then."], completion="First.Then.", tree="t")])
     with pytest.raises(DataError, match=r"row 1, field 'neutral': expected a list of indices of 2 steps"):
         run([row("a", labels=[None, 1], neutral=[2])])
 

@@ -118,6 +118,59 @@ def test_the_wrong_task_is_a_user_error_that_names_the_solution(config):
         label(config)
 
 
+PROMPT = "Increasing? 3 8\n"
+
+
+def by_people(**given) -> Solution:
+    """A solution whose labels the checker would not give: it says that 8 is greater than 3."""
+    plain = {"completion": "3 is first\n8 > 3\nAnswer: no", "steps": [(0, 17), (17, 27)], "labels": [0, None]}
+    return Solution("p", PROMPT, reference="yes", **plain | given)
+
+
+@pytest.mark.parametrize("given", [{}, {"labels": [None, None], "neutral": [1]}, {"labels": [0.25, None]}])
+def test_step_labels_are_never_replaced(tmp_path, given):
+    unlabelled = Solution("q", PROMPT, "3 is first\nAnswer: yes", "yes", steps=[(0, 11), (11, 22)], labels=[None, None])
+    data, out = tmp_path / "s.jsonl", tmp_path / "l.jsonl"
+    write_rows(data, [unlabelled.to_row(), by_people(**given).to_row()])
+    with pytest.raises(UserError, match=r"problem 'p', sample 0: it has step labels already.*labelled: keep"):
+        label(LabelConfig(str(data), str(out), "increasing"))
+    assert not out.exists()
+    label(LabelConfig(str(data), str(out), "increasing", labelled="keep"))
+    checked, kept = read_solutions(out)
+    found = Increasing().check(PROMPT, checked.completion, "yes")
+    assert (checked.steps, checked.labels, checked.correct) == (found.steps, found.labels, True)
+    mine = by_people(**given)
+    assert (kept.steps, kept.labels, kept.neutral) == (mine.steps, mine.labels, mine.neutral)
+    assert (kept.answer, kept.correct) == ("no", False)
+
+
+def test_kept_solutions_are_graded_by_the_answer_that_their_data_set_states(tmp_path):
+    stated = by_people(completion="8 > 3\n# Answer\n\nyes", steps=[(0, 6), (6, 19)], answer="yes")
+    ended = by_people(completion="3 is first\n", steps=[(0, 11)], labels=[1], finished=False)
+    failed = by_people(completion="3 is first\n", steps=[(0, 11)], labels=[1])
+    write_rows(tmp_path / "s.jsonl", [one.to_row() for one in (stated, ended, failed)])
+    metrics = label(LabelConfig(str(tmp_path / "s.jsonl"), str(tmp_path / "l.jsonl"), "increasing", labelled="keep"))
+    # One that ended with its labelling is no attempt that failed.
+    assert [(s.answer, s.correct) for s in read_solutions(tmp_path / "l.jsonl")] == [
+        ("yes", True), (None, None), (None, False),
+    ]  # fmt: skip
+    assert metrics["accuracy"] == 1 / 3
+
+
+def test_labels_that_a_tree_shares_count_once(tmp_path):
+    first, second = by_people(tree="t", labels=[1, 1]), by_people(tree="t", labels=[1, 0], sample=1)
+    second.completion = second.completion.replace("no", "NO")
+    write_rows(tmp_path / "s.jsonl", [first.to_row(), second.to_row()])
+    metrics = label(LabelConfig(str(tmp_path / "s.jsonl"), str(tmp_path / "l.jsonl"), "increasing", labelled="keep"))
+    assert (metrics["steps"], metrics["labelled_steps"], metrics["step_accuracy"]) == (3, 3, 2 / 3)
+
+
+def test_a_solution_without_a_reference_is_not_called_wrong(config):
+    write_rows(config.data, [Solution("p", PROMPT, "Answer: yes", " ").to_row()])
+    with pytest.raises(UserError, match="problem 'p', sample 0: it has no reference answer"):
+        label(config)
+
+
 def test_scores_of_other_steps_are_not_carried_over(config):
     solution = Increasing().demonstrations(1, seed=0)[0]
     solution.steps, solution.scores = [(0, len(solution.completion))], {"prm": [0.5]}

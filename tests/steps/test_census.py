@@ -28,8 +28,9 @@ def test_steps_are_counted_by_what_their_label_says():
 
 def test_the_beginning_that_a_branch_shares_is_not_counted_again():
     path = solution([1, None, 1], tree="t")
-    branches = [solution([None, None, 0], tree="t"), solution([None, None], neutral=[1], tree="t")]
+    branches = [solution([1, None, 0], tree="t"), solution([1, None], neutral=[1], tree="t")]
     census = census_of(path, *branches, solution([None, 1], tree="u"))
+    # The last step of a branch is its own, whatever its text.
     assert census.steps == {"right": 3, "wrong": 1, "soft": 0, "neutral": 1, "unknown": 2}
     assert census.shared_steps == 3
     assert (census.metrics()["trees"], census.metrics()["problems"]) == (2, 1)

@@ -113,6 +113,7 @@ def test_the_formats_options():
         "math_shepherd": ("prompt", "separator", "tag", "first_step"),
         "stepwise": ("prompt", "separator", "close_last"),
         "processbench": ("prompt", "separator"),
+        "prmbench": ("prompt", "separator"),
         "rlhflow": ("prompt", "separator", "first_step"),
     }
 

@@ -59,7 +59,7 @@ def test_what_is_no_label_is_refused(tmp_path, label):
         ({"labels": [True]}, "labels"),
         ({"labels": [True, True, True]}, "labels"),
         ({"labels": True}, "labels"),
-        ({"completions": []}, "completions"),
+        ({"completions": []}, "labels"),
         ({"completions": "3 * 4 = 12"}, "completions"),
         ({"completions": ["3 * 4 = 12", " "]}, "completions[1]"),
         ({"completions": ["3 * 4 = 12", None]}, "completions[1]"),
@@ -68,6 +68,13 @@ def test_what_is_no_label_is_refused(tmp_path, label):
 )
 def test_a_malformed_stepwise_row_is_named_with_its_field(tmp_path, change, field):
     assert_fault("stepwise", tmp_path, STEPWISE, STEPWISE | change, field)
+
+
+def test_a_stepwise_row_without_a_step_is_left_out_and_counted(tmp_path):
+    # TRL's own prm800k and math_shepherd have such rows.
+    report, empty = ReadReport(), {"prompt": "What?", "completions": [], "labels": []}
+    [solution] = read_all("stepwise", tmp_path, empty, STEPWISE, empty, report=report)
+    assert (solution.labels, report.dropped, report.bad_rows) == ([1, 0], {"no step": 2}, 0)
 
 
 def test_a_missing_field_is_named_with_those_there_are(tmp_path):
@@ -173,6 +180,34 @@ def test_a_malformed_math_shepherd_row_is_named_with_its_field(tmp_path, change,
     assert_fault("math_shepherd", tmp_path, SHEPHERD, SHEPHERD | change, field)
 
 
+RECIPE = "A cook follows a recipe. Step 1: boil 3 eggs. Step 2: boil 2 more. How many eggs?"
+
+
+@pytest.mark.parametrize(
+    ("question", "first"),
+    [
+        (RECIPE, "Step 1: 3 + 2 = 5."),
+        (RECIPE, "Step 1: Step 1: 3 + 2 = 5."),
+        (RECIPE.replace("Step 1:", "step 1:"), "Step 1: 3 + 2 = 5."),
+        ("How many?", "Step 1: As step 1: says, 5."),
+        ("How many?", "step 1: 5."),
+    ],
+)
+@pytest.mark.parametrize("format", ["math_shepherd", "rlhflow"])
+def test_a_question_may_hold_the_words_with_which_a_solution_begins(tmp_path, format, question, first):
+    text = f"{question} {first}"
+    row = {
+        "math_shepherd": {"input": f"{text} ки\nStep 2: 5. ки", "label": f"{text} +\nStep 2: 5. -"},
+        "rlhflow": turns(text, "+", "Step 2: 5.", "-"),
+    }[format]
+    report = ReadReport()
+    [solution] = read_all(format, tmp_path, row, report=report)
+    assert solution.prompt == question + "\n"
+    assert solution.step_texts == [first + "\n", "Step 2: 5."]
+    assert solution.labels == [1, 0]
+    assert report.seen == ({"'Step 1:' inside the question": 1} if "Step 1:" in question else {})
+
+
 # --- RLHFlow
 
 
@@ -198,12 +233,24 @@ def test_rlhflow_first_step_can_begin_otherwise(tmp_path):
         read_all("rlhflow", tmp_path, RLHFLOW, first_step="")
 
 
+def test_rlhflow_rows_whose_first_step_has_no_mark_keep_every_other_label(tmp_path):
+    # As in Deepseek-PRM-Data: the question and the first step are one text.
+    report, unmarked = ReadReport(), turns("How many legs? A duck has 2.", "+", "2 * 2 = 5. The answer is: 5", "-")
+    solutions = read_all("rlhflow", tmp_path, unmarked, RLHFLOW, turns("How? It is 4.", "+"), report=report)
+    assert [(s.prompt, s.completion, s.labels) for s in solutions] == [
+        ("How many legs? A duck has 2.\n", "2 * 2 = 5. The answer is: 5", [0]),
+        ("How many legs have 2 ducks?\n", "Step 1: A duck has 2.\nStep 2: 2 * 2 = 5. The answer is: 5", [1, 0]),
+    ]
+    assert report.seen == {"first step not told from the question, its label left out": 2}
+    assert report.dropped == {"no step after the question": 1}
+
+
 @pytest.mark.parametrize(
     ("bad", "field"),
     [
         ({"conversations": []}, "conversations"),
         (turns("How? Step 1: x"), "conversations"),
-        (turns("How? It is 4.", "+"), "conversations[0].content"),
+        (turns("Step 1: It is 4.", "+"), "conversations[0].content"),
         (turns("How? Step 1: x", "yes"), "conversations[1].content"),
         (turns("How? Step 1: x", "+", " ", "+"), "conversations[2].content"),
         ({"conversations": turns("How? Step 1: x", "+")["conversations"][::-1]}, "conversations[0].role"),
@@ -257,6 +304,59 @@ def test_a_malformed_processbench_row_is_named_with_its_field(tmp_path, change, 
     assert_fault("processbench", tmp_path, BENCH, BENCH | change, field)
 
 
+# --- PRMBench
+
+PRMBENCH = {
+    "original_question": "How many legs have 2 ducks?", "modified_question": "How many legs have some ducks?",
+    "original_process": ["1. A duck has 2 legs.", "2. 2 * 2 = 4."],
+    "modified_process": ["1. A duck has 2 legs.", "2. Ducks have 3 legs.", "3. There are 2 ducks.", "4. 2 * 3 = 6."],
+    "modified_steps": [2, 3, 4], "error_steps": [2, 4], "reason": "Steps 2 and 4 are wrong.",
+    "idx": "counterfactual_prm_test_p1_0", "question": "How many legs have $2$ ducks?",
+    "classification": "counterfactual",
+}  # fmt: skip
+
+
+def test_prmbench_marks_each_wrong_step(tmp_path):
+    report = ReadReport()
+    [solution] = read_all("prmbench", tmp_path, PRMBENCH, report=report)
+    assert solution.prompt == "How many legs have some ducks?\n"
+    assert solution.step_texts == [
+        "1. A duck has 2 legs.\n", "2. Ducks have 3 legs.\n", "3. There are 2 ducks.\n", "4. 2 * 3 = 6.",
+    ]  # fmt: skip
+    assert solution.labels == [1, 0, 1, 0]
+    assert (solution.correct, solution.reference, solution.finished) == (None, "", True)
+    assert report.seen == {"classification: counterfactual": 1}
+
+
+def test_prmbench_takes_the_original_solutions_once(tmp_path):
+    # Nine rows, one a class, have the same original; the published evaluation takes it from those of one class.
+    report, sound = ReadReport(), {**PRMBENCH, "classification": "multi_solutions", "error_steps": []}
+    found = read_all("prmbench", tmp_path, PRMBENCH, {**PRMBENCH, "classification": "redundency"}, sound, report=report)
+    assert [s.labels for s in found] == [[1, 0, 1, 0], [1, 0, 1, 0], [1, 1], [1, 1, 1, 1]]
+    assert found[2].prompt == "How many legs have 2 ducks?\n"
+    assert found[2].completion == "1. A duck has 2 legs.\n2. 2 * 2 = 4."
+    assert report.seen["original solution"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"error_steps": [0]}, "error_steps[0]"),
+        ({"error_steps": [2, 5]}, "error_steps[1]"),
+        ({"error_steps": ["2"]}, "error_steps[0]"),
+        ({"error_steps": None}, "error_steps"),
+        ({"modified_process": []}, "modified_process"),
+        ({"modified_process": ["a", ""]}, "modified_process[1]"),
+        ({"modified_question": " "}, "modified_question"),
+        ({"classification": None}, "classification"),
+        ({"classification": "redundency", "original_process": []}, "original_process"),
+        ({"classification": "redundency", "original_question": None}, "original_question"),
+    ],
+)
+def test_a_malformed_prmbench_row_is_named_with_its_field(tmp_path, change, field):
+    assert_fault("prmbench", tmp_path, PRMBENCH, PRMBENCH | change, field)
+
+
 # --- MATH
 
 MATH = {
@@ -303,6 +403,7 @@ ROWS = {
     "math_shepherd": SHEPHERD,
     "rlhflow": RLHFLOW,
     "processbench": BENCH,
+    "prmbench": PRMBENCH,
     "math": MATH,
     "gsm8k": {"question": "How many legs have 2 ducks?", "answer": "#### 4"},
 }

@@ -8,6 +8,7 @@ from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.readers import ReadReport, read
+from rlstep.steps.trees import Beginnings
 
 
 def step(*completions, chosen=None, human=None):
@@ -54,40 +55,58 @@ def test_a_chosen_path_is_a_solution(tmp_path):
     assert solution.completion == "3 * 4 = 12\nLet me think.\n2 + 12 = 14\n\n# Answer\n\n14"
     assert solution.step_texts == ["3 * 4 = 12\n", "Let me think.\n", "2 + 12 = 14\n\n# Answer\n\n14"]
     assert (solution.labels, solution.neutral) == ([1, None, 1], [1])
-    assert (solution.reference, solution.answer, solution.correct) == ("14", "14", True)
+    # The finish reason "solution" does not say that the answer is right: that is up to the reference.
+    assert (solution.reference, solution.answer, solution.correct) == ("14", "14", None)
     assert (solution.finished, solution.sample) == (True, 0)
 
 
 def test_alternatives_follow_the_chosen_steps_and_are_never_recombined(tmp_path):
     found = {s.completion: (s.labels, s.neutral) for s in solutions_of(tmp_path, BRANCHING)}
-    # The chosen path a1 b3, and after each beginning each rated step that was not chosen: 6 solutions. The Cartesian
-    # product would have 2 * 3 * 2 = 12, among them a2 b1, which nobody labelled.
+    # After each beginning each rated step that was not chosen: 5 solutions, each with all its labels. The chosen path
+    # a1 b3 is no solution of its own: it goes on to c1. The Cartesian product would have 2 * 3 * 2 = 12 solutions,
+    # among them a2 b1, which nobody labelled.
     assert found == {
-        "a1\nb3\n": ([1, 1], None),
+        "a1\nb3\nc1\n": ([1, 1, 0], None),
         "a2\n": ([0], None),
-        "a1\nb1\n": ([None, 0], None),
-        "a1\nb2\n": ([None, None], [1]),
-        "a1\nb3\nc1\n": ([None, None, 0], None),
-        "a1\nb3\nc2\n": ([None, None, 0], None),
+        "a1\nb1\n": ([1, 0], None),
+        "a1\nb2\n": ([1, None], [1]),
+        "a1\nb3\nc2\n": ([1, 1, 0], None),
     }
 
 
-def test_every_rating_is_counted_once(tmp_path):
-    solutions = solutions_of(tmp_path, BRANCHING)
+def test_a_row_of_phase_2_is_one_solution(tmp_path):
+    steps = (step(("a", 1), chosen=0), step(("b", 0), chosen=0), step(("c", -1)))
+    [solution] = solutions_of(tmp_path, row(*steps, reason="found_error"))
+    assert (solution.completion, solution.labels, solution.neutral) == ("a\nb\nc\n", [1, None, 0], [1])
+    assert not solution.finished
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_every_rating_is_counted_once(tmp_path, order):
+    beginnings, labels, neutral = Beginnings(), [], 0
+    for solution in solutions_of(tmp_path, BRANCHING)[::order]:
+        own = range(beginnings.take(solution), len(solution.steps))
+        labels += [solution.labels[k] for k in own if solution.labels[k] is not None]
+        neutral += sum(k in (solution.neutral or ()) for k in own)
     ratings = [r["rating"] for s in BRANCHING["label"]["steps"] for r in s["completions"]]
-    labels = [label for s in solutions for label in s.labels if label is not None]
     assert sorted(labels) == sorted({-1: 0, 1: 1}[r] for r in ratings if r)
-    assert sum(len(s.neutral or ()) for s in solutions) == ratings.count(0)
+    assert neutral == ratings.count(0)
+
+
+def test_alternatives_with_one_text_have_a_label_each(tmp_path):
+    same = row(step(("a", 1), chosen=0), step(("b", -1), ("b", 0), ("b", -1)), reason="found_error")
+    beginnings = Beginnings()
+    assert [beginnings.take(s) for s in solutions_of(tmp_path, same)] == [0, 1, 1]
 
 
 def test_a_trees_solutions_share_problem_and_tree_and_differ_in_sample(tmp_path):
     solutions = solutions_of(tmp_path, BRANCHING, WORKED, row(step(("x", 1), chosen=0), problem="Another?"))
-    assert [s.tree for s in solutions] == ["prm800k-phase2_train-1"] * 6 + [
+    assert [s.tree for s in solutions] == ["prm800k-phase2_train-1"] * 5 + [
         "prm800k-phase2_train-2", "prm800k-phase2_train-3",
     ]  # fmt: skip
-    assert [s.sample for s in solutions] == [0, 1, 2, 3, 4, 5, 6, 0]
-    assert len({s.problem_id for s in solutions[:7]}) == 1
-    assert solutions[7].problem_id != solutions[0].problem_id
+    assert [s.sample for s in solutions] == [0, 1, 2, 3, 4, 5, 0]
+    assert len({s.problem_id for s in solutions[:6]}) == 1
+    assert solutions[6].problem_id != solutions[0].problem_id
 
 
 def test_a_problems_id_depends_on_its_text_alone(tmp_path):
@@ -142,9 +161,15 @@ def test_a_written_step_that_was_not_chosen_is_an_alternative(tmp_path):
 def test_without_a_chosen_step_the_path_ends(tmp_path):
     report = ReadReport()
     steps = (step(("a", 1), chosen=0), step(("b", -1)), step(("c", 1), chosen=0))
-    path, branch = solutions_of(tmp_path, row(*steps, reason="found_error"), report=report)
-    assert (path.completion, branch.completion) == ("a\n", "a\nb\n")
+    [path] = solutions_of(tmp_path, row(*steps, reason="found_error"), report=report)
+    assert (path.completion, path.labels) == ("a\nb\n", [1, 0])
     assert report.seen["step behind the end of the path"] == 1
+
+
+def test_a_path_before_unrated_steps_alone_is_a_solution(tmp_path):
+    steps = (step(("a", 1), chosen=0), step(("b", None)))
+    [path] = solutions_of(tmp_path, row(*steps, reason="found_error"))
+    assert (path.completion, path.labels) == ("a\n", [1])
 
 
 def test_an_error_in_the_first_step_leaves_no_path(tmp_path):
@@ -254,5 +279,11 @@ def test_a_malformed_row_is_named_down_to_the_field(tmp_path, path, value, field
 def test_the_solutions_are_what_training_expects(tmp_path):
     path, *branches = solutions_of(tmp_path, BRANCHING)
     targets = LabelPolicy(neutral="class").targets
-    assert targets(path) == [1, 1]
-    assert [targets(b) for b in branches] == [[0], [-1, 0], [-1, 2], [-1, -1, 0], [-1, -1, 0]]
+    assert targets(path) == [1, 1, 0]
+    assert [targets(b) for b in branches] == [[0], [1, 0], [1, 2], [1, 1, 0]]
+
+
+def test_supervision_ends_with_the_first_wrong_step_in_branches_too(tmp_path):
+    # A path may go on after a step that a policy takes for wrong; so do the alternatives after it.
+    solutions = solutions_of(tmp_path, row(step(("a", 0), chosen=0), step(("b", 1), ("c", 1), chosen=0)))
+    assert [LabelPolicy(neutral="negative").targets(s) for s in solutions] == [[0, -1], [0, -1]]

@@ -6,7 +6,7 @@ from datasets.exceptions import DatasetNotFoundError
 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.steps.readers import read
+from rlstep.steps.readers import ReadReport, read
 from rlstep.steps.sources import BAD_ROWS, is_hub_id, iter_rows, shards, stem
 
 ROW = {"prompt": "What?", "completions": ["a", "b"], "labels": [1, 0.5]}
@@ -39,6 +39,46 @@ def test_a_folder_without_shards_is_an_error(tmp_path):
     (tmp_path / "x.csv").touch()
     with pytest.raises(UserError, match="no file in this folder ends in"):
         shards(tmp_path)
+
+
+def test_the_rows_of_a_clone_of_the_hub_are_found_below_it(tmp_path):
+    write_rows(tmp_path / ".git" / "x.jsonl", [ROW])
+    (tmp_path / "README.md").touch()
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no file in this folder ends in .*; it has \.git, README.md, dataset_infos"):
+        shards(tmp_path)
+    write_rows(tmp_path / "data" / "train-00000-of-00001.jsonl", [ROW])
+    with pytest.raises(UserError, match=f"its rows lie in a folder of it. Give {tmp_path}/data.$"):
+        shards(tmp_path)
+    write_rows(tmp_path / "extra" / "train" / "0.jsonl", [ROW])
+    with pytest.raises(UserError, match=f"Give {tmp_path}/data or {tmp_path}/extra/train.$"):
+        list(iter_rows(tmp_path))
+
+
+def test_descriptions_and_hidden_files_are_no_shards(tmp_path):
+    for name in ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "._a.jsonl", "a.jsonl"):
+        (tmp_path / name).touch()
+    assert [shard.name for shard in shards(tmp_path)] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("how", ["error", "skip"])
+def test_a_folder_of_two_data_sets_is_refused_before_a_row_is_read(tmp_path, how):
+    write_rows(tmp_path / "a.jsonl", [ROW])
+    write_rows(tmp_path / "b.jsonl", [{"problem": "What?", "solution": "x"}])
+    refused = "The rows of a.jsonl have completions, labels, prompt; those of b.jsonl have problem, solution."
+    solutions = read("stepwise", tmp_path, on_bad_row=how)
+    with pytest.raises(UserError, match=refused):
+        next(solutions)
+    assert len(list(read("stepwise", tmp_path / "a.jsonl"))) == 1
+
+
+def test_shards_of_one_data_set_may_have_more_fields_than_others(tmp_path):
+    write_rows(tmp_path / "a.jsonl", [ROW])
+    write_rows(tmp_path / "b.jsonl", [ROW | {"source": "x"}])
+    (tmp_path / "c.jsonl").write_text("7\n" + (tmp_path / "a.jsonl").read_text())
+    report = ReadReport()
+    assert len(list(read("stepwise", tmp_path, on_bad_row="skip", report=report))) == 3
+    assert report.bad_rows == 1
 
 
 def test_a_split_chooses_shards_by_a_word_of_their_names(tmp_path):

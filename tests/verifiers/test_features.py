@@ -42,6 +42,40 @@ def test_supervision_includes_the_first_wrong_step_and_stops(tokenizer):
     assert counts["positions"] == 2
 
 
+def branches() -> list[Solution]:
+    """Two solutions of a tree that share two steps, and the beginning of a third of them with another second step."""
+    whole = replace(solution(labels=[1, 1, 0]), tree="t")
+    other = replace(whole, completion=COMPLETION.replace("Answer: 10", "Answer: 11"), labels=[1, 1, 1], sample=1)
+    short = COMPLETION[:11] + "10 * 7 = 11\n"
+    return [whole, other, replace(whole, completion=short, steps=STEPS[:2], labels=[1, 0], sample=2)]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_the_label_of_a_shared_step_is_taught_once(tokenizer, order):
+    rows = [branches()[k] for k in order]
+    features, counts = train_features("prm", rows, tokenizer, None)
+    taught = [text for feature in features for text in texts_up_to(tokenizer, feature)]
+    assert sorted(taught) == sorted({PROMPT + row.completion[:end] for row in rows for _, end in row.steps})
+    assert (counts["rows"], counts["positions"]) == (3, 5)
+    assert all(feature.shared == 0 for feature in features)
+
+
+def test_evaluation_asks_and_knows_shared_steps_too(tokenizer):
+    features, counts = train_features("prm", branches(), tokenizer, None, keep_unknown=True)
+    assert [feature.targets.tolist() for feature in features] == [[1, 1, 0], [1, 1, 1], [1, 0]]
+    assert [feature.shared for feature in features] == [0, 2, 1]
+    assert counts["positions"] == 5
+    assert collate_rows(features, 0, packing=False)["shared"].tolist() == [0, 2, 1]
+
+
+def test_a_step_whose_first_solution_is_left_out_is_taught_with_the_next(tokenizer):
+    rows = branches()
+    rows[0].labels = [None, None, None]
+    features, counts = train_features("prm", rows, tokenizer, None)
+    assert [feature.targets.tolist() for feature in features] == [[1, 1, 1], [0]]
+    assert (counts["rows_unlabelled"], counts["positions"]) == (1, 4)
+
+
 def test_unknown_labels_teach_nothing_and_stop_nothing(tokenizer):
     feature, _ = one("prm", tokenizer, labels=[1, None, 0])
     assert feature.targets.tolist() == [1, 0]

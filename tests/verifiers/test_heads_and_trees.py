@@ -36,7 +36,7 @@ def alternatives(solution: Solution) -> list[Solution]:
     found = [replace(solution, tree="t", labels=[1] * len(solution.steps))]
     for sample, text in enumerate(("3 + 3 = 6\n", "9 - 2 = 1\n"), start=1):
         steps = [*solution.steps[:2], (len(start), len(start) + len(text))]
-        row = replace(solution, completion=start + text, steps=steps, labels=[None, None, 0], sample=sample, tree="t")
+        row = replace(solution, completion=start + text, steps=steps, labels=[1, 1, 0], sample=sample, tree="t")
         found.append(row)
     return found
 
@@ -81,6 +81,20 @@ def test_rows_of_a_tree_are_one_unit_and_their_prefix_is_computed_once(tiny_lm, 
     own = [len(trainer.processing_class(text)["input_ids"]) for text in ("3 + 3 = 6\n", "9 - 2 = 1\n")]
     used = (batch["ends"] > torch.arange(1, batch["ends"].shape[1] + 1)).sum() + len(unit)
     assert used == len(unit[0].ids) + sum(own)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_evaluation_judges_branches_whole_and_counts_their_steps_once(tiny_lm, solutions, arguments, packing):
+    rows = alternatives(solutions[7])
+    steps = len(rows[0].steps)
+    trainer = PRMTrainer(tiny_lm, arguments(packing=packing), solutions, eval_dataset=rows)
+    with torch.no_grad():
+        trainer.model.score.weight.zero_()  # every p is one half: nothing is called wrong
+    metrics = trainer.evaluate()
+    assert metrics["eval_positions"] == steps + 2
+    assert metrics["eval_accuracy"] == pytest.approx(steps / (steps + 2))
+    # No error is found in the two branches, which have one; that the path has none is right.
+    assert metrics["eval_first_error_exact"] == pytest.approx(1 / 3)
 
 
 def test_what_has_no_labels_of_its_own_teaches_nothing_twice(tokenizer, solutions):

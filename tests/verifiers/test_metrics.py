@@ -54,6 +54,21 @@ def test_step_metrics_by_hand():
     assert found["min_is_last"] == pytest.approx(3 / 5)
 
 
+def test_a_shared_beginning_counts_once_and_its_solution_is_judged_whole():
+    found = step_metrics(
+        [
+            RowScores([0.9, 0.8, 0.9], [1, 1, 0], "p"),  # first error at 2, not seen
+            RowScores([0.9, 0.8, 0.2], [1, 1, 0], "p", shared=2),  # first error at 2, found
+            RowScores([0.9, 0.3], [1, 1], "p", shared=1),  # none, but step 1 is blamed
+        ]
+    )
+    # labelled: 0.9 0.8 0.9 | 0.2 | 0.3
+    assert found["accuracy"] == pytest.approx(3 / 5)
+    assert found["brier"] == pytest.approx((0.1**2 + 0.2**2 + 0.9**2 + 0.2**2 + 0.7**2) / 5)
+    assert found["first_error_exact"] == pytest.approx(1 / 3)
+    assert found["min_is_last"] == pytest.approx(2 / 3)
+
+
 def test_the_threshold_of_the_first_error_is_not_tuned_on_its_rows():
     good = [RowScores([0.9, 0.8], [1, 1], f"p{i}") for i in range(6)]
     bad = [RowScores([0.9, 0.6], [1, 0], f"p{i}") for i in range(6)]

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.options import VERIFIERS, PPOOptions
+from rlstep.policy.options import PPOOptions
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.score_cache import ScoreCache
 from rlstep.policy.rewards.scored import Verifier
@@ -41,8 +41,8 @@ class Verifiers:
 
 def wants_base(options: PPOOptions) -> bool:
     """Whether a verifier may share the policy's base, so that this has to be loaded before the trainer wraps it."""
-    paths = [getattr(options, name) for name in ("prm", "orm")]
-    return options.share_base and any(path and not is_url(path) and find_adapter(path) is not None for path in paths)
+    paths = [path for path in (options.prm, options.orm) if path]
+    return options.share_base and any(not is_url(path) and find_adapter(path) is not None for path in paths)
 
 
 def load_verifiers(
@@ -60,9 +60,9 @@ def load_verifiers(
         base: the policy's model before an adapter is put on it, for verifiers that share it; None where none may.
         base_path, base_revision: where it comes from.
     """
-    models = {}
-    for name in VERIFIERS:
-        path = getattr(options, name)
+    paths = {"prm": options.prm, "orm": options.orm, "implicit": options.implicit}
+    models: dict[str, Verifier] = {}
+    for name, path in paths.items():
         if path is not None:
             shared = None if base is None else Base(base, base_path, base_revision)
             models[name] = load_unsharded(path, args, GIVES[name], shared)

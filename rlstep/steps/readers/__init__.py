@@ -17,12 +17,13 @@ from rlstep.steps.readers.math import MathReader
 from rlstep.steps.readers.math_shepherd import MathShepherdReader
 from rlstep.steps.readers.ours import OursReader
 from rlstep.steps.readers.prm800k import Prm800kReader
+from rlstep.steps.readers.prmbench import PrmBenchReader
 from rlstep.steps.readers.processbench import ProcessBenchReader
 from rlstep.steps.readers.rlhflow import RlhflowReader
 from rlstep.steps.readers.stepwise import StepwiseReader
 from rlstep.steps.readers.values import Field
 from rlstep.steps.records import Solution
-from rlstep.steps.sources import Row, hub_rows, is_hub_id, iter_rows
+from rlstep.steps.sources import Row, hub_rows, is_hub_id, rows_of, shards
 
 __all__ = [
     "FORMATS", "GSM8K_ANSWER", "GSM8K_PROMPT", "READERS", "ReadReport", "Reader", "StepReader",
@@ -37,6 +38,7 @@ READERS = {
     "math_shepherd": MathShepherdReader,
     "stepwise": StepwiseReader,
     "processbench": ProcessBenchReader,
+    "prmbench": PrmBenchReader,
     "rlhflow": RlhflowReader,
 }
 FORMATS = tuple(READERS)
@@ -77,7 +79,8 @@ def read(
     Args:
         format: one of `FORMATS`; `solutions` is what rlstep's stages write.
         path: a file (`.jsonl`, `.json`, either with `.gz`, `.parquet`), a folder of such shards, or a hub id.
-        split: the hub data set's split; of a folder, the shards with this word in their name.
+        split: the hub data set's split; of a folder, the shards with this word in their name. A second edition of the
+            same problems (GSM8K's `train_socratic.jsonl`) is passed over and counted, unless `split` names it.
         config_name, revision: the hub data set's configuration and its branch, tag or commit.
         on_bad_row: whether a malformed row ends the reading or is left out and counted in `report`.
         report: takes the counts while the solutions are taken.
@@ -98,7 +101,10 @@ def read(
         for name, value in {"config_name": config_name, "revision": revision}.items():
             if value is not None:
                 raise UserError(f"{name} is '{value}', but {path} is no data set of the hub. Leave it out.")
-        rows = iter_rows(path, split, _skipping(report)) if skip else iter_rows(path, split)
+        files = shards(path, split, reader.editions)
+        for name in sorted({file.name for file in shards(path, split)} - {file.name for file in files}):
+            report.seen[f"passed over: {name}"] += 1
+        rows = rows_of(files, _skipping(report)) if skip else rows_of(files)
     return _solutions(reader, rows, skip, report)
 
 

@@ -60,6 +60,9 @@ class Reader:
     cut_short: ClassVar[bool] = False
     """Whether a solution may end because its labelling ended there, rather than as an attempt that failed."""
 
+    editions: ClassVar[tuple[str, ...]] = ()
+    """Words in the names of files that hold the same problems again, in another edition."""
+
     prompt: str = PROBLEM + "\n"
 
     def __post_init__(self):
@@ -119,15 +122,26 @@ def problem_key(problem: str) -> str:
     return hashlib.sha256(problem.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def split_question(field: Field, text: str, first_step: str) -> tuple[str, str]:
-    """(question, solution) of a text in which the solution begins with `first_step` ("Step 1:", in either case)."""
-    mark = re.search(re.escape(first_step), text, re.IGNORECASE)
-    if not mark:
+def split_question(field: Field, text: str, first_step: str, report: ReadReport) -> tuple[str, str]:
+    """(question, first step) of a text in which the step begins with `first_step` ("Step 1:").
+
+    A question may hold these words, too, having steps of its own: the solution begins where they stand last. Where they
+    stand twice in a row ("Step 1: Step 1: Add."), they are one beginning. In another case ("step 1:") they count only
+    where they stand in no other.
+
+    Raises:
+        DataError: the words are not there, or nothing stands before them.
+    """
+    mark = rf"({re.escape(first_step)}\s*)+"
+    marks = list(re.finditer(mark, text)) or list(re.finditer(mark, text, re.IGNORECASE))
+    if not marks:
         raise field.fault(f"no '{first_step}', with which the solution begins, in {text[:60]!r}.")
-    question = text[: mark.start()].strip()
+    question = text[: marks[-1].start()].strip()
     if not question:
         raise field.fault(f"no question before '{first_step}'.")
-    return question, text[mark.start() :]
+    if len(marks) > 1:
+        report.seen[f"'{first_step}' inside the question"] += 1
+    return question, text[marks[-1].start() :]
 
 
 _STATED = re.compile(r"The answer is:?\s*(\S.*)", re.IGNORECASE)

@@ -4,6 +4,7 @@ A row: {"question": "How many legs have 2 ducks?", "answer": "They have 2*2=<<2*
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlstep.steps.readers.base import PROBLEM, Reader, ReadReport
 from rlstep.steps.readers.values import Field
@@ -16,7 +17,12 @@ GSM8K_ANSWER = "####"
 
 @dataclass(frozen=True)
 class Gsm8kReader(Reader):
-    """Problems are numbered: a row's id is `gsm8k-FILE-ROW`."""
+    """Problems are numbered: a row's id is `gsm8k-FILE-ROW`.
+
+    The socratic edition (`train_socratic.jsonl`), which lies beside the main one, has a question in every step.
+    """
+
+    editions: ClassVar[tuple[str, ...]] = ("socratic",)
 
     prompt: str = GSM8K_PROMPT.replace("{question}", PROBLEM)
 

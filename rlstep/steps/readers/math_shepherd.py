@@ -77,7 +77,7 @@ class MathShepherdReader(StepReader):
     ) -> tuple[str, list[str], list[float | None]]:
         """(question, step texts, their labels): the first step stands in the same part as the question."""
         first = next((k for k, part in enumerate(parts) if self.first_step.lower() in part.lower()), 0)
-        question, begin = split_question(tagged, "".join(parts[: first + 1]), self.first_step)
+        question, begin = split_question(tagged, "".join(parts[: first + 1]), self.first_step, report)
         if first:
             report.seen["tag inside the question"] += 1
         steps = [text.strip() for text in (begin, *parts[first + 1 :])]

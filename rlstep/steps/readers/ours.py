@@ -13,6 +13,7 @@ class OursReader:
 
     has_reference = True
     cut_short = False
+    editions = ()
 
     def solutions(self, row: Field, report: ReadReport) -> list[Solution]:
         return [solution_of(row.row)]

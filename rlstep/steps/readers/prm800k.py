@@ -11,14 +11,15 @@ A row, cut down to what is read::
                         {"text": "Now add.", "rating": 0, "flagged": null}],
         "human_completion": null, "chosen_completion": null}]}}
 
-Of this row come three solutions of one tree: the chosen path ("3 * 4 = 12", labelled 1), and the two alternatives
-after it, whose first step has no label, being counted with the path already. Alternatives of one step are never
-followed by those of another: nobody labelled a step after a step that was not chosen.
+Of this row come two solutions of one tree, one for each of the two steps after the chosen one: "3 * 4 = 12" and
+"2 + 12 = 15", labelled 1 and 0, and "3 * 4 = 12" and "Now add.", labelled 1 and neutral. The label of the first step
+stands in both and counts once (`rlstep.steps.trees`). Alternatives of one step are never followed by those of another:
+nobody labelled a step after a step that was not chosen.
 """
 
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, get_args
 
 from rlstep.runtime.errors import UserError
@@ -54,7 +55,11 @@ class Prm800kReader(StepReader):
     flagged as one not to be judged has no label. A step that the labeler wrote counts as right where it has no rating
     of its own: labelers wrote one where every step offered was wrong.
 
-    A solution is finished when its last step states an answer ("# Answer"), or when its path led to the right one.
+    The first solution of a row is the chosen path. Where it ends because nothing was chosen (in phase 2, at the first
+    wrong step), its last step is the first of those that stood to choose. Each rated alternative is a further solution.
+
+    A solution is finished when its last step states an answer ("# Answer"), or when its path ends in "solution". This
+    finish reason does not say that the answer is right: `correct` is left to grading by the reference.
 
     Attributes:
         keep: of what is left out by default, what to take: quality_control, screening, give_up, bad_problem rows, and
@@ -83,16 +88,18 @@ class Prm800kReader(StepReader):
             return []
         path, branches, seen = self._tree(label["steps"])
         report.seen.update(seen)
-        if not path and not branches:
+        trajectories = _trajectories(path, branches)
+        if not trajectories:
             report.dropped["no step"] += 1
             return []
-        answer = "" if reference.is_null else reference.text()
-        tree = f"prm800k-{stem(row.row.source)}-{row.row.number}"
-        base = Solution(f"prm800k-{problem_key(problem)}", self.prompt_of(problem), "", answer, tree=tree)
-        chosen = [self._solution(base, path, reason.value == "solution")] if path else []
-        # The steps before a branch are labelled with the path, and none of them twice.
-        unlabelled = [step._replace(label=None, neutral=False) for step in path]
-        return chosen + [self._solution(base, [*unlabelled[:place], step]) for place, step in branches]
+        named = {
+            "problem_id": f"prm800k-{problem_key(problem)}",
+            "prompt": self.prompt_of(problem),
+            "reference": "" if reference.is_null else reference.text(),
+            "tree": f"prm800k-{stem(row.row.source)}-{row.row.number}",
+        }
+        solved = reason.value == "solution"
+        return [self._solution(steps, solved and steps is path, **named) for steps in trajectories]
 
     def _why_dropped(self, row: Field, reason: str) -> str | None:
         whys = {
@@ -149,19 +156,25 @@ class Prm800kReader(StepReader):
                 return Candidate(text, None, False)
         return Candidate(text, {None: None, -1: 0, 0: None, 1: 1}[rating.value], rating.value == 0)
 
-    def _solution(self, base: Solution, steps: list[Candidate], solved: bool = False) -> Solution:
+    def _solution(self, steps: list[Candidate], solved: bool, **named) -> Solution:
         answer = _ANSWER.search(steps[-1].text)
         finished = solved or answer is not None
         completion, spans = self.join((step.text for step in steps), close=not finished)
-        return replace(
-            base,
+        return Solution(
             completion=completion,
             finished=finished,
             steps=spans,
             labels=[step.label for step in steps],
             neutral=[k for k, step in enumerate(steps) if step.neutral] or None,
             answer=answer[1].strip() if answer else None,
-            # "solution": the path reached the right answer, as the labeler and the data's grading found.
-            correct=True if solved else None,
-            scores={},
+            **named,
         )
+
+
+def _trajectories(path: list[Candidate], branches: list[tuple[int, Candidate]]) -> list[list[Candidate]]:
+    """The steps of every labelled trajectory; none is the beginning of another."""
+    # A path that ends before steps that nobody chose is no solution of its own: the first of them ends it.
+    last = next((k for k, (place, _) in enumerate(branches) if place == len(path)), None)
+    whole = path if last is None else [*path, branches[last][1]]
+    others = [[*path[:place], step] for k, (place, step) in enumerate(branches) if k != last]
+    return [whole, *others] if whole else []

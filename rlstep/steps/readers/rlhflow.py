@@ -19,6 +19,9 @@ from rlstep.steps.records import Solution
 class RlhflowReader(StepReader):
     """A user's turn is a step, the assistant's answer its label; the first turn begins with the question.
 
+    In some rows (most of Deepseek-PRM-Data) the first step does not begin with `first_step`, and nothing tells it from
+    the question: there it stays in the prompt, its label is left out, and the row is counted.
+
     `correct` is the label of a step that states the final answer, as in Math-Shepherd's rows.
 
     Attributes:
@@ -43,8 +46,16 @@ class RlhflowReader(StepReader):
                 raise turn["role"].expected(f"'{role}'")
         texts = [turn["content"].text() for turn in turns[::2]]
         labels = [_sign(turn["content"]) for turn in turns[1::2]]
-        question, first = split_question(turns[0]["content"], texts[0], self.first_step)
-        steps = [first, *texts[1:]]
+        if self.first_step.lower() in texts[0].lower():
+            question, texts[0] = split_question(turns[0]["content"], texts[0], self.first_step, report)
+            steps = texts
+        else:
+            question, *steps = texts
+            labels = labels[1:]
+            report.seen["first step not told from the question, its label left out"] += 1
+        if not steps:
+            report.dropped["no step after the question"] += 1
+            return []
         completion, spans = self.join(steps)
         key = f"rlhflow-{problem_key(question)}"
         solution = Solution(key, self.prompt_of(question), completion, "", steps=spans, labels=labels)

@@ -15,6 +15,8 @@ from rlstep.steps.records import Solution
 class StepwiseReader(StepReader):
     """Labels are true, false, a number from 0 to 1 (kept as it is), or null or -100 for unknown.
 
+    Rows without a step, which TRL's own data sets have, are left out and counted.
+
     Attributes:
         close_last: give the last step a separator, too. Right for data whose rows end with the step in question, such
             as every rejected step of PRM800K: else the missing separator tells that a step was rejected.
@@ -26,9 +28,10 @@ class StepwiseReader(StepReader):
 
     def solutions(self, row: Field, report: ReadReport) -> list[Solution]:
         problem, steps = row["prompt"].text(), list(row["completions"].texts())
-        if not steps:
-            raise row["completions"].fault("an empty list; a solution has at least one step.")
         labels = row["labels"].labels(len(steps))
+        if not steps:
+            report.dropped["no step"] += 1
+            return []
         completion, spans = self.join(steps, self.close_last)
         key = f"stepwise-{problem_key(problem)}"
         return [Solution(key, self.prompt_of(problem), completion, "", steps=spans, labels=labels)]

@@ -143,7 +143,7 @@ class VerifierTrainer(Trainer):
         return (loss, {"logits": logits_NV}) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """(None, margins, (targets, problems)): (F, N), each row's positions, and (F,), so that ranks can gather."""
+        """(None, margins, (targets, problems, shared)): (F, N), each row's positions, and (F,), for ranks to gather."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits_NV = self._logits(model, inputs)
@@ -155,7 +155,7 @@ class VerifierTrainer(Trainer):
         targets_FN = margins_FN.clone()
         margins_FN[owners_N, place_N] = margins_N
         targets_FN[owners_N, place_N] = inputs["labels"]
-        return None, margins_FN, (targets_FN, inputs["problems"])
+        return None, margins_FN, (targets_FN, inputs["problems"], inputs["shared"])
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         metrics, self.reliability = evaluation_metrics(

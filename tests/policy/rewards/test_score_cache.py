@@ -4,8 +4,7 @@ from rlstep.policy.rewards.score_cache import ScoreCache
 class Verifier:
     """Scores a step by its length, and remembers what it was asked."""
 
-    kind = "prm"
-    gives = "probability"
+    kind, gives = "prm", "probability"
 
     def __init__(self):
         self.asked = []

@@ -14,8 +14,7 @@ WRONG_STEP = "7 + 3 = 12\n12 * 7 = 4\nAnswer: 10"
 class PRM:
     """Gives every completion the same step scores."""
 
-    kind = "prm"
-    gives = "probability"
+    kind, gives = "prm", "probability"
 
     def __init__(self, *scores: float):
         self.scores = list(scores)
