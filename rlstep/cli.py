@@ -9,7 +9,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.stages import COMMANDS, run
 
 # These print what they find themselves.
-TALKATIVE = ("lab", "example", "report", "data")
+TALKATIVE = ("lab", "example", "report", "data", "evaluate")
 
 
 def main(argv: list[str] | None = None) -> int:

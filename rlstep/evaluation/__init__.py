@@ -1,1 +1,1 @@
-"""How good it became: best-of-N curves of labelled and scored solutions, learning curves of RL runs."""
+"""How good it became: best-of-N curves of scored samples, learning curves of RL runs."""

@@ -1,128 +1,98 @@
-"""Best-of-N curves of scored and labelled solutions.
+"""Best-of-N curves of scored samples (`rlstep.evaluation.samples`).
 
 From N samples of a problem one is picked; a curve gives the share of problems where the pick's answer is right:
 
-- `prm`: the pick has the highest PRM solution score (product of the step probabilities, their minimum, the last, or
-  the mean);
-- `orm`: the pick has the highest ORM score, its value at the solution's end;
-- `majority`: the most frequent answer; `weighted`: the answer with the largest sum of PRM solution scores;
+- NAME, of each score: the pick has the highest solution score: product of the values per step, their minimum, the
+  last, or the mean. `prm` and `orm` are the names of the two that this package trains; of `orm` it is the last;
+- `majority`: the most frequent answer; `weighted`: the answer with the largest sum of PRM solution scores, and
+  `weighted_NAME` of another score's;
 - `pass_at_n`: some sample is right: the ceiling of every way to pick;
-- `prm_clean`, `orm_clean`: the picks of `prm` and `orm`, counted only where every step is labelled right as well; a
-  step whose label is unknown does not count as right.
+- `prm_clean`, `orm_clean`, `NAME_clean`: the picks of the score, counted only where every step is labelled right as
+  well; a step whose label is unknown does not count as right.
 
-A sample without an answer (`answer` is null: the length limit cut it off, or no answer could be read in it) is drawn
-like any other but never picked and has no vote, as in the published evaluation of PRM800K; where a draw holds no
-answer at all, the problem counts as wrong. Intervals are 95%, over problems.
+A curve whose data the file lacks is left out: votes where no sample has an answer, clean picks where solutions have no
+labels.
+
+Answers vote together when they are equal by value, as they are graded (`rlstep.steps.answers.group_by_value`): 1/2 and
+0.5 are one answer. It is right where more than half of its samples are marked right, which are all or none of them but
+where grading errs on some spelling.
+
+A sample without an answer (the length limit cut it off, or no answer could be read in it) is drawn like any other but
+never picked and has no vote, as in the published evaluation of PRM800K; where a draw holds no answer at all, the
+problem counts as wrong. Intervals are 95%, over problems.
 """
 
-import math
-from dataclasses import dataclass, field
-from pathlib import Path
-
-from rlstep.core.aggregate import Aggregate, solution_score, vote_weight
+from rlstep.core.aggregate import vote_weight
 from rlstep.core.curves import best_of_n, pass_at_n, vote_at_n
-from rlstep.runtime.errors import DataError
-from rlstep.steps.labels import UNKNOWN, LabelPolicy
-from rlstep.steps.records import Solution, iter_solutions
-from rlstep.steps.trees import Beginnings
-from rlstep.verifiers.metrics import RowScores
-
-# After the first wrong step a PRM says what it was not taught.
-TAUGHT = LabelPolicy(after_first_error="mask")
+from rlstep.evaluation.samples import ORM, PRM, Samples, ScoredSamples
+from rlstep.runtime.progress import track
+from rlstep.steps.answers import group_by_value
 
 
-@dataclass
-class Samples:
-    """The samples of one problem, field by field; only what the curves need, so that large files fit in memory.
-
-    Attributes:
-        answers: as text; None where there is none.
-        correct: whether the answer is right.
-        clean: whether every step is right as well.
-        prm: solution scores of the PRM.
-        orm: values of the ORM at the solutions' ends.
-        steps: the PRM's step scores, with the labels that it was taught.
-    """
-
-    answers: list[str | None] = field(default_factory=list)
-    correct: list[bool] = field(default_factory=list)
-    clean: list[bool] = field(default_factory=list)
-    prm: list[float] = field(default_factory=list)
-    orm: list[float] = field(default_factory=list)
-    steps: list[RowScores] = field(default_factory=list)
-
-
-def read_samples(path: str | Path, prm: str, orm: str, aggregate: Aggregate) -> dict[str, Samples]:
-    """A file's solutions, by problem.
+def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: int) -> dict[str, dict]:
+    """Every curve of the module's head that there is data for, as {"mean", "low", "high"}, lists along `ns`.
 
     Args:
-        path: JSONL of labelled solutions.
-        prm: name of the PRM's scores.
-        orm: name of the ORM's scores.
-        aggregate: how the PRM's step scores become the solution's.
-
-    Raises:
-        DataError: a row without labels or one of the scores, scores that are not probabilities, or a sample given
-            twice.
-    """
-    problems: dict[str, Samples] = {}
-    first_rows: dict[tuple[str, int], int] = {}
-    beginnings = Beginnings()
-    solutions = iter_solutions(path, need=("steps", "labels", "correct"))
-    for row, solution in enumerate(solutions, start=1):
-        key = (solution.problem_id, solution.sample)
-        if key in first_rows:
-            problem = f"sample {solution.sample} of '{solution.problem_id}' stands in row {first_rows[key]} already."
-            raise DataError(path, row, "sample", problem)
-        first_rows[key] = row
-        samples = problems.setdefault(solution.problem_id, Samples())
-        samples.answers.append(solution.answer)
-        samples.correct.append(solution.correct)
-        samples.clean.append(solution.clean)
-        samples.prm.append(_score(solution, prm, aggregate, path, row))
-        samples.orm.append(_score(solution, orm, "last", path, row))
-        targets = [math.nan if target == UNKNOWN else target for target in TAUGHT.targets(solution)]
-        samples.steps.append(RowScores(solution.scores[prm], targets, solution.problem_id, beginnings.take(solution)))
-    return problems
-
-
-def _score(solution: Solution, name: str, how: Aggregate, path: str | Path, row: int) -> float:
-    if name not in solution.scores:
-        present = ", ".join(sorted(solution.scores)) or "none"
-        problem = f"missing (scores present: {present}); run `rlstep score --name {name}` on this file first."
-        raise DataError(path, row, f"scores.{name}", problem)
-    try:
-        return solution_score(solution.scores[name], how)
-    except (TypeError, ValueError) as error:
-        raise DataError(path, row, f"scores.{name}", str(error)) from None
-
-
-def best_of_n_curves(
-    problems: list[Samples], ns: list[int], aggregate: Aggregate, trials: int, seed: int
-) -> dict[str, dict]:
-    """Every curve of the module's head as {"mean", "low", "high"}, lists along `ns`.
-
-    Args:
-        problems: each with as many samples as the largest N, or more.
+        scored: each problem with as many samples as the largest N, or more.
         ns: numbers of samples.
-        aggregate: how the PRM's solution scores were made, which says what they weigh in a vote.
-        trials: random draws per problem and N, for the two votes.
+        trials: random draws per problem and N, for the votes.
         seed: of these draws.
     """
+    problems = list(scored.problems.values())
     correct = [samples.correct for samples in problems]
-    clean = [samples.clean for samples in problems]
-    answers = [samples.answers for samples in problems]
-    answered = [[answer is not None for answer in samples.answers] for samples in problems]
-    prm = [samples.prm for samples in problems]
-    orm = [samples.orm for samples in problems]
-    weights = [[vote_weight(score, aggregate) for score in scores] for scores in prm]
-    curves = {
-        "prm": best_of_n(prm, correct, ns, answered),
-        "orm": best_of_n(orm, correct, ns, answered),
-        "majority": vote_at_n(answers, correct, ns, trials=trials, seed=seed),
-        "weighted": vote_at_n(answers, correct, ns, weights=weights, trials=trials, seed=seed),
-        "pass_at_n": pass_at_n(correct, ns),
-        "prm_clean": best_of_n(prm, clean, ns, answered),
-        "orm_clean": best_of_n(orm, clean, ns, answered),
-    }
+    has_answers = scored.answered > 0
+    answered = [[answer is not None for answer in samples.answers] for samples in problems] if has_answers else None
+    scores = {curve: [samples.scores[curve] for samples in problems] for curve in scored.aggregates}
+
+    curves = {curve: best_of_n(values, correct, ns, answered) for curve, values in scores.items()}
+    if has_answers:
+        votes = list(track((_votes(samples) for samples in problems), "grouping answers", len(problems)))
+        groups, right = ([one[part] for one in votes] for part in (0, 1))
+        curves["majority"] = vote_at_n(groups, right, ns, trials=trials, seed=seed)
+        for curve, how in scored.aggregates.items():
+            if curve != ORM:
+                weights = [[vote_weight(score, how) for score in row] for row in scores[curve]]
+                name = "weighted" if curve == PRM else f"weighted_{curve}"
+                curves[name] = vote_at_n(groups, right, ns, weights=weights, trials=trials, seed=seed)
+    curves["pass_at_n"] = pass_at_n(correct, ns)
+    if scored.has_clean:
+        clean = [samples.clean for samples in problems]
+        curves |= {f"{curve}_clean": best_of_n(values, clean, ns, answered) for curve, values in scores.items()}
     return {name: {"mean": curve.mean, "low": curve.low, "high": curve.high} for name, curve in curves.items()}
+
+
+def _votes(samples: Samples) -> tuple[list[int | None], list[bool]]:
+    """Of each sample the group of answers it votes for, and whether that group's answer is right."""
+    groups = group_by_value(samples.answers)
+    marks: dict[int | None, list[bool]] = {}
+    for group, correct in zip(groups, samples.correct, strict=True):
+        marks.setdefault(group, []).append(correct)
+    right = {group: 2 * sum(marked) > len(marked) for group, marked in marks.items()}
+    return groups, [right[group] for group in groups]
+
+
+def fewest_samples(problems: dict[str, Samples]) -> tuple[str, int]:
+    """(id, its number of samples) of the problem that has the fewest."""
+    name = min(problems, key=lambda name: len(problems[name].answers))
+    return name, len(problems[name].answers)
+
+
+def powers_of_two(limit: int) -> list[int]:
+    """
+    >>> powers_of_two(48)
+    [1, 2, 4, 8, 16, 32]
+    """
+    return [2**k for k in range(limit.bit_length())]
+
+
+def missing_parts(scored: ScoredSamples) -> list[str]:
+    """What the curves leave out, in words."""
+    parts = []
+    if not scored.aggregates:
+        parts.append("best of N (no scores)")
+    if not scored.answered:
+        parts.append("votes (no answers)")
+    if not scored.has_clean and scored.aggregates:
+        some = f"{scored.labelled:,} of {scored.rows:,} rows have labels"
+        parts.append(f"clean picks ({some if scored.any_label else 'no step is labelled'})")
+    return parts

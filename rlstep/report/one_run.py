@@ -93,10 +93,10 @@ def _what_was_run(summary: dict) -> str:
     if summary["seed"] is not None:
         lines.append(f"Seed {summary['seed']}.")
     if curves := summary["best_of_n"]:
-        lines.append(
-            f"{curves['problems']} test problems with at least {curves['samples_per_problem']} samples each,"
-            f" {curves['unanswered']:.1%} of them without an answer; PRM solution score: {curves['aggregate']}."
-        )
+        text = f"{curves['problems']} test problems with at least {curves['samples_per_problem']} samples each"
+        if "unanswered" in curves:  # not where the samples' answers were not given
+            text += f", {curves['unanswered']:.1%} of them without an answer"
+        lines.append(f"{text}; PRM solution score: {curves['aggregate']}.")
     if summary["versions"]:
         lines.append(f"Versions: {', '.join(' '.join(pair) for pair in summary['versions'].items())}.")
     if summary["commits"]:

@@ -58,9 +58,9 @@ def _best_of_n(summaries: list[dict], runs: Sequence) -> dict | None:
     for run, curve in zip(runs, curves, strict=True):
         if curve["ns"] != ns:
             raise UserError(f"{run}: best-of-N at {curve['ns']}, {runs[0]} at {ns}; evaluate all at the same ns.")
-    names = [name for name in tables.CURVE_HEADS if all(name in curve for curve in curves)]
+    names = [name for name in tables.curve_names(curves[0]) if all(name in curve for curve in curves)]
     merged = {"ns": ns, **{name: over_seeds([curve[name]["mean"] for curve in curves]) for name in names}}
-    for gap, (a, b, _) in GAPS.items():
+    for gap, (a, b) in ((gap, pair) for gap, (*pair, _) in GAPS.items() if set(pair) <= set(names)):
         differences = [[x - y for x, y in zip(c[a]["mean"], c[b]["mean"], strict=True)] for c in curves]
         merged[gap] = over_seeds(differences)
     return merged
@@ -116,7 +116,7 @@ def _draw(summary: dict, out: Path) -> None:
 
     caption = f"Lines: mean of {len(summary['seeds'])} seeds. Shaded: 95% t-interval over seeds."
     if summary["best_of_n"]:
-        figures.draw_best_of_n(summary["best_of_n"], out / "best_of_n.png", caption)
+        figures.draw_best_of_n(_without_gaps(summary["best_of_n"]), out / "best_of_n.png", caption)
     if any(summary["rl"].values()):
         figures.draw_rl_curves(summary["rl"], out / "rl_curves.png", caption)
 
@@ -128,7 +128,8 @@ def _text(summary: dict) -> str:
     if summary["missing"]:
         parts += ["## Missing", "\n".join(f"- {what}" for what in summary["missing"])]
     if curves := summary["best_of_n"]:
-        parts += ["## Best of N", "![Best of N](best_of_n.png)", tables.best_of_n(curves), _gap_table(curves)]
+        parts += ["## Best of N", "![Best of N](best_of_n.png)", tables.best_of_n(_without_gaps(curves))]
+        parts += [_gap_table(curves)] if GAPS.keys() & curves.keys() else []
     if any(summary["rl"].values()):
         parts += [
             "## Reinforcement learning",
@@ -141,9 +142,14 @@ def _text(summary: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _without_gaps(curves: dict) -> dict:
+    return {name: value for name, value in curves.items() if name not in GAPS}
+
+
 def _gap_table(curves: dict) -> str:
-    rows = [[str(n), *(tables.at(curves[gap], place) for gap in GAPS)] for place, n in enumerate(curves["ns"])]
-    return tables.table(["N", *(head for _, _, head in GAPS.values())], rows)
+    gaps = {gap: head for gap, (_, _, head) in GAPS.items() if gap in curves}
+    rows = [[str(n), *(tables.at(curves[gap], place) for gap in gaps)] for place, n in enumerate(curves["ns"])]
+    return tables.table(["N", *gaps.values()], rows)
 
 
 def _comparison_table(seeds: Sequence, comparison: dict) -> str:

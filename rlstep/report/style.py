@@ -1,7 +1,7 @@
 """How rlstep's figures look. Colours are Okabe and Ito's, which stay apart for colour-blind readers."""
 
 BLUE, VERMILION, GREY, BLACK, PALE = "#0072B2", "#D55E00", "#767676", "#222222", "#E9E9E9"
-GREEN, PINK = "#009E73", "#CC79A7"
+GREEN, PINK, ORANGE, SKY = "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,

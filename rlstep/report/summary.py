@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from rlstep.evaluation.learning_curves import KEYS, compare_arms, read_history
-from rlstep.report import arms
+from rlstep.report import arms, tables
 from rlstep.report.examples import StepScores, read_step_scores
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RECORD, is_record
@@ -20,7 +20,6 @@ from rlstep.runtime.record import RECORD, is_record
 BEST_OF_N = "evaluate/best_of_n.json"
 SOLUTIONS = "test/scored.jsonl"
 HISTORY = "eval.jsonl"
-CURVES = ("prm", "orm", "majority", "weighted", "pass_at_n")
 STAGES = ("prepare", "sft", "sample", "label", "prm", "orm", "score", "evaluate", "ppo", "export")
 
 
@@ -70,9 +69,9 @@ def _best_of_n(run: Path, missing: list[str]) -> dict | None:
         missing.append(f"best-of-N curves: no {BEST_OF_N}")
         return None
     curves = _read_json(path)
-    lacking = [name for name in ("ns", *CURVES) if name not in curves]
-    if lacking:
-        raise UserError(f"{path}: no '{lacking[0]}'. Run `rlstep evaluate` again.")
+    if "ns" not in curves or not tables.curve_names(curves):
+        lacking = "no curve" if "ns" in curves else "no 'ns'"
+        raise UserError(f"{path}: {lacking}. Run `rlstep evaluate` again.")
     return curves
 
 

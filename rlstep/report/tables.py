@@ -15,6 +15,8 @@ CURVE_HEADS = {
     "prm_clean": "PRM, clean",
     "orm_clean": "ORM, clean",
 }
+# What may stand before or after a score's own name in a curve's.
+WEIGHTED, CLEAN = "weighted_", "_clean"
 KEY_HEADS = {"accuracy": "answer", "clean_accuracy": "clean"}
 
 
@@ -44,11 +46,44 @@ def at(values: list | dict, place: int) -> str:
     return number(values[place])
 
 
+def curve_names(curves: dict) -> list[str]:
+    """The ways to pick among a result's entries, in their order."""
+    return [name for name, value in curves.items() if isinstance(value, dict) and "mean" in value]
+
+
+def curve_head(name: str, names: Sequence[str]) -> str:
+    """What a table calls a curve, one of `names`.
+
+    >>> names = ["qwen", "weighted_qwen", "prm"]
+    >>> [curve_head(name, names) for name in names]
+    ['qwen', 'qwen, weighted', 'PRM']
+    """
+    if name in CURVE_HEADS:
+        return CURVE_HEADS[name]
+    if (score := name.removeprefix(WEIGHTED)) != name and score in names:
+        return f"{score}, weighted"
+    if (score := name.removesuffix(CLEAN)) != name and score in names:
+        return f"{score}, clean"
+    return name
+
+
 def best_of_n(curves: dict) -> str:
     """Each way to pick, one row per N."""
-    names = [name for name in CURVE_HEADS if name in curves]
+    names = curve_names(curves)
     rows = [[str(n), *(at(curves[name], place) for name in names)] for place, n in enumerate(curves["ns"])]
-    return table(["N", *(CURVE_HEADS[name] for name in names)], rows)
+    return table(["N", *(curve_head(name, names) for name in names)], rows)
+
+
+def plain_best_of_n(curves: dict) -> str:
+    """Each way to pick for a terminal, one line each along N, with the interval at the largest."""
+    names = curve_names(curves)
+    heads = [curve_head(name, names) for name in names]
+    width = max(map(len, heads))
+    lines = [f"{'N':<{width}}" + "".join(f"{n:>8}" for n in curves["ns"]) + "  95% interval at the last"]
+    for head, curve in zip(heads, (curves[name] for name in names), strict=True):
+        interval = f"[{curve['low'][-1]:.3f}, {curve['high'][-1]:.3f}]"
+        lines.append(f"{head:<{width}}" + "".join(f"{value:>8.3f}" for value in curve["mean"]) + "  " + interval)
+    return "\n".join(lines)
 
 
 def prm_steps(measures: dict[str, float]) -> str:

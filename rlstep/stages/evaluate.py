@@ -1,9 +1,11 @@
-"""The `evaluate` stage: best-of-N curves of scored and labelled solutions (`rlstep.evaluation.best_of_n`).
+"""The `evaluate` stage: best-of-N curves of scored samples (`rlstep.evaluation.best_of_n`), from any file of them.
 
-`prm_steps` says how well the PRM judges single steps, up to and including each solution's first wrong one
-(`rlstep.verifiers.metrics.step_metrics`); `reliability.png` shows its calibration.
+What the samples may be is said in `rlstep.evaluation.samples`. `prm_steps` says how well the PRM judges single steps,
+up to and including each solution's first wrong one (`rlstep.verifiers.metrics.step_metrics`), where steps have labels;
+`reliability.png` shows its calibration.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -11,34 +13,63 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from rlstep.core.calibration import reliability
-from rlstep.evaluation.best_of_n import Samples, best_of_n_curves, read_samples
+from rlstep.evaluation.best_of_n import best_of_n_curves, fewest_samples, missing_parts, powers_of_two
+from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, ScoredSamples, read_samples
+from rlstep.report.figures import draw_best_of_n
 from rlstep.report.reliability import reliability_figure
+from rlstep.report.tables import plain_best_of_n
 from rlstep.report.wandb_curves import log_best_of_n
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
+from rlstep.steps.answers import GRADER
+from rlstep.steps.fields import parse_fields
 from rlstep.verifiers.metrics import RowScores, labelled_steps, step_metrics
 
 OUTPUT = "best_of_n.json"
-PICTURE = "reliability.png"
+PICTURE = "best_of_n.png"
+RELIABILITY = "reliability.png"
 
 
 @dataclass
 class EvaluateConfig:
-    data: str = field(metadata={"help": "Labelled solutions with scores (JSONL)."})
-    out: str = field(metadata={"help": f"Folder for {OUTPUT}."})
-    ns: list[int] = field(
-        default_factory=lambda: [1, 2, 4, 8, 16, 32, 64, 128],
-        metadata={"help": "The N of best-of-N, rising; none above the samples that each problem has."},
+    data: str = field(metadata={"help": "Scored samples: a file (JSONL, Parquet), or a folder of shards."})
+    out: str = field(metadata={"help": f"Folder for {OUTPUT} and {PICTURE}."})
+    ns: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "The N of best-of-N, rising; none above the samples that each problem has. By default the powers "
+            "of two up to the fewest samples of a problem."
+        },
     )
-    prm: str = field(default="prm", metadata={"help": "Name of the PRM's scores."})
-    orm: str = field(default="orm", metadata={"help": "Name of the ORM's scores."})
+    scores_of: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the scores to evaluate; by default every score in the file."},
+    )
+    prm: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of the scores that are the PRM's, whose curve is then called prm; by default prm. With prm "
+            "or orm given, other scores are left out unless scores_of names them."
+        },
+    )
+    orm: str | None = field(
+        default=None, metadata={"help": "Name of the scores that are the ORM's, called orm; by default orm."}
+    )
+    scores: Literal["probabilities", "logits"] = field(
+        default="probabilities", metadata={"help": "What the scores are; of logits the sigmoid is taken first."}
+    )
     aggregate: Literal["product", "minimum", "last", "mean"] = field(
-        default="product", metadata={"help": "How the PRM's step scores become the solution's; the ORM's is its last."}
+        default="product", metadata={"help": "How step scores become the solution's; the ORM's is its last."}
     )
+    fields: list[str] | None = field(
+        default=None,
+        metadata={"help": "The file's names of fields, where they are others: problem_id=id,answer=pred. Known are "
+                  + ", ".join(FIELDS) + "."},
+    )  # fmt: skip
     trials: Annotated[int, Range(at_least=1)] = field(
-        default=400, metadata={"help": "Random draws per problem and N for the two votes."}
+        default=400, metadata={"help": "Random draws per problem and N for the votes."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of these draws."})
     report_to: Literal["none", "wandb"] = field(default="none", metadata={"help": "Where the curves are logged too."})
@@ -50,57 +81,103 @@ class EvaluateConfig:
         check(self, self._faults())
 
     def _faults(self) -> Iterator[str]:
-        if not self.ns or self.ns[0] < 1 or any(a >= b for a, b in pairwise(self.ns)):
+        if self.ns is not None and (not self.ns or self.ns[0] < 1 or any(a >= b for a, b in pairwise(self.ns))):
             yield f"ns is {self.ns}; give whole numbers from 1 on, rising, for example 1 2 4 8"
+        for role in ("prm", "orm"):
+            if (name := getattr(self, role)) not in (None, role) and role in (self.scores_of or ()):
+                yield f"scores_of has {role}, and {role} is '{name}': both curves would be called {role}; leave one out"
+        try:
+            parse_fields(self.fields, FIELDS)
+        except UserError as error:
+            yield str(error)
 
 
 def evaluate(config: EvaluateConfig) -> dict:
-    """Writes `best_of_n.json` into `config.out` and returns the run's metrics (each curve at the largest N).
+    """Writes `best_of_n.json` and `best_of_n.png` into `config.out`, prints the curves, and returns the run's metrics
+    (each curve at the largest N).
 
     Raises:
-        DataError: a row of the data does not serve (`rlstep.evaluation.best_of_n.read_samples`).
+        DataError: a row of the data does not serve (`rlstep.evaluation.samples.read_samples`).
         UserError: a problem has fewer samples than the largest N.
     """
     out = Path(config.out)
     with RunRecord("evaluate", asdict(config), out, config.seed) as record:
-        problems = read_samples(config.data, config.prm, config.orm, config.aggregate)
-        _check_numbers(problems, config)
-        samples = list(problems.values())
-        curves = best_of_n_curves(samples, config.ns, config.aggregate, config.trials, config.seed)
-        total = sum(len(one.answers) for one in samples)
-        unanswered = sum(one.answers.count(None) for one in samples) / total
-        result = {
-            "ns": config.ns,
-            **curves,
-            "problems": len(samples),
-            "samples_per_problem": min(len(one.answers) for one in samples),
-            "unanswered": unanswered,
-            "aggregate": config.aggregate,
-            "prm_steps": _measure_steps([row for one in samples for row in one.steps if len(row.probs)], out),
-        }
-        write_json(out / OUTPUT, result)
-        record.metrics |= {"problems": len(samples), "solutions": total, "unanswered": unanswered}
-        record.metrics |= {f"prm_step_{name}": value for name, value in result["prm_steps"].items()}
-        record.metrics |= {f"{name}@{config.ns[-1]}": curve["mean"][-1] for name, curve in curves.items()}
+        failed = GRADER.counts()
+        scored = read_samples(config.data, _choice(config), parse_fields(config.fields, FIELDS))
+        failed = {name: count - failed[name] for name, count in GRADER.counts().items()}
+        ns = config.ns or powers_of_two(fewest_samples(scored.problems)[1])
+        _check_numbers(scored, ns, config.data)
+        curves = best_of_n_curves(scored, ns, config.trials, config.seed)
+        result = {"ns": ns, **curves, **_about(scored), "aggregate": config.aggregate}
+        measures = {curve: _measure_steps(rows, out, curve) for curve, rows in scored.steps.items()}
+        measures = {curve: measured for curve, measured in measures.items() if measured}
+        write_json(out / OUTPUT, result | {f"{curve}_steps": measured for curve, measured in measures.items()})
+        draw_best_of_n(result, out / PICTURE, _caption(scored))
+        record.metrics |= _counts(scored, failed)
+        for curve, measured in measures.items():
+            record.metrics |= {f"{curve}_step_{name}": value for name, value in measured.items()}
+        record.metrics |= {f"{name}@{ns[-1]}": curve["mean"][-1] for name, curve in curves.items()}
         if config.report_to == "wandb":
-            log_best_of_n(curves, config.ns, config.run_name, asdict(config))
+            log_best_of_n(curves, ns, config.run_name, asdict(config))
+    print("\n".join([*_describe(scored, config, ns, failed), "", plain_best_of_n(result), "", f"{out / PICTURE}"]))
     return record.metrics
 
 
-def _check_numbers(problems: dict[str, Samples], config: EvaluateConfig) -> None:
-    fewest = min(problems, key=lambda name: len(problems[name].answers))
-    if (n := len(problems[fewest].answers)) < config.ns[-1]:
+def _choice(config: EvaluateConfig) -> ScoreChoice:
+    return ScoreChoice(config.prm, config.orm, config.scores_of, config.aggregate, config.scores == "logits")
+
+
+def _check_numbers(scored: ScoredSamples, ns: list[int], data: str) -> None:
+    problem, fewest = fewest_samples(scored.problems)
+    if fewest < ns[-1]:
         raise UserError(
-            f"{config.data}: ns asks for best-of-{config.ns[-1]}, but problem '{fewest}' has {n} samples."
-            f" Sample at least {config.ns[-1]} per problem, or give ns up to {n}."
+            f"{data}: ns asks for best-of-{ns[-1]}, but problem '{problem}' has {fewest} samples."
+            f" Sample at least {ns[-1]} per problem, or give ns up to {fewest}."
         )
 
 
-def _measure_steps(rows: Sequence[RowScores], out: Path) -> dict[str, float]:
-    """The measures of the PRM's step scores, whose calibration is drawn; nothing where no step has a label."""
+def _about(scored: ScoredSamples) -> dict:
+    about = {"problems": len(scored.problems), "samples_per_problem": fewest_samples(scored.problems)[1]}
+    return about | ({"unanswered": 1 - scored.answered / scored.rows} if scored.answered else {})
+
+
+def _counts(scored: ScoredSamples, failed: dict[str, int]) -> dict:
+    counts = {"problems": len(scored.problems), "solutions": scored.rows}
+    counts |= {name: value for name, value in _about(scored).items() if name == "unanswered"}
+    found_here = {"answers_extracted": scored.extracted, "graded_here": scored.graded, **failed}
+    return counts | {name: count for name, count in found_here.items() if count}
+
+
+def _describe(scored: ScoredSamples, config: EvaluateConfig, ns: list[int], failed: dict[str, int]) -> Iterator[str]:
+    """What was read and what was found out here, a line each."""
+    sizes = {len(samples.answers) for samples in scored.problems.values()}
+    fewest, most = min(sizes), max(sizes)
+    each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    yield f"{scored.rows:,} samples of {len(scored.problems):,} problems, {each} each"
+    if scored.answered:
+        yield f"without an answer: {1 - scored.answered / scored.rows:.1%}"
+    if scored.extracted:
+        yield f"answers read from completions: {scored.extracted:,}"
+    if scored.graded:
+        trouble = "".join(f"; {name.replace('_', ' ')}: {count:,}" for name, count in failed.items() if count)
+        yield f"graded here, by value: {scored.graded:,}{trouble}"
+    if parts := missing_parts(scored):
+        yield f"left out: {', '.join(parts)}"
+    if config.ns is None and fewest < most:
+        yield f"N goes up to {ns[-1]}: problem '{fewest_samples(scored.problems)[0]}' has {fewest} samples"
+
+
+def _caption(scored: ScoredSamples) -> str:
+    return f"{len(scored.problems):,} problems, {scored.rows:,} samples. Shaded: 95% interval over problems."
+
+
+def _measure_steps(rows: Sequence[RowScores], out: Path, curve: str) -> dict[str, float]:
+    """The measures of a verifier's step scores, whose calibration is drawn; nothing where no step has a label."""
+    rows = [row for row in rows if len(row.probs)]
     probs, targets = labelled_steps(rows)
     if not len(probs):
         return {}
     out.mkdir(parents=True, exist_ok=True)
-    reliability_figure(reliability(probs, targets)).savefig(out / PICTURE, dpi=150)
+    name = RELIABILITY if curve == PRM else f"reliability_{re.sub(r'[^A-Za-z0-9.-]+', '_', curve)}.png"
+    reliability_figure(reliability(probs, targets)).savefig(out / name, dpi=150)
     return step_metrics(rows)

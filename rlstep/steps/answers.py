@@ -3,7 +3,9 @@ r"""Final answers: where a completion states one (`extraction`), and whether it 
 The sum is \boxed{\frac{1}{2}}.     ->  \frac{1}{2}, the same as 0.5
 """
 
+import re
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 
 from rlstep.steps.extraction import extract
@@ -14,10 +16,9 @@ from rlstep.steps.grading.units import Measured, same_unit, split_unit
 
 __all__ = ["GRADER", "extract", "group_by_value", "is_correct", "same_answer"]
 
-__all__ = ["extract", "is_correct", "same_answer"]
-
 GRADER = Grader()
 
+_DIGITS = re.compile(r"[-+]?[\d.,/ ]+", re.ASCII)
 _SETS_IN_WORDS = {
     **dict.fromkeys(("no solution", "no solutions", "empty set"), r"\emptyset"),
     **dict.fromkeys(("all real numbers", "all reals", "real numbers"), r"\mathbb{R}"),
@@ -45,18 +46,32 @@ def same_answer(answer: str, reference: str) -> bool:
 def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
     """The group of each answer, numbered as they first appear: answers of one group are the same by value.
 
-    Each spelling is compared with the first of each group. None, no answer, is in no group.
+    Each spelling is compared with the first of each group, but a plain number with no other plain number: those are
+    looked up, as a problem may have hundreds of them. None, no answer, is in no group.
 
     >>> group_by_value(["1/2", "3", "0.5", None, "3.0"])
     [0, 1, 0, None, 1]
     """
-    groups, firsts = {}, []
+    groups, numbers, firsts = {}, {}, []  # firsts: of each group the first spelling, and its value as a plain number
     for answer in dict.fromkeys(answers):
-        if answer is not None:
-            groups[answer] = next((k for k, first in enumerate(firsts) if _same_vote(answer, first)), len(firsts))
-            if groups[answer] == len(firsts):
-                firsts.append(answer)
+        if answer is None:
+            continue
+        value = _plain_number(answer)
+        group = numbers.get(value) if value is not None else None
+        if group is None:
+            others = (k for k, (_, other) in enumerate(firsts) if value is None or other is None)
+            group = next((k for k in others if _same_vote(answer, firsts[k][0])), len(firsts))
+        if group == len(firsts):
+            firsts.append((answer, value))
+        if value is not None:
+            numbers[value] = group
+        groups[answer] = group
     return [groups.get(answer) for answer in answers]
+
+
+def _plain_number(answer: str) -> Fraction | None:
+    """The value of an answer in digits alone, of which two are the same exactly where their values are."""
+    return number(text) if len(answer) <= MAX_LENGTH and _DIGITS.fullmatch(text := tidy(answer)) else None
 
 
 @lru_cache(maxsize=1 << 14)

@@ -165,11 +165,43 @@ def test_a_folder_without_results_is_refused(tmp_path):
 def test_broken_files_are_named(tmp_path):
     run = make_run(tmp_path / "run")
     write_json(run / "evaluate" / "best_of_n.json", {"ns": [1]})
-    with pytest.raises(UserError, match=r"best_of_n\.json: no 'prm'"):
+    with pytest.raises(UserError, match=r"best_of_n\.json: no curve"):
+        summarize(run)
+    write_json(run / "evaluate" / "best_of_n.json", {"prm": curve(0.5)})
+    with pytest.raises(UserError, match=r"best_of_n\.json: no 'ns'"):
         summarize(run)
     (run / "evaluate" / "best_of_n.json").write_text("{")
     with pytest.raises(UserError, match=r"best_of_n\.json: not valid JSON"):
         summarize(run)
+
+
+def with_curves_of_one_score(run: Path) -> Path:
+    """In place of the lab's curves those of a file with a score of another name, without answers."""
+    curves = {"ns": [1, 2, 4], "qwen": curve(0.3, 0.4, 0.55), "pass_at_n": curve(0.3, 0.6, 0.8)}
+    write_json(
+        run / "evaluate" / "best_of_n.json",
+        {**curves, "problems": 10, "samples_per_problem": 4, "aggregate": "product"},
+    )
+    return run
+
+
+def test_curves_of_other_scores_are_reported_by_their_names(tmp_path):
+    run = with_curves_of_one_score(make_run(tmp_path / "run"))
+    report(ReportConfig(str(run)))
+    text = (run / "report" / "report.md").read_text()
+    assert "| N | qwen | pass@N |" in text
+    assert "| 4 | 0.55 [0.50, 0.60] | 0.80 [0.75, 0.85] |" in text
+    assert "at least 4 samples each; PRM solution score: product." in text
+    assert_picture(run / "report" / "best_of_n.png")
+
+
+def test_seeds_of_other_scores_have_no_gap_to_an_orm(tmp_path):
+    runs = [with_curves_of_one_score(make_run(tmp_path / f"seed-{k}", seed=k)) for k in range(2)]
+    summary = report_seeds(runs, tmp_path / "seeds")
+    assert list(summary["best_of_n"]) == ["ns", "qwen", "pass_at_n"]
+    text = (tmp_path / "seeds" / "report.md").read_text()
+    assert "| 2 | 0.40 [0.40, 0.40] | 0.60 [0.60, 0.60] |" in text
+    assert "PRM - ORM" not in text
 
 
 def test_examples_and_tally_by_hand(tmp_path):

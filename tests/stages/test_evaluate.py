@@ -46,6 +46,9 @@ def run(tmp_path, solutions, **options) -> dict:
 
 def test_curves_are_the_hand_worked_ones(tmp_path, hand):
     result = run(tmp_path, hand)
+    curves = ["prm", "orm", "majority", "weighted", "pass_at_n", "prm_clean", "orm_clean"]
+    about = ["problems", "samples_per_problem", "unanswered", "aggregate", "prm_steps"]
+    assert list(result) == ["ns", *curves, *about]
     assert result["ns"] == [1, 3]
     # One sample: a is right with 2/3, b with 1/3, whatever picks. All three: the pick is known.
     for name, at_three in {"prm": 0.5, "orm": 0.5, "majority": 0.5, "pass_at_n": 1.0}.items():
@@ -117,11 +120,8 @@ def test_too_large_n_names_the_problem(tmp_path, hand):
         run(tmp_path, hand, ns=[1, 4])
 
 
-def test_unlabelled_and_repeated_rows_are_refused(tmp_path, hand):
-    hand[3].correct = None
-    with pytest.raises(DataError, match="row 4, field 'correct'"):
-        run(tmp_path, hand)
-    hand[3].correct, hand[4].sample = False, 0
+def test_repeated_rows_are_refused(tmp_path, hand):
+    hand[4].sample = 0
     with pytest.raises(DataError, match="row 5, field 'sample': sample 0 of 'b' stands in row 4 already"):
         run(tmp_path, hand)
 

@@ -197,3 +197,44 @@ def test_answers_are_grouped_by_value():
     spellings = ["1/2", "0.5", "(x+1)^2", r"\frac{2}{4}", None, "x^2+2x+1", "3", "", "0.5"]
     assert group_by_value(spellings) == [0, 0, 1, 0, None, 1, 2, 3, 0]
     assert group_by_value([]) == []
+
+
+def test_numbers_are_grouped_as_they_are_compared():
+    """What is looked up by its value is in the group in which a comparison with every other puts it."""
+    spellings = [
+        "0.5",
+        "1/2",
+        "2",
+        "2.0",
+        "1,000",
+        "1000",
+        "10 00",
+        "50%",
+        r"\frac{1}{2}",
+        "+2",
+        "-2",
+        "2.",
+        "1/0",
+        "4/2",
+    ]
+    spellings += [
+        "1 1/2",
+        "1.5",
+        ".5",
+        "00.5",
+        "1,00",
+        "1,2",
+        "",
+        "2 ",
+        "1e3",
+        "2/4",
+        r"\sqrt{4}",
+        "3/2",
+        "0,5",
+        "1 000",
+    ]
+    groups = group_by_value(spellings)
+    firsts = [spellings[groups.index(group)] for group in range(max(groups) + 1)]
+    for spelling, group in zip(spellings, groups, strict=True):
+        same = [first for first in firsts if spelling == first or same_answer(spelling, first)]
+        assert firsts[group] == same[0], spelling

@@ -7,6 +7,7 @@ The structure is read here, as LaTeX grammars lose it: `1, 2` has no order, `(1,
 import itertools
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sympy
 
@@ -106,6 +107,8 @@ _NUMBERS = {
 _SET_SIGNS = {"\\cup", "\\cap", "\\setminus", "\\backslash"}
 
 
+# Of the answers to one problem each is compared with several others, and reading takes longest.
+@lru_cache(maxsize=1 << 10)
 def read(text: str):
     """The value of a text in the spelling of `tidy`; `Unreadable` where it has none."""
     text = _JOINS.sub(lambda match: f" \\{match[1] or match[2]} ", text).strip()

@@ -1,0 +1,128 @@
+"""The fields of one row of scored samples, each checked; `rlstep.evaluation.samples` says which there are."""
+
+import math
+
+from rlstep.core.aggregate import Aggregate, solution_score
+from rlstep.runtime.errors import DataError
+from rlstep.steps.labels import UNKNOWN, LabelPolicy
+from rlstep.steps.records import Solution, shown
+from rlstep.steps.sources import Row
+from rlstep.steps.trees import Beginnings
+
+UNNAMED = "score"
+
+# After the first wrong step a PRM says what it was not taught.
+TAUGHT = LabelPolicy(after_first_error="mask")
+
+
+def problem_id_of(row: Row) -> str:
+    value = row.values.get("problem_id")
+    if value is None:
+        problem = (
+            "missing; it says which rows are samples of one problem. Where another field does, name it:"
+            f" --fields problem_id=NAME. The row has {', '.join(sorted(row.values))}."
+        )
+        raise DataError(row.source, row.number, "problem_id", problem)
+    return str(expect(row, "problem_id", value, (str, int), "text or a whole number"))
+
+
+def expect(row: Row, name: str, value, kinds: tuple[type, ...], wanted: str):
+    """A value that is of one of the kinds, of which true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise DataError(row.source, row.number, name, f"expected {wanted}, found {shown(value)}.")
+    return value
+
+
+def text_of(row: Row, name: str) -> str | None:
+    """A text, or a number as text; None where it is null, absent or blank."""
+    value = row.values.get(name)
+    if value is None:
+        return None
+    return str(expect(row, name, value, (str, int, float), "text or a number")).strip() or None
+
+
+def labels_of(row: Row) -> list[float | None] | None:
+    labels = row.values.get("labels")
+    if labels is None:
+        return None
+    if not isinstance(labels, list) or not all(label is None or _is_share(label) for label in labels):
+        problem = f"expected a list of labels from 0 to 1 or null each, found {shown(labels)}."
+        raise DataError(row.source, row.number, "labels", problem)
+    if isinstance(steps := row.values.get("steps"), list) and len(steps) != len(labels):
+        raise DataError(row.source, row.number, "labels", f"{len(labels)} values for {len(steps)} steps.")
+    return labels
+
+
+def _is_share(value) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value <= 1
+
+
+def targets_of(row: Row, labels: list[float | None] | None) -> list[float]:
+    """What a PRM is taught of each step; NaN where that is nothing."""
+    if labels is None:
+        return []
+    neutral = row.values.get("neutral") or []
+    if not isinstance(neutral, list) or not all(isinstance(k, int) and 0 <= k < len(labels) for k in neutral):
+        problem = f"expected a list of indices of {len(labels)} steps, found {shown(neutral)}."
+        raise DataError(row.source, row.number, "neutral", problem)
+    solution = Solution("", "", "", "", labels=labels, neutral=neutral)
+    return [math.nan if target == UNKNOWN else target for target in TAUGHT.targets(solution)]
+
+
+def shared_steps(row: Row, labels: list[float | None] | None, beginnings: Beginnings) -> int:
+    """How many of the row's first labelled steps were in rows before it; none where it says nothing of a tree."""
+    tree, completion, steps = (row.values.get(name) for name in ("tree", "completion", "steps"))
+    if labels is None or not isinstance(tree, str) or not isinstance(completion, str) or not isinstance(steps, list):
+        return 0
+    if not all(isinstance(span, list) and len(span) == 2 and all(isinstance(k, int) for k in span) for span in steps):
+        problem = f"expected a list of [start, end] pairs, as the row has a 'tree'; found {shown(steps)}."
+        raise DataError(row.source, row.number, "steps", problem)
+    return beginnings.take(Solution("", "", completion, "", steps=steps, tree=tree))
+
+
+def scores_of(row: Row) -> dict[str, list[float] | float]:
+    """The row's scores by name."""
+    scores = row.values.get("scores")
+    if scores is None:
+        return {}
+    named = scores if isinstance(scores, dict) else {UNNAMED: scores}
+    for name, value in named.items():
+        if not all(map(_is_number, value if isinstance(value, list) else [value])):
+            place = f"scores.{name}" if isinstance(scores, dict) else "scores"
+            problem = f"expected a number, or a list of one number per step, found {shown(value)}."
+            raise DataError(row.source, row.number, place, problem)
+        if isinstance(value, list) and isinstance(steps := row.values.get("steps"), list):
+            check_length(row, name, len(value), len(steps), "steps")
+    return named
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_length(row: Row, name: str, values: int, steps: int, of: str) -> None:
+    if values != steps:
+        problem = f"{values} values for {steps} {of}; give one per step, or a number for the whole solution."
+        raise DataError(row.source, row.number, f"scores.{name}", problem)
+
+
+def probabilities(row: Row, name: str, scores: dict[str, list[float] | float], logits: bool) -> list[float]:
+    if name not in scores:
+        present = ", ".join(sorted(scores)) or "none"
+        problem = f"missing (scores present: {present}); run `rlstep score --name {name}` on this file first."
+        raise DataError(row.source, row.number, f"scores.{name}", problem)
+    values = scores[name] if isinstance(scores[name], list) else [scores[name]]
+    return [_sigmoid(value) for value in values] if logits else values
+
+
+def _sigmoid(logit: float) -> float:
+    # exp of a large number overflows, that of its negative does not
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+
+
+def aggregated(row: Row, name: str, probs: list[float], how: Aggregate) -> float:
+    try:
+        return solution_score(probs, how)
+    except ValueError as error:
+        problem = f"{error} Where they are logits (log-odds): --scores logits."
+        raise DataError(row.source, row.number, f"scores.{name}", problem) from None

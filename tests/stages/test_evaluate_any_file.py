@@ -1,0 +1,360 @@
+"""`rlstep evaluate` on files that other programs wrote: what is there is evaluated, what is not is left out."""
+
+import json
+import math
+from collections import Counter, defaultdict
+from fractions import Fraction
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from matplotlib.image import imread
+
+from rlstep.cli import main
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.stages.evaluate import EvaluateConfig, evaluate
+
+
+def row(problem, answer: str | None = "1", correct: bool | None = True, scores=None, **more) -> dict:
+    """A sample; a field that is None is absent."""
+    fields = {"problem_id": problem, "answer": answer, "correct": correct, "scores": scores}
+    return {name: value for name, value in fields.items() if value is not None} | more
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Evaluates rows and returns (content of best_of_n.json, metrics)."""
+
+    def run(rows: list[dict], **options) -> tuple[dict, dict]:
+        write_rows(tmp_path / "scored.jsonl", rows)
+        metrics = evaluate(EvaluateConfig(str(tmp_path / "scored.jsonl"), str(tmp_path / "out"), **options))
+        return json.loads((tmp_path / "out" / "best_of_n.json").read_text()), metrics
+
+    return run
+
+
+def curves_of(result: dict) -> list[str]:
+    return [name for name, value in result.items() if isinstance(value, dict) and "mean" in value]
+
+
+def three_of(scores: list) -> list[dict]:
+    """A problem of which only the second of three samples is right."""
+    return [row("a", answer, answer == "1", score) for answer, score in zip("213", scores, strict=True)]
+
+
+def test_scores_stand_without_steps_labels_orm_and_text(run):
+    result, metrics = run(three_of([{"qwen": [0.9, 0.5]}, {"qwen": [0.8, 0.8, 0.8]}, {"qwen": [0.4]}]), ns=[1, 2, 3])
+    assert curves_of(result) == ["qwen", "majority", "weighted_qwen", "pass_at_n"]
+    # Products 0.45, 0.512, 0.4: the right one leads, and is drawn with 1/3, 2/3, 1.
+    assert result["qwen"]["mean"] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert set(metrics) == {"problems", "solutions", "unanswered", *(f"{name}@3" for name in curves_of(result))}
+
+
+def test_one_number_per_solution_and_scores_without_a_name(run):
+    assert run(three_of([{"rm": 0.2}, {"rm": 0.7}, {"rm": 0.6}]), ns=[3])[0]["rm"]["mean"] == [1]
+    assert run(three_of([{"rm": 0.2}, {"rm": 0.7}, {"rm": 1}]), ns=[3])[0]["rm"]["mean"] == [0]
+    for scores in ([0.2, 0.7, 0.6], [[0.9, 0.2], [0.7], [0.9, 0.7]]):
+        result, _ = run(three_of(scores), ns=[3])
+        assert curves_of(result) == ["score", "majority", "weighted_score", "pass_at_n"]
+        assert result["score"]["mean"] == [1]
+
+
+def test_aggregate_reaches_scores_of_any_name(run):
+    rows = three_of([{"qwen": [0.9, 0.5]}, {"qwen": [0.8, 0.6]}, {"qwen": [0.1, 0.9]}])
+    means = {how: run(rows, ns=[3], aggregate=how)[0]["qwen"]["mean"] for how in ("product", "minimum", "last", "mean")}
+    assert means == {"product": [1], "minimum": [1], "last": [0], "mean": pytest.approx([0.5])}
+
+
+def test_a_file_without_scores_has_votes_and_the_ceiling(run, capsys):
+    result, _ = run([row("a", answer, answer == "1") for answer in "1213"], ns=[4])
+    assert curves_of(result) == ["majority", "pass_at_n"]
+    assert "left out: best of N (no scores)" in capsys.readouterr().out
+
+
+def test_a_file_without_answers_has_no_votes_and_every_sample_may_be_picked(run, capsys):
+    rows = [row("a", None, correct, {"orm": score}) for correct, score in ((True, 0.9), (False, 0.3))]
+    result, metrics = run(rows, ns=[1, 2])
+    assert curves_of(result) == ["orm", "pass_at_n"]
+    assert result["orm"]["mean"] == [0.5, 1]
+    assert "unanswered" not in result | metrics
+    assert "votes (no answers)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("labels", [{}, {"labels": None}, {"labels": [None, None]}])
+def test_no_clean_curve_where_no_step_is_labelled(run, labels, capsys):
+    result, metrics = run([row("a", scores={"prm": [0.5, 0.6], "orm": [0.5, 0.5]}, **labels)])
+    assert curves_of(result) == ["prm", "orm", "majority", "weighted", "pass_at_n"]
+    assert not [name for name in metrics if "clean" in name or "step" in name]
+    assert "clean picks (no step is labelled)" in capsys.readouterr().out
+
+
+def test_labels_of_some_rows_measure_their_steps_alone(run, capsys):
+    rows = [row("a", scores={"qwen": [0.9, 0.2]}, labels=[1, 0]), row("a", scores={"qwen": [0.9, 0.2, 0.1]})]
+    result, metrics = run(rows)
+    assert not [name for name in curves_of(result) if "clean" in name]
+    assert "clean picks (1 of 2 rows have labels)" in capsys.readouterr().out
+    assert result["qwen_steps"]["accuracy"] == metrics["qwen_step_accuracy"] == 1
+
+
+def test_clean_curves_and_step_measures_of_any_score(run, tmp_path):
+    rows = [
+        row("a", scores={"qwen": [0.9, 0.7], "rm": 0.1}, labels=[True, False]),
+        row("a", scores={"qwen": [0.9, 0.4], "rm": 0.8}, labels=[1, 1]),
+    ]
+    result, _ = run(rows, ns=[2])
+    assert (result["qwen_clean"]["mean"], result["rm_clean"]["mean"]) == ([0], [1])
+    assert result["qwen_steps"]["accuracy"] == 0.5
+    assert "rm_steps" not in result
+    assert (tmp_path / "out" / "reliability_qwen.png").is_file()
+
+
+def test_scores_of_takes_some_and_prm_and_orm_give_roles(run):
+    rows = three_of([{"a": [0.9], "b": [0.1], "c": [0.5, 0.3]}] * 3)
+    of = {
+        (): ["a", "b", "c", "majority", "weighted_a", "weighted_b", "weighted_c", "pass_at_n"],
+        ("b",): ["b", "majority", "weighted_b", "pass_at_n"],
+        ("c", "a"): ["c", "a", "majority", "weighted_c", "weighted_a", "pass_at_n"],
+    }
+    for names, curves in of.items():
+        assert curves_of(run(rows, scores_of=list(names) or None)[0]) == curves
+    assert curves_of(run(rows, prm="a")[0]) == ["prm", "majority", "weighted", "pass_at_n"]
+    assert curves_of(run(rows, orm="b", prm="a")[0]) == ["prm", "orm", "majority", "weighted", "pass_at_n"]
+    both = ["prm", "c", "majority", "weighted", "weighted_c", "pass_at_n"]
+    assert curves_of(run(rows, prm="a", scores_of=["c"])[0]) == both
+
+
+def test_curves_come_in_one_order_whatever_the_order_of_the_scores(run):
+    result, _ = run(three_of([{"x": 0.1, "orm": 0.1, "prm": 0.2}] * 3))
+    weighted = ["weighted", "weighted_x"]
+    assert curves_of(result) == ["prm", "orm", "x", "majority", *weighted, "pass_at_n"]
+
+
+def test_the_orm_is_read_at_the_end(run):
+    rows = three_of([{"c": [0.9, 0.3]}, {"c": [0.1, 0.6]}, {"c": [0.9, 0.2]}])
+    assert run(rows, ns=[3])[0]["c"]["mean"] == [0]
+    assert run(rows, ns=[3], orm="c")[0]["orm"]["mean"] == [1]
+
+
+def test_scores_that_cannot_be_told_apart_are_refused(run, tmp_path):
+    with pytest.raises(UserError, match="scores_of has prm, and prm is 'a'"):
+        EvaluateConfig("data", "out", prm="a", scores_of=["prm"])
+    with pytest.raises(UserError, match=r"a score is called 'majority'.*--fields scores\.NAME=scores\.majority"):
+        run(three_of([{"majority": 0.1}] * 3))
+    result, _ = run(three_of([{"majority": 0.1}] * 3), fields=["scores.mine=scores.majority"])
+    assert curves_of(result) == ["mine", "majority", "weighted_mine", "pass_at_n"]
+
+
+def test_every_row_has_the_scores(run):
+    with pytest.raises(DataError, match=r"row 2, field 'scores\.b': missing \(scores present: a\)"):
+        run([row("p", scores={"a": 1, "b": 1}), row("p", scores={"a": 1})])
+    more = [row("p", scores={"a": 1}), row("p", scores={"a": 1, "b": 1})]
+    with pytest.raises(DataError, match=r"row 2, field 'scores\.b': the first row has no such score"):
+        run(more)
+    assert "a" in run(more, scores_of=["a"])[0]
+
+
+def test_logits(run, capsys):
+    # Sigmoids: 0.881 * 0.269 = 0.237; 0.5 * 0.622 = 0.311; 0.000 * 1.000. By the sum of logits the first would lead.
+    rows = three_of([{"rm": [2.0, -1.0]}, {"rm": [0.0, 0.5]}, {"rm": [-800.0, 800.0]}])
+    with pytest.raises(DataError, match=r"row 1, field 'scores\.rm': step 0 has p=2\.0.*--scores logits"):
+        run(rows)
+    assert run(rows, scores="logits", ns=[3])[0]["rm"]["mean"] == [1]
+    # 0.881 < 0.5 + 0.5: as weights of a vote they are probabilities again
+    rows = [row("a", answer, answer == "1", {"rm": logit}) for answer, logit in (("2", 2.0), ("1", 0.0), ("1", 0.0))]
+    assert run(rows, scores="logits", ns=[3])[0]["weighted_rm"]["mean"] == [1]
+
+
+@pytest.mark.parametrize("values", [["0.5"], "0.5", [True], [math.nan], {"x": 1}, [None]])
+def test_scores_of_another_kind_are_refused(run, values):
+    with pytest.raises(DataError, match=r"row 1, field 'scores\.rm': expected a number, or a list of one number per"):
+        run([row("a", scores={"rm": values})])
+
+
+def test_numbers_of_steps_must_agree(run):
+    with pytest.raises(DataError, match=r"row 1, field 'scores\.rm': 1 values for 2 steps; give one per step, or a nu"):
+        run([row("a", scores={"rm": [0.5]}, steps=["First.", "Then."])])
+    with pytest.raises(DataError, match=r"row 1, field 'scores\.rm': 1 values for 2 labels"):
+        run([row("a", scores={"rm": [0.5]}, labels=[1, 0])])
+    with pytest.raises(DataError, match=r"row 1, field 'labels': 1 values for 2 steps"):
+        run([row("a", labels=[1], steps=["First.", "Then."])])
+    with pytest.raises(DataError, match=r"row 1, field 'labels': expected a list of labels from 0 to 1 or null each"):
+        run([row("a", labels=[-1, 1])])
+    with pytest.raises(
+        DataError, match=r"row 1, field 'steps': expected a list of \[start, end\] pairs, as the row has"
+    ):
+        run([row("a", labels=[1, 0], steps=["First.", "Then."], completion="First.Then.", tree="t")])
+    with pytest.raises(DataError, match=r"row 1, field 'neutral': expected a list of indices of 2 steps"):
+        run([row("a", labels=[None, 1], neutral=[2])])
+
+
+def test_answers_are_graded_where_the_file_does_not(run, capsys):
+    answers = ["1/2", "0.25", r"\frac{1}{2}", None]
+    rows = [{"problem_id": "a", "answer": answer, "reference": "0.5"} for answer in answers]
+    result, metrics = run(rows, ns=[1, 3])
+    assert result["pass_at_n"]["mean"] == pytest.approx([0.5, 1])
+    assert (metrics["graded_here"], metrics["unanswered"]) == (4, 0.25)
+    assert "graded here, by value: 4" in capsys.readouterr().out
+    # What the file says stands.
+    rows[1]["correct"] = True
+    result, metrics = run(rows, ns=[1])
+    assert (result["pass_at_n"]["mean"], metrics["graded_here"]) == ([0.75], 3)
+
+
+def test_answers_are_read_from_completions_where_only_they_are_there(run):
+    texts = ["So 2.\nAnswer: 2", r"It is \boxed{3}.", "I do not know"]
+    rows = [{"problem_id": "a", "completion": text, "reference": 3} for text in texts]
+    result, metrics = run(rows, ns=[1])
+    assert result["pass_at_n"]["mean"] == pytest.approx([1 / 3])
+    assert (metrics["answers_extracted"], metrics["unanswered"]) == (3, pytest.approx(1 / 3))
+    # Null is an answer that was not found, where the row is graded; else it is one that nobody looked for.
+    graded = [one | {"answer": None, "correct": False} for one in rows]
+    assert curves_of(run(graded)[0]) == ["pass_at_n"]
+    sampled = [one | {"answer": None, "correct": None} for one in rows]
+    assert run(sampled)[0] == run(rows)[0]
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"answer": "1"}, {"reference": "1"}, {"completion": "Answer: 1"}, {"answer": "1", "reference": " "}]
+)
+def test_a_row_that_cannot_be_graded_says_what_it_lacks(run, fields):
+    with pytest.raises(
+        DataError, match=r"row 1, field 'correct': missing, and nothing to grade by.*row has .*problem_id"
+    ):
+        run([{"problem_id": "a", **fields}])
+
+
+def test_values_as_other_programs_write_them(run):
+    rows = [{"problem_id": 7, "answer": answer, "correct": mark} for answer, mark in ((12, 1), (12.0, 1), ("", 0))]
+    result, metrics = run(rows, ns=[3])
+    assert (result["problems"], metrics["unanswered"], result["majority"]["mean"]) == (1, pytest.approx(1 / 3), [1])
+    for name, value in {"problem_id": [1], "answer": ["1"], "correct": "yes", "sample": 1.5}.items():
+        with pytest.raises(DataError, match=rf"row 1, field '{name}': expected"):
+            run([row("a") | {name: value}])
+
+
+def test_unknown_fields_are_passed_over(run):
+    assert run([row("a", temperature=0.7, steps_text=None, finished="yes")])[0]["problems"] == 1
+
+
+def test_fields_of_other_names(run, tmp_path, capsys):
+    rows = [{"id": "a", "pred": answer, "gold": "1", "rm": score} for answer, score in (("2", 0.2), ("1.0", 0.9))]
+    with pytest.raises(
+        DataError, match=r"row 1, field 'problem_id': missing.*--fields problem_id=NAME.* gold, id, pred"
+    ):
+        run(rows)
+    mapping = "problem_id=id,answer=pred,reference=gold,scores.rm=rm"
+    write_rows(tmp_path / "theirs.jsonl", rows)
+    options = ["--data", str(tmp_path / "theirs.jsonl"), "--out", str(tmp_path / "out"), "--fields", mapping]
+    assert main(["evaluate", *options]) == 0
+    result = json.loads((tmp_path / "out" / "best_of_n.json").read_text())
+    assert (result["ns"], result["rm"]["mean"]) == ([1, 2], [0.5, 1])
+    with pytest.raises(UserError, match="no field 'id' is read"):
+        EvaluateConfig("data", "out", fields=["id=problem_id"])
+
+
+def test_n_goes_up_to_what_every_problem_has(run, capsys):
+    rows = [row(problem) for problem, count in (("a", 7), ("b", 5)) for _ in range(count)]
+    assert run(rows)[0]["ns"] == [1, 2, 4]
+    assert "N goes up to 4: problem 'b' has 5 samples" in capsys.readouterr().out
+    assert run(rows, ns=[1, 5])[0]["ns"] == [1, 5]
+    assert run(rows[:7] + rows[:1])[0]["ns"] == [1, 2, 4, 8]
+    with pytest.raises(UserError, match="best-of-8, but problem 'b' has 5 samples.*give ns up to 5"):
+        run(rows, ns=[1, 8])
+
+
+def test_votes_go_by_value(run):
+    """0.5 has two votes, 1/2 and \\frac{1}{2} one each; by spelling 3 would win with three."""
+    answers = ["0.5", "3", "1/2", "3", r"\frac{1}{2}", "3", "0.5"]
+    rows = [row("a", answer, answer != "3", {"prm": 0.5, "orm": 0.5}) for answer in answers]
+    result, _ = run(rows, ns=[7])
+    assert (result["majority"]["mean"], result["weighted"]["mean"]) == ([1], [1])
+
+
+def test_a_group_is_right_where_most_of_its_samples_are(run):
+    marks = [("0.5", True), ("1/2", False), ("1/2", True), ("3", False)]
+    assert run([row("a", *mark) for mark in marks], ns=[4])[0]["majority"]["mean"] == [1]
+    assert run([row("a", *mark) for mark in (marks[0], marks[1])], ns=[2])[0]["majority"]["mean"] == [0]
+    marks[0] = ("0.5", False)
+    assert run([row("a", *mark) for mark in marks], ns=[4])[0]["majority"]["mean"] == [0]
+
+
+def test_parquet_and_folders_of_shards(run, tmp_path):
+    rows = three_of([{"a": [0.9, 0.5], "b": 0.1}, {"a": [0.8], "b": 0.9}, {"a": [0.1], "b": 0.2}])
+    expected, _ = run(rows)
+    (tmp_path / "shards").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows[:2]), tmp_path / "shards" / "0.parquet")
+    write_rows(tmp_path / "shards" / "1.jsonl", rows[2:])
+    evaluate(EvaluateConfig(str(tmp_path / "shards"), str(tmp_path / "out")))
+    assert json.loads((tmp_path / "out" / "best_of_n.json").read_text()) == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["prm", "orm"], ["a"], [f"model-{k}/with-a-long-name-{k}" for k in range(7)], [str(k) for k in range(20)], []],
+)
+def test_a_table_and_a_picture_of_any_file(run, tmp_path, capsys, names):
+    rows = three_of([{name: 0.1 + 0.1 * k for name in names} for k in (0, 2, 1)])
+    run(rows)
+    printed = capsys.readouterr().out
+    assert "3 samples of 1 problems, 3 each" in printed
+    assert "without an answer: 0.0%" in printed
+    for head in ["majority", "pass@N", *({"prm": "PRM", "orm": "ORM"}.get(name, name) for name in names)]:
+        assert any(line.split("  ")[0] == head for line in printed.splitlines()), head
+    picture = imread(tmp_path / "out" / "best_of_n.png")
+    assert min(picture.shape[:2]) > 300
+
+
+def at_n(ranked: list[tuple], size: int, n: int) -> float:
+    """Chance that the best of n of `size` samples is right: by the chance that all n rank at or below each place.
+
+    Args:
+        ranked: (score, right) of the samples with an answer.
+    """
+    chance, above = 0.0, 0
+    for score in sorted({score for score, _ in ranked}, reverse=True):
+        tied = [right for other, right in ranked if other == score]
+        drawn = math.comb(size - above, n) - math.comb(size - above - len(tied), n)
+        chance += drawn / math.comb(size, n) * sum(tied) / len(tied)
+        above += len(tied)
+    return chance
+
+
+@pytest.mark.slow
+def test_sixteen_thousand_published_rows(real_data, tmp_path, capsys):
+    """The curves are those of another formula, in exact arithmetic, and the votes those that were counted by hand."""
+    path = real_data / "best_of_n" / "math500_500x32_scores.jsonl"
+    assert main(["evaluate", "--data", str(path), "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "best_of_n.json").read_text())
+    assert curves_of(result) == ["score", "majority", "weighted_score", "pass_at_n"]
+    assert result["ns"] == [1, 2, 4, 8, 16, 32]
+
+    problems = defaultdict(list)
+    for line in path.read_text(encoding="utf-8").splitlines():
+        one = json.loads(line)
+        problems[one["problem_id"]].append(one)
+    assert (result["problems"], result["samples_per_problem"]) == (len(problems), 32) == (500, 32)
+    best, passed = defaultdict(float), defaultdict(float)
+    for rows in problems.values():
+        answered = [one for one in rows if one["answer"] is not None]
+        ranked = [(math.prod(Fraction(str(p)) for p in one["scores"]), one["correct"]) for one in answered]
+        wrong = sum(not one["correct"] for one in rows)
+        for n in result["ns"]:
+            best[n] += at_n(ranked, 32, n) / 500
+            passed[n] += (1 - math.comb(wrong, n) / math.comb(32, n)) / 500
+    assert result["score"]["mean"] == pytest.approx([best[n] for n in result["ns"]], abs=1e-9)
+    assert result["pass_at_n"]["mean"] == pytest.approx([passed[n] for n in result["ns"]], abs=1e-9)
+    published = {"score": [0.695, 0.793, 0.818, 0.850], "pass_at_n": [0.695, 0.836, 0.878, 0.932]}
+    for name, means in published.items():
+        assert [result[name]["mean"][place] for place in (0, 2, 3, 5)] == pytest.approx(means, abs=6e-4)
+
+    def by_spelling(rows: list[dict]) -> float:
+        votes = Counter(one["answer"] for one in rows if one["answer"] is not None)
+        right = {one["answer"]: one["correct"] for one in rows}
+        winners = [answer for answer, count in votes.items() if count == max(votes.values())]
+        return sum(right[answer] for answer in winners) / max(1, len(winners))
+
+    assert sum(map(by_spelling, problems.values())) / 500 == pytest.approx(0.813, abs=6e-4)
+    assert result["majority"]["mean"][-1] == pytest.approx(0.817, abs=6e-4)
+    printed = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("score "))
+    assert printed[1:7] == ["0.695", "0.755", "0.793", "0.818", "0.836", "0.850"]
