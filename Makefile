@@ -29,7 +29,7 @@ IN_TESTS := PATH="$(CURDIR)/$(BIN):$$PATH" TORCH_EXTENSIONS_DIR="$(CURDIR)/$(VEN
 test: setup $(VENV)/.ops  ## the whole test run; ARGS="-k ppo" goes to pytest
 	@$(IN_TESTS) python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-lint: setup  ## ruff, its formatting, the rule that imports run downward only, and the documentation
+lint: setup  ## ruff, its formatting, the rules that imports run downward only and never in a circle, and the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports

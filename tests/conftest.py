@@ -37,7 +37,8 @@ def verifier_paths(tiny_lm, tokenizer, tmp_path_factory) -> dict[str, str]:
     """Untrained PRM and ORM checkpoints."""
     from transformers import set_seed
 
-    from rlstep.verifiers.model import VerifierSpec, new_verifier
+    from rlstep.verifiers.spec import VerifierSpec
+    from rlstep.verifiers.training.start import new_verifier
 
     paths = {}
     for kind in ("prm", "orm"):

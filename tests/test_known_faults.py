@@ -10,14 +10,16 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 
 from rlstep.cli import main
 from rlstep.runtime.rows import write_rows
+from rlstep.stages.prm import PRMConfig, prm
 from rlstep.stages.score import ScoreConfig, score
 from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.records import Solution, read_solutions, write_solutions
-from rlstep.verifiers.collate import score_features, train_features
-from rlstep.verifiers.model import VerifierSpec, new_verifier
+from rlstep.verifiers.features import score_features, train_features
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.training.train import PRMConfig, prm
-from rlstep.verifiers.training.trainer import PRMTrainer, VerifierArguments
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.arguments import VerifierArguments
+from rlstep.verifiers.training.start import new_verifier
+from rlstep.verifiers.training.trainer import PRMTrainer
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
 STEP = "7 + 3 = 10\n"
@@ -121,7 +123,7 @@ def test_training_computes_tokens_that_are_there(tiny_lm, solutions, arguments):
 
 @pytest.mark.parametrize("head", ["classification", "token"])
 def test_no_vocabulary_of_logits_is_made_in_scoring(tiny_lm, tokenizer, tmp_path, head):
-    """(B, T, V) logits are made, of which one position a step and two columns are read."""
+    """(B, T, V) logits are made, of which one position per step and two columns are read."""
     spec = VerifierSpec("prm", head, (3, 7) if head == "token" else None)
     verifier = RewardModel.from_pretrained(saved(tiny_lm, tokenizer, tmp_path / head, spec))
     shapes = []

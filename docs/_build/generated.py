@@ -3,13 +3,12 @@
 import posixpath
 import re
 from collections.abc import Iterable
-from dataclasses import MISSING, Field, fields
-from enum import Enum
+from dataclasses import fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from code_links import ROOT
+from code_links import ROOT, links_in
+
+from rlstep.runtime.describe import Setting, describe_settings
 
 # Documents that GitHub shows at the repository's root or beside what they describe, and their pages on the site.
 ROOT_PAGES = {
@@ -71,25 +70,24 @@ def settings_page(intro: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def own_fields(kind: type) -> list[Field]:
-    """The fields of a configuration that rlstep declares, in order; those that it inherits from a library left out."""
+def own_settings(kind: type) -> list[Setting]:
+    """The settings of a configuration that rlstep declares, in order; those that it inherits from a library left out."""
     declared = {
         name
         for base in kind.__mro__
         if base.__module__.partition(".")[0] == "rlstep"
         for name in base.__dict__.get("__annotations__", {})
     }
-    return [field for field in fields(kind) if field.name in declared]
+    return [setting for setting in describe_settings(kind) if setting.name in declared]
 
 
 def _class_section(command: str, kind: type) -> str:
-    own = own_fields(kind)
-    inherited = [field.name for field in fields(kind) if field not in own]
+    own = own_settings(kind)
+    inherited = {field.name for field in fields(kind)} - {setting.name for setting in own}
     parts = []
     if own:
-        hints = get_type_hints(kind)
-        rows = [_row(command, field, hints[field.name]) for field in own]
-        table = "\n".join(["| setting | takes | default | what it does |", "|---|---|---|---|", *rows])
+        rows = [_row(command, setting) for setting in own]
+        table = "\n".join(["| setting | what it does | takes | default |", "|---|---|---|---|", *rows])
         parts.append(f"### {kind.__name__} {{ #{command}-{kind.__name__.lower()} }}\n\n{table}")
     if inherited:
         names = ", ".join(f"`{name}`" for name in sorted(inherited))
@@ -98,65 +96,42 @@ def _class_section(command: str, kind: type) -> str:
     return "\n\n".join(parts)
 
 
-def _row(command: str, field: Field, hint: Any) -> str:
-    takes = field.metadata.get("choices")
-    takes = ", ".join(f"`{choice}`" for choice in takes) if takes else shown_type(hint)
+_WORDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "dict": "mapping"}
+
+
+def _takes(setting: Setting) -> str:
+    """What a setting admits in words: `number at least 0, or null`."""
+    types = [_WORDS.get(name, name.replace("of str", "of text")) for name in setting.type.split(" or ")]
+    wanted = " or ".join(name for name in types if name != "null")
+    if setting.limits.startswith("one of "):
+        wanted = setting.limits
+    elif setting.limits:
+        wanted = f"{wanted} {setting.limits}".replace("number a finite number", "finite number")
+    return wanted + (", or null" if "null" in types else "")
+
+
+def _row(command: str, setting: Setting) -> str:
+    about = [setting.help]
+    if setting.read_by:
+        idle = setting.read_by.startswith("no effect")
+        about.append(f"{setting.read_by.capitalize()}." if idle else f"Only with {setting.read_by}.")
+    if setting.may_change:
+        about.append("*May differ in a continued run.*")
     cells = (
-        f'<span id="{command}-{field.name}">`{field.name}`</span>',
-        takes,
-        shown_default(field),
-        field.metadata.get("help", ""),
+        f'<span id="{command}-{setting.name}">`{setting.name}`</span>',
+        " ".join(about),
+        _takes(setting),
+        setting.default if setting.default == "required" else f"`{setting.default}`",
     )
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _library_of(kind: type) -> str:
     base = next(base for base in kind.__mro__ if base.__module__.partition(".")[0] != "rlstep")
     library = {"trl": "TRL", "transformers": "transformers"}.get(base.__module__.partition(".")[0], base.__module__)
-    return f"{library}'s {base.__name__}"
-
-
-def shown_type(hint: Any) -> str:
-    """A field's type in words: `int`, `one of ...`, `list of text`."""
-    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return " or ".join(_one_type(member) for member in members)
-
-
-def _one_type(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return ", ".join(f"`{choice}`" for choice in get_args(hint))
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return ", ".join(f"`{member.value}`" for member in hint)
-    if (origin := get_origin(hint)) in (list, tuple):
-        return f"list of {_one_type(get_args(hint)[0])}"
-    if origin is dict:
-        return "mapping"
-    words = {str: "text", bool: "true, false", type(None): "null", dict: "mapping", int: "whole number", float: "number"}
-    return words.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def shown_default(field: Field) -> str:
-    if field.default_factory is not MISSING:
-        default = field.default_factory()
-    elif field.default is not MISSING:
-        default = field.default
-    else:
-        return "required"
-    return f"`{_plain(default)}`"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Enum):
-        value = value.value
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_plain, value)) + "]"
-    return str(value)
+    return f"{base.__name__} of {library}"
 
 
 def linked_files(pages: Iterable[str]) -> list[str]:
     """The files that any of the pages' Markdown links to as code."""
-    from code_links import links_in
-
     return sorted({link.path for page in pages for link in links_in(page)})

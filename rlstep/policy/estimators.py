@@ -1,7 +1,7 @@
-"""From judgements to what the loss needs: where rewards lie on tokens, and each estimator's token advantages.
+"""From scored completions to what the loss needs: where rewards lie on tokens, and each estimator's token advantages.
 
-The mathematics is in `rlstep.core`; here judgements become its tensors. `tokens` are, for each completion, the indices
-of its steps' last tokens (none where TRL masked the whole row).
+The mathematics is in `rlstep.core`; here scored completions become its tensors. `step_ends` are, for each completion,
+the indices of its steps' last tokens (`step_end_tokens`).
 """
 
 from collections.abc import Callable, Sequence
@@ -10,90 +10,115 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers import PreTrainedTokenizerBase
 
 from rlstep.core.advantages import group, rloo, spread_over_tokens, vine
 from rlstep.core.masked import moment_sums, moments, whiten_with
 from rlstep.core.rewards import pad_steps, place_step_rewards
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
+from rlstep.steps.positions import step_tokens, token_ends_from_ids
 
 Sum = Callable[[Tensor], Tensor]  # a tensor's sum over the ranks
-Tokens = Sequence[Sequence[int]]
+StepEnds = Sequence[Sequence[int]]
 
 
-def without_positive_steps(judgement: Judgement) -> Judgement:
-    """What `truncated: no_process` leaves of a completion that was cut off: it gains nothing by its steps.
-
-    Negative rewards stay: without them, to be cut off would be a way out for schemes that only take.
-    """
-    return replace(judgement, step_rewards=[min(reward, 0.0) for reward in judgement.step_rewards])
-
-
-def charge_kl(judged: Sequence[Judgement], tokens: Tokens, cost_BT: Tensor) -> list[Judgement]:
-    """Judgements whose step rewards have lost their tokens' KL.
-
-    A token belongs to the first step that ends at or after it, those behind the last step to the last one. What belongs
-    to steps that are not judged, or to none, is taken off the outcome.
+def step_end_tokens(
+    tokenizer: PreTrainedTokenizerBase, ids_BT: Tensor, mask_BT: Tensor, scored: Sequence[ScoredCompletion]
+) -> list[list[int]]:
+    """For each completion the index of every step's last token; none where TRL masked the whole row.
 
     Args:
-        judged, tokens: this rank's rows.
+        tokenizer: the policy's.
+        ids_BT, mask_BT: the completions' tokens, padded on the right.
+        scored: with the steps' character spans.
+    """
+    step_ends = []
+    for ids, length, row in zip(ids_BT.tolist(), mask_BT.sum(dim=1).tolist(), scored, strict=True):
+        step_ends.append(step_tokens(token_ends_from_ids(tokenizer, ids[:length]), row.steps) if length else [])
+    return step_ends
+
+
+def without_positive_steps(row: ScoredCompletion) -> ScoredCompletion:
+    """What `truncated: no_process` leaves of a completion that was cut off: it gains nothing by its steps.
+
+    Negative rewards stay: without them, to be cut off would be a way out under schemes that only take.
+    """
+    return replace(row, step_rewards=[min(reward, 0.0) for reward in row.step_rewards])
+
+
+def charge_kl(scored: Sequence[ScoredCompletion], step_ends: StepEnds, cost_BT: Tensor) -> list[ScoredCompletion]:
+    """The scored completions after their tokens' KL is taken off their step rewards.
+
+    A token belongs to the first step that ends at or after it, those after the last step to the last one. What belongs
+    to steps that are not scored, or to none, is taken off the outcome.
+
+    Args:
+        scored, step_ends: this rank's rows.
         cost_BT: beta times each token's KL, 0 where the mask is.
     """
     charged = []
-    for judgement, places, cost_T in zip(judged, tokens, cost_BT.tolist(), strict=True):
-        judged_steps = min(len(judgement.step_rewards), len(places))
-        ends = [place + 1 for place in places[:judged_steps]]
-        if ends and judged_steps == len(places):
+    for row, last_tokens, cost_T in zip(scored, step_ends, cost_BT.tolist(), strict=True):
+        steps = min(len(row.step_rewards), len(last_tokens))
+        ends = [token + 1 for token in last_tokens[:steps]]
+        if ends and steps == len(last_tokens):
             ends[-1] = len(cost_T)
-        paid = zip(judgement.step_rewards, [0, *ends], ends, strict=False)
-        rewards = [reward - sum(cost_T[a:b]) for reward, a, b in paid]
+        spans = zip(row.step_rewards, [0, *ends], ends, strict=False)
+        rewards = [reward - sum(cost_T[a:b]) for reward, a, b in spans]
         rest = sum(cost_T[ends[-1] if ends else 0 :])
-        charged.append(replace(judgement, step_rewards=rewards, outcome=judgement.outcome - rest))
+        charged.append(replace(row, step_rewards=rewards, outcome=row.outcome - rest))
     return charged
 
 
-def token_rewards(judged: Sequence[Judgement], tokens: Tokens, mask_BT: Tensor) -> Tensor:
+def token_rewards(scored: Sequence[ScoredCompletion], step_ends: StepEnds, mask_BT: Tensor) -> Tensor:
     """(B, T): step rewards on the steps' last tokens, the outcome on the completion's last one.
 
     A row that TRL masked (truncated, with mask_truncated_completions) is paid nothing.
     """
+    outcomes_B = _outcomes(scored).to(mask_BT.device)
     lengths_B = mask_BT.sum(dim=1)
-    paid = [row.step_rewards if length else [] for row, length in zip(judged, lengths_B.tolist(), strict=True)]
+    paid = [row.step_rewards if length else [] for row, length in zip(scored, lengths_B.tolist(), strict=True)]
     return place_step_rewards(
         [torch.tensor(rewards, dtype=torch.float32) for rewards in paid],
-        [list(places)[: len(rewards)] for places, rewards in zip(tokens, paid, strict=True)],
-        _outcomes(judged).to(mask_BT.device) * (lengths_B > 0),
+        [list(ends)[: len(rewards)] for ends, rewards in zip(step_ends, paid, strict=True)],
+        outcomes_B * (lengths_B > 0),
         (lengths_B - 1).clamp_min(0),
         mask_BT.shape[1],
     )
 
 
 def group_advantages(
-    everyone: Sequence[Judgement], local: slice, tokens: Tokens, mask_BT: Tensor, size: int, args: StepPPOConfig
+    everyone: Sequence[ScoredCompletion],
+    local: slice,
+    step_ends: StepEnds,
+    mask_BT: Tensor,
+    size: int,
+    args: StepPPOConfig,
 ) -> Tensor:
     """(B, T) of this rank's rows, against groups that may lie on several ranks.
 
     Args:
-        everyone: the judgements of all ranks, a problem's samples together.
+        everyone: the completions of all ranks, a problem's samples together.
         local: which of them are this rank's.
-        tokens, mask_BT: this rank's.
-        size: samples a problem.
+        step_ends, mask_BT: this rank's.
+        size: samples per problem.
         args: step_discount, scale_rewards, step_baseline.
     """
+    outcomes_B = _outcomes(everyone)
     rewards_BS, steps_BS = _steps_of(everyone)
     process_BS, outcome_B = group(
         rewards_BS,
         steps_BS,
-        _outcomes(everyone),
+        outcomes_B,
         group_size=size,
         discount=args.step_discount,
         scale=args.scale_rewards,
         baseline=args.step_baseline,
     )
-    # Steps that were not judged get the outcome's advantage alone.
+    # Steps that were not scored get the outcome's advantage alone.
     process_BS = pad(process_BS, (0, max(len(row.steps) for row in everyone) - process_BS.shape[1]))
     device = mask_BT.device
-    return spread_over_tokens(process_BS[local].to(device), outcome_B[local].to(device), tokens, mask_BT)
+    return spread_over_tokens(process_BS[local].to(device), outcome_B[local].to(device), step_ends, mask_BT)
 
 
 def rloo_advantages(rewards_BT: Tensor, mask_BT: Tensor, local: slice, size: int, gamma: float) -> Tensor:
@@ -101,20 +126,22 @@ def rloo_advantages(rewards_BT: Tensor, mask_BT: Tensor, local: slice, size: int
     return rloo(rewards_BT, mask_BT, size, gamma)[local]
 
 
-def vine_advantages(judged: Sequence[Judgement], values_BS: Tensor, tokens: Tokens, mask_BT: Tensor) -> Tensor:
+def vine_advantages(
+    scored: Sequence[ScoredCompletion], values_BS: Tensor, step_ends: StepEnds, mask_BT: Tensor
+) -> Tensor:
     """(B, T) from Monte-Carlo values of the states at the steps' starts.
 
     Args:
-        judged, tokens, mask_BT: this rank's.
+        scored, step_ends, mask_BT: this rank's.
         values_BS: (B, S), S the most steps of any row, at least 1; column 0 is the prompt's value.
     """
-    rows = [replace(row, step_rewards=_full(row)) for row in judged]
-    rewards_BS, steps_BS = _steps_of(rows)
+    outcomes_B = _outcomes(scored)
+    rewards_BS, steps_BS = _steps_of([replace(row, step_rewards=_with_unscored(row)) for row in scored])
     missing = values_BS.shape[1] - rewards_BS.shape[1]
     rewards_BS, steps_BS = pad(rewards_BS, (0, missing)), pad(steps_BS, (0, missing))
-    process_BS, outcome_B = vine(rewards_BS, steps_BS, _outcomes(rows), values_BS)
+    process_BS, outcome_B = vine(rewards_BS, steps_BS, outcomes_B, values_BS)
     device = mask_BT.device
-    return spread_over_tokens(process_BS.to(device), outcome_B.to(device), tokens, mask_BT)
+    return spread_over_tokens(process_BS.to(device), outcome_B.to(device), step_ends, mask_BT)
 
 
 def whiten(values_BT: Tensor, mask_BT: Tensor, total: Sum, shift_mean: bool) -> Tensor:
@@ -144,13 +171,14 @@ def token_weights(mask_BT: Tensor, loss_type: str, items: Tensor, max_length: in
     return mask_BT / items.clamp_min(1) * share
 
 
-def _full(row: Judgement) -> list[float]:
+def _with_unscored(row: ScoredCompletion) -> list[float]:
+    """One reward per step, 0 for those that are not scored."""
     return row.step_rewards + [0.0] * (len(row.steps) - len(row.step_rewards))
 
 
-def _steps_of(judged: Sequence[Judgement]) -> tuple[Tensor, Tensor]:
-    return pad_steps([torch.tensor(row.step_rewards, dtype=torch.float32) for row in judged])
+def _steps_of(scored: Sequence[ScoredCompletion]) -> tuple[Tensor, Tensor]:
+    return pad_steps([torch.tensor(row.step_rewards, dtype=torch.float32) for row in scored])
 
 
-def _outcomes(judged: Sequence[Judgement]) -> Tensor:
-    return torch.tensor([row.outcome for row in judged], dtype=torch.float32)
+def _outcomes(scored: Sequence[ScoredCompletion]) -> Tensor:
+    return torch.tensor([row.outcome for row in scored], dtype=torch.float32)

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from rlstep.policy.models import ADAPTER_CONFIG, load_policy, load_tokenizer
+from rlstep.policy.models import ADAPTER_CONFIG, load_policy, load_policy_tokenizer
 from rlstep.runtime.errors import UserError
 
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
@@ -24,7 +24,7 @@ def export_adapter(policy: Path, out: Path, dtype: str = "auto", trust_remote_co
     Returns:
         The merged model's number of parameters.
     """
-    tokenizer = load_tokenizer(str(policy), trust_remote_code)
+    tokenizer = load_policy_tokenizer(str(policy), trust_remote_code)
     (out / "adapter").mkdir(parents=True, exist_ok=True)
     for name in ADAPTER_FILES:
         shutil.copyfile(policy / name, out / "adapter" / name)

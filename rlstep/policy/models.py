@@ -9,11 +9,10 @@ from trl import GRPOConfig, ModelConfig
 from trl.trainer.utils import create_model_from_path
 
 from rlstep.runtime.errors import UserError
+from rlstep.verifiers.pretrained import ADAPTER_CONFIG
 
-ADAPTER_CONFIG = "adapter_config.json"
 
-
-def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_policy_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a policy, padding on the left as generation needs."""
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, padding_side="left")
     if tokenizer.pad_token is None:
@@ -65,18 +64,13 @@ def model_init_kwargs(model: ModelConfig, args) -> dict:
     }
 
 
-def max_positions(model: PreTrainedModel) -> int | None:
-    """The longest sequence the model's configuration admits, None where it names none."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
 def check_prompt_lengths(lengths: dict[str, int], new_tokens: int, limit: int | None) -> None:
     """Refuses prompts that leave no room in the model.
 
     Args:
         lengths: prompt tokens by problem id.
-        new_tokens: tokens to be generated behind each.
-        limit: the model's positions; None is no limit.
+        new_tokens: tokens to be generated after each.
+        limit: the model's positions (`rlstep.verifiers.pretrained.max_positions`); None is no limit.
     """
     if limit is None or not lengths:
         return

@@ -46,13 +46,19 @@ class Stateful(Protocol):
 
 
 class ExactResume:
-    """A mixin for a subclass of TRL's GRPOTrainer; it comes before GRPOTrainer in the list of bases."""
+    """A mixin for a subclass of TRL's GRPOTrainer; it comes before GRPOTrainer in the list of bases.
 
-    def __init__(self, *args, **kwargs):
-        self._sources: dict[str, Stateful] = {}
-        # What a checkpoint's run must have in common with this one, beside LAYOUT (`rlstep.runtime.identity`); whoever
-        # configures the run fills it.
-        self.identity: dict[str, Any] = {}
+    A mixin, and no component, because it is the Trainer's own loop that has to be entered in the middle: each override
+    adds to what its parent does. From the subclass it needs nothing; what is to be kept is given to `register_state`.
+
+    Args:
+        *args, **kwargs: GRPOTrainer's.
+        run_identity: settings that a checkpoint must have been written with to be continued by this run, beside LAYOUT.
+    """
+
+    def __init__(self, *args, run_identity: dict[str, Any] | None = None, **kwargs):
+        self._registered: dict[str, Stateful] = {}
+        self._run_identity = run_identity or {}
         self._continued: str | None = None
         self._kept: dict[str, Any] | None = None  # a checkpoint's state, until the loop takes it over
         self._seconds_before = self._began = 0.0  # of training before the checkpoint; when it would have begun
@@ -70,9 +76,9 @@ class ExactResume:
         It is read at each save, after the log and the evaluation of its step and before the `on_save` of callbacks,
         and loaded after every callback's `on_train_begin`, before the first batch.
         """
-        if name in self._sources:
+        if name in self._registered:
             raise ValueError(f"a state '{name}' is registered already; give this one another name")
-        self._sources[name] = source
+        self._registered[name] = source
 
     # --- Where a run goes on.
 
@@ -115,10 +121,10 @@ class ExactResume:
             differences = ", ".join(f"{name} {kept['layout'].get(name)}, not {layout[name]}" for name in other)
             raise UserError(f"{checkpoint} was written with {differences}. Resume with the settings it was made with.")
         # Older checkpoints hold fewer settings, under another name.
-        check_same_run(checkpoint, kept.get("identity", kept.get("deciding", {})), self.identity)
-        if missing := sorted(self._sources.keys() - kept["registered"].keys()):
+        check_same_run(checkpoint, kept.get("identity", kept.get("deciding", {})), self._run_identity)
+        if missing := sorted(self._registered.keys() - kept["registered"].keys()):
             raise UserError(f"{checkpoint} has no state of {', '.join(missing)}; leave that off, or start a new run.")
-        if dropped := sorted(kept["registered"].keys() - self._sources.keys()):
+        if dropped := sorted(kept["registered"].keys() - self._registered.keys()):
             logger.warning("%s has a state of %s, which this run does not use", checkpoint, ", ".join(dropped))
         return kept
 
@@ -151,7 +157,7 @@ class ExactResume:
         return (num_train_epochs if self._finished else epochs), batches
 
     def _evaluate(self, trial, ignore_keys_for_eval, skip_scheduler: bool = False):
-        # The loop leaves out the scheduler for eval_on_start alone, which a continued run has behind it.
+        # The loop leaves out the scheduler for eval_on_start alone, which a continued run has done before.
         if skip_scheduler and self._kept is not None:
             return {}
         return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
@@ -195,7 +201,7 @@ class ExactResume:
         done_batch = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
         return {
             "layout": self._layout(),
-            "identity": self.identity,
+            "identity": self._run_identity,
             "loop": {
                 "loss": self._tr_loss,
                 "logged_loss": self._total_loss_scalar,
@@ -210,7 +216,7 @@ class ExactResume:
             "batch": {"step": self._step, "slices": None if done_batch else self._buffered_inputs},
             "metrics": self._metrics,
             "logs": {name: _plain(values) for name, values in self._logs.items()},
-            "registered": {name: source.state_dict() for name, source in self._sources.items()},
+            "registered": {name: source.state_dict() for name, source in self._registered.items()},
         }
 
     def _take_over(self, epochs: int) -> None:
@@ -239,7 +245,7 @@ class ExactResume:
             self._metrics[mode].update(values)
         for name, values in kept["logs"].items():
             _refill(self._logs[name], values)
-        for name, source in self._sources.items():
+        for name, source in self._registered.items():
             source.load_state_dict(kept["registered"][name])
         # The sampler shuffles once an epoch with a generator of its own; a new one would begin with the first order.
         for _ in range(epochs + self._only_epoch_end):

@@ -11,6 +11,7 @@ from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.task_rewards import credit_settings
 from rlstep.runtime.constraints import changed, faults_of, raise_faults
+from rlstep.runtime.errors import UserError
 from rlstep.verifiers.serving.client import is_url
 
 
@@ -57,9 +58,17 @@ def check_together(
         )
     if args.resume_from_checkpoint is not None:
         faults.append("resume_from_checkpoint does nothing here: set resume, which takes the newest checkpoint")
-    raise_faults(faults)
     if {"prm", "checker"} & set(options.reward):
+        faults += _credit_faults(options)
+    raise_faults(faults)
+
+
+def _credit_faults(options: PPOOptions) -> list[str]:
+    try:
         credit_settings(options.credit, options.credit_parameters)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _missing(options: PPOOptions, refresh: RefreshOptions, model: ModelConfig) -> list[str]:

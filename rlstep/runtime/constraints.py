@@ -212,16 +212,16 @@ def constraints_of(cls: type) -> dict[str, tuple[Any, tuple[Constraint, ...]]]:
     for kind in reversed(cls.__mro__):
         inherited |= vars(kind).get("inherited", {})
     hints = get_type_hints(cls, include_extras=True)
-    found = {}
+    by_name = {}
     for field in fields(cls):
         hint, own = hints[field.name], ()
         if get_origin(hint) is Annotated:
             hint, *rest = get_args(hint)
             own = tuple(item for item in rest if isinstance(item, Constraint))
-        found[field.name] = (hint, own + inherited.pop(field.name, ()))
+        by_name[field.name] = (hint, own + inherited.pop(field.name, ()))
     if inherited:
         raise TypeError(f"{cls.__name__} constrains {', '.join(inherited)}, which it does not have")
-    return found
+    return by_name
 
 
 def choices_of(hint, constraints: Iterable[Constraint]) -> tuple:

@@ -12,13 +12,13 @@ from typing import Annotated, Literal
 
 from rlstep.core.calibration import reliability
 from rlstep.evaluation.best_of_n import Samples, best_of_n_curves, read_samples
+from rlstep.report.reliability import reliability_figure
 from rlstep.report.wandb_curves import log_best_of_n
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
 from rlstep.verifiers.metrics import RowScores, labelled_steps, step_metrics
-from rlstep.verifiers.reliability import reliability_figure
 
 OUTPUT = "best_of_n.json"
 PICTURE = "reliability.png"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_tokenizer, max_positions
+from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_policy_tokenizer
 from rlstep.policy.sampling import batches, generate
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.constraints import Range, ReadBy, check
@@ -15,6 +15,7 @@ from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
 from rlstep.steps.records import read_problems
+from rlstep.verifiers.pretrained import max_positions
 
 
 @dataclass
@@ -63,10 +64,10 @@ def sample(config: SampleConfig) -> dict:
     ):
         done, total = len(rows.rows), len(problems) * config.n
         if done < total:
-            tokenizer = load_tokenizer(config.model, config.trust_remote_code)
+            tokenizer = load_policy_tokenizer(config.model, config.trust_remote_code)
             model = load_policy(config.model, config.dtype, config.trust_remote_code).to(device()).eval()
             lengths = {p.id: len(tokenizer(p.prompt)["input_ids"]) for p in problems}
-            check_prompt_lengths(lengths, config.max_new_tokens, max_positions(model))
+            check_prompt_lengths(lengths, config.max_new_tokens, max_positions(model.config))
             settings = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
             jobs, whole = batches(problems, config.n, config.batch_size, done), done - done % config.batch_size
             for number, batch in track(jobs, "sampling", total, whole, weight=lambda job: len(job[1])):

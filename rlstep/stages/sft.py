@@ -7,7 +7,7 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from rlstep.policy.config import PolicyModel
 from rlstep.policy.demonstrations import check_lengths, tokenize
-from rlstep.policy.models import load_tokenizer, max_positions, model_init_kwargs
+from rlstep.policy.models import load_policy_tokenizer, model_init_kwargs
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
@@ -16,6 +16,7 @@ from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged
 from rlstep.steps.records import read_solutions
+from rlstep.verifiers.pretrained import max_positions
 
 
 @dataclass
@@ -77,7 +78,7 @@ def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel) -> dict:
     check_checkpoint(start, identity)
     with RunRecord("sft", settings(options) | settings(args) | settings(model), args.output_dir, args.seed) as record:
         args.model_init_kwargs = model_init_kwargs(model, args)
-        tokenizer = load_tokenizer(model.model_name_or_path, args.trust_remote_code)
+        tokenizer = load_policy_tokenizer(model.model_name_or_path, args.trust_remote_code)
         rows = tokenize(tokenizer, solutions)
         trainer = SFTTrainer(
             model=model.model_name_or_path,
@@ -86,7 +87,7 @@ def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel) -> dict:
             processing_class=tokenizer,
             peft_config=get_peft_config(model),
         )
-        check_lengths(solutions, rows, args.max_length, max_positions(trainer.model))
+        check_lengths(solutions, rows, args.max_length, max_positions(trainer.model.config))
         trainer.add_callback(KeepIdentity(identity))
         result = trainer.train(resume_from_checkpoint=start)
         trainer.save_model()

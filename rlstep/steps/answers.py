@@ -9,7 +9,7 @@ from functools import lru_cache
 from rlstep.steps.extraction import extract
 from rlstep.steps.grader import MAX_LENGTH, Grader
 from rlstep.steps.grading.plain import based, choice, letter, number, words
-from rlstep.steps.grading.spelling import squeezed, tidy, unwrap
+from rlstep.steps.grading.spelling import squeezed, tidy, unwrap, words_of
 from rlstep.steps.grading.units import Measured, same_unit, split_unit
 
 __all__ = ["GRADER", "extract", "group_by_value", "is_correct", "same_answer"]
@@ -36,21 +36,10 @@ def same_answer(answer: str, reference: str) -> bool:
     """Whether an answer is the reference by value; the rules are those of `rlstep.steps.grading`.
 
     What needs no algebra is decided on the spot; the rest is asked of a process that works within limits. One that is
-    stopped there or fails counts as different, and in `GRADER.stopped` and `GRADER.errors`.
+    stopped there or fails, also for a reference that cannot be read, counts as different, and in `GRADER.stopped` and
+    `GRADER.errors`.
     """
-    if max(len(answer), len(reference)) > MAX_LENGTH:
-        return bool(answer.strip()) and unwrap(answer) == unwrap(reference)
-    answer, reference = tidy(answer), tidy(reference)
-    if not answer or not reference:
-        return False
-    if squeezed(answer) == squeezed(reference):
-        return True
-    for same in (_same_choice, _same_based, _same_words):
-        if (verdict := same(answer, reference)) is not None:
-            return verdict
-    loose = [not any(map(str.isalpha, other)) for other in (reference, answer)]
-    left, right = split_unit(answer, loose[0]), split_unit(reference, loose[1])
-    return same_unit(left.unit, right.unit) and _same_measured(left, right)
+    return _same(answer, reference, True)
 
 
 def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
@@ -64,18 +53,41 @@ def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
     groups, firsts = {}, []
     for answer in dict.fromkeys(answers):
         if answer is not None:
-            groups[answer] = next((k for k, first in enumerate(firsts) if same_answer(answer, first)), len(firsts))
+            groups[answer] = next((k for k, first in enumerate(firsts) if _same_vote(answer, first)), len(firsts))
             if groups[answer] == len(firsts):
                 firsts.append(answer)
     return [groups.get(answer) for answer in answers]
+
+
+@lru_cache(maxsize=1 << 14)
+def _same_vote(answer: str, other: str) -> bool:
+    return _same(answer, other, False)
+
+
+def _same(answer: str, reference: str, readable: bool) -> bool:
+    """`same_answer`; `readable` says that the reference is one, and that it is an error if it cannot be read."""
+    if max(len(answer), len(reference)) > MAX_LENGTH:
+        return bool(answer.strip()) and unwrap(answer) == unwrap(reference)
+    answer, reference = tidy(answer), tidy(reference)
+    if not answer or not reference:
+        return False
+    if squeezed(answer) == squeezed(reference):
+        return True
+    for same in (_same_choice, _same_based, _same_words):
+        if (verdict := same(answer, reference)) is not None:
+            return verdict
+    loose = [not any(map(str.isalpha, other)) for other in (reference, answer)]
+    left, right = split_unit(answer, loose[0]), split_unit(reference, loose[1])
+    return same_unit(left.unit, right.unit) and _same_measured(left, right, readable)
 
 
 def _same_choice(answer: str, reference: str) -> bool | None:
     letters = choice(answer), choice(reference)
     if letters != (None, None):
         return (letters[0] or letter(answer)) == (letters[1] or letter(reference))
-    bare = letter(answer), letter(reference)
-    return bare[0] == bare[1] and answer[-1] == reference[-1] if None not in bare else None
+    if letter(answer) is None or letter(reference) is None:
+        return None
+    return words_of(answer, lower=False) == words_of(reference, lower=False)
 
 
 def _same_based(answer: str, reference: str) -> bool | None:
@@ -99,7 +111,7 @@ def _same_words(answer: str, reference: str) -> bool | None:
     return len(named) == 1 and numbers is not None and GRADER.same(numbers, text)
 
 
-def _same_measured(left: Measured, right: Measured) -> bool:
+def _same_measured(left: Measured, right: Measured, readable: bool) -> bool:
     r"""Whether two values are the same, 50% being 50 and 0.5, and 90 degrees 90 and \pi/2."""
     numbers = number(left.value), number(right.value)
     if None not in numbers:
@@ -107,7 +119,8 @@ def _same_measured(left: Measured, right: Measured) -> bool:
         percent = left.unit == "%", right.unit == "%"
         return a == b or (percent == (True, False) and a / 100 == b) or (percent == (False, True) and a == b / 100)
     scaled = [(_scaled(left, right), right.value), (left.value, _scaled(right, left))]
-    return GRADER.any_same((left.value, right.value), *(pair for pair in scaled if None not in pair))
+    pairs = [(left.value, right.value), *(pair for pair in scaled if None not in pair)]
+    return GRADER.any_same(*pairs, readable=readable)
 
 
 def _scaled(one: Measured, other: Measured) -> str | None:

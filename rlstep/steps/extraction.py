@@ -11,6 +11,8 @@ the last "the answer is" does.
 """
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 _LABEL = re.compile(
     r"^[ \t>*_#`-]*(?:(?:so|thus|therefore|hence),?[ ]+)?(?:(?:the|my|our)[ ]+)?(?:(?:final|correct)[ ]+)?answer[*_`]*"
@@ -44,6 +46,15 @@ _BETWEEN_BOXES = re.compile(
 _JOIN = re.compile(r"[,;&]|\band\b|\bor\b|\{(?:and|or)|quad")
 
 
+@dataclass(frozen=True)
+class Stated:
+    """An answer and where in the completion its statement stands, from `start` to before `end`."""
+
+    start: int
+    end: int
+    answer: str
+
+
 def extract(completion: str) -> str | None:
     r"""The final answer that a completion states, as it is written there; None where it states none.
 
@@ -52,42 +63,51 @@ def extract(completion: str) -> str | None:
     >>> extract(r"so $x = \boxed{1}$ or $x = \boxed{2}$")
     '1, 2'
     """
-    stated = [*_labelled(completion), *_after_hashes(completion)]
-    if boxes := _boxes(completion):
-        stated.append(boxes)
-    if not stated:
-        stated = list(_sentences(completion))
-    return max(stated)[1] if stated else None
+    final = stated(completion)
+    return final.answer if final else None
 
 
-def _labelled(text: str):
-    """(position, answer) of each line that begins with "Answer", of the line below where it holds nothing more."""
+def stated(completion: str, sentences: bool = True) -> Stated | None:
+    """The final answer and where it stands.
+
+    Args:
+        sentences: whether "the answer is" states one too where nothing else does.
+    """
+    found = [*_labelled(completion), *_after_hashes(completion), *_boxes(completion)]
+    if not found and sentences:
+        found = list(_sentences(completion))
+    return max(found, key=lambda one: one.start, default=None)
+
+
+def _labelled(text: str) -> Iterator[Stated]:
+    """What stands on each line that begins with "Answer", or on the line below where that line holds nothing more."""
     for match in _LABEL.finditer(text):
-        inline = _plain(match["inline"] or "")
-        if not inline and (match["colon"] or text[match.start() : match.end()].lstrip(" \t")[:1] in ("#", "*", "_")):
-            inline = _plain(_next_paragraph(text, match.end()))
-        if inline:
-            yield match.start(), inline
+        answer, end = _plain(match["inline"] or ""), match.end()
+        if not answer and (match["colon"] or match[0].lstrip(" \t")[:1] in ("#", "*", "_")):
+            below, end = _next_paragraph(text, end)
+            answer = _plain(below)
+        if answer:
+            yield Stated(match.start(), end, answer)
 
 
-def _after_hashes(text: str):
-    """(position, answer) of each `####` that is no heading of a section."""
+def _after_hashes(text: str) -> Iterator[Stated]:
+    """What stands after each `####` that is no heading of a section."""
     end = len(text.rstrip())
     for match in _HASHES.finditer(text):
         inline = match["inline"].strip()
         answers = _is_value(inline) or match.end() >= end
         if answers and not _HEADING_WORD.match(inline) and (answer := _plain(inline)):
-            yield match.start(), answer
+            yield Stated(match.start(), match.end(), answer)
 
 
-def _sentences(text: str):
-    """(position, answer) of each "the answer is"."""
+def _sentences(text: str) -> Iterator[Stated]:
+    """What stands after each "the answer is", up to the end of its sentence."""
     for match in _SENTENCE.finditer(text):
-        inline = match["inline"] if _plain(match["inline"]) else _next_paragraph(text, match.end())
-        if end := _end_of_sentence(inline):
-            inline = inline[:end]
-        if answer := _plain(inline):
-            yield match.start(), answer
+        inline, end = match["inline"], match.end()
+        if not _plain(inline):
+            inline, end = _next_paragraph(text, end)
+        if answer := _plain(inline[: _end_of_sentence(inline)]):
+            yield Stated(match.start(), end, answer)
 
 
 def _is_value(text: str) -> bool:
@@ -107,16 +127,17 @@ def _plain(text: str) -> str:
     return text if re.search(r"\w|\\", text) else ""
 
 
-def _next_paragraph(text: str, at: int) -> str:
-    """The next line that holds something, and those after it that belong to a formula which it opens."""
+def _next_paragraph(text: str, at: int) -> tuple[str, int]:
+    """The next line that holds something, with those after it that belong to a formula it opens, and where they end."""
     lines, depth = [], 0
     for line in _LINE.finditer(text, _BLANK.match(text, at).end()):
         lines.append(line[0])
+        at = line.end()
         for mark in _OPENED.findall(line[0]):
             depth += -1 if mark in ("\\]", "\\end") or (mark == "$$" and depth) else 1
         if depth <= 0 or len(lines) == 20:
             break
-    return " ".join(lines)
+    return " ".join(lines), at
 
 
 def _end_of_sentence(text: str) -> int | None:
@@ -130,8 +151,8 @@ def _end_of_sentence(text: str) -> int | None:
     return None
 
 
-def _boxes(text: str) -> tuple[int, str] | None:
-    r"""(position, content) of the last box that is closed and not blank, with those that are joined to it by "and"."""
+def _boxes(text: str) -> Iterator[Stated]:
+    """What the last box holds that is closed and not blank, with those that are joined to it by "and"."""
     boxes, opened = [], []  # (start, end, where its content starts and ends) of each
     for match in _BRACE.finditer(text):
         if match[0] == "}":
@@ -144,9 +165,9 @@ def _boxes(text: str) -> tuple[int, str] | None:
         elif len(match[0]) > 2 and (bare := _BARE.match(text, match.end())):
             boxes.append((match.start(), bare.end(), *bare.span()))
     if not boxes:
-        return None
+        return
     boxes.sort()
-    start, _, *content = boxes.pop()
+    start, last, *content = boxes.pop()
     together, begin = [content], start
     for first, end, *content in reversed(boxes):
         if end > start:  # the last one lies in it
@@ -155,4 +176,5 @@ def _boxes(text: str) -> tuple[int, str] | None:
             break
         together.append(content)
         begin = first
-    return start, ", ".join(dict.fromkeys(text[inside:outside].strip() for inside, outside in reversed(together)))
+    answers = dict.fromkeys(text[inside:outside].strip() for inside, outside in reversed(together))
+    yield Stated(start, last, ", ".join(answers))

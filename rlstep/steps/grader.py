@@ -8,8 +8,8 @@ machine does. A grading that was stopped counts as wrong.
 
 The worker (`python -m rlstep.steps.grader`) imports SymPy once and forks a process that grades; when that one is
 stopped, it forks the next, which takes milliseconds. It is a plain child process with pipes, so it works off the main
-thread, in daemonic processes and below any launcher; each rank has its own. It speaks JSON lines: `[pairs, seconds,
-clock]` in, `{"same": true}`, `{"stopped": true}` or `{"error": "..."}` out. POSIX only.
+thread, in daemonic processes and below any launcher; each rank has its own. It speaks JSON lines: `[pairs, readable,
+seconds, clock]` in, `{"same": true}`, `{"stopped": true}` or `{"error": "..."}` out. POSIX only.
 
 Nothing in an answer or a reference is evaluated as code: the grammar builds SymPy objects itself, numbers included, and
 in the process that grades, an audit hook refuses to run code that is not a module's, to start processes and to write
@@ -61,13 +61,17 @@ class Grader:
         """Whether two texts in the spelling of `grading.spelling.tidy` are equal; False where that is not found out."""
         return self.any_same((answer, reference))
 
-    def any_same(self, *pairs: tuple[str, str]) -> bool:
-        """Whether the texts of any (answer, reference) are equal, within the limits of one grading."""
+    def any_same(self, *pairs: tuple[str, str], readable: bool = True) -> bool:
+        """Whether the texts of any (answer, reference) are equal, within the limits of one grading.
+
+        Args:
+            readable: whether a reference that is no mathematics is an error, and not just another answer.
+        """
         pairs = [pair for pair in pairs if max(map(len, pair)) <= MAX_LENGTH]
         if not pairs:
             return False
         with self._lock:
-            reply = self._ask(json.dumps([pairs, self.seconds, self.clock]) + "\n")
+            reply = self._ask(json.dumps([pairs, readable, self.seconds, self.clock]) + "\n")
             if "same" in reply:
                 return reply["same"]
             if "error" in reply:
@@ -199,7 +203,7 @@ def _answer_requests(requests: int, replies: int) -> None:
         signal.signal(name, signal.SIG_DFL)
     sys.addaudithook(_refuse)
     while line := _line(requests):
-        pairs, seconds, clock = json.loads(line)
+        pairs, readable, seconds, clock = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.setitimer(signal.ITIMER_REAL, clock)
         try:
@@ -207,7 +211,8 @@ def _answer_requests(requests: int, replies: int) -> None:
         except MemoryError:
             reply = {"stopped": True}
         except UnreadableReference as error:
-            reply = {"error": f"no mathematics that can be read: {str(error)[:100]}"}
+            unread = {"error": f"the reference is no mathematics that can be read: {str(error)[:100]}"}
+            reply = unread if readable else {"same": False}
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {str(error)[:100]}"}
         signal.setitimer(signal.ITIMER_PROF, 0)

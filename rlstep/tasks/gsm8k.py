@@ -11,8 +11,9 @@ does not read the words: a step that calculates correctly what was not asked for
 annotation gets no label.
 """
 
-from rlstep.steps.answers import extract, same_answer
+from rlstep.steps.answers import same_answer
 from rlstep.steps.boundaries import line_steps
+from rlstep.steps.extraction import stated
 from rlstep.tasks.base import Check
 from rlstep.tasks.calculator import annotations_hold
 from rlstep.tasks.published import PublishedTask
@@ -28,13 +29,17 @@ class GSM8K(PublishedTask):
     def check(self, prompt: str, completion: str, reference: str) -> Check:
         """Steps are lines. A line that states an answer is right when the answer is; any other by its annotations."""
         spans = line_steps(completion)
+        final = stated(completion)
+        correct = final is not None and same_answer(final.answer, reference)
         labels = [_label(completion[start:end], reference) for start, end in spans]
-        answer = extract(completion)
-        return Check(spans, labels, answer, answer is not None and same_answer(answer, reference))
+        if final is not None:
+            k = next(k for k, (_, end) in enumerate(spans) if end >= final.end)
+            labels[k] = int(correct and annotations_hold(completion[slice(*spans[k])]) is not False)
+        return Check(spans, labels, final.answer if final else None, correct)
 
 
 def _label(line: str, reference: str) -> int | None:
-    holds, answer = annotations_hold(line), extract(line)
+    holds, answer = annotations_hold(line), stated(line, sentences=False)
     if answer is not None:
-        return int(holds is not False and same_answer(answer, reference))
+        return int(holds is not False and same_answer(answer.answer, reference))
     return None if holds is None else int(holds)

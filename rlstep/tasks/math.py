@@ -5,16 +5,16 @@ A published solution, one step a line::
     The two numbers are 3 and 4.
     Their product is $3 \cdot 4 = \boxed{12}$.
 
-The checker grades the last answer that a solution states, by math-verify in a process of its own. It reads no
+The checker grades the last answer that a solution states, by value (`rlstep.steps.grading`). It reads no other
 mathematics: only the step in which that answer is complete has a label. Labels of the others are a PRM's business.
 """
 
 import re
-from bisect import bisect_left
 
 from rlstep.steps.answers import extract, same_answer
 from rlstep.steps.boundaries import line_steps
-from rlstep.steps.records import Solution, Span
+from rlstep.steps.extraction import stated
+from rlstep.steps.records import Solution
 from rlstep.tasks.base import Check
 from rlstep.tasks.published import PublishedTask
 
@@ -49,26 +49,12 @@ class MATH(PublishedTask):
         """Steps are lines. The one in which the last stated answer ends is right when that is; others are unknown."""
         spans = line_steps(completion)
         labels: list[int | None] = [None] * len(spans)
-        answer = extract(completion)
-        correct = answer is not None and same_answer(answer, reference)
-        if answer is not None:
-            labels[_answer_step(completion, spans, answer)] = int(correct)
-        return Check(spans, labels, answer, correct)
-
-
-def _answer_step(completion: str, spans: list[Span], answer: str) -> int:
-    """The step in which the last answer that is there, `answer`, is complete; a box may go over several lines.
-
-    Whether the text from one step on, or up to one, states it changes once along the steps: halving finds where, in few
-    looks at a text of thousands of lines.
-    """
-
-    def stated(first: int, last: int) -> str | None:
-        return extract(completion[spans[first][0] : spans[last][1]])
-
-    final, steps = len(spans) - 1, range(len(spans))
-    begins = bisect_left(steps, True, key=lambda k: stated(k, final) is None) - 1
-    return bisect_left(steps, True, lo=begins, key=lambda k: stated(begins, k) == answer)
+        final = stated(completion)
+        if final is None:
+            return Check(spans, labels, None, False)
+        correct = same_answer(final.answer, reference)
+        labels[next(k for k, (_, end) in enumerate(spans) if end >= final.end)] = int(correct)
+        return Check(spans, labels, final.answer, correct)
 
 
 def demonstration(solution: str, reference: str) -> str:
@@ -85,7 +71,7 @@ def demonstration(solution: str, reference: str) -> str:
     """
     text = _FORMULA.sub(lambda formula: _BREAK.sub(" ", formula[0]), solution)
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    stated = extract("\n".join(lines))
-    if stated is None or not same_answer(stated, reference):
+    answer = extract("\n".join(lines))
+    if answer is None or not same_answer(answer, reference):
         lines.append(f"The answer is $\\boxed{{{reference}}}$.")
     return "\n".join(lines)

@@ -8,9 +8,9 @@ places, and a token attends to those on its own way back to its row's first toke
     position   0  1  2  3  2  0  1         the token's index in its row
     end        5  5  4  4  5  7  7         one past the last place below it
 
-Places are in preorder, so place k is on the way of place q exactly when k <= q < end[k]: one integer a token holds the
-whole mask, the block-diagonal one of packing and the tree of shared prefixes alike. A causal model gives every token
-the value that it has in its row alone.
+Places are in preorder, so place k is on the way of place q exactly when k <= q < end[k]: one integer per token holds
+the whole mask, the block-diagonal one of packing and the tree of shared prefixes alike. A causal model gives every
+token the value that it has in its row alone.
 """
 
 import inspect
@@ -88,11 +88,10 @@ def pack(rows: Sequence[list[int]], pad_id: int, share: bool = True, work_per_to
     capacity = _capacity(rows, runs, work_per_token)
     bins: list[_Bin] = []
     bin_of, places = [0] * len(rows), [torch.empty(0)] * len(rows)
-    for piece, _ in _first_fit(rows, runs, capacity, bins):
-        home, members = piece
+    for bin_index, members in _first_fit(rows, runs, capacity, bins):
         for index, shared in members:
-            bin_of[index] = home
-            places[index] = torch.tensor(bins[home].add(rows[index], shared), dtype=torch.long)
+            bin_of[index] = bin_index
+            places[index] = torch.tensor(bins[bin_index].add(rows[index], shared), dtype=torch.long)
     return _stack(bins, bin_of, places, pad_id)
 
 
@@ -151,20 +150,20 @@ def _capacity(rows, runs, work_per_token: float | None) -> int:
 
 
 def _first_fit(rows, runs, capacity: int, bins: list[_Bin]):
-    """Yields ((bin, members), places), the largest piece first, each into the first bin with room for it."""
+    """Yields (bin, members) of each piece, the largest first, each into the first bin with room for it."""
     room: list[int] = []
     for size, members in sorted(_pieces(rows, runs, capacity), key=lambda piece: -piece[0]):
-        home = next((index for index, free in enumerate(room) if free >= size), None)
-        if home is None:
-            home = len(bins)
+        bin_index = next((index for index, free in enumerate(room) if free >= size), None)
+        if bin_index is None:
+            bin_index = len(bins)
             bins.append(_Bin())
             room.append(max(capacity, size))
-        room[home] -= size
-        yield (home, members), size
+        room[bin_index] -= size
+        yield bin_index, members
 
 
 def _stack(bins: list[_Bin], bin_of: list[int], places: list[Tensor], pad_id: int) -> Packed:
-    filled = [found.tensors() for found in bins]
+    filled = [one.tensors() for one in bins]
     length = max(len(ids) for ids, _, _ in filled)
     input_ids_BL = torch.full((len(bins), length), pad_id)
     position_ids_BL = torch.zeros((len(bins), length), dtype=torch.long)
@@ -187,7 +186,7 @@ def forest_mask(ends_BL: Tensor) -> Tensor:
 def work_per_token(config) -> float:
     """How many places a token must see until attention costs as much as the linear layers, from the model's sizes.
 
-    A layer spends about 2 (4 H^2 + 3 H I) operations a token on its linear maps and 4 H a place it sees.
+    A layer spends about 2 (4 H^2 + 3 H I) operations per token on its linear maps and 4 H per place that it sees.
     """
     text = config.get_text_config()
     hidden = text.hidden_size
@@ -261,16 +260,16 @@ def _same_when_packed(model: torch.nn.Module) -> bool:
     packed = pack(rows, 0)
     device, dtype = model.device, mask_dtype(model)
     mask = forest_mask(packed.ends).to(device)
-    found_BLV = model(
+    packed_BLV = model(
         input_ids=packed.input_ids.to(device),
         position_ids=packed.position_ids.to(device),
         attention_mask=mask if dtype is None else added_mask(mask, dtype),
         use_cache=False,
     ).logits.float()
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
-    for row, home, places in zip(rows, packed.bins, packed.places, strict=True):
+    for row, bin_index, places in zip(rows, packed.bins, packed.places, strict=True):
         alone_TV = model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0].float()
-        if (found_BLV[home, places.to(device)] - alone_TV).abs().max() > tolerance * alone_TV.abs().max():
+        if (packed_BLV[bin_index, places.to(device)] - alone_TV).abs().max() > tolerance * alone_TV.abs().max():
             return False
     return True
 

@@ -28,7 +28,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.wordlevel import word_level_tokenizer
@@ -79,8 +79,9 @@ def lora() -> LoraConfig:
 
 def prm_adapter(folder: Path, model: str) -> str:
     """A PRM kept as an adapter on the same base, after one step of training."""
+    from rlstep.stages.prm import PRMConfig, prm
     from rlstep.steps.records import Solution, write_solutions
-    from rlstep.verifiers.training.train import PRMConfig, VerifierArguments, prm
+    from rlstep.verifiers.training.arguments import VerifierArguments
 
     rows = []
     for n in range(16):
@@ -126,21 +127,22 @@ class Clock:
 
 def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
     from rlstep.policy.models import load_base
-    from rlstep.verifiers.scoring.shared_base import on_base
+    from rlstep.verifiers.load import load_verifier
+    from rlstep.verifiers.shared_base import Base
 
     path = base(folder)
     adapter = prm_adapter(folder, path)
     args = arguments(StepPPOConfig, folder, updates + 2, epochs, micro, advantage="gae")
     model = load_base(path, args)
     base_elements = storage(model)
-    verifier, why_not = on_base(adapter, model, path)
-    assert verifier is not None, why_not
+    verifier = load_verifier(adapter, base=Base(model, path))
 
     def source(asked, completions, references):
         steps = [line_steps(text) for text in completions]
         scores = verifier.score(asked, completions, steps)
         return [
-            Judgement(s, [2 * p - 1 for p in row], 0.0, False, False, row) for s, row in zip(steps, scores, strict=True)
+            ScoredCompletion(s, [2 * p - 1 for p in row], 0.0, False, False, row)
+            for s, row in zip(steps, scores, strict=True)
         ]
 
     words = tokenizer()
@@ -164,13 +166,13 @@ def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
     }
 
 
-def scripted(completions) -> list[Judgement]:
+def scripted(completions) -> list[ScoredCompletion]:
     """Step rewards by the length of a step's text: something that varies, for nothing."""
     found = []
     for text in completions:
         steps = line_steps(text)
         rewards = [(end - start) % 7 / 7 for start, end in steps]
-        found.append(Judgement(steps, rewards, float(len(text) % 2), False, False))
+        found.append(ScoredCompletion(steps, rewards, float(len(text) % 2), False, False))
     return found
 
 

@@ -23,8 +23,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForTokenClassification, set_seed
 
 from rlstep.core.losses import step_label_loss
-from rlstep.verifiers.collate import Feature, collate, model_inputs
-from rlstep.verifiers.model import classify_at
+from rlstep.verifiers.features import Feature
+from rlstep.verifiers.forward import collate, logits_at
 from rlstep.verifiers.packing import work_per_token
 
 VOCABULARY, PROMPT = 8192, 48
@@ -77,7 +77,7 @@ def padded_loss(net, rows: list[Feature]) -> torch.Tensor:
     mask_BT = torch.stack([torch.arange(longest) < len(row.ids) for row in rows]).long()
     labels_BT = torch.full(ids_BT.shape, -100)
     for index, row in enumerate(rows):
-        labels_BT[index, row.columns] = row.targets.long()
+        labels_BT[index, row.positions] = row.targets.long()
     logits_BTK = net(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits_BTK.flatten(0, 1), labels_BT.flatten())
 
@@ -85,7 +85,7 @@ def padded_loss(net, rows: list[Feature]) -> torch.Tensor:
 def packed_loss(net, rows: list[Feature]) -> torch.Tensor:
     """The same loss as PRMTrainer computes it."""
     batch = collate(rows, 0, packing=True, work=work_per_token(net.config))
-    return step_label_loss(classify_at(net, **model_inputs(batch)), batch["labels"])
+    return step_label_loss(logits_at(net, batch), batch["labels"])
 
 
 LOSSES = {"padded": padded_loss, "packed": packed_loss}

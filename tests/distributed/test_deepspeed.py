@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from rlstep.runtime.rows import write_rows
-from rlstep.verifiers.model import VerifierSpec, new_verifier
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.start import new_verifier
 
 pytestmark = [
     pytest.mark.distributed,

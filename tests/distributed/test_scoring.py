@@ -7,7 +7,8 @@ import pytest
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.score import ScoreConfig, score
 from rlstep.steps.records import read_solutions
-from rlstep.verifiers.model import VerifierSpec, new_verifier
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.start import new_verifier
 
 
 @pytest.mark.distributed

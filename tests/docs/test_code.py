@@ -17,7 +17,7 @@ TRAINING = ("sft", "prm", "orm", "ppo")
 # Programs that are not ours, and what a documented line may start with before ours comes.
 FOREIGN = {"export", "python3", "source", "pip", "git", "make", ".venv/bin/pre-commit"}
 # What makes a stage of the quickstart take a second instead of a minute; all else is the recipes' own.
-QUICK = {"use_cpu": "true", "max_steps": 2, "save_strategy": "no", "report_to": "none", "disable_tqdm": "true"}
+QUICK = {"use_cpu": "true", "max_steps": 2, "report_to": "none", "disable_tqdm": "true"}
 SMALL = {
     "prepare": {"train": 6, "rl": 12, "test": 3, "demonstrations": 64},
     "sft": QUICK | {"per_device_train_batch_size": 8, "warmup_steps": 0},

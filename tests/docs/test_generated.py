@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Annotated, Literal
 
 import generated
 import pytest
 
 from rlstep.policy.monitoring.metrics import METRICS
+from rlstep.runtime.constraints import MayChange, Range, ReadBy
+from rlstep.runtime.describe import describe_settings
 from rlstep.stages import COMMANDS, config_classes
 
 
@@ -28,8 +30,8 @@ def test_every_setting_of_a_command_is_there(settings, name):
 def test_every_setting_of_ours_has_a_help_text():
     for name in COMMANDS:
         for kind in config_classes(name):
-            for one in generated.own_fields(kind):
-                assert one.metadata.get("help"), f"{kind.__name__}.{one.name} has no help text"
+            for setting in generated.own_settings(kind):
+                assert setting.help, f"{kind.__name__}.{setting.name} has no help text"
 
 
 def test_a_row_shows_type_default_and_help():
@@ -37,15 +39,22 @@ def test_a_row_shows_type_default_and_help():
     class Config:
         how: Literal["a", "b"] | None = field(default=None, metadata={"help": "One | or other."})
         many: list[str] = field(default_factory=lambda: ["x"], metadata={"help": "Several."})
+        share: Annotated[float | None, Range(at_least=0), ReadBy("how", "a")] = field(
+            default=0.5, metadata={"help": "Some."}
+        )
+        log: Annotated[bool, MayChange("it trains nothing")] = field(default=True, metadata={"help": "Logs."})
         must: int = field(kw_only=True, metadata={"help": "Needed."})
 
-    how, many, must = fields(Config)
-    row = generated._row
-    assert row("c", how, Literal["a", "b"] | None) == (
-        r'| <span id="c-how">`how`</span> | `a`, `b` or null | `null` | One \| or other. |'
+    rows = {setting.name: generated._row("c", setting) for setting in describe_settings(Config)}
+    assert rows["how"] == '| <span id="c-how">`how`</span> | One \\| or other. | one of a, b, or null | `null` |'
+    assert rows["many"] == '| <span id="c-many">`many`</span> | Several. | list of text | `[x]` |'
+    assert rows["share"] == (
+        "| <span id=\"c-share\">`share`</span> | Some. Only with how 'a'. | number at least 0, or null | `0.5` |"
     )
-    assert row("c", many, list[str]) == '| <span id="c-many">`many`</span> | list of text | `[x]` | Several. |'
-    assert row("c", must, int) == '| <span id="c-must">`must`</span> | whole number | required | Needed. |'
+    assert rows["log"] == (
+        '| <span id="c-log">`log`</span> | Logs. *May differ in a continued run.* | true or false | `true` |'
+    )
+    assert rows["must"] == '| <span id="c-must">`must`</span> | Needed. | whole number | required |'
 
 
 def test_every_metric_is_there():

@@ -52,13 +52,13 @@ def scripted(tiny_lm, tokenizer, arguments, lora):
     """
     from datasets import Dataset
 
-    from rlstep.policy.rewards.task_rewards import Judgement
+    from rlstep.policy.rewards.scored import ScoredCompletion
     from rlstep.policy.trainer import StepPPOTrainer
     from rlstep.steps.boundaries import line_steps
 
-    def judge(row: Row) -> Judgement:
+    def judge(row: Row) -> ScoredCompletion:
         right = row.outcome > 0
-        return Judgement(line_steps(row.text), list(row.step_rewards), row.outcome, correct=right, clean=right)
+        return ScoredCompletion(line_steps(row.text), list(row.step_rewards), row.outcome, correct=right, clean=right)
 
     def make(rows: list[Row], source=None, **changes) -> StepPPOTrainer:
         def judge_rows(prompts, completions, references):

@@ -9,9 +9,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, set_seed
 
 from rlstep.policy.critic import Critic, load_own
-from rlstep.verifiers import adapter_files
-from rlstep.verifiers.model import CLASS_HEADS, VerifierSpec, classify_at, new_verifier
-from rlstep.verifiers.scoring import shared_base as adapters
+from rlstep.verifiers.adapters import save_adapter, unfreeze
+from rlstep.verifiers.forward import logits_at
+from rlstep.verifiers.heads import CLASS_HEADS
+from rlstep.verifiers.load import load_verifier
+from rlstep.verifiers.shared_base import Base, model_on_base
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.start import new_verifier
 
 IDS_BT = torch.tensor([[0, 0, 5, 6, 7, 8, 9], [3, 4, 5, 6, 7, 8, 0]])
 MASK_BT = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0]])
@@ -25,7 +29,7 @@ def verifier_on(base_path: str, tokenizer, folder, r: int = 4) -> str:
     """A PRM's adapter of random values."""
     model = new_verifier(base_path, VerifierSpec("prm"))
     config = lora("TOKEN_CLS", r, init_lora_weights=False, exclude_modules=list(CLASS_HEADS))
-    adapter_files.save(get_peft_model(model, config), tokenizer, folder)
+    save_adapter(get_peft_model(model, config), tokenizer, folder)
     return str(folder)
 
 
@@ -71,7 +75,7 @@ def test_the_policys_adapter_and_the_critics_do_not_meet(base):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_each_of_the_three_trains_its_own(base, tiny_lm, tokenizer, tmp_path, checkpointing):
     path = verifier_on(tiny_lm, tokenizer, tmp_path)
-    verifier, _ = adapters.on_base(path, base, tiny_lm)
+    verifier = load_verifier(path, base=Base(base, tiny_lm))
     critic = start(Critic(base, lora()))
     policy = get_peft_model(base, lora(init_lora_weights=False))
     if checkpointing:
@@ -82,14 +86,15 @@ def test_each_of_the_three_trains_its_own(base, tiny_lm, tokenizer, tmp_path, ch
     parts = {
         "policy": {n: p for n, p in policy.named_parameters() if "lora_" in n},
         "critic": critic.own_parameters(),
-        "prm": adapters.unfreeze(prm),
+        "prm": unfreeze(prm),
     }
     everything = {id(p): p for model in (policy, critic, prm) for p in model.parameters()}
-    rows, columns = torch.tensor([0, 1]), torch.tensor([6, 5])
+    asked = {"input_ids": IDS_BT, "attention_mask": MASK_BT, "rows": torch.tensor([0, 1])}
+    asked["positions"] = torch.tensor([6, 5])
     losses = {
         "policy": lambda: policy(IDS_BT, attention_mask=MASK_BT).logits.square().mean(),
         "critic": lambda: loss_of(critic),
-        "prm": lambda: classify_at(prm, IDS_BT, MASK_BT, rows, columns).square().sum(),
+        "prm": lambda: logits_at(prm, asked).square().sum(),
     }
     for name, loss in losses.items():
         loss().backward()
@@ -165,11 +170,11 @@ def test_policy_critic_and_prm_take_little_more_than_the_base(family, tied, toke
 
     base = AutoModelForCausalLM.from_pretrained(path)
     alone = base.num_parameters()
-    verifier, reason = adapters.on_base(prm, base, path)
+    model, reason = model_on_base(prm, Base(base, path))
     assert reason is None
     critic = Critic(base, lora(r=16))
     policy = get_peft_model(base, lora(r=16))
-    counted = {p.data_ptr(): p.numel() for model in (policy, critic, verifier.model) for p in model.parameters()}
+    counted = {p.data_ptr(): p.numel() for one in (policy, critic, model) for p in one.parameters()}
     ratio = sum(counted.values()) / alone
     adapter = sum(p.numel() for n, p in policy.named_parameters() if "lora_" in n)
     heads = (256 + 1) + 2 * 2 * (256 + 1)  # the critic's, and the PRM's with what it had before it was loaded

@@ -10,12 +10,12 @@ from rlstep.policy.estimators import (
     whiten,
     without_positive_steps,
 )
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 
 
-def judgement(step_rewards, outcome=0.0, steps=None) -> Judgement:
+def judgement(step_rewards, outcome=0.0, steps=None) -> ScoredCompletion:
     count = len(step_rewards) if steps is None else steps
-    return Judgement([(k, k + 1) for k in range(count)], list(step_rewards), outcome, outcome > 0, False)
+    return ScoredCompletion([(k, k + 1) for k in range(count)], list(step_rewards), outcome, outcome > 0, False)
 
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])

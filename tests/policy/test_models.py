@@ -1,20 +1,19 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, Qwen2ForCausalLM
 
-from rlstep.policy.models import check_prompt_lengths, load_policy, load_tokenizer, max_positions
+from rlstep.policy.models import check_prompt_lengths, load_policy, load_policy_tokenizer
 from rlstep.runtime.errors import UserError
+from rlstep.verifiers.pretrained import max_positions
 
 
 def test_a_tokenizer_pads_left_and_has_something_to_pad_with(tokenizer, tmp_path):
     bare = AutoTokenizer.from_pretrained(_saved(tokenizer, tmp_path / "a"))
     bare.pad_token, bare.padding_side = None, "right"
-    loaded = load_tokenizer(_saved(bare, tmp_path / "b"))
+    loaded = load_policy_tokenizer(_saved(bare, tmp_path / "b"))
     assert (loaded.padding_side, loaded.pad_token) == ("left", loaded.eos_token)
-    assert load_tokenizer(str(tmp_path / "a")).pad_token == "<pad>"
+    assert load_policy_tokenizer(str(tmp_path / "a")).pad_token == "<pad>"
 
 
 def _saved(tokenizer, path) -> str:
@@ -53,8 +52,8 @@ def _tensors(path):
 
 
 def test_the_models_positions(tiny_lm):
-    assert max_positions(load_policy(tiny_lm)) == 512
-    assert max_positions(SimpleNamespace(config=MambaConfig())) is None
+    assert max_positions(load_policy(tiny_lm).config) == 512
+    assert max_positions(MambaConfig()) is None
 
 
 def test_prompts_must_leave_room():

@@ -30,7 +30,7 @@ from trl import GRPOTrainer
 
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.resume import WALL_CLOCK, ExactResume
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime import checkpoints
 from rlstep.runtime.checkpoints import newest_checkpoint, read_state, write_state
@@ -41,11 +41,13 @@ from rlstep.tasks.arithmetic import Arithmetic
 ROOT = Path(__file__).parents[2]
 
 
-def judge(prompts, completions, references, *_) -> list[Judgement]:
+def judge(prompts, completions, references, *_) -> list[ScoredCompletion]:
     """Rewards that nearly every change of a completion changes."""
     steps = [line_steps(text) for text in completions]
     return [
-        Judgement(spans, [(end - start) % 7 / 7 for start, end in spans], len(text) % 5 / 5, len(text) % 3 == 0, False)
+        ScoredCompletion(
+            spans, [(end - start) % 7 / 7 for start, end in spans], len(text) % 5 / 5, len(text) % 3 == 0, False
+        )
         for spans, text in zip(steps, completions, strict=True)
     ]
 

@@ -8,14 +8,15 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
+from rlstep.policy.critic import CRITIC_FILE
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.task_rewards import TaskRewards
 from rlstep.policy.trainer import StepPPOTrainer
-from rlstep.policy.with_critic import CRITIC_FILE
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.small import small_model
-from rlstep.verifiers.model import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.start import new_verifier
 
 GROUP = {"advantage": "group", "step_baseline": "all"}
 # What an untrained policy writes has no answer, and is to be paid for all the same.
@@ -230,6 +231,21 @@ def test_whitening_is_over_the_completions_tokens_alone(scripted, rows):
     assert not batch["advantages"][~mask].any()
 
 
+def test_completions_are_scored_once_and_both_returns_are_logged(scripted, rows):
+    """Returns: 0.5, 0.5, 0.25, 0 by steps and 1, 0, 1, 0 by outcomes."""
+    trainer = scripted(rows)
+    source, asked = trainer.reward_source, []
+    trainer.reward_source = lambda *texts: asked.append(texts) or source(*texts)
+    trainer.batch()
+    prompts, completions, references = asked.pop()
+    assert not asked
+    assert (list(prompts), list(completions)) == (["0\n", "0\n", "1\n", "1\n"], [row.text for row in rows])
+    assert list(references) == ["1"] * 4
+    metrics = trainer._metrics["train"]
+    assert (metrics["rewards/process/mean"], metrics["rewards/outcome/mean"]) == ([0.3125], [0.5])
+    assert list(trainer._logs["rewards"]["process"]) == [0.5, 0.5, 0.25, 0.0]
+
+
 # --- Odd completions.
 
 
@@ -294,8 +310,8 @@ def test_one_base_two_adapters_and_a_head(scripted, rows, tiny_lm):
     trainer = scripted(rows, **GAE)
     base = AutoModelForCausalLM.from_pretrained(tiny_lm)
     policy = {name.replace(".base_layer", ""): p for name, p in trainer.model.base_model.model.model.named_parameters()}
-    twin = trainer.model.critic.backbone.base_model.model
-    shared = {n.replace(".base_layer", ""): p for n, p in twin.named_parameters() if "lora_" not in n}
+    backbone = trainer.model.critic.backbone.base_model.model
+    shared = {n.replace(".base_layer", ""): p for n, p in backbone.named_parameters() if "lora_" not in n}
     assert shared.keys() == {name.removeprefix("model.") for name, _ in base.named_parameters()}
     assert all(p.data_ptr() == policy[name].data_ptr() for name, p in shared.items())
 
@@ -354,10 +370,10 @@ def test_group_trains_a_whole_model_too(arguments, tiny_lm, tokenizer, task):
 class CountingPRM:
     """Scores steps by their number of characters: something that differs between samples."""
 
-    kind = "prm"
+    kind, gives = "prm", "probability"
     steps = 0
 
-    def score(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps=None):
         self.steps += sum(map(len, steps))
         return [[(end - start) % 10 / 10 for start, end in spans] for spans in steps]
 
@@ -453,9 +469,9 @@ def test_evaluation_weighs_every_row_alike(scripted, row, tokenizer):
     right = iter([True, False, True])
 
     def source(prompts, completions, references):
-        from rlstep.policy.rewards.task_rewards import Judgement
+        from rlstep.policy.rewards.scored import ScoredCompletion
 
-        return [Judgement([], [], 0.0, correct=found, clean=False) for found in (next(right) for _ in prompts)]
+        return [ScoredCompletion([], [], 0.0, correct=found, clean=False) for found in (next(right) for _ in prompts)]
 
     trainer = scripted([row(""), row("")], source, per_device_eval_batch_size=2, num_generations_eval=1)
     trainer.sample_by(lambda prompt_ids, n: [[tokenizer.eos_token_id] for _ in prompt_ids])

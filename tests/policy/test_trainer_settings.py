@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlstep.core.kl import kl_estimate
-from rlstep.policy.trainer import Batch
+from rlstep.policy.rewards.scored import ScoredBatch
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def vine_trainer(scripted, tokenizer):
     """
 
     def make(rows, continuations, finished=True, **changes):
-        from rlstep.policy.rewards.task_rewards import Judgement
+        from rlstep.policy.rewards.scored import ScoredCompletion
         from rlstep.steps.boundaries import line_steps
 
         worth = {row.text: row for row in rows}
@@ -86,7 +86,7 @@ def vine_trainer(scripted, tokenizer):
                 steps = line_steps(text)
                 rewards = list(row.step_rewards) if row else [0.25] * len(steps)
                 outcome = row.outcome if row else float(text.endswith("9"))
-                judged.append(Judgement(steps, rewards, outcome, outcome > 0, False))
+                judged.append(ScoredCompletion(steps, rewards, outcome, outcome > 0, False))
             return judged
 
         K = len(next(iter(continuations.values())))
@@ -204,7 +204,7 @@ def test_the_completions_table_shows_the_advantages_that_train(scripted, rows, t
 
 def test_the_value_loss_does_not_depend_on_how_a_batch_is_cut(scripted, rows):
     """Four rows at once, or each alone: the sum of the micro-batches' losses is the same."""
-    trainer = scripted(rows, advantage="gae", lam=0.5, whiten_advantages="none")
+    trainer = scripted(rows, advantage="gae", lam=0.5, whiten_advantages="none", vf_coef=1.0)
     batch = trainer.batch()
     batch["advantages"] = torch.zeros_like(batch["advantages"])  # the value loss alone is left
     whole = trainer.compute_loss(trainer.model, batch).item()
@@ -373,10 +373,10 @@ def test_observers_see_every_training_batch_once_and_no_evaluation(scripted, row
     trainer.observers.append(seen.append)
     trainer.train()
     assert [batch.update for batch in seen] == [1, 2]
-    assert all(isinstance(batch, Batch) for batch in seen)
+    assert all(isinstance(batch, ScoredBatch) for batch in seen)
     assert seen[0].completions == ["1\n2", "4", "6", ""]
     assert seen[0].finished == [True] * 4
-    assert len(seen[0].prompts) == len(seen[0].references) == len(seen[0].judged) == 4
+    assert len(seen[0].prompts) == len(seen[0].references) == len(seen[0].scored) == 4
     trainer.model.eval()
     trainer.batch()
     assert len(seen) == 2

@@ -1,6 +1,7 @@
 """What `rlstep/policy/` relies on in TRL and transformers beyond their public interfaces.
 
-Of its modules trainer.py, with_critic.py and resume.py do. A new TRL or transformers that breaks them fails here.
+Of its modules trainer.py, critic.py, kl.py, rollouts.py, resume.py and monitoring/training_log.py do. A new TRL or
+transformers that breaks them fails here.
 """
 
 import inspect
@@ -31,6 +32,7 @@ def trainer(scripted, row):
     ("method", "parameters"),
     [
         (GRPOTrainer._generate_and_score_completions, ["inputs"]),
+        (GRPOTrainer._calculate_rewards, ["inputs", "prompts", "completions", "completion_ids_list"]),
         (GRPOTrainer._compute_loss, ["model", "inputs"]),
         (GRPOTrainer._get_train_sampler, ["dataset"]),
         (GRPOTrainer.log, ["logs", "start_time"]),
@@ -184,6 +186,42 @@ def test_reward_functions_get_texts_and_the_data_sets_columns(trainer):
         assert texts == kwargs["completions"]
         assert all(ids[-1] in trainer.eos_token_ids for ids in kwargs["completion_ids"])
     assert trainer.reward_func_names == ["process", "outcome"]
+
+
+def test_rewards_are_calculated_of_the_rows_that_were_given(trainer):
+    """What is written on them there stands on them afterwards, and reaches the reward functions as a column."""
+    rows = [{"prompt": f"{n}\n", "reference": str(n)} for n in range(4)]
+
+    def calculate(inputs, *others):
+        assert inputs is rows
+        for number, row in enumerate(inputs):
+            row |= {"completion": "kept from the functions", "worth": float(number)}
+        return GRPOTrainer._calculate_rewards(trainer, inputs, *others)
+
+    trainer._calculate_rewards = calculate
+    trainer.reward_funcs = [
+        lambda worth, **_: worth,
+        lambda worth, completions, **_: [len(text) for text in completions],
+    ]
+    GRPOTrainer._generate_and_score_completions(trainer, rows)
+    assert [row["worth"] for row in rows] == [0.0, 1.0, 2.0, 3.0]
+    assert list(trainer._logs["rewards"]["process"]) == [0.0, 1.0, 2.0, 3.0]
+    assert list(trainer._logs["rewards"]["outcome"]) == [3.0, 1.0, 1.0, 0.0]
+    metrics = trainer._metrics["train"]
+    assert (metrics["rewards/process/mean"], metrics["rewards/outcome/mean"]) == ([1.5], [1.25])
+
+
+def test_the_loss_passes_its_model_on_and_does_nothing_else_with_it(trainer):
+    batch, given, stand_in = trainer.batch(), [], object()
+
+    def log_probs(model, *args, **kwargs):
+        given.append(model)
+        return GRPOTrainer._get_per_token_logps_and_entropies(trainer, trainer.model, *args, **kwargs)
+
+    trainer._get_per_token_logps_and_entropies = log_probs
+    loss = GRPOTrainer._compute_loss(trainer, stand_in, batch)
+    assert given == [stand_in]
+    assert loss.requires_grad
 
 
 def test_what_a_row_appends_to_the_metrics_is_logged_as_its_mean(trainer):

@@ -65,6 +65,11 @@ def test_combinations_that_make_no_sense_are_refused(check, parts, message):
         check(**parts)
 
 
+def test_all_faults_are_shown_at_once(check):
+    with pytest.raises(UserError, match="use_peft is false.*; alarm 'stop' ends.*; .*'clip' needs"):
+        check(model={"lora_r": 8}, options=STEPS | {"credit": "clip"}, alarm={"alarm": "stop"})
+
+
 @pytest.mark.parametrize(
     "parts",
     [

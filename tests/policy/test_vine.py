@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.vine import returns, roll_out, states, values
 
 # Two samples of one problem, prompt [9]: steps `1 2 | 3 |` and `1 2 | 4 5`, whose second ends with the completion; a
@@ -58,8 +58,8 @@ def test_ranks_with_fewer_states_generate_as_often():
 
 def test_a_return_leaves_out_the_steps_behind_the_state():
     judged = [
-        Judgement([(0, 1), (1, 2), (2, 3)], [5.0, 0.5, 0.25], 1.0, True, True),
-        Judgement([(0, 1)], [5.0], 0.0, False, False),
+        ScoredCompletion([(0, 1), (1, 2), (2, 3)], [5.0, 0.5, 0.25], 1.0, True, True),
+        ScoredCompletion([(0, 1)], [5.0], 0.0, False, False),
     ]
     assert returns(judged, 1) == [1.75, 0.0]
     assert returns(judged, 0) == [6.75, 5.0]

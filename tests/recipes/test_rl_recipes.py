@@ -19,7 +19,8 @@ from rlstep.stages import run
 from rlstep.steps.records import read_solutions
 from rlstep.tasks import get
 from rlstep.tasks.small import small_model
-from rlstep.verifiers.model import VerifierSpec, new_verifier
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.start import new_verifier
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = ("arithmetic", "gsm8k", "math")

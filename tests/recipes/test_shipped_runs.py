@@ -129,7 +129,8 @@ def test_the_score_recipe_writes_shards(verifier_path, rows, tmp_path):
 
 @pytest.fixture
 def verifier_path(tiny_lm, tokenizer, tmp_path) -> str:
-    from rlstep.verifiers.model import VerifierSpec, new_verifier
+    from rlstep.verifiers.spec import VerifierSpec
+    from rlstep.verifiers.training.start import new_verifier
 
     path = tmp_path / "verifier"
     new_verifier(tiny_lm, VerifierSpec("prm")).save_pretrained(path)

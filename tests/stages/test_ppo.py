@@ -8,6 +8,7 @@ from transformers import set_seed
 from trl import ModelConfig
 
 from rlstep.policy.monitoring.alarms import AlarmOptions
+from rlstep.policy.monitoring.curve import CURVE
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards.guards import Guards
@@ -15,12 +16,15 @@ from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime.checkpoints import read_state, write_state
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.stages.ppo import CURVE
 from rlstep.stages.ppo import ppo as ppo_stage
 from rlstep.steps.records import Problem
 from rlstep.tasks.small import small_model
-from rlstep.verifiers.model import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.start import new_verifier
+
+# What an untrained policy writes has no answer, and is to be paid for all the same.
+LENIENT = Guards(guard_no_answer=False, guard_min_steps=0)
 
 
 def ppo(options, args, model, guards=None, alarm=None, refresh=None) -> dict:
@@ -63,8 +67,7 @@ def curve(folder) -> list[dict]:
 def test_a_prm_drives_two_updates(advantage, problems, prm_path, model, arguments, tmp_path):
     options = PPOOptions(problems, eval_problems=problems, reward=["prm", "outcome"], prm=prm_path)
     args = arguments(advantage=advantage, eval_strategy="steps", eval_steps=2, eval_on_start=True)
-    # What an untrained policy writes has no answer, and is to be paid for all the same.
-    metrics = ppo(options, args, model, Guards(guard_no_answer=False, guard_min_steps=0))
+    metrics = ppo(options, args, model, LENIENT)
     out = tmp_path / "out"
     weights = load_file(out / "adapter_model.safetensors")
     assert all(tensor.any() for name, tensor in weights.items() if "lora_B" in name)

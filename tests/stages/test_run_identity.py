@@ -15,8 +15,10 @@ from rlstep.policy.rewards.guards import Guards
 from rlstep.runtime.constraints import MayChange, constraints_of
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, check_same_run, run_identity
+from rlstep.stages.orm import ORMConfig
+from rlstep.stages.prm import PRMConfig
 from rlstep.stages.sft import SFTArguments, SFTOptions
-from rlstep.verifiers.training.train import ORMConfig, PRMConfig, VerifierArguments
+from rlstep.verifiers.training.arguments import VerifierArguments
 
 # Every setting that is compared, by the class that has it; those of transformers' Trainer once, for all that train.
 # A setting that is in neither list, here or `MayChange`, was classified by nobody: decide whether a run stays the same

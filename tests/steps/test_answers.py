@@ -9,7 +9,7 @@ from rlstep.steps.grading.plain import number
 def no_worker(monkeypatch):
     """Fails the test when a grading reaches the worker."""
 
-    def any_same(*pairs):
+    def any_same(*pairs, readable):
         raise AssertionError(f"the worker was asked about {pairs}")
 
     monkeypatch.setattr(answers.GRADER, "any_same", any_same)
@@ -92,7 +92,8 @@ EQUAL = {
         5 m = 5
         15 square cm = 15\mbox{ cm}^2 | 12\pi \text{ inches/second} = 12\pi inches per second
         60 mph = 60 miles per hour
-        \frac{270}7\text{ degrees} = \frac{270}{7} | 90° = 90 | 90^\circ = 90^{\circ} | 90 degrees = \frac{\pi}{2}
+        \frac{270}7\text{ degrees} = \frac{270}{7} | 90° = 90 
+        \frac{104^\circ}{3} = \frac{104}{3} | 20^\circ\text{C} = 20 | 90^\circ = 90^{\circ} | 90 degrees = \frac{\pi}{2}
         £5 = 5 | 12 more apples = 12 | 3 hours = 3\text{ hours} | 1.5 million dollars = 1,500,000
         50% = 0.5 | \frac{1}{2}\% = 0.5 | 50 percent = 50\% | \frac34 = 75\%
     """,
@@ -108,7 +109,7 @@ EQUAL = {
         (B) = \text{(B)} | B = (B) | \text{B} = \text{(B)} | B) = (B) | (B) 12 = \text{(B)} | \textbf{(B) } 12 = B
         Yes. = yes | \text{yes} = yes | "east" = \text{east} | the east = east | \text{Evelyn} = Evelyn
         3:30 p.m. = 3:30 PM
-        **18** = 18 | `18` = 18 | \boldsymbol{18} = 18
+        \text{C} = C | **18** = 18 | `18` = 18 | \boldsymbol{18} = 18
     """,
 }  # fmt: skip
 
@@ -140,6 +141,7 @@ UNEQUAL = {
         \begin{pmatrix}1\\2\end{pmatrix} = \begin{pmatrix}2\\1\end{pmatrix} | 1 \pm \sqrt{19} = 1+\sqrt{19}
         \begin{pmatrix}1&2\end{pmatrix} = \begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1\\2\end{pmatrix} = 3
         12 or 13 = 12 | \frac{1}{2}, \frac{1}{3} = \frac{1}{3} | 3:30 = 0.1 | 2:40 = 1:20
+        x \in 17 = 17 | (2,) = (2,4) | (1,2i) = (1,2) | 14^\circ40 = 1440 | 4^\circ2 = 42
     """,
     "equations": r"""
         x=5 = y=5 | x=5 = x=6 | f(3)=76 = f(4)=76 | x+y=5 = x+y=6 | x^2=4 = 4 | 5x+y=0 = 0=0 | y=2x = y=3x

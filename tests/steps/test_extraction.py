@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from rlstep.steps.answers import extract, is_correct
+from rlstep.steps.extraction import stated
 
 
 @pytest.mark.parametrize(
@@ -130,3 +131,23 @@ def test_a_long_completion_takes_no_time_that_grows_with_its_square(piece):
 def test_two_boxes_are_no_way_to_be_right_twice():
     assert not is_correct(r"It is \boxed{3} or \boxed{4}.", "4")
     assert is_correct(r"It is \boxed{3} or \boxed{4}.", "4, 3")
+
+
+@pytest.mark.parametrize(
+    ("completion", "statement"),
+    [
+        ("a\nAnswer: 3\nb", "Answer: 3"),
+        ("# Answer\n\n29\n", "# Answer\n\n29"),
+        ("so #### 18", "#### 18"),
+        ("x is \\boxed{1} and \\boxed{2}.", "\\boxed{2}"),
+        ("So the answer is 3. Yes.\nb", "answer is 3. Yes."),
+    ],
+)
+def test_a_statement_has_its_place(completion, statement):
+    final = stated(completion)
+    assert completion[final.start : final.end] == statement
+
+
+def test_sentences_can_be_left_out():
+    assert stated("The answer is 3.").answer == "3"
+    assert stated("The answer is 3.", sentences=False) is None

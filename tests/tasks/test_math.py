@@ -65,7 +65,13 @@ def test_steps_are_lines_and_the_answer_alone_has_a_label():
         # A box over several lines is complete where it closes.
         ("a\n\\boxed{\\begin{pmatrix} 1 \\\\\n2 \\end{pmatrix}\n}\nb", "\\begin{pmatrix}1\\\\2\\end{pmatrix}",
          [None, None, None, 1, None], True),
-        ("\\boxed{13} and \\boxed{12\n}", "12", [None, 1], True),
+        ("\\boxed{13}, no: \\boxed{12\n}", "12", [None, 1], True),
+        # Two boxes joined by "and" are one answer, of two values.
+        ("\\boxed{13} and \\boxed{12\n}", "12", [None, 0], False),
+        ("\\boxed{13} and \\boxed{12\n}", "12, 13", [None, 1], True),
+        # A sentence states the answer where nothing else does.
+        ("The answer is 12.\nSo it is.", "12", [1, None], True),
+        ("The answer is 13.\n\\boxed{12}", "12", [None, 1], True),
         ("a\nAnswer: 12", "12", [None, 1], True),
     ],
 )  # fmt: skip

@@ -8,14 +8,17 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
+from rlstep.stages.orm import ORMConfig, orm
+from rlstep.stages.prm import PRMConfig, prm
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.records import Solution
-from rlstep.verifiers.collate import train_features
-from rlstep.verifiers.model import VerifierSpec, label_token_ids, new_verifier
+from rlstep.verifiers.features import train_features
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.training.train import ORMConfig, PRMConfig, orm, prm
-from rlstep.verifiers.training.trainer import ORMTrainer, PRMTrainer, pair_up
+from rlstep.verifiers.spec import VerifierSpec, label_token_ids
+from rlstep.verifiers.training.start import new_verifier
+from rlstep.verifiers.training.trainer import ORMTrainer, PRMTrainer
+from rlstep.verifiers.training.units import pair_up
 
 NEUTRAL_CLASS = VerifierSpec("prm", policy=LabelPolicy("class"))
 
@@ -89,7 +92,7 @@ def test_what_has_no_labels_of_its_own_teaches_nothing_twice(tokenizer, solution
 def test_random_batches_with_packing_and_length_groups_without(tiny_lm, solutions, arguments):
     from torch.utils.data import RandomSampler
 
-    from rlstep.verifiers.training.trainer import LengthGroupedSampler
+    from rlstep.verifiers.training.sampling import LengthGroupedSampler
 
     def sampler(**changes):
         return PRMTrainer(tiny_lm, arguments(**changes), solutions).get_train_dataloader().batch_sampler.sampler
@@ -143,7 +146,7 @@ def test_a_trained_token_head_has_no_other_loss_than_its_labels(tiny_lm, solutio
     for row in rows:
         logits_TV = trainer.model(row.ids[None]).logits[0]
         labels = torch.tensor([ids[int(target)] for target in row.targets])
-        expected += torch.nn.functional.cross_entropy(logits_TV[row.columns], labels, reduction="sum")
+        expected += torch.nn.functional.cross_entropy(logits_TV[row.positions], labels, reduction="sum")
         count += len(labels)
     torch.testing.assert_close(loss, expected / count, atol=1e-5, rtol=1e-5)
 
@@ -213,7 +216,7 @@ def test_label_policy_reaches_the_targets(tiny_lm, solutions, arguments):
 
 
 def test_options_that_would_do_nothing_are_refused(tiny_lm, data):
-    with pytest.raises(UserError, match="label_tokens are for head: token"):
+    with pytest.raises(UserError, match="head is 'classification', so label_tokens would do nothing"):
         PRMConfig(tiny_lm, data, label_tokens=["-", "+"])
 
 
@@ -301,5 +304,5 @@ def test_implicit_stage_trains_on_outcomes_and_scores_like_any_verifier(tiny_lm,
         RewardModel.from_pretrained(out, neutral="positive")
     # taught at every token, it may be asked at any step
     assert RewardModel.from_pretrained(out, boundary=Boundary("sentence")).boundary == Boundary("sentence")
-    with pytest.raises(UserError, match="beta is for loss: implicit"):
+    with pytest.raises(UserError, match="loss is 'token', so beta would do nothing"):
         ORMConfig(tiny_lm, data, beta=0.1)

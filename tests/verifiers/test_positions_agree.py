@@ -5,7 +5,7 @@ import torch
 
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.records import Solution
-from rlstep.verifiers.model import load_classifier, load_config
+from rlstep.verifiers.pretrained import auto_class_of, load_config, load_weights
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.training.trainer import PRMTrainer
 
@@ -16,7 +16,9 @@ COMPLETIONS = ["7 + 3 = 10\n10 * 7 = 10\nAnswer: 10", "7 + 3 = 11\n\n11 * 7 = 17
 @pytest.fixture
 def model(verifier_paths):
     """A verifier whose value at a position is a function of the token there alone, another for each token."""
-    model = load_classifier(verifier_paths["prm"], load_config(verifier_paths["prm"]), "float32", False)
+    model = load_weights(
+        auto_class_of("classification"), verifier_paths["prm"], load_config(verifier_paths["prm"]), "float32", False
+    )
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()

@@ -17,7 +17,7 @@ fixed number of recent updates, what was before the fall would soon be few among
 By simulation, batches of 12 problems with 8 samples (`tests/policy/test_alarms.py` has the model and holds the rates):
 within 100 updates the defaults raise it in less than 1% of runs where neither series moves or both rise, in 7 to 10% of
 runs where the return rises to a limit and the accuracy stays, and in 16 to 19% where the return rises all the time. A
-fall from 0.29 to 0.05 within 10 updates is found by the 15th in 100, 94 and 82% of runs, and by the 20th in 100, 97 and
+fall from 0.29 to 0.05 within 10 updates is seen by the 15th in 100, 94 and 82% of runs, and by the 20th in 100, 97 and
 95%, where two samples of a problem correlate by 0.01, 0.3 and 0.5.
 """
 
@@ -80,7 +80,7 @@ class Alarm:
 
     Attributes:
         update: at which it was raised.
-        process, accuracy: (mean before, mean behind) the point where they moved most clearly apart.
+        process, accuracy: (mean before, mean after) the point where they moved most clearly apart.
         rise, fall: how far the return rose and the accuracy fell, in standard errors; both above 0.
     """
 
@@ -158,16 +158,16 @@ class HackingAlarm:
     def _look(self, update: int) -> Alarm | None:
         process, accuracy = zip(*self._history, strict=True)
         steady = [_steady(a) for a in accuracy]
-        best, found = 1.0, None
+        best, split = 1.0, None
         for recent in range(self._half, len(process) - self._half + 1):
             rise, fall = change(process, recent), -change(steady, recent)
             # How far the weaker of the two is beyond what the alarm needs.
             beyond = min(rise / self.options.alarm_rise, fall / self.options.alarm_fall)
             if beyond >= best:
-                best, found = beyond, (recent, rise, fall)
-        if found is None:
+                best, split = beyond, (recent, rise, fall)
+        if split is None:
             return None
-        recent, rise, fall = found
+        recent, rise, fall = split
         self._recovered_at = sum(_split_means(steady, recent)) / 2
         return Alarm(update, _split_means(process, recent), _split_means(accuracy, recent), rise, fall)
 

@@ -1,8 +1,8 @@
 """What is measured of every batch of completions, and a glossary of all that a run logs.
 
-`batch_metrics` gives single values, not means: the trainer puts them into lists whose mean it logs. A metric of
-completions has a value a completion, one of steps a value a step, one of groups a value a group; so that a last,
-smaller batch of an evaluation weighs as much as its rows do, and several batches average as one large batch would.
+`batch_metrics` gives single values, not means: they go into the trainer's lists, whose means it logs. A metric of
+completions has one value per completion, one of steps one per step, one of groups one per group. So a last, smaller
+batch of an evaluation weighs as much as its rows do, and several batches average as one large batch would.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rlstep.core.aggregate import solution_score, vote_weight
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 
 POSITIONS = 12  # steps with a metric of their own; later ones share one
 # Guards that withhold single steps (rlstep.policy.rewards.guards). All are logged, so that a curve has its zeros.
@@ -20,7 +20,7 @@ _SAME = 1e-6  # a PRM's scores of one text differ by as much from batch to batch
 
 
 def batch_metrics(
-    judged: Sequence[Judgement],
+    scored: Sequence[ScoredCompletion],
     completions: Sequence[str],
     group_size: int,
     tokens: Sequence[int],
@@ -29,51 +29,51 @@ def batch_metrics(
     """Values to extend the trainer's lists with, by name (`METRICS` says what each is); no list is empty.
 
     Args:
-        judged: (B,) of all ranks, a problem's samples together.
+        scored: (B,) of all ranks, a problem's samples together.
         completions: (B,) their texts, which the spans are of.
-        group_size: samples a problem; with 1 there are no groups to measure.
+        group_size: samples per problem; with 1 there are no groups to measure.
         tokens: (B,) completion tokens.
         finished: (B,) whether the policy ended the completion itself; None where that is not known.
 
     Raises:
         ValueError: the arguments are of different lengths, or B is no multiple of the group size.
     """
-    rows = {"judgements": judged, "completions": completions, "tokens": tokens}
+    rows = {"scored completions": scored, "completions": completions, "tokens": tokens}
     rows |= {} if finished is None else {"finished flags": finished}
     if len({len(values) for values in rows.values()}) > 1:
         listed = ", ".join(f"{len(values)} {name}" for name, values in rows.items())
-        raise ValueError(f"{listed}: give one of each a row.")
-    if len(judged) % group_size:
-        raise ValueError(f"{len(judged)} rows are no multiple of {group_size} samples a problem.")
-    found: dict[str, list[float]] = defaultdict(list)
-    _rewards(judged, group_size, found)
-    _accuracy(judged, found)
-    for row, text, length in zip(judged, completions, tokens, strict=True):
-        _prm(row, found)
-        _steps(row, text, length, found)
-    _guards(judged, found)
-    found["completions/without_answer"] = [float(not row.answered) for row in judged]
+        raise ValueError(f"{listed}: give one of each per row.")
+    if len(scored) % group_size:
+        raise ValueError(f"{len(scored)} rows are no multiple of {group_size} samples per problem.")
+    metrics: dict[str, list[float]] = defaultdict(list)
+    _rewards(scored, group_size, metrics)
+    _accuracy(scored, metrics)
+    for row, text, length in zip(scored, completions, tokens, strict=True):
+        _prm(row, metrics)
+        _steps(row, text, length, metrics)
+    _guards(scored, metrics)
+    metrics["completions/without_answer"] = [float(not row.answered) for row in scored]
     if finished is not None:
-        found["completions/truncated"] = [float(not done) for done in finished]
-    return {name: values for name, values in found.items() if values}
+        metrics["completions/truncated"] = [float(not done) for done in finished]
+    return {name: values for name, values in metrics.items() if values}
 
 
-def _rewards(judged: Sequence[Judgement], group_size: int, found: dict[str, list[float]]) -> None:
-    for row in judged:
-        found["reward/process"].append(float(sum(row.step_rewards)))
-        found["reward/outcome"].append(float(row.outcome))
+def _rewards(scored: Sequence[ScoredCompletion], group_size: int, metrics: dict[str, list[float]]) -> None:
+    for row in scored:
+        metrics["reward/process"].append(float(sum(row.step_rewards)))
+        metrics["reward/outcome"].append(float(row.outcome))
         for position, reward in enumerate(row.step_rewards, start=1):
-            found[f"reward/step_at_{_position(position)}"].append(float(reward))
+            metrics[f"reward/step_at_{_position(position)}"].append(float(reward))
     if group_size > 1:
-        groups = (judged[start : start + group_size] for start in range(0, len(judged), group_size))
-        found["reward/no_signal"] = [float(_all_alike(group)) for group in groups]
+        groups = (scored[start : start + group_size] for start in range(0, len(scored), group_size))
+        metrics["reward/no_signal"] = [float(_all_alike(group)) for group in groups]
 
 
 def _position(position: int) -> str:
     return f"{position:02d}" if position <= POSITIONS else f"{POSITIONS + 1}_on"
 
 
-def _all_alike(group: Sequence[Judgement]) -> bool:
+def _all_alike(group: Sequence[ScoredCompletion]) -> bool:
     """Whether all samples of a problem are paid the same for the same number of steps, and the same for the outcome."""
     first = [*group[0].step_rewards, group[0].outcome]
     return all(
@@ -83,42 +83,42 @@ def _all_alike(group: Sequence[Judgement]) -> bool:
     )
 
 
-def _accuracy(judged: Sequence[Judgement], found: dict[str, list[float]]) -> None:
-    found["accuracy"] = [float(row.correct) for row in judged]
+def _accuracy(scored: Sequence[ScoredCompletion], metrics: dict[str, list[float]]) -> None:
+    metrics["accuracy"] = [float(row.correct) for row in scored]
     # All rows or none: rows whose steps are all known are not a fair sample of those whose steps are not.
-    if all(row.checked for row in judged) and any(row.labels for row in judged):
-        found["clean_accuracy"] = [float(row.clean) for row in judged]
+    if all(row.checked for row in scored) and any(row.labels for row in scored):
+        metrics["clean_accuracy"] = [float(row.clean) for row in scored]
 
 
-def _prm(row: Judgement, found: dict[str, list[float]]) -> None:
+def _prm(row: ScoredCompletion, metrics: dict[str, list[float]]) -> None:
     if row.step_scores is None:
         return
     score = vote_weight(solution_score(row.step_scores, "product"), "product")
-    found["prm/score"].append(score)
-    found["prm/gap"].append(score - row.correct)
+    metrics["prm/score"].append(score)
+    metrics["prm/gap"].append(score - row.correct)
     known = zip(row.step_scores, row.labels, strict=False)  # a PRM may have been asked for the first steps alone
-    found["prm/step_gap"] += [float(p) - label for p, label in known if label is not None]
+    metrics["prm/step_gap"] += [float(p) - label for p, label in known if label is not None]
 
 
-def _steps(row: Judgement, text: str, length: int, found: dict[str, list[float]]) -> None:
+def _steps(row: ScoredCompletion, text: str, length: int, metrics: dict[str, list[float]]) -> None:
     count = len(row.steps)
-    found["steps/count"].append(float(count))
-    found["steps/characters"] += [float(end - start) for start, end in row.steps]
+    metrics["steps/count"].append(float(count))
+    metrics["steps/characters"] += [float(end - start) for start, end in row.steps]
     # The same for each step, so that the mean over steps is tokens over steps.
-    found["steps/tokens"] += [length / max(count, 1)] * count
+    metrics["steps/tokens"] += [length / max(count, 1)] * count
     earlier: set[str] = set()
     for start, end in row.steps:
         folded = " ".join(text[start:end].split())
-        found["steps/repeated"].append(float(folded in earlier))
+        metrics["steps/repeated"].append(float(folded in earlier))
         earlier.add(folded)
 
 
-def _guards(judged: Sequence[Judgement], found: dict[str, list[float]]) -> None:
-    reasons = [reason for row in judged for reason in row.guards]
+def _guards(scored: Sequence[ScoredCompletion], metrics: dict[str, list[float]]) -> None:
+    reasons = [reason for row in scored for reason in row.guards]
     if reasons:
-        found["steps/withheld"] = [float(reason is not None) for reason in reasons]
+        metrics["steps/withheld"] = [float(reason is not None) for reason in reasons]
         for name in sorted({*STEP_GUARDS, *reasons} - {None}):
-            found[f"steps/withheld_{name}"] = [float(reason == name) for reason in reasons]
+            metrics[f"steps/withheld_{name}"] = [float(reason == name) for reason in reasons]
 
 
 class Metric(NamedTuple):

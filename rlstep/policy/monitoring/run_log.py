@@ -1,46 +1,40 @@
-"""What a PPO run leaves to look at: a line a log in `metrics.jsonl`, pages of coloured completions, wandb's x axis."""
+"""A PPO run's log: a line in `metrics.jsonl` for each that the trainer logs, and wandb's x axis."""
 
-import html
 import json
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import TrainerCallback
 
-from rlstep.core.aggregate import solution_score, vote_weight
-from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.rewards.task_rewards import Judgement
 from rlstep.runtime.errors import DataError
 from rlstep.runtime.rows import atomic
 
 METRICS_FILE = "metrics.jsonl"
-PAGES = "completions"
 
 
 class JsonLog(TrainerCallback):
-    """Appends all that the trainer logs to OUTPUT_DIR/metrics.jsonl, a line each time::
+    """Appends all that the trainer logs to OUTPUT_DIR/metrics.jsonl, one line each time::
 
         {"step": 20, "update": 10, "samples": 960, "loss": 0.012, "reward/process": 3.1, ...}
 
-    With `logging_steps` at the optimizer steps of an update (`num_iterations`, where nothing is accumulated) that is a
-    line an update; evaluations have lines of their own. What is not a finite number is null.
+    With `logging_steps` at the optimizer steps of an update (`num_iterations`, where nothing is accumulated) there is
+    one line per update; evaluations have lines of their own. What is not a finite number is null.
 
     A run that is continued drops what was logged after its checkpoint, and logs that again. The last update of a run
-    saves before its last lines are logged: those that are there already are not repeated. A run that is started anew
-    empties the file.
+    saves before its last lines are logged: those that are there already are not repeated. A run that starts from the
+    beginning empties the file.
     """
 
     def __init__(self):
-        self._there: set[tuple[int, frozenset[str]]] = set()
+        self._logged_before: set[tuple[int, frozenset[str]]] = set()
 
     def on_train_begin(self, args, state, control, **_):
         if not state.is_world_process_zero:
             return
         path = Path(args.output_dir) / METRICS_FILE
         rows = rows_up_to(path, state.global_step) if path.is_file() and state.global_step else []
-        self._there = {(row["step"], frozenset(row)) for row in rows}
+        self._logged_before = {(row["step"], frozenset(row)) for row in rows}
         with atomic(path) as temporary:
             temporary.write_text("".join(_line(row) for row in rows), encoding="utf-8")
 
@@ -50,7 +44,7 @@ class JsonLog(TrainerCallback):
         step = state.global_step
         row = {"step": step, "update": args.batches_at(step), "samples": args.samples_at(step)}
         row |= {name: _plain(value) for name, value in (logs or {}).items()}
-        if (step, frozenset(row)) in self._there:
+        if (step, frozenset(row)) in self._logged_before:
             return
         path = Path(args.output_dir) / METRICS_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,181 +106,3 @@ def wandb_of(args):
     import wandb
 
     return wandb if wandb.run is not None else None
-
-
-EVEN, TELLING = 6, 3  # completions on a page
-EVENLY, TELLINGLY = "evenly through the batch", "wrong, and paid most for its steps"
-
-
-class CompletionTable:
-    """Every so many updates shows a few completions, their steps coloured by score: OUTPUT_DIR/completions/00001.html.
-
-    The pages are of the first update and every `every` updates from there on; where the run logs to wandb, a table
-    `completions/steps` has the same. The main process alone writes.
-
-    Args:
-        args: output_dir, report_to, and which process this is.
-        every: updates from one page to the next; 0: none.
-    """
-
-    def __init__(self, args: StepPPOConfig, every: int):
-        self.args, self.every = args, every
-
-    def due(self, update: int) -> bool:
-        """Whether this update, counted from 1, has a page."""
-        return self.every > 0 and (update - 1) % self.every == 0
-
-    def observe(
-        self,
-        update: int,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        judged: Sequence[Judgement],
-        finished: Sequence[bool] | None = None,
-    ) -> None:
-        """Shows the batch, if it is due.
-
-        Args:
-            update: counted from 1.
-            prompts, completions, judged: of all ranks, in one order.
-            finished: whether the policy ended the completion itself; None where that is not known.
-        """
-        if self.args.process_index != 0 or not self.due(update):
-            return
-        samples = update * self.args.generation_batch_size
-        shown = [
-            (why, row, card(prompts[row], completions[row], judged[row], finished is None or finished[row]))
-            for why, rows in choose(judged).items()
-            for row in rows
-        ]
-        with atomic(Path(self.args.output_dir) / PAGES / f"{update:05d}.html") as temporary:
-            title = f"Update {update}, {samples:,} samples"
-            temporary.write_text(page(title, [(why, fragment) for why, _, fragment in shown]), encoding="utf-8")
-        if wandb := wandb_of(self.args):
-            self._to_wandb(wandb, update, samples, judged, shown)
-
-    def _to_wandb(self, wandb, update: int, samples: int, judged, shown) -> None:
-        table = wandb.Table(columns=["update", "chosen", "completion", "process", "outcome", "right"])
-        for why, row, fragment in shown:
-            # What a model wrote is no path, whatever it looks like, and no style sheet is fetched for it.
-            cell = wandb.Html(f"<style>{STYLE}</style>{fragment}", inject=False, data_is_not_path=True)
-            found = judged[row]
-            table.add_data(update, why, cell, float(sum(found.step_rewards)), float(found.outcome), found.correct)
-        wandb.log({"completions/steps": table, "train/samples": samples})
-
-
-def choose(judged: Sequence[Judgement]) -> dict[str, list[int]]:
-    """Which completions of a batch are shown, by the reason: an even sample, and where rewards were gamed, if any."""
-    last, count = len(judged) - 1, min(EVEN, len(judged))
-    even = [round(k * last / max(count - 1, 1)) for k in range(count)]
-    wrong = [row for row, found in enumerate(judged) if not found.correct and row not in even]
-    wrong.sort(key=lambda row: -sum(judged[row].step_rewards))
-    return {EVENLY: even, TELLINGLY: wrong[:TELLING]}
-
-
-# --- HTML. All that a model or a data set wrote goes through `_text`; pages hold no script, and may load nothing.
-
-# Okabe and Ito's pair, which stays apart for colour-blind readers, and the usual one: (low, high) scores; 0.5 is white.
-PALETTES = {"ob": ("#D55E00", "#0072B2"), "rg": ("#D0342C", "#2E8B3D")}
-STRENGTH = 0.6  # of the colours at 0 and 1, so that black text can be read on them
-STYLE = """
-.card{font:14px/1.5 system-ui,sans-serif;color:#222;background:#fff;border:1px solid #ccc;border-radius:6px;
-padding:10px 14px;margin:0 0 14px;max-width:72em}
-.card p{margin:0 0 8px}.flag{border:1px solid #999;border-radius:9px;padding:0 7px;margin-right:6px;font-size:12px}
-.prompt,.step,.between{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate;margin:2px 0;padding:3px 8px}
-.prompt{background:#f3f3f3}.between{color:#767676}.step{background:var(--ob);border-radius:3px;display:flow-root}
-.step small{float:right;margin-left:14px;font-variant-numeric:tabular-nums}
-"""
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>{style}
-body{{margin:24px;font:14px/1.5 system-ui,sans-serif;color:#222;background:#fff}}
-h1{{font-size:20px}}h2{{font-size:15px;margin-top:28px}}
-body:has(#rg:checked) .step{{background:var(--rg)}}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>A step's colour is its score p; where no PRM gave one, the exact label. Behind it: p, the label (✓ right, ✗ wrong,
-? unknown), the reward r, and the guard that withheld it.
-<input type="radio" name="palette" id="ob" checked><label for="ob">orange 0, blue 1</label>
-<input type="radio" name="palette" id="rg"><label for="rg">red 0, green 1</label></p>
-{body}
-</body>
-</html>
-"""
-LABELS = {1: ("✓", "right"), 0: ("✗", "wrong"), None: ("?", "unknown")}
-# Characters that are not seen, or turn the text around them, by their code: what a model wrote is to be seen.
-_UNSEEN = [*range(32), *range(0x7F, 0xA0), 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
-_SHOWN = {code: f"\u27e8U+{code:04X}\u27e9" for code in _UNSEEN if chr(code) not in "\t\n"}
-
-
-def page(title: str, cards: Sequence[tuple[str, str]]) -> str:
-    """A page of `card`s, given as (section, card) in order."""
-    parts, section = [], None
-    for name, fragment in cards:
-        if name != section:
-            parts.append(f"<h2>Chosen {_text(name)}</h2>")
-            section = name
-        parts.append(fragment)
-    return PAGE.format(title=_text(title), style=STYLE, body="\n".join(parts))
-
-
-def card(prompt: str, completion: str, judged: Judgement, finished: bool) -> str:
-    """The HTML of one completion: what it is worth, the prompt, then step by step what was written."""
-    flags = ["answer right" if judged.correct else "answer wrong" if judged.answered else "no answer"]
-    flags += ["every step right"] * judged.clean + ["cut off"] * (not finished)
-    flags += [f"process {sum(judged.step_rewards):+.2f}", f"outcome {judged.outcome:+.2f}"]
-    if judged.step_scores is not None:
-        flags.append(f"PRM {vote_weight(solution_score(judged.step_scores, 'product'), 'product'):.2f}")
-    parts = ['<p class="flags">' + "".join(f'<span class="flag">{flag}</span>' for flag in flags) + "</p>"]
-    parts.append(f'<div class="prompt">{_text(prompt)}</div>')
-    place = 0
-    for number, (start, end) in enumerate(judged.steps):
-        parts += [_between(completion[place:start]), _step(completion[start:end], judged, number)]
-        place = end
-    parts.append(_between(completion[place:]))
-    return f'<div class="card">{"".join(parts)}</div>'
-
-
-def _step(text: str, judged: Judgement, number: int) -> str:
-    score, label, reward, guard = (
-        values[number] if values is not None and number < len(values) else None
-        for values in (judged.step_scores, judged.labels, judged.step_rewards, judged.guards)
-    )
-    mark, word = LABELS[label]
-    # (what is seen behind the step, what a pointer on it is told)
-    facts = [(mark, f"label {word}")]
-    facts.append(("", "no score") if score is None else (f"p {score:.2f}", f"score {score:.4f}"))
-    facts.append(("not judged",) * 2 if reward is None else (f"r {reward:+.2f}", f"reward {reward:+.4f}"))
-    facts += [] if guard is None else [(_text(guard), f"withheld: {_text(guard)}")]
-    seen, said = zip(*facts, strict=True)
-    colours = "".join(f"--{name}:{shade(label if score is None else score, *ends)};" for name, ends in PALETTES.items())
-    small = f"<small>{' &nbsp; '.join(filter(None, seen))}</small>"
-    title = ", ".join([f"step {number + 1}", *said])
-    return f'<div class="step" style="{colours}" title="{title}">{small}{_text(text)}</div>'
-
-
-def _between(text: str) -> str:
-    """What was written outside of steps, where it is more than white space."""
-    return f'<div class="between">{_text(text)}</div>' if text.strip() else ""
-
-
-def shade(score: float | None, low: str, high: str) -> str:
-    """The colour of a score: `low` at 0, white at 0.5 and where there is none, `high` at 1; both lightened."""
-    if score is None or math.isnan(score):
-        return "#FFFFFF"
-    away = STRENGTH * min(abs(2 * score - 1), 1.0)
-    end = high if score > 0.5 else low
-    mixed = [round(255 + away * (int(end[i : i + 2], 16) - 255)) for i in (1, 3, 5)]
-    return "#" + "".join(f"{channel:02X}" for channel in mixed)
-
-
-def _text(text: str) -> str:
-    """Text as HTML, in elements and attributes alike; what could not be seen, or not be encoded, is made visible."""
-    return html.escape(text.translate(_SHOWN).encode("utf-8", "backslashreplace").decode("utf-8"), quote=True)

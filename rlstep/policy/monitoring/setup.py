@@ -3,16 +3,18 @@
 from transformers import TrainerCallback
 
 from rlstep.policy.monitoring.alarms import AlarmOptions, HackingAlarm
-from rlstep.policy.monitoring.run_log import CompletionTable, JsonLog, SamplesAxis
+from rlstep.policy.monitoring.pages import CompletionTable
+from rlstep.policy.monitoring.run_log import JsonLog, SamplesAxis
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions, make_labeler
 from rlstep.policy.refresh.training import Refresher
-from rlstep.policy.rewards.sources import Verifiers, load_whole
-from rlstep.policy.trainer import Batch, StepPPOTrainer
+from rlstep.policy.rewards.scored import ScoredBatch
+from rlstep.policy.rewards.sources import Verifiers, load_unsharded
+from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.tasks.base import Task
 
 
-def watch(
+def set_up_monitoring(
     trainer: StepPPOTrainer,
     options: PPOOptions,
     alarm: AlarmOptions,
@@ -20,7 +22,7 @@ def watch(
     task: Task,
     verifiers: Verifiers,
 ) -> None:
-    """Sets up all that watches, and what of it checkpoints have to keep."""
+    """Adds all that watches to the trainer, and to its checkpoints what of it has to be kept."""
     for name, cache in verifiers.caches.items():
         trainer.register_state(f"scores_{name}", cache)
     if alarm.alarm != "off" and (options.pays_steps or "orm" in options.reward):
@@ -36,32 +38,32 @@ def watch(
     trainer.add_callback(SamplesAxis())
     table = CompletionTable(trainer.args, options.completion_table_every)
     trainer.observers.append(
-        lambda batch: table.observe(batch.update, batch.prompts, batch.completions, batch.judged, batch.finished)
+        lambda batch: table.observe(batch.update, batch.prompts, batch.completions, batch.scored, batch.finished)
     )
 
 
 class AlarmWatch(TrainerCallback):
     """Shows the process return and the verified accuracy of each batch to the alarm, and does what it is set to do.
 
-    Where an ORM alone pays, `of_outcome`, its reward is what may be gamed, and stands for the process return.
+    Where an ORM alone pays, `of_outcome`, its reward is what may be gamed, and takes the place of the process return.
     """
 
     def __init__(self, trainer: StepPPOTrainer, options: AlarmOptions, of_outcome: bool = False):
         self.trainer, self.options, self.alarm = trainer, options, HackingAlarm(options)
         self.of_outcome, self.stop = of_outcome, False
 
-    def __call__(self, batch: Batch) -> None:
-        rows = len(batch.judged)
-        paid = [row.outcome if self.of_outcome else sum(row.step_rewards) for row in batch.judged]
+    def __call__(self, batch: ScoredBatch) -> None:
+        rows = len(batch.scored)
+        paid = [row.outcome if self.of_outcome else sum(row.step_rewards) for row in batch.scored]
         process = sum(paid) / rows
-        accuracy = sum(row.correct for row in batch.judged) / rows
-        found = self.alarm.observe(batch.update, process, accuracy)
+        accuracy = sum(row.correct for row in batch.scored) / rows
+        raised = self.alarm.observe(batch.update, process, accuracy)
         self.trainer.log_metric("alarm", float(self.alarm.raised))
-        if found is None:
+        if raised is None:
             return
         self.stop = self.options.alarm == "stop"
         if self.trainer.accelerator.is_main_process:
-            found.tell(self.trainer.args)
+            raised.tell(self.trainer.args)
 
     def on_step_end(self, args, state, control, **_):
         if self.stop:
@@ -70,13 +72,13 @@ class AlarmWatch(TrainerCallback):
 
 
 class RefreshWatch:
-    """Feeds the refresher with samples, and has it train when it is due; scores of the PRM before are forgotten."""
+    """Gives samples to the refresher, and has it train when it is due; the older PRM's scores are forgotten then."""
 
     def __init__(self, trainer: StepPPOTrainer, refresher: Refresher, verifiers: Verifiers):
         self.trainer, self.refresher, self.cache = trainer, refresher, verifiers.caches["prm"]
 
-    def __call__(self, batch: Batch) -> None:
-        self.refresher.observe(batch.prompts, batch.completions, batch.references, batch.judged, batch.finished)
+    def __call__(self, batch: ScoredBatch) -> None:
+        self.refresher.observe(batch.prompts, batch.completions, batch.references, batch.scored, batch.finished)
         if self.refresher.due(batch.update):
             for name, value in self.refresher.refresh(batch.update).items():
                 self.trainer.log_metric(f"prm_refresh/{name}", float(value))
@@ -84,7 +86,7 @@ class RefreshWatch:
 
 
 def _refresher(trainer: StepPPOTrainer, refresh: RefreshOptions, task: Task, verifiers: Verifiers) -> RefreshWatch:
-    teacher = load_whole(refresh.refresh_teacher, trainer.args) if refresh.refresh_teacher else None
-    labeler = make_labeler(refresh, task, teacher, trainer.sample_texts)
+    teacher = load_unsharded(refresh.refresh_teacher, trainer.args) if refresh.refresh_teacher else None
+    labeler = make_labeler(refresh, task, teacher, trainer.rollouts.sample_texts)
     refresher = Refresher(refresh, verifiers.models["prm"], labeler, trainer.args.seed)
     return RefreshWatch(trainer, refresher, verifiers)

@@ -85,22 +85,22 @@ class Labeler(Protocol):
     def labels(
         self, prompts: Sequence[str], completions: Sequence[str], references: Sequence[str], steps: Sequence[list[Span]]
     ) -> list[list[float | None]]:
-        """For each completion a label a step: 1 right, 0 wrong, between them a soft label, None unknown."""
+        """For each completion one label per step: 1 right, 0 wrong, between them a soft label, None unknown."""
 
 
 @dataclass(frozen=True)
 class CheckerLabels:
-    """The exact checker's labels; None for a step that is none of the checker's."""
+    """The exact checker's labels; None for a step that the checker does not find."""
 
     task: Task
 
     def labels(self, prompts, completions, references, steps) -> list[list[float | None]]:
-        found = []
+        labels = []
         for *row, spans in zip(prompts, completions, references, steps, strict=True):
             check = self.task.check(*row)
             known = dict(zip(map(tuple, check.steps), check.labels, strict=True))
-            found.append([known.get(tuple(span)) for span in spans])
-        return found
+            labels.append([known.get(tuple(span)) for span in spans])
+        return labels
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class TeacherLabels:
 
     Attributes:
         teacher: has a RewardModel's `score`.
-        threshold: steps behind the first one scored below this have no label: a PRM's training ends at the first wrong
+        threshold: steps after the first one scored below this have no label: a PRM's training ends at the first wrong
             step, and what it says of later ones means nothing. None takes them all.
 
     Raises:
@@ -124,21 +124,21 @@ class TeacherLabels:
             raise UserError("refresh_teacher is an ORM: it values prefixes, not steps. Give a PRM.")
 
     def labels(self, prompts, completions, references, steps) -> list[list[float | None]]:
-        found = []
+        labels = []
         for scores in self.teacher.score(prompts, completions, steps):
             known = len(scores)
             if self.threshold is not None:
                 known = steps_to_first_error(torch.tensor(scores, dtype=torch.float64), self.threshold)
-            found.append([*scores[:known], *[None] * (len(scores) - known)])
-        return found
+            labels.append([*scores[:known], *[None] * (len(scores) - known)])
+        return labels
 
 
 @dataclass(frozen=True)
 class MonteCarloLabels:
-    """What the policy makes of each step (Math-Shepherd, 2312.08935, equations 3 and 4).
+    """How often the policy reaches the answer from each step (Math-Shepherd, 2312.08935, equations 3 and 4).
 
     Of the N rollouts that go on from the end of step k, the label is 1 where any reaches the answer, else 0 (hard), or
-    the share of those that do (soft). A step that ends the completion is graded as it stands. Steps behind the first
+    the share of those that do (soft). A step that ends the completion is graded as it stands. Steps after the first
     one with the value 0 are not rolled out and have no label.
 
     Attributes:
@@ -156,15 +156,15 @@ class MonteCarloLabels:
 
     def labels(self, prompts, completions, references, steps) -> list[list[float | None]]:
         rows = list(zip(prompts, completions, references, steps, strict=True))
-        found: list[list[float]] = [[] for _ in rows]
+        values_of: list[list[float]] = [[] for _ in rows]
         todo = [row for row, (*_, spans) in enumerate(rows) if spans]
         while todo:
-            heads = {row: self._head(*rows[row], len(found[row])) for row in todo}
+            heads = {row: self._head(*rows[row], len(values_of[row])) for row in todo}
             values = self._values(list(dict.fromkeys(heads.values())))
             for row, head in heads.items():
-                found[row].append(values[head])
-            todo = [row for row in todo if found[row][-1] > 0 and len(found[row]) < len(rows[row][3])]
-        return [[*values, *[None] * (len(spans) - len(values))] for values, spans in zip(found, steps, strict=True)]
+                values_of[row].append(values[head])
+            todo = [row for row in todo if values_of[row][-1] > 0 and len(values_of[row]) < len(rows[row][3])]
+        return [[*values, *[None] * (len(spans) - len(values))] for values, spans in zip(values_of, steps, strict=True)]
 
     def _head(self, prompt: str, completion: str, reference: str, spans: list[Span], step: int) -> tuple:
         """(prompt, completion up to the step's end, reference, whether the completion ends there)."""

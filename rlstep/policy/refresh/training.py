@@ -1,9 +1,9 @@
 """Refreshing the PRM: every so many updates its training goes on, on the policy's newest samples.
 
-A frozen PRM is asked ever further from what it was trained on, because the policy moves to where the PRM errs in its
-favour. A refresh labels new samples and trains the PRM on them, mixed with rows of its first training (replay) so that
-it does not forget those. The samples are asked at the tokens at which they are scored, and the loss is that of the
-PRM's first training under the label policy of its checkpoint.
+A frozen PRM is asked about texts ever further from its training data, because the policy moves to where the PRM errs
+in its favour. A refresh labels new samples and trains the PRM on them, mixed with rows of its first training (replay)
+so that it does not forget those. The PRM is trained at the tokens at which it scores, and the loss is that of its first
+training under the label policy of its checkpoint.
 """
 
 import math
@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from rlstep.core.losses import step_label_loss
 from rlstep.policy.refresh.labels import Labeler, RefreshOptions
 from rlstep.policy.refresh.weights import TrainedWeights, own_randomness
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.records import Solution, Span, read_solutions
-from rlstep.verifiers.collate import Feature, collate, model_inputs, pad_id_of
-from rlstep.verifiers.model import VerifierSpec, classify_at
-from rlstep.verifiers.packing import mask_dtype, window_of, work_per_token
+from rlstep.verifiers.adapters import own_parameters, unfreeze
+from rlstep.verifiers.features import Feature
+from rlstep.verifiers.forward import batch_of, logits_at, pad_id_of
+from rlstep.verifiers.packing import window_of
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.scoring.shared_base import own_parameters, unfreeze
+from rlstep.verifiers.spec import VerifierSpec
 
 
 class Refresher:
@@ -76,21 +77,21 @@ class Refresher:
         prompts: Sequence[str],
         completions: Sequence[str],
         references: Sequence[str],
-        judgements: Sequence[Judgement],
+        scored: Sequence[ScoredCompletion],
         finished: Sequence[bool] | None = None,
     ) -> None:
         """Keeps the newest distinct samples, `refresh_rows` of them.
 
         Args:
-            prompts, completions, references, judgements: of all ranks, in one order.
+            prompts, completions, references, scored: of all ranks, in one order.
             finished: whether the policy ended each completion; all by default. The last step of one that was cut off
-                is cut off, too, and is not labelled.
+                is cut off as well, and is not labelled.
         """
         finished = [True] * len(prompts) if finished is None else finished
-        for prompt, completion, reference, judged, whole in zip(
-            prompts, completions, references, judgements, finished, strict=True
+        for prompt, completion, reference, row, whole in zip(
+            prompts, completions, references, scored, finished, strict=True
         ):
-            if steps := judged.steps if whole else judged.steps[:-1]:
+            if steps := row.steps if whole else row.steps[:-1]:
                 self._rows.pop((prompt, completion), None)
                 self._rows[prompt, completion] = (reference, [tuple(span) for span in steps])
         for key in list(self._rows)[: -self.options.refresh_rows]:
@@ -118,21 +119,21 @@ class Refresher:
         self._rows.clear()
         self.last_update = update
         targets_N = torch.cat([row.targets for row in new]) if new else torch.empty(0)
-        found = {"rows": len(new), "steps": len(targets_N), **counts, "replay_rows": 0}
+        report = {"rows": len(new), "steps": len(targets_N), **counts, "replay_rows": 0}
         if new:
             share = self.options.refresh_replay_share if self._replay else 0.0
             replay = self._usable(self._replay, round(len(new) * share / (1 - share)), self.generator)
-            found |= {"replay_rows": len(replay), "right_share": (targets_N >= 0.5).float().mean().item()}
-            found["loss_before"], found["agreement_before"] = self._measure(new)
+            report |= {"replay_rows": len(replay), "right_share": (targets_N >= 0.5).float().mean().item()}
+            report["loss_before"], report["agreement_before"] = self._measure(new)
             self._fit(new + replay)
             self.version += 1
-            found["loss_after"], found["agreement_after"] = self._measure(new)
-            if not math.isfinite(found["loss_after"]):
+            report["loss_after"], report["agreement_after"] = self._measure(new)
+            if not math.isfinite(report["loss_after"]):
                 raise UserError(
-                    f"the PRM's loss is {found['loss_after']} after the refresh at update {update}: lower "
+                    f"the PRM's loss is {report['loss_after']} after the refresh at update {update}: lower "
                     f"refresh_learning_rate, which is {self.options.refresh_learning_rate}."
                 )
-        return found | {"seconds": time.perf_counter() - start}
+        return report | {"seconds": time.perf_counter() - start}
 
     def state_dict(self) -> dict:
         """All that a resumed run needs to go on as the uninterrupted one would: JSON values and tensors."""
@@ -169,8 +170,8 @@ class Refresher:
     def _features(self, solutions: Sequence[Solution]) -> tuple[list[Feature], dict[str, int]]:
         """Rows for training, asked where `RewardModel.score` asks them, and how many were dropped why."""
         prompts, completions = [s.prompt for s in solutions], [s.completion for s in solutions]
-        layout, limit = self.reward_model.layout, self.reward_model.max_positions
-        asked = layout.features(prompts, completions, [s.steps for s in solutions], self.reward_model.tokenizer)
+        prompt_format, limit = self.reward_model.prompt_format, self.reward_model.max_positions
+        asked = prompt_format.features(prompts, completions, [s.steps for s in solutions], self.reward_model.tokenizer)
         features, dropped = [], Counter(rows_unlabelled=0, rows_too_long=0)
         for solution, row in zip(solutions, asked, strict=True):
             targets_S = torch.tensor(self.policy.targets(solution))
@@ -178,12 +179,12 @@ class Refresher:
             if not known_S.any():
                 dropped["rows_unlabelled"] += 1
                 continue
-            columns_N = row.columns[known_S]
-            ids = row.ids[: int(columns_N.max()) + 1]  # a causal model's value there depends on no later token
+            positions_N = row.positions[known_S]
+            ids = row.ids[: int(positions_N.max()) + 1]  # a causal model's value there depends on no later token
             if limit is not None and len(ids) > limit:
                 dropped["rows_too_long"] += 1
                 continue
-            features.append(replace(row, ids=ids, columns=columns_N, targets=targets_S[known_S]))
+            features.append(replace(row, ids=ids, positions=positions_N, targets=targets_S[known_S]))
         return features, dict(dropped)
 
     def _usable(self, solutions: list[Solution], count: int, generator: torch.Generator) -> list[Feature]:
@@ -220,7 +221,7 @@ class Refresher:
         size = self.options.refresh_batch_size
         for start in range(0, len(rows), size):
             logits_NK, targets_N = self._ask(rows[start : start + size])
-            right_N = self.reward_model.layout.values(logits_NK) >= 0.5
+            right_N = self.reward_model.prompt_format.values(logits_NK) >= 0.5
             loss += _loss(logits_NK, targets_N).item() * len(targets_N)
             agreement += (right_N == (targets_N >= 0.5)).sum().item()
             steps += len(targets_N)
@@ -231,10 +232,8 @@ class Refresher:
         model = self.reward_model.model
         window = window_of(model.config)
         packing = self.reward_model.packing and (window is None or all(len(row.ids) <= window for row in rows))
-        work = work_per_token(model.config) if packing else None
-        batch = collate(rows, pad_id_of(self.reward_model.tokenizer), packing, work)
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        return classify_at(model, **model_inputs(batch, mask_dtype(model))), batch["labels"]
+        batch = batch_of(model, rows, pad_id_of(self.reward_model.tokenizer), packing)
+        return logits_at(model, batch), batch["labels"]
 
 
 def _loss(logits_NK: Tensor, targets_N: Tensor) -> Tensor:

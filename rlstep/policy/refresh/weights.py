@@ -74,8 +74,8 @@ class TrainedWeights:
         index = {name: number for number, name in enumerate(self.exact)}
         # Cloned: the optimizer would go on in the caller's tensors.
         moments = {
-            index[name]: {key: value.clone() for key, value in found.items()}
-            for name, found in state["optimizer"].items()
+            index[name]: {key: value.clone() for key, value in of_weight.items()}
+            for name, of_weight in state["optimizer"].items()
         }
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
 
@@ -86,7 +86,7 @@ def own_randomness(device: torch.device, generator: torch.Generator) -> Iterator
     cuda = device.type == "cuda"
     with torch.random.fork_rng([device] if cuda else [], device_type="cuda"):
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        # Not torch.manual_seed, which would reach the other devices, too.
+        # Not torch.manual_seed, which would reach the other devices as well.
         torch.default_generator.manual_seed(seed)
         if cuda:
             with torch.cuda.device(device):

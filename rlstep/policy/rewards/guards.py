@@ -1,10 +1,11 @@
 r"""Guards: step rewards are not paid for what is known to game a process reward model.
 
 All of them read text alone, so the verifier may have another tokenizer or be on another machine. Words are what
-spaces and punctuation separate: in scripts without spaces, loops and restated questions go unseen. Two kinds of guards:
+spaces and punctuation separate: in scripts without spaces, loops and restated questions go unnoticed. There are two
+kinds of guards:
 
 **A step without reasoning** is left out of what the credit scheme sees and is paid nothing; the rest of the solution is
-judged as if it were not there.
+scored as if it were not there.
 
     repeats        the text of an earlier step again, or one passage over and over within the step
     filler         no letter and no digit, or nothing but phrases such as "Thank you" and "Let's think step by step"
@@ -12,20 +13,21 @@ judged as if it were not there.
     after_answer   whatever follows the step that gives the answer
 
 **A completion that does not show its reasoning** keeps no positive step reward. Its negative ones stay: were they
-dropped, a policy could write so on hard problems to be spared its bad scores.
+dropped, a policy could write like that on hard problems to be spared its bad scores.
 
     no_answer        it gives none
     min_steps        fewer steps before the answer than that, steps without reasoning not counted
     max_step_chars   a longer step, up to the answer
     max_steps        more steps than that, up to the answer
 
-The last two name the steps that are too long or too many, yet reach further than these. Leaving such a step out and
-paying the others would pay easy steps in front of the one that nobody judged: a schemer writes "1 + 1 = 2" a few times
-and the solution in a single giant step. So these steps stay in the credit scheme's sight, and a low score still costs.
+The last two name the steps that are too long or too many, yet reach further than these. To leave such a step out and
+pay the others would be to pay easy steps before one that nobody scored: a policy that games the rewards writes
+"1 + 1 = 2" a few times and the solution in a single giant step. So the credit scheme still sees these steps, and a low
+score still costs.
 
 Guards withhold, they do not fine. Under a scheme that pays at most 0 (log, clip, clip_delta) nothing is the best there
 is, and a completion without a step, which has no rewards at all, is priced by the outcome and `missing_answer_reward`.
-Nor can guards tell true steps that are beside the point from those that solve the problem.
+Nor can guards distinguish true steps that are beside the point from those that solve the problem.
 """
 
 import re
@@ -36,12 +38,12 @@ from typing import Annotated
 from rlstep.runtime.constraints import Range, check
 from rlstep.steps.records import Span
 
-# A run of words is this many; loops and copied questions are told by their runs, in prose of so many words or more.
+# A run is this many words; loops and copied questions show in their runs, in prose of at least so many words.
 RUN = 4
 LOOP_WORDS, LOOP_SHARE = 20, 0.5
 RESTATED_WORDS = 5
 
-# The answer may rest on the steps that these withhold, so they are judged like any other (see above).
+# The answer may rest on the steps that these withhold, so they are scored like any other (see above).
 _SEEN = ("max_steps", "max_step_chars")
 
 _MARK = re.compile(
@@ -126,17 +128,17 @@ class Guards:
 def answer_step(completion: str, steps: Sequence[Span], extract: Callable[[str], str | None]) -> int | None:
     """The first step at whose end the text holds an answer; None where none does.
 
-    It is the first one, although `rlstep.steps.answers.extract` takes the last answer of a text: else stating the
+    It is the first one, although `rlstep.steps.answers.extract` takes the last answer of a text: otherwise stating the
     answer once more would make reasoning of everything between the two.
 
     Args:
         completion, steps: the whole text and its steps' spans, in order.
-        extract: the answer of a text, or None; called once a step until it finds one.
+        extract: the answer of a text, or None; called once per step until it gives one.
     """
     return next((k for k, (_, end) in enumerate(steps) if extract(completion[:end]) is not None), None)
 
 
-def withheld(
+def guard_reasons(
     prompt: str, completion: str, steps: Sequence[Span], answer: int | None, guards: Guards
 ) -> list[str | None]:
     """For each step the guard that withholds its reward (a name of the module's docstring), else None.
@@ -169,15 +171,15 @@ def withheld(
     return reasons
 
 
-def counted(reasons: Sequence[str | None]) -> list[int]:
+def scored_steps(reasons: Sequence[str | None]) -> list[int]:
     """Indices of the steps whose scores the credit scheme is given: all but the withheld ones without reasoning."""
     return [k for k, reason in enumerate(reasons) if reason is None or reason in _SEEN]
 
 
-def completion_withheld(reasons: Sequence[str | None], answer: int | None, guards: Guards) -> str | None:
+def completion_guard(reasons: Sequence[str | None], answer: int | None, guards: Guards) -> str | None:
     """The guard that withholds every positive step reward of a completion, else None.
 
-    `reasons` is what `withheld` says of its steps; `answer` the index of the step that gives the answer, or None.
+    `reasons` is what `guard_reasons` says of its steps; `answer` the index of the step that gives the answer, or None.
     """
     if guards.guard_no_answer and answer is None:
         return "no_answer"
@@ -190,27 +192,29 @@ def completion_withheld(reasons: Sequence[str | None], answer: int | None, guard
     return None
 
 
-def settle(rewards: Sequence[float], reasons: Sequence[str | None], answer: int | None, guards: Guards) -> list[float]:
+def apply_guards(
+    rewards: Sequence[float], reasons: Sequence[str | None], answer: int | None, guards: Guards
+) -> list[float]:
     """What is paid of one completion's step rewards: positive ones withheld, then each one cut.
 
-    A withheld step, and every step of a withheld completion, is paid min(r, 0): taking its penalty away, too, would
+    A withheld step, and every step of a withheld completion, is paid min(r, 0): taking away its penalty as well would
     reward what is withheld. Under schemes whose rewards are differences of scores (delta, clip_delta, progress) a
-    withheld completion so keeps the falls and loses the rises between them: withholding costs more than the sum there.
+    withheld completion therefore keeps the falls and loses the rises: there, withholding costs more than the sum.
 
     A completion without steps has no rewards and stays so, which under a scheme that pays at most 0 is the most that
     can be had: `missing_answer_reward` prices it.
 
     Args:
         rewards: the credit scheme's, from the first step on; steps that it was not given have 0. May be shorter than
-            `reasons`, where later steps are not judged.
-        reasons: what `withheld` says of the steps.
+            `reasons`, where later steps are not scored.
+        reasons: what `guard_reasons` says of the steps.
         answer: index of the step that gives the answer, None where there is none.
         guards: the settings.
 
     Returns:
         as many rewards as were given.
     """
-    everything = completion_withheld(reasons, answer, guards) is not None
+    everything = completion_guard(reasons, answer, guards) is not None
     paid = [min(r, 0.0) if everything or reason else r for r, reason in zip(rewards, reasons, strict=False)]
     return clip_rewards(paid, guards)
 
@@ -255,8 +259,8 @@ def _is_filler(folded: str) -> bool:
         return True
     # Phrase after phrase, without going back: a regular expression that repeats phrases could take exponential time.
     text, position = " ".join(_WORD.findall(folded)), 0
-    while position < len(text) and (found := _PHRASE.match(text, position)):
-        position = found.end()
+    while position < len(text) and (phrase := _PHRASE.match(text, position)):
+        position = phrase.end()
     return bool(text) and position == len(text)
 
 
@@ -275,7 +279,7 @@ def _is_loop(folded: str) -> bool:
 def _copied_share(folded: str, asked: set[tuple[str, ...]]) -> float:
     """The share of the step's words that are copied from the prompt; 0 unless it is prose of five words or more.
 
-    A word is copied where it lies in a run of four words that the prompt has, too. So a copy with a word changed, left
+    A word is copied where it lies in a run of four words that the prompt also has. So a copy with a word changed, left
     out or put in here and there is still one, and a sentence that merely uses the problem's words is not.
     """
     words = _WORD.findall(folded)

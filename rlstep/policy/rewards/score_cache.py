@@ -4,53 +4,65 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Literal
 
+from rlstep.policy.rewards.scored import Verifier
 from rlstep.steps.records import Span
 
 
 class ScoreCache:
-    """A verifier whose newest scores are kept.
+    """A verifier whose newest scores are kept; it is asked like the verifier itself.
 
-    What a completion scores depends, in its last digits, on the rows it was packed with, so the cache is part of what a
-    run has to restore to continue exactly.
+    The last digits of a completion's scores depend on the rows that it was packed with. The cache is therefore part of
+    what a run has to restore to continue exactly.
 
     Args:
-        verifier: what is asked; see `rlstep.policy.rewards.task_rewards.Scorer`.
-        method: its method's name: score, or step_log_ratios.
-        size: completions kept; 0 keeps none.
+        verifier: what is asked where the scores are not known.
+        size: how many completions are kept; 0 keeps none.
+
+    Attributes:
+        asked, hits: completions that scores were asked for, and those whose scores were known.
     """
 
-    def __init__(self, verifier, size: int, method: str = "score"):
-        self.verifier, self.size, self.method = verifier, size, method
+    def __init__(self, verifier: Verifier, size: int):
+        self.verifier, self.size = verifier, size
         self.hits = self.asked = 0
         self._known: OrderedDict[str, list[float]] = OrderedDict()
-        setattr(self, method, self._scores)
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Literal["prm", "orm"]:
         return self.verifier.kind
 
-    def _scores(
-        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]]
+    @property
+    def gives(self) -> Literal["probability", "reward"]:
+        return self.verifier.gives
+
+    def score(
+        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
     ) -> list[list[float]]:
-        keys = [_key(*row) for row in zip(prompts, completions, steps, strict=True)]
-        new = {key: row for row, key in enumerate(keys) if key not in self._known}
+        """The verifier's values, one per step of each completion; only rows that are not known are asked."""
+        spans = [None] * len(prompts) if steps is None else steps
+        keys = [_key(*row) for row in zip(prompts, completions, spans, strict=True)]
+        new_rows = {key: row for row, key in enumerate(keys) if key not in self._known}
         self.asked += len(keys)
-        self.hits += len(keys) - len(new)
-        found = {key: self._known[key] for key in keys if key in self._known}
-        if new:
-            asked = ([part[row] for row in new.values()] for part in (prompts, completions, steps))
-            scores = getattr(self.verifier, self.method)(*asked)
-            found |= dict(zip(new, scores, strict=True))
+        self.hits += len(keys) - len(new_rows)
+        scores_by_key = {key: self._known[key] for key in keys if key in self._known}
+        if new_rows:
+            rows = new_rows.values()
+            new_steps = None if steps is None else [steps[row] for row in rows]
+            new_scores = self.verifier.score(
+                [prompts[row] for row in rows], [completions[row] for row in rows], new_steps
+            )
+            scores_by_key |= dict(zip(new_rows, new_scores, strict=True))
         for key in dict.fromkeys(keys):
-            self._known[key] = found[key]
+            self._known[key] = scores_by_key[key]
             self._known.move_to_end(key)
         while len(self._known) > self.size:
             self._known.popitem(last=False)
-        return [list(found[key]) for key in keys]
+        return [list(scores_by_key[key]) for key in keys]
 
     def clear(self) -> None:
-        """Forgets all: the verifier has changed."""
+        """Forgets all scores: the verifier has changed."""
         self._known.clear()
 
     def state_dict(self) -> dict:
@@ -60,6 +72,6 @@ class ScoreCache:
         self._known = OrderedDict(zip(state["keys"], state["scores"], strict=True))
 
 
-def _key(prompt: str, completion: str, steps: list[Span]) -> str:
-    text = json.dumps([prompt, completion, [list(span) for span in steps]])
+def _key(prompt: str, completion: str, steps: list[Span] | None) -> str:
+    text = json.dumps([prompt, completion, None if steps is None else [list(span) for span in steps]])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The verifiers that pay in RL: loaded, where they can share the policy's base on it, and their scores kept."""
+"""The verifiers that pay in RL: loaded, on the policy's base where they can share it, with their scores kept."""
 
 import logging
 from dataclasses import dataclass
@@ -8,39 +8,41 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.options import VERIFIERS, PPOOptions
+from rlstep.policy.options import PPOOptions
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.score_cache import ScoreCache
-from rlstep.policy.rewards.task_rewards import TaskRewards
+from rlstep.policy.rewards.scored import Verifier
+from rlstep.policy.rewards.task_rewards import GIVES, TaskRewards
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.tasks.base import Task
-from rlstep.verifiers.adapter_files import find
-from rlstep.verifiers.adapter_files import save as save_adapter
+from rlstep.verifiers.adapters import find_adapter, save_adapter
+from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.scoring.shared_base import on_base
-from rlstep.verifiers.serving.client import is_url, load_reward_model
+from rlstep.verifiers.serving.client import is_url
+from rlstep.verifiers.shared_base import Base
+from rlstep.verifiers.spec import Gives
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Verifiers:
-    """What was loaded.
+    """The verifiers of a run, by the name of the source that they are for.
 
     Attributes:
-        models: by source, the reward models.
-        caches: by source, what the rewards ask in their place.
+        models: the verifiers themselves.
+        caches: what the rewards ask in their place.
     """
 
-    models: dict[str, object]
+    models: dict[str, Verifier]
     caches: dict[str, ScoreCache]
 
 
 def wants_base(options: PPOOptions) -> bool:
     """Whether a verifier may share the policy's base, so that this has to be loaded before the trainer wraps it."""
-    paths = [getattr(options, name) for name in ("prm", "orm")]
-    return options.share_base and any(path and not is_url(path) and find(path) is not None for path in paths)
+    paths = [path for path in (options.prm, options.orm) if path]
+    return options.share_base and any(not is_url(path) and find_adapter(path) is not None for path in paths)
 
 
 def load_verifiers(
@@ -58,18 +60,18 @@ def load_verifiers(
         base: the policy's model before an adapter is put on it, for verifiers that share it; None where none may.
         base_path, base_revision: where it comes from.
     """
-    models = {}
-    for name in VERIFIERS:
-        path = getattr(options, name)
+    paths = {"prm": options.prm, "orm": options.orm, "implicit": options.implicit}
+    models: dict[str, Verifier] = {}
+    for name, path in paths.items():
         if path is not None:
-            models[name] = _shared(path, args, base, base_path, base_revision) or load_whole(path, args)
-    methods = {"implicit": "step_log_ratios"}
-    caches = {n: ScoreCache(model, options.score_cache, methods.get(n, "score")) for n, model in models.items()}
+            shared = None if base is None else Base(base, base_path, base_revision)
+            models[name] = load_unsharded(path, args, GIVES[name], shared)
+    caches = {name: ScoreCache(model, options.score_cache) for name, model in models.items()}
     return Verifiers(models, caches)
 
 
 def check_fit(verifiers: Verifiers, prompts: list[str], new_tokens: int) -> None:
-    """Says what may not fit between the policy's completions and a verifier, before training finds it out.
+    """Says where a verifier and the policy's completions may not fit each other, before training finds out.
 
     Raises:
         UserError: a prompt and a completion of `new_tokens`, in the verifier's tokens, are longer than the verifier.
@@ -97,26 +99,19 @@ def save_verifier(model: RewardModel, folder: Path) -> None:
         model.tokenizer.save_pretrained(folder)
 
 
-def load_whole(path: str, args: StepPPOConfig):
+def load_unsharded(path: str, args: StepPPOConfig, gives: Gives = "probability", base: Base | None = None) -> Verifier:
     """A verifier, whole on every rank: ZeRO-3 would shard whatever is loaded, and only its engine can run shards."""
     unset_hf_deepspeed_config()
     try:
-        return load_reward_model(path, device=args.device, trust_remote_code=args.trust_remote_code)
+        options = {"device": args.device, "trust_remote_code": args.trust_remote_code}
+        return load_verifier(path, gives=gives, base=base, **options)
     finally:
         if getattr(args, "hf_deepspeed_config", None) is not None:
             set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
-def _shared(path: str, args: StepPPOConfig, base: PreTrainedModel | None, base_path: str, revision: str | None):
-    if base is None or is_url(path) or find(path) is None:
-        return None
-    found, why_not = on_base(path, base, base_path, revision, args.trust_remote_code)
-    if found is None:
-        logger.warning("%s does not share the policy's base: %s", path, why_not)
-    return found
-
-
 def task_rewards(options: PPOOptions, guards: Guards, task: Task, verifiers: Verifiers) -> TaskRewards:
+    """The reward source that the options describe."""
     return TaskRewards(
         task,
         options.sources,

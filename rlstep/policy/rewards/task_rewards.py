@@ -1,26 +1,26 @@
-"""Where the trainer's rewards come from: verifiers' and checkers' step scores, and the outcome.
+"""`TaskRewards`: step rewards and outcome rewards for a task's completions, from verifiers and exact checkers.
 
-A reward source judges text, so the verifier may have another tokenizer than the policy, or be on another machine: steps
-are character spans, and the trainer finds the policy's own tokens for them.
+A step score goes one way: a verifier's `score`; what it pays, by the credit scheme or directly where the verifier gives
+rewards; the sum over the sources; the guards; a `ScoredCompletion`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from rlstep.core.rewards import step_rewards, steps_to_first_error
 from rlstep.policy.rewards import guards as guarding
 from rlstep.policy.rewards.guards import Guards
+from rlstep.policy.rewards.scored import ScoredCompletion, Verifier
 from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import extract
-from rlstep.steps.records import Span
 from rlstep.tasks.base import Check, Task
 
 PROCESS = ("prm", "checker", "implicit")
 OUTCOME = ("orm", "outcome")
 SOURCES = PROCESS + OUTCOME
+# What the verifier of a source gives; a source that is not listed needs no verifier.
+GIVES = {"prm": "probability", "orm": "probability", "implicit": "reward"}
 # Where RL departs from the published scheme, unless it is told otherwise: a step more likely wrong than right costs
 # something, and padding cannot raise a return.
 DEFAULTS = {"sum": {"centered": True}, "min_form": {"total": "exact"}}
@@ -28,85 +28,42 @@ DEFAULTS = {"sum": {"centered": True}, "min_form": {"total": "exact"}}
 UNKNOWN = 0.5
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What one completion is worth.
-
-    Attributes:
-        steps: character spans in the completion.
-        step_rewards: one a step, from the first on; shorter than `steps` where the later ones are not judged.
-        outcome: the outcome's reward.
-        correct: whether the answer is right.
-        clean: whether the answer and every step are right, by the exact checker.
-        step_scores: the PRM's, None where none was asked.
-        labels: the exact checker's, one a step, None where it cannot tell.
-        answered: whether there is an answer.
-        guards: for each step the guard that withheld its reward, or None.
-    """
-
-    steps: list[Span]
-    step_rewards: list[float]
-    outcome: float
-    correct: bool
-    clean: bool
-    step_scores: list[float] | None = None
-    labels: list[int | None] = field(default_factory=list)
-    answered: bool = True
-    guards: list[str | None] = field(default_factory=list)
-
-    @property
-    def checked(self) -> bool:
-        """Whether the exact checker can tell of every step."""
-        return len(self.labels) == len(self.steps) and None not in self.labels
-
-
-class RewardSource(Protocol):
-    def __call__(
-        self, prompts: Sequence[str], completions: Sequence[str], references: Sequence[str]
-    ) -> list[Judgement]: ...
-
-
-class Scorer(Protocol):
-    """What is asked of a verifier, here or on another machine: one value a step."""
-
-    def score(
-        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]]
-    ) -> list[list[float]]: ...
-
-
 class TaskRewards:
     """Process and outcome rewards for a task, from one source or several, weighted.
 
     ========  =========================================================================================================
     prm       p_k of a process reward model; step rewards follow by `credit` (`rlstep.core.rewards`)
-    checker   the exact checker's labels in the place of p_k (0.5 where it cannot tell)
+    checker   the exact checker's labels in place of p_k (0.5 where it cannot tell)
     implicit  beta times the log-ratio of an implicit PRM, summed over the step's tokens; no credit scheme applies
     outcome   1 for a right answer, else 0
     orm       an outcome reward model's value of the finished solution
     ========  =========================================================================================================
 
     Process rewards are weighted by `process_weight`, outcomes by `outcome_weight`. A completion without an answer has
-    the outcome `missing_answer_reward`, whatever an ORM says of it, and one without steps no process reward. Guarded
-    steps (`rlstep.policy.rewards.guards`) are left out of the scores that the credit scheme sees, and paid nothing.
+    the outcome `missing_answer_reward`, whatever an ORM says of it, and one without steps has no process reward. Steps
+    without reasoning (`rlstep.policy.rewards.guards`) are left out of what the credit scheme sees, and paid nothing.
 
     Args:
-        task: grades answers, and steps for the metrics.
+        task: checks answers and steps.
         sources: name -> weight.
         verifiers: name -> the verifier of each of prm, orm and implicit among the sources.
-        credit: the scheme's name.
-        credit_parameters: the scheme's parameters.
+        credit: the credit scheme's name.
+        credit_parameters: the credit scheme's parameters.
         process_weight, outcome_weight: factors of the two.
-        first_error_threshold: steps after the first one scored below this are not judged: a PRM's training ends at
-            the first wrong step, and what it says of later ones means nothing. None judges them all.
+        first_error_threshold: steps after the first one scored below this are not scored: a PRM is trained up to the
+            first wrong step, and what it says of later ones means nothing. None scores them all.
         guards: against step rewards for nothing.
         missing_answer_reward: the outcome of a completion without an answer, before its weight.
+
+    Raises:
+        UserError: an unknown source, a verifier that is missing or does not fit its source, or wrong credit parameters.
     """
 
     def __init__(
         self,
         task: Task,
         sources: dict[str, float] | None = None,
-        verifiers: dict[str, Scorer] | None = None,
+        verifiers: Mapping[str, Verifier] | None = None,
         credit: str = "min_form",
         credit_parameters: dict | None = None,
         process_weight: float = 1.0,
@@ -126,29 +83,23 @@ class TaskRewards:
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], references: Sequence[str]
-    ) -> list[Judgement]:
+    ) -> list[ScoredCompletion]:
         checks = [self.task.check(*row) for row in zip(prompts, completions, references, strict=True)]
-        steps = [check.steps for check in checks]
-        asked = {name: self._ask(name, prompts, completions, steps) for name in self.verifiers}
-        rows = zip(prompts, completions, checks, strict=True)
+        spans = [check.steps for check in checks]
+        values = {name: model.score(prompts, completions, spans) for name, model in self.verifiers.items()}
         return [
-            self._judge(prompt, completion, check, {name: values[row] for name, values in asked.items()})
-            for row, (prompt, completion, check) in enumerate(rows)
+            self._score(prompt, completion, check, {name: rows[row] for name, rows in values.items()})
+            for row, (prompt, completion, check) in enumerate(zip(prompts, completions, checks, strict=True))
         ]
 
-    def _ask(self, name: str, prompts, completions, steps) -> list[list[float]]:
-        verifier = self.verifiers[name]
-        if name == "implicit":
-            return verifier.step_log_ratios(prompts, completions, steps)
-        return verifier.score(prompts, completions, steps)
-
-    def _judge(self, prompt: str, completion: str, check: Check, values: dict[str, list[float]]) -> Judgement:
+    def _score(self, prompt: str, completion: str, check: Check, values: dict[str, list[float]]) -> ScoredCompletion:
+        """One completion; `values` are the verifiers' by source, one per step."""
         answered = check.answer is not None
-        place = guarding.answer_step(completion, check.steps, extract) if answered else None
-        reasons = guarding.withheld(prompt, completion, check.steps, place, self.guards)
-        return Judgement(
+        answer = guarding.answer_step(completion, check.steps, extract) if answered else None
+        reasons = guarding.guard_reasons(prompt, completion, check.steps, answer, self.guards)
+        return ScoredCompletion(
             steps=check.steps,
-            step_rewards=self._process(check, values, reasons, place),
+            step_rewards=self._step_rewards(check, values, reasons, answer),
             outcome=self.outcome_weight * self._outcome(check, values),
             correct=check.correct,
             clean=check.correct and all(label == 1 for label in check.labels),
@@ -166,42 +117,59 @@ class TaskRewards:
             total += self.sources["orm"] * values["orm"][-1]
         return total
 
-    def _process(self, check: Check, values: dict, reasons: list[str | None], place: int | None) -> list[float]:
-        """The weighted sum over the process sources; as long as the longest of them is judged."""
-        paid: list[float] = []
-        for name in (source for source in PROCESS if source in self.sources):
-            given = self._paid_by(name, check, values, reasons)
-            given = [self.sources[name] * reward for reward in given]
-            paid = [sum(pair) for pair in zip(*_padded(paid, given), strict=True)]
-        if not any(name in self.sources for name in PROCESS):
+    def _step_rewards(
+        self, check: Check, values: dict[str, list[float]], reasons: list[str | None], answer: int | None
+    ) -> list[float]:
+        """The weighted sum over the process sources, guarded; as long as the source that scores the most steps."""
+        sources = [name for name in PROCESS if name in self.sources]
+        if not sources:
             return [0.0] * len(check.steps)
-        paid = guarding.settle(paid, reasons, place, self.guards)
-        return [self.process_weight * reward for reward in paid]
+        seen = guarding.scored_steps(reasons)
+        total: list[float] = []
+        for name in sources:
+            # The checker's labels take the place of a PRM's probabilities.
+            of_steps = values[name] if name in values else [UNKNOWN if v is None else float(v) for v in check.labels]
+            gives_rewards = name in values and self.verifiers[name].gives == "reward"
+            paid = _only(of_steps, seen) if gives_rewards else self._credited(of_steps, seen)
+            total = _sum(total, [self.sources[name] * reward for reward in paid])
+        guarded = guarding.apply_guards(total, reasons, answer, self.guards)
+        return [self.process_weight * reward for reward in guarded]
 
-    def _paid_by(self, name: str, check: Check, values: dict, reasons: list[str | None]) -> list[float]:
-        """One source's step rewards: steps without reasoning get 0, and the credit scheme does not see them."""
-        if name == "implicit":
-            seen = set(guarding.counted(reasons))
-            return [value if k in seen else 0.0 for k, value in enumerate(values[name])]
-        scores = values[name] if name == "prm" else [UNKNOWN if v is None else float(v) for v in check.labels]
-        kept = guarding.counted(reasons)
-        scores_S = torch.tensor([scores[k] for k in kept], dtype=torch.float64)
-        judged = len(scores)
+    def _credited(self, scores: Sequence[float], seen: Sequence[int]) -> list[float]:
+        """What the credit scheme pays for step scores.
+
+        Args:
+            scores: one probability per step.
+            seen: indices of the steps that the scheme is shown; the others get 0.
+
+        Returns:
+            one reward per step, up to the first error where `first_error_threshold` is set.
+        """
+        scores_S = torch.tensor([scores[step] for step in seen], dtype=torch.float64)
+        length = len(scores)
         if self.first_error_threshold is not None:
             count = steps_to_first_error(scores_S, self.first_error_threshold)
-            if count < len(kept):
-                judged = kept[count - 1] + 1
+            if count < len(seen):
+                length = seen[count - 1] + 1
             scores_S = scores_S[:count]
-        paid = [0.0] * judged
+        rewards = [0.0] * length
         rewards_S = step_rewards(scores_S, self.credit, **self.credit_parameters)
-        for k, reward in zip(kept, rewards_S.tolist(), strict=False):  # none behind a first error
-            paid[k] = reward
-        return paid
+        for step, reward in zip(seen, rewards_S.tolist(), strict=False):  # none after a first error
+            rewards[step] = reward
+        return rewards
 
 
-def _padded(a: list[float], b: list[float]) -> tuple[list[float], list[float]]:
+def _only(values: Sequence[float], steps: Sequence[int]) -> list[float]:
+    """The values of these steps, 0 for the others."""
+    kept = set(steps)
+    return [value if step in kept else 0.0 for step, value in enumerate(values)]
+
+
+def _sum(a: list[float], b: list[float]) -> list[float]:
+    """Elementwise; the shorter one counts as 0 where it has ended."""
     length = max(len(a), len(b))
-    return a + [0.0] * (length - len(a)), b + [0.0] * (length - len(b))
+    padded = (values + [0.0] * (length - len(values)) for values in (a, b))
+    return [sum(pair) for pair in zip(*padded, strict=True)]
 
 
 def credit_settings(credit: str, parameters: dict | None) -> dict:
@@ -210,20 +178,20 @@ def credit_settings(credit: str, parameters: dict | None) -> dict:
     Raises:
         UserError: the scheme does not take them, by name or by value.
     """
-    found = DEFAULTS.get(credit, {}) | (parameters or {})
+    complete = DEFAULTS.get(credit, {}) | (parameters or {})
     try:
         # Of two steps, so that wrong values show at the start, and not wrong names alone.
-        step_rewards(torch.full((2,), 0.5), credit, **found)
+        step_rewards(torch.full((2,), 0.5), credit, **complete)
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
-    return found
+    return complete
 
 
-def _check_sources(sources: dict[str, float], verifiers: dict[str, Scorer]) -> None:
+def _check_sources(sources: Mapping[str, float], verifiers: Mapping[str, Verifier]) -> None:
     unknown = sorted(set(sources) - set(SOURCES))
     if unknown:
         raise UserError(f"no reward source '{unknown[0]}'; choose among {', '.join(SOURCES)}.")
-    needed = {name for name in ("prm", "orm", "implicit") if name in sources}
+    needed = set(GIVES) & set(sources)
     if needed != set(verifiers):
         raise UserError(f"the sources need verifiers for {sorted(needed)}; given are {sorted(verifiers)}.")
     for name, other in (
@@ -232,5 +200,11 @@ def _check_sources(sources: dict[str, float], verifiers: dict[str, Scorer]) -> N
     ):
         if name in verifiers and verifiers[name].kind != name:
             raise UserError(f"the {name} given {other}.")
-    if "implicit" in verifiers and not hasattr(verifiers["implicit"], "step_log_ratios"):
-        raise UserError("the implicit source needs an implicit PRM (rlstep orm with loss: implicit).")
+    for name, verifier in verifiers.items():
+        if verifier.gives != GIVES[name]:
+            raise UserError(
+                "the implicit source needs an implicit PRM (rlstep orm with loss: implicit)."
+                if GIVES[name] == "reward"
+                else f"the {name} given was opened for rewards, and the source needs probabilities. Open it with"
+                " gives='probability', or name it as reward implicit."
+            )

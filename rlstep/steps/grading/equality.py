@@ -203,7 +203,7 @@ def _as_set(value) -> sympy.Set | None:
             return value.numbers
         case Bracketed() if len(value.items) == 2 and all(isinstance(item, Scalar) for item in value.items):
             low, high = (item.expr for item in value.items)
-            if (low < high) != sympy.true:
+            if not (low.is_extended_real and high.is_extended_real and low < high):
                 return None
             return sympy.Interval(low, high, value.left == "(", value.right == ")")
         case Braces() if all(isinstance(item, Scalar) for item in value.items):

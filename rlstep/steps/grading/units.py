@@ -36,7 +36,10 @@ _NO_UNITS = frozenset(
 
 _SIGN = re.compile(rf"([-+]?)\s*([{''.join(_SIGNS)}])\s*")
 _TEXT = re.compile(r"^(.*[^\s_^])\s*\\text\{([^{}]*)\}\s*((?:\^\s*\{?\s*\d\s*\}?)?)$", re.DOTALL)
-_DEGREE = re.compile(r"\s*(?:\^\s*\\circ|\^\s*\{\s*\\circ\s*\})\s*(?:\\text\{\s*)?([CF]?)\s*\}?$")
+_DEGREE = re.compile(
+    r"(?<=.)\s*(?:\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\})\s*(?:(?:\\text\{\s*)?[CF](?![A-Za-z])\s*\}?)?",
+    re.DOTALL,
+)
 _ORDINAL = re.compile(r"^(\d+)\s*(?:\^\s*)?(?:\{\s*)?(?:\\text\{\s*)?(?:st|nd|rd|th)\b\s*\}?\s*\}?\s*(.*)$", re.DOTALL)
 _WORDY = re.compile(
     r"^(.*?(?:[\d})!]|\\[A-Za-z]+(?=\s)))\s*([A-Za-z][A-Za-z./' -]*?)((?:\^\s*\{?\s*\d\s*\}?)?)$", re.DOTALL
@@ -67,8 +70,8 @@ def split_unit(text: str, loose: bool = False) -> Measured:
         unit, text = _SIGNS[sign[2]], sign[1] + text[sign.end() :]
     if text.endswith("%"):
         return Measured(text.removesuffix("%").removesuffix("\\").rstrip(), "%")
-    if (degree := _DEGREE.search(text)) and degree.start() and not _TRIGONOMETRY.search(text):
-        return Measured(text[: degree.start()], "degree")
+    if _DEGREE.search(text, 1) and not _TRIGONOMETRY.search(text):
+        return Measured(_DEGREE.sub(" ", text).strip(), "degree")
     if ordinal := _ORDINAL.match(text):
         things = re.sub(r"\\text|[{}]", "", ordinal[2])
         return Measured(ordinal[1], _unit(things, "") or None) if _is_unit(things) else Measured(text, unit)

@@ -109,6 +109,8 @@ _SET_SIGNS = {"\\cup", "\\cap", "\\setminus", "\\backslash"}
 def read(text: str):
     """The value of a text in the spelling of `tidy`; `Unreadable` where it has none."""
     text = _JOINS.sub(lambda match: f" \\{match[1] or match[2]} ", text).strip()
+    if not text:
+        raise Unreadable(text)
     return _listing(text) or _combined(text) or _relation(text) or _whole(text)
 
 
@@ -143,8 +145,8 @@ def _relation(text: str):
     parts, signs = _split(text, {*_SIGNS, "\\in"})
     if not signs:
         return None
-    if signs == ["\\in"]:
-        return read(parts[1])
+    if signs == ["\\in"] and parts[0] and not isinstance(numbers := read(parts[1]), Scalar):
+        return numbers
     if "\\in" in signs or not all(parts):
         raise Unreadable(text)
     signs = [_SIGNS[sign] for sign in signs]

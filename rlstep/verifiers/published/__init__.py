@@ -1,9 +1,10 @@
 """Readers of published PRMs, by family, behind the one interface of `RewardModel`.
 
-    model, tokenizer, layout = published.load("Qwen/Qwen2.5-Math-PRM-7B")
+    model, tokenizer, prompt_format = published.load("Qwen/Qwen2.5-Math-PRM-7B")
 
-A family's layout rebuilds the text that its authors ask their model with, to the token, from a problem, a completion
-and the spans of its steps. The prompt must be the problem's statement alone: the families add their own chat template.
+A family's prompt format rebuilds the text that its authors ask their model with, to the token, from a problem, a
+completion and the spans of its steps. The prompt must be the problem's statement alone: the families add their own chat
+template.
 The model classes are built here; no code that comes with a checkpoint runs, and every weight is accounted for.
 """
 
@@ -14,11 +15,11 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
-from rlstep.verifiers.model import load_config, load_tokenizer
+from rlstep.verifiers.pretrained import load_config, load_tokenizer
+from rlstep.verifiers.prompt_format import PromptFormat
 from rlstep.verifiers.published import math_shepherd, qwen, rlhflow, skywork, trl
-from rlstep.verifiers.scoring.layouts import Layout
 
-Loaded = tuple[PreTrainedModel, Layout]
+Loaded = tuple[PreTrainedModel, PromptFormat]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Family:
     Attributes:
         checkpoints: which ones, in words.
         recognises: whether a configuration, as a dictionary, and its path are of this family.
-        load: (path, tokenizer, dtype, trust_remote_code) to the model and its layout.
+        load: (path, tokenizer, dtype, trust_remote_code) to the model and its prompt format.
         boundary: what its authors call a step, for text that comes without spans.
     """
 
@@ -63,7 +64,7 @@ def detect(config: PretrainedConfig | dict, path: str) -> str | None:
 
 def load(
     path: str, family: str | None = None, dtype: str = "auto", trust_remote_code: bool = False
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Layout]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptFormat]:
     """A published PRM for scoring.
 
     Args:
@@ -89,8 +90,8 @@ def load(
     tokenizer = load_tokenizer(path, trust_remote_code)
     if not tokenizer.is_fast:
         raise UserError(f"{path}: its tokenizer is a slow one, without character offsets, which step positions need.")
-    model, layout = FAMILIES[family].load(path, tokenizer, dtype, trust_remote_code)
-    return model.eval(), tokenizer, layout
+    model, prompt_format = FAMILIES[family].load(path, tokenizer, dtype, trust_remote_code)
+    return model.eval(), tokenizer, prompt_format
 
 
 def known() -> str:

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from transformers import AutoModelForCausalLM
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.collate import Feature
-from rlstep.verifiers.model import label_head, load_config
+from rlstep.verifiers.features import Feature
+from rlstep.verifiers.heads import label_head
+from rlstep.verifiers.pretrained import load_config, load_every_weight
 from rlstep.verifiers.published.rows import Marked, TwoClasses, ask_at_marks, clean, join_marked, one_token, step_texts
-from rlstep.verifiers.published.weights import load_whole, published_name
+from rlstep.verifiers.published.weights import published_name
 
 TAG = "ки"
 
 
 @dataclass(frozen=True)
-class MathShepherdLayout(TwoClasses):
+class MathShepherdFormat(TwoClasses):
     """Steps lose the white space around them, and a tag at their end.
 
     Attributes:
@@ -47,11 +48,11 @@ def recognises(config: dict, path: str) -> bool:
 
 def load(path: str, tokenizer, dtype: str, trust_remote_code: bool):
     tag_id = one_token(tokenizer, TAG, "math_shepherd")
-    # Behind a space, as they were in training: "▁+" and "▁-" of a sentencepiece vocabulary.
+    # After a space, as they were in training: "▁+" and "▁-" of a sentencepiece vocabulary.
     signs = tokenizer("+ -", add_special_tokens=False)["input_ids"]
     if len(signs) != 2 or tokenizer.unk_token_id in signs:
         raise UserError(f"{path}: '+ -' is {len(signs)} tokens in its tokenizer; a math_shepherd PRM has one a sign.")
     right, wrong = signs
     config = load_config(path, trust_remote_code)
-    model = load_whole(AutoModelForCausalLM, path, config, dtype, trust_remote_code)
-    return label_head(model, (wrong, right)), MathShepherdLayout(tag_id)
+    model = load_every_weight(AutoModelForCausalLM, path, config, dtype, trust_remote_code)
+    return label_head(model, (wrong, right)), MathShepherdFormat(tag_id)

@@ -1,4 +1,4 @@
-"""Qwen2.5-Math-PRM (Zhang et al., 2501.07301): a two-layer head read at a special token behind each step.
+"""Qwen2.5-Math-PRM (Zhang et al., 2501.07301): a two-layer head read at a special token after each step.
 
 The conversation, as the model card writes it::
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rlstep.verifiers.collate import Feature
+from rlstep.verifiers.features import Feature
 from rlstep.verifiers.published.rows import (
     Marked,
     TwoClasses,
@@ -40,7 +40,7 @@ class Qwen2ForProcessRewardModel(Qwen2WithHead):
 
 
 @dataclass(frozen=True)
-class QwenLayout(TwoClasses):
+class QwenFormat(TwoClasses):
     """Steps lose the white space around them, and a tag at their end.
 
     Attributes:
@@ -70,5 +70,5 @@ def recognises(config: dict, path: str) -> bool:
 
 def load(path: str, tokenizer, dtype: str, trust_remote_code: bool):
     require_chat_template(tokenizer, path)
-    layout = QwenLayout(one_token(tokenizer, TAG, "qwen"))
-    return load_qwen2(Qwen2ForProcessRewardModel, path, dtype), layout
+    prompt_format = QwenFormat(one_token(tokenizer, TAG, "qwen"))
+    return load_qwen2(Qwen2ForProcessRewardModel, path, dtype), prompt_format

@@ -5,16 +5,17 @@
     user       step 2
     assistant  +
 
-The published recipe asks once a step, with the conversation up to it, at the token before its last "+". A token's
-value does not depend on those behind it, so one pass over the whole conversation gives the same values.
+The published recipe asks once per step, with the conversation up to it, at the token before its last "+". A token's
+value does not depend on those after it, so one pass over the whole conversation gives the same values.
 """
 
 from dataclasses import dataclass
 
 from transformers import AutoModelForCausalLM
 
-from rlstep.verifiers.collate import Feature
-from rlstep.verifiers.model import label_head, load_config
+from rlstep.verifiers.features import Feature
+from rlstep.verifiers.heads import label_head
+from rlstep.verifiers.pretrained import load_config, load_every_weight
 from rlstep.verifiers.published.rows import (
     Marked,
     TwoClasses,
@@ -27,7 +28,7 @@ from rlstep.verifiers.published.rows import (
     require_chat_template,
     step_texts,
 )
-from rlstep.verifiers.published.weights import load_whole, published_name
+from rlstep.verifiers.published.weights import published_name
 
 RIGHT, WRONG = "+", "-"
 # In the data of the Mistral generator it closes every step; the recipe takes it away.
@@ -35,7 +36,7 @@ TAG = "ки"
 
 
 @dataclass(frozen=True)
-class RLHFlowLayout(TwoClasses):
+class RLHFlowFormat(TwoClasses):
     """Steps lose the white space around them, and Math-Shepherd's tag at their end.
 
     Attributes:
@@ -71,5 +72,5 @@ def load(path: str, tokenizer, dtype: str, trust_remote_code: bool):
     require_chat_template(tokenizer, path)
     right, wrong = (one_token(tokenizer, sign, "rlhflow") for sign in (RIGHT, WRONG))
     config = load_config(path, trust_remote_code)
-    model = load_whole(AutoModelForCausalLM, path, config, dtype, trust_remote_code)
-    return label_head(model, (wrong, right)), RLHFlowLayout(right)
+    model = load_every_weight(AutoModelForCausalLM, path, config, dtype, trust_remote_code)
+    return label_head(model, (wrong, right)), RLHFlowFormat(right)

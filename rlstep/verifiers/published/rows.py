@@ -1,4 +1,4 @@
-"""From a completion's steps to rows of tokens, as published PRMs are asked: at marks that are written behind the steps.
+"""From a completion's steps to rows of tokens, as published PRMs are asked: at marks that are written after the steps.
 
 A row's text is built from parts, so the marks' characters are known, and `rlstep.steps.positions` finds their tokens.
 """
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +14,7 @@ from rlstep.core.losses import right_log_odds
 from rlstep.runtime.errors import UserError
 from rlstep.steps.positions import step_tokens, token_ends_from_offsets
 from rlstep.steps.records import Span
-from rlstep.verifiers.collate import CHUNK, Feature
+from rlstep.verifiers.features import CHUNK, Feature, feature_at
 
 
 class TwoClasses:
@@ -27,7 +26,7 @@ class TwoClasses:
 
 @dataclass(frozen=True)
 class Marked:
-    """A row's text, and the spans of the marks in it: one a step."""
+    """A row's text, and the spans of the marks in it: one per step."""
 
     text: str
     marks: list[Span]
@@ -39,7 +38,7 @@ def step_texts(completion: str, steps: Sequence[Span]) -> list[str]:
 
 
 def clean(text: str, tag: str = "") -> str:
-    """A step as the published recipes give it: without the white space around it and without a tag behind it."""
+    """A step as the published recipes give it: without the white space around it and without a tag after it."""
     return text.strip().removesuffix(tag).rstrip()
 
 
@@ -103,22 +102,16 @@ def ask_at_marks(
             verbose=False,
         )
         for row, ids, offsets in zip(chunk, coded["input_ids"], coded["offset_mapping"], strict=True):
-            columns = step_tokens(token_ends_from_offsets(offsets), row.marks)
-            for column, (first, last) in zip(columns, row.marks, strict=True):
-                if ids[column] != mark_id:
+            positions = step_tokens(token_ends_from_offsets(offsets), row.marks)
+            for position, (first, last) in zip(positions, row.marks, strict=True):
+                if ids[position] != mark_id:
                     raise UserError(
                         f"{type(tokenizer).__name__} makes no token of its own of the mark {row.text[first:last]!r} in "
                         f"{row.text[max(first - 20, 0) : last + 5]!r}; the checkpoint's tokenizer or chat template is "
                         "not the published one."
                     )
-            features.append(feature(ids, [column - before for column in columns]))
+            features.append(feature_at(ids, [position - before for position in positions]))
     return features
-
-
-def feature(ids: Sequence[int], columns: Sequence[int]) -> Feature:
-    """A row up to its last column: what comes behind it cannot change a causal model's values."""
-    stop = max(columns) + 1 if columns else 0
-    return Feature(torch.tensor(ids[:stop], dtype=torch.long), torch.tensor(columns, dtype=torch.long))
 
 
 def one_token(tokenizer: PreTrainedTokenizerBase, text: str, family: str) -> int:

@@ -1,4 +1,4 @@
-"""Skywork-o1-Open-PRM (SkyworkAI/skywork-o1-prm-inference): one value a token, read at each line's newline.
+"""Skywork-o1-Open-PRM (SkyworkAI/skywork-o1-prm-inference): one value per token, read at each line's newline.
 
 The tokens: the beginning of the text, the problem and a newline together; then each line alone, and a newline's token.
 A blank line has its newline, too.
@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.collate import Feature
-from rlstep.verifiers.published.rows import feature, step_texts
+from rlstep.verifiers.features import Feature, feature_at
+from rlstep.verifiers.published.rows import step_texts
 from rlstep.verifiers.published.weights import Qwen2WithHead, load_qwen2
 
 HEAD = "v_head.summary.weight"
@@ -36,7 +36,7 @@ class Qwen2ForPrmModel(Qwen2WithHead):
 
 
 @dataclass(frozen=True)
-class SkyworkLayout:
+class SkyworkFormat:
     """The published recipe takes every line for a step, blank ones as well.
 
     The tokens here are the recipe's, and a step is asked at the newline of its last visible line. So lines as steps get
@@ -60,15 +60,15 @@ class SkyworkLayout:
         return [self._feature(ids_of, prompt, texts) for prompt, texts in rows]
 
     def _feature(self, ids_of: dict[str, list[int]], prompt: str, texts: list[list[str]]) -> Feature:
-        ids, columns = list(ids_of[prompt]), []
+        ids, positions = list(ids_of[prompt]), []
         for lines in texts:
-            column = None
+            position = None
             for line in lines:
                 ids += [*ids_of.get(line, ()), self.newline_id]
-                if column is None or line.strip():
-                    column = len(ids) - 1
-            columns.append(column)
-        return feature(ids, columns)
+                if position is None or line.strip():
+                    position = len(ids) - 1
+            positions.append(position)
+        return feature_at(ids, positions)
 
     def values(self, logits_NK: Tensor) -> Tensor:
         return logits_NK[:, 0].float().sigmoid()
@@ -100,4 +100,4 @@ def load(path: str, tokenizer, dtype: str, trust_remote_code: bool):
     if tokenizer.bos_token is None:
         raise UserError(f"{path}: its tokenizer has no bos_token, with which a skywork PRM's input begins.")
     newline_id = tokenizer("\n")["input_ids"][-1]
-    return load_qwen2(Qwen2ForPrmModel, path, dtype), SkyworkLayout(newline_id)
+    return load_qwen2(Qwen2ForPrmModel, path, dtype), SkyworkFormat(newline_id)

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from transformers import AutoModelForTokenClassification
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.collate import Feature
-from rlstep.verifiers.model import load_config
-from rlstep.verifiers.published.rows import TwoClasses, clean, feature, step_texts
-from rlstep.verifiers.published.weights import load_whole
+from rlstep.verifiers.features import Feature, feature_at
+from rlstep.verifiers.pretrained import load_config, load_every_weight
+from rlstep.verifiers.published.rows import TwoClasses, clean, step_texts
 
 
 @dataclass(frozen=True)
-class TRLLayout(TwoClasses):
+class TRLFormat(TwoClasses):
     """Prompts and steps lose the white space around them; the separator takes its place.
 
     Attributes:
@@ -39,11 +38,11 @@ class TRLLayout(TwoClasses):
         return [self._feature(ids_of, start, *row) for row in rows]
 
     def _feature(self, ids_of: dict[str, list[int]], start: list[int], prompt: str, texts: list[str]) -> Feature:
-        ids, columns = start + ids_of[prompt], []
+        ids, positions = start + ids_of[prompt], []
         for text in texts:
             ids = ids + ids_of[text] + ids_of[self.separator]
-            columns.append(len(ids) - 1)
-        return feature(ids, columns)
+            positions.append(len(ids) - 1)
+        return feature_at(ids, positions)
 
 
 def recognises(config: dict, path: str) -> bool:
@@ -54,4 +53,4 @@ def load(path: str, tokenizer, dtype: str, trust_remote_code: bool):
     config = load_config(path, trust_remote_code)
     if config.num_labels != 2:
         raise UserError(f"{path} has {config.num_labels} labels; a trl PRM has two, wrong and right.")
-    return load_whole(AutoModelForTokenClassification, path, config, dtype, trust_remote_code), TRLLayout()
+    return load_every_weight(AutoModelForTokenClassification, path, config, dtype, trust_remote_code), TRLFormat()

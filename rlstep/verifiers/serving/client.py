@@ -5,7 +5,6 @@ no torch, and nothing that a server sends is run or unpickled.
 """
 
 import http.client
-import inspect
 import json
 import math
 import re
@@ -31,12 +30,10 @@ TRY_AGAIN = (502, 503, 504)
 IDENTITY = ("name", "kind", "boundary")
 ROW = re.compile(r"((?:field '\w+', )?row )(\d{1,9})(?=:)")
 SURROGATE = re.compile("[\ud800-\udfff]")  # UTF-8 has no place for it, and two would become one character in JSON
-# Of RewardModel.from_pretrained: they say how this process would load a model, and from a server it loads none.
-OF_THIS_PROCESS = ("device", "trust_remote_code")
 
 
 class RemoteRewardModel:
-    """A PRM or an ORM behind a URL, with the `kind`, `boundary` and `score` of a `RewardModel`.
+    """A PRM or an ORM behind a URL, with the `kind`, `gives`, `boundary` and `score` of a `RewardModel`.
 
     Args:
         url: where `rlstep serve` listens, for example http://gpu7:8000.
@@ -50,6 +47,8 @@ class RemoteRewardModel:
     Raises:
         UserError: an option is wrong, no server is there, or it is no verifier.
     """
+
+    gives: Literal["probability", "reward"] = "probability"  # the protocol has no other values
 
     def __init__(
         self, url: str, timeout: float = 600.0, retries: int = 5, batch_rows: int = 1024, token: str | None = None
@@ -245,36 +244,6 @@ class _NoRedirects(HTTPRedirectHandler):
 def is_url(text: str) -> bool:
     """Whether a verifier's path is the address of a server."""
     return text.lower().startswith(("http://", "https://"))
-
-
-def load_reward_model(path_or_url: str, **options):
-    """A verifier from a folder, a hub id or the address of a server.
-
-    Args:
-        path_or_url: what `RewardModel.from_pretrained` loads, or http(s)://HOST:PORT of an `rlstep serve`.
-        **options: of `RewardModel.from_pretrained` for the one, of `RemoteRewardModel` for the other. Those of the
-            other may be there with their defaults; `device` and `trust_remote_code` are not needed for a server.
-
-    Returns:
-        A `RewardModel` or a `RemoteRewardModel`.
-
-    Raises:
-        UserError: it cannot be had, or an option would do nothing.
-    """
-    from rlstep.verifiers.scoring.reward_model import RewardModel  # needs torch
-
-    remote = is_url(path_or_url)
-    load, other = (RemoteRewardModel, RewardModel.from_pretrained)[:: 1 if remote else -1]
-    known, foreign = inspect.signature(load).parameters, inspect.signature(other).parameters
-    for name, value in options.items():
-        if name in known or (remote and name in OF_THIS_PROCESS):
-            continue
-        if name not in foreign:
-            raise TypeError(f"load_reward_model() got an unexpected keyword argument '{name}'")
-        if value != foreign[name].default:
-            where = "is for `rlstep serve`, which loads the verifier" if remote else "is for a server's address"
-            raise UserError(f"{name} is {value!r}, but {path_or_url} makes no use of it: it {where}. Leave it out.")
-    return load(path_or_url, **{name: value for name, value in options.items() if name in known})
 
 
 def _checked(url: str) -> tuple[str, str]:

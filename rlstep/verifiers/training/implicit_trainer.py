@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +24,17 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rlstep.core.implicit import implicit_rewards
 from rlstep.runtime.errors import UserError
 from rlstep.steps.records import Solution
-from rlstep.verifiers.collate import pad_id_of
-from rlstep.verifiers.logprobs import require_plain_head
-from rlstep.verifiers.model import new_verifier
-from rlstep.verifiers.packing import mask_dtype
-from rlstep.verifiers.scoring.implicit import (
-    KIND,
-    REFERENCE,
-    ImplicitSpec,
-    TokenFeature,
-    batch_logps,
-    collate_tokens,
-    encode_rows,
-    token_feature,
-)
-from rlstep.verifiers.scoring.reward_model import padded_batches
-from rlstep.verifiers.training.trainer import VerifierArguments, VerifierTrainer, start_devices
+from rlstep.verifiers.batches import padded_batches
+from rlstep.verifiers.features import TokenFeature, encode_rows, token_feature
+from rlstep.verifiers.forward import collate, logps_at, pad_id_of
+from rlstep.verifiers.heads import require_plain_head
+from rlstep.verifiers.scoring.implicit import REFERENCE
+from rlstep.verifiers.spec import IMPLICIT, ImplicitSpec
+from rlstep.verifiers.training.arguments import VerifierArguments
+from rlstep.verifiers.training.start import new_verifier, start_devices
+from rlstep.verifiers.training.trainer import VerifierTrainer
 
-REFERENCE_TOKENS = 16384  # a forward pass, while the reference's log-probabilities are computed
+REFERENCE_TOKENS = 16384  # in a forward pass, while the reference's log-probabilities are computed
 
 
 class ImplicitTrainer(VerifierTrainer):
@@ -61,7 +53,7 @@ class ImplicitTrainer(VerifierTrainer):
         UserError: the weights are sharded by ZeRO-3, or the model changes its head's logits.
     """
 
-    kind = KIND
+    kind = IMPLICIT
 
     def __init__(
         self,
@@ -86,7 +78,6 @@ class ImplicitTrainer(VerifierTrainer):
         self._start, self._start_args = model, args
         super().__init__(model, args, train_dataset, eval_dataset, processing_class, spec, **options)
         del self._start, self._start_args
-        self.data_collator = partial(_collate_units, **self.data_collator.keywords)
         if args.should_save:
             save_reference(self.model, Path(args.output_dir) / REFERENCE)
 
@@ -113,31 +104,28 @@ class ImplicitTrainer(VerifierTrainer):
         counts["rows"] = counts["positions"] = len(features)
         return reference_logps(self._start, features, self._start_args, pad_id_of(tokenizer)), dict(counts)
 
+    @staticmethod
+    def _collate(units: list[list[TokenFeature]], pad_id: int, packing: bool, work: float | None) -> dict[str, Tensor]:
+        features = [row for unit in units for row in unit]
+        batch = collate(features, pad_id, packing, work)
+        return batch | {
+            "token_owners": batch["owners"],
+            "owners": torch.arange(len(features)),  # of the labels, one per row
+            "reference": torch.cat([row.reference for row in features]),
+        }
+
     def _logits(self, model, inputs: dict[str, Any]) -> Tensor:
         """(F, 2): 0 and q of each row, so that the softmax of the two is sigmoid(q)."""
-        dtype = mask_dtype(self.accelerator.unwrap_model(model))
-        log_ratios_N = batch_logps(model, inputs, dtype) - inputs["reference"]
+        log_ratios_N = logps_at(model, inputs) - inputs["reference"]
         q_F = implicit_rewards(log_ratios_N, inputs["token_owners"], len(inputs["labels"]), self.spec.beta)
         return torch.stack([torch.zeros_like(q_F), q_F], dim=1)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model with its reference; checkpoints within the run share the one in its folder."""
         super().save_model(output_dir, _internal_call)
-        home, run = Path(output_dir or self.args.output_dir), Path(self.args.output_dir)
-        if self.args.should_save and not _internal_call and home.resolve() != run.resolve():
-            shutil.copytree(run / REFERENCE, home / REFERENCE, dirs_exist_ok=True)
-
-
-def _collate_units(units: list[list[TokenFeature]], pad_id: int, packing: bool, work: float | None) -> dict:
-    features = [row for unit in units for row in unit]
-    batch = collate_tokens(features, pad_id, packing, work)
-    return batch | {
-        "token_owners": batch["owners"],
-        "owners": torch.arange(len(features)),  # of the labels, one a row
-        # For a causal LM the Trainer counts a batch's labels without the first, unless it finds these.
-        "shift_labels": batch["labels"],
-        "reference": torch.cat([row.reference for row in features]),
-    }
+        folder, run = Path(output_dir or self.args.output_dir), Path(self.args.output_dir)
+        if self.args.should_save and not _internal_call and folder.resolve() != run.resolve():
+            shutil.copytree(run / REFERENCE, folder / REFERENCE, dirs_exist_ok=True)
 
 
 @torch.no_grad()
@@ -149,21 +137,21 @@ def reference_logps(
     model.to(args.device).eval()
     mine = features[state.process_index :: state.num_processes]
     bare = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
-    found: list[tuple[int, Tensor]] = []
+    of_rows: list[tuple[int, Tensor]] = []
     # In the precision of training, or the ratio would hold the difference of the two.
-    kind = torch.bfloat16 if args.bf16 else torch.float16
-    with bare, torch.autocast(args.device.type, kind, enabled=args.bf16 or args.fp16):
+    dtype = torch.bfloat16 if args.bf16 else torch.float16
+    with bare, torch.autocast(args.device.type, dtype, enabled=args.bf16 or args.fp16):
         for indices in padded_batches([row.ids for row in mine], REFERENCE_TOKENS):
             rows = [mine[index] for index in indices]
-            batch = collate_tokens(rows, pad_id, packing=False, work=None)
+            batch = collate(rows, pad_id, packing=False)
             batch = {name: tensor.to(args.device) for name, tensor in batch.items()}
-            logps_N = batch_logps(model, batch, mask_dtype(model)).cpu()
-            pieces = logps_N.split([len(row.columns) for row in rows])
-            found += [
+            logps_N = logps_at(model, batch).cpu()
+            pieces = logps_N.split([len(row.positions) for row in rows])
+            of_rows += [
                 (state.process_index + index * state.num_processes, piece.clone())
                 for index, piece in zip(indices, pieces, strict=True)
             ]
-    known = dict(gather_object(found))
+    known = dict(gather_object(of_rows))
     return [replace(row, reference=known[index]) for index, row in enumerate(features)]
 
 

@@ -8,17 +8,18 @@ import pytest
 
 from rlstep.policy.monitoring.metrics import METRICS, STEP_GUARDS, batch_metrics, glossary_table
 from rlstep.policy.rewards.guards import Guards
-from rlstep.policy.rewards.task_rewards import Judgement, TaskRewards
+from rlstep.policy.rewards.scored import ScoredCompletion
+from rlstep.policy.rewards.task_rewards import TaskRewards
 from rlstep.steps.answers import extract
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.base import Check
 
 
-def judged(text: str, step_rewards=(), outcome=0.0, **more) -> Judgement:
+def judged(text: str, step_rewards=(), outcome=0.0, **more) -> ScoredCompletion:
     """A judgement of a text whose lines are its steps; right where it has an outcome."""
     right = outcome > 0
     defaults = {"correct": right, "clean": right, "answered": right}
-    return Judgement(line_steps(text), list(step_rewards), outcome, **(defaults | more))
+    return ScoredCompletion(line_steps(text), list(step_rewards), outcome, **(defaults | more))
 
 
 # Two problems with two samples each; the second problem's samples are empty and cut off.
@@ -182,7 +183,7 @@ def test_nothing_but_empty_completions():
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match="3 rows are no multiple of 2 samples"):
         found([judged("")] * 3, [""] * 3, 2, [0] * 3, None)
-    with pytest.raises(ValueError, match="4 judgements, 4 completions, 3 tokens, 4 finished flags"):
+    with pytest.raises(ValueError, match="4 scored completions, 4 completions, 3 tokens, 4 finished flags"):
         found(tokens=[1, 2, 3])
 
 

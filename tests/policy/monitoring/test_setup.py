@@ -21,12 +21,14 @@ from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.ppo import ppo
+from rlstep.stages.prm import PRMConfig
+from rlstep.stages.prm import prm as prm_stage
 from rlstep.tasks.arithmetic import Arithmetic
 from rlstep.tasks.base import Check, checked
-from rlstep.verifiers.model import VerifierSpec, new_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.training.train import PRMConfig, VerifierArguments
-from rlstep.verifiers.training.train import prm as prm_stage
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.arguments import VerifierArguments
+from rlstep.verifiers.training.start import new_verifier
 
 # What an untrained policy writes has no answer, and is to be paid for all the same.
 LENIENT = Guards(guard_no_answer=False, guard_min_steps=0)

@@ -88,7 +88,7 @@ def test_the_checker_labels_its_own_steps_and_no_others(task):
 class Scores:
     """Stands for a teacher: gives its rows in turn."""
 
-    kind = "prm"
+    kind, gives = "prm", "probability"
 
     def __init__(self, *rows: list[float]):
         self.rows = rows

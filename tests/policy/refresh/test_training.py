@@ -11,20 +11,22 @@ from transformers import AutoConfig, AutoModelForTokenClassification, set_seed
 from rlstep.core.losses import right_log_odds
 from rlstep.policy.refresh.labels import CheckerLabels, RefreshOptions
 from rlstep.policy.refresh.training import Refresher
-from rlstep.policy.rewards.task_rewards import Judgement
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.records import write_solutions
-from rlstep.verifiers.model import VerifierSpec, label_head, new_verifier
+from rlstep.verifiers.heads import label_head
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.start import new_verifier
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
 RIGHT = "7 + 3 = 10\n10 * 7 = 10\nAnswer: 10"
 
 
-def judged(completion: str) -> Judgement:
-    return Judgement(line_steps(completion), [], 0.0, correct=False, clean=False)
+def judged(completion: str) -> ScoredCompletion:
+    return ScoredCompletion(line_steps(completion), [], 0.0, correct=False, clean=False)
 
 
 def observe(refresher: Refresher, solutions) -> None:
@@ -436,8 +438,8 @@ def test_updates_too_small_for_bfloat16_add_up(refresher, prm, solutions):
     assert torch.equal(coarse.reward_model.model.get_parameter(name), exact.bfloat16())
 
 
-def test_a_layout_with_one_value_a_token_is_trained_where_it_is_read(refresher, tiny_lm, tokenizer, solutions):
-    """A published PRM's layout: other tokens, other columns, and a sigmoid."""
+def test_a_format_with_one_value_per_token_is_trained_where_it_is_read(refresher, tiny_lm, tokenizer, solutions):
+    """A published PRM's prompt format: other tokens, other positions, and a sigmoid."""
     set_seed(1)
     config = AutoConfig.from_pretrained(tiny_lm, num_labels=1)
     model = AutoModelForTokenClassification.from_pretrained(tiny_lm, config=config)
@@ -445,21 +447,21 @@ def test_a_layout_with_one_value_a_token_is_trained_where_it_is_read(refresher, 
 
     class OneValue:
         def features(self, prompts, completions, steps, tokenizer):
-            from rlstep.verifiers.collate import Feature
+            from rlstep.verifiers.features import Feature
 
             rows = []
             for completion, spans in zip(completions, steps, strict=True):
-                ids, columns = [], []
+                ids, positions = [], []
                 for start, end in spans:
                     ids += [*tokenizer(completion[start:end].strip())["input_ids"], newline, newline]
-                    columns.append(len(ids) - 1)
-                rows.append(Feature(torch.tensor(ids), torch.tensor(columns)))
+                    positions.append(len(ids) - 1)
+                rows.append(Feature(torch.tensor(ids), torch.tensor(positions)))
             return rows
 
         def values(self, logits_NK):
             return logits_NK[:, 0].sigmoid()
 
-    one = refresher(reward_model=RewardModel(model, tokenizer, "prm", layout=OneValue()), refresh_epochs=40)
+    one = refresher(reward_model=RewardModel(model, tokenizer, "prm", prompt_format=OneValue()), refresh_epochs=40)
     observe(one, solutions)
     before = scored(one.reward_model, solutions)
     found = one.refresh(1)

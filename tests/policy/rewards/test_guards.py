@@ -28,7 +28,7 @@ class Lines:
 class Scores:
     """A PRM that gives its scores, whatever it is asked of."""
 
-    kind = "prm"
+    kind, gives = "prm", "probability"
 
     def __init__(self, *scores: float):
         self.scores = scores

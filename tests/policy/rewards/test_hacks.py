@@ -71,7 +71,7 @@ OFF = Guards(
 
 
 class ScriptedPRM:
-    kind = "prm"
+    kind, gives = "prm", "probability"
 
     def __init__(self, scores: dict[str, float] = SCORES):
         self.scores = scores

@@ -1,21 +1,17 @@
-import pytest
-
 from rlstep.policy.rewards.score_cache import ScoreCache
 
 
 class Verifier:
     """Scores a step by its length, and remembers what it was asked."""
 
-    kind = "prm"
+    kind, gives = "prm", "probability"
 
     def __init__(self):
         self.asked = []
 
-    def score(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps=None):
         self.asked.append(list(completions))
         return [[(end - start) / 100 for start, end in spans] for spans in steps]
-
-    step_log_ratios = score
 
 
 def ask(cache, *completions, prompt="p"):
@@ -72,15 +68,28 @@ def test_a_continued_run_has_the_same_scores():
     assert list(later.state_dict()["keys"]) == list(cache.state_dict()["keys"])
 
 
+def test_a_verifiers_own_steps_are_kept_apart_from_given_ones():
+    class Lines(Verifier):
+        """Finds a step of its own in each completion where it is given none."""
+
+        def score(self, prompts, completions, steps=None):
+            return super().score(prompts, completions, steps or [[(0, 1)] for _ in completions])
+
+    cache = ScoreCache(verifier := Lines(), size=10)
+    assert cache.score(["p"] * 2, ["ab", "ab"]) == [[0.01], [0.01]]
+    assert cache.score(["p"], ["ab"], [[(0, 2)]]) == [[0.02]]
+    assert cache.score(["p"], ["ab"]) == [[0.01]]
+    assert verifier.asked == [["ab"], ["ab"]]
+
+
 def test_what_is_given_out_can_be_changed():
     cache = ScoreCache(Verifier(), size=10)
     ask(cache, "a")[0].append(9.0)
     assert ask(cache, "a") == [[0.01]]
 
 
-@pytest.mark.parametrize("method", ["score", "step_log_ratios"])
-def test_either_method_is_kept(method):
-    cache = ScoreCache(verifier := Verifier(), size=10, method=method)
-    for _ in range(2):
-        assert getattr(cache, method)(["p"], ["ab"], [[(0, 2)]]) == [[0.02]]
-    assert len(verifier.asked) == 1
+def test_it_says_what_the_verifiers_values_are():
+    verifier = Verifier()
+    verifier.kind, verifier.gives = "orm", "reward"
+    cache = ScoreCache(verifier, size=10)
+    assert (cache.kind, cache.gives) == ("orm", "reward")

@@ -14,12 +14,12 @@ WRONG_STEP = "7 + 3 = 12\n12 * 7 = 4\nAnswer: 10"
 class PRM:
     """Gives every completion the same step scores."""
 
-    kind = "prm"
+    kind, gives = "prm", "probability"
 
     def __init__(self, *scores: float):
         self.scores = list(scores)
 
-    def score(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps=None):
         return [self.scores[: len(spans)] for spans in steps]
 
 
@@ -152,10 +152,12 @@ def test_wrong_credit_shows_at_the_start(task, options, message):
 class Implicit:
     """Gives every completion the same step rewards."""
 
+    kind, gives = "orm", "reward"
+
     def __init__(self, *rewards: float):
         self.rewards = list(rewards)
 
-    def step_log_ratios(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps=None):
         return [self.rewards[: len(spans)] for spans in steps]
 
 
@@ -226,6 +228,7 @@ def test_a_missing_answer_has_its_own_price(task):
         ({"steps": 1.0}, {}, "no reward source 'steps'"),
         ({"orm": 1.0}, {"orm": PRM(0.5)}, "the orm given is a PRM: it judges steps"),
         ({"implicit": 1.0}, {"implicit": PRM(0.5)}, "needs an implicit PRM"),
+        ({"orm": 1.0}, {"orm": Implicit(0.5)}, "the orm given was opened for rewards, and the source needs prob"),
     ],
 )
 def test_sources_and_verifiers_that_do_not_fit(task, sources, verifiers, message):

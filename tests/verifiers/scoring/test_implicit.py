@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.positions import encode
-from rlstep.verifiers.scoring.implicit import ImplicitRewardModel, ImplicitSpec
+from rlstep.verifiers.scoring.implicit import ImplicitRewardModel
+from rlstep.verifiers.spec import ImplicitSpec
 
 BETA = 0.3
 

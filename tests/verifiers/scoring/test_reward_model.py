@@ -4,7 +4,8 @@ import torch
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.positions import encode
-from rlstep.verifiers.scoring.reward_model import RewardModel, packed_batches, padded_batches
+from rlstep.verifiers.batches import packed_batches, padded_batches
+from rlstep.verifiers.scoring.reward_model import RewardModel
 
 
 @pytest.fixture(scope="module", params=["prm", "orm"])

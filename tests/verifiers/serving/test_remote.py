@@ -26,10 +26,11 @@ from rlstep.runtime.errors import UserError
 from rlstep.stages.score import ScoreConfig
 from rlstep.stages.serve import ServeConfig, serve
 from rlstep.steps.boundaries import Boundary
+from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving import client as remote
 from rlstep.verifiers.serving import server as server_module
-from rlstep.verifiers.serving.client import RemoteRewardModel, load_reward_model
+from rlstep.verifiers.serving.client import RemoteRewardModel
 from rlstep.verifiers.serving.messages import BadRequest, parse
 from rlstep.verifiers.serving.server import Scorer, ScoreServer
 
@@ -141,7 +142,8 @@ def test_another_tokenizer_and_text_beyond_ascii(tmp_path):
     from transformers import PreTrainedTokenizerFast
 
     from rlstep.tasks.small import small_model
-    from rlstep.verifiers.model import VerifierSpec, new_verifier
+    from rlstep.verifiers.spec import VerifierSpec
+    from rlstep.verifiers.training.start import new_verifier
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["<pad>", "<eos>", *alphabet])}, merges=[]))
@@ -506,7 +508,7 @@ def test_the_client_brings_the_token(guarded, local, monkeypatch, waits):
     assert "another" not in str(error.value)
     assert RemoteRewardModel(guarded.url, token="s3cret").score([PROMPT], [COMPLETION]) == wanted
     monkeypatch.setenv("RLSTEP_SERVE_TOKEN", "s3cret")
-    assert load_reward_model(guarded.url).score([PROMPT], [COMPLETION]) == wanted
+    assert load_verifier(guarded.url).score([PROMPT], [COMPLETION]) == wanted
     with pytest.raises(UserError, match="refuses the token"):
         RemoteRewardModel(guarded.url, token="another")  # the argument comes before the environment
     assert waits == []
@@ -844,25 +846,25 @@ def test_options_are_checked(options, reason):
 # --- A path or a URL.
 
 
-def test_load_reward_model_takes_a_path_or_a_url(server, local, verifier_paths):
-    here = load_reward_model(verifier_paths["prm"], device="cpu", batch_tokens=77, timeout=600.0)
-    there = load_reward_model(server.url, device="cpu", trust_remote_code=True, batch_tokens=16384, retries=9)
+def test_load_verifier_takes_a_path_or_a_url(server, local, verifier_paths):
+    here = load_verifier(verifier_paths["prm"], device="cpu", batch_tokens=77, timeout=600.0)
+    there = load_verifier(server.url, device="cpu", trust_remote_code=True, batch_tokens=16384, retries=9)
     assert isinstance(here, RewardModel)
     assert here.batch_tokens == 77
     assert isinstance(there, RemoteRewardModel)
     assert there.retries == 9
     assert here.score([PROMPT], [COMPLETION]) == there.score([PROMPT], [COMPLETION])
-    assert isinstance(load_reward_model(server.url.upper()), RemoteRewardModel)
+    assert isinstance(load_verifier(server.url.upper()), RemoteRewardModel)
 
 
-def test_load_reward_model_refuses_options_that_would_do_nothing(server, verifier_paths):
+def test_load_verifier_refuses_options_that_would_do_nothing(server, verifier_paths):
     with pytest.raises(UserError, match="dtype is 'bfloat16', but http.* is for `rlstep serve`"):
-        load_reward_model(server.url, dtype="bfloat16")
+        load_verifier(server.url, dtype="bfloat16")
     with pytest.raises(UserError, match="timeout is 5, but .* is for a server's address"):
-        load_reward_model(verifier_paths["prm"], timeout=5)
+        load_verifier(verifier_paths["prm"], timeout=5)
     for path in (server.url, verifier_paths["prm"]):
         with pytest.raises(TypeError, match="unexpected keyword argument 'tiemout'"):
-            load_reward_model(path, tiemout=5)
+            load_verifier(path, tiemout=5)
 
 
 def test_the_client_needs_no_torch():

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
-from rlstep.verifiers.scoring.implicit import ImplicitRewardModel, ImplicitSpec
+from rlstep.verifiers.scoring.implicit import ImplicitRewardModel
+from rlstep.verifiers.spec import ImplicitSpec
 from rlstep.verifiers.training.implicit_trainer import ImplicitTrainer, save_reference
 
 # A tiny model's log-ratios are small: a larger beta than the papers' lets it learn within a few steps.

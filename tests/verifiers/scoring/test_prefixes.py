@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification, LlamaConfig, Qwen2Config
 
-from rlstep.verifiers.collate import Feature, collate, model_inputs
-from rlstep.verifiers.packing import mask_dtype
-from rlstep.verifiers.scoring.prefix_cache import PrefixCache, can_cache, families, without_prefix
+from rlstep.verifiers.features import Feature
+from rlstep.verifiers.forward import Prefix, collate, logits_at
+from rlstep.verifiers.scoring.prefixes import can_cache, families, without_prefix
 from rlstep.verifiers.scoring.reward_model import RewardModel
 
 SIZES = {
@@ -74,12 +74,11 @@ def test_logits_are_those_of_single_rows(config, attention):
     assert can_cache(model)
     rows = features()[:6]
     with torch.no_grad():
-        cache = PrefixCache(model, rows[0].ids[:20].tolist())
+        prefix = Prefix.of(model, rows[0].ids[:20].tolist())
         rest = [without_prefix(row, 20) for row in rows]
         for _ in range(2):  # the cache is left as it was
-            inputs = model_inputs(collate(rest, 0, packing=True), mask_dtype(model))
-            found = cache.classify(inputs)
-            alone = torch.cat([model(row.ids[None]).logits[0, row.columns] for row in rows])
+            found = logits_at(model, collate(rest, 0, packing=True), prefix)
+            alone = torch.cat([model(row.ids[None]).logits[0, row.positions] for row in rows])
             torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
 
 

@@ -22,7 +22,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils import cached_file, find_adapter_config_file
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.model import ADAPTER_CONFIG, CLASS_HEADS, Head, auto_class_of, head_of, load_weights
+from rlstep.verifiers.heads import CLASS_HEADS, head_of, keep_own_type
+from rlstep.verifiers.pretrained import ADAPTER_CONFIG, auto_class_of, load_weights
+from rlstep.verifiers.spec import Head
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."  # of the names in PEFT's files
@@ -57,32 +59,32 @@ class Adapter:
         file = self.folder / ADAPTER_WEIGHTS
         if not file.is_file():
             raise UserError(f"{self.path} has no {ADAPTER_WEIGHTS}; rlstep opens weights in no other format.")
-        found = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in load_file(file).items()}
-        for name in found:
+        weights = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in load_file(file).items()}
+        for name in weights:
             if "lora_" not in name and name.split(".")[0] not in CLASS_HEADS:
                 raise UserError(
                     f"{self.path} holds '{name}', which is neither LoRA nor a class head: it would change the base for "
                     "all that share it. Merge this adapter into a checkpoint of its own."
                 )
-        return found
+        return weights
 
 
-def find(path: str) -> Adapter | None:
+def find_adapter(path: str) -> Adapter | None:
     """The adapter at a folder or hub id; None where there is none.
 
     Raises:
         UserError: it is no LoRA adapter, or does not say what its base is.
     """
     try:
-        found = find_adapter_config_file(path)
+        file = find_adapter_config_file(path)
     except (OSError, ValueError):
         return None  # nothing is there, which loading it will say
-    if found is None:
+    if file is None:
         return None
     if not Path(path).is_dir():
         cached_file(path, ADAPTER_WEIGHTS, _raise_exceptions_for_missing_entries=False)  # fetched beside it
-    folder = Path(found).parent
-    settings = json.loads(Path(found).read_text(encoding="utf-8"))
+    folder = Path(file).parent
+    settings = json.loads(Path(file).read_text(encoding="utf-8"))
     if settings.get("peft_type") != "LORA":
         raise UserError(f"{path} is an adapter of the kind {settings.get('peft_type')}; verifiers are LoRA adapters.")
     lora = LoraConfig.from_pretrained(str(folder))
@@ -91,7 +93,7 @@ def find(path: str) -> Adapter | None:
     return Adapter(path, folder, lora)
 
 
-def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+def save_adapter(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Writes a verifier without its base.
 
     Args:
@@ -101,7 +103,7 @@ def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase,
     """
     model = _inner(model)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    (lora,) = (copy.deepcopy(found) for found in model.peft_config.values())
+    (lora,) = (copy.deepcopy(config) for config in model.peft_config.values())
     lora.inference_mode = True
     if isinstance(lora.target_modules, set):
         lora.target_modules = sorted(lora.target_modules)  # the same file from the same run
@@ -110,11 +112,11 @@ def save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase,
     weights = {PEFT_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(weights, Path(folder) / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     lora.save_pretrained(str(folder))
-    describe(model, folder)
+    describe_adapter(model, folder)
     tokenizer.save_pretrained(folder)
 
 
-def describe(model: PreTrainedModel | PeftModel, folder: str | Path) -> None:
+def describe_adapter(model: PreTrainedModel | PeftModel, folder: str | Path) -> None:
     """Writes the configuration by which an adapter's folder is a verifier."""
     model = _inner(model)
     config = copy.deepcopy(model.config)
@@ -127,13 +129,13 @@ def _inner(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def load(
+def load_adapter(
     adapter: Adapter, config: PretrainedConfig, head: Head, dtype: str = "auto", trust_remote_code: bool = False
 ) -> PeftModel:
     """A verifier with its adapter on a base of its own.
 
     Args:
-        adapter: of `find`.
+        adapter: of `find_adapter`.
         config: of `load_config`.
         head: where the labels come from.
         dtype: the base's type; that of training by default. Adapter and class head are in float32.
@@ -153,17 +155,17 @@ def load(
             ) from error
         if fault := trained_since(config, model.base_model):
             raise UserError(f"{adapter.path}: its base, {adapter.base}, {fault}. Train the verifier on it again.")
-        return attach(model, adapter, head)
+        return attach_adapter(model, adapter, head)
 
 
-def attach(model: PreTrainedModel, adapter: Adapter, head: Head) -> PeftModel:
+def attach_adapter(model: PreTrainedModel, adapter: Adapter, head: Head) -> PeftModel:
     """Puts an adapter's layers into a model, in place, and the head's weights into its head; all of it is frozen.
 
     Raises:
         UserError: the files do not fit the model.
     """
     if head == "classification":
-        in_own_type(head_of(model).float())
+        keep_own_type(head_of(model).float())
     weights = adapter.weights()
     lora = copy.deepcopy(adapter.lora)
     lora.inference_mode = True
@@ -177,19 +179,26 @@ def attach(model: PreTrainedModel, adapter: Adapter, head: Head) -> PeftModel:
     return wrapper.requires_grad_(False).eval()
 
 
-def in_own_type(head: nn.Module) -> None:
-    """Lets a head stand on a backbone of another type."""
-    head.register_forward_pre_hook(_cast)
+# --- What a model has of its own, beside the base
 
 
-def _cast(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return (inputs[0].to(next(module.parameters()).dtype), *inputs[1:])
+def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a verifier does not share with its base: the adapter's and a class head's."""
+    return {name: p for name, p in model.named_parameters() if "lora_" in name or ".modules_to_save." in name}
+
+
+def unfreeze(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Lets `own_parameters` be trained, and returns them; the base stays frozen."""
+    own = own_parameters(model)
+    for parameter in own.values():
+        parameter.requires_grad_(True)
+    return own
 
 
 # --- What the base is
 
 
-def home(path: str, revision: str | None = None) -> Path | None:
+def resolve_folder(path: str, revision: str | None = None) -> Path | None:
     """Where a model's files are: its folder, or that of a hub id's commit in the cache; None where there is none."""
     if Path(path).is_dir():
         return Path(path).resolve()
@@ -201,8 +210,8 @@ def home(path: str, revision: str | None = None) -> Path | None:
 
 def _commit(path: str) -> str | None:
     """The commit that a hub id stands for now; None of a folder."""
-    found = None if Path(path).is_dir() else home(path)
-    return found.name if found is not None and found.parent.name == "snapshots" else None
+    folder = None if Path(path).is_dir() else resolve_folder(path)
+    return folder.name if folder is not None and folder.parent.name == "snapshots" else None
 
 
 def weight_sample(backbone: nn.Module) -> list[float]:
@@ -218,12 +227,12 @@ def trained_since(config: PretrainedConfig, backbone: PreTrainedModel) -> str | 
 
     They are compared to the precision of the coarser of two types, the base's in training and its type now.
     """
-    sample, found = config.rlstep_verifier.get("base_weights"), weight_sample(backbone)
+    sample, now = config.rlstep_verifier.get("base_weights"), weight_sample(backbone)
     if sample is None:
         return None
     precision = max(torch.finfo(kind).eps for kind in (config.dtype, backbone.dtype))
-    if len(sample) == len(found) and all(
-        math.isclose(then, now, rel_tol=precision, abs_tol=1e-7) for then, now in zip(sample, found, strict=True)
+    if len(sample) == len(now) and all(
+        math.isclose(one, other, rel_tol=precision, abs_tol=1e-7) for one, other in zip(sample, now, strict=True)
     ):
         return None
     return "has other weights than when the verifier was trained on it"

@@ -9,11 +9,15 @@ from transformers import AutoModelForTokenClassification, TrainerCallback
 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.verifiers.collate import train_features
-from rlstep.verifiers.model import VerifierSpec, new_verifier
+from rlstep.stages.orm import ORMConfig, orm
+from rlstep.stages.prm import PRMConfig, prm
+from rlstep.verifiers.features import train_features
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.training.train import ORMConfig, PRMConfig, orm, prm
-from rlstep.verifiers.training.trainer import LengthGroupedSampler, ORMTrainer, PRMTrainer, VerifierArguments
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.arguments import VerifierArguments
+from rlstep.verifiers.training.sampling import LengthGroupedSampler
+from rlstep.verifiers.training.start import new_verifier
+from rlstep.verifiers.training.trainer import ORMTrainer, PRMTrainer
 
 PRM = VerifierSpec("prm")
 
@@ -67,7 +71,7 @@ def test_evaluation_is_that_of_a_pass_over_single_rows(tiny_lm, solutions, argum
     with torch.no_grad():
         for feature in features:
             logits_T2 = trainer.model(feature.ids[None]).logits[0]
-            margins.append((logits_T2[:, 1] - logits_T2[:, 0])[feature.columns])
+            margins.append((logits_T2[:, 1] - logits_T2[:, 0])[feature.positions])
             finals.append((margins[-1][-1] >= 0) == (feature.targets[-1] >= 0.5))
     targets = torch.cat([feature.targets for feature in features])
     loss = torch.nn.functional.binary_cross_entropy_with_logits(torch.cat(margins), targets)

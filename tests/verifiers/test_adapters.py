@@ -24,11 +24,17 @@ from rlstep.stages.score import ScoreConfig, score
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.records import read_solutions
-from rlstep.verifiers import adapter_files
-from rlstep.verifiers.model import CLASS_HEADS, VerifierSpec, classify_at, load_config, new_verifier
-from rlstep.verifiers.scoring import shared_base as adapters
+from rlstep.verifiers import shared_base
+from rlstep.verifiers.adapters import own_parameters, save_adapter, unfreeze
+from rlstep.verifiers.forward import logits_at
+from rlstep.verifiers.heads import CLASS_HEADS
+from rlstep.verifiers.load import load_verifier
+from rlstep.verifiers.pretrained import load_config
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.share_weights import twin
+from rlstep.verifiers.share_weights import share_weights
+from rlstep.verifiers.shared_base import Base
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.start import new_verifier
 from rlstep.verifiers.training.trainer import PRMTrainer
 
 SPECS = {
@@ -74,7 +80,7 @@ def verifier_on(base: str, spec: VerifierSpec, tokenizer, folder: Path, dtype: s
         exclude_modules=list(CLASS_HEADS) if new_head else None, target_modules="all-linear",
     )  # fmt: skip
     model = get_peft_model(new_verifier(base, spec, dtype), config)
-    adapter_files.save(model, tokenizer, folder / "adapter")
+    save_adapter(model, tokenizer, folder / "adapter")
     model.merge_and_unload().save_pretrained(folder / "merged")
     tokenizer.save_pretrained(folder / "merged")
     return Made(base, str(folder / "adapter"), str(folder / "merged"))
@@ -118,9 +124,10 @@ def lm(path: str, **options):
     return AutoModelForCausalLM.from_pretrained(path, **options)
 
 
-def shared(adapter: str, base, base_path: str, **options) -> RewardModel:
-    verifier, reason = adapters.on_base(adapter, base, base_path, **options)
-    assert reason is None
+def shared(adapter: str, base, base_path: str, base_revision: str | None = None, **options) -> RewardModel:
+    verifier = load_verifier(adapter, base=Base(base, base_path, base_revision), **options)
+    storages = {parameter.data_ptr() for parameter in base.parameters()}
+    assert any(parameter.data_ptr() in storages for parameter in verifier.model.parameters())
     return verifier
 
 
@@ -242,7 +249,7 @@ def test_a_base_in_bfloat16_keeps_adapter_and_head_in_float32(generators, tokeni
     half = RewardModel.from_pretrained(found.adapter)
     types = {name: p.dtype for name, p in half.model.named_parameters()}
     assert types["model.embed_tokens.weight"] == torch.bfloat16
-    own = adapters.own_parameters(half.model)
+    own = own_parameters(half.model)
     assert {types[name] for name in own} == {torch.float32}
     for name, tensor in saved.items():
         plain = name.removeprefix("base_model.model.")
@@ -289,9 +296,7 @@ def test_a_base_that_was_trained_again_is_refused(made, tokenizer, tmp_path):
     again = copied(found.adapter, tmp_path / "adapter", base_model_name_or_path=str(tmp_path / "base"))
     with pytest.raises(UserError, match="has other weights than when the verifier was trained on it"):
         RewardModel.from_pretrained(again)
-    verifier, reason = adapters.on_base(again, model, str(tmp_path / "base"))
-    assert verifier is None
-    assert "has other weights" in reason
+    assert "has other weights" in reason_of(again, model, str(tmp_path / "base"))
     # the original base, moved there, is as good as before
     lm(found.base).save_pretrained(tmp_path / "base")
     assert RewardModel.from_pretrained(again).kind == "prm"
@@ -339,7 +344,7 @@ def test_all_of_the_base_is_shared_and_nothing_else_is(made, name, head):
     base = lm(found.base)
     storages = {p.data_ptr() for p in base.parameters()}
     model = shared(found.adapter, base, found.base).model
-    own = adapters.own_parameters(model)
+    own = own_parameters(model)
     for parameter_name, parameter in model.base_model.named_parameters():
         is_own = f"{model.base_model_prefix}.{parameter_name}" in own
         assert (parameter.data_ptr() in storages) != is_own, parameter_name
@@ -376,25 +381,26 @@ def test_training_reaches_adapter_and_head_alone(made, texts, tokenizer, tmp_pat
         base, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, target_modules="all-linear")
     )
     before = verifier.score(*texts)
-    own = adapters.unfreeze(verifier.model)
+    own = unfreeze(verifier.model)
     assert {name for name in own if "lora_" not in name} == {
         "score.modules_to_save.default.weight", "score.modules_to_save.default.bias",
     }  # fmt: skip
     optimizer = torch.optim.SGD(own.values(), lr=0.1)
     ids_BT, mask_BT = torch.arange(3, 23)[None], torch.ones(1, 20, dtype=torch.long)
-    classify_at(verifier.model, ids_BT, mask_BT, torch.tensor([0]), torch.tensor([19]))[0, 1].backward()
+    asked = {"input_ids": ids_BT, "attention_mask": mask_BT, "rows": torch.tensor([0]), "positions": torch.tensor([19])}
+    logits_at(verifier.model, asked)[0, 1].backward()
     assert all(p.grad is not None and p.grad.any() for p in own.values())
     assert all(p.grad is None for p in policy.parameters())
     optimizer.step()
     assert verifier.score(*texts) != before
-    for name, parameter in twin_names(policy).items():
+    for name, parameter in shared_parameters(policy).items():
         assert torch.equal(parameter, frozen[name]), name
     # What was trained on goes to a folder as it came from one.
-    adapter_files.save(verifier.model, tokenizer, tmp_path / "again")
+    save_adapter(verifier.model, tokenizer, tmp_path / "again")
     assert RewardModel.from_pretrained(str(tmp_path / "again")).score(*texts) == verifier.score(*texts)
 
 
-def twin_names(policy) -> dict[str, torch.Tensor]:
+def shared_parameters(policy) -> dict[str, torch.Tensor]:
     """The base's own parameters of a model with an adapter, by their plain names."""
     model = policy.get_base_model()
     return {n.replace(".base_layer", ""): p for n, p in model.named_parameters() if "lora_" not in n}
@@ -438,15 +444,15 @@ def test_the_base_on_a_gpu_is_followed(made, texts):
     base.to("cuda")
     torch.testing.assert_close(flat(verifier.score(*texts)), here, atol=1e-3, rtol=0)
     assert {p.device.type for p in (*verifier.model.parameters(), *verifier.model.buffers())} == {"cuda"}
-    adapters.unfreeze(verifier.model)
+    unfreeze(verifier.model)
     ids_BT = torch.arange(3, 23, device="cuda")[None]
     verifier.model(ids_BT).logits.sum().backward()
 
 
-def test_buffers_are_the_twins_own(made):
+def test_buffers_are_the_copys_own(made):
     """Some rotary classes write theirs in every forward."""
     base = lm(made().base)
-    copy_of = twin(base.base_model)
+    copy_of = share_weights(base.base_model)
     copy_of.rotary_emb.inv_freq.zero_()
     assert base.base_model.rotary_emb.inv_freq.all()
 
@@ -480,8 +486,8 @@ def test_attention_dropout_is_off_as_well(made, tmp_path):
 
 
 def reason_of(adapter: str, base, base_path: str, revision: str | None = None) -> str:
-    verifier, reason = adapters.on_base(adapter, base, base_path, revision)
-    assert verifier is None
+    model, reason = shared_base.model_on_base(adapter, shared_base.Base(base, base_path, revision))
+    assert model is None
     return reason
 
 
@@ -511,6 +517,9 @@ def test_why_a_base_is_not_shared(made, tokenizer, tmp_path, zero_3):
     assert "has other weights" in reason_of(found.adapter, trained, found.base)
     with_adapter = get_peft_model(copy.deepcopy(base), LoraConfig(task_type="CAUSAL_LM")).get_base_model()
     assert "carries an adapter already" in reason_of(found.adapter, with_adapter, found.base)
+    sharded = copy.deepcopy(base)
+    sharded.model.embed_tokens.weight.ds_id = 0  # as DeepSpeed marks the weights that it shards
+    assert "ZeRO-3" in reason_of(found.adapter, sharded, found.base)
     zero_3()
     assert "ZeRO-3" in reason_of(found.adapter, base, found.base)
 
@@ -547,3 +556,13 @@ def test_hub_ids_are_one_base_at_the_same_commit(generators, tokenizer, texts, t
     (home / "refs" / "main").write_text("b" * 40)
     assert RewardModel.from_pretrained(found.adapter).score(*texts) == values
     assert "is an adapter on owner/lm" in reason_of(found.adapter, lm("owner/lm"), "owner/lm")
+
+
+def test_a_verifier_that_cannot_share_gets_weights_of_its_own_and_the_log_says_why(made, texts, caplog):
+    found, other = made(), made("llama")
+    verifier = load_verifier(found.adapter, base=Base(lm(other.base), other.base))
+    assert f"{found.adapter} does not share the policy's base: {found.adapter} is an adapter on" in caplog.text
+    assert verifier.score(*texts) == RewardModel.from_pretrained(found.adapter).score(*texts)
+    caplog.clear()
+    assert load_verifier(found.merged, base=Base(lm(found.base), found.base)).kind == "prm"
+    assert "does not share" not in caplog.text  # a whole model has nothing to share

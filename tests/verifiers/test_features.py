@@ -5,9 +5,9 @@ import torch
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.records import Solution
-from rlstep.verifiers import collate
-from rlstep.verifiers.collate import collate as collate_rows
-from rlstep.verifiers.collate import score_features, train_features
+from rlstep.verifiers import features as collate
+from rlstep.verifiers.features import score_features, train_features
+from rlstep.verifiers.forward import collate as collate_rows
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
 COMPLETION = "7 + 3 = 10\n10 * 7 = 10\nAnswer: 10"
@@ -24,8 +24,8 @@ def one(kind, tokenizer, max_length=None, **given):
 
 
 def texts_up_to(tokenizer, feature) -> list[str]:
-    """The text read when each column has been read."""
-    return [tokenizer.decode(feature.ids[: column + 1]) for column in feature.columns.tolist()]
+    """The text read when each position has been read."""
+    return [tokenizer.decode(feature.ids[: position + 1]) for position in feature.positions.tolist()]
 
 
 def test_prm_speaks_at_the_step_ends(tokenizer):
@@ -64,7 +64,7 @@ def test_orm_speaks_at_every_completion_token_and_only_there(tokenizer, correct)
     feature, _ = one("orm", tokenizer, correct=correct)
     prompt_length = len(tokenizer(PROMPT)["input_ids"])
     total = prompt_length + len(tokenizer(COMPLETION)["input_ids"])
-    assert feature.columns.tolist() == list(range(prompt_length, total))
+    assert feature.positions.tolist() == list(range(prompt_length, total))
     assert feature.targets.tolist() == [float(correct)] * (total - prompt_length)
 
 
@@ -83,7 +83,7 @@ def test_missing_labels_are_an_error(tokenizer):
 
 def test_what_is_dropped_is_counted(tokenizer):
     whole, _ = one("prm", tokenizer, labels=[1, 1, 1])
-    third_end = whole.columns.tolist()[2]  # its token is the first that does not fit
+    third_end = whole.positions.tolist()[2]  # its token is the first that does not fit
     feature, counts = one("prm", tokenizer, max_length=third_end, labels=[1, 1, 0])
     assert (feature.targets.tolist(), counts["positions_too_long"], counts["rows_too_long"]) == ([1, 1], 1, 0)
     rows = [solution([1, 1, 1]), solution([None, None, None]), replace(solution([]), steps=[])]
@@ -100,21 +100,21 @@ def test_chunks_do_not_change_the_rows(tokenizer, solutions, monkeypatch):
     parts, _ = train_features("prm", solutions, tokenizer, None)
     assert len(whole) == len(solutions)
     assert all(
-        torch.equal(a.ids, b.ids) and torch.equal(a.columns, b.columns) for a, b in zip(whole, parts, strict=True)
+        torch.equal(a.ids, b.ids) and torch.equal(a.positions, b.positions) for a, b in zip(whole, parts, strict=True)
     )
 
 
 def asked_tokens(batch) -> list[int]:
-    return batch["input_ids"][batch["rows"], batch["columns"]].tolist()
+    return batch["input_ids"][batch["rows"], batch["positions"]].tolist()
 
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_batches_point_at_the_same_tokens(tokenizer, solutions, packing):
     features, _ = train_features("prm", solutions, tokenizer, None)
     batch = collate_rows(features, tokenizer.pad_token_id, packing)
-    assert asked_tokens(batch) == [token for feature in features for token in feature.ids[feature.columns].tolist()]
+    assert asked_tokens(batch) == [token for feature in features for token in feature.ids[feature.positions].tolist()]
     assert batch["labels"].tolist() == [target for feature in features for target in feature.targets.tolist()]
-    owners = [index for index, feature in enumerate(features) for _ in feature.columns]
+    owners = [index for index, feature in enumerate(features) for _ in feature.positions]
     assert batch["owners"].tolist() == owners
     assert batch["problems"].tolist() == [feature.problem for feature in features]
 
@@ -122,8 +122,8 @@ def test_batches_point_at_the_same_tokens(tokenizer, solutions, packing):
 def test_padding_is_masked(tokenizer, solutions):
     features, _ = train_features("prm", solutions, tokenizer, None)
     batch = collate_rows(features, tokenizer.pad_token_id, packing=False)
-    assert batch["input_ids"][batch["rows"], batch["columns"]].tolist() == [
-        token for feature in features for token in feature.ids[feature.columns].tolist()
+    assert batch["input_ids"][batch["rows"], batch["positions"]].tolist() == [
+        token for feature in features for token in feature.ids[feature.positions].tolist()
     ]
     assert batch["attention_mask"].sum(dim=1).tolist() == [len(feature.ids) for feature in features]
     assert (batch["input_ids"][batch["attention_mask"] == 0] == tokenizer.pad_token_id).all()

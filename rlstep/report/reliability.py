@@ -1,38 +1,22 @@
 """A picture of a verifier's calibration: how often steps are right, against how often it says they are."""
 
+from typing import Protocol
+
 import matplotlib.pyplot  # noqa: F401 - wandb.Image(figure) fails where nobody has imported it
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from transformers import TrainerCallback
 
 from rlstep.core.calibration import Reliability
 from rlstep.core.stats import wilson_interval
-
-# Okabe and Ito's colours, which stay apart for colour-blind readers.
-BLUE, VERMILION, GREY, BLACK, PALE = "#0072B2", "#D55E00", "#767676", "#222222", "#E9E9E9"
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "text.color": BLACK,
-    "axes.labelcolor": BLACK,
-    "axes.edgecolor": GREY,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": PALE,
-    "grid.linewidth": 0.8,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": BLACK,
-    "ytick.labelcolor": BLACK,
-}
+from rlstep.report.style import BLUE, GREY, STYLE, VERMILION
 
 
 def reliability_figure(reliability: Reliability, title: str = "Are the probabilities right?") -> Figure:
-    """Above, each bin's share of right steps with its 95% interval and its gap to what was said; below, steps a bin.
+    """Above, each bin's share of right steps with its 95% interval and its gap to what was said; below, steps per bin.
 
     The intervals are Wilson's, of a binomial share: with soft labels, which vary less, they are too wide.
 
@@ -53,11 +37,11 @@ def reliability_figure(reliability: Reliability, title: str = "Are the probabili
     return figure
 
 
-def _draw_shares(axes: Axes, found: Reliability) -> None:
-    full = found.counts > 0
+def _draw_shares(axes: Axes, reliability: Reliability) -> None:
+    full = reliability.counts > 0
     # A bin stands where its probabilities are, not in its middle: only there is the distance to the diagonal the gap.
-    said, right = found.confidence[full], found.accuracy[full]
-    low, high = wilson_interval(right, found.counts[full])
+    said, right = reliability.confidence[full], reliability.accuracy[full]
+    low, high = wilson_interval(right, reliability.counts[full])
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), label="right as often as said")
     axes.vlines(said, right, said, color=VERMILION, alpha=0.35, linewidth=6, label="gap", clip_on=False)
     axes.errorbar(
@@ -66,18 +50,46 @@ def _draw_shares(axes: Axes, found: Reliability) -> None:
     )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of steps that are right")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_title(
-        f"expected calibration error {found.error:.4f}, {found.counts.sum():,} steps", loc="left", fontsize=9.5
-    )
+    title = f"expected calibration error {reliability.error:.4f}, {reliability.counts.sum():,} steps"
+    axes.set_title(title, loc="left", fontsize=9.5)
     axes.legend(loc="upper left", frameon=False, fontsize=8.5)
 
 
-def _draw_counts(axes: Axes, found: Reliability) -> None:
-    axes.bar(
-        found.edges[:-1], found.counts, np.diff(found.edges), align="edge", color=BLUE, edgecolor="white", linewidth=0.8
-    )
+def _draw_counts(axes: Axes, reliability: Reliability) -> None:
+    edges, counts = reliability.edges, reliability.counts
+    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=BLUE, edgecolor="white", linewidth=0.8)
     axes.set(xlabel="the verifier's probability that a step is right", ylabel="steps")
-    axes.set_ylim(0, max(1, found.counts.max()) * 1.08)
+    axes.set_ylim(0, max(1, counts.max()) * 1.08)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+class Calibrated(Protocol):
+    """Who knows the calibration of the last evaluation: a `VerifierTrainer`."""
+
+    reliability: Reliability | None
+
+
+class PlotReliability(TrainerCallback):
+    """Sends wandb, where the run logs to it, the reliability figure of every evaluation.
+
+    Args:
+        trainer: whose evaluations.
+    """
+
+    def __init__(self, trainer: Calibrated):
+        self.trainer = trainer
+
+    def on_evaluate(self, args, state, control, **_):
+        if not (state.is_world_process_zero and "wandb" in args.report_to and self.trainer.reliability):
+            return
+        import wandb
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        canvas = FigureCanvasAgg(reliability_figure(self.trainer.reliability))
+        canvas.draw()
+        # wandb's own callback has named the x axis of everything that is logged.
+        wandb.log(
+            {"eval/reliability": wandb.Image(np.asarray(canvas.buffer_rgba())), "train/global_step": state.global_step}
+        )

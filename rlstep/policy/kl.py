@@ -1,0 +1,67 @@
+"""The KL to the reference where it is not TRL's: charged as a reward, or estimated otherwise in the loss.
+
+`tests/policy/test_trl_seam.py` holds the private names of TRL that are used here.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+
+from rlstep.core.kl import kl_estimate
+
+
+@torch.no_grad()
+def kl_when_sampled(trainer: GRPOTrainer, batch: dict[str, Tensor], estimator: str) -> Tensor:
+    """(B, T) estimates at the policy that sampled, 0 after a completion's end.
+
+    Its log-probabilities are kept in the batch, where the loss needs the same ones.
+
+    Args:
+        trainer: whose policy sampled.
+        batch: TRL's, with the reference's log-probabilities.
+        estimator: k1, k2 or k3.
+    """
+    mask_BT = batch["completion_mask"]
+    if "old_per_token_logps" not in batch:
+        ids, attention = (
+            torch.cat([batch[f"prompt_{part}"], batch[f"completion_{part}"]], dim=1) for part in ("ids", "mask")
+        )
+        with disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs):
+            batch["old_per_token_logps"], *_ = trainer._get_per_token_logps_and_entropies(
+                trainer.model, ids, attention, mask_BT.shape[1], trainer.args.per_device_train_batch_size
+            )
+    return kl_estimate(batch["old_per_token_logps"], batch["ref_per_token_logps"], estimator) * mask_BT
+
+
+@dataclass
+class LogProbTap:
+    """Given to TRL's loss in place of the model, it brings back the log-probabilities that the loss was made of.
+
+    TRL computes them within its loss and hands them to nobody, and a second forward pass would double the cost. The
+    loss passes its model on to `_get_per_token_logps_and_entropies` and does nothing else with it; the trainer's
+    override of that fills the tap. So the tensor travels with the call, and none is left on the trainer in between.
+
+    Attributes:
+        model: the model whose loss is computed.
+        log_probs_BT: of the completions' tokens, with their gradient, once the loss is computed.
+    """
+
+    model: nn.Module
+    log_probs_BT: Tensor | None = None
+
+
+@contextmanager
+def trls_kl(trainer: GRPOTrainer, added: bool) -> Iterator[None]:
+    """TRL's loss adds beta times its own estimate of the KL; where `added` is false it adds nothing for a while."""
+    beta = trainer.beta
+    if not added:
+        trainer.beta = 0.0
+    try:
+        yield
+    finally:
+        trainer.beta = beta

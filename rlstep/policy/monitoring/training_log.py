@@ -1,0 +1,73 @@
+"""What a step-PPO run logs beside TRL's own metrics, in the same lines of the log."""
+
+import time
+
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+
+from rlstep.core.masked import masked_mean
+from rlstep.policy.monitoring.metrics import batch_metrics
+from rlstep.policy.rewards.scored import ScoredBatch
+
+
+class TrainingLog:
+    """Adds to the metrics and completions that TRL collects until its next line of the log.
+
+    Every rank calls each method. `tests/policy/test_trl_seam.py` holds the private names of TRL that are used here.
+
+    Args:
+        trainer: whose log it is.
+    """
+
+    def __init__(self, trainer: GRPOTrainer):
+        self.trainer = trainer
+        self._last_batch: tuple[float, int] | None = None  # when the last training batch was there, and its tokens
+
+    def log_completions(self, batch: ScoredBatch, lengths: list[int]) -> None:
+        """The metrics of a batch of all ranks (`batch_metrics`), and in training how fast batches come.
+
+        One value per row, not one per batch: the last, smaller batch of an evaluation must not weigh as much as others.
+
+        Args:
+            batch: of all ranks.
+            lengths: completion tokens of each row, 0 where TRL masked it.
+        """
+        training, loader = self.trainer.model.training, self.trainer.accelerator.gradient_state
+        rows = len(lengths)
+        if not training and loader.end_of_dataloader and loader.remainder > 0:
+            # So that the ranks have batches of one size, the last one repeats rows of the first.
+            rows = loader.remainder
+        size = self.trainer.num_generations if training else self.trainer.num_generations_eval
+        metrics = batch_metrics(
+            batch.scored[:rows], batch.completions[:rows], size, lengths[:rows], batch.finished[:rows]
+        )
+        for name, values in metrics.items():
+            self._metrics[name] += values
+        if training:
+            now = time.perf_counter()
+            if self._last_batch is not None:
+                start, tokens = self._last_batch
+                self._metrics["tokens_per_second"].append(tokens / (now - start))
+            self._last_batch = now, sum(lengths)
+
+    def log_value(self, name: str, value: Tensor) -> None:
+        """The mean over the ranks that have a value; a rank that has none gives NaN."""
+        self._metrics[name].append(self.trainer.accelerator.gather(value.reshape(1)).nanmean().item())
+
+    def log_token_mean(self, name: str, values_BT: Tensor, mask_BT: Tensor) -> None:
+        """The mean over this rank's completion tokens, and of that over the ranks that have any."""
+        self.log_value(name, masked_mean(values_BT, mask_BT) if mask_BT.any() else values_BT.new_tensor(torch.nan))
+
+    def log_advantages(self, advantages_BT: Tensor, mask_BT: Tensor) -> None:
+        """Their mean size; and in the completions that TRL shows, each one's mean in place of TRL's own advantage."""
+        self.log_token_mean("advantage/mean_abs", advantages_BT.abs(), mask_BT)
+        means_B = (advantages_BT * mask_BT).sum(dim=1) / mask_BT.sum(dim=1).clamp_min(1)
+        means, shown = self.trainer.accelerator.gather(means_B).tolist(), self.trainer._logs["advantages"]
+        for _ in range(min(len(means), len(shown))):
+            shown.pop()
+        shown.extend(means)
+
+    @property
+    def _metrics(self) -> dict[str, list[float]]:
+        return self.trainer._metrics["train" if self.trainer.model.training else "eval"]

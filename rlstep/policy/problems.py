@@ -1,0 +1,52 @@
+"""The problems of a PPO run: read, checked and as the trainer takes them."""
+
+from datasets import Dataset
+
+from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.options import PPOOptions
+from rlstep.runtime.errors import UserError
+from rlstep.steps.records import Problem, read_problems
+from rlstep.tasks.base import Task
+
+
+def training_problems(options: PPOOptions, args: StepPPOConfig) -> list[Problem]:
+    """The problems to train on.
+
+    Raises:
+        UserError: there are fewer of them than one update takes.
+    """
+    problems = read_problems(options.problems)
+    needed = args.generation_batch_size // args.num_generations
+    if len(problems) < needed:
+        raise UserError(
+            f"{options.problems} has {len(problems)} problems, and an update takes {needed} of them with "
+            f"{args.num_generations} samples each: nothing would be trained. Give more problems, or lower "
+            "per_device_train_batch_size or steps_per_generation."
+        )
+    return problems
+
+
+def evaluation_problems(options: PPOOptions, args: StepPPOConfig) -> list[Problem]:
+    """The problems to evaluate on, none where nothing is evaluated.
+
+    Raises:
+        UserError: evaluations are due and there is nothing to evaluate on.
+    """
+    problems = read_problems(options.eval_problems) if options.eval_problems else []
+    if args.eval_strategy != "no" and not problems:
+        raise UserError(f"eval_strategy is '{args.eval_strategy.value}' but eval_problems is not given.")
+    return problems
+
+
+def check_readable(task: Task, problems: list[Problem]) -> None:
+    """Refuses problems that the task's checker cannot read, before a model is loaded."""
+    for problem in problems:
+        try:
+            task.check(problem.prompt, "", problem.reference)
+        except ValueError as error:
+            raise UserError(f"problem '{problem.id}': {error}. Give the task that the problems are of.") from None
+
+
+def as_dataset(problems: list[Problem]) -> Dataset:
+    """Rows with `prompt` and `reference`."""
+    return Dataset.from_list([{"prompt": p.prompt, "reference": p.reference} for p in problems])

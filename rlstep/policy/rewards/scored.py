@@ -1,0 +1,96 @@
+"""What rewards are made of: one scored completion, a batch of them, and who scores them.
+
+A reward source reads text alone, so a verifier may have another tokenizer than the policy, or be on another machine:
+steps are character spans, and the trainer finds the policy's own tokens for them.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from rlstep.steps.records import Span
+
+
+@dataclass(frozen=True)
+class ScoredCompletion:
+    """What one completion is worth.
+
+    Attributes:
+        steps: character spans in the completion.
+        step_rewards: one per step, from the first on; shorter than `steps` where the later ones are not scored.
+        outcome: the outcome's reward.
+        correct: whether the answer is right.
+        clean: whether the answer and every step are right, by the exact checker.
+        step_scores: the PRM's, None where none was asked.
+        labels: the exact checker's, one per step, None where it cannot tell.
+        answered: whether there is an answer.
+        guards: for each step the guard that withheld its reward, or None.
+    """
+
+    steps: list[Span]
+    step_rewards: list[float]
+    outcome: float
+    correct: bool
+    clean: bool
+    step_scores: list[float] | None = None
+    labels: list[int | None] = field(default_factory=list)
+    answered: bool = True
+    guards: list[str | None] = field(default_factory=list)
+
+    @property
+    def checked(self) -> bool:
+        """Whether the exact checker can judge every step."""
+        return len(self.labels) == len(self.steps) and None not in self.labels
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """The completions of one generation batch and what they are worth, B rows.
+
+    They are one rank's, or those of all ranks, in the same order on each of them.
+
+    Attributes:
+        update: the update that the batch is for, counted from 1; in an evaluation the one that comes next.
+        prompts, completions, references: texts.
+        scored: what each completion is worth.
+        finished: whether the policy ended the completion itself, rather than being cut off.
+    """
+
+    update: int
+    prompts: list[str]
+    completions: list[str]
+    references: list[str]
+    scored: list[ScoredCompletion]
+    finished: list[bool]
+
+    @classmethod
+    def from_rows(cls, update: int, rows: Iterable[dict]) -> "ScoredBatch":
+        """The batch of rows that have the columns `prompt`, `completion`, `reference`, `scored` and `finished`."""
+        columns = ("prompt", "completion", "reference", "scored", "finished")
+        return cls(update, *([row[name] for row in rows] for name in columns))
+
+
+class RewardSource(Protocol):
+    """Scores completions; `rlstep.policy.rewards.task_rewards.TaskRewards` is one."""
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], references: Sequence[str]
+    ) -> list[ScoredCompletion]: ...
+
+
+class Verifier(Protocol):
+    """What the rewards ask of a verifier, in this process or on another machine.
+
+    Attributes:
+        kind: "prm", whose values are of single steps, or "orm", whose values are of the text up to a step's end.
+        gives: what its values are: probabilities, from which step rewards follow by a credit scheme, or rewards.
+    """
+
+    kind: Literal["prm", "orm"]
+    gives: Literal["probability", "reward"]
+
+    def score(
+        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+    ) -> list[list[float]]:
+        """One value per step of each completion."""
+        ...

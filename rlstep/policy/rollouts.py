@@ -1,0 +1,56 @@
+"""More samples of the policy than TRL draws: continuations of any text, by whatever generates the policy's own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from accelerate.utils import gather_object
+from trl import GRPOTrainer
+
+
+class Rollouts:
+    """Continuations by the policy as it is at the moment.
+
+    `tests/policy/test_trl_seam.py` holds the private names of TRL that are used here.
+
+    Args:
+        trainer: whose policy is sampled.
+    """
+
+    def __init__(self, trainer: GRPOTrainer):
+        self.trainer = trainer
+
+    def sample(self, K: int, prefixes: list[list[int]], new_tokens: int) -> list[list[list[int]]]:
+        """K continuations of each prefix, of `new_tokens` at most; token ids both."""
+        repeated = [ids for ids in prefixes for _ in range(K)]
+        with self._at_most(new_tokens):
+            continuations, _ = self.trainer._generate_single_turn(repeated, None, {}, K)
+        return [continuations[i * K : (i + 1) * K] for i in range(len(prefixes))]
+
+    def sample_texts(self, prefixes: list[str], n: int) -> list[list[str]]:
+        """n continuations of each text, the same ones on every rank; the ranks share the work."""
+        trainer = self.trainer
+        ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
+        size = max(1, trainer.args.per_device_train_batch_size // n)
+        share = -(-len(prefixes) // ranks)
+        ids = [trainer._tokenizer(text)["input_ids"] for text in prefixes]
+        # Every rank generates equally often; what is too much is dropped below.
+        mine = (ids + ids[:1] * (ranks * share - len(ids)))[rank * share : (rank + 1) * share]
+        continuations = []
+        for start in range(0, share, size):
+            continuations += self.sample(n, mine[start : start + size], trainer.max_completion_length)
+        texts = [trainer._tokenizer.batch_decode(of_one, skip_special_tokens=True) for of_one in continuations]
+        return gather_object(texts)[: len(prefixes)]
+
+    @contextmanager
+    def _at_most(self, new_tokens: int) -> Iterator[None]:
+        """Generates fewer tokens for a while. Under vLLM, whose engine holds the limit, nothing changes."""
+        config = getattr(self.trainer, "generation_config", None)
+        if config is None:
+            yield
+            return
+        before, config.max_new_tokens = config.max_new_tokens, new_tokens
+        self.trainer.generation_kwargs["max_new_tokens"] = new_tokens
+        try:
+            yield
+        finally:
+            config.max_new_tokens = self.trainer.generation_kwargs["max_new_tokens"] = before

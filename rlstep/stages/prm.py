@@ -1,0 +1,51 @@
+"""The `prm` stage: from solutions with step labels to a process reward model."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from rlstep.report.reliability import PlotReliability
+from rlstep.runtime.constraints import ReadBy
+from rlstep.steps.labels import LabelPolicy
+from rlstep.verifiers.spec import VerifierSpec, label_token_ids
+from rlstep.verifiers.training.arguments import VerifierArguments
+from rlstep.verifiers.training.options import VerifierConfig
+from rlstep.verifiers.training.run import train_verifier
+from rlstep.verifiers.training.trainer import PRMTrainer
+
+DEFAULT_LABEL_TOKENS = ["-", "+", "0"]
+
+
+@dataclass
+class PRMConfig(VerifierConfig):
+    head: Literal["classification", "token"] = field(
+        default="classification",
+        metadata={"help": "classification: a new head on the hidden state; token: label tokens of the LM head."},
+    )
+    label_tokens: Annotated[list[str] | None, ReadBy("head", "token")] = field(
+        default=None, metadata={"help": "head token: the texts for wrong, right (and neutral); default - + (0)."}
+    )
+    neutral: Literal["positive", "negative", "ignore", "class"] = field(
+        default="positive", metadata={"help": "What steps rated neutral count as; class: a third class."}
+    )
+    after_first_error: Literal["mask", "keep"] = field(
+        default="mask", metadata={"help": "mask: teach nothing after the first wrong step; keep: teach all labels."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.policy = LabelPolicy(self.neutral, self.after_first_error)
+
+    def spec(self, tokenizer: PreTrainedTokenizerBase) -> VerifierSpec:
+        """What the outputs will mean."""
+        spec = VerifierSpec("prm", self.head, None, self.policy, self.steps)
+        if self.head == "classification":
+            return spec
+        texts = self.label_tokens or DEFAULT_LABEL_TOKENS[: spec.classes]
+        return VerifierSpec("prm", "token", label_token_ids(tokenizer, texts, spec), self.policy, self.steps)
+
+
+def prm(config: PRMConfig, args: VerifierArguments) -> dict:
+    """Trains a process reward model and leaves it in `args.output_dir`."""
+    return train_verifier(PRMTrainer, config, args, config.spec, need=("steps", "labels"), callbacks=[PlotReliability])

@@ -1,0 +1,98 @@
+"""The one opener of verifiers: whatever a path or an address names comes as something with `score`.
+
+    load_verifier("runs/prm")                                  rlstep's own: a PRM, an ORM, an implicit PRM, an adapter
+    load_verifier("Qwen/Qwen2.5-Math-PRM-7B")                  a published PRM
+    load_verifier("http://gpu7:8000")                          one that `rlstep serve` runs
+    load_verifier("runs/prm", base=Base(policy, "runs/sft"))   an adapter on weights that are in memory already
+    load_verifier("runs/implicit", gives="reward")             an implicit PRM whose `score` gives step rewards
+
+`RewardModel.from_pretrained` is its part for folders and hub ids.
+"""
+
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from rlstep.runtime.errors import UserError
+from rlstep.steps.boundaries import Boundary
+from rlstep.steps.records import Span
+from rlstep.verifiers.adapters import find_adapter
+from rlstep.verifiers.scoring.reward_model import RewardModel, require_probability
+from rlstep.verifiers.serving.client import RemoteRewardModel, is_url
+from rlstep.verifiers.shared_base import Base, model_on_base
+from rlstep.verifiers.spec import Gives, Kind
+
+logger = logging.getLogger(__name__)
+
+# Of RewardModel.from_pretrained: they say how this process would load a model, and from a server it loads none.
+OF_THIS_PROCESS = ("device", "trust_remote_code")
+
+
+class Verifier(Protocol):
+    """What every verifier has, wherever it runs.
+
+    Attributes:
+        kind: "prm", asked whether each step is right, or "orm", asked whether the answer will be.
+        gives: what `score` gives for each step: "probability", in [0, 1], or "reward", of either sign.
+        boundary: what a step is, where no spans are given.
+    """
+
+    kind: Kind
+    gives: Gives
+    boundary: Boundary
+
+    def score(
+        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+    ) -> list[list[float]]:
+        """One value for each step of each completion, in the order given.
+
+        Args:
+            prompts, completions: one pair per row.
+            steps: character spans in the completions; found by the boundary rule by default.
+        """
+
+
+def load_verifier(path_or_url: str, *, gives: Gives = "probability", base: Base | None = None, **options) -> Verifier:
+    """A verifier from a folder, a hub id or the address of a server.
+
+    Args:
+        path_or_url: what `RewardModel.from_pretrained` loads, or http(s)://HOST:PORT of an `rlstep serve`.
+        gives: what its `score` is to give; "reward" for an implicit PRM alone.
+        base: a model in memory whose weights it is to share where it is an adapter on them; where it cannot, a warning
+            says why, and it is loaded on weights of its own.
+        **options: of `RewardModel.from_pretrained` for a path, of `RemoteRewardModel` for an address. Those of the
+            other may be there with their defaults; `device` and `trust_remote_code` are not needed for a server.
+
+    Returns:
+        A `RewardModel`, an `ImplicitRewardModel` or a `RemoteRewardModel`.
+
+    Raises:
+        UserError: it cannot be loaded or reached, it cannot give what is asked, or an option would do nothing.
+    """
+    if is_url(path_or_url):
+        require_probability(gives, path_or_url)
+        return RemoteRewardModel(path_or_url, **_options_of(RemoteRewardModel, path_or_url, options))
+    options = _options_of(RewardModel.from_pretrained, path_or_url, options) | {"gives": gives}
+    if base is not None and find_adapter(path_or_url) is not None:
+        model, why_not = model_on_base(path_or_url, base, options.get("trust_remote_code", False))
+        if model is None:
+            logger.warning("%s does not share the policy's base: %s", path_or_url, why_not)
+        options["model"] = model
+    return RewardModel.from_pretrained(path_or_url, **options)
+
+
+def _options_of(load, path_or_url: str, options: dict) -> dict:
+    """The options that `load` takes; those of the other way of loading must have their defaults."""
+    remote = load is RemoteRewardModel
+    known = inspect.signature(load).parameters
+    foreign = inspect.signature(RewardModel.from_pretrained if remote else RemoteRewardModel).parameters
+    for name, value in options.items():
+        if name in known or (remote and name in OF_THIS_PROCESS):
+            continue
+        if name not in foreign:
+            raise TypeError(f"load_verifier() got an unexpected keyword argument '{name}'")
+        if value != foreign[name].default:
+            where = "is for `rlstep serve`, which loads the verifier" if remote else "is for a server's address"
+            raise UserError(f"{name} is {value!r}, but {path_or_url} makes no use of it: it {where}. Leave it out.")
+    return {name: value for name, value in options.items() if name in known}

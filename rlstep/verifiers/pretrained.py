@@ -1,0 +1,183 @@
+"""Configuration, weights and tokenizer of a folder or hub id, with the errors that a user can act on.
+
+`rlstep.verifiers.load` opens whole verifiers; what it opens, it opens with these.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from rlstep.runtime.errors import UserError
+from rlstep.verifiers.heads import head_of, is_class_head
+from rlstep.verifiers.spec import Head, config_entry
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def load_config(path: str, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration of a model or of a verifier, also of one that was saved as an adapter.
+
+    Raises:
+        UserError: there is none, or it is the adapter of something else, for example of a policy.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        _refuse_adapter(path)
+        raise UserError(f"{path}: no model can be loaded from here ({_first_line(error)})") from error
+    if not config_entry(config):
+        _refuse_adapter(path)
+    return config
+
+
+def _refuse_adapter(path: str) -> None:
+    if (Path(path) / ADAPTER_CONFIG).is_file():
+        raise UserError(
+            f"{path} is a LoRA adapter that rlstep did not save as a verifier; whole weights are needed. Merge it "
+            "first: `rlstep export`."
+        )
+
+
+def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer at a folder or hub id, as its files say.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no tokenizer can be loaded from here ({_first_line(error)})") from error
+
+
+def auto_class_of(head: Head) -> type:
+    """The class of transformers that loads a model with this head."""
+    return AutoModelForCausalLM if head == "token" else AutoModelForTokenClassification
+
+
+def load_weights(
+    auto_class: type,
+    path: str,
+    config: PretrainedConfig,
+    dtype: str,
+    trust_remote_code: bool,
+    fresh_head: bool = False,
+    revision: str | None = None,
+) -> PreTrainedModel:
+    """A model all of whose weights come from a checkpoint; other weights that the checkpoint holds are not read.
+
+    Args:
+        auto_class: of `auto_class_of`.
+        path: folder or hub id.
+        config: the model's configuration.
+        dtype: the weights' type, or "auto" for that of the checkpoint.
+        trust_remote_code: run model code from the hub.
+        fresh_head: a class head may be missing, and is then drawn at random.
+        revision: of a hub id.
+
+    Raises:
+        UserError: nothing loadable is there, weights are missing, or the model has no head that rlstep knows.
+    """
+    what = "causal LM" if auto_class is AutoModelForCausalLM else "token classifier"
+    options = {"config": config, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
+    model, missing, _ = _from_pretrained(auto_class, path, what, options)
+    head_of(model)
+    missing = [name for name in missing if not (fresh_head and is_class_head(name))]
+    if missing:
+        raise UserError(
+            f"{path} lacks {len(missing)} weights of {type(model).__name__}, {missing[0]} first: the checkpoint is "
+            "incomplete or of another architecture."
+        )
+    return model
+
+
+def load_every_weight(
+    model_class: type,
+    path: str,
+    config: PretrainedConfig,
+    dtype: str,
+    trust_remote_code: bool = False,
+    unread: Sequence[str] = (),
+) -> PreTrainedModel:
+    """A model with a place for every weight of its checkpoint, and every weight from there, out of safetensors alone.
+
+    Stricter than `load_weights`: for models that others published, where a weight without a place tells that the
+    checkpoint is of another family than the one it is read as.
+
+    Args:
+        model_class: a class of transformers, an auto class, or one of ours.
+        path: folder or hub id.
+        config: the checkpoint's configuration.
+        dtype: the weights' type, or "auto".
+        trust_remote_code: for auto classes: run the checkpoint's model code.
+        unread: weights that may be in the checkpoint without a place in the model.
+
+    Raises:
+        UserError: the weights are a pickle, some are missing, or some have no place.
+    """
+    refuse_pickles(path)
+    options = {"config": config, "dtype": dtype, "trust_remote_code": trust_remote_code, "use_safetensors": True}
+    model, missing, unexpected = _from_pretrained(model_class, path, model_class.__name__, options)
+    if missing:
+        raise UserError(
+            f"{path} lacks {len(missing)} weights of {type(model).__name__}, {missing[0]} first: the checkpoint is "
+            "incomplete, or of another family than the one it is read as."
+        )
+    if without_place := [name for name in unexpected if name not in unread]:
+        raise UserError(
+            f"{path} has {len(without_place)} weights that {type(model).__name__} has no place for, "
+            f"{without_place[0]} first: the checkpoint is of another family than the one it is read as."
+        )
+    return model
+
+
+def _from_pretrained(
+    model_class: type, path: str, what: str, options: dict
+) -> tuple[PreTrainedModel, list[str], list[str]]:
+    """(model, names of weights that it lacks, names of weights in the checkpoint that it has no place for)."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report of missing weights: the callers make it an error
+    try:
+        model, report = model_class.from_pretrained(path, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: cannot be loaded as a {what} ({_first_line(error)})") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    return model, sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+
+
+def refuse_pickles(path: str) -> None:
+    """Says it clearly where a folder's weights are a pickle, which can run any code while it is read.
+
+    Raises:
+        UserError: that is so. Of a hub id, transformers says that there are no safetensors.
+    """
+    folder = Path(path)
+    if folder.is_dir() and not list(folder.glob("*.safetensors")):
+        pickles = sorted(file.name for ending in ("bin", "pt", "pth") for file in folder.glob(f"*.{ending}"))
+        if pickles:
+            raise UserError(
+                f"{path} holds its weights as a pickle ({pickles[0]}), which rlstep does not open. If you trust it, "
+                "convert it once: load it with transformers and call save_pretrained(), which writes safetensors."
+            )
+
+
+def max_positions(config: PretrainedConfig) -> int | None:
+    """The longest sequence that a model admits, in tokens; None where its configuration names none."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,162 @@
+"""What all verifiers of this process share: `score`, equal rows computed once, and rows batched into forward passes."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlstep.runtime.errors import UserError
+from rlstep.steps.boundaries import Boundary
+from rlstep.steps.records import Span
+from rlstep.verifiers.batches import packed_batches, padded_batches
+from rlstep.verifiers.features import Feature
+from rlstep.verifiers.forward import Prefix, batch_of, pad_id_of
+from rlstep.verifiers.packing import can_pack, window_of
+from rlstep.verifiers.pretrained import max_positions
+from rlstep.verifiers.prompt_format import PromptFormat
+from rlstep.verifiers.scoring.prefixes import can_cache, families, without_prefix
+from rlstep.verifiers.spec import Gives, Kind
+
+logger = logging.getLogger(__name__)
+
+
+class StepScorer(ABC):
+    """A verifier that scores text, whichever tokenizer wrote it.
+
+    A subclass says what one forward pass gives (`_pass`), and what a row's values are made of it (`_values`).
+
+    Args:
+        model: a model of transformers.
+        tokenizer: the verifier's own.
+        kind: what it was taught, "prm" or "orm".
+        prompt_format: how text becomes tokens.
+        batch_tokens: tokens in a forward pass.
+        boundary: what a step is where no spans are given; lines by default.
+        packing: rows without padding and shared prefixes once, where the model admits it; False pads.
+
+    Attributes:
+        gives: what `score` gives for each step: "probability", in [0, 1], or "reward", of either sign.
+        max_positions: tokens that a row may have; None without a limit.
+        tokens_scored, rows_scored: what has been computed so far; equal rows count once.
+    """
+
+    gives: Gives = "probability"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        kind: Kind,
+        prompt_format: PromptFormat,
+        batch_tokens: int = 16384,
+        boundary: Boundary | None = None,
+        packing: bool = True,
+    ):
+        if batch_tokens < 1:
+            raise UserError(f"batch_tokens is {batch_tokens}; it must be at least 1.")
+        self.model, self.tokenizer, self.kind, self.batch_tokens = model.eval(), tokenizer, kind, batch_tokens
+        self.prompt_format, self.boundary = prompt_format, boundary or Boundary()
+        self.max_positions = max_positions(model.config)
+        refusal = can_pack(model) if packing else None
+        if refusal:
+            logger.warning("rows are padded, and shared prefixes repeated: %s", refusal)
+        self.packing = packing and refusal is None
+        self.caching = self.packing and can_cache(model)
+        self.tokens_scored = self.rows_scored = 0
+
+    @abstractmethod
+    def score(
+        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+    ) -> list[list[float]]:
+        """One value, of the sort that `gives` names, for each step of each completion, in the order given.
+
+        Args:
+            prompts, completions: one pair per row; equal rows are scored once.
+            steps: character spans in the completions; found by the verifier's boundary rule by default.
+
+        Raises:
+            UserError: a row is longer than the model.
+        """
+
+    @abstractmethod
+    def _pass(self, batch: dict[str, torch.Tensor], prefix: Prefix | None) -> torch.Tensor:
+        """(N,) numbers at a batch's positions, from one forward pass."""
+
+    def _values(self, feature: Feature, numbers: list[float]) -> list[float]:
+        """A row's values, one per step, of the numbers at its positions."""
+        return numbers
+
+    def _score_rows(
+        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None
+    ) -> list[list[float]]:
+        if len(prompts) != len(completions) or (steps is not None and len(steps) != len(prompts)):
+            given = f"{len(prompts)} prompts, {len(completions)} completions" + (
+                f", {len(steps)} steps" if steps else ""
+            )
+            raise UserError(f"score() needs lists of one length; got {given}.")
+        if steps is None:
+            steps = [self.boundary.split(completion) for completion in completions]
+        row_of: dict[tuple, int] = {}
+        keys = [(p, c, tuple(map(tuple, s))) for p, c, s in zip(prompts, completions, steps, strict=True)]
+        for row, key in enumerate(keys):
+            row_of.setdefault(key, row)
+        unique = list(row_of)
+        features = self.prompt_format.features(*zip(*unique, strict=True), self.tokenizer) if unique else []
+        self._check_lengths(features, [row_of[key] for key in unique])
+        numbers = self._numbers(features)
+        values = {key: self._values(*row) for key, *row in zip(unique, features, numbers, strict=True)}
+        return [list(values[key]) for key in keys]
+
+    def _check_lengths(self, features: list[Feature], rows: list[int]) -> None:
+        for feature, row in zip(features, rows, strict=True):
+            if self.max_positions is not None and len(feature.ids) > self.max_positions:
+                raise UserError(
+                    f"row {row}: {len(feature.ids)} tokens exceed the verifier's {self.max_positions} positions. "
+                    "Drop the row, sample shorter completions, or take a verifier with a longer context."
+                )
+
+    @torch.inference_mode()
+    def _numbers(self, features: list[Feature]) -> list[list[float]]:
+        """For each row the numbers at its positions."""
+        numbers: list[list[float]] = [[] for _ in features]
+        self.rows_scored += len(features)
+        asked = [index for index, feature in enumerate(features) if len(feature.positions)]
+        rows = [features[index] for index in asked]
+        window = window_of(self.model.config)
+        packing = self.packing and (window is None or all(len(feature.ids) <= window for feature in rows))
+        for members, passed in self._passes(rows, packing):
+            stop = 0
+            for member in members:
+                start, stop = stop, stop + len(rows[member].positions)
+                numbers[asked[member]] = passed[start:stop]
+        return numbers
+
+    def _passes(self, rows: list[Feature], packing: bool) -> Iterator[tuple[list[int], list[float]]]:
+        """Yields, one forward pass at a time, the rows' indices and their numbers one after the other."""
+        groups, alone = families(rows) if packing and self.caching else ([], list(range(len(rows))))
+        for family in groups:
+            prefix = Prefix.of(self.model, family.prefix)
+            self.tokens_scored += prefix.length
+            rest = [without_prefix(rows[index], prefix.length) for index in family.members]
+            # Whole rows count: the cache is repeated for each.
+            for batch in padded_batches([rows[index].ids for index in family.members], self.batch_tokens):
+                members = [family.members[index] for index in batch]
+                yield members, self._run([rest[index] for index in batch], True, prefix)
+        split = packed_batches if packing else padded_batches
+        for batch in split([rows[index].ids.tolist() for index in alone], self.batch_tokens):
+            members = [alone[index] for index in batch]
+            yield members, self._run([rows[index] for index in members], packing)
+
+    def _run(self, rows: list[Feature], packing: bool, prefix: Prefix | None = None) -> list[float]:
+        batch = batch_of(self.model, rows, pad_id_of(self.tokenizer), packing)
+        self.tokens_scored += batch["input_ids"].numel()
+        numbers_N = self._pass(batch, prefix)
+        if not torch.isfinite(numbers_N).all():
+            # Written, they would turn up as an error or a reward much later.
+            raise UserError(
+                f"the verifier gives values that are no numbers in {self.model.dtype}. Take dtype: bfloat16 or "
+                "float32; if it does so there, too, its weights are damaged."
+            )
+        return numbers_N.tolist()

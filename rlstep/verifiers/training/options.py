@@ -1,0 +1,60 @@
+"""The options that `rlstep prm` and `rlstep orm` share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from rlstep.runtime.constraints import Range, ReadBy, check
+from rlstep.runtime.trainer_settings import ASKED, MEASURED, WRITTEN
+from rlstep.steps.boundaries import Boundary
+
+WITH_ADAPTER = ReadBy("use_peft")
+
+
+@dataclass
+class VerifierConfig:
+    model_name_or_path: str = field(metadata={"help": "Folder or hub id of the generator to start from."})
+    data: str = field(metadata={"help": "Labelled solutions to train on (JSONL, Parquet or a folder of them)."})
+    eval_data: Annotated[str | None, MEASURED] = field(
+        default=None, metadata={"help": "Labelled solutions to evaluate on."}
+    )
+    resume: Annotated[bool, ASKED] = field(
+        default=False, metadata={"help": "Continue from the newest checkpoint in output_dir, where there is one."}
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "The weights' type; float32 suits training, also under --bf16 autocast."}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
+    use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter (and a new head whole)."})
+    merge_adapter: Annotated[bool, WITH_ADAPTER, WRITTEN] = field(
+        default=True,
+        metadata={
+            "help": "use_peft: merge the adapter into a plain checkpoint. false: save adapter and head alone, which "
+            "need their base where it was; PPO from the same base then holds it once."
+        },
+    )
+    lora_r: Annotated[int | None, Range(at_least=1), WITH_ADAPTER] = field(
+        default=None, metadata={"help": "use_peft: LoRA rank; 16 by default."}
+    )
+    lora_alpha: Annotated[int | None, Range(at_least=1), WITH_ADAPTER] = field(
+        default=None, metadata={"help": "use_peft: LoRA alpha; 32 by default."}
+    )
+    lora_target_modules: Annotated[list[str] | None, WITH_ADAPTER] = field(
+        default=None,
+        metadata={"help": "use_peft: modules that get an adapter; all linear layers of the backbone by default."},
+    )
+
+    boundary: Literal["line", "blank_line", "tag", "heading", "sentence"] = field(
+        default="line", metadata={"help": "What a step is; kept in the checkpoint for text that comes without spans."}
+    )
+    boundary_tag: Annotated[str | None, ReadBy("boundary", "tag")] = field(
+        default=None, metadata={"help": "boundary tag: the tag that ends a step."}
+    )
+
+    def __post_init__(self):
+        check(self, self._faults())
+        self.steps = Boundary(self.boundary, self.boundary_tag)
+
+    def _faults(self) -> Iterator[str]:
+        """What a subclass has against combinations of its settings."""
+        yield from ()

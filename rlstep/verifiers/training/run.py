@@ -1,0 +1,103 @@
+"""A verifier's training run: from labelled solutions to a checkpoint and its record."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback, set_seed
+
+from rlstep.runtime.checkpoints import newest_checkpoint
+from rlstep.runtime.config import settings
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
+from rlstep.runtime.record import RunRecord
+from rlstep.steps.records import read_solutions
+from rlstep.verifiers.adapters import save_adapter
+from rlstep.verifiers.pretrained import load_tokenizer
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.arguments import VerifierArguments
+from rlstep.verifiers.training.lora import DescribeCheckpoints, check_base, with_lora
+from rlstep.verifiers.training.options import VerifierConfig
+from rlstep.verifiers.training.start import new_verifier, start_devices
+from rlstep.verifiers.training.trainer import VerifierTrainer
+
+# Weights of a whole model or an adapter, by the names that transformers and PEFT give their files.
+WEIGHTS = re.compile(r"adapter_config\.json|(adapter_)?model.*\.safetensors(\.index\.json)?")
+
+
+def train_verifier(
+    trainer_class: type[VerifierTrainer],
+    config: VerifierConfig,
+    args: VerifierArguments,
+    spec_of: Callable[..., VerifierSpec],
+    need: Sequence[str],
+    callbacks: Sequence[Callable[[VerifierTrainer], TrainerCallback]] = (),
+    **options,
+) -> dict:
+    """Trains a verifier and leaves it in `args.output_dir`: a plain checkpoint, or an adapter.
+
+    Args:
+        trainer_class: what is trained.
+        config: the generator, the data and the adapter.
+        args: the Trainer's arguments.
+        spec_of: from the tokenizer to what the outputs will mean.
+        need: what every solution must have, for example steps and labels.
+        callbacks: each makes one, for the trainer.
+        **options: passed to the trainer.
+
+    Returns:
+        The run's metrics.
+
+    Raises:
+        UserError: the data, the generator or the settings cannot be used.
+    """
+    if args.eval_strategy != "no" and config.eval_data is None:
+        raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
+    if not config.merge_adapter:
+        check_base(config.model_name_or_path, args.output_dir)
+    identity = run_identity(config, args)
+    start = newest_checkpoint(args.output_dir) if config.resume else args.resume_from_checkpoint
+    check_checkpoint(start, identity)
+    train = read_solutions(config.data, need=need)
+    evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
+    with RunRecord(trainer_class.kind, settings(config) | settings(args), args.output_dir, args.seed) as record:
+        start_devices(args)
+        set_seed(args.seed)
+        tokenizer = load_tokenizer(config.model_name_or_path, config.trust_remote_code)
+        spec = spec_of(tokenizer)
+        model = new_verifier(config.model_name_or_path, spec, config.dtype, config.trust_remote_code)
+        if config.use_peft:
+            model = with_lora(model, spec, config, args)
+        trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
+        for make_callback in callbacks:
+            trainer.add_callback(make_callback(trainer))
+        if not config.merge_adapter:
+            trainer.add_callback(DescribeCheckpoints())
+        trainer.add_callback(KeepIdentity(identity))
+        record.metrics |= trainer.train_counts | {"packing": trainer.packing}
+        record.metrics |= trainer.train(resume_from_checkpoint=start).metrics
+        if evaluation:
+            record.metrics |= {f"eval_{name}": count for name, count in trainer.eval_counts.items()}
+            record.metrics |= trainer.evaluate()
+        _save(trainer, config)
+    return record.metrics
+
+
+def _save(trainer: VerifierTrainer, config: VerifierConfig) -> None:
+    folder = Path(trainer.args.output_dir)
+    if trainer.is_world_process_zero():
+        # Of an earlier run's adapter and this one's whole model in one folder, one would be out of date.
+        for file in folder.iterdir():
+            if WEIGHTS.fullmatch(file.name):
+                file.unlink()
+    if not config.use_peft:
+        trainer.save_model()
+    elif trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if not config.merge_adapter:
+            save_adapter(model, trainer.processing_class, folder)
+            return
+        merged = model.merge_and_unload().to(getattr(torch, config.dtype))
+        merged.save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)

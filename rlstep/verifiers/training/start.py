@@ -1,0 +1,71 @@
+"""What a verifier's training starts from: the processes, and a model with the generator's weights."""
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
+
+from rlstep.runtime.errors import UserError
+from rlstep.verifiers.adapters import find_adapter, load_adapter
+from rlstep.verifiers.pretrained import auto_class_of, load_config, load_weights
+from rlstep.verifiers.spec import CLASSES, IMPLICIT, VerifierSpec, config_entry
+
+
+def start_devices(args: TrainingArguments) -> None:
+    """Starts the process group, which ZeRO-3 needs before weights are loaded, and refuses torch's DataParallel."""
+    if args.n_gpu > 1:
+        raise UserError(
+            f"{args.n_gpu} GPUs are visible to one process. Start one process a GPU (`accelerate launch` or "
+            "`torchrun`), or show it one GPU (CUDA_VISIBLE_DEVICES=0)."
+        )
+    if args.deepspeed:
+        # With use_cpu the Trainer starts torch's process group and leaves DeepSpeed's own unset.
+        import deepspeed
+
+        deepspeed.init_distributed(auto_mpi_discovery=False)
+
+
+def new_verifier(
+    generator: str, spec: VerifierSpec, dtype: str = "float32", trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """A verifier with a generator's weights, without dropout (paper, appendices E and F).
+
+    Args:
+        generator: folder or hub id of a causal LM (or of a verifier with the same head, to train it further; one that
+            was saved as an adapter is merged).
+        spec: what its outputs will mean; a `classification` head is a fresh one.
+        dtype: the weights' type; float32 is right for training, also under bf16 autocast.
+        trust_remote_code: run model code from the hub.
+
+    Raises:
+        UserError: there is no such model, or it is a verifier whose outputs mean something else.
+    """
+    config = load_config(generator, trust_remote_code)
+    for name, value in config.to_dict().items():
+        if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+            setattr(config, name, 0.0)
+    _refuse_another_meaning(generator, config, spec)
+    if spec.head == "classification":
+        config.classifier_dropout = 0.0
+        config.num_labels = spec.classes
+        config.id2label = dict(enumerate(CLASSES[: spec.classes]))
+        config.label2id = {name: index for index, name in config.id2label.items()}
+    if adapter := find_adapter(generator):
+        model = load_adapter(adapter, config, spec.head, dtype, trust_remote_code).merge_and_unload()
+        model.to(getattr(torch, dtype)).requires_grad_(True)
+    else:
+        fresh_head = spec.head == "classification"
+        model = load_weights(auto_class_of(spec.head), generator, config, dtype, trust_remote_code, fresh_head)
+    model.config.rlstep_verifier = spec.to_config()
+    return model
+
+
+def _refuse_another_meaning(path: str, config: PretrainedConfig, spec: VerifierSpec) -> None:
+    """A class head keeps its weights when it is trained further, so they must go on meaning the same."""
+    entry = config_entry(config)
+    if spec.head != "classification" or not entry or entry.get("kind") == IMPLICIT:
+        return
+    old = VerifierSpec.from_config(path, config)
+    if old.head == "classification" and (old.kind, old.policy) != (spec.kind, spec.policy):
+        raise UserError(
+            f"{path} is a {old.kind} taught with {old.policy}, not a {spec.kind} with {spec.policy}. Train it further "
+            "as what it is, or start from its generator."
+        )
