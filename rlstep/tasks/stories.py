@@ -125,9 +125,9 @@ def read_story(text: str) -> list[Operation]:
     so_far, things = None, ""
     for number, sentence_text in enumerate(written):
         sentence, values = _read_sentence(sentence_text)
-        last = len(written) - 1
-        expected = OPENINGS if number == 0 else QUESTIONS if number == last else (*EVENTS, DISTRACTOR)
-        if sentence not in expected:
+        last = number == len(written) - 1
+        expected = QUESTIONS if last else OPENINGS if number == 0 else (*EVENTS, DISTRACTOR)
+        if sentence not in expected or len(written) < 2:
             raise ValueError(f"not a problem of the task word_problems: {text!r}")
         things = values.get("things", things)
         own = None
