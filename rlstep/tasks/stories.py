@@ -11,7 +11,7 @@ from dataclasses import dataclass
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Jack", "Lily", "Mia", "Noah", "Sam")
 THINGS = ("apples", "books", "cards", "coins", "marbles", "pencils", "shells", "stickers")
 
-SMALLEST, LARGEST, LARGEST_EARNING = 2, 99, 500
+SMALLEST, LARGEST, LARGEST_EARNING = 2, 60, 200
 DISTRACTOR_SHARE = 0.3
 TRIES = 500
 
@@ -167,7 +167,7 @@ def _draw_sentences(rng: random.Random, steps: int) -> list[Sentence]:
 
 def _numbers(rng: random.Random, sentence: Sentence) -> dict[str, int]:
     """Numbers for a sentence: small ones where something is multiplied or divided."""
-    low, high = 2, 40
+    low, high = 2, 20
     if sentence is DISTRACTOR:
         low, high = 7, 12
     elif any(operator in "*/" for _, operator, _ in sentence.operations):
