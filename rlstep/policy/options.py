@@ -30,7 +30,7 @@ class PPOOptions:
     eval_problems: Annotated[str | None, MEASURED] = field(
         default=None, metadata={"help": "Problems to evaluate on (JSONL)."}
     )
-    task: Literal["arithmetic", "increasing", "gsm8k", "math"] = field(
+    task: Literal["arithmetic", "increasing", "increasing_words", "word_problems", "gsm8k", "math"] = field(
         default="arithmetic", metadata={"help": "Whose checker verifies answers and steps."}
     )
     task_path: Annotated[str | None, Idle("the problems come from `problems`, and a checker reads no data")] = field(

@@ -6,7 +6,7 @@ continues. What is known of a stage's output lies in FOLDER/.lab/NAME.json.
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ class Stage:
         output: (option, path) that it writes.
         seeded: whether the run's seed is passed.
         resumes: whether the command has `resume`, which continues on what a killed one left.
+        settings: options whose values stand in place of the recipe's.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Stage:
     output: tuple[str, str]
     seeded: bool = True
     resumes: bool = False
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Pipeline:
             load_recipe(recipe),
             stage.command,
             seed if stage.seeded else None,
+            stage.settings,
             *(folder / path for path in stage.inputs.values()),
             self.code_digest(stage.command),
         )
@@ -102,8 +105,8 @@ class Pipeline:
 
 
 def _options(stage: Stage, folder: Path, seed: int) -> list[str]:
-    """The stage's paths, seed and whether it resumes, as words of a command line."""
-    options = {option: str(folder / path) for option, path in (*stage.inputs.items(), stage.output)}
+    """The stage's settings and paths, its seed and whether it resumes, as words of a command line."""
+    options = stage.settings | {option: str(folder / path) for option, path in (*stage.inputs.items(), stage.output)}
     if stage.seeded:
         options["seed"] = str(seed)
     if stage.resumes:

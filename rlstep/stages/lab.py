@@ -17,6 +17,7 @@ from rlstep.runtime.code import code_digest
 from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
 from rlstep.runtime.paths import recipe
 from rlstep.runtime.pipeline import Pipeline, Stage
+from rlstep.runtime.recipes import load_recipe
 from rlstep.stages import COMMANDS, config_classes, run
 from rlstep.stages.report import ReportConfig, report
 
@@ -28,6 +29,13 @@ _DEFAULT = " and ".join(arm.name for arm in arms.ARMS if arm.by_default)
 class LabConfig:
     out: str = field(metadata={"help": "Run folder; the report is in its folder report/."})
     recipes: str = field(default="arithmetic", metadata={"help": "Folder of recipes, or the name of a shipped one."})
+    pretrained: str | None = field(
+        default=None,
+        metadata={"help": "Model to start from, in place of the recipe's: a folder, a hub id, or smollm2."},
+    )
+    needs: str | None = field(
+        default=None, metadata={"help": "Printed before the first stage: the time and memory that the run takes."}
+    )
     seed: int = field(default=0, metadata={"help": "The (first) seed."})
     seeds: Annotated[int | None, Range(at_least=1)] = field(
         default=None,
@@ -48,6 +56,7 @@ class LabConfig:
 
     def __post_init__(self):
         check(self, self._faults())
+        self.in_out = self.seeds is None and not self.contrast
         if self.seeds is None:
             self.seeds = 3 if self.contrast else 1
         if self.arms is None:
@@ -67,17 +76,18 @@ def _known_arms(config: LabConfig) -> tuple[Arm, ...]:
 
 def lab(config: LabConfig) -> dict:
     """Runs every stage for every seed; returns the summary."""
-    recipes = Path(config.recipes)
-    recipes = recipes if recipes.is_dir() else recipe(f"{config.recipes}/prepare").parent
-    wanted = stages(config)
+    if config.needs:
+        print(config.needs)
+    recipes = _folder_of(config.recipes)
+    wanted = stages(config, recipes)
     # Forked stages share these imports, which take longer than the smallest stages.
     for name in {stage.command for stage in wanted}:
         config_classes(name)
     pipeline = Pipeline(wanted, recipes, run, code_of)
     out, seeds = Path(config.out), range(config.seed, config.seed + config.seeds)
-    folders = [out / f"seed-{seed}" for seed in seeds] if len(seeds) > 1 or config.contrast else [out]
+    folders = [out] if config.in_out else [out / f"seed-{seed}" for seed in seeds]
     for seed, folder in zip(seeds, folders, strict=True):
-        if len(folders) > 1:
+        if not config.in_out:
             print(f"seed {seed}: {folder}")
         pipeline.run_all(folder, seed, config.workers)
         if not config.contrast:
@@ -86,7 +96,8 @@ def lab(config: LabConfig) -> dict:
         summary = report_contrast(folders, out / "report", config.contrast_level)
     elif len(folders) > 1:
         summary = report_seeds(folders, out / "report")
-    print(f"report: {out / 'report' / 'report.md'}")
+    many = config.contrast or len(folders) > 1
+    print(f"report: {(out if many else folders[0]) / 'report' / 'report.md'}")
     return summary
 
 
@@ -95,21 +106,33 @@ def code_of(command: str) -> str:
     return code_digest(COMMANDS[command].module)
 
 
-def stages(config: LabConfig) -> list[Stage]:
+def _folder_of(recipes: str) -> Path:
+    """A folder of recipes, or that of a shipped one's name."""
+    return Path(recipes) if Path(recipes).is_dir() else recipe(f"{recipes}/prepare").parent
+
+
+def stages(config: LabConfig, recipes: Path) -> list[Stage]:
     """The way from problems to curves, each stage after those it reads from, the longest first.
 
+    A generator that is an adapter is merged first, so that the adapters of verifiers and policies have one plain base.
     A contrast has no best-of-N, and so needs neither an ORM nor samples of the test problems.
     """
     wanted = [arm for arm in _known_arms(config) if arm.name in config.arms]
+    start = {"pretrained": config.pretrained} if config.pretrained else {}
     sft_inputs = {"model_name_or_path": "prepare/model", "data": "prepare/demonstrations.jsonl"}
-    verifier_inputs = {"model_name_or_path": "sft", "data": "train/labelled.jsonl"}
+    merge, generator = [], "sft"
+    if load_recipe(recipes / "sft.yaml").get("use_peft"):
+        merge = [Stage("merge", "export", "merge", {"policy": "sft"}, ("out", "generator"), seeded=False)]
+        generator = "generator/merged"
+    verifier_inputs = {"model_name_or_path": generator, "data": "train/labelled.jsonl"}
     to_rl = [
-        Stage("prepare", "prepare", "prepare", {}, ("out", "prepare")),
+        Stage("prepare", "prepare", "prepare", {}, ("out", "prepare"), settings=start),
         Stage("sft", "sft", "sft", sft_inputs, ("output_dir", "sft"), resumes=True),
-        _sample("train"),
+        *merge,
+        _sample("train", generator),
         _label("train"),
         Stage("prm", "prm", "prm", verifier_inputs, ("output_dir", "prm"), resumes=True),
-        *(_ppo(arm) for arm in wanted),
+        *(_ppo(arm, generator) for arm in wanted),
     ]
     if config.contrast:
         return to_rl
@@ -117,7 +140,7 @@ def stages(config: LabConfig) -> list[Stage]:
     return [
         *to_rl,
         Stage("orm", "orm", "orm", verifier_inputs, ("output_dir", "orm"), resumes=True),
-        _sample("test"),
+        _sample("test", generator),
         _label("test"),
         _score("prm", "test/labelled.jsonl", "test/scored-prm.jsonl"),
         _score("orm", "test/scored-prm.jsonl", "test/scored.jsonl"),
@@ -126,8 +149,8 @@ def stages(config: LabConfig) -> list[Stage]:
     ]
 
 
-def _sample(split: str) -> Stage:
-    inputs = {"model": "sft", "problems": f"prepare/problems-{split}.jsonl"}
+def _sample(split: str, generator: str) -> Stage:
+    inputs = {"model": generator, "problems": f"prepare/problems-{split}.jsonl"}
     return Stage(f"sample_{split}", "sample", f"sample_{split}", inputs, ("out", f"{split}/samples.jsonl"))
 
 
@@ -141,7 +164,7 @@ def _score(verifier: str, data: str, out: str) -> Stage:
     return Stage(f"score_{verifier}", "score", f"score_{verifier}", inputs, ("out", out), seeded=False)
 
 
-def _ppo(arm: Arm) -> Stage:
+def _ppo(arm: Arm, generator: str) -> Stage:
     problems = {"problems": "prepare/problems-rl.jsonl", "eval_problems": "prepare/problems-test.jsonl"}
-    inputs = {"model_name_or_path": "sft", **problems, **({"prm": "prm"} if arm.uses_prm else {})}
+    inputs = {"model_name_or_path": generator, **problems, **({"prm": "prm"} if arm.uses_prm else {})}
     return Stage(arm.folder, "ppo", arm.recipe, inputs, ("output_dir", arm.folder), resumes=True)

@@ -22,7 +22,7 @@ CHUNK = 256
 class LabelConfig:
     data: str = field(metadata={"help": "Solutions (JSONL)."})
     out: str = field(metadata={"help": "Where the labelled solutions go (JSONL)."})
-    task: Literal["arithmetic", "increasing", "gsm8k", "math"] = field(
+    task: Literal["arithmetic", "increasing", "increasing_words", "word_problems", "gsm8k", "math"] = field(
         metadata={"help": "The task whose checker labels."}
     )
     labelled: Literal["error", "keep"] = field(

