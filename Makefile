@@ -33,7 +33,9 @@ real: setup $(VENV)/.real  ## the same with a real pretrained chat model, on CPU
 IN_TESTS := PATH="$(CURDIR)/$(BIN):$$PATH" TORCH_EXTENSIONS_DIR="$(CURDIR)/$(VENV)/torch_extensions" \
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
+# Tests that need a package that the index does not give are skipped, and say so.
 test: setup $(VENV)/.ops  ## the whole test run; ARGS="-k ppo" goes to pytest
+	-@$(MAKE) --no-print-directory $(VENV)/.real
 	@$(IN_TESTS) python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: setup  ## ruff, its formatting, the rules that imports run downward only and never in a circle, and the documentation

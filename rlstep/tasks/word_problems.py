@@ -21,7 +21,7 @@ import random
 import re
 
 from rlstep.runtime.errors import UserError
-from rlstep.steps.boundaries import line_steps
+from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.prompts import Prompt, problem_text
 from rlstep.steps.records import Problem, Solution
 from rlstep.tasks.base import Check
@@ -40,6 +40,7 @@ class WordProblems:
 
     name = "word_problems"
     splits = tuple(STEPS)
+    boundary = Boundary("line")
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
         if split not in STEPS:

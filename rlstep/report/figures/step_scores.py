@@ -12,16 +12,15 @@ from matplotlib.figure import Figure
 from rlstep.report.examples import ORM, PRM, SHOWN_STEPS, THRESHOLD, Example, first_wrong
 from rlstep.report.figures.drawing import save, set_title
 from rlstep.report.style import BLUE, GREY, PALE, STYLE, VERMILION
+from rlstep.steps.prompts import problem_text
 
 
 def draw_step_scores(examples: Sequence[Example], path: str | Path) -> None:
     """Solutions as text, a bar of the PRM's score beside every step, the exact checker's verdict before it."""
     longest = max(len(text.rstrip()) for example in examples for text in example.solution.step_texts)
     beside = longest <= 24
-    prompts = [
-        textwrap.wrap(" ".join(e.solution.prompt.split()), 38 if beside else 120, max_lines=4, placeholder=" \u2026")
-        for e in examples
-    ]
+    texts = [" ".join(problem_text(example.solution.prompt).split()) for example in examples]
+    prompts = [textwrap.wrap(text, 38 if beside else 120, max_lines=4, placeholder=" \u2026") for text in texts]
     steps = [min(len(example.solution.steps), SHOWN_STEPS + 1) for example in examples]
     rows = [3.4 + 0.8 * len(prompt) + count for prompt, count in zip(prompts, steps, strict=True)]
     heights = [max(rows)] if beside else rows
