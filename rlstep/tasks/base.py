@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from rlstep.steps.prompts import problem_text
 from rlstep.steps.records import Problem, Solution, Span
 
 
@@ -42,7 +43,7 @@ class Task(Protocol):
 
 def checked(task: Task, solution: Solution) -> Solution:
     """Fills a solution's steps, labels, answer and correctness from the task's checker."""
-    found = task.check(solution.prompt, solution.completion, solution.reference)
+    found = task.check(problem_text(solution.prompt), solution.completion, solution.reference)
     solution.steps, solution.labels = found.steps, found.labels
     solution.answer, solution.correct = found.answer, found.correct
     return solution
