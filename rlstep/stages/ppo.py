@@ -26,6 +26,7 @@ from rlstep.policy.rewards.sources import (
     check_fit,
     load_verifiers,
     save_verifier,
+    steps_of,
     task_rewards,
     wants_base,
 )
@@ -86,8 +87,7 @@ def _trainer(
     identity: dict[str, Any],
 ) -> tuple[StepPPOTrainer, Verifiers]:
     """The trainer with all that watches it, and the verifiers that pay."""
-    task = get(options.task, options.task_path)
-    check_readable(task, [*problems, *eval_problems])
+    check_readable(get(options.task, options.task_path), [*problems, *eval_problems])
     args.model_init_kwargs = model_init_kwargs(model, args)
     path, peft_config = model.model_name_or_path, get_peft_config(model)
     tokenizer = load_policy_tokenizer(path, args.trust_remote_code)
@@ -99,6 +99,8 @@ def _trainer(
     if peft_config is not None and wants_base(options):
         base = load_base(path, args).to(args.device)
     verifiers = load_verifiers(options, args, base, path, model.model_revision)
+    check_fit(verifiers.models, texts, prompt_format, args.max_completion_length)
+    task = get(options.task, options.task_path, steps_of(options, verifiers))
     trainer = StepPPOTrainer(
         model=path if base is None else base,
         reward_source=task_rewards(options, guards, task, verifiers),
@@ -111,6 +113,5 @@ def _trainer(
         prompt_format=prompt_format,
     )
     check_prompt_lengths(lengths, args.max_completion_length, max_positions(trainer.model.config))
-    check_fit(verifiers, [p.prompt for p in problems], args.max_completion_length)
     set_up_monitoring(trainer, options, alarm, refresh, task, verifiers)
     return trainer, verifiers

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 
+from rlstep.policy.first_batch import Look, warn_of_first_batch
 from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_policy_tokenizer, prompt_lengths
 from rlstep.policy.prompt_files import read_prompt_format
 from rlstep.policy.sampling import batches, generate
@@ -16,8 +17,10 @@ from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
+from rlstep.steps.answers import extract
+from rlstep.steps.boundaries import line_steps
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
-from rlstep.steps.records import read_problems
+from rlstep.steps.records import Solution, read_problems
 from rlstep.verifiers.pretrained import max_positions
 
 
@@ -80,6 +83,8 @@ def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict
                 # A batch's own seed: the rows after a kill are those the uninterrupted run would have written.
                 torch.manual_seed(config.seed * 1_000_003 + number)
                 solutions = generate(model, tokenizer, batch, prompt_format, **sampling)
+                if number == 0:
+                    warn_of_first_batch([_look(solution) for solution in solutions], "max_new_tokens")
                 # A kill may have cut a batch in two: then its first rows are there already.
                 written = len(rows.rows) - number * config.batch_size
                 rows.append(solution.to_row() for solution in solutions[written:])
@@ -87,3 +92,8 @@ def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict
         finished = sum(row["finished"] for row in rows.rows)
         record.metrics |= {"problems": len(problems), "solutions": total, "finished": finished / total}
     return record.metrics
+
+
+def _look(solution: Solution) -> Look:
+    completion = solution.completion
+    return Look(completion, extract(completion) is not None, len(line_steps(completion)), solution.finished)

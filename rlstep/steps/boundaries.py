@@ -84,6 +84,9 @@ class Boundary:
                 ends = sentence_ends(text)
         return _cover(text, ends)
 
+    def __str__(self) -> str:
+        return self.rule if self.tag is None else f"{self.rule} {self.tag!r}"
+
     def to_dict(self) -> dict[str, str | None]:
         return asdict(self)
 
