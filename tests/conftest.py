@@ -35,6 +35,40 @@ def tiny_lm(tokenizer, tmp_path_factory) -> str:
     return str(path)
 
 
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if thinking is defined and thinking %}<think>\n{% endif %}"
+    "{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def chat_lm(tmp_path_factory) -> str:
+    """Path of a saved, randomly initialised Llama that speaks ChatML, with a tokenizer that reads any text.
+
+    Its end token is <eos>, and <|im_end|> is what its template closes a turn with: the two are not the same.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+    from rlstep.tasks.wordlevel import word_level_tokenizer
+
+    tokenizer = word_level_tokenizer(
+        ["Left to right, mod 20: ", "Answer: ", "\n", "system", "user", "assistant", "<think>"]
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=512, tie_word_embeddings=False, initializer_range=0.2,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("chat_lm")
+    LlamaForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
 @pytest.fixture(scope="session")
 def verifier_paths(tiny_lm, tokenizer, tmp_path_factory) -> dict[str, str]:
     """Untrained PRM and ORM checkpoints."""

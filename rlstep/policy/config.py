@@ -22,7 +22,7 @@ CORRECTED = (*WITH_VLLM, ReadBy("vllm_importance_sampling_correction"))
 ADAPTIVE_ENTROPY = (ReadBy("use_adaptive_entropy"),)
 NO_LABELS = (Idle("nothing here computes a loss or metrics from labels"),)
 NO_VESPO = (Idle("loss_type 'vespo' is written for one advantage per sequence"),)
-NO_TOOLS = (Idle("prompts are text, and completions call no tools"),)
+NO_TOOLS = (Idle("prompts and completions are text, and call no tools"),)
 
 # What StepPPOConfig takes over from TRL: ranges, and under which conditions it is read.
 _READ: dict[str, tuple[Constraint, ...]] = {
@@ -44,7 +44,7 @@ _READ: dict[str, tuple[Constraint, ...]] = {
     "ref_model_sync_steps": (ReadBy("sync_ref_model"),),
     "use_bias_correction_kl": (ReadBy("beta"), ReadBy("kl", "loss"), ReadUnless("kl_estimator", "k1", "k2")),
     **dict.fromkeys(("entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"), ADAPTIVE_ENTROPY),
-    "chat_template_kwargs": NO_TOOLS,
+    "chat_template_kwargs": (Idle("set chat_template_arguments"),),
     "max_tool_calling_iterations": NO_TOOLS,
     "log_multimodal": NO_TOOLS,
     "num_completions_to_print": (ReadBy("log_completions"),),

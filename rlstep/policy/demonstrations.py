@@ -3,19 +3,20 @@
 from datasets import Dataset
 
 from rlstep.runtime.errors import UserError
+from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Solution
 
 
-def tokenize(tokenizer, solutions: list[Solution]) -> Dataset:
+def tokenize(tokenizer, solutions: list[Solution], prompt_format: PromptFormat, end: int) -> Dataset:
     """Prompts and completions as tokens, all at once: TRL's own preparation goes row by row.
 
-    The completion is tokenised apart from the prompt, as it will be when it is sampled, and ends with <eos>.
+    The completion is tokenised apart from the prompt, as it will be when it is sampled, and ends with the token `end`.
     """
-    prompts = tokenizer([s.prompt for s in solutions])["input_ids"]
+    prompts = prompt_format.encode(tokenizer, [s.prompt for s in solutions])
     completions = tokenizer([s.completion for s in solutions], add_special_tokens=False)["input_ids"]
     rows = {"input_ids": [], "completion_mask": []}
     for prompt_ids, completion_ids in zip(prompts, completions, strict=True):
-        completion_ids = [*completion_ids, tokenizer.eos_token_id]
+        completion_ids = [*completion_ids, end]
         rows["input_ids"].append(prompt_ids + completion_ids)
         rows["completion_mask"].append([0] * len(prompt_ids) + [1] * len(completion_ids))
     return Dataset.from_dict(rows)

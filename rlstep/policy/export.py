@@ -3,10 +3,15 @@
 import shutil
 from pathlib import Path
 
+from transformers.utils import GENERATION_CONFIG_NAME
+
 from rlstep.policy.models import ADAPTER_CONFIG, load_policy, load_policy_tokenizer
+from rlstep.policy.prompt_files import PROMPT_FORMAT
 from rlstep.runtime.errors import UserError
 
 ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
+# What belongs to an adapter as it does to whole weights: where completions end, and how prompts are written.
+BESIDE = (GENERATION_CONFIG_NAME, PROMPT_FORMAT)
 
 
 def check_adapter(policy: Path) -> None:
@@ -26,10 +31,13 @@ def export_adapter(policy: Path, out: Path, dtype: str = "auto", trust_remote_co
     """
     tokenizer = load_policy_tokenizer(str(policy), trust_remote_code)
     (out / "adapter").mkdir(parents=True, exist_ok=True)
-    for name in ADAPTER_FILES:
-        shutil.copyfile(policy / name, out / "adapter" / name)
+    for name in ADAPTER_FILES + BESIDE:
+        if (policy / name).is_file():
+            shutil.copyfile(policy / name, out / "adapter" / name)
     tokenizer.save_pretrained(out / "adapter")
     merged = load_policy(str(policy), dtype, trust_remote_code)
     merged.save_pretrained(out / "merged")
     tokenizer.save_pretrained(out / "merged")
+    if (policy / PROMPT_FORMAT).is_file():
+        shutil.copyfile(policy / PROMPT_FORMAT, out / "merged" / PROMPT_FORMAT)
     return merged.num_parameters()

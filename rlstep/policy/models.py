@@ -1,6 +1,7 @@
 """Loading a policy: a full model or a LoRA adapter, from a folder or a hub id, with the same few options everywhere."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,7 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from trl import GRPOConfig, ModelConfig
 from trl.trainer.utils import create_model_from_path
 
+from rlstep.policy.end_tokens import read_generation_config
 from rlstep.runtime.errors import UserError
+from rlstep.steps.prompts import PromptFormat
+from rlstep.steps.records import Problem
 from rlstep.verifiers.pretrained import ADAPTER_CONFIG
 
 
@@ -34,13 +38,17 @@ def load_policy(path: str, dtype: str = "auto", trust_remote_code: bool = False)
     from peft import AutoPeftModelForCausalLM
 
     try:
-        return AutoPeftModelForCausalLM.from_pretrained(path, **options).merge_and_unload()
+        model = AutoPeftModelForCausalLM.from_pretrained(path, **options).merge_and_unload()
     except OSError as error:
         base = json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
         raise UserError(
             f"{path}: the adapter's base, '{base}', cannot be loaded from here: {str(error).splitlines()[0]} Correct"
             f" base_model_name_or_path in its {ADAPTER_CONFIG}; a relative path counts from the working directory."
         ) from error
+    if own := read_generation_config(path):
+        # The base's own end tokens are those of before the adapter was trained.
+        model.generation_config = own
+    return model
 
 
 def load_base(model: str | PreTrainedModel, args: GRPOConfig) -> PreTrainedModel:
@@ -64,11 +72,19 @@ def model_init_kwargs(model: ModelConfig, args) -> dict:
     }
 
 
+def prompt_lengths(
+    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat
+) -> dict[str, int]:
+    """Prompt tokens by problem id."""
+    ids = prompt_format.encode(tokenizer, [problem.prompt for problem in problems])
+    return {problem.id: len(prompt_ids) for problem, prompt_ids in zip(problems, ids, strict=True)}
+
+
 def check_prompt_lengths(lengths: dict[str, int], new_tokens: int, limit: int | None) -> None:
     """Refuses prompts that leave no room in the model.
 
     Args:
-        lengths: prompt tokens by problem id.
+        lengths: of `prompt_lengths`.
         new_tokens: tokens to be generated after each.
         limit: the model's positions (`rlstep.verifiers.pretrained.max_positions`); None is no limit.
     """

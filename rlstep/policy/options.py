@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from rlstep.policy.rewards.task_rewards import PROCESS, SOURCES
-from rlstep.runtime.constraints import Choices, Idle, Range, changed, check
+from rlstep.runtime.constraints import Choices, Idle, Range, ReadBy, changed, check
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.trainer_settings import ASKED, MEASURED, PLACED, SHOWN
+from rlstep.steps.boundaries import Boundary, Rule
 
 VERIFIERS = ("prm", "orm", "implicit")
 # Settings of step scores and of their credit; with sources that have none they would do nothing.
@@ -71,6 +72,16 @@ class PPOOptions:
     missing_answer_reward: Annotated[float, Range()] = field(
         default=0.0, metadata={"help": "Outcome of a completion without an answer; below 0 it costs something."}
     )
+    boundary: Rule | None = field(
+        default=None,
+        metadata={
+            "help": "What a step is. By default what the PRM was taught, and lines without one; of rlstep's own PRMs "
+            "nothing else can be asked."
+        },
+    )
+    boundary_tag: Annotated[str | None, ReadBy("boundary", "tag")] = field(
+        default=None, metadata={"help": "boundary tag: the tag that ends a step."}
+    )
     score_cache: Annotated[int, Range(at_least=0), PLACED] = field(
         default=20_000, metadata={"help": "Completions whose scores each verifier keeps, for when they come again."}
     )
@@ -95,6 +106,7 @@ class PPOOptions:
         self.source_weights = _mapping("source_weights", self.source_weights, '{"prm": 0.5}')
         self.credit_parameters = _mapping("credit_parameters", self.credit_parameters, '{"eta": 0.7}')
         check(self, [*self._source_faults(), *self._idle()])
+        self.steps = None if self.boundary is None else Boundary(self.boundary, self.boundary_tag)
 
     @property
     def sources(self) -> dict[str, float]:

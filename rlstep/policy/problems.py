@@ -5,6 +5,7 @@ from datasets import Dataset
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.options import PPOOptions
 from rlstep.runtime.errors import UserError
+from rlstep.steps.prompts import Prompt, PromptFormat, problem_text
 from rlstep.steps.records import Problem, read_problems
 from rlstep.tasks.base import Task
 
@@ -42,11 +43,16 @@ def check_readable(task: Task, problems: list[Problem]) -> None:
     """Refuses problems that the task's checker cannot read, before a model is loaded."""
     for problem in problems:
         try:
-            task.check(problem.prompt, "", problem.reference)
+            task.check(problem_text(problem.prompt), "", problem.reference)
         except ValueError as error:
             raise UserError(f"problem '{problem.id}': {error}. Give the task that the problems are of.") from None
 
 
-def as_dataset(problems: list[Problem]) -> Dataset:
-    """Rows with `prompt` and `reference`."""
-    return Dataset.from_list([{"prompt": p.prompt, "reference": p.reference} for p in problems])
+def as_dataset(problems: list[Problem], prompt_format: PromptFormat) -> Dataset:
+    """Rows with `prompt` and `reference`; a column has one type, so where one prompt is a chat all are messages."""
+    prompts: list[Prompt] = [problem.prompt for problem in problems]
+    if any(not isinstance(prompt, str) for prompt in prompts):
+        own = PromptFormat(prompt_format.form)
+        prompts = [own.messages(prompt) for prompt in prompts]
+    references = [problem.reference for problem in problems]
+    return Dataset.from_dict({"prompt": prompts, "reference": references})

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
+from rlstep.steps.prompts import Prompt
+
 
 class Rollouts:
     """Continuations by the policy as it is at the moment.
@@ -13,7 +15,7 @@ class Rollouts:
     `tests/policy/test_trl_seam.py` holds the private names of TRL that are used here.
 
     Args:
-        trainer: whose policy is sampled.
+        trainer: whose policy is sampled; its `prompt_format` says how prompts are written for it.
     """
 
     def __init__(self, trainer: GRPOTrainer):
@@ -26,13 +28,20 @@ class Rollouts:
             continuations, _ = self.trainer._generate_single_turn(repeated, None, {}, K)
         return [continuations[i * K : (i + 1) * K] for i in range(len(prefixes))]
 
-    def sample_texts(self, prefixes: list[str], n: int) -> list[list[str]]:
-        """n continuations of each text, the same ones on every rank; the ranks share the work."""
+    def sample_texts(self, prefixes: list[tuple[Prompt, str]], n: int) -> list[list[str]]:
+        """n continuations of each beginning of a completion, the same ones on every rank; the ranks share the work.
+
+        Args:
+            prefixes: prompts, and what is written after each already.
+            n: continuations of each.
+        """
         trainer = self.trainer
         ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
         size = max(1, trainer.args.per_device_train_batch_size // n)
         share = -(-len(prefixes) // ranks)
-        ids = [trainer._tokenizer(text)["input_ids"] for text in prefixes]
+        prompts, begun = zip(*prefixes, strict=True)
+        written = trainer._tokenizer(list(begun), add_special_tokens=False, verbose=False)["input_ids"]
+        ids = [a + b for a, b in zip(trainer.prompt_format.encode(trainer._tokenizer, prompts), written, strict=True)]
         # Every rank generates equally often; what is too much is dropped below.
         mine = (ids + ids[:1] * (ranks * share - len(ids)))[rank * share : (rank + 1) * share]
         continuations = []

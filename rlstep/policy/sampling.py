@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from rlstep.policy.end_tokens import stop_tokens
+from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Problem, Solution
 
 Batch = list[tuple[Problem, int]]  # (problem, the number of the sample among those of its problem)
@@ -29,6 +31,7 @@ def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     batch: Batch,
+    prompt_format: PromptFormat,
     *,
     max_new_tokens: int,
     temperature: float = 1.0,
@@ -40,14 +43,14 @@ def generate(
     Args:
         model: the policy; its generation configuration is replaced by these settings.
         tokenizer: pads on the left.
+        prompt_format: how problems become what the policy reads; the solutions say so.
         temperature: 0 takes the likeliest token, and neither `top_p` nor `top_k` is read.
         top_p: sample from the smallest set of tokens with this mass.
         top_k: sample from the k likeliest tokens; 0 is all.
     """
-    prompts = tokenizer([problem.prompt for problem, _ in batch], return_tensors="pt", padding=True).to(model.device)
-    prompts.pop("token_type_ids", None)
-    stops = model.generation_config.eos_token_id or tokenizer.eos_token_id
-    stops = stops if isinstance(stops, list) else [stops]
+    ids = prompt_format.encode(tokenizer, [problem.prompt for problem, _ in batch])
+    prompts = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)
+    stops = stop_tokens(model, tokenizer)
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     # As the model's own, because `generate` takes from there what it is not given: a chat model's repetition penalty.
     model.generation_config = GenerationConfig(
@@ -60,7 +63,10 @@ def generate(
     ids_BT = model.generate(**prompts)[:, prompts["input_ids"].shape[1] :]
     finished_B = torch.isin(ids_BT, torch.tensor(stops, device=ids_BT.device)).any(dim=1).tolist()
     texts = tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
+    written = prompt_format.to_dict()
     return [
-        Solution(problem.id, problem.prompt, text, problem.reference, sample=index, finished=finished)
+        Solution(
+            problem.id, problem.prompt, text, problem.reference, sample=index, finished=finished, prompt_format=written
+        )
         for (problem, index), text, finished in zip(batch, texts, finished_B, strict=True)
     ]

@@ -26,12 +26,15 @@ from rlstep.core.kl import kl_estimate
 from rlstep.policy import estimators, vine
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.critic import ValueFunction
+from rlstep.policy.end_tokens import write_generation_config
 from rlstep.policy.kl import LogProbTap, kl_when_sampled, trls_kl
 from rlstep.policy.models import load_base
 from rlstep.policy.monitoring.training_log import TrainingLog
+from rlstep.policy.prompt_files import write_prompt_format
 from rlstep.policy.resume import ExactResume
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion
 from rlstep.policy.rollouts import Rollouts
+from rlstep.steps.prompts import PromptFormat
 
 
 def process(scored: list[ScoredCompletion], **_) -> list[float]:
@@ -51,13 +54,14 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         model: path, hub id or instance of a causal LM.
         reward_source: scores completions (`rlstep.policy.rewards.task_rewards`).
         args: the configuration.
-        train_dataset, eval_dataset: rows with `prompt` (text) and `reference`.
+        train_dataset, eval_dataset: rows with `prompt`, text or a list of messages, and `reference`.
         processing_class: the policy's tokenizer.
         peft_config: the LoRA adapter to train. With `advantage: gae` the critic then shares the frozen base; beside a
             policy whose weights are all trained it has a frozen base of its own, the reference where there is one.
         critic_config: the critic's adapter; the policy's by default, or one of rank 16.
         callbacks: as in the Trainer.
         run_identity: settings that a checkpoint must have been written with to be continued by this run.
+        prompt_format: how prompts become tokens; by default as the prompts of the training data have their form.
 
     Attributes:
         observers: called with each `ScoredBatch` drawn for training, that of all ranks on every rank, after its
@@ -79,8 +83,10 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         critic_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
         run_identity: dict[str, Any] | None = None,
+        prompt_format: PromptFormat | None = None,
     ):
         self.reward_source = reward_source
+        self.prompt_format = (prompt_format or PromptFormat()).resolved(train_dataset["prompt"])
         self.observers: list[Callable[[ScoredBatch], None]] = []
         self.rollouts, self.training_log = Rollouts(self), TrainingLog(self)
         if is_deepspeed_zero3_enabled():
@@ -109,8 +115,12 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         """One update up to its loss, from the rows of the data set to the batch that the loss is computed of."""
-        # Sample and score. TRL calls `_calculate_rewards` on the way, with these rows.
-        rows = [dict(row) for row in inputs]
+        # Sample and score. TRL calls `_tokenize_prompts` and `_calculate_rewards` on the way, with these rows. It sees
+        # the text of a chat, not its messages, which it would write and read back in ways of its own.
+        rows = [
+            row | {"prompt": self.prompt_format.render(self._tokenizer, row["prompt"]), "asked": row["prompt"]}
+            for row in inputs
+        ]
         batch = super()._generate_and_score_completions(rows)
         mask_BT, update = batch["completion_mask"], self.args.batches_at(self.state.global_step) + 1
         local, everyone = (ScoredBatch.from_rows(update, part) for part in (rows, gather_object(rows)))
@@ -138,6 +148,10 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
             observe(everyone)
         return batch
 
+    def _tokenize_prompts(self, prompts):
+        """As for verifiers and for `rlstep sample`: each special token once, and none that closes a text."""
+        return self.prompt_format.encode_rendered(self._tokenizer, prompts), None, {}
+
     # --- Score.
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
@@ -147,8 +161,8 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         thing that both methods see, as the batch that TRL makes holds tensors alone; and their columns are what TRL
         gives to reward functions, those of the data set and those that a rollout function added.
         """
-        references = [row["reference"] for row in inputs]
-        scored, finished = self._score(prompts, completions, references, completion_ids_list)
+        asked, references = ([row[name] for row in inputs] for name in ("asked", "reference"))
+        scored, finished = self._score(asked, completions, references, completion_ids_list)
         for row, completion, worth, done in zip(inputs, completions, scored, finished, strict=True):
             row.update(completion=completion, scored=worth, finished=done)
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -265,11 +279,17 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # Every rank comes here; under ZeRO-3 the first alone has whole weights, which DeepSpeed hands over.
-        if self.value_function is None or not self.args.should_save:
+        if not self.args.should_save:
             return super()._save(output_dir, state_dict)
-        state = self.model.state_dict() if state_dict is None else state_dict
-        super()._save(output_dir, self.value_function.without_critic(state))
-        self.value_function.save(state, output_dir or self.args.output_dir)
+        folder = output_dir or self.args.output_dir
+        if self.value_function is None:
+            super()._save(output_dir, state_dict)
+        else:
+            state = self.model.state_dict() if state_dict is None else state_dict
+            super()._save(output_dir, self.value_function.without_critic(state))
+            self.value_function.save(state, folder)
+        write_prompt_format(folder, self.prompt_format)
+        write_generation_config(self.accelerator.unwrap_model(self.model), folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

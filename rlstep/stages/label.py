@@ -6,10 +6,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rlstep.runtime.constraints import Idle, check
+from rlstep.runtime.constraints import Idle, ReadBy, check
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
+from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.records import Solution, iter_solutions
 from rlstep.supervision.checker import label_metrics, label_solution, refuse_step_labels
 from rlstep.tasks import get
@@ -35,9 +36,16 @@ class LabelConfig:
     task_path: Annotated[str | None, Idle("the problems come with the solutions, and a checker reads no data")] = field(
         default=None, metadata={"help": "Of no use here; `rlstep prepare` has it."}
     )
+    boundary: Rule = field(
+        default="line", metadata={"help": "What a step is; checkers that read each step exactly know lines alone."}
+    )
+    boundary_tag: Annotated[str | None, ReadBy("boundary", "tag")] = field(
+        default=None, metadata={"help": "boundary tag: the tag that ends a step."}
+    )
 
     def __post_init__(self):
         check(self)
+        self.steps = Boundary(self.boundary, self.boundary_tag)
 
 
 def label(config: LabelConfig) -> dict:
@@ -52,9 +60,9 @@ def label(config: LabelConfig) -> dict:
             kept, or scores that belong to other steps.
         DataError: a malformed row.
     """
-    task = get(config.task, config.task_path)
+    task = get(config.task, config.task_path, config.steps)
     out = Path(config.out)
-    fingerprint = digest(Path(config.data), config.task, config.labelled)
+    fingerprint = digest(Path(config.data), config.task, config.labelled, config.steps.to_dict())
     with (
         RunRecord("label", asdict(config), out.parent, name=out.name + ".run.json") as record,
         ResumableRows(out, fingerprint) as rows,

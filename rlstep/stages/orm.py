@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlstep.report.reliability import PlotReliability
 from rlstep.runtime.constraints import Range, ReadBy
+from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.verifiers.spec import ImplicitSpec, VerifierSpec
 from rlstep.verifiers.training.arguments import VerifierArguments
 from rlstep.verifiers.training.implicit_trainer import ImplicitTrainer
@@ -43,9 +44,9 @@ class ORMConfig(VerifierConfig):
         return VerifierSpec("orm", boundary=self.steps)
 
 
-def orm(config: ORMConfig, args: VerifierArguments) -> dict:
+def orm(config: ORMConfig, args: VerifierArguments, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Trains an outcome reward model, or an implicit PRM, and leaves it in `args.output_dir`."""
     trainer_class, options = (ImplicitTrainer, {}) if config.loss == "implicit" else (ORMTrainer, {"loss": config.loss})
     return train_verifier(
-        trainer_class, config, args, config.spec, need=("correct",), callbacks=[PlotReliability], **options
+        trainer_class, config, args, config.spec, ("correct",), prompts, callbacks=[PlotReliability], **options
     )

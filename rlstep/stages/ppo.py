@@ -6,12 +6,19 @@ from typing import Any
 from trl import get_peft_config
 
 from rlstep.policy.config import PolicyModel, StepPPOConfig
-from rlstep.policy.models import check_prompt_lengths, load_base, load_policy_tokenizer, model_init_kwargs
+from rlstep.policy.models import (
+    check_prompt_lengths,
+    load_base,
+    load_policy_tokenizer,
+    model_init_kwargs,
+    prompt_lengths,
+)
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.monitoring.curve import CURVE, LearningCurve
 from rlstep.policy.monitoring.setup import set_up_monitoring
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.problems import as_dataset, check_readable, evaluation_problems, training_problems
+from rlstep.policy.prompt_files import read_prompt_format
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.sources import (
@@ -19,6 +26,7 @@ from rlstep.policy.rewards.sources import (
     check_fit,
     load_verifiers,
     save_verifier,
+    steps_of,
     task_rewards,
     wants_base,
 )
@@ -29,6 +37,7 @@ from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import run_identity
 from rlstep.runtime.record import RunRecord
+from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.records import Problem
 from rlstep.tasks import get
 from rlstep.verifiers.pretrained import max_positions
@@ -41,13 +50,14 @@ def ppo(
     refresh: RefreshOptions,
     args: StepPPOConfig,
     model: PolicyModel,
+    prompts: PromptOptions = BY_CHECKPOINT,
 ) -> dict:
     """Trains a policy (with `--use_peft`, a LoRA adapter on it) and writes it to `args.output_dir`."""
     check_together(options, guards, alarm, refresh, args, model)
     if model.model_name_or_path is None:
         raise UserError("model_name_or_path is missing: a hub id or a folder with a causal LM.")
     problems, eval_problems = training_problems(options, args), evaluation_problems(options, args)
-    parts = (options, guards, alarm, refresh, args, model)
+    parts = (options, guards, alarm, refresh, args, model, prompts)
     identity = run_identity(*parts)
     config = {name: value for part in parts for name, value in settings(part).items()}
     out, curve = Path(args.output_dir), LearningCurve(Path(args.output_dir) / CURVE)
@@ -71,32 +81,37 @@ def _trainer(
     refresh: RefreshOptions,
     args: StepPPOConfig,
     model: PolicyModel,
+    prompts: PromptOptions,
     problems: list[Problem],
     eval_problems: list[Problem],
     identity: dict[str, Any],
 ) -> tuple[StepPPOTrainer, Verifiers]:
     """The trainer with all that watches it, and the verifiers that pay."""
-    task = get(options.task, options.task_path)
-    check_readable(task, [*problems, *eval_problems])
+    check_readable(get(options.task, options.task_path), [*problems, *eval_problems])
     args.model_init_kwargs = model_init_kwargs(model, args)
     path, peft_config = model.model_name_or_path, get_peft_config(model)
     tokenizer = load_policy_tokenizer(path, args.trust_remote_code)
+    everyone = [*problems, *eval_problems]
+    texts = [problem.prompt for problem in everyone]
+    prompt_format = prompts.for_model(tokenizer, texts, read_prompt_format(path), path)
+    lengths = prompt_lengths(everyone, tokenizer, prompt_format)
     base = None
     if peft_config is not None and wants_base(options):
         base = load_base(path, args).to(args.device)
     verifiers = load_verifiers(options, args, base, path, model.model_revision)
+    check_fit(verifiers.models, texts, prompt_format, args.max_completion_length)
+    task = get(options.task, options.task_path, steps_of(options, verifiers))
     trainer = StepPPOTrainer(
         model=path if base is None else base,
         reward_source=task_rewards(options, guards, task, verifiers),
         args=args,
-        train_dataset=as_dataset(problems),
-        eval_dataset=as_dataset(eval_problems) if eval_problems else None,
+        train_dataset=as_dataset(problems, prompt_format),
+        eval_dataset=as_dataset(eval_problems, prompt_format) if eval_problems else None,
         processing_class=tokenizer,
         peft_config=peft_config,
         run_identity=identity,
+        prompt_format=prompt_format,
     )
-    lengths = {p.id: len(tokenizer(p.prompt)["input_ids"]) for p in [*problems, *eval_problems]}
     check_prompt_lengths(lengths, args.max_completion_length, max_positions(trainer.model.config))
-    check_fit(verifiers, [p.prompt for p in problems], args.max_completion_length)
     set_up_monitoring(trainer, options, alarm, refresh, task, verifiers)
     return trainer, verifiers

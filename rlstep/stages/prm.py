@@ -1,6 +1,6 @@
 """The `prm` stage: from solutions with step labels to a process reward model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from rlstep.report.reliability import PlotReliability
 from rlstep.runtime.constraints import ReadBy
 from rlstep.steps.labels import LabelPolicy
+from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.verifiers.spec import VerifierSpec, label_token_ids
 from rlstep.verifiers.training.arguments import VerifierArguments
 from rlstep.verifiers.training.options import VerifierConfig
@@ -39,13 +40,14 @@ class PRMConfig(VerifierConfig):
 
     def spec(self, tokenizer: PreTrainedTokenizerBase) -> VerifierSpec:
         """What the outputs will mean."""
-        spec = VerifierSpec("prm", self.head, None, self.policy, self.steps)
+        spec = VerifierSpec("prm", self.head, policy=self.policy, boundary=self.steps)
         if self.head == "classification":
             return spec
         texts = self.label_tokens or DEFAULT_LABEL_TOKENS[: spec.classes]
-        return VerifierSpec("prm", "token", label_token_ids(tokenizer, texts, spec), self.policy, self.steps)
+        return replace(spec, label_tokens=label_token_ids(tokenizer, texts, spec))
 
 
-def prm(config: PRMConfig, args: VerifierArguments) -> dict:
+def prm(config: PRMConfig, args: VerifierArguments, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Trains a process reward model and leaves it in `args.output_dir`."""
-    return train_verifier(PRMTrainer, config, args, config.spec, need=("steps", "labels"), callbacks=[PlotReliability])
+    need, callbacks = ("steps", "labels"), [PlotReliability]
+    return train_verifier(PRMTrainer, config, args, config.spec, need, prompts, callbacks)

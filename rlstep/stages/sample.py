@@ -7,14 +7,20 @@ from typing import Annotated, Literal
 
 import torch
 
-from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_policy_tokenizer
+from rlstep.policy.first_batch import Look, warn_of_first_batch
+from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_policy_tokenizer, prompt_lengths
+from rlstep.policy.prompt_files import read_prompt_format
 from rlstep.policy.sampling import batches, generate
 from rlstep.runtime.checkpoints import checkpoint_files
+from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
-from rlstep.steps.records import read_problems
+from rlstep.steps.answers import extract
+from rlstep.steps.boundaries import line_steps
+from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
+from rlstep.steps.records import Solution, read_problems
 from rlstep.verifiers.pretrained import max_positions
 
 
@@ -53,27 +59,32 @@ class SampleConfig:
             yield f"temperature 0 gives one solution {self.n} times over; set n to 1, or temperature above 0"
 
 
-def sample(config: SampleConfig) -> dict:
+def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Samples `config.n` solutions of every problem into `config.out`."""
     problems = read_problems(config.problems)
-    out = Path(config.out)
-    fingerprint = digest(asdict(config), [asdict(problem) for problem in problems], checkpoint_files(config.model))
+    out, chosen = Path(config.out), settings(config) | settings(prompts)
+    written_by = checkpoint_files(config.model), prompts.template_text
+    fingerprint = digest(chosen, [asdict(problem) for problem in problems], *written_by)
     with (
-        RunRecord("sample", asdict(config), out.parent, config.seed, name=out.name + ".run.json") as record,
+        RunRecord("sample", chosen, out.parent, config.seed, name=out.name + ".run.json") as record,
         ResumableRows(out, fingerprint) as rows,
     ):
         done, total = len(rows.rows), len(problems) * config.n
         if done < total:
             tokenizer = load_policy_tokenizer(config.model, config.trust_remote_code)
             model = load_policy(config.model, config.dtype, config.trust_remote_code).to(device()).eval()
-            lengths = {p.id: len(tokenizer(p.prompt)["input_ids"]) for p in problems}
+            texts = [problem.prompt for problem in problems]
+            prompt_format = prompts.for_model(tokenizer, texts, read_prompt_format(config.model), config.model)
+            lengths = prompt_lengths(problems, tokenizer, prompt_format)
             check_prompt_lengths(lengths, config.max_new_tokens, max_positions(model.config))
-            settings = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
+            sampling = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
             jobs, whole = batches(problems, config.n, config.batch_size, done), done - done % config.batch_size
             for number, batch in track(jobs, "sampling", total, whole, weight=lambda job: len(job[1])):
                 # A batch's own seed: the rows after a kill are those the uninterrupted run would have written.
                 torch.manual_seed(config.seed * 1_000_003 + number)
-                solutions = generate(model, tokenizer, batch, **settings)
+                solutions = generate(model, tokenizer, batch, prompt_format, **sampling)
+                if number == 0:
+                    warn_of_first_batch([_look(solution) for solution in solutions], "max_new_tokens")
                 # A kill may have cut a batch in two: then its first rows are there already.
                 written = len(rows.rows) - number * config.batch_size
                 rows.append(solution.to_row() for solution in solutions[written:])
@@ -81,3 +92,8 @@ def sample(config: SampleConfig) -> dict:
         finished = sum(row["finished"] for row in rows.rows)
         record.metrics |= {"problems": len(problems), "solutions": total, "finished": finished / total}
     return record.metrics
+
+
+def _look(solution: Solution) -> Look:
+    completion = solution.completion
+    return Look(completion, extract(completion) is not None, len(line_steps(completion)), solution.finished)

@@ -13,7 +13,8 @@ from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Choices, Range, ReadBy, check
 from rlstep.runtime.record import RunRecord, digest
-from rlstep.steps.boundaries import Boundary
+from rlstep.steps.boundaries import Boundary, Rule
+from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.verifiers.published import FAMILIES
 from rlstep.verifiers.scoring.data_set import (
     ScoringJob,
@@ -49,7 +50,7 @@ class ScoreConfig:
     neutral: Literal["positive", "negative", "ignore"] | None = field(
         default=None, metadata={"help": "What a neutral class counts as; must fit what the verifier was taught."}
     )
-    boundary: Literal["line", "blank_line", "tag", "heading", "sentence"] | None = field(
+    boundary: Rule | None = field(
         default=None, metadata={"help": "What a step is, for solutions without spans; the verifier's own by default."}
     )
     boundary_tag: Annotated[str | None, ReadBy("boundary", "tag")] = field(
@@ -72,9 +73,9 @@ class ScoreConfig:
             yield f"out is the path that data names, {self.data}; give another one"
 
 
-def score(config: ScoreConfig) -> dict:
+def score(config: ScoreConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Scores every solution of `config.data` into `config.out`; steps that are null are found by the boundary rule."""
-    out = Path(config.out)
+    out, chosen = Path(config.out), settings(config) | settings(prompts)
     if not is_one_file(out):
         check_folder(out, (config.data, config.model))
     job = ScoringJob(
@@ -82,16 +83,18 @@ def score(config: ScoreConfig) -> dict:
         out=out,
         name=config.name,
         chunk_rows=config.chunk_rows,
-        fingerprint=digest(settings(config), data_digest(Path(config.data)), checkpoint_files(config.model)),
-        open_verifier=lambda device: open_verifier(config, device),
+        fingerprint=digest(
+            chosen, prompts.template_text, data_digest(Path(config.data)), checkpoint_files(config.model)
+        ),
+        open_verifier=lambda device: open_verifier(config, device, prompts),
     )
-    with RunRecord("score", settings(config), out.parent, name=out.name + ".run.json") as record:
+    with RunRecord("score", chosen, out.parent, name=out.name + ".run.json") as record:
         record.metrics["rows"] = total = count_rows(job)
         record.metrics |= score_data_set(job, total)
     return record.metrics
 
 
-def open_verifier(config: ScoreConfig, device=None) -> StepScorer:
+def open_verifier(config: ScoreConfig, device=None, prompts: PromptOptions = BY_CHECKPOINT) -> StepScorer:
     """The verifier that the options name."""
     return RewardModel.from_pretrained(
         config.model,
@@ -104,4 +107,5 @@ def open_verifier(config: ScoreConfig, device=None) -> StepScorer:
         boundary=config.steps,
         packing=config.packing,
         trust_remote_code=config.trust_remote_code,
+        prompts=prompts,
     )

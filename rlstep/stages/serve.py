@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from rlstep.runtime.constraints import Choices, Range, ReadBy, check
 from rlstep.stages.score import ScoreConfig
-from rlstep.steps.boundaries import Boundary
+from rlstep.steps.boundaries import Boundary, Rule
+from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.verifiers.published import FAMILIES
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token, is_loopback
@@ -59,7 +60,7 @@ class ServeConfig:
     kind: Literal["prm", "orm"] | None = _as_in_score("kind")
     layout: Annotated[str | None, Choices((*FAMILIES,))] = _as_in_score("layout")
     neutral: Literal["positive", "negative", "ignore"] | None = _as_in_score("neutral")
-    boundary: Literal["line", "blank_line", "tag", "heading", "sentence"] | None = _as_in_score("boundary")
+    boundary: Rule | None = _as_in_score("boundary")
     boundary_tag: Annotated[str | None, ReadBy("boundary", "tag")] = _as_in_score("boundary_tag")
     packing: bool = _as_in_score("packing")
     dtype: Literal["float32", "bfloat16", "float16"] | None = _as_in_score("dtype")
@@ -72,7 +73,7 @@ class ServeConfig:
         self.token = find_token(self.token)
 
 
-def serve(config: ServeConfig) -> dict:
+def serve(config: ServeConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Answers requests until it is interrupted; returns how many it scored."""
     # The port comes first: that it is taken should not turn up after minutes of loading.
     with ScoreServer(config.host, config.port, config.name, config.max_request_mb << 20, config.token) as server:
@@ -83,7 +84,7 @@ def serve(config: ServeConfig) -> dict:
                 TOKEN_VARIABLE,
             )
         options = {name: getattr(config, name) for name in LOADING}
-        server.open(RewardModel.from_pretrained(config.model, boundary=config.steps, **options))
+        server.open(RewardModel.from_pretrained(config.model, boundary=config.steps, prompts=prompts, **options))
         asks = ", for requests with its token" if config.token is not None else ""
         with suppress(KeyboardInterrupt):
             print(f"{server.scorer.verifier.kind} '{config.name}' at {server.url}{asks} (Ctrl-C ends it)", flush=True)

@@ -1,13 +1,18 @@
 """The `sft` stage: the generator is first taught the format (and the habits) of the demonstrations."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, ClassVar
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from rlstep.policy.config import PolicyModel
 from rlstep.policy.demonstrations import check_lengths, tokenize
+from rlstep.policy.end_tokens import keep_end, taught_end, write_generation_config
 from rlstep.policy.models import load_policy_tokenizer, model_init_kwargs
+from rlstep.policy.prompt_files import read_prompt_format, write_prompt_format
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
@@ -15,7 +20,9 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged
-from rlstep.steps.records import read_solutions
+from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
+from rlstep.steps.prompts import PromptFormat
+from rlstep.steps.records import Solution, read_solutions
 from rlstep.verifiers.pretrained import max_positions
 
 
@@ -43,7 +50,7 @@ class SFTArguments(SFTConfig):
         SHARED,
         {
             **dict.fromkeys(("dataset_text_field", "assistant_only_loss"), TOKENIZED),
-            "eos_token": (Idle("the demonstrations end as the tokenizer has it"),),
+            "chat_template_path": (Idle("set chat_template, a file"),),
             "truncation_mode": (ReadBy("max_length"),),
             "packing_strategy": (ReadBy("packing"),),
             **dict.fromkeys(
@@ -67,19 +74,37 @@ class SFTArguments(SFTConfig):
         check(self, library_faults(super().__post_init__))
 
 
-def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel) -> dict:
+class KeepHowToAsk(TrainerCallback):
+    """Writes how prompts are written, and beside an adapter where completions end, into each of a run's checkpoints."""
+
+    def __init__(self, prompt_format: PromptFormat):
+        self.prompt_format = prompt_format
+
+    def on_save(self, args, state, control, model=None, **_):
+        if state.is_world_process_zero:
+            self.write(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+
+    def write(self, model: PreTrainedModel, folder: Path) -> None:
+        write_prompt_format(folder, self.prompt_format)
+        write_generation_config(model, folder)
+
+
+def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Trains a causal LM (or a LoRA adapter on it, `--use_peft`) on the completions of `options.data`."""
     raise_faults(faults_of(model, PolicyModel))
     if model.model_name_or_path is None:
         raise UserError("model_name_or_path is missing: a hub id or a folder with a causal LM.")
     solutions = read_solutions(options.data)
-    identity = run_identity(options, args, model)
+    identity = run_identity(options, args, model, prompts)
     start = newest_checkpoint(args.output_dir) if options.resume else None
     check_checkpoint(start, identity)
-    with RunRecord("sft", settings(options) | settings(args) | settings(model), args.output_dir, args.seed) as record:
+    config = {name: value for part in (options, args, model, prompts) for name, value in settings(part).items()}
+    with RunRecord("sft", config, args.output_dir, args.seed) as record:
         args.model_init_kwargs = model_init_kwargs(model, args)
         tokenizer = load_policy_tokenizer(model.model_name_or_path, args.trust_remote_code)
-        rows = tokenize(tokenizer, solutions)
+        prompt_format = _prompt_format(prompts, tokenizer, solutions, model.model_name_or_path)
+        end = taught_end(tokenizer, prompt_format, args.eos_token)
+        rows = tokenize(tokenizer, solutions, prompt_format, end)
         trainer = SFTTrainer(
             model=model.model_name_or_path,
             args=args,
@@ -88,9 +113,22 @@ def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel) -> dict:
             peft_config=get_peft_config(model),
         )
         check_lengths(solutions, rows, args.max_length, max_positions(trainer.model.config))
+        keep_end(trainer.accelerator.unwrap_model(trainer.model), tokenizer, end)
+        how_to_ask = KeepHowToAsk(prompt_format)
+        trainer.add_callback(how_to_ask)
         trainer.add_callback(KeepIdentity(identity))
         result = trainer.train(resume_from_checkpoint=start)
         trainer.save_model()
         tokenizer.save_pretrained(args.output_dir)
+        if trainer.is_world_process_zero():
+            how_to_ask.write(trainer.accelerator.unwrap_model(trainer.model), Path(args.output_dir))
         record.metrics |= {"demonstrations": len(solutions), **result.metrics}
     return record.metrics
+
+
+def _prompt_format(
+    prompts: PromptOptions, tokenizer: PreTrainedTokenizerBase, solutions: list[Solution], path: str
+) -> PromptFormat:
+    """How prompts will be written: as asked; what the model was taught before counts where nothing is asked."""
+    taught = read_prompt_format(path) if prompts.asked is None else None
+    return prompts.for_model(tokenizer, [solution.prompt for solution in solutions], taught, path)

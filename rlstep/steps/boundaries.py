@@ -1,6 +1,7 @@
 r"""Where steps begin and end in a text, as character spans.
 
     line        the rule of "Let's Verify Step by Step" (section 2.4): one step a line
+    math_line   one step a line, a display formula left with the sentence that it is in (`rlstep.steps.formulas`)
     blank_line  one step a paragraph
     tag         a step ends with a tag that the model writes, such as "ки" or "<extra_0>"
     heading     a step begins with a line such as "Step 3:", "**Step 3**" or "### Step 3"
@@ -18,10 +19,11 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from rlstep.runtime.errors import UserError
+from rlstep.steps.formulas import formula_line_ends
 from rlstep.steps.records import Span
 from rlstep.steps.sentences import sentence_ends
 
-Rule = Literal["line", "blank_line", "tag", "heading", "sentence"]
+Rule = Literal["line", "math_line", "blank_line", "tag", "heading", "sentence"]
 
 _LINE_END = re.compile(r"\n")
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
@@ -42,7 +44,7 @@ class Boundary:
     r"""What a step is. It is stored in a verifier's checkpoint: what a score means depends on it.
 
     Attributes:
-        rule: line, blank_line, tag, heading or sentence.
+        rule: line, math_line, blank_line, tag, heading or sentence.
         tag: the text that ends a step, for the rule "tag" alone.
 
     Raises:
@@ -70,6 +72,8 @@ class Boundary:
         match self.rule:
             case "line":
                 return line_steps(text)
+            case "math_line":
+                ends = formula_line_ends(text)
             case "blank_line":
                 ends = [found.end() for found in _BLANK_LINES.finditer(text)]
             case "tag":
@@ -79,6 +83,9 @@ class Boundary:
             case "sentence":
                 ends = sentence_ends(text)
         return _cover(text, ends)
+
+    def __str__(self) -> str:
+        return self.rule if self.tag is None else f"{self.rule} {self.tag!r}"
 
     def to_dict(self) -> dict[str, str | None]:
         return asdict(self)

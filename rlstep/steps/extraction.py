@@ -8,11 +8,16 @@ So the final answer is: $x = 5$.          ->  $x = 5$
 
 A box, a `####` and a line that begins with "Answer" state an answer on purpose; the last of them counts. Without any,
 the last "the answer is" does.
+
+What a thinking model writes up to its last `</think>` is thought, and states no answer, whatever it says: the model
+went on. Its lines are steps like others. A completion that never closes its thought is read as a whole.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+THOUGHT_END = "</think>"
 
 _LABEL = re.compile(
     r"^[ \t>*_#`-]*(?:(?:so|thus|therefore|hence),?[ ]+)?(?:(?:the|my|our)[ ]+)?(?:(?:final|correct)[ ]+)?answer[*_`]*"
@@ -73,10 +78,19 @@ def stated(completion: str, sentences: bool = True) -> Stated | None:
     Args:
         sentences: whether "the answer is" states one too where nothing else does.
     """
-    found = [*_labelled(completion), *_after_hashes(completion), *_boxes(completion)]
+    begin = thought_end(completion)
+    said = completion[begin:]
+    found = [*_labelled(said), *_after_hashes(said), *_boxes(said)]
     if not found and sentences:
-        found = list(_sentences(completion))
-    return max(found, key=lambda one: one.start, default=None)
+        found = list(_sentences(said))
+    final = max(found, key=lambda one: one.start, default=None)
+    return final and Stated(begin + final.start, begin + final.end, final.answer)
+
+
+def thought_end(completion: str) -> int:
+    """Where the thought of a thinking model is over and the answer begins; 0 where it closes none."""
+    place = completion.rfind(THOUGHT_END)
+    return 0 if place < 0 else place + len(THOUGHT_END)
 
 
 def _labelled(text: str) -> Iterator[Stated]:

@@ -15,15 +15,17 @@ that opens a text stands there once, whether the tokenizer adds it, the template
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, get_args
 
 from rlstep.runtime.errors import UserError
 
 Message = dict[str, str]
 Prompt = str | list[Message]
+PromptKey = str | tuple[tuple[str, str], ...]
 Form = Literal["auto", "text", "chat"]
 
+_SAID = "what was said"
 ROLES = ("system", "user", "assistant", "tool", "developer")
 
 
@@ -49,11 +51,16 @@ def problem_text(prompt: Prompt) -> str:
     return next((message["content"] for message in reversed(prompt) if message["role"] == "user"), "")
 
 
-def prompt_key(prompt: Prompt) -> str | tuple[tuple[str, str], ...]:
+def prompt_key(prompt: Prompt) -> PromptKey:
     """A prompt as a key of a dictionary."""
     if isinstance(prompt, str):
         return prompt
     return tuple((message["role"], message["content"]) for message in prompt)
+
+
+def prompt_of(key: PromptKey) -> Prompt:
+    """The prompt of a `prompt_key`."""
+    return key if isinstance(key, str) else [{"role": role, "content": content} for role, content in key]
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class PromptFormat:
             chat (`resolved`).
         system_prompt: a system message that is put before those of each problem.
         template_arguments: what the chat template reads beside the messages, for example {"enable_thinking": false}.
+        template, vocabulary: digests of the chat template and of the vocabulary of the tokenizer it belongs to, where
+            they are known (`of_tokenizer`): two models with one vocabulary must have one template.
 
     Raises:
         UserError: settings of chats with `text`.
@@ -74,6 +83,8 @@ class PromptFormat:
     form: Form = "auto"
     system_prompt: str | None = None
     template_arguments: dict = field(default_factory=dict)
+    template: str | None = None
+    vocabulary: str | None = None
 
     def __post_init__(self):
         if self.form == "text" and (self.system_prompt is not None or self.template_arguments):
@@ -95,7 +106,32 @@ class PromptFormat:
                 "Set prompt_format: chat, which makes a user's message of plain text, or give prompts of one form."
             )
         form = "chat" if self.system_prompt is not None or self.template_arguments else next(iter(forms), "text")
-        return PromptFormat(form, self.system_prompt, self.template_arguments)
+        return replace(self, form=form)
+
+    def of_tokenizer(self, tokenizer) -> "PromptFormat":
+        """The format with the digests of the tokenizer that prompts are written for; text needs none."""
+        if self.form != "chat":
+            return self
+        return replace(self, template=template_digest(tokenizer), vocabulary=vocabulary_digest(tokenizer))
+
+    def difference(self, other: "PromptFormat") -> str | None:
+        """In what two formats differ, in words; None where they write a prompt alike, or one of them is not decided.
+
+        Templates and their arguments are compared where both are of one vocabulary: another model has its own.
+        """
+        if "auto" in (self.form, other.form):
+            return None
+        if self.form != other.form:
+            return f"prompt_format {self.form}, not {other.form}"
+        if self.system_prompt != other.system_prompt:
+            return f"system_prompt {_shown(self.system_prompt)}, not {_shown(other.system_prompt)}"
+        if self.vocabulary is None or self.vocabulary != other.vocabulary:
+            return None
+        if self.template != other.template:
+            return f"the chat template {self.template}, not {other.template} (digests)"
+        if self.template_arguments != other.template_arguments:
+            return f"chat_template_arguments {self.template_arguments}, not {other.template_arguments}"
+        return None
 
     def messages(self, prompt: Prompt) -> list[Message] | None:
         """The messages that a prompt stands for, the system prompt before them; None where it is given as text.
@@ -152,26 +188,64 @@ class PromptFormat:
     def encode(self, tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
         """The tokens that the model reads before a completion, for each prompt; equal prompts are tokenised once."""
         unique = {prompt_key(prompt): prompt for prompt in prompts}
-        chats = {key: prompt for key, prompt in unique.items() if self.messages(prompt) is not None}
-        texts = {key: prompt for key, prompt in unique.items() if key not in chats}
-        ids = dict(zip(texts, _opened(tokenizer, list(texts.values())), strict=True))
-        if chats:
-            rendered = [self.render(tokenizer, prompt) for prompt in chats.values()]
-            coded = tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
-            ids |= dict(zip(chats, coded, strict=True))
+        ids = {}
+        for form, keys in self._by_form(unique).items():
+            rendered = [self.render(tokenizer, unique[key]) for key in keys]
+            ids |= dict(zip(keys, replace(self, form=form).encode_rendered(tokenizer, rendered), strict=True))
         return [list(ids[prompt_key(prompt)]) for prompt in prompts]
 
+    def encode_rendered(self, tokenizer, rendered: Sequence[str]) -> list[list[int]]:
+        """The tokens of what `render` gives, for a format that is decided.
+
+        Raises:
+            ValueError: the format is `auto`, so nothing says which special tokens stand in the texts already.
+        """
+        if self.form == "auto":
+            raise ValueError("prompt_format is auto: decide it first (PromptFormat.resolved)")
+        if self.form == "text":
+            return _opened(tokenizer, list(rendered))
+        if not rendered:
+            return []
+        return tokenizer(list(rendered), add_special_tokens=False, verbose=False)["input_ids"]
+
+    def _by_form(self, unique: Mapping) -> dict[str, list]:
+        forms: dict[str, list] = {}
+        for key, prompt in unique.items():
+            forms.setdefault("text" if self.messages(prompt) is None else "chat", []).append(key)
+        return {form: forms[form] for form in sorted(forms)}
+
+    def turn_end(self, tokenizer) -> int | None:
+        """The special token with which the chat template closes what the assistant has said.
+
+        None for text, and where the template writes ordinary text there.
+        """
+        if self.form != "chat":
+            return None
+        said = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": _SAID}]
+        try:
+            text = tokenizer.apply_chat_template(said, tokenize=False, **self.template_arguments)
+        except Exception:  # whatever the template's author raises for a conversation of this shape
+            return None
+        _, said_it, after = text.rpartition(_SAID)
+        ids = tokenizer(after.lstrip(), add_special_tokens=False, verbose=False)["input_ids"] if said_it else []
+        special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        return ids[0] if ids and ids[0] in special | set(tokenizer.all_special_ids) else None
+
     def to_dict(self) -> dict:
-        """For a checkpoint: how the prompts that it was taught were written."""
-        return {
-            "form": self.form,
-            "system_prompt": self.system_prompt,
-            "template_arguments": dict(self.template_arguments),
-        }
+        """For checkpoints and rows: how the prompts were written; what has its default is left out."""
+        return {"form": self.form} | {name: value for name, value in asdict(self).items() if value not in (None, {})}
 
     @classmethod
-    def from_dict(cls, values: dict) -> "PromptFormat":
-        return cls(values.get("form", "text"), values.get("system_prompt"), values.get("template_arguments") or {})
+    def from_dict(cls, values: Mapping) -> "PromptFormat":
+        """The format that `to_dict` described.
+
+        Raises:
+            UserError: no such dictionary.
+        """
+        if not is_prompt_format(values):
+            names = ", ".join(cls.__dataclass_fields__)
+            raise UserError(f"a prompt format is stored as a mapping with {names}; got {values!r}.")
+        return cls(**values)
 
     def __str__(self) -> str:
         parts = [self.form]
@@ -182,10 +256,31 @@ class PromptFormat:
         return " with ".join(parts[:2]) + "".join(f" and {part}" for part in parts[2:])
 
 
+def is_prompt_format(value: object) -> bool:
+    """Whether a value is what `PromptFormat.to_dict` gives."""
+    if not isinstance(value, Mapping) or value.get("form") not in get_args(Form):
+        return False
+    kinds = {"form": str, "template_arguments": dict}
+    return all(
+        name in PromptFormat.__dataclass_fields__ and isinstance(item, kinds.get(name, str | None))
+        for name, item in value.items()
+    )
+
+
 def template_digest(tokenizer) -> str | None:
     """A short hash of a tokenizer's chat template, None where it has none: two checkpoints compare theirs by it."""
     template = getattr(tokenizer, "chat_template", None)
     return None if not template else hashlib.sha256(str(template).encode()).hexdigest()[:12]
+
+
+def vocabulary_digest(tokenizer) -> str:
+    """A short hash of a tokenizer's vocabulary: tokenizers with the same one write the same special tokens."""
+    tokens = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256("\n".join(f"{text} {token}" for text, token in tokens).encode()).hexdigest()[:12]
+
+
+def _shown(system_prompt: str | None) -> str:
+    return "null" if system_prompt is None else repr(system_prompt[:60])
 
 
 def _opened(tokenizer, texts: list[str]) -> list[list[int]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.steps.prompts import Prompt, is_messages
+from rlstep.steps.prompts import Prompt, is_messages, is_prompt_format
 from rlstep.steps.sources import Row, iter_rows
 
 Span = tuple[int, int]
@@ -55,6 +55,8 @@ class Solution:
             step's end, that the final answer will be right (ORM).
         neutral: indices of the steps that were rated neutral, neither right nor wrong; their label is None.
         tree: solutions with the same value branch off one labelled trajectory and share their beginnings.
+        prompt_format: how the prompt was written for the policy (`rlstep.steps.prompts.PromptFormat.to_dict`); None
+            where that is not known.
     """
 
     problem_id: str
@@ -70,6 +72,7 @@ class Solution:
     scores: dict[str, list[float]] = field(default_factory=dict)
     neutral: list[int] | None = None
     tree: str | None = None
+    prompt_format: dict | None = None
 
     @property
     def step_texts(self) -> list[str]:
@@ -128,6 +131,7 @@ _OPTIONAL = {
         ),
         "neutral": (lambda v: v is None or _is_list_of(_is_int, v), "a list of step indices or null"),
         "tree": (lambda v: v is None or isinstance(v, str), "text or null"),
+        "prompt_format": (lambda v: v is None or is_prompt_format(v), "a mapping with the form text or chat, or null"),
         "answer": (lambda v: v is None or isinstance(v, str), "text or null"),
         "correct": (lambda v: v is None or isinstance(v, bool), "true, false or null"),
         "scores": (_are_scores, "a mapping of names to lists of finite numbers"),

@@ -27,7 +27,7 @@ import hashlib
 import random
 import re
 
-from rlstep.steps.boundaries import line_steps
+from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.records import Problem, Solution
 from rlstep.tasks.base import Check
 
@@ -82,6 +82,7 @@ class Arithmetic:
 
     name = "arithmetic"
     splits = tuple(LENGTHS)
+    boundary = Boundary("line")
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
         if split not in LENGTHS:

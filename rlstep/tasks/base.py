@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from rlstep.steps.boundaries import Boundary
+from rlstep.steps.prompts import problem_text
 from rlstep.steps.records import Problem, Solution, Span
 
 
@@ -24,8 +26,16 @@ class Check:
 
 
 class Task(Protocol):
+    """
+    Attributes:
+        name: of `rlstep.tasks.NAMES`.
+        splits: what its problems are drawn from.
+        boundary: what its checker takes for a step.
+    """
+
     name: str
     splits: tuple[str, ...]
+    boundary: Boundary
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
         """n problems of a split; another seed gives other problems, the same seed the same ones."""
@@ -42,7 +52,7 @@ class Task(Protocol):
 
 def checked(task: Task, solution: Solution) -> Solution:
     """Fills a solution's steps, labels, answer and correctness from the task's checker."""
-    found = task.check(solution.prompt, solution.completion, solution.reference)
+    found = task.check(problem_text(solution.prompt), solution.completion, solution.reference)
     solution.steps, solution.labels = found.steps, found.labels
     solution.answer, solution.correct = found.answer, found.correct
     return solution

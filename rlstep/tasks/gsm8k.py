@@ -12,7 +12,6 @@ annotation gets no label.
 """
 
 from rlstep.steps.answers import same_answer
-from rlstep.steps.boundaries import line_steps
 from rlstep.steps.extraction import stated
 from rlstep.tasks.base import Check
 from rlstep.tasks.calculator import annotations_hold
@@ -27,8 +26,8 @@ class GSM8K(PublishedTask):
     hub_config = "main"
 
     def check(self, prompt: str, completion: str, reference: str) -> Check:
-        """Steps are lines. A line that states an answer is right when the answer is; any other by its annotations."""
-        spans = line_steps(completion)
+        """A step that states an answer is right when the answer is; any other by its annotations."""
+        spans = self.boundary.split(completion)
         final = stated(completion)
         correct = final is not None and same_answer(final.answer, reference)
         labels = [_label(completion[start:end], reference) for start, end in spans]
@@ -38,8 +37,8 @@ class GSM8K(PublishedTask):
         return Check(spans, labels, final.answer if final else None, correct)
 
 
-def _label(line: str, reference: str) -> int | None:
-    holds, answer = annotations_hold(line), stated(line, sentences=False)
+def _label(step: str, reference: str) -> int | None:
+    holds, answer = annotations_hold(step), stated(step, sentences=False)
     if answer is not None:
         return int(holds is not False and same_answer(answer.answer, reference))
     return None if holds is None else int(holds)

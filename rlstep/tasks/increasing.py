@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable
 
 from rlstep.runtime.errors import UserError
-from rlstep.steps.boundaries import line_steps
+from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.prompts import Prompt
 from rlstep.steps.records import Problem, Solution
 from rlstep.tasks.base import Check
@@ -62,6 +62,7 @@ class Increasing:
 
     name = "increasing"
     splits = tuple(LENGTHS)
+    boundary = Boundary("line")
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
         if split not in LENGTHS:

@@ -12,7 +12,6 @@ mathematics: only the step in which that answer is complete has a label. Labels 
 import re
 
 from rlstep.steps.answers import extract, same_answer
-from rlstep.steps.boundaries import line_steps
 from rlstep.steps.extraction import stated
 from rlstep.steps.records import Solution
 from rlstep.tasks.base import Check
@@ -46,8 +45,8 @@ class MATH(PublishedTask):
         ]
 
     def check(self, prompt: str, completion: str, reference: str) -> Check:
-        """Steps are lines. The one in which the last stated answer ends is right when that is; others are unknown."""
-        spans = line_steps(completion)
+        """The step in which the last stated answer ends is right when that is; others are unknown."""
+        spans = self.boundary.split(completion)
         labels: list[int | None] = [None] * len(spans)
         final = stated(completion)
         if final is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rlstep.runtime.errors import UserError
+from rlstep.steps.boundaries import Boundary
 from rlstep.steps.readers import ReadReport, read, reader_of
 from rlstep.steps.readers.values import Field
 from rlstep.steps.records import Problem, Solution
@@ -23,6 +24,7 @@ class PublishedTask:
     Args:
         path: a folder with train.jsonl and test.jsonl; or one JSONL file, a fixed quarter of whose rows is the test
             split; or the id of a data set on the Hugging Face hub. Nothing is read before problems are asked for.
+        boundary: what the checker takes for a step.
     """
 
     name: ClassVar[str]
@@ -33,8 +35,8 @@ class PublishedTask:
     """The configuration that is taken of a data set on the hub, where it has several."""
     splits = SPLITS
 
-    def __init__(self, path: str | None = None):
-        self.path = path or self.hub_id
+    def __init__(self, path: str | None = None, boundary: Boundary = Boundary()):  # noqa: B008 - frozen
+        self.path, self.boundary = path or self.hub_id, boundary
         self._published: dict[str, list[Solution]] = {}
 
     def published(self, split: str) -> list[Solution]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.positions import Encoded, encode_batch
+from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.steps.records import Solution, Span
 from rlstep.steps.trees import Beginnings
 from rlstep.verifiers.spec import Kind
@@ -93,6 +94,7 @@ def train_features(
     policy: LabelPolicy = LabelPolicy(),  # noqa: B008 - frozen
     keep_unknown: bool = False,
     whole_rows: bool = False,
+    prompt_format: PromptFormat | None = None,
 ) -> tuple[list[Feature], dict[str, int]]:
     """Tokenises labelled solutions once, before training.
 
@@ -105,6 +107,7 @@ def train_features(
         keep_unknown: ask at steps without a target and at those that are counted with another solution, too; evaluation
             does, for what it says of whole solutions.
         whole_rows: drop rows that do not fit, instead of what lies after the limit.
+        prompt_format: how prompts are written; by default each as its own form says.
 
     Returns:
         The rows, and counts: rows and positions kept, positions dropped as too long, rows dropped as too long or
@@ -119,7 +122,7 @@ def train_features(
     features: list[Feature] = []
     number_of: dict[str, int] = {}
     beginnings = Beginnings()
-    for solution, encoded in zip(solutions, _encode_solutions(tokenizer, solutions), strict=True):
+    for solution, encoded in zip(solutions, _encode_solutions(tokenizer, solutions, prompt_format), strict=True):
         asked = list(zip(*train_positions(kind, encoded, solution, policy), strict=True))
         shared = beginnings.shared(solution) if kind == "prm" else 0
         known = _known(asked[shared:])
@@ -150,12 +153,17 @@ def _known(asked: Sequence[tuple[int, float]]) -> int:
 
 
 def score_features(
-    kind: Kind, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]], tokenizer
+    kind: Kind,
+    prompts: Sequence[Prompt],
+    completions: Sequence[str],
+    steps: Sequence[list[Span]],
+    tokenizer,
+    prompt_format: PromptFormat | None = None,
 ) -> list[Feature]:
     """Rows to be asked at every step; a row without steps has no positions."""
     return [
         feature_at(encoded.ids, score_positions(kind, encoded))
-        for encoded in encode_rows(tokenizer, prompts, completions, steps)
+        for encoded in encode_rows(tokenizer, prompts, completions, steps, prompt_format)
     ]
 
 
@@ -197,18 +205,23 @@ def token_feature(encoded: Encoded) -> TokenFeature:
 
 
 def encode_rows(
-    tokenizer, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]]
+    tokenizer,
+    prompts: Sequence[Prompt],
+    completions: Sequence[str],
+    steps: Sequence[list[Span]],
+    prompt_format: PromptFormat | None = None,
 ) -> Iterator[Encoded]:
     """Yields what `encode_batch` gives, in chunks that bound the memory of the offsets."""
     for start in range(0, len(prompts), CHUNK):
         rows = slice(start, start + CHUNK)
-        yield from encode_batch(tokenizer, prompts[rows], completions[rows], steps[rows])
+        yield from encode_batch(tokenizer, prompts[rows], completions[rows], steps[rows], prompt_format)
 
 
-def _encode_solutions(tokenizer, solutions: Sequence[Solution]) -> Iterator[Encoded]:
-    return encode_rows(
-        tokenizer, [s.prompt for s in solutions], [s.completion for s in solutions], [s.steps or [] for s in solutions]
-    )
+def _encode_solutions(
+    tokenizer, solutions: Sequence[Solution], prompt_format: PromptFormat | None
+) -> Iterator[Encoded]:
+    prompts, completions = [s.prompt for s in solutions], [s.completion for s in solutions]
+    return encode_rows(tokenizer, prompts, completions, [s.steps or [] for s in solutions], prompt_format)
 
 
 def _check_labels(kind: Kind, number: int, solution: Solution) -> None:

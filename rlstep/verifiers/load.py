@@ -16,6 +16,7 @@ from typing import Protocol
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
+from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.steps.records import Span
 from rlstep.verifiers.adapters import find_adapter
 from rlstep.verifiers.scoring.reward_model import RewardModel, require_probability
@@ -36,14 +37,16 @@ class Verifier(Protocol):
         kind: "prm", asked whether each step is right, or "orm", asked whether the answer will be.
         gives: what `score` gives for each step: "probability", in [0, 1], or "reward", of either sign.
         boundary: what a step is, where no spans are given.
+        prompt_format: how it reads prompts; None where it reads the problem's text in a way of its own.
     """
 
     kind: Kind
     gives: Gives
     boundary: Boundary
+    prompt_format: PromptFormat | None
 
     def score(
-        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
     ) -> list[list[float]]:
         """One value for each step of each completion, in the order given.
 

@@ -5,12 +5,13 @@ wrong (0), right (1) and perhaps neutral (2), which any library that reads `Auto
 the head `token` it is a causal LM that writes one label token after each step (Lightman et al., 2305.20050, section
 2.6). `config.rlstep_verifier` holds its `VerifierSpec`::
 
-    {"kind": "prm", "format": 2, "head": "classification", "neutral": "positive", "after_first_error": "mask",
-     "boundary": {"rule": "line", "tag": null}}
+    {"kind": "prm", "format": 3, "head": "classification", "neutral": "positive", "after_first_error": "mask",
+     "boundary": {"rule": "line", "tag": null}, "prompt_format": {"form": "text"}}
 
 An implicit PRM is a causal LM with the LM that it started from in its subfolder `reference`, and an `ImplicitSpec`::
 
-    {"kind": "implicit", "format": 2, "beta": 0.05, "boundary": {"rule": "line", "tag": null}}
+    {"kind": "implicit", "format": 3, "beta": 0.05, "boundary": {"rule": "line", "tag": null},
+     "prompt_format": {"form": "text"}}
 """
 
 import math
@@ -22,13 +23,16 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.labels import LabelPolicy
+from rlstep.steps.prompts import PromptFormat
 
 Kind = Literal["prm", "orm"]
 Head = Literal["classification", "token"]
 # What the values of a verifier's `score` are: probabilities, in [0, 1], or rewards, of either sign.
 Gives = Literal["probability", "reward"]
 
-FORMAT = 2
+FORMAT = 3
+# Up to format 2 nothing was said of prompts: they were text.
+TEXT = {"form": "text"}
 CLASSES = ("wrong", "right", "neutral")
 IMPLICIT = "implicit"
 
@@ -43,6 +47,7 @@ class VerifierSpec:
         label_tokens: head `token`: the tokens' ids for wrong, right (and neutral).
         policy: what labels it was taught.
         boundary: what a step is, where no spans are given.
+        prompts: how prompts are written; `auto` until it is trained.
     """
 
     kind: Kind
@@ -50,6 +55,7 @@ class VerifierSpec:
     label_tokens: tuple[int, ...] | None = None
     policy: LabelPolicy = field(default_factory=LabelPolicy)
     boundary: Boundary = field(default_factory=Boundary)
+    prompts: PromptFormat = field(default_factory=PromptFormat)
 
     @property
     def classes(self) -> int:
@@ -60,7 +66,7 @@ class VerifierSpec:
         entry = {"kind": self.kind, "format": FORMAT, "head": self.head, **self.policy.to_dict()}
         if self.label_tokens is not None:
             entry["label_tokens"] = list(self.label_tokens)
-        return entry | {"boundary": self.boundary.to_dict()}
+        return entry | {"boundary": self.boundary.to_dict(), "prompt_format": self.prompts.to_dict()}
 
     @classmethod
     def from_config(cls, path: str, config: PretrainedConfig) -> "VerifierSpec":
@@ -89,6 +95,7 @@ class VerifierSpec:
             label_tokens=None if tokens is None else tuple(tokens),
             policy=LabelPolicy(entry.get("neutral", "positive"), entry.get("after_first_error", "mask")),
             boundary=Boundary.from_dict(entry.get("boundary", {"rule": "line"})),
+            prompts=PromptFormat.from_dict(entry.get("prompt_format", TEXT)),
         )
 
 
@@ -113,7 +120,8 @@ class ImplicitSpec(VerifierSpec):
 
     def to_config(self) -> dict:
         """The entry for `config.rlstep_verifier`."""
-        return {"kind": IMPLICIT, "format": FORMAT, "beta": self.beta, "boundary": self.boundary.to_dict()}
+        entry = {"kind": IMPLICIT, "format": FORMAT, "beta": self.beta, "boundary": self.boundary.to_dict()}
+        return entry | {"prompt_format": self.prompts.to_dict()}
 
     @classmethod
     def from_config(cls, path: str, config: PretrainedConfig) -> "ImplicitSpec":
@@ -126,7 +134,11 @@ class ImplicitSpec(VerifierSpec):
         if entry.get("kind") != IMPLICIT:
             raise UserError(f"{path} is no implicit PRM (its config has no 'rlstep_verifier' of this kind).")
         _check_format(path, entry)
-        return cls(beta=entry.get("beta"), boundary=Boundary.from_dict(entry.get("boundary", {})))
+        return cls(
+            beta=entry.get("beta"),
+            boundary=Boundary.from_dict(entry.get("boundary", {})),
+            prompts=PromptFormat.from_dict(entry.get("prompt_format", TEXT)),
+        )
 
 
 def config_entry(config: PretrainedConfig) -> dict:

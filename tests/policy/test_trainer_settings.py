@@ -169,12 +169,15 @@ def test_texts_are_sampled_in_batches_and_come_back_in_order(scripted, rows, tok
         return [[*ids, tokenizer.eos_token_id] for ids in prompt_ids]
 
     trainer.sample_by(write)
-    texts = [f"{n}\n" for n in range(5)]
-    assert trainer.rollouts.sample_texts(texts, 2) == [[text] * 2 for text in texts]
+    # A problem and what is written of its completion.
+    texts = [f"{n}\n1 + {n}" for n in range(5)]
+    prefixes = [(f"{n}\n", f"1 + {n}") for n in range(5)]
+    sample_texts = trainer.rollouts.sample_texts
+    assert sample_texts(prefixes, 2) == [[text] * 2 for text in texts]
     # Four sequences at a time, as in training: two texts with two samples each.
     assert asked == [([a, a, b, b], 2) for a, b in (texts[:2], texts[2:4])] + [([texts[4]] * 2, 2)]
     trainer.sample_by(None)
-    assert [len(found) for found in trainer.rollouts.sample_texts(texts, 3)] == [3] * 5
+    assert [len(found) for found in sample_texts(prefixes, 3)] == [3] * 5
 
 
 # --- Whitening.

@@ -32,6 +32,7 @@ def trainer(scripted, row):
     ("method", "parameters"),
     [
         (GRPOTrainer._generate_and_score_completions, ["inputs"]),
+        (GRPOTrainer._tokenize_prompts, ["prompts"]),
         (GRPOTrainer._calculate_rewards, ["inputs", "prompts", "completions", "completion_ids_list"]),
         (GRPOTrainer._compute_loss, ["model", "inputs"]),
         (GRPOTrainer._get_train_sampler, ["dataset"]),
@@ -103,7 +104,9 @@ def test_what_is_logged_of_completions_are_deques_or_dicts_of_deques(trainer):
 
 
 def test_keys_and_shapes_of_the_batch(trainer):
-    batch = super(type(trainer), trainer)._generate_and_score_completions([{"prompt": "1\n", "reference": "1"}] * 4)
+    batch = super(type(trainer), trainer)._generate_and_score_completions(
+        [{"prompt": "1\n", "asked": "1\n", "reference": "1"}] * 4
+    )
     prompt = (4, batch["prompt_ids"].shape[1])
     shapes = {
         "prompt_ids": prompt, "prompt_mask": prompt, "completion_ids": (4, 4), "completion_mask": (4, 4),
@@ -175,7 +178,7 @@ def test_more_tensors_travel_with_their_rows(trainer):
 def test_reward_functions_get_texts_and_the_data_sets_columns(trainer):
     given = []
     trainer.reward_funcs = [lambda **kwargs: given.append(kwargs) or [0.0] * 4] * 2
-    inputs = [{"prompt": f"{n}\n", "reference": str(n)} for n in range(4)]
+    inputs = [{"prompt": f"{n}\n", "asked": n, "reference": str(n)} for n in range(4)]
     super(type(trainer), trainer)._generate_and_score_completions(inputs)
     assert len(given) == 2
     for kwargs in given:
@@ -186,6 +189,20 @@ def test_reward_functions_get_texts_and_the_data_sets_columns(trainer):
         assert texts == kwargs["completions"]
         assert all(ids[-1] in trainer.eos_token_ids for ids in kwargs["completion_ids"])
     assert trainer.reward_func_names == ["process", "outcome"]
+
+
+def test_what_is_sampled_from_are_the_tokens_that_are_given(trainer):
+    """And TRL asks once, with the rows' text: no path of its own for chats is taken."""
+    given, sampled = [], []
+    trainer._tokenize_prompts = lambda prompts: (given.append(prompts), ([[5], [6, 7], [5], [6, 7]], None, {}))[1]
+    sample = trainer._generate_single_turn
+    trainer._generate_single_turn = lambda ids, *rest: (sampled.append(ids), sample(ids, *rest))[1]
+    rows = [{"prompt": f"{n}\n", "asked": n, "reference": str(n)} for n in range(4)]
+    batch = super(type(trainer), trainer)._generate_and_score_completions(rows)
+    assert given == [["0\n", "1\n", "2\n", "3\n"]]
+    assert sampled == [[[5], [6, 7], [5], [6, 7]]]
+    pad = trainer._tokenizer.pad_token_id
+    assert batch["prompt_ids"].tolist() == [[pad, 5], [6, 7]] * 2
 
 
 def test_rewards_are_calculated_of_the_rows_that_were_given(trainer):

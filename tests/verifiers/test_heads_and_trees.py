@@ -216,7 +216,7 @@ def test_policy_is_stored_and_a_mismatch_refused(tiny_lm, data, arguments, tmp_p
     assert len(verifier.score(["Left to right, mod 20: 7 + 3\n"], ["7 + 3 = 10"])[0]) == 2  # split at the tag
     with pytest.raises(UserError, match="taught neutral steps as 'negative', so its scores cannot count them as"):
         RewardModel.from_pretrained(out, neutral="positive")
-    with pytest.raises(UserError, match="was taught steps by Boundary"):
+    with pytest.raises(UserError, match="was taught steps by "):
         RewardModel.from_pretrained(out, boundary=Boundary("line"))
 
 

@@ -10,6 +10,7 @@ from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.monitoring.run_log import wandb_of
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.rows import atomic
+from rlstep.steps.prompts import Prompt, problem_text
 
 PAGES = "completions"
 EVEN, TELLING = 6, 3  # completions on a page
@@ -37,7 +38,7 @@ class CompletionTable:
     def observe(
         self,
         update: int,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         completions: Sequence[str],
         scored: Sequence[ScoredCompletion],
         finished: Sequence[bool] | None = None,
@@ -53,7 +54,11 @@ class CompletionTable:
             return
         samples = update * self.args.generation_batch_size
         shown = [
-            (why, row, card(prompts[row], completions[row], scored[row], finished is None or finished[row]))
+            (
+                why,
+                row,
+                card(prompts[row], completions[row], scored[row], finished is None or finished[row]),
+            )
             for why, rows in choose(scored).items()
             for row in rows
         ]
@@ -135,7 +140,7 @@ def page(title: str, cards: Sequence[tuple[str, str]]) -> str:
     return PAGE.format(title=_text(title), style=STYLE, body="\n".join(parts))
 
 
-def card(prompt: str, completion: str, worth: ScoredCompletion, finished: bool) -> str:
+def card(prompt: Prompt, completion: str, worth: ScoredCompletion, finished: bool) -> str:
     """The HTML of one completion: what it is worth, the prompt, then step by step what was written."""
     flags = ["answer right" if worth.correct else "answer wrong" if worth.answered else "no answer"]
     flags += ["every step right"] * worth.clean + ["cut off"] * (not finished)
@@ -143,7 +148,7 @@ def card(prompt: str, completion: str, worth: ScoredCompletion, finished: bool) 
     if worth.step_scores is not None:
         flags.append(f"PRM {vote_weight(solution_score(worth.step_scores, 'product'), 'product'):.2f}")
     parts = ['<p class="flags">' + "".join(f'<span class="flag">{flag}</span>' for flag in flags) + "</p>"]
-    parts.append(f'<div class="prompt">{_text(prompt)}</div>')
+    parts.append(f'<div class="prompt">{_text(problem_text(prompt))}</div>')
     place = 0
     for number, (start, end) in enumerate(worth.steps):
         parts += [_between(completion[place:start]), _step(completion[start:end], worth, number)]

@@ -2,6 +2,7 @@
 
 from transformers import TrainerCallback
 
+from rlstep.policy.first_batch import Look, warn_of_first_batch
 from rlstep.policy.monitoring.alarms import AlarmOptions, HackingAlarm
 from rlstep.policy.monitoring.pages import CompletionTable
 from rlstep.policy.monitoring.run_log import JsonLog, SamplesAxis
@@ -9,7 +10,7 @@ from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions, make_labeler
 from rlstep.policy.refresh.training import Refresher
 from rlstep.policy.rewards.scored import ScoredBatch
-from rlstep.policy.rewards.sources import Verifiers, load_unsharded
+from rlstep.policy.rewards.sources import Verifiers, check_fit, check_teacher, load_unsharded
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.tasks.base import Task
 
@@ -34,12 +35,22 @@ def set_up_monitoring(
         refresher = _refresher(trainer, refresh, task, verifiers)
         trainer.observers.append(refresher)
         trainer.register_state("prm_refresh", refresher.refresher)
+    if trainer.accelerator.is_main_process:
+        trainer.observers.append(look_at_first_batch)
     trainer.add_callback(JsonLog())
     trainer.add_callback(SamplesAxis())
     table = CompletionTable(trainer.args, options.completion_table_every)
     trainer.observers.append(
         lambda batch: table.observe(batch.update, batch.prompts, batch.completions, batch.scored, batch.finished)
     )
+
+
+def look_at_first_batch(batch: ScoredBatch) -> None:
+    """Warns of completions that can hardly be paid; of a run that is continued it has been said."""
+    if batch.update == 1:
+        rows = zip(batch.completions, batch.scored, batch.finished, strict=True)
+        looks = [Look(text, worth.answered, len(worth.steps), done) for text, worth, done in rows]
+        warn_of_first_batch(looks, "max_completion_length")
 
 
 class AlarmWatch(TrainerCallback):
@@ -86,7 +97,12 @@ class RefreshWatch:
 
 
 def _refresher(trainer: StepPPOTrainer, refresh: RefreshOptions, task: Task, verifiers: Verifiers) -> RefreshWatch:
-    teacher = load_unsharded(refresh.refresh_teacher, trainer.args) if refresh.refresh_teacher else None
+    teacher = None
+    if refresh.refresh_teacher:
+        teacher = load_unsharded(refresh.refresh_teacher, trainer.args)
+        check_teacher(teacher, task.boundary)
+        prompts = list(trainer.train_dataset["prompt"])
+        check_fit({"refresh_teacher": teacher}, prompts, trainer.prompt_format, trainer.args.max_completion_length)
     labeler = make_labeler(refresh, task, teacher, trainer.rollouts.sample_texts)
     refresher = Refresher(refresh, verifiers.models["prm"], labeler, trainer.args.seed)
     return RefreshWatch(trainer, refresher, verifiers)

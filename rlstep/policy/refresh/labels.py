@@ -9,12 +9,15 @@ import torch
 from rlstep.core.rewards import steps_to_first_error
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
+from rlstep.steps.prompts import Prompt, problem_text, prompt_key, prompt_of
 from rlstep.steps.records import Span
 from rlstep.tasks.base import Task
 from rlstep.verifiers.scoring.reward_model import RewardModel
 
 Source = Literal["checker", "teacher", "monte_carlo"]
 MonteCarlo = Literal["hard", "soft"]
+# ((prompt, what is written of a completion) of each, N) -> N continuations of each.
+Rollout = Callable[[list[tuple[Prompt, str]], int], list[list[str]]]
 
 REFRESHED = ReadBy("refresh_every")
 ROLLED_OUT = ReadBy("refresh_labels", "monte_carlo")
@@ -83,7 +86,11 @@ class RefreshOptions:
 
 class Labeler(Protocol):
     def labels(
-        self, prompts: Sequence[str], completions: Sequence[str], references: Sequence[str], steps: Sequence[list[Span]]
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        references: Sequence[str],
+        steps: Sequence[list[Span]],
     ) -> list[list[float | None]]:
         """For each completion one label per step: 1 right, 0 wrong, between them a soft label, None unknown."""
 
@@ -96,8 +103,8 @@ class CheckerLabels:
 
     def labels(self, prompts, completions, references, steps) -> list[list[float | None]]:
         labels = []
-        for *row, spans in zip(prompts, completions, references, steps, strict=True):
-            check = self.task.check(*row)
+        for prompt, *row, spans in zip(prompts, completions, references, steps, strict=True):
+            check = self.task.check(problem_text(prompt), *row)
             known = dict(zip(map(tuple, check.steps), check.labels, strict=True))
             labels.append([known.get(tuple(span)) for span in spans])
         return labels
@@ -143,13 +150,13 @@ class MonteCarloLabels:
 
     Attributes:
         rollout: (P prefixes, N) to P lists of N continuations each. It is called once for each number of steps, with
-            the distinct prefixes of all completions: the prompt and the completion up to a step's end.
-        is_correct: (prompt, completion, reference) to whether the answer is right.
+            the distinct prefixes of all completions: (the prompt, the completion up to a step's end).
+        is_correct: (problem, completion, reference) to whether the answer is right.
         rollouts: N.
         soft: which of the two labels.
     """
 
-    rollout: Callable[[list[str], int], list[list[str]]]
+    rollout: Rollout
     is_correct: Callable[[str, str, str], bool]
     rollouts: int = 8
     soft: bool = False
@@ -166,22 +173,24 @@ class MonteCarloLabels:
             todo = [row for row in todo if values_of[row][-1] > 0 and len(values_of[row]) < len(rows[row][3])]
         return [[*values, *[None] * (len(spans) - len(values))] for values, spans in zip(values_of, steps, strict=True)]
 
-    def _head(self, prompt: str, completion: str, reference: str, spans: list[Span], step: int) -> tuple:
-        """(prompt, completion up to the step's end, reference, whether the completion ends there)."""
+    def _head(self, prompt: Prompt, completion: str, reference: str, spans: list[Span], step: int) -> tuple:
+        """(the prompt's key, completion up to the step's end, reference, whether the completion ends there)."""
         end = spans[step][1]
         ended = not completion[end:].strip()
-        return prompt, completion if ended else completion[:end], reference, ended
+        return prompt_key(prompt), completion if ended else completion[:end], reference, ended
 
     def _values(self, heads: list[tuple]) -> dict[tuple, float]:
-        prefixes = list(dict.fromkeys(prompt + begun for prompt, begun, _, ended in heads if not ended))
-        drawn = dict(zip(prefixes, self.rollout(prefixes, self.rollouts), strict=True)) if prefixes else {}
+        keys = list(dict.fromkeys((key, begun) for key, begun, _, ended in heads if not ended))
+        prefixes = [(prompt_of(key), begun) for key, begun in keys]
+        drawn = dict(zip(keys, self.rollout(prefixes, self.rollouts), strict=True)) if prefixes else {}
         values = {}
-        for prompt, begun, reference, ended in heads:
-            tails = [""] if ended else drawn[prompt + begun]
+        for key, begun, reference, ended in heads:
+            tails = [""] if ended else drawn[key, begun]
             if not ended and len(tails) != self.rollouts:
                 raise ValueError(f"{len(tails)} rollouts came of a prefix; {self.rollouts} were asked for.")
-            right = sum(self.is_correct(prompt, begun + tail, reference) for tail in tails)
-            values[prompt, begun, reference, ended] = right / len(tails) if self.soft else float(right > 0)
+            problem = problem_text(prompt_of(key))
+            right = sum(self.is_correct(problem, begun + tail, reference) for tail in tails)
+            values[key, begun, reference, ended] = right / len(tails) if self.soft else float(right > 0)
         return values
 
 
@@ -189,7 +198,7 @@ def make_labeler(
     options: RefreshOptions,
     task: Task,
     teacher: RewardModel | None = None,
-    rollout: Callable[[list[str], int], list[list[str]]] | None = None,
+    rollout: Rollout | None = None,
 ) -> Labeler:
     """The labeler that the options name; `teacher` and `rollout` are for those that need them."""
     if options.refresh_labels == "checker":
@@ -197,7 +206,7 @@ def make_labeler(
     if options.refresh_labels == "teacher":
         return TeacherLabels(teacher)
 
-    def is_correct(prompt: str, completion: str, reference: str) -> bool:
-        return task.check(prompt, completion, reference).correct
+    def is_correct(problem: str, completion: str, reference: str) -> bool:
+        return task.check(problem, completion, reference).correct
 
     return MonteCarloLabels(rollout, is_correct, options.refresh_rollouts, options.refresh_monte_carlo == "soft")

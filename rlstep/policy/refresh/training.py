@@ -21,6 +21,7 @@ from rlstep.policy.refresh.weights import TrainedWeights, own_randomness
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
+from rlstep.steps.prompts import Prompt, PromptKey, problem_text, prompt_key, prompt_of
 from rlstep.steps.records import Solution, Span, read_solutions
 from rlstep.verifiers.adapters import own_parameters, unfreeze
 from rlstep.verifiers.features import Feature
@@ -66,7 +67,7 @@ class Refresher:
         self.weights = TrainedWeights(reward_model.model, options.refresh_learning_rate)
         self.generator = torch.Generator().manual_seed(seed)
         self.version = self.last_update = 0
-        self._rows: dict[tuple[str, str], tuple[str, list[Span]]] = {}  # (prompt, completion), the oldest first
+        self._rows: dict[tuple[PromptKey, str], tuple[str, list[Span]]] = {}  # (prompt, completion), the oldest first
         path = options.refresh_replay
         self._replay = read_solutions(path, need=("steps", "labels")) if path else []
         if path and not self._usable(self._replay, 1, torch.Generator()):
@@ -74,7 +75,7 @@ class Refresher:
 
     def observe(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         completions: Sequence[str],
         references: Sequence[str],
         scored: Sequence[ScoredCompletion],
@@ -92,8 +93,9 @@ class Refresher:
             prompts, completions, references, scored, finished, strict=True
         ):
             if steps := row.steps if whole else row.steps[:-1]:
-                self._rows.pop((prompt, completion), None)
-                self._rows[prompt, completion] = (reference, [tuple(span) for span in steps])
+                key = prompt_key(prompt), completion
+                self._rows.pop(key, None)
+                self._rows[key] = (reference, [tuple(span) for span in steps])
         for key in list(self._rows)[: -self.options.refresh_rows]:
             del self._rows[key]
 
@@ -137,7 +139,10 @@ class Refresher:
 
     def state_dict(self) -> dict:
         """All that a resumed run needs to go on as the uninterrupted one would: JSON values and tensors."""
-        rows = [[*key, reference, [list(span) for span in steps]] for key, (reference, steps) in self._rows.items()]
+        rows = [
+            [prompt_of(key), completion, reference, [list(span) for span in steps]]
+            for (key, completion), (reference, steps) in self._rows.items()
+        ]
         return {
             "rows": rows,
             "version": self.version,
@@ -148,7 +153,7 @@ class Refresher:
 
     def load_state_dict(self, state: dict) -> None:
         self._rows = {
-            (prompt, completion): (reference, [tuple(span) for span in steps])
+            (prompt_key(prompt), completion): (reference, [tuple(span) for span in steps])
             for prompt, completion, reference, steps in state["rows"]
         }
         self.version, self.last_update = state["version"], state["last_update"]
@@ -161,17 +166,21 @@ class Refresher:
     def _labelled(self) -> list[Solution]:
         if not self._rows:
             return []
-        prompts, completions = zip(*self._rows, strict=True)
+        keys, completions = zip(*self._rows, strict=True)
+        prompts = [prompt_of(key) for key in keys]
         references, steps = zip(*self._rows.values(), strict=True)
         labels = self.labeler.labels(prompts, completions, references, steps)
         rows = zip(prompts, completions, references, steps, labels, strict=True)
-        return [Solution(p, p, c, reference, steps=spans, labels=known) for p, c, reference, spans, known in rows]
+        return [
+            Solution(problem_text(p), p, c, reference, steps=spans, labels=known)
+            for p, c, reference, spans, known in rows
+        ]
 
     def _features(self, solutions: Sequence[Solution]) -> tuple[list[Feature], dict[str, int]]:
         """Rows for training, asked where `RewardModel.score` asks them, and how many were dropped why."""
         prompts, completions = [s.prompt for s in solutions], [s.completion for s in solutions]
-        prompt_format, limit = self.reward_model.prompt_format, self.reward_model.max_positions
-        asked = prompt_format.features(prompts, completions, [s.steps for s in solutions], self.reward_model.tokenizer)
+        query_format, limit = self.reward_model.query_format, self.reward_model.max_positions
+        asked = query_format.features(prompts, completions, [s.steps for s in solutions], self.reward_model.tokenizer)
         features, dropped = [], Counter(rows_unlabelled=0, rows_too_long=0)
         for solution, row in zip(solutions, asked, strict=True):
             targets_S = torch.tensor(self.policy.targets(solution))
@@ -221,7 +230,7 @@ class Refresher:
         size = self.options.refresh_batch_size
         for start in range(0, len(rows), size):
             logits_NK, targets_N = self._ask(rows[start : start + size])
-            right_N = self.reward_model.prompt_format.values(logits_NK) >= 0.5
+            right_N = self.reward_model.query_format.values(logits_NK) >= 0.5
             loss += _loss(logits_NK, targets_N).item() * len(targets_N)
             agreement += (right_N == (targets_N >= 0.5)).sum().item()
             steps += len(targets_N)

@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from rlstep.runtime.constraints import Range, check
+from rlstep.steps.extraction import thought_end
 from rlstep.steps.records import Span
 
 # A run is this many words; loops and copied questions show in their runs, in prose of at least so many words.
@@ -129,13 +130,17 @@ def answer_step(completion: str, steps: Sequence[Span], extract: Callable[[str],
     """The first step at whose end the text holds an answer; None where none does.
 
     It is the first one, although `rlstep.steps.answers.extract` takes the last answer of a text: otherwise stating the
-    answer once more would make reasoning of everything between the two.
+    answer once more would make reasoning of everything between the two. What a thinking model tries in its thought is
+    no answer yet.
 
     Args:
         completion, steps: the whole text and its steps' spans, in order.
         extract: the answer of a text, or None; called once per step until it gives one.
     """
-    return next((k for k, (_, end) in enumerate(steps) if extract(completion[:end]) is not None), None)
+    thought = thought_end(completion)  # in it, an answer is tried and not given
+    return next(
+        (k for k, (_, end) in enumerate(steps) if end > thought and extract(completion[:end]) is not None), None
+    )
 
 
 def guard_reasons(

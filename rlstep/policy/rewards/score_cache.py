@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from rlstep.policy.rewards.scored import Verifier
+from rlstep.steps.prompts import Prompt
 from rlstep.steps.records import Span
 
 
@@ -38,7 +39,7 @@ class ScoreCache:
         return self.verifier.gives
 
     def score(
-        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
     ) -> list[list[float]]:
         """The verifier's values, one per step of each completion; only rows that are not known are asked."""
         spans = [None] * len(prompts) if steps is None else steps
@@ -72,6 +73,6 @@ class ScoreCache:
         self._known = OrderedDict(zip(state["keys"], state["scores"], strict=True))
 
 
-def _key(prompt: str, completion: str, steps: list[Span] | None) -> str:
+def _key(prompt: Prompt, completion: str, steps: list[Span] | None) -> str:
     text = json.dumps([prompt, completion, None if steps is None else [list(span) for span in steps]])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from rlstep.steps.prompts import Prompt
 from rlstep.steps.records import Span
 
 
@@ -51,13 +52,14 @@ class ScoredBatch:
 
     Attributes:
         update: the update that the batch is for, counted from 1; in an evaluation the one that comes next.
-        prompts, completions, references: texts.
+        prompts: the problems' own, texts or lists of messages.
+        completions, references: texts.
         scored: what each completion is worth.
         finished: whether the policy ended the completion itself, rather than being cut off.
     """
 
     update: int
-    prompts: list[str]
+    prompts: list[Prompt]
     completions: list[str]
     references: list[str]
     scored: list[ScoredCompletion]
@@ -65,8 +67,8 @@ class ScoredBatch:
 
     @classmethod
     def from_rows(cls, update: int, rows: Iterable[dict]) -> "ScoredBatch":
-        """The batch of rows that have the columns `prompt`, `completion`, `reference`, `scored` and `finished`."""
-        columns = ("prompt", "completion", "reference", "scored", "finished")
+        """The batch of rows that have the columns `asked`, `completion`, `reference`, `scored` and `finished`."""
+        columns = ("asked", "completion", "reference", "scored", "finished")
         return cls(update, *([row[name] for row in rows] for name in columns))
 
 
@@ -74,7 +76,7 @@ class RewardSource(Protocol):
     """Scores completions; `rlstep.policy.rewards.task_rewards.TaskRewards` is one."""
 
     def __call__(
-        self, prompts: Sequence[str], completions: Sequence[str], references: Sequence[str]
+        self, prompts: Sequence[Prompt], completions: Sequence[str], references: Sequence[str]
     ) -> list[ScoredCompletion]: ...
 
 
@@ -90,7 +92,7 @@ class Verifier(Protocol):
     gives: Literal["probability", "reward"]
 
     def score(
-        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
     ) -> list[list[float]]:
         """One value per step of each completion."""
         ...

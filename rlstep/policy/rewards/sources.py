@@ -1,6 +1,6 @@
 """The verifiers that pay in RL: loaded, on the policy's base where they can share it, with their scores kept."""
 
-import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +11,18 @@ from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.score_cache import ScoreCache
-from rlstep.policy.rewards.scored import Verifier
 from rlstep.policy.rewards.task_rewards import GIVES, TaskRewards
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
+from rlstep.steps.prompts import Prompt, PromptFormat, problem_text
 from rlstep.tasks.base import Task
 from rlstep.verifiers.adapters import find_adapter, save_adapter
-from rlstep.verifiers.load import load_verifier
+from rlstep.verifiers.load import Verifier, load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.scoring.scorer import StepScorer
 from rlstep.verifiers.serving.client import is_url
 from rlstep.verifiers.shared_base import Base
 from rlstep.verifiers.spec import Gives
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,29 +64,67 @@ def load_verifiers(
     for name, path in paths.items():
         if path is not None:
             shared = None if base is None else Base(base, base_path, base_revision)
-            models[name] = load_unsharded(path, args, GIVES[name], shared)
+            asked = options.steps if name == "prm" else None
+            models[name] = load_unsharded(path, args, GIVES[name], shared, asked)
     caches = {name: ScoreCache(model, options.score_cache) for name, model in models.items()}
     return Verifiers(models, caches)
 
 
-def check_fit(verifiers: Verifiers, prompts: list[str], new_tokens: int) -> None:
-    """Says where a verifier and the policy's completions may not fit each other, before training finds out.
+def steps_of(options: PPOOptions, verifiers: Verifiers) -> Boundary:
+    """What a step is in a run: what its PRM was taught, or a published one is asked at; lines without a PRM."""
+    return verifiers.models["prm"].boundary if "prm" in verifiers.models else options.steps or Boundary()
+
+
+def check_fit(
+    verifiers: Mapping[str, Verifier], prompts: list[Prompt], prompt_format: PromptFormat, new_tokens: int
+) -> None:
+    """Refuses verifiers that do not fit the policy's prompts and completions, before training finds out.
+
+    Args:
+        verifiers: by name.
+        prompts: the problems'.
+        prompt_format: how the policy reads them.
+        new_tokens: of a completion.
 
     Raises:
-        UserError: a prompt and a completion of `new_tokens`, in the verifier's tokens, are longer than the verifier.
+        UserError: a verifier was taught to read prompts otherwise; or a prompt and a completion of `new_tokens`, in the
+            verifier's tokens, are longer than the verifier.
     """
-    for name, model in verifiers.models.items():
+    for name, model in verifiers.items():
+        taught = model.prompt_format
+        if taught is not None and (difference := taught.difference(prompt_format)):
+            raise UserError(
+                f"the {name} was taught {difference}, as the policy reads its prompts. Train it on samples of this "
+                "policy, or give the policy the setting."
+            )
         limit = getattr(model, "max_positions", None)
         if limit is not None:
-            longest = max(len(model.tokenizer(prompt)["input_ids"]) for prompt in prompts)
+            longest = max(map(len, _prompt_ids(model, prompts)))
             if longest + new_tokens > limit:
                 raise UserError(
                     f"the {name} has {limit} positions, and a prompt of {longest} of its tokens with a completion of "
                     f"{new_tokens} exceeds them. Lower max_completion_length, drop long problems, or take another one."
                 )
-        boundary = getattr(model, "boundary", None)
-        if model.kind == "prm" and boundary is not None and boundary != Boundary():
-            logger.warning("the %s was taught steps by %s; it is asked at the task's steps, lines", name, boundary)
+
+
+def check_teacher(teacher: Verifier, boundary: Boundary) -> None:
+    """Refuses a teacher that was taught other steps than those it is to label.
+
+    Raises:
+        UserError: that is so.
+    """
+    if teacher.boundary != boundary:
+        raise UserError(
+            f"refresh_teacher was taught steps by {teacher.boundary}, and the PRM's are by {boundary}. Take one that "
+            "was taught the same."
+        )
+
+
+def _prompt_ids(model: StepScorer, prompts: list[Prompt]) -> list[list[int]]:
+    if model.prompt_format is not None:
+        return model.prompt_format.encode(model.tokenizer, prompts)
+    texts = [problem_text(prompt) for prompt in prompts]
+    return model.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def save_verifier(model: RewardModel, folder: Path) -> None:
@@ -99,12 +136,35 @@ def save_verifier(model: RewardModel, folder: Path) -> None:
         model.tokenizer.save_pretrained(folder)
 
 
-def load_unsharded(path: str, args: StepPPOConfig, gives: Gives = "probability", base: Base | None = None) -> Verifier:
-    """A verifier, whole on every rank: ZeRO-3 would shard whatever is loaded, and only its engine can run shards."""
+def load_unsharded(
+    path: str,
+    args: StepPPOConfig,
+    gives: Gives = "probability",
+    base: Base | None = None,
+    boundary: Boundary | None = None,
+) -> Verifier:
+    """A verifier, whole on every rank: ZeRO-3 would shard whatever is loaded, and only its engine can run shards.
+
+    Args:
+        path, gives, base: as in `load_verifier`.
+        args: device, trust_remote_code.
+        boundary: what a step is to be for it; None for what it was taught.
+
+    Raises:
+        UserError: it was taught something else, or is asked at something else by its server.
+    """
     unset_hf_deepspeed_config()
     try:
         options = {"device": args.device, "trust_remote_code": args.trust_remote_code}
-        return load_verifier(path, gives=gives, base=base, **options)
+        if not is_url(path):
+            options["boundary"] = boundary
+        verifier = load_verifier(path, gives=gives, base=base, **options)
+        if boundary not in (None, verifier.boundary):
+            raise UserError(
+                f"{path} asks for steps by {verifier.boundary}, not {boundary}. Leave the boundary out, or start its "
+                "server with it."
+            )
+        return verifier
     finally:
         if getattr(args, "hf_deepspeed_config", None) is not None:
             set_hf_deepspeed_config(args.hf_deepspeed_config)

@@ -14,6 +14,7 @@ from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.scored import ScoredCompletion, Verifier
 from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import extract
+from rlstep.steps.prompts import Prompt, problem_text
 from rlstep.tasks.base import Check, Task
 
 PROCESS = ("prm", "checker", "implicit")
@@ -82,21 +83,22 @@ class TaskRewards:
         self.missing_answer_reward = missing_answer_reward
 
     def __call__(
-        self, prompts: Sequence[str], completions: Sequence[str], references: Sequence[str]
+        self, prompts: Sequence[Prompt], completions: Sequence[str], references: Sequence[str]
     ) -> list[ScoredCompletion]:
-        checks = [self.task.check(*row) for row in zip(prompts, completions, references, strict=True)]
+        problems = [problem_text(prompt) for prompt in prompts]
+        checks = [self.task.check(*row) for row in zip(problems, completions, references, strict=True)]
         spans = [check.steps for check in checks]
         values = {name: model.score(prompts, completions, spans) for name, model in self.verifiers.items()}
         return [
-            self._score(prompt, completion, check, {name: rows[row] for name, rows in values.items()})
-            for row, (prompt, completion, check) in enumerate(zip(prompts, completions, checks, strict=True))
+            self._score(problem, completion, check, {name: rows[row] for name, rows in values.items()})
+            for row, (problem, completion, check) in enumerate(zip(problems, completions, checks, strict=True))
         ]
 
-    def _score(self, prompt: str, completion: str, check: Check, values: dict[str, list[float]]) -> ScoredCompletion:
+    def _score(self, problem: str, completion: str, check: Check, values: dict[str, list[float]]) -> ScoredCompletion:
         """One completion; `values` are the verifiers' by source, one per step."""
         answered = check.answer is not None
         answer = guarding.answer_step(completion, check.steps, extract) if answered else None
-        reasons = guarding.guard_reasons(prompt, completion, check.steps, answer, self.guards)
+        reasons = guarding.guard_reasons(problem, completion, check.steps, answer, self.guards)
         return ScoredCompletion(
             steps=check.steps,
             step_rewards=self._step_rewards(check, values, reasons, answer),

@@ -1,10 +1,10 @@
 """Readers of published PRMs, by family, behind the one interface of `RewardModel`.
 
-    model, tokenizer, prompt_format = published.load("Qwen/Qwen2.5-Math-PRM-7B")
+    model, tokenizer, query_format = published.load("Qwen/Qwen2.5-Math-PRM-7B")
 
-A family's prompt format rebuilds the text that its authors ask their model with, to the token, from a problem, a
-completion and the spans of its steps. The prompt must be the problem's statement alone: the families add their own chat
-template.
+A family's query format rebuilds the text that its authors ask their model with, to the token, from a problem, a
+completion and the spans of its steps. Of a chat it takes what the user said last, and it refuses a text that went
+through a chat template already: the families add their own.
 The model classes are built here; no code that comes with a checkpoint runs, and every weight is accounted for.
 """
 
@@ -16,10 +16,10 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.verifiers.pretrained import load_config, load_tokenizer
-from rlstep.verifiers.prompt_format import PromptFormat
 from rlstep.verifiers.published import math_shepherd, qwen, rlhflow, skywork, trl
+from rlstep.verifiers.query_format import QueryFormat
 
-Loaded = tuple[PreTrainedModel, PromptFormat]
+Loaded = tuple[PreTrainedModel, QueryFormat]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Family:
     Attributes:
         checkpoints: which ones, in words.
         recognises: whether a configuration, as a dictionary, and its path are of this family.
-        load: (path, tokenizer, dtype, trust_remote_code) to the model and its prompt format.
+        load: (path, tokenizer, dtype, trust_remote_code) to the model and its query format.
         boundary: what its authors call a step, for text that comes without spans.
     """
 
@@ -64,7 +64,7 @@ def detect(config: PretrainedConfig | dict, path: str) -> str | None:
 
 def load(
     path: str, family: str | None = None, dtype: str = "auto", trust_remote_code: bool = False
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, PromptFormat]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, QueryFormat]:
     """A published PRM for scoring.
 
     Args:
@@ -90,8 +90,8 @@ def load(
     tokenizer = load_tokenizer(path, trust_remote_code)
     if not tokenizer.is_fast:
         raise UserError(f"{path}: its tokenizer is a slow one, without character offsets, which step positions need.")
-    model, prompt_format = FAMILIES[family].load(path, tokenizer, dtype, trust_remote_code)
-    return model.eval(), tokenizer, prompt_format
+    model, query_format = FAMILIES[family].load(path, tokenizer, dtype, trust_remote_code)
+    return model.eval(), tokenizer, query_format
 
 
 def known() -> str:

@@ -30,13 +30,13 @@ class MathShepherdFormat(TwoClasses):
 
     tag_id: int
 
-    def features(self, prompts, completions, steps, tokenizer) -> list[Feature]:
-        rows = [self._row(*row) for row in zip(prompts, completions, steps, strict=True)]
+    def _features(self, problems, completions, steps, tokenizer) -> list[Feature]:
+        rows = [self._row(*row) for row in zip(problems, completions, steps, strict=True)]
         return ask_at_marks(tokenizer, rows, self.tag_id, add_special_tokens=True)
 
-    def _row(self, prompt, completion, steps) -> Marked:
+    def _row(self, problem, completion, steps) -> Marked:
         texts = [clean(text, TAG) for text in step_texts(completion, steps)]
-        starts = [prompt.strip() + " ", *["\n"] * len(texts)]
+        starts = [problem.strip() + " ", *["\n"] * len(texts)]
         parts = [start + text + " " for start, text in zip(starts, texts, strict=False)]
         return join_marked([*parts, ""], TAG)
 

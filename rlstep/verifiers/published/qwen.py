@@ -49,16 +49,16 @@ class QwenFormat(TwoClasses):
 
     tag_id: int
 
-    def features(self, prompts, completions, steps, tokenizer) -> list[Feature]:
-        rows = [self._row(tokenizer, *row) for row in zip(prompts, completions, steps, strict=True)]
+    def _features(self, problems, completions, steps, tokenizer) -> list[Feature]:
+        rows = [self._row(tokenizer, *row) for row in zip(problems, completions, steps, strict=True)]
         return ask_at_marks(tokenizer, rows, self.tag_id, add_special_tokens=True)
 
-    def _row(self, tokenizer, prompt, completion, steps) -> Marked:
+    def _row(self, tokenizer, problem, completion, steps) -> Marked:
         texts = [clean(text, TAG) for text in step_texts(completion, steps)]
-        placeholder = free_character(prompt, completion)
+        placeholder = free_character(problem, completion)
         messages = [
             {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": prompt.strip()},
+            {"role": "user", "content": problem.strip()},
             {"role": "assistant", "content": "".join(text + placeholder for text in texts)},
         ]
         return join_marked(chat_parts(tokenizer, messages, placeholder, len(texts)), TAG)
@@ -70,5 +70,5 @@ def recognises(config: dict, path: str) -> bool:
 
 def load(path: str, tokenizer, dtype: str, trust_remote_code: bool):
     require_chat_template(tokenizer, path)
-    prompt_format = QwenFormat(one_token(tokenizer, TAG, "qwen"))
-    return load_qwen2(Qwen2ForProcessRewardModel, path, dtype), prompt_format
+    query_format = QwenFormat(one_token(tokenizer, TAG, "qwen"))
+    return load_qwen2(Qwen2ForProcessRewardModel, path, dtype), query_format

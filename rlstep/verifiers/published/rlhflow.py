@@ -45,15 +45,15 @@ class RLHFlowFormat(TwoClasses):
 
     right_id: int
 
-    def features(self, prompts, completions, steps, tokenizer) -> list[Feature]:
-        rows = [self._row(tokenizer, *row) for row in zip(prompts, completions, steps, strict=True)]
+    def _features(self, problems, completions, steps, tokenizer) -> list[Feature]:
+        rows = [self._row(tokenizer, *row) for row in zip(problems, completions, steps, strict=True)]
         return ask_at_marks(tokenizer, rows, self.right_id, add_special_tokens=False, before=True)
 
-    def _row(self, tokenizer, prompt, completion, steps) -> Marked:
+    def _row(self, tokenizer, problem, completion, steps) -> Marked:
         texts = [clean(text, TAG) for text in step_texts(completion, steps)]
         if not texts:
             return join_marked([""], RIGHT)
-        texts[0] = f"{prompt.strip()} {texts[0]}"
+        texts[0] = f"{problem.strip()} {texts[0]}"
         placeholder = free_character(*texts)
         messages = [
             message

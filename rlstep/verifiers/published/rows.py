@@ -3,9 +3,12 @@
 A row's text is built from parts, so the marks' characters are known, and `rlstep.steps.positions` finds their tokens.
 """
 
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -13,11 +16,45 @@ from transformers import PreTrainedTokenizerBase
 from rlstep.core.losses import right_log_odds
 from rlstep.runtime.errors import UserError
 from rlstep.steps.positions import step_tokens, token_ends_from_offsets
+from rlstep.steps.prompts import Prompt, problem_text
 from rlstep.steps.records import Span
 from rlstep.verifiers.features import CHUNK, Feature, feature_at
 
+# What other models' templates write, of which the verifier's tokenizer need not know.
+_TEMPLATE_MARK = re.compile(r"<[|\uff5c][\w\u2581 ]{3,}[|\uff5c]>|<(?:start|end)_of_turn>|\[/?INST\]")
 
-class TwoClasses:
+
+class PublishedFormat(ABC):
+    """A query format that is given problems, whatever form the prompts have."""
+
+    prompts: ClassVar[None] = None
+
+    def features(self, prompts, completions, steps, tokenizer) -> list[Feature]:
+        return self._features([statement(prompt, tokenizer) for prompt in prompts], completions, steps, tokenizer)
+
+    @abstractmethod
+    def _features(self, problems, completions, steps, tokenizer) -> list[Feature]:
+        """As `QueryFormat.features`, from the problems' text."""
+
+
+def statement(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the problem says.
+
+    Raises:
+        UserError: the prompt is a text that went through a chat template: it would lie inside another one.
+    """
+    text = problem_text(prompt)
+    marks = (mark for mark in tokenizer.all_special_tokens if len(mark) > 2 and mark in text)
+    written = _TEMPLATE_MARK.search(text)
+    if mark := next(marks, written and written[0]):
+        raise UserError(
+            f"a prompt holds {mark!r}, of a chat template, and the verifier puts problems into a template of its own. "
+            "Give prompts as messages, or as the problem's text with prompt_format: chat."
+        )
+    return text
+
+
+class TwoClasses(PublishedFormat):
     """Values from logits of wrong and right: the softmax's second one."""
 
     def values(self, logits_NK: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.features import Feature, feature_at
-from rlstep.verifiers.published.rows import step_texts
+from rlstep.verifiers.published.rows import PublishedFormat, step_texts
 from rlstep.verifiers.published.weights import Qwen2WithHead, load_qwen2
 
 HEAD = "v_head.summary.weight"
@@ -36,7 +36,7 @@ class Qwen2ForPrmModel(Qwen2WithHead):
 
 
 @dataclass(frozen=True)
-class SkyworkFormat:
+class SkyworkFormat(PublishedFormat):
     """The published recipe takes every line for a step, blank ones as well.
 
     The tokens here are the recipe's, and a step is asked at the newline of its last visible line. So lines as steps get
@@ -49,10 +49,10 @@ class SkyworkFormat:
 
     newline_id: int
 
-    def features(self, prompts, completions, steps, tokenizer) -> list[Feature]:
+    def _features(self, problems, completions, steps, tokenizer) -> list[Feature]:
         rows = [
-            (tokenizer.bos_token + prompt.strip() + "\n", [_lines(text) for text in step_texts(completion, spans)])
-            for prompt, completion, spans in zip(prompts, completions, steps, strict=True)
+            (tokenizer.bos_token + problem.strip() + "\n", [_lines(text) for text in step_texts(completion, spans)])
+            for problem, completion, spans in zip(problems, completions, steps, strict=True)
         ]
         # A problem's samples share their prompt and many lines: each text is tokenised once.
         unique = list(dict.fromkeys(text for prompt, texts in rows for text in (prompt, *sum(texts, [])) if text))

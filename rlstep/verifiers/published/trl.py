@@ -26,10 +26,10 @@ class TRLFormat(TwoClasses):
 
     separator: str = "\n"
 
-    def features(self, prompts, completions, steps, tokenizer) -> list[Feature]:
+    def _features(self, problems, completions, steps, tokenizer) -> list[Feature]:
         rows = [
-            (prompt.strip(), [clean(text) for text in step_texts(completion, spans)])
-            for prompt, completion, spans in zip(prompts, completions, steps, strict=True)
+            (problem.strip(), [clean(text) for text in step_texts(completion, spans)])
+            for problem, completion, spans in zip(problems, completions, steps, strict=True)
         ]
         unique = list(dict.fromkeys([self.separator, *(text for prompt, texts in rows for text in (prompt, *texts))]))
         coded = tokenizer(unique, add_special_tokens=False, verbose=False)["input_ids"]

@@ -23,6 +23,7 @@ from rlstep.runtime.progress import track
 from rlstep.runtime.record import digest
 from rlstep.runtime.rows import ResumableRows, write_json
 from rlstep.steps.parquet import write_parquet
+from rlstep.steps.prompt_options import written_as
 from rlstep.steps.records import Solution, iter_solutions
 from rlstep.steps.sources import shards
 from rlstep.verifiers.scoring.scorer import StepScorer
@@ -199,10 +200,20 @@ class _ChunkScorer:
         for solution in chunk:
             if solution.steps is None:
                 solution.steps = self.verifier.boundary.split(solution.completion)
+        self._check_prompts(chunk)
         values = self.verifier.score([s.prompt for s in chunk], [s.completion for s in chunk], [s.steps for s in chunk])
         for solution, scores in zip(chunk, values, strict=True):
             solution.scores[self.name] = scores
         self.rows += len(chunk)
+
+    def _check_prompts(self, chunk: list[Solution]) -> None:
+        """Refuses solutions whose prompts were written for the policy in another way than the verifier reads them."""
+        taught, written = self.verifier.prompt_format, written_as(chunk)
+        if taught is not None and written is not None and (difference := taught.difference(written)):
+            raise UserError(
+                f"the verifier was taught {difference}, with which solutions of this file were sampled (problem "
+                f"'{chunk[0].problem_id}' and others). Train one on samples of this kind."
+            )
 
     def speed(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.start

@@ -13,12 +13,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from rlstep.core.implicit import implicit_rewards, outcome_probabilities
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
+from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
+from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.steps.records import Span
 from rlstep.verifiers.features import TokenFeature
 from rlstep.verifiers.forward import Prefix, logps_at
 from rlstep.verifiers.heads import require_plain_head
 from rlstep.verifiers.pretrained import load_config, load_every_weight, load_tokenizer
-from rlstep.verifiers.prompt_format import TokenFormat
+from rlstep.verifiers.query_format import TokenFormat
 from rlstep.verifiers.scoring.scorer import StepScorer
 from rlstep.verifiers.spec import Gives, ImplicitSpec
 
@@ -35,6 +37,7 @@ class ImplicitRewardModel(StepScorer):
         beta: what the model was trained with.
         gives: "probability": `score` gives, as an ORM's, the probability at each step's end that the answer will be
             right. "reward": it gives `step_log_ratios`, what each step has added to its log-odds.
+        prompts: how prompts are written.
         **options: batch_tokens, boundary and packing, as in `RewardModel`.
 
     Raises:
@@ -48,6 +51,7 @@ class ImplicitRewardModel(StepScorer):
         tokenizer: PreTrainedTokenizerBase,
         beta: float,
         gives: Gives = "probability",
+        prompts: PromptFormat | None = None,
         **options,
     ):
         if gives not in ("probability", "reward"):
@@ -55,7 +59,7 @@ class ImplicitRewardModel(StepScorer):
         sizes = [language_model.get_input_embeddings().num_embeddings for language_model in (model, reference)]
         if sizes[0] != sizes[1]:
             raise UserError(f"the model has {sizes[0]} tokens and its reference {sizes[1]}; they need one vocabulary.")
-        super().__init__(model, tokenizer, "orm", TokenFormat(), **options)
+        super().__init__(model, tokenizer, "orm", TokenFormat(prompts or PromptFormat()), **options)
         self.caching = False  # a cached prompt is one model's, and here two read each row
         self.reference, self.beta, self.gives = reference.eval(), ImplicitSpec(beta=beta).beta, gives
         for language_model in (model, reference):
@@ -72,6 +76,7 @@ class ImplicitRewardModel(StepScorer):
         packing: bool = True,
         trust_remote_code: bool = False,
         gives: Gives = "probability",
+        prompts: PromptOptions = BY_CHECKPOINT,
     ) -> "ImplicitRewardModel":
         """Loads an implicit PRM and its reference; arguments as in `RewardModel.from_pretrained`.
 
@@ -85,18 +90,20 @@ class ImplicitRewardModel(StepScorer):
             config = load_config(str(part), trust_remote_code)
             lm = load_every_weight(AutoModelForCausalLM, str(part), config, dtype or "auto", trust_remote_code)
             models.append(lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        tokenizer = load_tokenizer(path, trust_remote_code)
         return cls(
             *models,
-            load_tokenizer(path, trust_remote_code),
+            tokenizer,
             spec.beta,
             gives=gives,
+            prompts=prompts.agreed(tokenizer, spec.prompts, path),
             batch_tokens=batch_tokens,
             boundary=boundary or spec.boundary,
             packing=packing,
         )
 
     def score(
-        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
     ) -> list[list[float]]:
         """For each step of each completion what `gives` names: the probability, at its end, that the answer will be
         right, or the step's reward.
@@ -110,7 +117,7 @@ class ImplicitRewardModel(StepScorer):
         return [outcome_probabilities(torch.tensor(row)).tolist() for row in rewards]
 
     def step_log_ratios(
-        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
     ) -> list[list[float]]:
         """For each step of each completion its reward: beta times the sum of its tokens' log-ratios, of either sign.
 

@@ -6,15 +6,18 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from rlstep.runtime.constraints import changed
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
+from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
+from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.steps.records import Span
 from rlstep.verifiers import published
 from rlstep.verifiers.adapters import find_adapter, load_adapter
 from rlstep.verifiers.forward import Prefix, logits_at
 from rlstep.verifiers.heads import label_head
 from rlstep.verifiers.pretrained import auto_class_of, load_config, load_tokenizer, load_weights
-from rlstep.verifiers.prompt_format import CountNeutralAs, PlainFormat, PromptFormat
+from rlstep.verifiers.query_format import CountNeutralAs, PlainFormat, QueryFormat
 from rlstep.verifiers.scoring.implicit import ImplicitRewardModel
 from rlstep.verifiers.scoring.scorer import StepScorer
 from rlstep.verifiers.spec import IMPLICIT, Gives, Kind, VerifierSpec, config_entry
@@ -28,7 +31,7 @@ class RewardModel(StepScorer):
         tokenizer: the verifier's own.
         kind: "prm" (value: the step is right) or "orm" (value: the answer will be right).
         batch_tokens: tokens in a forward pass.
-        prompt_format: how text becomes tokens; that of rlstep's own verifiers by default.
+        query_format: how it is asked; as rlstep's own verifiers are by default.
         boundary: what a step is where no spans are given; lines by default.
         packing: rows without padding and shared prefixes once, where the model admits it; False pads.
     """
@@ -39,11 +42,11 @@ class RewardModel(StepScorer):
         tokenizer: PreTrainedTokenizerBase,
         kind: Kind,
         batch_tokens: int = 16384,
-        prompt_format: PromptFormat | None = None,
+        query_format: QueryFormat | None = None,
         boundary: Boundary | None = None,
         packing: bool = True,
     ):
-        super().__init__(model, tokenizer, kind, prompt_format or PlainFormat(kind), batch_tokens, boundary, packing)
+        super().__init__(model, tokenizer, kind, query_format or PlainFormat(kind), batch_tokens, boundary, packing)
 
     @classmethod
     def from_pretrained(
@@ -60,6 +63,7 @@ class RewardModel(StepScorer):
         trust_remote_code: bool = False,
         model: PreTrainedModel | None = None,
         gives: Gives = "probability",
+        prompts: PromptOptions = BY_CHECKPOINT,
     ) -> StepScorer:
         """Loads a verifier for scoring: one that rlstep trained, or a published PRM (`published.FAMILIES`).
 
@@ -78,6 +82,7 @@ class RewardModel(StepScorer):
             trust_remote_code: run model code from the hub.
             model: what `load_model` would load, where it is in memory (`shared_base`); it stays on its device.
             gives: what `score` is to give; "reward" for an implicit PRM alone.
+            prompts: how prompts are to be written; of rlstep's own verifiers, must be what they were taught.
 
         Raises:
             UserError: nothing loadable there, no verifier, or options that are not the checkpoint's.
@@ -87,7 +92,7 @@ class RewardModel(StepScorer):
             if kind or layout or neutral:
                 raise UserError(f"{path} is an implicit PRM, which has no kind, layout or neutral class to choose.")
             return ImplicitRewardModel.from_pretrained(
-                path, device, dtype, batch_tokens, boundary, packing, trust_remote_code, gives
+                path, device, dtype, batch_tokens, boundary, packing, trust_remote_code, gives, prompts
             )
         require_probability(gives, path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -97,9 +102,14 @@ class RewardModel(StepScorer):
         if family:
             if neutral is not None:
                 raise UserError(f"{path} is a {family} PRM, which has no neutral class; leave out neutral.")
-            model, tokenizer, prompt_format = published.load(path, family, dtype or "auto", trust_remote_code)
+            if prompts.asked is not None:
+                raise UserError(
+                    f"{path} is a {family} PRM, which is asked as its authors ask it; leave out "
+                    f"{', '.join(changed(prompts))}. It is given the text of the problem."
+                )
+            model, tokenizer, query_format = published.load(path, family, dtype or "auto", trust_remote_code)
             boundary = boundary or published.FAMILIES[family].boundary
-            return cls(model.to(device), tokenizer, "prm", prompt_format=prompt_format, boundary=boundary, **options)
+            return cls(model.to(device), tokenizer, "prm", query_format=query_format, boundary=boundary, **options)
         if layout is not None:
             raise UserError(f"layout '{layout}' is for published PRMs; {path} needs none here.")
         spec = VerifierSpec.from_config(path, config) if own or kind is None else VerifierSpec(kind)
@@ -109,13 +119,14 @@ class RewardModel(StepScorer):
         _check_neutral(path, spec, neutral)
         if model is None:
             model = load_model(path, config, spec, dtype or "auto", trust_remote_code).to(device)
-        prompt_format = PlainFormat(spec.kind, neutral or "positive")
-        boundary = boundary or spec.boundary
         tokenizer = load_tokenizer(path, trust_remote_code)
-        return cls(model, tokenizer, spec.kind, prompt_format=prompt_format, boundary=boundary, **options)
+        agreed = prompts.agreed(tokenizer, spec.prompts, path) or PromptFormat()
+        query_format = PlainFormat(spec.kind, neutral or "positive", agreed)
+        boundary = boundary or spec.boundary
+        return cls(model, tokenizer, spec.kind, query_format=query_format, boundary=boundary, **options)
 
     def score(
-        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
     ) -> list[list[float]]:
         """One probability for each step of each completion, in the order given: that the step is right (PRM), or that
         the answer will be (ORM).
@@ -130,7 +141,7 @@ class RewardModel(StepScorer):
         return self._score_rows(prompts, completions, steps)
 
     def _pass(self, batch: dict[str, Tensor], prefix: Prefix | None) -> Tensor:
-        return self.prompt_format.values(logits_at(self.model, batch, prefix))
+        return self.query_format.values(logits_at(self.model, batch, prefix))
 
 
 def load_model(

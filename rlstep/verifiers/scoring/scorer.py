@@ -9,13 +9,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
+from rlstep.steps.prompts import Prompt, PromptFormat, prompt_key
 from rlstep.steps.records import Span
 from rlstep.verifiers.batches import packed_batches, padded_batches
 from rlstep.verifiers.features import Feature
 from rlstep.verifiers.forward import Prefix, batch_of, pad_id_of
 from rlstep.verifiers.packing import can_pack, window_of
 from rlstep.verifiers.pretrained import max_positions
-from rlstep.verifiers.prompt_format import PromptFormat
+from rlstep.verifiers.query_format import QueryFormat
 from rlstep.verifiers.scoring.prefixes import can_cache, families, without_prefix
 from rlstep.verifiers.spec import Gives, Kind
 
@@ -31,7 +32,7 @@ class StepScorer(ABC):
         model: a model of transformers.
         tokenizer: the verifier's own.
         kind: what it was taught, "prm" or "orm".
-        prompt_format: how text becomes tokens.
+        query_format: how it is asked.
         batch_tokens: tokens in a forward pass.
         boundary: what a step is where no spans are given; lines by default.
         packing: rows without padding and shared prefixes once, where the model admits it; False pads.
@@ -49,7 +50,7 @@ class StepScorer(ABC):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         kind: Kind,
-        prompt_format: PromptFormat,
+        query_format: QueryFormat,
         batch_tokens: int = 16384,
         boundary: Boundary | None = None,
         packing: bool = True,
@@ -57,7 +58,7 @@ class StepScorer(ABC):
         if batch_tokens < 1:
             raise UserError(f"batch_tokens is {batch_tokens}; it must be at least 1.")
         self.model, self.tokenizer, self.kind, self.batch_tokens = model.eval(), tokenizer, kind, batch_tokens
-        self.prompt_format, self.boundary = prompt_format, boundary or Boundary()
+        self.query_format, self.boundary = query_format, boundary or Boundary()
         self.max_positions = max_positions(model.config)
         refusal = can_pack(model) if packing else None
         if refusal:
@@ -66,9 +67,14 @@ class StepScorer(ABC):
         self.caching = self.packing and can_cache(model)
         self.tokens_scored = self.rows_scored = 0
 
+    @property
+    def prompt_format(self) -> PromptFormat | None:
+        """How it reads prompts; None where it reads the problem's text in a way of its own."""
+        return self.query_format.prompts
+
     @abstractmethod
     def score(
-        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
     ) -> list[list[float]]:
         """One value, of the sort that `gives` names, for each step of each completion, in the order given.
 
@@ -89,7 +95,7 @@ class StepScorer(ABC):
         return numbers
 
     def _score_rows(
-        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None
+        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None
     ) -> list[list[float]]:
         if len(prompts) != len(completions) or (steps is not None and len(steps) != len(prompts)):
             given = f"{len(prompts)} prompts, {len(completions)} completions" + (
@@ -99,14 +105,15 @@ class StepScorer(ABC):
         if steps is None:
             steps = [self.boundary.split(completion) for completion in completions]
         row_of: dict[tuple, int] = {}
-        keys = [(p, c, tuple(map(tuple, s))) for p, c, s in zip(prompts, completions, steps, strict=True)]
+        keys = [(prompt_key(p), c, tuple(map(tuple, s))) for p, c, s in zip(prompts, completions, steps, strict=True)]
         for row, key in enumerate(keys):
             row_of.setdefault(key, row)
-        unique = list(row_of)
-        features = self.prompt_format.features(*zip(*unique, strict=True), self.tokenizer) if unique else []
-        self._check_lengths(features, [row_of[key] for key in unique])
+        rows = list(row_of.values())
+        asked = [(prompts[row], completions[row], steps[row]) for row in rows]
+        features = self.query_format.features(*zip(*asked, strict=True), self.tokenizer) if asked else []
+        self._check_lengths(features, rows)
         numbers = self._numbers(features)
-        values = {key: self._values(*row) for key, *row in zip(unique, features, numbers, strict=True)}
+        values = {key: self._values(*row) for key, *row in zip(row_of, features, numbers, strict=True)}
         return [list(values[key]) for key in keys]
 
     def _check_lengths(self, features: list[Feature], rows: list[int]) -> None:

@@ -18,22 +18,23 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
+from rlstep.steps.prompts import Prompt, PromptFormat, PromptKey, prompt_key, prompt_of
 from rlstep.steps.records import Span, shown
 from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token, is_loopback
 
 T = TypeVar("T")
-Row = tuple[str, str, tuple[Span, ...]]
+Row = tuple[PromptKey, str, tuple[Span, ...]]
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 HEALTH_TIMEOUT_S = 30.0
 TRY_AGAIN = (502, 503, 504)
-IDENTITY = ("name", "kind", "boundary")
+IDENTITY = ("name", "kind", "boundary", "prompt_format")
 ROW = re.compile(r"((?:field '\w+', )?row )(\d{1,9})(?=:)")
 SURROGATE = re.compile("[\ud800-\udfff]")  # UTF-8 has no place for it, and two would become one character in JSON
 
 
 class RemoteRewardModel:
-    """A PRM or an ORM behind a URL, with the `kind`, `gives`, `boundary` and `score` of a `RewardModel`.
+    """A PRM or an ORM behind a URL, with what a `RewardModel` says of itself and its `score`.
 
     Args:
         url: where `rlstep serve` listens, for example http://gpu7:8000.
@@ -67,9 +68,10 @@ class RemoteRewardModel:
         self._health = self._persistently(self._ask_health)
         self.kind: Literal["prm", "orm"] = self._health["kind"]
         self.boundary = Boundary.from_dict(self._health["boundary"])
+        self.prompt_format = _prompt_format(self._health)
 
     def score(
-        self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
     ) -> list[list[float]]:
         """One value in [0, 1] for each step of each completion, in the order given.
 
@@ -86,7 +88,7 @@ class RemoteRewardModel:
             raise UserError(f"score() needs lists of one length; got {counts}.")
         if steps is None:
             steps = [self.boundary.split(completion) for completion in completions]
-        keys = [(p, c, tuple(map(tuple, s))) for p, c, s in zip(prompts, completions, steps, strict=True)]
+        keys = [(prompt_key(p), c, tuple(map(tuple, s))) for p, c, s in zip(prompts, completions, steps, strict=True)]
         first: dict[Row, int] = {}  # in this order the server batches rows as a verifier in this process would
         for row, key in enumerate(keys):
             first.setdefault(key, row)
@@ -153,6 +155,7 @@ class RemoteRewardModel:
             if health.get("kind") not in ("prm", "orm") or type(limit) is not int or limit < 1:
                 raise UserError("a PRM or an ORM says its kind and the size of its requests")
             Boundary.from_dict(health["boundary"])
+            _prompt_format(health)
         except UserError as error:
             raise UserError(
                 f"{self.url} is no verifier: /health gives {shown(reply)} ({error}). Start one there: "
@@ -258,11 +261,18 @@ def _checked(url: str) -> tuple[str, str]:
     return url.rstrip("/"), parts.hostname
 
 
+def _prompt_format(health: dict) -> PromptFormat | None:
+    """What a server says of how prompts are written; None of one that is given the problem's text."""
+    return None if health["prompt_format"] is None else PromptFormat.from_dict(health["prompt_format"])
+
+
 def _encoded(rows: list[tuple[Row, int]]) -> bytes:
-    for (prompt, completion, _), number in rows:
-        if SURROGATE.search(prompt) or SURROGATE.search(completion):
+    for (key, completion, _), number in rows:
+        texts = (key,) if isinstance(key, str) else (content for _, content in key)
+        if any(SURROGATE.search(text) for text in (*texts, completion)):
             raise UserError(f"row {number}: half a surrogate pair is no character. Replace it, or drop the row.")
-    prompts, completions, steps = zip(*(row for row, _ in rows), strict=True)
+    keys, completions, steps = zip(*(row for row, _ in rows), strict=True)
+    prompts = [prompt_of(key) for key in keys]
     text = json.dumps({"prompts": prompts, "completions": completions, "steps": steps}, ensure_ascii=False)
     return text.encode("utf-8")
 

@@ -1,11 +1,12 @@
 """What a reward server takes and gives, as pydantic models; a request that does not fit is refused by field and row."""
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
+from rlstep.steps.prompts import Prompt, is_messages
 from rlstep.steps.records import Span, shown
 from rlstep.verifiers.serving.client import SURROGATE
 
@@ -17,15 +18,27 @@ def _whole_characters(text: str) -> str:
 
 
 # The first fault ends the check of a list: a request of a million bad rows would make a million errors.
-Texts = Annotated[list[Annotated[str, AfterValidator(_whole_characters)]], Field(fail_fast=True)]
+Text = Annotated[str, AfterValidator(_whole_characters)]
+Texts = Annotated[list[Text], Field(fail_fast=True)]
 # JSON has no tuples; the numbers stay strict, since True and 1.0 would pass for 1.
 Pair = Annotated[tuple[int, int], Field(strict=False)]
 Spans = Annotated[list[Pair], Field(fail_fast=True)]
 
+
+def _prompt(value: object) -> Prompt:
+    if not isinstance(value, str) and not is_messages(value):
+        raise PydanticCustomError("prompt", "a text or a list of messages")
+    for text in [value] if isinstance(value, str) else [message["content"] for message in value]:
+        _whole_characters(text)
+    return value
+
+
+Prompts = Annotated[list[Annotated[Any, PlainValidator(_prompt)]], Field(fail_fast=True)]
+
 FIELDS = ("prompts", "completions", "steps")
 # What belongs at each place: the field itself, one of its rows, a span of that row.
 EXPECTED = {
-    "prompts": ("a list of texts", "a text"),
+    "prompts": ("a list of texts or of lists of messages", "a text or a list of messages"),
     "completions": ("a list of texts", "a text"),
     "steps": ("a list of spans for each row, or null", "a list of [start, end] pairs", "[start, end]"),
 }
@@ -36,7 +49,7 @@ class ScoreRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    prompts: Texts
+    prompts: Prompts
     completions: Texts
     steps: Annotated[list[Spans], Field(fail_fast=True)] | None = None
 
@@ -82,6 +95,7 @@ class Health(BaseModel):
     name: str
     kind: Literal["prm", "orm"]
     boundary: BoundaryRule
+    prompt_format: dict[str, Any] | None  # None: a published PRM, which is given the problem's text
     max_request_bytes: int
 
 

@@ -3,11 +3,12 @@ r"""A verifier behind HTTP.
 What travels is text and character spans, never tokens, so policy and verifier need not share a tokenizer::
 
     GET  /health  -> {"rlstep": "0.1.0", "name": "prm", "kind": "prm", "boundary": {"rule": "line", "tag": null},
-                      "max_request_bytes": 67108864}
+                      "prompt_format": {"form": "text"}, "max_request_bytes": 67108864}
     POST /score   {"prompts": ["7 + 3\n"], "completions": ["7 + 3 = 10\n"], "steps": [[[0, 11]]]}
                   -> {"scores": [[0.98]]}
 
-Spans count code points, as Python does. Without `steps`, or where they are null, the verifier's boundary rule splits
+A prompt is a text or a list of messages, [{"role": "user", "content": "7 + 3"}]. Spans count code points, as Python
+does. Without `steps`, or where they are null, the verifier's boundary rule splits
 the completions. A request that cannot be answered gets {"error": why} and a status: 400 for one that is malformed
 (field and row are named; rows count from 0), 401 without the server's token, 408 for a body that stops coming, 411 and
 413 for one without a length or too large, 422 for rows that the verifier cannot score, 500 for a fault of the server,
@@ -120,11 +121,13 @@ def create_app(scorer: Scorer, max_request_bytes: int = MAX_REQUEST_BYTES, token
 
     @app.get("/health")
     async def health() -> Health:
+        prompt_format = scorer.verifier.prompt_format
         return Health(
             rlstep=__version__,
             name=scorer.name,
             kind=scorer.verifier.kind,
             boundary=scorer.verifier.boundary.to_dict(),
+            prompt_format=None if prompt_format is None else prompt_format.to_dict(),
             max_request_bytes=max_request_bytes,
         )
 

@@ -89,9 +89,9 @@ class ImplicitTrainer(VerifierTrainer):
                     f"{solution.correct!r}; an implicit PRM needs true or false. Run `rlstep label`."
                 )
         counts = Counter(dict.fromkeys(("rows", "positions", "rows_too_long", "rows_empty"), 0))
-        texts = [s.prompt for s in solutions], [s.completion for s in solutions]
+        texts = [s.prompt for s in solutions], [s.completion for s in solutions], [[]] * len(solutions)
         features, problems = [], {}
-        for solution, encoded in zip(solutions, encode_rows(tokenizer, *texts, [[]] * len(solutions)), strict=True):
+        for solution, encoded in zip(solutions, encode_rows(tokenizer, *texts, self.spec.prompts), strict=True):
             if len(encoded.ids) == encoded.prompt_length:
                 counts["rows_empty"] += 1
             elif limit is not None and len(encoded.ids) - 1 > limit:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.trainer_settings import ASKED, MEASURED, WRITTEN
-from rlstep.steps.boundaries import Boundary
+from rlstep.steps.boundaries import Boundary, Rule
 
 WITH_ADAPTER = ReadBy("use_peft")
 
@@ -44,7 +44,7 @@ class VerifierConfig:
         metadata={"help": "use_peft: modules that get an adapter; all linear layers of the backbone by default."},
     )
 
-    boundary: Literal["line", "blank_line", "tag", "heading", "sentence"] = field(
+    boundary: Rule = field(
         default="line", metadata={"help": "What a step is; kept in the checkpoint for text that comes without spans."}
     )
     boundary_tag: Annotated[str | None, ReadBy("boundary", "tag")] = field(

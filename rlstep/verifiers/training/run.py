@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.record import RunRecord
+from rlstep.steps.prompt_options import PromptOptions
 from rlstep.steps.records import read_solutions
 from rlstep.verifiers.adapters import save_adapter
 from rlstep.verifiers.pretrained import load_tokenizer
@@ -32,6 +34,7 @@ def train_verifier(
     args: VerifierArguments,
     spec_of: Callable[..., VerifierSpec],
     need: Sequence[str],
+    prompts: PromptOptions,
     callbacks: Sequence[Callable[[VerifierTrainer], TrainerCallback]] = (),
     **options,
 ) -> dict:
@@ -43,6 +46,7 @@ def train_verifier(
         args: the Trainer's arguments.
         spec_of: from the tokenizer to what the outputs will mean.
         need: what every solution must have, for example steps and labels.
+        prompts: how prompts are to be written; by default as they were for the policy that sampled the solutions.
         callbacks: each makes one, for the trainer.
         **options: passed to the trainer.
 
@@ -56,16 +60,17 @@ def train_verifier(
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
     if not config.merge_adapter:
         check_base(config.model_name_or_path, args.output_dir)
-    identity = run_identity(config, args)
+    identity = run_identity(config, args, prompts)
     start = newest_checkpoint(args.output_dir) if config.resume else args.resume_from_checkpoint
     check_checkpoint(start, identity)
     train = read_solutions(config.data, need=need)
     evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
-    with RunRecord(trainer_class.kind, settings(config) | settings(args), args.output_dir, args.seed) as record:
+    chosen = settings(config) | settings(args) | settings(prompts)
+    with RunRecord(trainer_class.kind, chosen, args.output_dir, args.seed) as record:
         start_devices(args)
         set_seed(args.seed)
         tokenizer = load_tokenizer(config.model_name_or_path, config.trust_remote_code)
-        spec = spec_of(tokenizer)
+        spec = replace(spec_of(tokenizer), prompts=prompts.for_rows(tokenizer, train))
         model = new_verifier(config.model_name_or_path, spec, config.dtype, config.trust_remote_code)
         if config.use_peft:
             model = with_lora(model, spec, config, args)

@@ -27,6 +27,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rlstep.core.calibration import Reliability
 from rlstep.core.losses import pairwise_loss, right_log_odds, step_label_loss
 from rlstep.runtime.errors import UserError
+from rlstep.steps.prompt_options import BY_CHECKPOINT
 from rlstep.steps.records import Solution
 from rlstep.verifiers.features import Feature, train_features
 from rlstep.verifiers.forward import collate, logits_at, pad_id_of
@@ -50,7 +51,8 @@ class VerifierTrainer(Trainer):
         args: VerifierArguments.
         train_dataset, eval_dataset: labelled solutions.
         processing_class: the verifier's tokenizer, a fast one; the model's own by default.
-        spec: what the outputs mean; that of the model's configuration by default, or else two classes.
+        spec: what the outputs mean; that of the model's configuration by default, or else two classes. Where it leaves
+            open how prompts are written, the training data's prompts decide.
         **options: passed to the Trainer (callbacks, optimizers).
 
     Attributes:
@@ -81,8 +83,10 @@ class VerifierTrainer(Trainer):
         self.spec = spec = spec or _spec_of(model.config, self.kind)
         if spec.head == "classification" and model.config.num_labels != spec.classes:
             raise UserError(f"the model has {model.config.num_labels} labels; its labels' policy has {spec.classes}.")
-        model.config.rlstep_verifier = spec.to_config()
         tokenizer = processing_class or load_tokenizer(model.config._name_or_path)
+        if spec.prompts.form == "auto" and train_dataset:
+            self.spec = spec = replace(spec, prompts=BY_CHECKPOINT.for_rows(tokenizer, train_dataset))
+        model.config.rlstep_verifier = spec.to_config()
         limit = min((n for n in (args.max_length, max_positions(model.config)) if n), default=None)
         train_rows = eval_rows = None
         if train_dataset is not None:
@@ -109,7 +113,8 @@ class VerifierTrainer(Trainer):
         self.reliability: Reliability | None = None
 
     def _features(self, solutions, tokenizer, limit, keep_unknown: bool = False):
-        return train_features(self.kind, solutions, tokenizer, limit, self.spec.policy, keep_unknown)
+        options = {"keep_unknown": keep_unknown, "prompt_format": self.spec.prompts}
+        return train_features(self.kind, solutions, tokenizer, limit, self.spec.policy, **options)
 
     def _units(self, features: list[Feature]) -> list[list[Feature]]:
         """What a batch is counted in."""
@@ -201,7 +206,14 @@ class ORMTrainer(VerifierTrainer):
         # A row that is cut has no last token to be judged at.
         pairwise = self.loss == "pairwise"
         features, counts = train_features(
-            self.kind, solutions, tokenizer, limit, self.spec.policy, keep_unknown, whole_rows=pairwise
+            self.kind,
+            solutions,
+            tokenizer,
+            limit,
+            self.spec.policy,
+            keep_unknown,
+            whole_rows=pairwise,
+            prompt_format=self.spec.prompts,
         )
         if pairwise:
             features = [replace(row, positions=row.positions[-1:], targets=row.targets[-1:]) for row in features]

@@ -113,14 +113,14 @@ def test_an_orm_is_no_teacher():
 
 
 class Rollouts:
-    """Rollouts written by hand: of a prefix, the text of each of its continuations in turn."""
+    """Rollouts written by hand: of what is written, the text of each of its continuations in turn."""
 
     def __init__(self, **texts: str):
-        self.texts, self.asked = {f"P{prefix}": text for prefix, text in texts.items()}, []
+        self.texts, self.asked = texts, []
 
     def __call__(self, prefixes, n):
         self.asked.append((list(prefixes), n))
-        return [[c for c in self.texts[prefix.replace("\n", "")]][:n] for prefix in prefixes]
+        return [[c for c in self.texts[begun.replace("\n", "")]][:n] for _, begun in prefixes]
 
 
 def solved(prompt, completion, reference) -> bool:
@@ -149,14 +149,14 @@ def test_monte_carlo_labels_are_those_of_the_rollouts_from_each_step(soft, expec
     rows = ["a\nb\nc!", "a\nc\nd\n!", "a\nb\nx", "!", ""]
     assert monte_carlo(rollouts, rows, soft) == expected
     # Each prefix once, nothing behind a step with the value 0, and no rollout from the step that ends the completion.
-    assert rollouts.asked == [(["Pa\n"], 4), (["Pa\nb\n", "Pa\nc\n"], 4)]
+    assert rollouts.asked == [([("P", "a\n")], 4), ([("P", "a\nb\n"), ("P", "a\nc\n")], 4)]
 
 
 def test_the_last_step_of_a_completion_that_was_cut_off_is_rolled_out():
     """Steps are given up to where text follows: that was cut off and is not judged."""
     rollouts = Rollouts(**TREE)
     assert monte_carlo(rollouts, ["a\nb\nc"], steps=[[(0, 2), (2, 4)]]) == [[1, 1]]
-    assert [prefixes for prefixes, _ in rollouts.asked] == [["Pa\n"], ["Pa\nb\n"]]
+    assert [prefixes for prefixes, _ in rollouts.asked] == [[("P", "a\n")], [("P", "a\nb\n")]]
 
 
 def test_a_wrong_number_of_rollouts_is_an_error():
@@ -173,7 +173,22 @@ def test_rollouts_are_graded_against_their_own_reference():
         [0.25, 0],
         [0.5, 0],
     ]
-    assert rollouts.asked == [(["Pa\n"], 4)]
+    assert rollouts.asked == [([("P", "a\n")], 4)]
+
+
+def test_rollouts_of_a_chat_go_on_from_its_messages():
+    """The checker reads the problem; the policy's prompt is written by whoever samples."""
+    chat = [{"role": "system", "content": "S"}, {"role": "user", "content": "P"}]
+    rollouts, problems = Rollouts(a="!xxx"), []
+
+    def solved_problem(problem, completion, reference):
+        problems.append(problem)
+        return solved(problem, completion, reference)
+
+    labeler = MonteCarloLabels(rollouts, solved_problem, 4)
+    assert labeler.labels([chat], ["a\nb"], ["!"], [line_steps("a\nb")]) == [[1, 0]]
+    assert rollouts.asked == [([(chat, "a\n")], 4)]
+    assert set(problems) == {"P"}
 
 
 def test_options_choose_the_labeler(task):

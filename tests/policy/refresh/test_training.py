@@ -461,7 +461,7 @@ def test_a_format_with_one_value_per_token_is_trained_where_it_is_read(refresher
         def values(self, logits_NK):
             return logits_NK[:, 0].sigmoid()
 
-    one = refresher(reward_model=RewardModel(model, tokenizer, "prm", prompt_format=OneValue()), refresh_epochs=40)
+    one = refresher(reward_model=RewardModel(model, tokenizer, "prm", query_format=OneValue()), refresh_epochs=40)
     observe(one, solutions)
     before = scored(one.reward_model, solutions)
     found = one.refresh(1)

@@ -18,9 +18,9 @@ def test_a_checkpoint_tells_its_family(family, request):
     path = str(request.getfixturevalue(f"{family}_path"))
     config = AutoConfig.from_pretrained(path)
     assert published.detect(config, path) == published.detect(config.to_dict(), path) == family
-    model, tokenizer, prompt_format = published.load(path)
+    model, tokenizer, query_format = published.load(path)
     assert not model.training
-    assert type(prompt_format).__module__.endswith(family)
+    assert type(query_format).__module__.endswith(family)
     assert RewardModel.from_pretrained(path, device="cpu").kind == "prm"
 
 
@@ -143,18 +143,18 @@ def test_the_weights_type_is_the_checkpoints_or_the_one_asked_for(qwen_path):
 
 def test_a_chat_template_that_drops_turns_is_refused(qwen_path, rlhflow_path, solutions):
     for path in (qwen_path, rlhflow_path):
-        _, tokenizer, prompt_format = published.load(str(path))
+        _, tokenizer, query_format = published.load(str(path))
         tokenizer.chat_template = "{{- messages[0]['content'] }}"
         with pytest.raises(UserError, match=r"writes the marks of 3 steps 0 times"):
-            prompt_format.features(*solutions[:3], tokenizer)
+            query_format.features(*solutions[:3], tokenizer)
 
 
 def test_a_tokenizer_that_joins_marks_is_refused(rlhflow_path):
-    _, tokenizer, prompt_format = published.load(str(rlhflow_path))
+    _, tokenizer, query_format = published.load(str(rlhflow_path))
     tokenizer.add_tokens(["+!"])
     tokenizer.chat_template = "{%- for m in messages %}{{- m['content'] + '!' }}{%- endfor %}"
     with pytest.raises(UserError, match=r"makes no token of its own of the mark '\+' in 'What\? one!\+!'"):
-        prompt_format.features(["What?"], ["one"], [[(0, 3)]], tokenizer)
+        query_format.features(["What?"], ["one"], [[(0, 3)]], tokenizer)
 
 
 @pytest.mark.parametrize("family", ["qwen", "math_shepherd", "rlhflow", "skywork", "trl"])

@@ -28,8 +28,8 @@ def check(path, solutions, recipe) -> None:
 
 def asked_tokens(path, solutions, family: str | None = None) -> set[str]:
     """The texts of the tokens that the model is asked at."""
-    _, tokenizer, prompt_format = published.load(str(path), family)
-    features = prompt_format.features(*solutions[:3], tokenizer)
+    _, tokenizer, query_format = published.load(str(path), family)
+    features = query_format.features(*solutions[:3], tokenizer)
     assert [len(feature.positions) for feature in features] == [len(spans) for spans in solutions[2]]
     return {tokenizer.decode([feature.ids[position]]) for feature in features for position in feature.positions}
 
@@ -98,8 +98,8 @@ def test_rlhflow_in_one_pass_equals_the_growing_conversation(rlhflow_path, solut
 
 
 def test_rlhflow_asks_for_the_answers_own_plus(rlhflow_path):
-    _, tokenizer, prompt_format = published.load(str(rlhflow_path))
-    (feature,) = prompt_format.features(["What?"], ["+ 1\n+\n"], [[(0, 4), (4, 6)]], tokenizer)
+    _, tokenizer, query_format = published.load(str(rlhflow_path))
+    (feature,) = query_format.features(["What?"], ["+ 1\n+\n"], [[(0, 4), (4, 6)]], tokenizer)
     for position in feature.positions:
         so_far = tokenizer.decode(feature.ids[: position + 1])
         assert so_far.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
@@ -167,14 +167,14 @@ def test_trl(trl_path, solutions, separator):
         logits = qwen2_hidden(weights, config, ids) @ weights["score.weight"].T + weights["score.bias"]
         return logits.softmax(-1)[labelled, 1].tolist()
 
-    model, tokenizer_, prompt_format = published.load(str(trl_path), "trl")
+    model, tokenizer_, query_format = published.load(str(trl_path), "trl")
     prompts, completions, spans, texts = solutions
-    found = RewardModel(model, tokenizer_, "prm", prompt_format=type(prompt_format)(separator)).score(
+    found = RewardModel(model, tokenizer_, "prm", query_format=type(query_format)(separator)).score(
         prompts, completions, spans
     )
     for problem, steps, values in zip(prompts, texts, found, strict=True):
         assert values == pytest.approx(recipe(problem, steps), **CLOSE)
-    if separator == prompt_format.separator:
+    if separator == query_format.separator:
         named = RewardModel.from_pretrained(str(trl_path), device="cpu", layout="trl")
         assert named.score(prompts, completions, spans) == found
         assert asked_tokens(trl_path, solutions, "trl") == {"\n"}

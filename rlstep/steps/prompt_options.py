@@ -1,0 +1,187 @@
+"""`PromptOptions`: the settings by which every stage that shows prompts to a model is told how to write them."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rlstep.runtime.constraints import ReadUnless, check
+from rlstep.runtime.errors import UserError
+from rlstep.steps.prompts import Prompt, PromptFormat, template_digest
+from rlstep.steps.records import Solution
+
+OF_CHATS = ReadUnless("prompt_format", "text")
+
+
+@dataclass
+class PromptOptions:
+    """How problems become what the model reads (`rlstep.steps.prompts`).
+
+    Raises:
+        UserError: settings of chats with `prompt_format: text`, no such template file, or arguments that are no
+            mapping.
+    """
+
+    prompt_format: Literal["auto", "text", "chat"] = field(
+        default="auto",
+        metadata={
+            "help": "text: prompts are given to the model as they are; chat: messages, and plain text as a user's "
+            "message, go through the chat template. auto: as the checkpoint was taught, else by the prompts themselves "
+            "(messages are chats, as is all with one of the settings below)."
+        },
+    )
+    system_prompt: Annotated[str | None, OF_CHATS] = field(
+        default=None, metadata={"help": "A system message that is put before each problem's messages."}
+    )
+    chat_template: Annotated[str | None, OF_CHATS] = field(
+        default=None,
+        metadata={"help": "A file with a chat template (Jinja) to take in place of the tokenizer's own."},
+    )
+    chat_template_arguments: Annotated[dict | str | None, OF_CHATS] = field(
+        default=None,
+        metadata={
+            "help": "What the template reads beside the messages, as a mapping, for example "
+            '{"enable_thinking": false}; on the command line as JSON.'
+        },
+    )
+
+    def __post_init__(self):
+        self.chat_template_arguments = _mapping(self.chat_template_arguments)
+        check(self, self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        if self.chat_template is not None and not Path(self.chat_template).is_file():
+            yield f"chat_template is {self.chat_template}, which is no file; give one that holds a Jinja template"
+
+    @property
+    def asked(self) -> PromptFormat | None:
+        """What is asked for, None where nothing is; a setting of chats asks for chats."""
+        of_chats = (self.system_prompt, self.chat_template, self.chat_template_arguments)
+        form = "chat" if any(setting is not None for setting in of_chats) else self.prompt_format
+        if form == "auto":
+            return None
+        return PromptFormat(form, self.system_prompt, self.chat_template_arguments or {})
+
+    def _over(self, given: PromptFormat) -> PromptFormat:
+        """What is asked, and what is given where nothing is asked: a system prompt need not be repeated."""
+        asked = self.asked
+        if asked is None or asked.form == "text" or given.form == "text":
+            return asked or given
+        changes = {"form": asked.form}
+        if self.system_prompt is not None:
+            changes["system_prompt"] = asked.system_prompt
+        if self.chat_template_arguments is not None:
+            changes["template_arguments"] = asked.template_arguments
+        return replace(given, **changes)
+
+    @property
+    def template_text(self) -> str | None:
+        """What the file of `chat_template` holds."""
+        return None if self.chat_template is None else Path(self.chat_template).read_text(encoding="utf-8")
+
+    def give_template(self, tokenizer) -> None:
+        """Puts the file's template, if there is one, in place of the tokenizer's, to be saved with it."""
+        if self.chat_template is not None:
+            tokenizer.chat_template = self.template_text
+
+    def agreed(self, tokenizer, taught: PromptFormat | None, whose: str) -> PromptFormat | None:
+        """What a model was taught, if nothing else is asked of it; the tokenizer gets the template that is asked for.
+
+        Args:
+            tokenizer: the model's.
+            taught: what its checkpoint holds; None where it holds nothing, and everything may be asked.
+            whose: the model, for messages.
+
+        Returns:
+            What is taught or else asked, None where neither says anything.
+
+        Raises:
+            UserError: something else is asked than was taught, or the template beside the checkpoint is another.
+        """
+        self.give_template(tokenizer)
+        asked = self.asked
+        if taught is None or taught.form == "auto":
+            return asked
+        if taught.template is not None and taught.template != template_digest(tokenizer):
+            other = "chat_template" if self.chat_template else "the chat template of its tokenizer"
+            raise UserError(f"{whose} was taught with another chat template than {other}. Take the one it has.")
+        if asked is not None and (difference := taught.difference(self._over(taught))):
+            raise UserError(f"{whose} was taught {difference}. Leave it out, or train the model with it.")
+        return taught
+
+    def for_model(self, tokenizer, prompts: Sequence[Prompt], taught: PromptFormat | None, whose: str) -> PromptFormat:
+        """How the prompts of a run are written: text or chat, with the digests of the tokenizer.
+
+        Args:
+            tokenizer, taught, whose: as in `agreed`.
+            prompts: the run's, which decide where neither checkpoint nor settings do.
+
+        Raises:
+            UserError: as `agreed`; or prompts of two forms, and nothing says which is meant.
+        """
+        agreed = self.agreed(tokenizer, taught, whose) or PromptFormat()
+        return agreed.resolved(prompts).of_tokenizer(tokenizer)
+
+    def for_rows(self, tokenizer, solutions: Sequence[Solution]) -> PromptFormat:
+        """How the prompts of solutions are written for a verifier: as they were for the policy that wrote these.
+
+        Args:
+            tokenizer: the verifier's.
+            solutions: the rows; those that do not say how their prompts were written are taken as they are.
+
+        Raises:
+            UserError: they were not all written alike, or something else is asked.
+        """
+        self.give_template(tokenizer)
+        written = written_as(solutions)
+        base = self.asked or PromptFormat() if written is None else self._over(written)
+        chosen = base.resolved([solution.prompt for solution in solutions]).of_tokenizer(tokenizer)
+        if written is not None and (difference := written.difference(chosen)):
+            raise UserError(
+                f"the solutions were sampled with {difference}, which the verifier would be taught. Leave the setting "
+                "out: then it reads what the policy read."
+            )
+        return chosen
+
+
+def written_as(solutions: Iterable[Solution]) -> PromptFormat | None:
+    """How the prompts of solutions were written for the policy that sampled them; None where no row says it.
+
+    Raises:
+        UserError: rows of one file were sampled with different formats.
+    """
+    first: PromptFormat | None = None
+    row: dict | None = None
+    for solution in solutions:
+        if solution.prompt_format is None or solution.prompt_format == row:
+            continue
+        one = PromptFormat.from_dict(solution.prompt_format)
+        if first is None:
+            first, row = one, solution.prompt_format
+        elif difference := first.difference(one):
+            raise UserError(
+                f"the solutions were sampled in two ways: with {difference}, that of problem '{solution.problem_id}', "
+                f"sample {solution.sample}. Train on those of one way."
+            )
+    return first
+
+
+def _mapping(value) -> dict | None:
+    """A mapping, given as one in a recipe or as JSON on the command line."""
+    mapping = value
+    if isinstance(value, str):
+        try:
+            mapping = json.loads(value)
+        except ValueError:
+            mapping = [value]
+    if not isinstance(mapping, dict | None):
+        raise UserError(
+            f"chat_template_arguments is {value}; give a mapping, on the command line as JSON: "
+            "'{\"enable_thinking\": false}'."
+        )
+    return mapping
+
+
+# Of a stage that is called without them: as the checkpoint was taught, or by the prompts' own form.
+BY_CHECKPOINT = PromptOptions()

@@ -1,0 +1,296 @@
+"""Prompts as messages through every stage: what the model reads, what is kept of it, and what is refused."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, GenerationConfig, GenerationMixin
+from trl import SFTTrainer
+
+from rlstep.policy.config import PolicyModel
+from rlstep.policy.export import export_adapter
+from rlstep.policy.monitoring.alarms import AlarmOptions
+from rlstep.policy.options import PPOOptions
+from rlstep.policy.refresh.labels import RefreshOptions
+from rlstep.policy.rewards import guards
+from rlstep.policy.rewards.guards import Guards
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.stages.ppo import ppo
+from rlstep.stages.sample import SampleConfig, sample
+from rlstep.stages.sft import SFTArguments, SFTOptions, sft
+from rlstep.steps.prompt_options import PromptOptions
+from rlstep.steps.records import Solution, read_problems, read_solutions
+from rlstep.tasks.arithmetic import Arithmetic
+
+SYSTEM = "Work step by step."
+TRAINING = {
+    "per_device_train_batch_size": 8, "learning_rate": 3e-3, "gradient_checkpointing": False, "bf16": False,
+    "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False, "save_strategy": "no", "logging_steps": 1,
+}  # fmt: skip
+
+
+def as_chat(text: str) -> list[dict]:
+    return [{"role": "user", "content": text}]
+
+
+@pytest.fixture
+def chats(task, tmp_path):
+    """The files of demonstrations and problems whose prompts are messages."""
+    problems = [replace(p, prompt=as_chat(p.prompt)) for p in task.problems("train", 4, seed=0)]
+    demonstrations = [replace(s, prompt=as_chat(s.prompt)) for s in task.demonstrations(16, seed=0)]
+    write_rows(tmp_path / "problems.jsonl", (asdict(p) for p in problems))
+    write_rows(tmp_path / "demonstrations.jsonl", (s.to_row() for s in demonstrations))
+    return tmp_path
+
+
+@pytest.fixture
+def model(chat_lm):
+    def make(**changes) -> PolicyModel:
+        return PolicyModel(**({"model_name_or_path": chat_lm, "dtype": "float32"} | changes))
+
+    return make
+
+
+def teach(chats: Path, model, prompts: PromptOptions | None = None, **changes) -> Path:
+    out = chats / "sft"
+    args = SFTArguments(**(TRAINING | {"output_dir": str(out), "max_steps": 2} | changes))
+    sft(SFTOptions(data=str(chats / "demonstrations.jsonl")), args, model, prompts or PromptOptions())
+    return out
+
+
+def draw(chats: Path, policy, prompts: PromptOptions | None = None, **changes) -> list[Solution]:
+    plain = {
+        "n": 2,
+        "max_new_tokens": 8,
+        "out": str(chats / "samples.jsonl"),
+        "problems": str(chats / "problems.jsonl"),
+    }
+    config = SampleConfig(**({"model": str(policy)} | plain | changes))
+    sample(config, prompts or PromptOptions())
+    return read_solutions(config.out)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The prompts' tokens that reach `generate`, without their padding."""
+    seen: list[list[int]] = []
+    plain = GenerationMixin.generate
+
+    def watched(self, *args, **options):
+        rows = zip(options["input_ids"].tolist(), options["attention_mask"].tolist(), strict=True)
+        seen.extend([token for token, kept in zip(ids, mask, strict=True) if kept] for ids, mask in rows)
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(GenerationMixin, "generate", watched)
+    return seen
+
+
+def own_tokens(path, messages, **arguments) -> list[int]:
+    """What the tokenizer makes of messages by itself."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    coded = tokenizer.apply_chat_template(
+        messages, tokenize=True, add_generation_prompt=True, return_dict=True, **arguments
+    )
+    return coded["input_ids"]
+
+
+def test_a_chat_is_taught_and_sampled_with_the_templates_own_tokens(chats, model, read):
+    """The system prompt is given once, to sft; afterwards the checkpoint says it."""
+    policy = teach(chats, model(), PromptOptions(system_prompt=SYSTEM))
+    kept = json.loads((policy / "prompt_format.json").read_text())
+    assert (kept["form"], kept["system_prompt"]) == ("chat", SYSTEM)
+    solutions = draw(chats, policy)
+    assert [s.prompt_format for s in solutions] == [kept] * 8
+    problems = [p.prompt for p in read_problems(chats / "problems.jsonl")]
+    assert read == [
+        own_tokens(policy, [{"role": "system", "content": SYSTEM}, *problem]) for problem in problems for _ in range(2)
+    ]
+    assert [s.prompt for s in solutions] == [problem for problem in problems for _ in range(2)]
+
+
+def test_a_demonstration_is_the_templates_prompt_the_completion_and_the_templates_end(chats, model, monkeypatch):
+    seen, plain = [], SFTTrainer.compute_loss
+
+    def kept(self, net, inputs, **options):
+        rows = zip(inputs["input_ids"].tolist(), inputs["labels"].tolist(), strict=True)
+        seen.extend(rows)
+        return plain(self, net, inputs, **options)
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", kept)
+    policy = teach(chats, model(), max_steps=1, per_device_train_batch_size=16)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    end, pad = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.pad_token_id
+    expected = [
+        own_tokens(policy, s.prompt) + tokenizer(s.completion, add_special_tokens=False)["input_ids"] + [end]
+        for s in read_solutions(chats / "demonstrations.jsonl")
+    ]
+    found = [[token for token in ids if token != pad] for ids, _ in seen]
+    assert sorted(found) == sorted(expected)
+    for _, labels in seen:
+        taught = [token for token in labels if token != -100]
+        assert taught.count(end) == 1
+        assert taught[-1] == end
+    assert GenerationConfig.from_pretrained(policy).eos_token_id == [end, tokenizer.eos_token_id]
+
+
+def test_text_becomes_a_users_message_where_chats_are_asked_for(task, chats, chat_lm, read):
+    problem = task.problems("train", 1, seed=0)[0]
+    write_rows(chats / "problems.jsonl", [asdict(problem)])
+    for number, (options, expected) in enumerate(
+        [
+            ({}, AutoTokenizer.from_pretrained(chat_lm)(problem.prompt)["input_ids"]),
+            ({"prompt_format": "chat"}, own_tokens(chat_lm, as_chat(problem.prompt))),
+            (
+                {"chat_template_arguments": '{"thinking": true}'},
+                own_tokens(chat_lm, as_chat(problem.prompt), thinking=True),
+            ),
+        ]
+    ):
+        draw(chats, chat_lm, PromptOptions(**options), n=1, out=str(chats / f"{number}.jsonl"))
+        assert read[-1] == expected
+    tokenizer = AutoTokenizer.from_pretrained(chat_lm)
+    assert tokenizer.decode(read[-1]).endswith("<think>\n")
+
+
+def test_a_template_file_takes_the_place_of_the_tokenizers(chats, model, read):
+    (chats / "mine.jinja").write_text("{% for m in messages %}{{ m.content }}\n{% endfor %}Answer: ")
+    policy = teach(chats, model(), PromptOptions(chat_template=str(chats / "mine.jinja")))
+    (first, *_) = draw(chats, policy)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    assert read[0] == tokenizer(first.prompt[0]["content"] + "\nAnswer: ", add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("taught", "asked", "message"),
+    [
+        ({}, {"prompt_format": "text"}, "was taught prompt_format chat, not text"),
+        ({}, {"system_prompt": SYSTEM}, "was taught system_prompt null, not 'Work step by step.'"),
+        ({"system_prompt": SYSTEM}, {"system_prompt": "No."}, "system_prompt 'Work step by step.', not 'No.'"),
+        (
+            {},
+            {"chat_template_arguments": {"thinking": True}},
+            r"chat_template_arguments \{\}, not \{'thinking': True\}",
+        ),
+        ({}, {"chat_template": "other.jinja"}, "was taught with another chat template than chat_template"),
+    ],
+)
+def test_a_checkpoint_is_asked_as_it_was_taught(chats, model, monkeypatch, taught, asked, message):
+    monkeypatch.chdir(chats)
+    Path("other.jinja").write_text("{{ messages[0].content }}")
+    policy = teach(chats, model(), PromptOptions(**taught), max_steps=1)
+    with pytest.raises(UserError, match=message):
+        draw(chats, policy, PromptOptions(**asked))
+    draw(chats, policy, PromptOptions(**({"prompt_format": "chat"} | taught)))
+
+
+def test_a_policy_taught_text_refuses_messages(task, chats, model):
+    text = [replace(s, prompt=s.prompt[0]["content"]) for s in read_solutions(chats / "demonstrations.jsonl")]
+    write_rows(chats / "demonstrations.jsonl", (s.to_row() for s in text))
+    policy = teach(chats, model(), max_steps=1)
+    assert json.loads((policy / "prompt_format.json").read_text()) == {"form": "text"}
+    with pytest.raises(UserError, match="prompt_format is text, and a prompt is a list of messages"):
+        draw(chats, policy)
+
+
+def test_an_adapter_stops_where_it_was_taught_to(chats, model, chat_lm):
+    """Its base ends with <eos>; the adapter was taught another end, which it has to be stopped at."""
+    lora = {"use_peft": True, "lora_r": 16, "lora_alpha": 64, "lora_target_modules": "all-linear"}
+    text = [
+        Solution(s.problem_id, s.prompt[0]["content"], "Answer: ", s.reference)
+        for s in read_solutions(chats / "demonstrations.jsonl")
+    ]
+    write_rows(chats / "demonstrations.jsonl", (s.to_row() for s in text))
+    write_rows(
+        chats / "problems.jsonl",
+        ({"id": s.problem_id, "prompt": s.prompt, "reference": s.reference} for s in text[:4]),
+    )
+    policy = teach(
+        chats, model(**lora), eos_token="<|im_end|>", max_steps=40, learning_rate=3e-2, save_strategy="steps",
+        save_steps=40,
+    )  # fmt: skip
+    solutions = draw(chats, policy, n=1, temperature=0.0)
+    assert [(s.completion, s.finished) for s in solutions] == [("Answer: ", True)] * 4
+    tokenizer = AutoTokenizer.from_pretrained(chat_lm)
+    ends = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<eos>")]
+    for folder in (policy, policy / "checkpoint-40"):
+        assert GenerationConfig.from_pretrained(folder).eos_token_id == ends
+        assert json.loads((folder / "prompt_format.json").read_text()) == {"form": "text"}
+
+    export_adapter(policy, chats / "export")
+    for form in ("adapter", "merged"):
+        exported = draw(chats, chats / "export" / form, n=1, temperature=0.0, out=str(chats / f"{form}.jsonl"))
+        assert [row.finished for row in exported] == [True] * 4
+        assert GenerationConfig.from_pretrained(chats / "export" / form).eos_token_id == ends
+
+
+def test_an_end_token_of_another_vocabulary_is_refused(chats, model):
+    with pytest.raises(UserError, match="eos_token is '</s>', which is no token of"):
+        teach(chats, model(), eos_token="</s>")
+
+
+# --- PPO.
+
+
+@pytest.fixture
+def improve(chats, model, ppo_arguments):
+    def run(policy, prompts: PromptOptions | None = None, lora: bool = True, options=None, **changes) -> Path:
+        """Two updates on the chats; where the policy is left."""
+        adapter = {"use_peft": True, "lora_r": 4, "lora_target_modules": "all-linear"} if lora else {}
+        net = model(model_name_or_path=str(policy), **adapter)
+        options = {"reward": ["checker", "outcome"]} | (options or {})
+        args = ppo_arguments(**({"output_dir": str(chats / "ppo"), "max_completion_length": 8} | changes))
+        parts = PPOOptions(str(chats / "problems.jsonl"), **options), Guards(guard_no_answer=False, guard_min_steps=0)
+        ppo(*parts, AlarmOptions(), RefreshOptions(), args, net, prompts or PromptOptions())
+        return chats / "ppo"
+
+    return run
+
+
+@pytest.mark.parametrize("advantage", ["group", "vine"])
+def test_the_policy_of_ppo_reads_the_templates_own_tokens(chats, improve, chat_lm, read, advantage):
+    vine = {"vine_rollouts": 2} if advantage == "vine" else {}
+    prompts = PromptOptions(system_prompt=SYSTEM, chat_template_arguments={"thinking": True})
+    policy = improve(
+        chat_lm, prompts, advantage=advantage, whiten_advantages="none", save_strategy="steps", save_steps=2, **vine
+    )
+    problems = [p.prompt for p in read_problems(chats / "problems.jsonl")]
+    system = {"role": "system", "content": SYSTEM}
+    expected = [own_tokens(chat_lm, [system, *problem], thinking=True) for problem in problems]
+    assert AutoTokenizer.from_pretrained(chat_lm).decode(expected[0]).endswith("<|im_start|>assistant\n<think>\n")
+    assert len(read) >= 4
+    # A rollout goes on from a prompt and the first steps of its completion.
+    assert all(any(ids[: len(prompt)] == prompt for prompt in expected) for ids in read)
+    if advantage == "group":
+        assert all(ids in expected for ids in read)
+    for folder in (policy, policy / "checkpoint-2"):
+        assert json.loads((folder / "prompt_format.json").read_text())["system_prompt"] == SYSTEM
+        assert (folder / "generation_config.json").is_file()
+
+
+def test_the_checker_and_the_guards_read_the_problem_and_the_log_the_chat(chats, improve, chat_lm, monkeypatch):
+    checked, guarded = [], []
+    check, reasons = Arithmetic.check, guards.guard_reasons
+    monkeypatch.setattr(Arithmetic, "check", lambda self, *row: (checked.append(row[0]), check(self, *row))[1])
+    monkeypatch.setattr(guards, "guard_reasons", lambda *row: (guarded.append(row[0]), reasons(*row))[1])
+    improve(chat_lm, PromptOptions(system_prompt=SYSTEM), options={"completion_table_every": 1})
+    problems = {
+        json.loads(line)["prompt"][0]["content"] for line in (chats / "problems.jsonl").read_text().splitlines()
+    }
+    assert set(checked) == problems
+    assert set(guarded) <= problems
+    assert guarded
+    page = next((chats / "ppo").rglob("00001.html")).read_text()
+    assert "Left to right, mod 20" in page
+    assert "im_start" not in page
+
+
+def test_ppo_goes_on_as_the_checkpoint_was_taught(chats, model, improve, read):
+    policy = teach(chats, model(), PromptOptions(system_prompt=SYSTEM), max_steps=1)
+    improve(policy)
+    system = {"role": "system", "content": SYSTEM}
+    problems = [p.prompt for p in read_problems(chats / "problems.jsonl")]
+    assert {tuple(ids) for ids in read} <= {tuple(own_tokens(policy, [system, *problem])) for problem in problems}
+    with pytest.raises(UserError, match="was taught system_prompt"):
+        improve(policy, PromptOptions(system_prompt="Other."), output_dir=str(chats / "again"))
