@@ -30,8 +30,8 @@ TINY = {
     "prm": FEW_ROWS,
     "orm": FEW_ROWS,
     "ppo": {
-        "max_steps": 4, "per_device_train_batch_size": 2, "steps_per_generation": 2, "gradient_accumulation_steps": 1,
-        "num_generations": 2, "max_completion_length": 48, "eval_steps": 4, "save_steps": 2,
+        "max_steps": 8, "per_device_train_batch_size": 2, "steps_per_generation": 2, "gradient_accumulation_steps": 1,
+        "num_generations": 2, "max_completion_length": 48, "eval_steps": 8, "save_steps": 2,
     },
     "evaluate": {"ns": [1, 2], "trials": 10},
 }  # fmt: skip
