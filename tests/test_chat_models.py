@@ -10,19 +10,31 @@ from trl import SFTTrainer
 
 from rlstep.policy.config import PolicyModel
 from rlstep.policy.export import export_adapter
+from rlstep.policy.first_batch import Look, warn_of_first_batch
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards import guards
 from rlstep.policy.rewards.guards import Guards
+from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
+from rlstep.stages.label import LabelConfig, label
 from rlstep.stages.ppo import ppo
+from rlstep.stages.prm import PRMConfig, prm
 from rlstep.stages.sample import SampleConfig, sample
+from rlstep.stages.score import ScoreConfig, score
 from rlstep.stages.sft import SFTArguments, SFTOptions, sft
+from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompt_options import PromptOptions
+from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Solution, read_problems, read_solutions
 from rlstep.tasks.arithmetic import Arithmetic
+from rlstep.tasks.base import checked
+from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.arguments import VerifierArguments
+from rlstep.verifiers.training.start import new_verifier
 
 SYSTEM = "Work step by step."
 TRAINING = {
@@ -294,3 +306,163 @@ def test_ppo_goes_on_as_the_checkpoint_was_taught(chats, model, improve, read):
     assert {tuple(ids) for ids in read} <= {tuple(own_tokens(policy, [system, *problem])) for problem in problems}
     with pytest.raises(UserError, match="was taught system_prompt"):
         improve(policy, PromptOptions(system_prompt="Other."), output_dir=str(chats / "again"))
+
+
+# --- The whole way.
+
+
+def test_the_whole_way_on_messages(chats, model, improve, read):
+    """sft, sample, label, prm, score, ppo with that PRM, export: one system prompt, said once, to sft."""
+    policy = teach(chats, model(), PromptOptions(system_prompt=SYSTEM), max_steps=60, learning_rate=1e-2)
+    draw(chats, policy, n=4, max_new_tokens=24)
+    label(LabelConfig(str(chats / "samples.jsonl"), str(chats / "labelled.jsonl"), "arithmetic"))
+    # Solutions of which some steps are right and some are wrong, whatever the policy has learned.
+    demonstrations = [replace(s, prompt_format=read_solutions(chats / "labelled.jsonl")[0].prompt_format)
+                      for s in read_solutions(chats / "demonstrations.jsonl")]  # fmt: skip
+    write_rows(chats / "more.jsonl", (checked(Arithmetic(), s).to_row() for s in demonstrations))
+    verifier_args = VerifierArguments(**(TRAINING | {"output_dir": str(chats / "prm"), "max_steps": 2}))
+    prm(PRMConfig(str(policy), str(chats / "more.jsonl")), verifier_args)
+    kept = json.loads((chats / "prm" / "config.json").read_text())["rlstep_verifier"]["prompt_format"]
+    assert kept == json.loads((policy / "prompt_format.json").read_text())
+    score(ScoreConfig(str(chats / "prm"), str(chats / "labelled.jsonl"), str(chats / "scored.jsonl")))
+    scored = read_solutions(chats / "scored.jsonl")
+    verifier = RewardModel.from_pretrained(str(chats / "prm"))
+    rows = [s.prompt for s in scored], [s.completion for s in scored], [s.steps for s in scored]
+    assert [s.scores["prm"] for s in scored] == [pytest.approx(row, abs=1e-5) for row in verifier.score(*rows)]
+    assert any(scored[0].scores["prm"])
+
+    read.clear()
+    paid = {"reward": ["prm", "outcome"], "prm": str(chats / "prm")}
+    improved = improve(policy, options=paid)
+    tokens = [own_tokens(policy, [{"role": "system", "content": SYSTEM}, *p.prompt])
+              for p in read_problems(chats / "problems.jsonl")]  # fmt: skip
+    assert read
+    assert all(ids in tokens for ids in read)
+    # What the verifier reads are the same tokens.
+    (feature,) = verifier.query_format.features([scored[0].prompt], ["a"], [[(0, 1)]], verifier.tokenizer)
+    assert feature.ids.tolist()[: len(tokens[0])] == tokens[0]
+
+    export_adapter(improved, chats / "export")
+    merged = chats / "export" / "merged"
+    assert json.loads((merged / "prompt_format.json").read_text()) == kept
+    read.clear()
+    draw(chats, merged, n=1, out=str(chats / "final.jsonl"))
+    assert read == tokens
+
+
+@pytest.mark.parametrize(
+    ("taught", "message"),
+    [
+        (PromptFormat("chat", "Other."), "the prm was taught system_prompt 'Other.', not 'Work step by step.', as the"),
+        (PromptFormat("text"), "the prm was taught prompt_format text, not chat"),
+        (PromptFormat("chat", SYSTEM, {"thinking": True}), r"the prm was taught chat_template_arguments \{'thinking'"),
+    ],
+)
+def test_a_prm_that_reads_something_else_than_the_policy_is_refused(chats, chat_lm, improve, taught, message):
+    tokenizer = AutoTokenizer.from_pretrained(chat_lm)
+    spec = VerifierSpec("prm", prompts=taught.of_tokenizer(tokenizer))
+    new_verifier(chat_lm, spec).save_pretrained(chats / "prm")
+    tokenizer.save_pretrained(chats / "prm")
+    with pytest.raises(UserError, match=message):
+        improve(chat_lm, PromptOptions(system_prompt=SYSTEM), options={"reward": ["prm"], "prm": str(chats / "prm")})
+
+
+def test_scoring_refuses_samples_of_another_way(chats, chat_lm):
+    tokenizer = AutoTokenizer.from_pretrained(chat_lm)
+    spec = VerifierSpec("prm", prompts=PromptFormat("chat", "Other.").of_tokenizer(tokenizer))
+    new_verifier(chat_lm, spec).save_pretrained(chats / "prm")
+    tokenizer.save_pretrained(chats / "prm")
+    draw(chats, chat_lm, PromptOptions(system_prompt=SYSTEM))
+    with pytest.raises(UserError, match="the verifier was taught system_prompt 'Other.', not 'Work step by step.'"):
+        score(ScoreConfig(str(chats / "prm"), str(chats / "samples.jsonl"), str(chats / "scored.jsonl")))
+
+
+# --- The boundary.
+
+
+@pytest.fixture
+def words(chats):
+    """The chats as word problems, whose checker takes any step."""
+    rows = [{"id": p.id, "prompt": p.prompt, "reference": "1"} for p in read_problems(chats / "problems.jsonl")]
+    write_rows(chats / "problems.jsonl", rows)
+    return {"task": "math", "reward": ["prm", "outcome"], "prm": str(chats / "prm")}
+
+
+def save_prm(chats, chat_lm, boundary: Boundary) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(chat_lm)
+    spec = VerifierSpec("prm", boundary=boundary, prompts=PromptFormat("chat").of_tokenizer(tokenizer))
+    new_verifier(chat_lm, spec).save_pretrained(chats / "prm")
+    tokenizer.save_pretrained(chats / "prm")
+
+
+def test_the_policys_steps_are_those_that_the_prm_was_taught(words, chats, chat_lm, improve, monkeypatch, caplog):
+    save_prm(chats, chat_lm, Boundary("tag", "u"))
+    asked, plain = [], RewardModel.score
+
+    def watched(self, prompts, completions, steps=None):
+        asked.extend(zip(completions, steps, strict=True))
+        return plain(self, prompts, completions, steps)
+
+    monkeypatch.setattr(RewardModel, "score", watched)
+    improve(chat_lm, options=words, max_steps=1, num_iterations=1)
+    assert asked
+    assert all(steps == Boundary("tag", "u").split(completion) for completion, steps in asked)
+    assert "taught steps" not in caplog.text
+    same = words | {"boundary": "tag", "boundary_tag": "u"}
+    improve(chat_lm, options=same, max_steps=1, num_iterations=1, output_dir=str(chats / "same"))
+    with pytest.raises(UserError, match="was taught steps by tag 'u', not line"):
+        improve(chat_lm, options=words | {"boundary": "line"}, output_dir=str(chats / "other"))
+
+
+def test_a_boundary_can_be_asked_for_without_a_prm(words, chats, chat_lm, improve, monkeypatch):
+    seen, plain = [], StepPPOTrainer._score
+
+    def watched(self, prompts, completions, *rest):
+        scored = plain(self, prompts, completions, *rest)
+        seen.extend(zip(completions, [row.steps for row in scored[0]], strict=True))
+        return scored
+
+    monkeypatch.setattr(StepPPOTrainer, "_score", watched)
+    options = {"task": "math", "reward": ["outcome"], "boundary": "tag", "boundary_tag": "u"}
+    improve(chat_lm, options=options, max_steps=1, num_iterations=1)
+    assert seen
+    assert all(steps == Boundary("tag", "u").split(completion) for completion, steps in seen)
+
+
+def test_an_exact_checker_takes_lines_alone(words, chats, chat_lm, improve, task):
+    save_prm(chats, chat_lm, Boundary("sentence"))
+    problems = [replace(p, prompt=as_chat(p.prompt)) for p in task.problems("train", 4, seed=0)]
+    write_rows(chats / "problems.jsonl", (asdict(p) for p in problems))
+    with pytest.raises(
+        UserError, match="the steps are by sentence, and the checker of task 'arithmetic' reads exactly"
+    ):
+        improve(chat_lm, options=words | {"task": "arithmetic"})
+
+
+# --- The first batch.
+
+
+def test_a_first_batch_that_cannot_be_paid_is_told_in_one_line(chats, chat_lm, improve, caplog):
+    draw(chats, chat_lm)
+    (line,) = [r.getMessage() for r in caplog.records if "of the first" in r.getMessage()]
+    assert line.startswith("of the first 8 completions 8 are cut off (max_new_tokens too low")
+    assert "8 have no answer that is found" in line
+    assert "One of them: '" in line
+    assert "\n" not in line
+    caplog.clear()
+    improve(chat_lm)
+    (line,) = [r.getMessage() for r in caplog.records if "of the first" in r.getMessage()]
+    assert line.startswith("of the first 4 completions 4 are cut off (max_completion_length too low")
+
+
+def test_a_first_batch_of_which_half_is_right_is_not(caplog):
+    good, bad = Look("Answer: 1", True, 1, True), Look("", False, 0, False)
+    warn_of_first_batch([good, bad], "max_new_tokens")
+    assert not caplog.records
+    warn_of_first_batch([good, bad, bad], "max_new_tokens")
+    assert "2 are cut off" in caplog.text
+    assert "2 have no step" in caplog.text
+    caplog.clear()
+    warn_of_first_batch([replace(good, finished=False)] * 2 + [good], "max_new_tokens")
+    assert "no answer" not in caplog.text
+    assert "2 are cut off" in caplog.text

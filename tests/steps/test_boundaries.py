@@ -250,7 +250,7 @@ def test_every_rule_splits_another_way():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("lines",), "boundary rule is 'lines'; choose one of line, blank_line"),
+        (("lines",), "boundary rule is 'lines'; choose one of line, math_line, blank_line"),
         (("tag",), "needs the text that ends a step, got None"),
         (("tag", ""), "needs the text that ends a step, got ''"),
         (("tag", 3), "needs the text that ends a step, got 3"),

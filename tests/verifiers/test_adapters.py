@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from rlstep.runtime.rows import write_rows
 from rlstep.stages.score import ScoreConfig, score
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.labels import LabelPolicy
+from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import read_solutions
 from rlstep.verifiers import shared_base
 from rlstep.verifiers.adapters import own_parameters, save_adapter, unfreeze
@@ -230,7 +231,7 @@ def test_a_third_class_counts_as_asked_on_a_shared_base(made, texts):
 def test_training_further_starts_from_the_merged_weights(made, arguments, solutions):
     found = made()
     trainer = PRMTrainer(found.adapter, arguments(), solutions)
-    assert trainer.spec == SPECS["classification"]
+    assert trainer.spec == replace(SPECS["classification"], prompts=PromptFormat("text"))
     plain = AutoModelForTokenClassification.from_pretrained(found.merged)
     weights = dict(trainer.model.named_parameters())
     assert weights.keys() == dict(plain.named_parameters()).keys()

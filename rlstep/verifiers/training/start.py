@@ -69,3 +69,5 @@ def _refuse_another_meaning(path: str, config: PretrainedConfig, spec: VerifierS
             f"{path} is a {old.kind} taught with {old.policy}, not a {spec.kind} with {spec.policy}. Train it further "
             "as what it is, or start from its generator."
         )
+    if difference := old.prompts.difference(spec.prompts):
+        raise UserError(f"{path} was taught {difference}. Train it further as it was, or start from its generator.")

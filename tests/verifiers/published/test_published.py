@@ -7,6 +7,7 @@ from transformers import AutoConfig
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
+from rlstep.steps.prompt_options import PromptOptions
 from rlstep.verifiers import published
 from rlstep.verifiers.published.rows import clean, free_character, join_marked, step_texts
 from rlstep.verifiers.published.weights import published_name
@@ -198,3 +199,18 @@ def test_texts_of_steps():
     assert clean(" a step\n", "\u043a\u0438") == clean("a step") == "a step"
     assert free_character("\ue000\ue001", "a\ue003") == "\ue002"
     assert join_marked([""], "+").marks == []
+
+
+@pytest.mark.parametrize("family", ["qwen", "math_shepherd", "rlhflow", "skywork"])
+def test_of_a_chat_it_is_given_the_problem(family, request):
+    path = str(request.getfixturevalue(f"{family}_path"))
+    verifier = RewardModel.from_pretrained(path, device="cpu")
+    completions, problems = ["4 + 9 = 13\nSo 13"] * 2, ["What is 4 + 9?", "What is 9 + 4?"]
+    chats = [[{"role": "system", "content": "S"}, {"role": "user", "content": problem}] for problem in problems]
+    assert verifier.prompt_format is None
+    assert verifier.score(chats, completions) == verifier.score(problems, completions)
+    for text in ("<|im_start|>user\nWhat?<|im_end|>\n", "[INST] What? [/INST]", "<start_of_turn>user\nWhat?"):
+        with pytest.raises(UserError, match="of a chat template, and the verifier puts problems into a template"):
+            verifier.score([text], completions[:1])
+    with pytest.raises(UserError, match="which is asked as its authors ask it; leave out system_prompt"):
+        RewardModel.from_pretrained(path, prompts=PromptOptions(system_prompt="S"))

@@ -179,7 +179,7 @@ def with_spec(path, tmp_path, **changes) -> str:
     ("changes", "message"),
     [
         ({"kind": "prm"}, "is no implicit PRM"),
-        ({"format": 3}, "has verifier format 3; this rlstep reads up to 2"),
+        ({"format": 4}, "has verifier format 4; this rlstep reads up to 3"),
         ({"beta": 0}, "beta is 0; it must be a number above 0"),
         ({"beta": None}, "beta is None"),
     ],

@@ -26,6 +26,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.stages.score import ScoreConfig
 from rlstep.stages.serve import ServeConfig, serve
 from rlstep.steps.boundaries import Boundary
+from rlstep.steps.prompt_options import PromptOptions
 from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving import client as remote
@@ -74,6 +75,7 @@ class Recorded:
 
     def __init__(self, verifier):
         self.verifier, self.kind, self.boundary = verifier, verifier.kind, verifier.boundary
+        self.prompt_format = verifier.prompt_format
         self.asked = []
 
     def score(self, prompts, completions, steps):
@@ -125,7 +127,7 @@ def test_every_float_survives():
     """Among them ones that are near each other, and one that no decimal of 15 digits gives back."""
 
     class Fixed:
-        kind, boundary = "prm", Boundary("line")
+        kind, boundary, prompt_format = "prm", Boundary("line"), None
         values = [0.1 + 0.2, math.nextafter(0.5, 1), math.nextafter(0.5, 0), 5e-324, 1 / 3, 0.0, 1.0]
 
         def score(self, prompts, completions, steps):
@@ -216,7 +218,7 @@ def test_nothing_asked_is_nothing_sent(server):
 
 def test_many_clients_are_answered_one_after_the_other(local, task):
     class Watched:
-        kind, boundary = local.kind, local.boundary
+        kind, boundary, prompt_format = local.kind, local.boundary, local.prompt_format
         inside, most = 0, 0
 
         def score(self, *rows):
@@ -255,6 +257,7 @@ def test_health(server):
             "name": "tiny",
             "kind": "prm",
             "boundary": {"rule": "line", "tag": None},
+            "prompt_format": {"form": "auto"},  # untrained
             "max_request_bytes": 64 << 20,
         },
     )
@@ -280,9 +283,9 @@ def test_a_good_request_is_taken_as_it_is():
     ("changes", "reason"),
     [
         ({"promts": []}, 'field "promts": unknown; there are prompts, completions, steps.'),
-        ({"prompts": None}, "field 'prompts': expected a list of texts, got null."),
-        ({"prompts": "ab"}, "field 'prompts': expected a list of texts, got \"ab\"."),
-        ({"prompts": ["p", 7]}, "field 'prompts', row 1: expected a text, got 7."),
+        ({"prompts": None}, "field 'prompts': expected a list of texts or of lists of messages, got null."),
+        ({"prompts": "ab"}, "field 'prompts': expected a list of texts or of lists of messages, got \"ab\"."),
+        ({"prompts": ["p", 7]}, "field 'prompts', row 1: expected a text or a list of messages, got 7."),
         ({"completions": ["abc", None]}, "field 'completions', row 1: expected a text, got null."),
         ({"completions": ["\ud83d", "de"]}, "field 'completions', row 0: half a surrogate pair is no character."),
         ({"completions": ["abc"]}, "field 'completions': 1 rows, but there are 2 prompts."),
@@ -402,7 +405,8 @@ def test_a_body_that_stops_coming_is_given_up(server, monkeypatch):
 def test_a_request_of_a_million_faults_is_refused_by_the_first(server):
     """One error object per row would take hundreds of megabytes."""
     body = b'{"prompts": [' + b"0," * 1_000_000 + b"0]}"
-    assert sent(server, "POST", "/score", body) == (400, {"error": "field 'prompts', row 0: expected a text, got 0."})
+    reason = "field 'prompts', row 0: expected a text or a list of messages, got 0."
+    assert sent(server, "POST", "/score", body) == (400, {"error": reason})
     body = json.dumps({f"a{i}": 0 for i in range(100_000)}).encode()
     assert sent(server, "POST", "/score", body)[1]["error"].startswith('field "a0": unknown')
 
@@ -1031,8 +1035,8 @@ def test_options_of_score_reach_the_verifier(verifier_paths, monkeypatch):
         "packing": False, "trust_remote_code": True,
     }  # fmt: skip
     with pytest.raises(UserError, match="enough"):
-        serve(ServeConfig("folder", port=0, boundary="tag", boundary_tag="=", **options))
-    assert given == options | {"path": "folder", "boundary": Boundary("tag", "=")}
+        serve(ServeConfig("folder", port=0, boundary="tag", boundary_tag="=", **options), PromptOptions("chat"))
+    assert given == options | {"path": "folder", "boundary": Boundary("tag", "="), "prompts": PromptOptions("chat")}
     hints, theirs = get_type_hints(ServeConfig), get_type_hints(ScoreConfig)
     for name in (*options, "boundary", "boundary_tag"):
         mine, other = ServeConfig.__dataclass_fields__[name], ScoreConfig.__dataclass_fields__[name]

@@ -20,8 +20,8 @@ def test_new_verifier_has_the_generators_weights_and_no_dropout(tiny_lm):
     assert verifier.dropout.p == 0
     assert verifier.config.id2label == {0: "wrong", 1: "right"}
     assert verifier.config.rlstep_verifier == {
-        "kind": "prm", "format": 2, "head": "classification", "neutral": "positive", "after_first_error": "mask",
-        "boundary": {"rule": "line", "tag": None},
+        "kind": "prm", "format": 3, "head": "classification", "neutral": "positive", "after_first_error": "mask",
+        "boundary": {"rule": "line", "tag": None}, "prompt_format": {"form": "auto"},
     }  # fmt: skip
 
 

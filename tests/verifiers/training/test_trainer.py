@@ -11,6 +11,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.orm import ORMConfig, orm
 from rlstep.stages.prm import PRMConfig, prm
+from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.features import train_features
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.spec import VerifierSpec
@@ -92,7 +93,7 @@ def test_stage_leaves_a_plain_checkpoint_and_its_record(stage, config, kind, tin
     metrics = stage(config(tiny_lm, data, eval_data=data), arguments())
     out = tmp_path / "out"
     loaded = AutoModelForTokenClassification.from_pretrained(out)
-    assert VerifierSpec.from_config(str(out), loaded.config) == VerifierSpec(kind)
+    assert VerifierSpec.from_config(str(out), loaded.config) == VerifierSpec(kind, prompts=PromptFormat("text"))
     assert loaded.dtype == torch.float32
     record = json.loads((out / "run.json").read_text())
     assert record["stage"] == kind
