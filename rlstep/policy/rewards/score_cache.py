@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
-from rlstep.policy.rewards.scored import Verifier
 from rlstep.steps.records import Span
+from rlstep.verifiers.interface import Verifier
 
 
 class ScoreCache:

@@ -11,12 +11,12 @@ from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.score_cache import ScoreCache
-from rlstep.policy.rewards.scored import Verifier
 from rlstep.policy.rewards.task_rewards import GIVES, TaskRewards
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.tasks.base import Task
 from rlstep.verifiers.adapters import find_adapter, save_adapter
+from rlstep.verifiers.interface import Verifier
 from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving.client import is_url
