@@ -82,5 +82,5 @@ def _checked(probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.nda
         raise ValueError(f"probabilities {probs.shape} and targets {targets.shape}: give one of each per prediction.")
     for name, values in (("probabilities", probs), ("targets", targets)):
         if not ((values >= 0) & (values <= 1)).all():
-            raise ValueError(f"{name} must be in [0, 1]; found {values.min():g} to {values.max():g}.")
+            raise ValueError(f"{name} must be in [0, 1]; got {values.min():g} to {values.max():g}.")
     return probs, targets

@@ -147,7 +147,7 @@ def _intervals(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     for number, (probs, first) in enumerate(rows):
         probs = np.asarray(probs, dtype=np.float64)
         if not ((probs >= 0) & (probs <= 1)).all():
-            raise ValueError(f"row {number}: probabilities must be in [0, 1], found {probs.tolist()}.")
+            raise ValueError(f"row {number}: probabilities must be in [0, 1], got {probs.tolist()}.")
         if not NONE <= first < len(probs):
             raise ValueError(f"row {number}: the first wrong step is {first} of {len(probs)} steps; give -1 for none.")
         judged_right = probs[:first] if first >= 0 else probs

@@ -29,7 +29,7 @@ def read_history(path: str | Path) -> list[dict]:
         for name in ("samples", "update", *KEYS):
             value = row.get(name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise DataError(path, number, name, f"expected a number, found {value!r}.")
+                raise DataError(path, number, name, f"expected a number, got {value!r}.")
         rows[row["samples"]] = row
     return [rows[samples] for samples in sorted(rows)]
 

@@ -211,7 +211,7 @@ def _add_answer(row: Row, samples: Samples, scored: ScoredSamples) -> None:
         correct = answer is not None and same_answer(answer, reference)
         scored.graded += 1
     elif correct not in (0, 1):
-        raise DataError(row.source, row.number, "correct", f"expected true or false, found {shown(correct)}.")
+        raise DataError(row.source, row.number, "correct", f"expected true or false, got {shown(correct)}.")
     samples.answers.append(answer)
     samples.correct.append(bool(correct))
 

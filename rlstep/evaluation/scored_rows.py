@@ -29,7 +29,7 @@ def problem_id_of(row: Row) -> str:
 def expect(row: Row, name: str, value, kinds: tuple[type, ...], wanted: str):
     """A value that is of one of the kinds, of which true and false are none."""
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise DataError(row.source, row.number, name, f"expected {wanted}, found {shown(value)}.")
+        raise DataError(row.source, row.number, name, f"expected {wanted}, got {shown(value)}.")
     return value
 
 
@@ -46,7 +46,7 @@ def labels_of(row: Row) -> list[float | None] | None:
     if labels is None:
         return None
     if not isinstance(labels, list) or not all(label is None or _is_share(label) for label in labels):
-        problem = f"expected a list of labels from 0 to 1 or null each, found {shown(labels)}."
+        problem = f"expected a list of labels from 0 to 1 or null each, got {shown(labels)}."
         raise DataError(row.source, row.number, "labels", problem)
     if isinstance(steps := row.values.get("steps"), list) and len(steps) != len(labels):
         raise DataError(row.source, row.number, "labels", f"{len(labels)} values for {len(steps)} steps.")
@@ -63,7 +63,7 @@ def targets_of(row: Row, labels: list[float | None] | None) -> list[float]:
         return []
     neutral = row.values.get("neutral") or []
     if not isinstance(neutral, list) or not all(isinstance(k, int) and 0 <= k < len(labels) for k in neutral):
-        problem = f"expected a list of indices of {len(labels)} steps, found {shown(neutral)}."
+        problem = f"expected a list of indices of {len(labels)} steps, got {shown(neutral)}."
         raise DataError(row.source, row.number, "neutral", problem)
     solution = Solution("", "", "", "", labels=labels, neutral=neutral)
     return [math.nan if target == UNKNOWN else target for target in TAUGHT.targets(solution)]
@@ -75,7 +75,7 @@ def shared_steps(row: Row, labels: list[float | None] | None, beginnings: Beginn
     if labels is None or not isinstance(tree, str) or not isinstance(completion, str) or not isinstance(steps, list):
         return 0
     if not all(isinstance(span, list) and len(span) == 2 and all(isinstance(k, int) for k in span) for span in steps):
-        problem = f"expected a list of [start, end] pairs, as the row has a 'tree'; found {shown(steps)}."
+        problem = f"expected a list of [start, end] pairs, as the row has a 'tree'; got {shown(steps)}."
         raise DataError(row.source, row.number, "steps", problem)
     return beginnings.take(Solution("", "", completion, "", steps=steps, tree=tree))
 
@@ -89,7 +89,7 @@ def scores_of(row: Row) -> dict[str, list[float] | float]:
     for name, value in named.items():
         if not all(map(_is_number, value if isinstance(value, list) else [value])):
             place = f"scores.{name}" if isinstance(scores, dict) else "scores"
-            problem = f"expected a number, or a list of one number per step, found {shown(value)}."
+            problem = f"expected a number, or a list of one number per step, got {shown(value)}."
             raise DataError(row.source, row.number, place, problem)
         if isinstance(value, list) and isinstance(steps := row.values.get("steps"), list):
             check_length(row, name, len(value), len(steps), "steps")

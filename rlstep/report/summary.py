@@ -141,5 +141,5 @@ def _read_json(path: Path) -> dict:
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON ({error.msg}). Run the stage that writes it again.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}.")
+        raise UserError(f"{path}: expected a JSON object, got {type(content).__name__}.")
     return content

@@ -71,11 +71,11 @@ class Boundary:
             case "line":
                 return line_steps(text)
             case "blank_line":
-                ends = [found.end() for found in _BLANK_LINES.finditer(text)]
+                ends = [gap.end() for gap in _BLANK_LINES.finditer(text)]
             case "tag":
                 ends = _tag_ends(text, self.tag)
             case "heading":
-                ends = [found.start() for found in _HEADING.finditer(text)]
+                ends = [heading.start() for heading in _HEADING.finditer(text)]
             case "sentence":
                 ends = sentence_ends(text)
         return _cover(text, ends)
@@ -84,15 +84,15 @@ class Boundary:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, found: dict) -> "Boundary":
+    def from_dict(cls, stored: dict) -> "Boundary":
         """The boundary that `to_dict` described.
 
         Raises:
             UserError: no such dictionary, or one that `Boundary` does not admit.
         """
-        if not isinstance(found, dict) or not set(found) <= {"rule", "tag"}:
-            raise UserError(f"a step boundary is stored as {{'rule': ..., 'tag': ...}}, found {found!r}.")
-        return cls(**found)
+        if not isinstance(stored, dict) or not set(stored) <= {"rule", "tag"}:
+            raise UserError(f"a step boundary is stored as {{'rule': ..., 'tag': ...}}, got {stored!r}.")
+        return cls(**stored)
 
 
 def line_steps(text: str) -> list[Span]:
@@ -103,7 +103,7 @@ def line_steps(text: str) -> list[Span]:
     >>> line_steps(" \\n")
     []
     """
-    return _cover(text, (found.end() for found in _LINE_END.finditer(text)))
+    return _cover(text, (line_end.end() for line_end in _LINE_END.finditer(text)))
 
 
 def _cover(text: str, ends: Iterable[int]) -> list[Span]:
@@ -127,12 +127,12 @@ def _cover(text: str, ends: Iterable[int]) -> list[Span]:
 def _tag_ends(text: str, tag: str) -> list[int]:
     """Where tags end steps. Tags in a row end one step: writing them alone makes no further step."""
     ends: list[int] = []
-    begin, found = 0, text.find(tag)
-    while found >= 0:
-        end = found + len(tag)
-        if text[begin:found].strip():
+    begin, tag_start = 0, text.find(tag)
+    while tag_start >= 0:
+        end = tag_start + len(tag)
+        if text[begin:tag_start].strip():
             ends.append(end)
         elif ends:
             ends[-1] = end
-        begin, found = end, text.find(tag, end)
+        begin, tag_start = end, text.find(tag, end)
     return ends

@@ -149,7 +149,7 @@ def _from_row(kind: type, row: Row):
         raise DataError(path, number, unknown[0], f"unknown field; a {kind.__name__} row has {sorted(known)}.")
     for name, (holds, wanted) in _OPTIONAL[kind].items():
         if name in values and not holds(values[name]):
-            raise DataError(path, number, name, f"expected {wanted}, found {shown(values[name])}.")
+            raise DataError(path, number, name, f"expected {wanted}, got {shown(values[name])}.")
     return kind(**values)
 
 

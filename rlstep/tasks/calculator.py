@@ -118,7 +118,7 @@ class _Parser:
         elif token[:1].isdigit() or token[:1] == ".":
             value = Fraction(token.replace(",", "").rstrip("."))
         else:
-            raise ValueError(f"expected a number, found {token!r}")
+            raise ValueError(f"expected a number, got {token!r}")
         while self.peek() == "%":
             self.rest.pop()
             value /= 100

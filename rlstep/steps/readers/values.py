@@ -34,7 +34,7 @@ class Field:
         return DataError(self.row.source, self.row.number, self.name, problem)
 
     def expected(self, what: str) -> DataError:
-        return self.fault(f"expected {what}, found {shown(self.value)}.")
+        return self.fault(f"expected {what}, got {shown(self.value)}.")
 
     def __getitem__(self, key: str) -> "Field":
         """The value of a key that must be there, though it may be null."""
