@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from rlstep.steps.grading.spelling import words_of
 
-# 1e999999999 is a short text; nobody means it.
+# 1e999999999 is short to write and too large to compute.
 MAX_EXPONENT = 400
 
 _DECIMAL = re.compile(r"([-+]?)((?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d*)?|\.\d+)", re.ASCII)
@@ -33,7 +33,7 @@ _BASES = {
 _TIME = re.compile(r"(\d{1,2}(?::\d\d)?) ?([ap])\.? ?m\.?", re.ASCII)
 _TEXT = re.compile(r"[A-Za-z]+(?:(?:[ ,;]+|[-'.:] ?)[A-Za-z]+)*")
 _RUN = re.compile(r"[A-Za-z]+")
-# Letters that stand side by side as factors: abc is a product, cat is a word.
+# Letters that are factors when written side by side: abc is a product, cat is a word.
 _FACTORS = [set(letters) for letters in ("abc", "xyz", "pqr", "mnk", "uvw", "rst", "ABC", "XYZ", "xyt", "ij", "nk")]
 _NAMES = {"pi", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "infinity", "inf", "and", "or"}
 _SHORT_WORDS = {
@@ -76,7 +76,7 @@ def number(text: str) -> Fraction | None:
 
 
 def choice(text: str) -> str | None:
-    r"""The letter of a multiple choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12 cm`; None for other text, a bare `B` too."""
+    r"""The letter of a multiple choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12 cm`; None for other text, even a bare `B`."""
     text = re.sub(r"\\text\{\s*(\(?[A-Z]\)?[.:]?)\s*\}", r"\1", text).strip()
     if not (match := _CHOICE.fullmatch(text)) or (match[2] and _ANOTHER_CHOICE.search(match[2])):
         return None
@@ -116,7 +116,7 @@ def words(text: str) -> frozenset[str] | None:
 
 
 def are_factors(letters: str) -> bool:
-    """Whether a run of letters is a product of variables that stand together as a rule, such as `xyz`."""
+    """Whether a run of letters is a common product of variables, such as `xyz`."""
     return any(set(letters) <= together for together in _FACTORS)
 
 
