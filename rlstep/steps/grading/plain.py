@@ -76,7 +76,7 @@ def number(text: str) -> Fraction | None:
 
 
 def choice(text: str) -> str | None:
-    r"""The letter of a multiple choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12 cm`; None for other text, even a bare `B`."""
+    r"""The letter of a multiple choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12 cm`; None for other text, a bare `B` too."""
     text = re.sub(r"\\text\{\s*(\(?[A-Z]\)?[.:]?)\s*\}", r"\1", text).strip()
     if not (match := _CHOICE.fullmatch(text)) or (match[2] and _ANOTHER_CHOICE.search(match[2])):
         return None
