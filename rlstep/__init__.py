@@ -1,6 +1,6 @@
 """rlstep: reinforcement-learning fine-tuning of language models with dense step rewards.
 
-The names below load what they need on first use, so that `import rlstep` is instant.
+The names below import what they need on first use, so that `import rlstep` is instant.
 """
 
 from importlib import import_module

@@ -8,7 +8,7 @@ from rlstep import __version__
 from rlstep.runtime.errors import UserError
 from rlstep.stages import COMMANDS, run
 
-# These print what they find themselves.
+# These commands print their results themselves.
 TALKATIVE = ("lab", "example", "report", "data", "evaluate")
 
 
@@ -34,11 +34,11 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(f"rlstep {name}", error)
     except BrokenPipeError:
-        # The reader (head, less) has gone; point stdout elsewhere so that the interpreter's last flush is quiet.
+        # The reader (head, less) is gone; redirect stdout so that the interpreter's final flush raises no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        # A missing model or folder, a full disk, a hub out of reach: the message says it, the traceback would hide it.
+        # A missing model or folder, a full disk, an unreachable hub: the message says it, a traceback would hide it.
         if os.environ.get("RLSTEP_TRACEBACK"):
             raise
         return _fail(f"rlstep {name}", f"{error} (RLSTEP_TRACEBACK=1 shows where.)")
@@ -80,7 +80,7 @@ def _help() -> str:
 
 
 def _summary(metrics: dict) -> str:
-    """The single values among a stage's metrics, on one line."""
+    """The scalar values among a stage's metrics, on one line."""
     shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in metrics.items()}
     return ", ".join(f"{key} {value}" for key, value in shown.items() if isinstance(value, (str, int)))
 

@@ -1,7 +1,7 @@
-"""Advantages from step rewards, by where their baseline comes from.
+"""Advantages from step rewards, by the source of their baseline.
 
-`gae` has a critic, `vine` Monte-Carlo values; `group` and `rloo` compare with the other samples of the same problem.
-`gae` and `rloo` work on tokens; `group` and `vine` on steps, and `spread_over_tokens` gives the result to their tokens.
+`gae` uses a critic and `vine` Monte-Carlo values; `group` and `rloo` compare the samples of one problem. `gae` and
+`rloo` work on tokens; `group` and `vine` on steps, whose advantages `spread_over_tokens` gives to their tokens.
 """
 
 from collections.abc import Sequence
@@ -28,19 +28,19 @@ def gae(
         A_t     = delta_t + gamma lam A_{t+1}
         R_t     = A_t + V_t
 
-    A past a row's last token is 0. So is V there, finished or cut off, unless `bootstrap_B` says otherwise.
+    A is 0 after a row's last token. So is V, whether the row is finished or truncated, unless `bootstrap_B` is given.
 
     Args:
         rewards_BT: reward of each token.
         values_BT: the critic's value before each token is chosen.
         mask_BT: bool or 0/1, one on completion tokens; each row a run of ones, then zeros.
         gamma: discount per token, in [0, 1].
-        lam: 0 trusts the critic one token ahead, 1 not at all.
-        bootstrap_B: (B,) the critic's value after each row's last token: what a row that was cut off would still have
-            earned; 0 for a finished one. Rows without tokens do not read theirs.
+        lam: at 0 the critic's value of the next token is trusted fully, at 1 not at all.
+        bootstrap_B: (B,) the critic's value after each row's last token: what a truncated row would still have earned;
+            0 for a finished one. It is ignored for rows without tokens.
 
     Returns:
-        advantages_BT and returns_BT (the critic's targets), 0 where the mask is. What stands there is never read.
+        advantages_BT and returns_BT (the critic's targets), 0 where the mask is 0. Inputs there are never read.
 
     Raises:
         ValueError: shapes differ, a mask has a gap, or gamma or lam is outside [0, 1].
@@ -60,33 +60,33 @@ def gae(
 
 
 def rloo(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: float = 1.0) -> Tensor:
-    """Leave-one-out advantages with dense rewards, as PURE (2504.15275) has them for process rewards::
+    """Leave-one-out advantages with dense rewards, as in PURE (2504.15275) for process rewards::
 
         G_{i,t} = sum_{s >= t} gamma^(s-t) r_{i,s}
         b_i     = sum_{k != i} sum_t G_{k,t} / ((K - 1) N)
         A_{i,t} = G_{i,t} - b_i
 
     K is `group_size`, and k runs over the samples of i's problem. N is the number of tokens of the group's longest row,
-    so that neither padding nor other groups matter. It may be row i's own: b_i knows that row's length, never its
-    rewards. Positions past a row's end count among the N with return 0, so that where rows differ in length the
-    baseline is nearer 0 than the others' mean return. With one reward per row, on its last token, gamma 1 and rows of
-    one length these are RLOO's advantages (2402.14740).
+    so neither padding nor other groups matter. The longest row may be row i itself: b_i then depends on that row's
+    length, but never on its rewards. Positions after a row's end count among the N with return 0, so if rows differ in
+    length, the baseline is nearer 0 than the others' mean return. With one reward per row, on its last token, gamma 1
+    and rows of equal length, these are RLOO's advantages (2402.14740).
 
-    A reward moves its own row's advantages up to its token, and those of the other rows all by one amount. PURE whitens
-    the advantages, which is left to the caller.
+    A reward changes its own row's advantages up to its token, and all those of the other rows by the same amount. PURE
+    whitens the advantages; here that is left to the caller.
 
     Args:
         rewards_BT: reward of each token.
-        mask_BT: bool or 0/1, one on completion tokens; each row a run of ones, then zeros. A row without any counts
-            among the K, with returns 0.
-        group_size: samples per problem; rows of a problem follow one another.
+        mask_BT: bool or 0/1, one on completion tokens; each row a run of ones, then zeros. A row without any still
+            counts among the K, with returns 0.
+        group_size: samples per problem; rows of a problem are adjacent.
         gamma: discount per token, in [0, 1].
 
     Returns:
-        advantages_BT, 0 where the mask is. What stands there is never read.
+        advantages_BT, 0 where the mask is 0. Inputs there are never read.
 
     Raises:
-        ValueError: shapes differ, a mask has a gap, B is no multiple of group_size, group_size below 2, or gamma
+        ValueError: shapes differ, a mask has a gap, B is not a multiple of group_size, group_size below 2, or gamma
             outside [0, 1].
     """
     check_shapes(rewards_BT=rewards_BT, mask_BT=mask_BT)
@@ -103,22 +103,22 @@ def rloo(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: float = 1.
 
 
 def vine(step_rewards_BS: Tensor, step_mask_BS: Tensor, outcomes_B: Tensor, values_BS: Tensor) -> tuple[Tensor, Tensor]:
-    """VinePPO's advantages (2410.01679): the difference that a step makes to a Monte-Carlo value, undiscounted::
+    """VinePPO's advantages (2410.01679): how much a step changes the Monte-Carlo value, undiscounted::
 
         A_k = r_k + V_{k+1} - V_k     for k < K
         A_K = r_K + outcome - V_K
 
-    V_k is the mean return of rollouts from the start of step k: of their step rewards from there on plus their outcome,
-    paid as these are. V past the last step is 0.
+    V_k is the mean return of rollouts from the start of step k: the sum of their later step rewards and their outcome
+    reward, under the same credit scheme. V after the last step is 0.
 
     Args:
-        step_rewards_BS: (B, S) step rewards, padded on the right; 0 for a step that is not paid.
-        step_mask_BS: (B, S) one where a step exists, paid or not; a row may have none.
+        step_rewards_BS: (B, S) step rewards, padded on the right; 0 for a step without a reward.
+        step_mask_BS: (B, S) one where a step exists, rewarded or not; a row may have none.
         outcomes_B: (B,) outcome rewards.
-        values_BS: (B, max(S, 1)) V_k. Column 0 is the prompt's value, which rows without steps have too.
+        values_BS: (B, max(S, 1)) V_k. Column 0 is the prompt's value, which rows without steps also have.
 
     Returns:
-        process_BS, 0 where no step is, and outcome_B: a row's outcome is part of its last step's advantage, so
+        process_BS, 0 where there is no step, and outcome_B: the outcome is part of the last step's advantage, so
         outcome_B is 0; a row without steps has outcome - V_0 instead.
 
     Raises:
@@ -131,7 +131,7 @@ def vine(step_rewards_BS: Tensor, step_mask_BS: Tensor, outcomes_B: Tensor, valu
     if values_BS.shape != (B, max(S, 1)):
         raise ValueError(
             f"values have shape {tuple(values_BS.shape)} for {B} rows of {S} steps; give one for the start of each "
-            "step, and column 0 for rows without steps, too."
+            "step, and column 0 also for rows without steps."
         )
     mask_BS = step_mask_BS.bool()
     known_BS = kept(values_BS[:, :S], mask_BS)
@@ -149,7 +149,7 @@ def group(
     scale: Literal["none", "group"] = "none",
     baseline: Literal["position", "all", "rewards"] = "all",
 ) -> tuple[Tensor, Tensor]:
-    """Advantages against the samples of the same problem, for process and outcome apart::
+    """Advantages relative to the samples of the same problem, separately for process and outcome::
 
         G_k       = sum_{j >= k} discount^(j-k) r_j
         process_k = G_k - b_k                                     position, all
@@ -157,13 +157,14 @@ def group(
         outcome   = outcome - mean outcome of the group
 
     b_k is the mean of G over all steps of all samples of the group (baseline="all"), or over the group's k-th steps
-    alone ("position"). Against the mean of all steps, a hard step is below average whoever takes it, so the policy
-    learns to avoid it, by skipping it or doing an easier one; against the others' k-th steps it is compared with its
-    like, and where all do equally well there is no noise.
+    only ("position"). Against the mean of all steps, a hard step is below average in every sample, so the policy learns
+    to avoid it, by skipping it or doing an easier one. Against the other samples' k-th steps, it is compared with steps
+    of its kind, and if all samples do equally well there is no noise.
 
     "rewards" is DeepSeekMath's process supervision (2402.03300, 4.1.3; discount 1, scale "group"): centred on the mean
-    reward of all steps of the group, then summed. Equal rewards give 0 whatever the lengths, but it grows with the
-    steps that remain: those above the mean pay by their number, padding included, and those below cost by theirs.
+    reward of all steps of the group, then summed. Equal rewards give 0 whatever the lengths, but the advantage
+    grows with the number of remaining steps: each one above the mean adds to it, padding included, each one below
+    subtracts.
 
     The sum of process and outcome is a step's advantage (`spread_over_tokens`). discount=0 gives each step its own
     reward; 1 the sum over the steps from it on.
@@ -172,20 +173,20 @@ def group(
         step_rewards_BS: (B, S) step rewards, padded on the right (`rlstep.core.rewards.pad_steps`).
         step_mask_BS: (B, S) one where a step exists; a row may have none.
         outcomes_B: (B,) outcome rewards.
-        group_size: samples per problem; rows of a problem follow one another.
+        group_size: samples per problem; rows of a problem are adjacent.
         discount: per step, in [0, 1].
         baseline: "position", "all" or "rewards", as above.
-        scale: "group" divides both parts by one number, which keeps the weights that process and outcome rewards were
-            given: the standard deviation (dividing by n) of the whole advantage over the group's steps, where a sample
-            without steps counts once, with its outcome part. For "rewards" it is sqrt(var r + var outcome), over the
-            group's steps and its samples: where all outcomes are equal, DeepSeekMath's std of the step rewards (4.1.3);
-            where all step rewards are, its std of the outcomes (4.1.2).
+        scale: "group" divides both parts by one number, which preserves the relative weights of process and outcome
+            rewards: the standard deviation (dividing by n) of the whole advantage over the group's steps, where a
+            sample without steps counts once, with its outcome part. For "rewards" it is sqrt(var r + var outcome), over
+            the group's steps and its samples: where all outcomes are equal, DeepSeekMath's std of the step rewards
+            (4.1.3); where all step rewards are, its std of the outcomes (4.1.2).
 
     Returns:
-        process_BS, 0 where no step is, and outcome_B.
+        process_BS, 0 where there is no step, and outcome_B.
 
     Raises:
-        ValueError: shapes differ, a mask has a gap, B is no multiple of group_size, group_size below 2 (nothing to
+        ValueError: shapes differ, a mask has a gap, B is not a multiple of group_size, group_size below 2 (nothing to
             compare with), discount outside [0, 1], or an unknown scale or baseline.
     """
     check_shapes(step_rewards_BS=step_rewards_BS, step_mask_BS=step_mask_BS)
@@ -216,7 +217,7 @@ def group(
         outcome_variance_B = outcomes_PK.var(dim=1, correction=0).repeat_interleave(group_size)
         variance_B1 = _group_variance(rewards_BS, mask_BS, group_size) + outcome_variance_B[:, None]
     else:
-        # One more column stands for the samples without steps.
+        # One extra column represents the samples without steps.
         counted_BS = torch.cat([mask_BS, ~mask_BS.any(dim=1, keepdim=True)], dim=1)
         variance_B1 = _group_variance(pad(process_BS, (0, 1)) + outcome_B[:, None], counted_BS, group_size)
     std_B1 = variance_B1.sqrt() + _STD_EPS
@@ -235,12 +236,12 @@ def _check_groups(B: int, group_size: int) -> None:
 
 
 def _following(x_BL: Tensor) -> Tensor:
-    """Each entry's successor along the last axis, 0 past the end."""
+    """Each entry's successor along the last axis, 0 after the end."""
     return torch.cat([x_BL[:, 1:], torch.zeros_like(x_BL[:, :1])], dim=1)
 
 
 def _discounted_sums(x_BL: Tensor, discount: float) -> Tensor:
-    """y_k = x_k + discount y_{k+1} along the last axis, y past the end 0."""
+    """y_k = x_k + discount y_{k+1} along the last axis, with y = 0 after the end."""
     sums_BL = torch.zeros_like(x_BL)
     later_B = x_BL.new_zeros(len(x_BL))
     for k in reversed(range(x_BL.shape[1])):
@@ -250,7 +251,7 @@ def _discounted_sums(x_BL: Tensor, discount: float) -> Tensor:
 
 
 def _group_mean(x_BS: Tensor, mask_BS: Tensor, group_size: int, by_position: bool = False) -> Tensor:
-    """For each row its group's mean under the mask, (B, 1), or each column's apart, (B, S); 0 over nothing."""
+    """For each row its group's mean under the mask, (B, 1), or per column, (B, S); 0 where the mask is empty."""
     dims = (1,) if by_position else (1, 2)
     total = kept(x_BS, mask_BS).unflatten(0, (-1, group_size)).sum(dims, keepdim=True)
     count = mask_BS.unflatten(0, (-1, group_size)).sum(dims, keepdim=True)
@@ -258,17 +259,17 @@ def _group_mean(x_BS: Tensor, mask_BS: Tensor, group_size: int, by_position: boo
 
 
 def _group_variance(x_BS: Tensor, mask_BS: Tensor, group_size: int) -> Tensor:
-    """(B, 1): for each row the variance (dividing by n) of its group under the mask; 0 over nothing."""
+    """(B, 1): for each row the variance (dividing by n) of its group under the mask; 0 where the mask is empty."""
     return _group_mean((x_BS - _group_mean(x_BS, mask_BS, group_size)).square(), mask_BS, group_size)
 
 
 def spread_over_tokens(
     process_BS: Tensor, outcome_B: Tensor, step_tokens: Sequence[Sequence[int]], mask_BT: Tensor
 ) -> Tensor:
-    """Token advantages: that of the step a token belongs to, plus the outcome's.
+    """Token advantages: the advantage of the token's step plus that of the outcome.
 
     A token belongs to the first step whose last token is at or after it. Tokens after the last step (the
-    end-of-sequence token) belong to the last step. A completion without steps has the outcome's part alone.
+    end-of-sequence token) belong to the last step. In a completion without steps, all tokens get the outcome's.
 
     Args:
         process_BS: (B, S) step advantages.
@@ -277,7 +278,7 @@ def spread_over_tokens(
         mask_BT: (B, T) one on completion tokens; each row a run of ones, then zeros.
 
     Returns:
-        advantages_BT, 0 where the mask is.
+        advantages_BT, 0 where the mask is 0.
 
     Raises:
         ValueError: numbers of rows differ, a mask has a gap, more step tokens than steps, or step tokens out of order
@@ -304,7 +305,7 @@ def spread_over_tokens(
     counts_B1 = torch.tensor([[len(tokens)] for tokens in step_tokens], device=device)
     tokens_BT = torch.arange(T, device=device).repeat(B, 1)
     step_BT = torch.minimum(torch.searchsorted(ends_BS.long(), tokens_BT), counts_B1 - 1)
-    # Rows without steps point at one more column, which holds 0.
+    # Rows without steps point to an extra column, which holds 0.
     step_BT = torch.where(counts_B1 == 0, S, step_BT)
     advantages_BT = pad(process_BS, (0, 1)).gather(1, step_BT) + outcome_B[:, None]
     return kept(advantages_BT, mask_BT)

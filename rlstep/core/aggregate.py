@@ -9,17 +9,17 @@ __all__ = ["Aggregate", "LOWEST", "solution_score", "vote_weight"]
 Aggregate = Literal["product", "minimum", "last", "mean"]
 
 LOWEST = -math.inf
-# A sum of class probabilities (positive + neutral) may pass 1 by rounding.
+# A sum of class probabilities (positive + neutral) may exceed 1 by rounding.
 _ROUNDING = 1e-6
 
 
 def solution_score(step_probs: Sequence[float], how: Aggregate) -> float:
-    """A score to order solutions by: higher is better.
+    """A score for ranking solutions: higher is better.
 
     "product" is in log space, sum of log p_k (Lightman et al., 2305.20050, 2.6 and appendix F): the product itself
-    is 0 in double precision from 54 steps of p = 1e-6 on, and solutions would tie. The others are probabilities:
-    "minimum" (0.6 points behind the product in that appendix), "last" (for an ORM, or a PRM trained on rollouts) and
-    "mean".
+    underflows to 0 in double precision from 54 steps of p = 1e-6 on, and solutions would tie. The others are
+    probabilities: "minimum" (0.6 points worse than the product in that appendix), "last" (for an ORM, or a PRM trained
+    on rollouts) and "mean".
 
     Args:
         step_probs: (S,) numbers or a tensor, each in [0, 1].
@@ -50,5 +50,5 @@ def solution_score(step_probs: Sequence[float], how: Aggregate) -> float:
 
 
 def vote_weight(score: float, how: Aggregate) -> float:
-    """A `solution_score` as a weight in [0, 1] for weighted voting: out of log space; 0 where there are no steps."""
+    """A `solution_score` as a weight in [0, 1] for weighted voting: out of log space; 0 for no steps."""
     return math.exp(score) if how == "product" else max(score, 0.0)

@@ -15,10 +15,10 @@ class Reliability:
     """Predictions in M equal-width bins of [0, 1].
 
     Attributes:
-        edges: (M + 1,) where the bins end; a bin holds its upper edge, the first one its lower edge, too.
+        edges: (M + 1,) bin edges; a bin includes its upper edge, the first one its lower edge as well.
         counts: (M,) predictions per bin.
-        confidence: (M,) mean probability per bin; NaN where it is empty.
-        accuracy: (M,) mean target per bin; NaN where it is empty.
+        confidence: (M,) mean probability per bin; NaN for an empty bin.
+        accuracy: (M,) mean target per bin; NaN for an empty bin.
     """
 
     edges: np.ndarray
@@ -39,8 +39,8 @@ def reliability(probs: np.ndarray, targets: np.ndarray, bins: int = 15) -> Relia
 
     Args:
         probs: (N,) probabilities, N > 0.
-        targets: (N,) what was true, 0 or 1 or between.
-        bins: their number M; 15 is the paper's.
+        targets: (N,) the truth, 0 or 1 or in between.
+        bins: number of bins M; the paper uses 15.
 
     Raises:
         ValueError: no predictions, shapes that differ, values outside [0, 1], or no bins.
@@ -63,11 +63,11 @@ def expected_calibration_error(probs: np.ndarray, targets: np.ndarray, bins: int
 
 
 def brier_score(probs: np.ndarray, targets: np.ndarray) -> float:
-    """Mean of (p - t)^2, in [0, 1]; 0 is best, 0.25 what p = 0.5 everywhere gets on 0/1 targets (Brier, 1950).
+    """Mean of (p - t)^2, in [0, 1]; 0 is best; p = 0.5 everywhere gets 0.25 on 0/1 targets (Brier, 1950).
 
     Args:
         probs: (N,) probabilities, N > 0.
-        targets: (N,) what was true, 0 or 1 or between.
+        targets: (N,) the truth, 0 or 1 or in between.
 
     Raises:
         ValueError: no predictions, shapes that differ, or values outside [0, 1].
@@ -82,5 +82,5 @@ def _checked(probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.nda
         raise ValueError(f"probabilities {probs.shape} and targets {targets.shape}: give one of each per prediction.")
     for name, values in (("probabilities", probs), ("targets", targets)):
         if not ((values >= 0) & (values <= 1)).all():
-            raise ValueError(f"{name} must be in [0, 1]; found {values.min():g} to {values.max():g}.")
+            raise ValueError(f"{name} must be in [0, 1]; got {values.min():g} to {values.max():g}.")
     return probs, targets

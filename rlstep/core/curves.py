@@ -1,8 +1,8 @@
-"""How often a chosen answer is right when N samples per problem are drawn: best-of-N, pass@N and votes.
+"""How often the selected answer is right when N samples per problem are drawn: best-of-N, pass@N and votes.
 
-A problem's pool is all samples that were drawn for it. N of them are taken without replacement: resampling with
-replacement is biased (one right sample of 8 would give pass@8 = 0.66, not 1), and the first N of the pool are one
-subset of many. Best-of-N and pass@N are exact expectations over all subsets; votes are averaged over seeded ones.
+A problem's pool is all of its samples. N of them are taken without replacement: resampling with
+replacement is biased (one right sample of 8 would give pass@8 = 0.66, not 1), and the first N of the pool are only one
+of many subsets. Best-of-N and pass@N are exact expectations over all subsets; votes are averaged over seeded ones.
 Unanswered samples are dropped before picking, as in openai/prm800k's evaluation; a pick from nothing is wrong.
 """
 
@@ -25,7 +25,7 @@ class Curve:
         ns: numbers of samples N, as given.
         mean: for each N the mean over problems, in [0, 1].
         low, high: 95% interval of that mean for other problems of the same kind: mean -/+ 1.96 standard errors of the
-            problems' expectations (dividing by P - 1), clipped to [0, 1]. One problem tells nothing of others: [0, 1].
+            problems' expectations (dividing by P - 1), clipped to [0, 1]. A single problem has no spread: [0, 1].
     """
 
     ns: list[int]
@@ -44,16 +44,16 @@ def best_of_n(
     """Expected correctness of the highest-scored answered sample among N drawn without replacement, exactly.
 
     With a pool of M samples sorted by score, best first, the sample at rank i (from 0) is picked with probability
-    w_i = C(M-1-i, N-1) / C(M, N). Samples of equal score share the sum of their weights: the pick among those
-    of them that are drawn is uniform.
+    w_i = C(M-1-i, N-1) / C(M, N). Samples of equal score share the sum of their weights: among those drawn, the
+    pick is uniform.
 
     Args:
         scores: P sequences of N_p scores; minus infinity is allowed, NaN is not.
         correct: P sequences of N_p, whether each sample's answer is right.
         ns: numbers of samples, each at least 1.
         answered: P sequences of N_p; samples without an answer are drawn, but never picked. All answered when None.
-        samples_per_problem: how many samples were drawn per problem, where those that are missing count as unanswered
-            (as in openai/prm800k's evaluation). None: a problem has as many as are given.
+        samples_per_problem: how many samples were drawn per problem; missing ones count as unanswered (as in
+            openai/prm800k's evaluation). None: each problem has as many as are given.
 
     Raises:
         ValueError: no problems, rows of differing lengths, NaN scores, correctness other than 0 or 1, or an N above a
@@ -90,18 +90,18 @@ def vote_at_n(
     seed: int = 0,
     samples_per_problem: int | None = None,
 ) -> Curve:
-    """Correctness of the answer with most votes among N drawn without replacement, averaged over random subsets.
+    """Correctness of the answer with the most votes among N drawn without replacement, averaged over random subsets.
 
     Each trial shuffles the pool once and takes its first N for every N. Answers that tie count in equal shares. An
-    answer's correctness is the share of its samples marked right, 0 or 1 where the grader goes by the answer.
+    answer's correctness is the share of its samples marked right: 0 or 1 if the grader depends on the answer alone.
 
     Args:
-        answers: P sequences of N_p answers, equal iff they vote together; None is unanswered and has no vote.
+        answers: P sequences of N_p answers; equal ones vote together; None is unanswered and has no vote.
         correct: P sequences of N_p, whether each sample's answer is right.
         ns: numbers of samples, each at least 1.
         weights: P sequences of N_p finite weights >= 0, such as a verifier's probabilities; one vote each when None.
         trials: shuffles per problem.
-        seed: of the shuffles.
+        seed: seeds the shuffles.
         samples_per_problem: as in `best_of_n`.
 
     Raises:
@@ -124,7 +124,7 @@ def _vote(answers, right, weight, size: int, ns: list[int], trials: int, rng) ->
     """For one problem: (len(ns),) mean over trials of the winning answer's correctness."""
     ids = {answer: k for k, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
     K = len(ids)
-    # Class K collects what has no vote: unanswered and missing samples.
+    # Class K collects the samples without a vote: unanswered and missing ones.
     class_M = np.full(size, K)
     class_M[: len(right)] = [K if answer is None else ids[answer] for answer in answers]
     weight_M = np.zeros(size)
@@ -146,7 +146,7 @@ def _vote(answers, right, weight, size: int, ns: list[int], trials: int, rng) ->
         start = n
         if K:
             most_R1 = votes_RK.max(axis=1, keepdims=True)
-            # Equal sums of weights may differ by rounding, since they were added up in another order.
+            # Equal sums of weights may differ by rounding, because they were added up in different orders.
             winners_RK = drawn_RK & (votes_RK >= most_R1 * (1 - 1e-12))
             result[n] = (winners_RK @ share_K / np.maximum(winners_RK.sum(axis=1), 1)).mean()
         else:
@@ -162,7 +162,7 @@ def _checked_ns(ns: Sequence[int]) -> list[int]:
 
 
 def _pools(correct, ns: list[int], samples_per_problem: int | None, **others) -> Iterator[tuple[int, np.ndarray, int]]:
-    """Yields (problem, correctness (N_p,), pool size) once the lengths of all rows are known to agree."""
+    """Yields (problem, correctness (N_p,), pool size) after checking that the lengths of all rows agree."""
     if not len(correct):
         raise ValueError("no problems; give at least one.")
     others = {name: rows for name, rows in others.items() if rows is not None}
@@ -188,7 +188,7 @@ def _pools(correct, ns: list[int], samples_per_problem: int | None, **others) ->
 
 
 def _right_by_rank(score_M: np.ndarray, right_M: np.ndarray) -> np.ndarray:
-    """Correctness in order of falling score, with the mean of its tie for each sample of a tie."""
+    """Correctness in order of falling score, where tied samples have the mean of their tie."""
     if not len(score_M):
         return right_M
     order = np.argsort(-score_M, kind="stable")
@@ -202,8 +202,8 @@ def _right_by_rank(score_M: np.ndarray, right_M: np.ndarray) -> np.ndarray:
 def _pick_weights(size: int, ns: tuple[int, ...]) -> np.ndarray:
     """(len(ns), size): probability that the sample at a rank is the best of N drawn of `size`.
 
-    As products, without the binomials that overflow: none of the i better ones is drawn with probability
-    prod_{j<i} (size-N-j) / (size-j), and then the next is with N / (size-i).
+    Computed as products, because the binomials overflow: none of the i better ones is drawn with probability
+    prod_{j<i} (size-N-j) / (size-j), and then the next one is drawn with probability N / (size-i).
     """
     rank = np.arange(size)
     n_N1 = np.array(ns)[:, None]
@@ -213,7 +213,7 @@ def _pick_weights(size: int, ns: tuple[int, ...]) -> np.ndarray:
 
 
 def _curve(ns: list[int], expected_PN: list[np.ndarray]) -> Curve:
-    # Rounding may carry an expectation past 1 in the last digit.
+    # Rounding may push an expectation past 1 in the last digit.
     expected_PN = np.clip(np.array(expected_PN), 0, 1)
     mean = expected_PN.mean(axis=0)
     if len(expected_PN) == 1:

@@ -31,10 +31,12 @@ class ProcessBench:
 
     Attributes:
         f1: harmonic mean of the two accuracies, 0 where both are 0; NaN where one of them is.
-        accuracy_on_errors: share of the solutions with a wrong step whose first one is found exactly; NaN without any.
-        accuracy_on_correct: share of the solutions without one of which that is said; NaN without any.
-        threshold: below it a step is judged wrong. Of a cross-fitted result, what each half was judged with; NaN where
-            none could be chosen.
+        accuracy_on_errors: among the solutions with a wrong step, the share whose first one is located exactly; NaN if
+            there are none.
+        accuracy_on_correct: among the solutions without a wrong step, the share with no step called wrong; NaN if there
+            are none.
+        threshold: steps that score below it are called wrong. For a cross-fitted result, the threshold of each half;
+            NaN where none could be chosen.
     """
 
     f1: float
@@ -54,11 +56,11 @@ def first_error(probs: Sequence[float], threshold: float) -> int:
 
 
 def processbench_f1(rows: Sequence[Row], threshold: float) -> ProcessBench:
-    """The measures of rows at a threshold that was not chosen on them.
+    """F1 and both accuracies of `rows`, at a threshold that was not chosen on them.
 
     Args:
         rows: (probs (S,), first wrong step or -1).
-        threshold: a step is judged wrong iff its p is below this.
+        threshold: a step is called wrong iff its p is below this.
 
     Raises:
         ValueError: a probability outside [0, 1], or a first wrong step that the row does not have.
@@ -68,10 +70,10 @@ def processbench_f1(rows: Sequence[Row], threshold: float) -> ProcessBench:
 
 
 def best_threshold(rows: Sequence[Row]) -> float:
-    """The threshold with the highest F1 on `rows`, exactly: F1 is a step function, and every step of it is looked at.
+    """The threshold with the highest F1 on `rows`, exactly: F1 is a step function, and every step is evaluated.
 
-    Between two places where it changes the middle is taken. Of several thresholds with the highest F1 it is the one
-    nearest to one half, the lower of two.
+    The threshold is the midpoint between two changes of F1. Among several with the highest F1, it is the one nearest to
+    0.5, and the lower one of a tie.
 
     Args:
         rows: (probs (S,), first wrong step or -1), with and without wrong steps.
@@ -92,18 +94,18 @@ def best_threshold(rows: Sequence[Row]) -> float:
 
 
 def cross_fitted_f1(rows: Sequence[Row], keys: Sequence[str]) -> ProcessBench:
-    """The measures of all rows, each judged with the threshold that is best for the other half of the keys.
+    """F1 and both accuracies of all rows, each evaluated at the threshold that is best for the other half of the keys.
 
-    A threshold tuned on the rows it is reported on flatters. The keys (problem ids: solutions of one problem are alike)
-    are halved in the order of their hashes, so the halves are the same in every run and hold no key together.
+    A threshold tuned on the rows it is reported on is optimistic. The keys (problem ids: solutions of one problem are
+    alike) are split in half in the order of their hashes, so the halves are the same in every run and share no key.
 
     Args:
         rows: (probs (S,), first wrong step or -1).
         keys: one per row.
 
     Returns:
-        The measures; all NaN where a half lacks solutions with or without a wrong step, because no threshold can be
-        chosen there.
+        The measures; all NaN if a half lacks solutions with or without a wrong step, because then no threshold can be
+        chosen on it.
 
     Raises:
         ValueError: not one key per row; a row is malformed (as `processbench_f1`).
@@ -123,16 +125,16 @@ def cross_fitted_f1(rows: Sequence[Row], keys: Sequence[str]) -> ProcessBench:
 
 
 def min_is_last_share(probs: Sequence[Sequence[float]]) -> float:
-    """The share of solutions whose last step has the lowest p of all, among those with two steps or more.
+    """The share of solutions whose last step has the lowest p, among those with two or more steps.
 
-    High where a verifier judges answers rather than steps. An earlier step that is as low takes the place from the
-    last, so that a verifier which says 1 of everything has a share of 0.
+    High if a verifier scores answers rather than steps. A tie goes to the earlier step, so a verifier that gives every
+    step 1 has a share of 0.
 
     Args:
         probs: for each solution, (S,) probabilities.
 
     Returns:
-        The share; NaN where no solution has two steps.
+        The share; NaN if no solution has two steps.
     """
     several = [np.asarray(row) for row in probs if len(row) > 1]
     return float(np.mean([row.argmin() == len(row) - 1 for row in several])) if several else math.nan
@@ -141,13 +143,13 @@ def min_is_last_share(probs: Sequence[Sequence[float]]) -> float:
 def _intervals(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each row (low, high, has a wrong step): the verifier's answer is right iff low < threshold <= high.
 
-    With the first wrong step at k: iff p_k is below the threshold and no p before it is. Without: iff no p is.
+    With the first wrong step at k: iff p_k is below the threshold and no earlier p is. Without one: iff no p is.
     """
     low_R, high_R = np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
     for number, (probs, first) in enumerate(rows):
         probs = np.asarray(probs, dtype=np.float64)
         if not ((probs >= 0) & (probs <= 1)).all():
-            raise ValueError(f"row {number}: probabilities must be in [0, 1], found {probs.tolist()}.")
+            raise ValueError(f"row {number}: probabilities must be in [0, 1], got {probs.tolist()}.")
         if not NONE <= first < len(probs):
             raise ValueError(f"row {number}: the first wrong step is {first} of {len(probs)} steps; give -1 for none.")
         judged_right = probs[:first] if first >= 0 else probs
@@ -159,17 +161,17 @@ def _intervals(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _candidates(low_R: np.ndarray, high_R: np.ndarray) -> np.ndarray:
     """One threshold in each stretch (a, b] of [0, 1] in which no row's answer changes, rising."""
-    # Above the highest probability every solution is judged wrong from its first step on: F1 is 0 there, and it is
-    # looked at only where there is room up to 1.
+    # Above the highest probability, every solution is called wrong at its first step: F1 is 0 there, and it is
+    # evaluated only if there is room below 1.
     changes = np.unique(np.concatenate([low_R[np.isfinite(low_R)], high_R[np.isfinite(high_R)], [0.0, 1.0]]))
     below, above = changes[:-1], changes[1:]
     middle = (below + above) / 2
-    # The middle of two neighbouring floats may be the lower one, which is outside.
+    # The midpoint of two neighbouring floats may round to the lower one, which is outside.
     return np.concatenate([[0.0], np.where(middle > below, middle, above)])
 
 
 def _share_inside(low_R: np.ndarray, high_R: np.ndarray, thresholds_C: np.ndarray) -> np.ndarray:
-    """The share of intervals (low, high] that hold each threshold; empty intervals hold none."""
+    """The share of intervals (low, high] that contain each threshold; empty intervals contain none."""
     held = low_R < high_R
     begun_C = np.searchsorted(np.sort(low_R[held]), thresholds_C, side="left")
     over_C = np.searchsorted(np.sort(high_R[held]), thresholds_C, side="left")

@@ -1,8 +1,8 @@
-"""Process rewards that nobody labelled: the log-ratio of a model trained on outcomes alone to the one it started from.
+"""Process rewards without step labels: the log-ratio of a model trained only on outcomes to the one it started from.
 
-With the log-odds of a right answer parametrised as q = beta log(pi_phi(y) / pi_ref(y)), what the tokens up to a step's
-end contribute to it is an estimate of q there, and each step's share is its reward (Yuan et al., 2412.01981, section 3;
-used in online RL by PRIME, 2502.01456).
+The log-odds of a right answer are parametrised as q = beta log(pi_phi(y) / pi_ref(y)). The contribution of the tokens
+up to the end of a step estimates q there, and each step's own contribution is its reward (Yuan et al., 2412.01981,
+section 3; used in online RL by PRIME, 2502.01456).
 """
 
 import torch
@@ -21,7 +21,7 @@ def implicit_rewards(log_ratios_N: Tensor, segments_N: Tensor, count: int, beta:
     Args:
         log_ratios_N: (N,) log pi_phi - log pi_ref of the tokens, in nats.
         segments_N: (N,) the segment of each token, from 0.
-        count: how many segments there are; one without a token gets 0.
+        count: number of segments; one without a token gets 0.
         beta: above 0; 0.05 in both papers.
 
     Returns:

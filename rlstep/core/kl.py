@@ -17,24 +17,24 @@ def kl_estimate(logps_BT: Tensor, ref_logps_BT: Tensor, estimator: Literal["k1",
         k2 = (log p(x) - log q(x))^2 / 2
         k3 = q(x) / p(x) - 1 - (log q(x) - log p(x))
 
-    p is the policy and q the reference, each given the tokens before. As a number, over x drawn from p:
+    p is the policy and q the reference, each conditioned on the previous tokens. As numbers, over x drawn from p:
 
     - k1 is unbiased, but negative wherever q > p, and of high variance.
     - k2 is never negative and of low variance, but biased: it agrees with the KL to second order in log p - log q.
-    - k3 is never negative and unbiased where p > 0 wherever q is; of low variance near q, but unbounded: a token that p
-      has all but given up and q has not costs q / p.
+    - k3 is never negative, and unbiased if p > 0 wherever q > 0; of low variance near q, but unbounded: a token that is
+      very unlikely under p but not under q costs q / p.
 
-    Taken off the reward, with no gradient through it, the number matters: by the policy gradient k1 has the gradient of
-    KL(p || q) in expectation. That of k2 and k3 is another, smaller by an order near q, and holds p back too little
-    there. In the loss, the estimate's own gradient matters, over x drawn from p:
+    Subtracted from the reward, with no gradient through it, the value matters: the policy gradient of k1 is, in
+    expectation, the gradient of KL(p || q). That of k2 and k3 differs: it is smaller by an order near q and restrains p
+    too little there. In the loss, the estimate's own gradient matters, over x drawn from p:
 
-    - k1: grad log p, 0 in expectation. It adds noise and holds nothing back.
+    - k1: grad log p, 0 in expectation. It adds noise and restrains nothing.
     - k2: (log p - log q) grad log p, which in expectation is the gradient of KL(p || q).
     - k3: (1 - q / p) grad log p, which in expectation is the gradient of KL(q || p). The two agree near q.
 
-    Both are the gradient of a token's own KL, given the tokens before; that an earlier token leads to later ones with
-    more or less KL is seen only off the reward (Tang and Munos, 2506.09477). And all of this is said of tokens that the
-    policy would draw now: after optimizer steps on the same samples it holds approximately.
+    Both are the gradient of one token's KL given the previous tokens; that an earlier token leads to later ones with
+    more or less KL is credited only if the KL is part of the reward (Tang and Munos, 2506.09477). All of this holds for
+    tokens drawn from the current policy: after optimizer steps on the same samples it holds approximately.
 
     Args:
         logps_BT: log p of each sampled token.

@@ -1,4 +1,4 @@
-"""What the critic and the verifiers minimise, and how well a critic explains its returns."""
+"""The losses of the critic and the verifiers, and how well a critic explains its returns."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ __all__ = [
 def clipped_value_error(
     values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """PPO's clipped value error of each token, as in openai/baselines ppo2::
+    """PPO's clipped value error per token, as in openai/baselines ppo2::
 
         V_clip = V_old + clamp(V - V_old, -clip, clip)
         error  = 0.5 max((V - R)^2, (V_clip - R)^2)
@@ -52,7 +52,7 @@ def clipped_value_loss(
     """Mean of `clipped_value_error` over the tokens under the mask.
 
     Args:
-        values_BT, old_values_BT, returns_BT, clip: of `clipped_value_error`.
+        values_BT, old_values_BT, returns_BT, clip: as in `clipped_value_error`.
         mask_BT: one on completion tokens.
 
     Returns:
@@ -68,17 +68,18 @@ def clipped_value_loss(
 def step_label_loss(logits_NV: Tensor, targets_N: Tensor, columns: Sequence[int] = (0, 1)) -> Tensor:
     """Cross-entropy of step labels: mean of -(y log p(right) + (1 - y) log p(wrong)), or of -log p(neutral).
 
-    p is the softmax over all V columns. A classification head has the classes' columns alone; a language model's head
-    has the vocabulary's, and the label tokens' are picked from it (Lightman et al., 2305.20050, section 2.6).
+    p is the softmax over all V columns. A classification head has only the columns of the classes; a language model's
+    head has those of the vocabulary, from which the label tokens' are picked (Lightman et al., 2305.20050, section
+    2.6).
 
     Args:
         logits_NV: (N, V).
-        targets_N: (N,) y in [0, 1], where values between are soft labels (the share of rollouts that reached the
-            answer); 2 stands for neutral.
-        columns: where wrong, right (and neutral) stand among the V.
+        targets_N: (N,) y in [0, 1], where values in between are soft labels (the share of rollouts that reached the
+            answer); 2 means neutral.
+        columns: the columns of wrong, right (and neutral) among the V.
 
     Raises:
-        ValueError: shapes do not fit, N is 0, or a target is none of these (an ignore value that was not dropped, or
+        ValueError: shapes do not match, N is 0, or a target is none of these (an ignore value that was not dropped, or
             neutral without a column).
     """
     if logits_NV.dim() != 2 or logits_NV.shape[1] <= max(columns) or targets_N.shape != logits_NV.shape[:1]:
@@ -139,9 +140,9 @@ def right_log_odds(logits_NK: Tensor, neutral: str = "positive") -> Tensor:
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var(returns - values) / Var(returns) under the mask: 1 a perfect critic, 0 one that knows the mean alone.
+    """1 - Var(returns - values) / Var(returns) under the mask: 1 for a perfect critic, 0 for a constant mean.
 
-    NaN where the returns do not vary, for then there is nothing to explain.
+    NaN if the returns do not vary, because there is nothing to explain.
 
     Raises:
         ValueError: shapes differ or the mask is empty.

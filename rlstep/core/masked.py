@@ -1,4 +1,4 @@
-"""Ragged rows, their mean and spread: what the mask leaves out never counts, whatever it holds (NaN included)."""
+"""Means and spreads of ragged rows: what the mask excludes never counts, whatever its value (NaN included)."""
 
 import torch
 from torch import Tensor
@@ -18,11 +18,11 @@ __all__ = [
 
 
 def check_shapes(**tensors: Tensor) -> None:
-    """Raises a ValueError naming the tensors unless all have one shape; broadcasting would hide a wrong axis."""
+    """Raises a ValueError naming the tensors unless all have the same shape; broadcasting would hide a wrong axis."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"shapes differ: {listed}. Give tensors of one shape.")
+        raise ValueError(f"shapes differ: {listed}. Give tensors of the same shape.")
 
 
 def check_one_per_row(B: int, name: str, numbers: Tensor) -> None:
@@ -32,7 +32,7 @@ def check_one_per_row(B: int, name: str, numbers: Tensor) -> None:
 
 
 def check_left_contiguous(mask: Tensor, name: str) -> None:
-    """Raises a ValueError unless each row of a (B, L) mask is a run of ones followed by zeros alone."""
+    """Raises a ValueError unless each row of a (B, L) mask is a run of ones followed only by zeros."""
     mask = mask.bool()
     gap_B = (mask[:, 1:] & ~mask[:, :-1]).any(dim=1)
     if gap_B.any():
@@ -58,13 +58,13 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     Args:
         values: any shape.
         mask: bool or 0/1, the shape of `values`.
-        dim: the axis to reduce; all of them when None.
+        dim: the axis to reduce; all axes if None.
 
     Returns:
         A scalar, or `values`' shape without `dim`.
 
     Raises:
-        ValueError: shapes differ, or a mean would be over nothing.
+        ValueError: shapes differ, or the mask is empty.
     """
     check_shapes(values=values, mask=mask)
     mask = mask.bool()
@@ -77,7 +77,7 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
 
 
 def moment_sums(values: Tensor, mask: Tensor) -> Tensor:
-    """(3,) count, sum and sum of squares under the mask: what ranks add up before they ask for `moments`.
+    """(3,) count, sum and sum of squares under the mask: what ranks add up before calling `moments`.
 
     In double precision: in single, the variance of values far from 0 would be lost to rounding.
 
@@ -90,7 +90,7 @@ def moment_sums(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def moments(sums_3: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (dividing by n) from the sum of all ranks' `moment_sums`; both 0 where nothing was counted."""
+    """Mean and variance (dividing by n) from the sum of all ranks' `moment_sums`; both 0 if the count is 0."""
     count, total, squares = sums_3.unbind()
     count = count.clamp_min(1)
     mean = total / count
@@ -105,13 +105,13 @@ def whiten_with(
     Args:
         values: any shape.
         mask: bool or 0/1, the shape of `values`; may be empty.
-        mean: scalar, of whatever the values are to be compared with, such as the batch of all ranks.
+        mean: scalar, of the population to whiten against, such as the batch of all ranks.
         variance: scalar, likewise.
         shift_mean: False adds the mean back.
         eps: added to the variance.
 
     Returns:
-        A tensor of the values' shape and type.
+        A tensor of the values' shape and dtype.
 
     Raises:
         ValueError: shapes differ.

@@ -1,4 +1,4 @@
-"""From a verifier's step scores to step rewards, and from steps to the tokens that are paid.
+"""From a verifier's step scores to step rewards, and from steps to the tokens that get the rewards.
 
 p_k is the probability that step k of K is right, k = 1..K.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["SCHEMES", "check_scheme", "pad_steps", "place_step_rewards", "step_rewards", "steps_to_first_error"]
 
-# Sums of class probabilities (positive + neutral) may pass 1 by rounding in low precision.
+# Sums of class probabilities (positive + neutral) may exceed 1 by rounding in low precision.
 _ROUNDING = 1e-2
 
 
@@ -35,7 +35,7 @@ def _clip(p_S: Tensor, *, eta: float) -> Tensor:
 def _delta(p_S: Tensor) -> Tensor:
     """p_k - p_{k+1} for k < K-1, p_{K-1} at K-1, 0 at K (Gao et al., 2410.15115).
 
-    The return from step k < K is p_k, so further steps gain nothing; the last step is left to the outcome.
+    The return from step k < K is p_k, so additional steps gain nothing; the last step is left to the outcome.
     """
     following_S = torch.zeros_like(p_S)
     following_S[:-2] = p_S[1:-1]
@@ -45,7 +45,7 @@ def _delta(p_S: Tensor) -> Tensor:
 
 
 def _clip_delta(p_S: Tensor, *, eta: float) -> Tensor:
-    """Clip, then delta of what it leaves (Gao et al., 2410.15115)."""
+    """Delta of the clipped scores (Gao et al., 2410.15115)."""
     return _delta(_clip(p_S, eta=eta))
 
 
@@ -57,8 +57,8 @@ def _progress(p_S: Tensor, *, p0: float) -> Tensor:
 def _min_form(p_S: Tensor, *, temperature: float = 0.1, total: str = "soft") -> Tensor:
     """softmax(-q / T)_k q_k with q = 2p - 1; the sum tends to min q as T -> 0 (CJReinforce/PURE, T = 0.1).
 
-    The softmax leaves some weight on high steps, so that more of them raise the sum. With total="exact", softmax(-q /
-    T)_k min q: the credit is split the same way, but the sum is min q, which padding cannot raise.
+    The softmax leaves some weight on high steps, so adding such steps raises the sum. With total="exact" it is
+    softmax(-q / T)_k min q: the credit is split the same way, but the sum is min q, which padding cannot raise.
     """
     if not temperature > 0:
         raise ValueError(f"scheme 'min_form': temperature={temperature} must be above 0, for example 0.1.")
@@ -83,7 +83,7 @@ SCHEMES = tuple(_SCHEMES)
 
 
 def check_scheme(scheme: str, parameters: dict) -> None:
-    """Raises a ValueError unless the scheme exists and takes these parameters, so that a typo shows at the start."""
+    """Raises a ValueError unless the scheme exists and takes these parameters; called early, so that typos show."""
     if scheme not in _SCHEMES:
         raise ValueError(f"unknown reward scheme '{scheme}'; choose one of {', '.join(SCHEMES)}.")
     known = list(inspect.signature(_SCHEMES[scheme]).parameters.values())[1:]
@@ -101,8 +101,8 @@ def step_rewards(step_scores_S: Tensor, scheme: str, **parameters) -> Tensor:
     """One solution's step rewards.
 
     Args:
-        step_scores_S: (S,) probability in [0, 1] that each step is right; 0/1 labels serve too.
-        scheme: how rewards follow from the scores (below).
+        step_scores_S: (S,) probability in [0, 1] that each step is right; 0/1 labels work too.
+        scheme: how rewards are computed from the scores (below).
         **parameters: the scheme's own.
 
     The schemes::
@@ -123,7 +123,7 @@ def step_rewards(step_scores_S: Tensor, scheme: str, **parameters) -> Tensor:
         (S,) rewards; empty for a solution without steps.
 
     Raises:
-        ValueError: unknown scheme, unknown or missing parameter, scores that are no probabilities or not (S,).
+        ValueError: unknown scheme, unknown or missing parameter, scores that are not probabilities or not (S,).
     """
     check_scheme(scheme, parameters)
     if step_scores_S.dim() != 1:
@@ -135,22 +135,22 @@ def step_rewards(step_scores_S: Tensor, scheme: str, **parameters) -> Tensor:
 
 
 def steps_to_first_error(step_scores_S: Tensor, threshold: float) -> int:
-    """How many steps there are up to and including the first one judged wrong; all of them when none is.
+    """How many steps there are up to and including the first one below `threshold`; all of them if none is.
 
-    A PRM is trained up to the first wrong step (Lightman et al., 2.6), so what it says of later ones means nothing and
-    must not be paid. Cut the scores before `step_rewards`, not the rewards after it: delta, clip_delta and min_form
-    compare a step with later ones, and would let these leak into the rewards before the cut.
+    A PRM is trained up to the first wrong step (Lightman et al., 2.6), so its scores of later steps mean nothing and
+    must not be rewarded. Cut the scores before `step_rewards`, not the rewards after it: delta, clip_delta and min_form
+    compare a step with later ones, which would leak into the rewards before the cut.
 
     Args:
         step_scores_S: (S,) probability that each step is right.
-        threshold: a step is judged wrong iff its score is below this, in [0, 1].
+        threshold: a step is called wrong iff its score is below this, in [0, 1].
     """
     wrong = (step_scores_S < threshold).nonzero()
     return int(wrong[0]) + 1 if len(wrong) else len(step_scores_S)
 
 
 def pad_steps(step_values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pads each solution's (S_i,) values with 0 to (B, S), S the most steps of any.
+    """Pads each solution's (S_i,) values with 0 to (B, S), where S is the largest number of steps.
 
     Returns:
         values_BS, and step_mask_BS (bool), true where a step exists.
@@ -171,12 +171,12 @@ def place_step_rewards(
 ) -> Tensor:
     """Token rewards: each step's reward on the step's last token, the outcome on the completion's last token.
 
-    Steps that end at one token, and a step that ends at the last one, add up there.
+    Where several steps end at one token, or a step ends at the last token, the rewards add up.
 
     Args:
         step_rewards: B tensors (S_i,).
         step_tokens: for each solution, the index of each step's last token within the completion.
-        outcomes_B: (B,) the outcome's reward, 0 where outcomes are not paid.
+        outcomes_B: (B,) the outcome's reward, 0 if outcomes are not rewarded.
         last_tokens_B: (B,) index of each completion's last token (its end-of-sequence token where it has one).
         T: the padded completion length.
 
@@ -184,7 +184,7 @@ def place_step_rewards(
         rewards_BT, of `outcomes_B`'s dtype and device.
 
     Raises:
-        ValueError: numbers of rows or steps differ, a step ends after the last token, or that is not below T.
+        ValueError: numbers of rows or steps differ, a step ends after the last token, or the last token is not below T.
     """
     B = len(outcomes_B)
     if not len(step_rewards) == len(step_tokens) == len(last_tokens_B) == B:

@@ -1,4 +1,4 @@
-"""How far a measured number can be trusted: intervals of means and shares, and how well scores separate two classes."""
+"""How far a measured number can be trusted: confidence intervals, and how well scores separate two classes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ __all__ = ["Interval", "Z95", "auroc", "bootstrap_interval", "normal_margin", "t
 
 Unit = TypeVar("Unit")
 
-# The standard normal quantile of a 95% interval, as printed in tables: more digits would change the ninth digit of
-# intervals that are already in files.
+# The standard normal quantile of a 95% interval, as printed in tables: with more digits, intervals that are already in
+# files would change in their ninth digit.
 Z95 = 1.959964
 
 
 class Interval(NamedTuple):
-    """An estimate and its 95% interval; the ends are None where one value gives no spread."""
+    """An estimate and its 95% interval; the ends are None for a single value, which has no spread."""
 
     mean: float
     low: float | None
@@ -27,8 +27,7 @@ class Interval(NamedTuple):
 def t_interval(values: Sequence[float]) -> Interval:
     """Mean and 95% t-interval (Student, 1908): mean -/+ t_{0.975, n-1} s / sqrt(n).
 
-    s is the sample standard deviation, dividing by n - 1. For few values that are roughly normal, such as one result
-    per seed.
+    s is the sample standard deviation, dividing by n - 1. For a few roughly normal values, such as one result per seed.
 
     Args:
         values: n numbers.
@@ -72,7 +71,7 @@ def wilson_interval(shares_L: np.ndarray, counts_L: np.ndarray) -> tuple[np.ndar
 
     Args:
         shares_L: (L,) in [0, 1]; the mean of soft labels is a share too, and the interval is then too wide.
-        counts_L: (L,) how many each is a share of, above 0.
+        counts_L: (L,) the number that each is a share of, above 0.
 
     Returns:
         Two arrays, (L,).
@@ -87,11 +86,11 @@ def wilson_interval(shares_L: np.ndarray, counts_L: np.ndarray) -> tuple[np.ndar
 def bootstrap_interval(
     units: Sequence[Unit], statistic: Callable[[list[Unit]], float], resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """A statistic and its 95% percentile bootstrap interval (Efron, 1979): for what has no formula, such as AUROC.
+    """A statistic and its 95% percentile bootstrap interval (Efron, 1979), where there is no formula, as for AUROC.
 
-    Units are drawn with replacement, as many as there are, `resamples` times; the interval runs from the 2.5th to the
-    97.5th percentile of the statistic. What depends on one another belongs in one unit: the steps of a problem's
-    solutions are no independent draws, problems are.
+    Each of `resamples` resamples draws len(units) units with replacement; the interval runs from the 2.5th to the
+    97.5th percentile of the statistic. Dependent values belong in one unit: problems are independent draws, but the
+    steps of one problem's solutions are not.
 
     >>> problems = [([0.9, 0.8], [True, True]), ([0.7, 0.2], [True, False]), ([0.6, 0.1], [False, False])]
     >>> def of_steps(drawn):
@@ -101,12 +100,12 @@ def bootstrap_interval(
 
     Args:
         units: independent draws, of any kind.
-        statistic: of a list of units; must be defined on every resample.
-        resamples: their number.
-        seed: of the draws.
+        statistic: a function of a list of units; must be defined on every resample.
+        resamples: number of resamples.
+        seed: seeds the draws.
 
     Returns:
-        The statistic of `units` as `mean`, and the percentiles; no ends where there is one unit.
+        The statistic of `units` as `mean`, and the percentiles; the ends are None for a single unit.
 
     Raises:
         ValueError: no units, or fewer than one resample.
@@ -127,7 +126,7 @@ def bootstrap_interval(
 
 
 def auroc(scores_N: np.ndarray, right_N: np.ndarray) -> float:
-    """The chance that a right one scores above a wrong one, ties counting half.
+    """The probability that a right one scores above a wrong one, ties counting half.
 
     From the Mann-Whitney U (1947) on average ranks: (sum of ranks of the right ones - r (r + 1) / 2) / (r w), for r
     right and w wrong ones.

@@ -1,1 +1,1 @@
-"""How good it became: best-of-N curves of scored samples, learning curves of RL runs."""
+"""How good a model became: best-of-N curves of scored samples, and learning curves of RL runs."""

@@ -1,25 +1,25 @@
 """Best-of-N curves of scored samples (`rlstep.evaluation.samples`).
 
-From N samples of a problem one is picked; a curve gives the share of problems where the pick's answer is right:
+One of N samples per problem is picked; a curve gives the share of problems where its answer is right:
 
-- NAME, of each score: the pick has the highest solution score: product of the values per step, their minimum, the
-  last, or the mean. `prm` and `orm` are the names of the two that this package trains; of `orm` it is the last;
+- NAME, for each score: picks the highest solution score, which is the product of the values per step, their minimum,
+  the last, or the mean. `prm` and `orm` are the two that this package trains; for `orm` it is always the last;
 - `majority`: the most frequent answer; `weighted`: the answer with the largest sum of PRM solution scores, and
-  `weighted_NAME` of another score's;
-- `pass_at_n`: some sample is right: the ceiling of every way to pick;
-- `prm_clean`, `orm_clean`, `NAME_clean`: the picks of the score, counted only where every step is labelled right as
+  `weighted_NAME` the same for another score;
+- `pass_at_n`: at least one sample is right: the ceiling of every way to pick;
+- `prm_clean`, `orm_clean`, `NAME_clean`: the same picks, counted as right only if every step is labelled right as
   well; a step whose label is unknown does not count as right.
 
-A curve whose data the file lacks is left out: votes where no sample has an answer, clean picks where solutions have no
+A curve is left out if the file lacks its data: votes if no sample has an answer, clean picks if solutions have no
 labels.
 
 Answers vote together when they are equal by value, as they are graded (`rlstep.steps.answers.group_by_value`): 1/2 and
-0.5 are one answer. It is right where more than half of its samples are marked right, which are all or none of them but
-where grading errs on some spelling.
+0.5 are one answer. It is right if more than half of its samples are marked right; normally that is all or none of them,
+unless grading fails on some spelling.
 
-A sample without an answer (the length limit cut it off, or no answer could be read in it) is drawn like any other but
-never picked and has no vote, as in the published evaluation of PRM800K; where a draw holds no answer at all, the
-problem counts as wrong. Intervals are 95%, over problems.
+A sample without an answer (truncated at the length limit, or no answer could be extracted) is drawn like any other but
+is never picked and has no vote, as in the published evaluation of PRM800K; if none of the drawn samples has an answer,
+the problem counts as wrong. Intervals are 95%, over problems.
 """
 
 from rlstep.core.aggregate import vote_weight
@@ -30,13 +30,13 @@ from rlstep.steps.answers import group_by_value
 
 
 def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: int) -> dict[str, dict]:
-    """Every curve of the module's head that there is data for, as {"mean", "low", "high"}, lists along `ns`.
+    """Every curve listed in the module docstring that there is data for, as {"mean", "low", "high"}, lists along `ns`.
 
     Args:
-        scored: each problem with as many samples as the largest N, or more.
+        scored: each problem with at least as many samples as the largest N.
         ns: numbers of samples.
         trials: random draws per problem and N, for the votes.
-        seed: of these draws.
+        seed: seeds these draws.
     """
     problems = list(scored.problems.values())
     correct = [samples.correct for samples in problems]
@@ -62,7 +62,7 @@ def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: in
 
 
 def _votes(samples: Samples) -> tuple[list[int | None], list[bool]]:
-    """Of each sample the group of answers it votes for, and whether that group's answer is right."""
+    """For each sample, the group of answers it votes for, and whether that group's answer is right."""
     groups = group_by_value(samples.answers)
     marks: dict[int | None, list[bool]] = {}
     for group, correct in zip(groups, samples.correct, strict=True):
@@ -72,7 +72,7 @@ def _votes(samples: Samples) -> tuple[list[int | None], list[bool]]:
 
 
 def fewest_samples(problems: dict[str, Samples]) -> tuple[str, int]:
-    """(id, its number of samples) of the problem that has the fewest."""
+    """(id, number of samples) of the problem with the fewest samples."""
     name = min(problems, key=lambda name: len(problems[name].answers))
     return name, len(problems[name].answers)
 

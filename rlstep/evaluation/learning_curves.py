@@ -1,6 +1,6 @@
-"""Learning curves of RL runs: reading them, the samples they need to reach a level, means over seeds.
+"""Learning curves of RL runs: reading them, the samples needed to reach a level, means over seeds.
 
-A run's evaluation history is JSONL, one row an evaluation; `samples` counts the completions drawn so far for training::
+A run's evaluation history is JSONL, one row per evaluation; `samples` counts the training completions so far::
 
     {"samples": 2560, "update": 10, "accuracy": 0.575, "clean_accuracy": 0.53}
 """
@@ -17,25 +17,25 @@ KEYS = ("accuracy", "clean_accuracy")
 
 
 def read_history(path: str | Path) -> list[dict]:
-    """The evaluations of one run, by rising `samples`.
+    """The evaluations of one run, in order of `samples`.
 
-    A run that was killed and continued may have evaluated one place twice: the later row stands.
+    A run that was killed and resumed may have evaluated the same point twice: the later row counts.
 
     Raises:
-        DataError: a row lacks `samples`, `update` or one of `KEYS`, or holds something else than a number there.
+        DataError: a row lacks `samples`, `update` or one of `KEYS`, or has something other than a number there.
     """
     rows: dict[int, dict] = {}
     for number, row in read_rows(path):
         for name in ("samples", "update", *KEYS):
             value = row.get(name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise DataError(path, number, name, f"expected a number, found {value!r}.")
+                raise DataError(path, number, name, f"expected a number, got {value!r}.")
         rows[row["samples"]] = row
     return [rows[samples] for samples in sorted(rows)]
 
 
 def samples_to_reach(history: Sequence[dict], level: float, key: str = "accuracy") -> int | None:
-    """Samples at the first evaluated point where `key` is at or above `level`; None where it never is.
+    """Samples at the first evaluated point where `key` is at or above `level`; None if it never is.
 
     Nothing is interpolated: between two evaluations the curve was not measured. The true crossing lies at most one
     evaluation interval earlier, so a ratio of two arms is trustworthy down to that resolution only.
@@ -44,13 +44,13 @@ def samples_to_reach(history: Sequence[dict], level: float, key: str = "accuracy
 
 
 def compare_arms(process: Sequence[dict], outcome: Sequence[dict], key: str = "accuracy") -> dict:
-    """Samples that either arm needs for the level on which the outcome arm ended.
+    """The samples each arm needs to reach the level at which the outcome arm ended.
 
     Returns:
         `level`: the outcome arm's last `key`; `outcome_samples`, `process_samples`: the first evaluation of each arm at
-        or above it (the outcome arm may have been there before its end, and is credited for it); `ratio`: outcome over
-        process, None where the process arm never gets there or stands there before its first sample; `outcome_final`,
-        `process_final`: both arms at the last place where both were evaluated, `final_samples`.
+        or above it (the outcome arm may have reached it before its end, and is credited for that); `ratio`: outcome
+        over process, None if the process arm never gets there or starts there; `outcome_final`, `process_final`: both
+        arms at the last point where both were evaluated, `final_samples`.
     """
     level = outcome[-1][key]
     needed = {"outcome": samples_to_reach(outcome, level, key), "process": samples_to_reach(process, level, key)}
@@ -68,6 +68,6 @@ def compare_arms(process: Sequence[dict], outcome: Sequence[dict], key: str = "a
 
 
 def over_seeds(curves: Sequence[Sequence[float]]) -> dict[str, list]:
-    """One curve per seed, all at the same places, as {"mean", "low", "high"} along them: 95% t-intervals over seeds."""
+    """Mean and 95% t-interval over seeds of one curve per seed, all at the same points, as {"mean", "low", "high"}."""
     intervals = [t_interval(values) for values in zip(*curves, strict=True)]
     return {part: [getattr(interval, part) for interval in intervals] for part in ("mean", "low", "high")}

@@ -1,24 +1,24 @@
-"""Any file of scored samples, read into what best-of-N curves need of it.
+"""Reads any file of scored samples into what best-of-N curves need.
 
 A row is one sample of one problem, in JSONL or Parquet or a folder of such shards::
 
     {"problem_id": "algebra-17", "answer": "12", "reference": "12", "scores": {"qwen": [0.98, 0.97], "skywork": 0.61}}
 
     problem_id   text or a whole number; the only field that every row needs
-    sample       its number among the problem's samples; a number that stands twice is an error
+    sample       its number among the problem's samples; a duplicate is an error
     scores       by name, one value per step, or one number for the whole solution; a list or a number without a name
-                 is a score called `score`
-    correct      true or false; where it is null or absent, the answer is graded against the reference
-    answer       text or a number; null or blank is a sample without an answer. Where the field is absent, or null in
-                 a row that is not graded either, the answer is what the completion states
+                 is a score named `score`
+    correct      true or false; if it is null or absent, the answer is graded against the reference
+    answer       text or a number; null or blank is a sample without an answer. If the field is absent, or null in a
+                 row that is not graded either, the answer is extracted from the completion
     reference    the right answer
     completion   the sample's text
-    labels       one per step: 1 right, 0 wrong, null unknown, or between; `neutral`: indices of those rated neutral
-    steps        scores and labels must be as many
-    tree         of labelled rows that branch off one another: with `steps` as spans [start, end] of `completion`, the
-                 steps that they share are measured once
+    labels       one per step: 1 right, 0 wrong, null unknown, or in between; `neutral`: indices of those rated neutral
+    steps        the steps; there must be as many scores and labels
+    tree         the same for labelled rows that branch off one another: if `steps` are spans [start, end] of
+                 `completion`, the steps that they share are measured once
 
-Other fields are passed over. What a file does not have, its curves leave out (`rlstep.evaluation.best_of_n`).
+Other fields are ignored. Curves whose data is missing are left out (`rlstep.evaluation.best_of_n`).
 """
 
 from collections.abc import Sequence
@@ -48,10 +48,10 @@ class ScoreChoice:
     """Which of a file's scores are evaluated, and how.
 
     Attributes:
-        prm, orm: names of the scores whose curves are called prm and orm; None: those that have these names.
-        names: the others to evaluate; None: every one in the file, or none but prm and orm where either was given.
-        aggregate: how a score's values per step become the solution's; the ORM's is its last.
-        logits: the values are log-odds, not probabilities.
+        prm, orm: names of the scores whose curves are called prm and orm; None: the scores with these names.
+        names: the other scores to evaluate; None: every one in the file, or only prm and orm if either was given.
+        aggregate: how a solution's score is computed from its values per step; for the ORM it is the last.
+        logits: whether the values are log-odds rather than probabilities.
     """
 
     prm: str | None = None
@@ -61,7 +61,7 @@ class ScoreChoice:
     logits: bool = False
 
     def curves(self, present: Sequence[str]) -> dict[str, str]:
-        """Curve -> score, of a file that has the scores `present`."""
+        """Curve -> score, for a file that has the scores `present`."""
         curves = {role: name for role, name in ((PRM, self.prm), (ORM, self.orm)) if name is not None}
         others = present if self.names is None else self.names
         if curves and self.names is None:
@@ -80,12 +80,12 @@ class ScoreChoice:
 
 @dataclass
 class Samples:
-    """The samples of one problem, field by field; only what the curves need, so that large files fit in memory.
+    """The samples of one problem as columns; only what the curves need, so that large files fit in memory.
 
     Attributes:
-        answers: as text; None where there is none.
+        answers: as text; None for a sample without one.
         correct: whether the answer is right.
-        clean: whether every step is right as well.
+        clean: whether the answer and every step are right.
         scores: by curve, solution scores (`rlstep.core.aggregate`).
     """
 
@@ -97,16 +97,15 @@ class Samples:
 
 @dataclass
 class ScoredSamples:
-    """A file's samples, and what of them it holds.
+    """A file's samples, and which fields it has.
 
     Attributes:
         problems: by id.
-        aggregates: by curve, how its solution scores were made.
-        steps: by curve, other than the ORM's, the values per step of each labelled solution, with the labels that a PRM
-            is taught.
-        rows: of the file; among them those with labels (`labelled`), and those whose correctness was found here
-            (`graded`), whose answer was (`extracted`).
-        any_label: whether the label of some step is known.
+        aggregates: by curve, how its solution scores were computed.
+        steps: by curve, except the ORM's, the values per step of each labelled solution, with its PRM training targets.
+        rows: number of rows; of these, `labelled` have labels, `graded` were graded here, and `extracted` had their
+            answer extracted here.
+        any_label: whether the label of any step is known.
     """
 
     problems: dict[str, Samples] = field(default_factory=dict)
@@ -120,7 +119,7 @@ class ScoredSamples:
 
     @property
     def answered(self) -> int:
-        """Rows with an answer; where there is none, the file does not tell answers, and every sample may be picked."""
+        """Rows with an answer; if there are none, the file does not give answers, and every sample may be picked."""
         return sum(answer is not None for samples in self.problems.values() for answer in samples.answers)
 
     @property
@@ -134,12 +133,12 @@ def read_samples(path: str | Path, choice: ScoreChoice, fields: dict[str, str] |
 
     Args:
         path: the file, or a folder of shards.
-        choice: which scores to take.
+        choice: which scores to use.
         fields: our names of fields -> the file's (`rlstep.steps.fields`).
 
     Raises:
-        DataError: a row that lacks its problem's id, one of the scores or what its answer could be graded by; values
-            of another kind than the module's head says; a sample given twice.
+        DataError: a row that lacks its problem's id, one of the scores or what is needed to grade it; values of another
+            type than the module docstring says; a duplicate sample.
         UserError: a score has the name of another curve.
     """
     scored, curves, names, first_rows, beginnings = ScoredSamples(), {}, set(), {}, Beginnings()
@@ -151,7 +150,7 @@ def read_samples(path: str | Path, choice: ScoreChoice, fields: dict[str, str] |
             _refuse_clashes(row, curves)
             scored.aggregates = {curve: choice.how(curve) for curve in curves}
         elif choice.takes_all and (more := sorted(set(scores) - names)):
-            problem = "the first row has no such score; give every row the same, or say with scores_of which to take."
+            problem = "the first row has no such score; give every row the same scores, or choose some with scores_of."
             raise DataError(row.source, row.number, f"scores.{more[0]}", problem)
         problem_id = scored_rows.problem_id_of(row)
         _refuse_repeated(row, problem_id, first_rows)
@@ -176,7 +175,7 @@ def _refuse_clashes(row: Row, curves: dict[str, str]) -> None:
     names += [name for curve in curves for name in (f"weighted_{curve}", f"{curve}_clean", f"{curve}_steps")]
     if clash := next((curve for curve in curves if curve in names), None):
         raise UserError(
-            f"{row.source}: a score is called '{clash}', which is the name of another result. Give it another one:"
+            f"{row.source}: a score is called '{clash}', which is the name of another result. Rename it:"
             f" --fields scores.NAME=scores.{clash}"
         )
 
@@ -187,13 +186,13 @@ def _refuse_repeated(row: Row, problem_id: str, first_rows: dict[tuple[str, int]
     scored_rows.expect(row, "sample", sample, (int,), "a whole number")
     source, number = first_rows.setdefault((problem_id, sample), (row.source, row.number))
     if (source, number) != (row.source, row.number):
-        place = f"row {number}" if source == row.source else f"{source}, row {number},"
-        problem = f"sample {sample} of '{problem_id}' stands in {place} already."
+        place = f"row {number}" if source == row.source else f"{source}, row {number}"
+        problem = f"sample {sample} of '{problem_id}' is already in {place}."
         raise DataError(row.source, row.number, "sample", problem)
 
 
 def _add_answer(row: Row, samples: Samples, scored: ScoredSamples) -> None:
-    """Adds the row's answer and whether it is right, both as the file has them or as they are found here."""
+    """Adds the row's answer and whether it is right: as given in the file, else extracted and graded here."""
     values, correct = row.values, row.values.get("correct")
     answer, completion = scored_rows.text_of(row, "answer"), values.get("completion")
     states_answer = "answer" in values and (values["answer"] is not None or correct is not None)
@@ -204,20 +203,20 @@ def _add_answer(row: Row, samples: Samples, scored: ScoredSamples) -> None:
         reference = scored_rows.text_of(row, "reference")
         if reference is None or (completion is None and "answer" not in values):
             problem = (
-                "missing, and nothing to grade by; give it, or give 'reference' and 'answer' or 'completion'. Fields of"
+                "missing, and there is nothing to grade; give it, or 'reference' and 'answer' or 'completion'. For"
                 f" other names: --fields reference=NAME,answer=NAME. The row has {', '.join(sorted(values))}."
             )
             raise DataError(row.source, row.number, "correct", problem)
         correct = answer is not None and same_answer(answer, reference)
         scored.graded += 1
     elif correct not in (0, 1):
-        raise DataError(row.source, row.number, "correct", f"expected true or false, found {shown(correct)}.")
+        raise DataError(row.source, row.number, "correct", f"expected true or false, got {shown(correct)}.")
     samples.answers.append(answer)
     samples.correct.append(bool(correct))
 
 
 def _add_labels(row: Row, samples: Samples, scored: ScoredSamples) -> list[float | None] | None:
-    """Adds whether the row, whose answer was added, is right in every step as well; returns its labels."""
+    """Adds whether the row, whose answer was added before, is clean; returns its labels."""
     labels = scored_rows.labels_of(row)
     samples.clean.append(samples.correct[-1] and bool(labels) and all(label == 1 for label in labels))
     scored.any_label |= any(label is not None for label in labels or ())

@@ -1,4 +1,4 @@
-"""The fields of one row of scored samples, each checked; `rlstep.evaluation.samples` says which there are."""
+"""The fields of one row of scored samples, each validated; `rlstep.evaluation.samples` lists them."""
 
 import math
 
@@ -11,7 +11,7 @@ from rlstep.steps.trees import Beginnings
 
 UNNAMED = "score"
 
-# After the first wrong step a PRM says what it was not taught.
+# After the first wrong step, a PRM's scores mean nothing: it was not trained on such steps.
 TAUGHT = LabelPolicy(after_first_error="mask")
 
 
@@ -19,7 +19,7 @@ def problem_id_of(row: Row) -> str:
     value = row.values.get("problem_id")
     if value is None:
         problem = (
-            "missing; it says which rows are samples of one problem. Where another field does, name it:"
+            "missing; it says which rows are samples of one problem. If another field does, name it:"
             f" --fields problem_id=NAME. The row has {', '.join(sorted(row.values))}."
         )
         raise DataError(row.source, row.number, "problem_id", problem)
@@ -27,14 +27,14 @@ def problem_id_of(row: Row) -> str:
 
 
 def expect(row: Row, name: str, value, kinds: tuple[type, ...], wanted: str):
-    """A value that is of one of the kinds, of which true and false are none."""
+    """The value, if it has one of the types; true and false do not count as numbers."""
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise DataError(row.source, row.number, name, f"expected {wanted}, found {shown(value)}.")
+        raise DataError(row.source, row.number, name, f"expected {wanted}, got {shown(value)}.")
     return value
 
 
 def text_of(row: Row, name: str) -> str | None:
-    """A text, or a number as text; None where it is null, absent or blank."""
+    """Text, or a number as text; None if it is null, absent or blank."""
     value = row.values.get(name)
     if value is None:
         return None
@@ -46,7 +46,7 @@ def labels_of(row: Row) -> list[float | None] | None:
     if labels is None:
         return None
     if not isinstance(labels, list) or not all(label is None or _is_share(label) for label in labels):
-        problem = f"expected a list of labels from 0 to 1 or null each, found {shown(labels)}."
+        problem = f"expected a list of labels from 0 to 1 or null each, got {shown(labels)}."
         raise DataError(row.source, row.number, "labels", problem)
     if isinstance(steps := row.values.get("steps"), list) and len(steps) != len(labels):
         raise DataError(row.source, row.number, "labels", f"{len(labels)} values for {len(steps)} steps.")
@@ -58,24 +58,24 @@ def _is_share(value) -> bool:
 
 
 def targets_of(row: Row, labels: list[float | None] | None) -> list[float]:
-    """What a PRM is taught of each step; NaN where that is nothing."""
+    """The PRM's training target for each step; NaN for steps without one."""
     if labels is None:
         return []
     neutral = row.values.get("neutral") or []
     if not isinstance(neutral, list) or not all(isinstance(k, int) and 0 <= k < len(labels) for k in neutral):
-        problem = f"expected a list of indices of {len(labels)} steps, found {shown(neutral)}."
+        problem = f"expected a list of indices of {len(labels)} steps, got {shown(neutral)}."
         raise DataError(row.source, row.number, "neutral", problem)
     solution = Solution("", "", "", "", labels=labels, neutral=neutral)
     return [math.nan if target == UNKNOWN else target for target in TAUGHT.targets(solution)]
 
 
 def shared_steps(row: Row, labels: list[float | None] | None, beginnings: Beginnings) -> int:
-    """How many of the row's first labelled steps were in rows before it; none where it says nothing of a tree."""
+    """How many of the row's first labelled steps were already in earlier rows; 0 if it does not name a tree."""
     tree, completion, steps = (row.values.get(name) for name in ("tree", "completion", "steps"))
     if labels is None or not isinstance(tree, str) or not isinstance(completion, str) or not isinstance(steps, list):
         return 0
     if not all(isinstance(span, list) and len(span) == 2 and all(isinstance(k, int) for k in span) for span in steps):
-        problem = f"expected a list of [start, end] pairs, as the row has a 'tree'; found {shown(steps)}."
+        problem = f"expected a list of [start, end] pairs, as the row has a 'tree'; got {shown(steps)}."
         raise DataError(row.source, row.number, "steps", problem)
     return beginnings.take(Solution("", "", completion, "", steps=steps, tree=tree))
 
@@ -89,7 +89,7 @@ def scores_of(row: Row) -> dict[str, list[float] | float]:
     for name, value in named.items():
         if not all(map(_is_number, value if isinstance(value, list) else [value])):
             place = f"scores.{name}" if isinstance(scores, dict) else "scores"
-            problem = f"expected a number, or a list of one number per step, found {shown(value)}."
+            problem = f"expected a number, or a list of one number per step, got {shown(value)}."
             raise DataError(row.source, row.number, place, problem)
         if isinstance(value, list) and isinstance(steps := row.values.get("steps"), list):
             check_length(row, name, len(value), len(steps), "steps")
@@ -116,7 +116,7 @@ def probabilities(row: Row, name: str, scores: dict[str, list[float] | float], l
 
 
 def _sigmoid(logit: float) -> float:
-    # exp of a large number overflows, that of its negative does not
+    # exp overflows for a large number, but not for its negative.
     return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
@@ -124,5 +124,5 @@ def aggregated(row: Row, name: str, probs: list[float], how: Aggregate) -> float
     try:
         return solution_score(probs, how)
     except ValueError as error:
-        problem = f"{error} Where they are logits (log-odds): --scores logits."
+        problem = f"{error} If they are logits (log-odds): --scores logits."
         raise DataError(row.source, row.number, f"scores.{name}", problem) from None

@@ -1,1 +1,1 @@
-"""What a person reads when a run is done: its numbers in one file, tables, pictures; the same over several seeds."""
+"""Reports of finished runs: their numbers in one file, tables and figures; the same over several seeds."""

@@ -1,4 +1,4 @@
-"""The RL arms that the lab runs and the report compares: one line each, which everything else reads."""
+"""The RL arms that the lab runs and the report compares: one entry each, which everything else reads."""
 
 from dataclasses import dataclass, replace
 
@@ -20,15 +20,15 @@ class Style:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to pay the policy, in a comparison with others.
+    """One way to reward the policy, compared with others.
 
     Attributes:
         name: its key in summary.json; the run lies in the folder `ppo_NAME`.
-        recipe: of the PPO stage, in the folder of recipes.
-        label: what pictures call it, and the contrast's table.
-        style: of its line.
-        uses_prm: whether the trained PRM is passed to it.
-        by_default: whether a lab of one seed runs it unasked.
+        recipe: the PPO stage's recipe, in the folder of recipes.
+        label: its name in figures and in the table of the contrast.
+        style: the style of its line.
+        uses_prm: whether it gets the trained PRM.
+        by_default: whether a lab with one seed runs it by default.
     """
 
     name: str
@@ -44,22 +44,22 @@ class Arm:
 
     @property
     def words(self) -> str:
-        """The name, as tables have it."""
+        """The name as tables show it."""
         return self.name.replace("_", " ")
 
 
-# The report compares these two by the samples that they need.
+# The report compares these two by the samples they need.
 PROCESS = Arm("process", "ppo_process", "process + outcome", Style(BLUE), by_default=True)
 OUTCOME = Arm("outcome", "ppo_outcome", "outcome only", Style(VERMILION), uses_prm=False, by_default=True)
 
-# In the order of tables and pictures.
+# In the order of tables and figures.
 ARMS = (
     PROCESS,
     OUTCOME,
     Arm("process_only", "ppo_process_only", "process only", Style(PINK, DASHED)),
 )
 
-# `rlstep lab --contrast`: what pays, and by which credit scheme.
+# `rlstep lab --contrast`: which rewards are given, and by which credit scheme.
 CONTRAST = (
     OUTCOME,
     Arm("process_sum", "ppo_process_sum", "PRM only, sum", Style(PINK, DASHED)),

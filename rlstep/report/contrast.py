@@ -1,7 +1,7 @@
-"""One contrast of RL arms over several seeds: which reward reaches what, and after how many samples.
+"""A contrast of RL arms over several seeds: which reward reaches which accuracy, after how many samples.
 
-Of each run folder and arm (`rlstep.report.arms.CONTRAST`) two files are read: `ppo_ARM/eval.jsonl`, the learning curve,
-and `ppo_ARM/metrics.jsonl`, whose `alarm` is 1 while the alarm for reward hacking is raised.
+For each run folder and arm (`rlstep.report.arms.CONTRAST`), two files are read: `ppo_ARM/eval.jsonl`, the learning
+curve, and `ppo_ARM/metrics.jsonl`, whose `alarm` is 1 while the alarm for reward hacking is raised.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from rlstep.runtime.rows import read_rows, write_json
 
 _NOTES = """\
 - **samples to {level:.0%} clean**: completions drawn for RL until, at an evaluation, the answer and every step of this
-  share of the test solutions are right. Where a seed never gets there it is named as never, and no mean is taken.
+  share of the test solutions are right. A seed that never gets there is shown as never, and then there is no mean.
 - **final**, **lowest**: shares of the test solutions at the last evaluation, and at the worst one after the start.
 - **alarms**: seeds in which the alarm for reward hacking was raised: process return up, verified accuracy down.
 - In brackets: 95% t-intervals over seeds. What the PRM was trained on comes on top of the samples."""
@@ -28,10 +28,10 @@ def report_contrast(runs: Sequence[str | Path], out: str | Path, level: float) -
     Args:
         runs: run folders, one per seed.
         out: where the report goes.
-        level: the clean accuracy to whose first evaluation samples are counted.
+        level: the clean accuracy; samples are counted up to the first evaluation that reaches it.
 
     Raises:
-        UserError: a run lacks an arm's curve, or arms were evaluated at different places.
+        UserError: a run lacks an arm's curve, or arms were evaluated at different points.
     """
     seeds_by_arm = {arm.name: [_read(Path(run), arm) for run in runs] for arm in arms.CONTRAST}
     summary = {

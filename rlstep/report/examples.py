@@ -33,16 +33,16 @@ def first_wrong(solution: Solution) -> int | None:
 
 
 def first_flagged(solution: Solution, threshold: float = THRESHOLD) -> int | None:
-    """Index of the first step that the PRM takes to be wrong: its score is below `threshold`."""
+    """Index of the first step that the PRM flags as wrong: its score is below `threshold`."""
     return next((k for k, p in enumerate(solution.scores[PRM]) if p < threshold), None)
 
 
 def read_step_scores(path: str | Path) -> StepScores:
-    """Counts where the PRM sees the first wrong step, and picks one example of each kind.
+    """Counts how often the PRM locates the first wrong step, and picks one example of each kind.
 
-    The kinds: a right answer on a wrong step, a wrong answer, a fully right solution. Of each the most telling one is
-    shown, not a random one: where the PRM finds the place and the ORM is misled most. When there is none the PRM got
-    right, one that it got wrong is shown, and its title says so.
+    The kinds: a right answer after a wrong step, a wrong answer, a fully right solution. Each is the most telling one,
+    not a random one: where the PRM locates the error and the ORM is misled most. If the PRM got none of a kind right,
+    one that it got wrong is shown, and its title says so.
     """
     counts = dict.fromkeys(("solutions", "right_answer", "right_answer_wrong_step", "with_wrong_step", "all_right"), 0)
     places_found = unflagged = 0
@@ -81,7 +81,7 @@ def _kind(solution: Solution, wrong: int | None) -> str | None:
 
 
 def _telling(solution: Solution, wrong: int | None) -> tuple:
-    """Sort key, larger is shown: fits the picture, the PRM is right, the error lies in the middle, the ORM errs."""
+    """Sort key, the largest is shown: fits the figure, the PRM is right, the error is in the middle, the ORM errs."""
     fits = len(solution.steps) <= SHOWN_STEPS
     agrees = first_flagged(solution) == wrong
     orm = solution.scores[ORM][-1]
@@ -94,6 +94,6 @@ def _title(kind: str, solution: Solution) -> str:
     seen = first_flagged(solution) == first_wrong(solution)
     return {
         "right on a wrong step": "Right answer, wrong step: " + ("caught" if seen else "not caught"),
-        "wrong": "Wrong answer: " + ("place found" if seen else "place not found"),
+        "wrong": "Wrong answer: " + ("error located" if seen else "error not located"),
         "all right": "Every step right: " + ("passed" if seen else "wrongly flagged"),
     }[kind]

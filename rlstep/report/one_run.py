@@ -1,4 +1,4 @@
-"""The report of one run: `summary.json`, `report.md` and the pictures."""
+"""The report of one run: `summary.json`, `report.md` and the figures."""
 
 from pathlib import Path
 
@@ -16,21 +16,21 @@ GLOSSARY = """\
 - **PRM** (process reward model): gives each step its probability of being right; a solution's score is their product.
 - **ORM** (outcome reward model): gives a solution its probability of a right answer, read at its end.
 - **best of N**: of N samples the one with the highest score is picked; how often its answer is right.
-- **majority**: the answer with most votes is picked. **weighted**: the answer with the largest sum of PRM scores.
-- **pass@N**: some sample is right; no way to pick does better.
-- **process**: PPO paid by the PRM's step rewards and the verified answer. **outcome**: by the verified answer alone.
+- **majority**: the most frequent answer is picked. **weighted**: the answer with the largest sum of PRM scores.
+- **pass@N**: at least one sample is right; no way to pick does better.
+- **process**: PPO rewarded by the PRM's step scores and the verified answer. **outcome**: by the verified answer alone.
   **process only**: by a frozen PRM alone.
-- **samples**: completions drawn for RL. What the PRM was trained on comes on top, in the arms that use one."""
+- **samples**: completions drawn for RL. Those the PRM was trained on are not included."""
 
 
 def report_run(run: str | Path, out: str | Path) -> tuple[dict, list[str]]:
-    """Writes the report of what a run folder holds into `out`, naming what is missing.
+    """Writes the report of a run folder into `out`, naming what is missing.
 
     Returns:
-        The content of summary.json, and the names of the pictures that there was data for.
+        The content of summary.json, and the names of the figures that there was data for.
 
     Raises:
-        UserError: as `summarize`.
+        UserError: as in `summarize`.
     """
     summary, step_scores = summarize(run)
     out = Path(out)
@@ -43,7 +43,7 @@ def report_run(run: str | Path, out: str | Path) -> tuple[dict, list[str]]:
 
 
 def _draw(summary: dict, examples: list[Example], out: Path) -> set[str]:
-    """Draws what there is data for; a picture of an earlier report that no longer has any is removed."""
+    """Draws the figures that there is data for; those of an earlier report that no longer have any are removed."""
     # matplotlib takes half a second to import, and reading a summary needs none of it.
     from rlstep.report import figures
 
@@ -94,7 +94,7 @@ def _what_was_run(summary: dict) -> str:
         lines.append(f"Seed {summary['seed']}.")
     if curves := summary["best_of_n"]:
         text = f"{curves['problems']} test problems with at least {curves['samples_per_problem']} samples each"
-        if "unanswered" in curves:  # not where the samples' answers were not given
+        if "unanswered" in curves:  # absent if the file does not give answers
             text += f", {curves['unanswered']:.1%} of them without an answer"
         lines.append(f"{text}; PRM solution score: {curves['aggregate']}.")
     if summary["versions"]:
@@ -105,7 +105,7 @@ def _what_was_run(summary: dict) -> str:
 
 
 def _reach(key: str, reach: dict) -> str:
-    """Which arm needs how many samples, in words."""
+    """How many samples each arm needs, in words."""
     name = {"accuracy": "Answers right", "clean_accuracy": "Answer and every step right"}[key]
     start = f"- {name}: the outcome arm ends on {reach['level']:.3f}, first reached after {reach['outcome_samples']:,}"
     if reach["process_samples"] is None:
@@ -115,9 +115,9 @@ def _reach(key: str, reach: dict) -> str:
 
 
 def _tally(tally: dict) -> str:
-    """One paragraph about all scored solutions, so that the examples are not read as the rule."""
+    """One paragraph about all scored solutions, so that the examples are not taken as typical."""
     text = f"Of {tally['solutions']:,} test solutions {tally['right_answer']:,} have the right answer,"
-    text += f" {tally['right_answer_wrong_step']:,} of these on a wrong step."
+    text += f" {tally['right_answer_wrong_step']:,} of these after a wrong step."
     if tally["first_wrong_step_found"] is not None:
         text += (
             f" Among the {tally['with_wrong_step']:,} with a wrong step, the first step that the PRM puts below"

@@ -1,4 +1,4 @@
-"""A picture of a verifier's calibration: how often steps are right, against how often it says they are."""
+"""A figure of a verifier's calibration: how often steps are right, against how often it says they are."""
 
 from typing import Protocol
 
@@ -16,16 +16,16 @@ from rlstep.report.style import BLUE, GREY, STYLE, VERMILION
 
 
 def reliability_figure(reliability: Reliability, title: str = "Are the probabilities right?") -> Figure:
-    """Above, each bin's share of right steps with its 95% interval and its gap to what was said; below, steps per bin.
+    """Above, each bin's share of right steps with its 95% interval and its gap to the prediction; below, steps per bin.
 
     The intervals are Wilson's, of a binomial share: with soft labels, which vary less, they are too wide.
 
     Args:
-        reliability: of `rlstep.core.calibration.reliability`.
-        title: in bold, above.
+        reliability: what `rlstep.core.calibration.reliability` returns.
+        title: shown in bold at the top.
 
     Returns:
-        A figure that no window system knows: `figure.savefig(path)`, or `wandb.Image(figure)`.
+        A figure that is not attached to a window: `figure.savefig(path)`, or `wandb.Image(figure)`.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(5.4, 6.0), layout="constrained")
@@ -39,10 +39,10 @@ def reliability_figure(reliability: Reliability, title: str = "Are the probabili
 
 def _draw_shares(axes: Axes, reliability: Reliability) -> None:
     full = reliability.counts > 0
-    # A bin stands where its probabilities are, not in its middle: only there is the distance to the diagonal the gap.
+    # A bin is drawn at its mean probability, not at its midpoint: only there is the distance to the diagonal the gap.
     said, right = reliability.confidence[full], reliability.accuracy[full]
     low, high = wilson_interval(right, reliability.counts[full])
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), label="right as often as said")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), label="right as often as predicted")
     axes.vlines(said, right, said, color=VERMILION, alpha=0.35, linewidth=6, label="gap", clip_on=False)
     axes.errorbar(
         said, right, [right - low, high - right], fmt="o-", color=BLUE, linewidth=1.4, markersize=5.5, elinewidth=1.2,
@@ -66,16 +66,16 @@ def _draw_counts(axes: Axes, reliability: Reliability) -> None:
 
 
 class Calibrated(Protocol):
-    """Who knows the calibration of the last evaluation: a `VerifierTrainer`."""
+    """Has the calibration of the last evaluation, as a `VerifierTrainer` does."""
 
     reliability: Reliability | None
 
 
 class PlotReliability(TrainerCallback):
-    """Sends wandb, where the run logs to it, the reliability figure of every evaluation.
+    """Sends the reliability figure of every evaluation to wandb, if the run logs there.
 
     Args:
-        trainer: whose evaluations.
+        trainer: the trainer that evaluates.
     """
 
     def __init__(self, trainer: Calibrated):
@@ -89,7 +89,7 @@ class PlotReliability(TrainerCallback):
 
         canvas = FigureCanvasAgg(reliability_figure(self.trainer.reliability))
         canvas.draw()
-        # wandb's own callback has named the x axis of everything that is logged.
+        # wandb's own callback sets the x axis of everything that is logged.
         wandb.log(
             {"eval/reliability": wandb.Image(np.asarray(canvas.buffer_rgba())), "train/global_step": state.global_step}
         )

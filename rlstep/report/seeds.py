@@ -1,4 +1,4 @@
-"""One experiment over several seeds: means and 95% t-intervals of finished runs' results, in tables and pictures."""
+"""One experiment over several seeds: means and 95% t-intervals of finished runs' results, in tables and figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def report_seeds(runs: Sequence[str | Path], out: str | Path) -> dict:
     Gaps and ratios are taken within a seed first, so their intervals are paired.
 
     Raises:
-        UserError: fewer than two runs, one seed given twice, or runs whose curves are not at the same N.
+        UserError: fewer than two runs, a seed given twice, or runs whose curves are not at the same N.
     """
     if len(runs) < 2:
         raise UserError(f"{len(runs)} run given; an interval over seeds needs at least two.")
@@ -81,7 +81,7 @@ def _rl_gap(summaries: list[dict]) -> dict | None:
 
 
 def _merged(curves: list[dict | None]) -> dict | None:
-    """Curves over seeds, at the numbers of samples where every seed was evaluated; None where a seed has no curve."""
+    """Curves over seeds, at the numbers of samples where every seed was evaluated; None if a seed has no curve."""
     if None in curves:
         return None
     shared = sorted(set.intersection(*(set(curve["samples"]) for curve in curves)))
@@ -95,7 +95,7 @@ def _merged(curves: list[dict | None]) -> dict | None:
 
 
 def _comparison(summaries: list[dict]) -> dict | None:
-    """By key: each seed's samples and ratio; the ratio's interval only where every seed has one."""
+    """By key: each seed's samples and ratio; the ratio's interval only if every seed has one."""
     comparisons = [summary["rl_comparison"] for summary in summaries]
     if None in comparisons:
         return None

@@ -1,4 +1,4 @@
-"""How rlstep's figures look. Colours are Okabe and Ito's, which stay apart for colour-blind readers."""
+"""How rlstep's figures look. The colours are Okabe and Ito's, which colour-blind readers can tell apart."""
 
 BLUE, VERMILION, GREY, BLACK, PALE = "#0072B2", "#D55E00", "#767676", "#222222", "#E9E9E9"
 GREEN, PINK, ORANGE, SKY = "#009E73", "#CC79A7", "#E69F00", "#56B4E9"

@@ -1,6 +1,6 @@
-"""A finished run's numbers, gathered from the files that its stages left.
+"""A finished run's numbers, gathered from the files that its stages wrote.
 
-What is read of a run folder (all but one of the two results may be absent; what is absent is listed under `missing`)::
+What is read from a run folder (at least one of the first two must exist; what is absent is listed under `missing`)::
 
     evaluate/best_of_n.json          curves of best-of-N
     ppo_ARM/eval.jsonl               evaluation histories of the RL arms (`rlstep.report.arms`)
@@ -76,7 +76,7 @@ def _best_of_n(run: Path, missing: list[str]) -> dict | None:
 
 
 def _learning_curves(run: Path, missing: list[str]) -> dict[str, dict | None]:
-    """By arm, its evaluations as columns; None where it was not run."""
+    """By arm, its evaluations as columns; None if it was not run."""
     curves: dict[str, dict | None] = {}
     for arm in arms.ARMS:
         path = run / arm.folder / HISTORY
@@ -91,7 +91,7 @@ def _learning_curves(run: Path, missing: list[str]) -> dict[str, dict | None]:
 
 
 def _comparison(run: Path) -> dict | None:
-    """By key, what `compare_arms` says of the process and the outcome arm; None where one of them is absent."""
+    """By key, `compare_arms` of the process and the outcome arm; None if one of them is absent."""
     paths = [run / arm.folder / HISTORY for arm in (arms.PROCESS, arms.OUTCOME)]
     if not all(path.is_file() for path in paths):
         return None
@@ -126,7 +126,7 @@ def _records(run: Path) -> dict[str, dict]:
 
 
 def _versions(records: list[dict]) -> dict[str, str]:
-    """Package versions; where the stages ran with several, all of them."""
+    """Package versions; if stages ran with different ones, all of them."""
     by_package: dict[str, list[str]] = {}
     for record in records:
         for name, version in record.get("versions", {}).items():
@@ -141,5 +141,5 @@ def _read_json(path: Path) -> dict:
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON ({error.msg}). Run the stage that writes it again.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}.")
+        raise UserError(f"{path}: expected a JSON object, got {type(content).__name__}.")
     return content

@@ -16,7 +16,7 @@ CURVE_HEADS = {
     "prm_clean": "PRM, clean",
     "orm_clean": "ORM, clean",
 }
-# What may stand before or after a score's own name in a curve's.
+# Prefixes and suffixes of a score's name in the name of its curve.
 WEIGHTED, CLEAN = "weighted_", "_clean"
 KEY_HEADS = {"accuracy": "answer", "clean_accuracy": "clean"}
 
@@ -34,26 +34,26 @@ def number(mean: float | None, low: float | None = None, high: float | None = No
     """
     if mean is None:
         return "-"
-    # + 0.0 turns the -0.0 that rounding may leave into 0.0
+    # + 0.0 turns the -0.0 that rounding may produce into 0.0.
     mean, low, high = (value if value is None else round(value, digits) + 0.0 for value in (mean, low, high))
     text = f"{mean:.{digits}f}"
     return text if low is None or high is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def at(values: list | dict, place: int) -> str:
-    """The value of a curve at a place, with its interval where it has one."""
+    """The value of a curve at an index, with its interval if it has one."""
     if isinstance(values, dict):
         return number(*(values[part][place] for part in ("mean", "low", "high")))
     return number(values[place])
 
 
 def curve_names(curves: dict) -> list[str]:
-    """The ways to pick among a result's entries, in their order."""
+    """The names of the curves among a result's entries, in their order."""
     return [name for name, value in curves.items() if isinstance(value, dict) and "mean" in value]
 
 
 def curve_head(name: str, names: Sequence[str]) -> str:
-    """What a table calls a curve, one of `names`.
+    """The table head for a curve, which is one of `names`.
 
     >>> names = ["qwen", "weighted_qwen", "prm"]
     >>> [curve_head(name, names) for name in names]
@@ -69,14 +69,14 @@ def curve_head(name: str, names: Sequence[str]) -> str:
 
 
 def best_of_n(curves: dict) -> str:
-    """Each way to pick, one row per N."""
+    """A table of every curve, one row per N."""
     names = curve_names(curves)
     rows = [[str(n), *(at(curves[name], place) for name in names)] for place, n in enumerate(curves["ns"])]
     return table(["N", *(curve_head(name, names) for name in names)], rows)
 
 
 def plain_best_of_n(curves: dict) -> str:
-    """Each way to pick for a terminal, one line each along N, with the interval at the largest."""
+    """Every curve for a terminal, one line each, with the interval at the largest N."""
     names = curve_names(curves)
     heads = [curve_head(name, names) for name in names]
     width = max(map(len, heads))
@@ -88,12 +88,12 @@ def plain_best_of_n(curves: dict) -> str:
 
 
 def prm_steps(measures: dict[str, float]) -> str:
-    """How well the PRM judges single steps (`rlstep.verifiers.metrics.STEP_METRICS`), one row per measure."""
+    """How well the PRM scores single steps (`rlstep.verifiers.metrics.STEP_METRICS`), one row per measure."""
     return table(["measure", "value"], [[name.replace("_", " "), f"{value:.3f}"] for name, value in measures.items()])
 
 
 def learning_curves(curves: dict, gap: dict | None = None) -> str:
-    """Both accuracies of every arm that has a curve, a row for each evaluated number of samples.
+    """Both accuracies of every arm that has a curve, one row per evaluation.
 
     Args:
         curves: by arm, {"samples": [...], key: values}, or None.
@@ -113,7 +113,7 @@ def learning_curves(curves: dict, gap: dict | None = None) -> str:
 
 
 def steps(solution: Solution) -> str:
-    """A solution as text, every step with the exact checker's verdict and the PRM's score."""
+    """A solution as text, each step with the exact checker's verdict and the PRM's score."""
     verdicts = {1: "right", 0: "wrong"}
     lines = [problem_text(solution.prompt).strip()]
     for text, label, p in zip(solution.step_texts, solution.labels, solution.scores[PRM], strict=True):

@@ -4,18 +4,18 @@ import os
 
 
 def log_best_of_n(curves: dict[str, dict], ns: list[int], name: str | None, config: dict) -> None:
-    """Starts a run of its own, logs the curves and ends it.
+    """Starts a separate run, logs the curves and ends it.
 
     Args:
         curves: by name, {"mean", "low", "high"}, lists along `ns`.
         ns: numbers of samples.
-        name: the run's name; wandb chooses one when None.
+        name: the run's name; if None, wandb chooses one.
         config: what wandb shows as the run's settings.
     """
     import wandb
 
     parts = ("mean", "low", "high")
-    # Like transformers' own wandb callback: the project is the environment's to choose.
+    # As with transformers' own wandb callback, the environment chooses the project.
     project = os.environ.get("WANDB_PROJECT", "rlstep")
     with wandb.init(project=project, name=name, job_type="evaluate", config=config) as run:
         run.define_metric("n")

@@ -1,1 +1,1 @@
-"""What every stage needs and no mathematics: errors, strict configuration, row files, run records, progress."""
+"""What every stage needs besides mathematics: errors, strict configuration, row files, run records, progress."""

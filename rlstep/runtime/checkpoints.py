@@ -1,8 +1,7 @@
-"""Checkpoint folders: which one can be continued, how one is written whole or not at all, and what is kept in its state
-files.
+"""Checkpoint folders: which one a run can continue from, how one is written atomically, and its state files.
 
-A checkpoint is built below a hidden folder beside its place (`.checkpoint-8.partial/checkpoint-8`) and renamed when
-every byte of it is on the disk. A kill at any moment leaves the checkpoints before it and, at worst, a hidden folder,
+A checkpoint is built in a hidden folder next to its destination (`.checkpoint-8.partial/checkpoint-8`) and renamed once
+every byte of it is on disk. A kill at any moment leaves the earlier checkpoints intact and, at worst, a hidden folder,
 which the next save or start removes.
 """
 
@@ -23,18 +22,18 @@ from rlstep.runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# The Trainer writes its state last, so a folder without it was cut off by a kill.
+# The Trainer writes its state last, so a folder without it was interrupted by a kill.
 COMPLETE_MARK = "trainer_state.json"
-# One file per rank, beyond what the Trainer keeps: without them a PPO run would not continue exactly.
+# One file per rank, in addition to what the Trainer saves: without them a PPO run would not continue exactly.
 STATE_MARK = "state_*.json"
 
 
 def newest_checkpoint(folder: str | Path, exact: bool = False) -> str | None:
-    """Path of the newest complete `checkpoint-N` in `folder`, None where there is none; a warning names the others.
+    """Path of the newest complete `checkpoint-N` in `folder`, or None; a warning names the incomplete ones.
 
-    Args:
-        folder: a run's output folder; it need not exist.
-        exact: pass over those without state files, too.
+        Args:
+            folder: a run's output folder; it need not exist.
+    exact: also skip those without state files.
     """
     marks = [COMPLETE_MARK, STATE_MARK] if exact else [COMPLETE_MARK]
     complete = []
@@ -46,14 +45,14 @@ def newest_checkpoint(folder: str | Path, exact: bool = False) -> str | None:
         if not missing:
             complete.append((int(step[1]), path))
         elif missing[0] == COMPLETE_MARK:
-            logger.warning("%s is half-written (no %s) and is passed over", path, COMPLETE_MARK)
+            logger.warning("%s is half-written (no %s) and is skipped", path, COMPLETE_MARK)
         else:
-            logger.warning("%s cannot be continued exactly (no %s) and is passed over", path, STATE_MARK)
+            logger.warning("%s cannot be continued exactly (no %s) and is skipped", path, STATE_MARK)
     return str(max(complete)[1]) if complete else None
 
 
 def checkpoint_files(path: str | Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a local checkpoint's files, none for a hub id: a model trained again is another one."""
+    """Names, sizes and times of a local checkpoint's files, which change when it is retrained; empty for a hub id."""
     folder = Path(path)
     if not folder.is_dir():
         return []
@@ -61,18 +60,18 @@ def checkpoint_files(path: str | Path) -> list[tuple[str, int, int]]:
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
-# --- Written whole or not at all.
+# --- Atomic writing.
 
 
 def partial_path(checkpoint: Path) -> Path:
-    """Where `checkpoint` is built: a folder of the same name, on the same file system, that nobody takes for one."""
+    """Where `checkpoint` is built: a folder of the same name, on the same file system, that no reader picks up."""
     return checkpoint.with_name(f".{checkpoint.name}.partial") / checkpoint.name
 
 
 def commit(partial: Path, checkpoint: Path) -> None:
-    """Moves a folder from `partial_path(checkpoint)` to `checkpoint` once the disk has all of it.
+    """Moves a folder from `partial_path(checkpoint)` to `checkpoint` once all of it is on disk.
 
-    A folder that is at `checkpoint` already, from a run that went another way, is replaced.
+    A folder that is already at `checkpoint`, from an abandoned continuation of the run, is replaced.
     """
     for path in [*partial.rglob("*"), partial]:
         _sync(path)
@@ -92,28 +91,28 @@ def _sync(path: Path) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Removes what killed saves left in a run's output folder, with one warning."""
+    """Removes what interrupted saves left in a run's output folder, with one warning."""
     leftovers = sorted(Path(folder).glob(".checkpoint-*.partial"))
     for path in leftovers:
         shutil.rmtree(path)
     if leftovers:
         names = ", ".join(path.name for path in leftovers)
-        logger.warning("removed from %s what saves that were cut off had left: %s", folder, names)
+        logger.warning("removed from %s what interrupted saves had left: %s", folder, names)
 
 
-# --- State files: `NAME.json` holds the tree, `NAME.safetensors` its tensors under their places in it.
+# --- State files: `NAME.json` holds the tree, `NAME.safetensors` its tensors, keyed by their path in the tree.
 #
 # Not `torch.save`: what `torch.load(weights_only=True)` refuses (defaultdicts, deques, numpy's floats, all of which
-# trainers keep) would be noticed when a run is continued, not when it is saved; a view would bring all of its storage.
+# trainers keep) would be noticed only when a run is continued, not when it is saved; a view saves its whole storage.
 
 
 def write_state(folder: str | Path, name: str, tree) -> None:
-    """Writes nested dicts, lists and tuples of JSON values and tensors so that `read_state` gives the same again.
+    """Writes nested dicts, lists and tuples of JSON values and tensors so that `read_state` returns them unchanged.
 
     Floats keep every bit and may be NaN or infinite; tensors keep dtype and shape, not device, strides or graph.
 
     Raises:
-        TypeError: something else is in it, or a dict has a key that is no string; the message says where.
+        TypeError: it holds anything else, or a dict key that is not a string; the message says where.
     """
     tensors: dict[str, Tensor] = {}
     document = _packed(tree, "", tensors)
@@ -135,11 +134,11 @@ def read_state(folder: str | Path, name: str):
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"{folder}: {name} is not readable ({type(error).__name__}: {error}). The checkpoint is damaged; continue "
-            "from another one."
+            "from a different one."
         ) from None
 
 
-# What JSON lacks is written as an object with one key that begins with "$"; a dict with such a key is wrapped in one.
+# What JSON lacks is written as an object with a single key that begins with "$"; a dict with such a key is wrapped.
 
 
 def _packed(value, place: str, tensors: dict[str, Tensor]):
@@ -148,7 +147,7 @@ def _packed(value, place: str, tensors: dict[str, Tensor]):
         case Tensor():
             if value.is_quantized or value.layout is not torch.strided:
                 raise TypeError(f"state {place or '/'}: a quantized or sparse tensor cannot be kept; make it dense.")
-            # A copy has its own memory, which the file format asks for: a batch's slices share theirs.
+            # A copy has its own memory, which the file format requires: slices of one batch share theirs.
             copy = torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
             tensors[place] = torch.view_as_real(copy) if copy.is_complex() else copy
             return {"$complex" if copy.is_complex() else "$tensor": place}
@@ -163,14 +162,14 @@ def _packed(value, place: str, tensors: dict[str, Tensor]):
             packed = {}
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise TypeError(f"state {place or '/'}: the key {key!r} is no string; make it one.")
+                    raise TypeError(f"state {place or '/'}: the key {key!r} is not a string; make it one.")
                 packed[key] = _packed(item, f"{place}/{_escaped(key)}", tensors)
             return {"$dict": packed} if any(key.startswith("$") for key in packed) else packed
     raise TypeError(f"state {place or '/'}: {type(value).__name__} is neither a JSON value nor a tensor.")
 
 
 def _escaped(key: str) -> str:
-    """A key as a part of a place (RFC 6901), in ASCII: `a/b` is another place than `b` in `a`."""
+    """A key as one part of a path (RFC 6901), in ASCII: the key `a/b` is distinct from `b` inside `a`."""
     return json.dumps(key)[1:-1].replace("~", "~0").replace("/", "~1")
 
 

@@ -1,4 +1,4 @@
-"""Which files of rlstep a module can reach by its imports, so that a change elsewhere repeats no finished work."""
+"""Which files of rlstep a module can reach by its imports, so that a change elsewhere does not redo finished work."""
 
 import ast
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ def code_digest(module: str) -> str:
 
 
 def reachable_files(module: str) -> list[Path]:
-    """The source files of a module and of all that it imports within rlstep, directly or not, in a fixed order.
+    """The source files of a module and of everything it imports from rlstep, directly or indirectly, in a fixed order.
 
-    Imports are read from the text, those inside functions too; nothing is imported. A package counts with its
-    `__init__.py`, as importing a module runs those of the packages above it.
+    Imports are read from the source, including those inside functions; nothing is imported. `__init__.py` files are
+    included, because importing a module runs those of the packages above it.
 
     Args:
         module: a dotted name, for example "rlstep.stages.prm".
@@ -28,7 +28,7 @@ def reachable_files(module: str) -> list[Path]:
     waiting = [module]
     while waiting:
         parts = waiting.pop().split(".")
-        # rlstep.a.b runs rlstep/a/__init__.py first; a name imported from a module ends at that module.
+        # rlstep.a.b runs rlstep/a/__init__.py first; a name imported from a module resolves to that module.
         for length in range(2, len(parts) + 1):
             file = _file_of(parts[:length])
             if file is not None and file not in seen:
@@ -44,7 +44,7 @@ def _file_of(parts: list[str]) -> Path | None:
 
 
 def _imported_names(file: Path) -> Iterator[str]:
-    """Dotted names below rlstep that a file's import statements mention."""
+    """Dotted names inside rlstep that a file's import statements mention."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.Import):

@@ -1,8 +1,8 @@
-"""Strict configuration: a YAML recipe, then `--key value`, into dataclasses; what is not known is an error.
+"""Strict configuration: a YAML recipe, then `--key value`, into dataclasses; anything unknown is an error.
 
 TRL's parser makes YAML values argparse defaults, which argparse does not check: a wrong choice, or a list where a
-number belongs, would pass. Here every YAML value is held against its field's type and choices and becomes what the
-same text on the command line would become; all faults are shown at once.
+number belongs, would pass. Here every YAML value is checked against its field's type and choices and converted as the
+same text on the command line would be; all faults are reported at once.
 
 TRL loads lazily: importing its parser costs a third of a second and no torch, so every stage can use this one.
 """
@@ -29,7 +29,7 @@ __all__ = ["PRINT_CONFIG", "StrictParser", "describe_settings", "load_recipe", "
 
 PRINT_CONFIG = "--print_config"
 COMMAND_LINE, TAKEN_BACK = "command line", "back to the default"
-# What a switch is set to by those who want nothing of it.
+# Values that switch a setting off.
 OFF = (False, None, 0, "no", "off")
 
 
@@ -39,13 +39,13 @@ class StrictParser(TrlParser):
     def __init__(self, dataclass_types: Sequence[type], **kwargs):
         super().__init__(dataclass_types, **kwargs)
         self._options = self._settings_options()
-        # These two are taken from the command line before it is parsed; here they are for the help alone.
+        # These two are removed from the command line before it is parsed; they are added here only for the help.
         self.add_argument("--config", metavar="RECIPE", help="A recipe: a YAML file, or the name of a shipped one.")
         self.add_argument(
             PRINT_CONFIG,
             action="store_true",
             help="Print every setting as a recipe, with where its value comes from, and run nothing. Types and choices "
-            "are checked; whether the settings go together is checked by a run, before it loads anything.",
+            "are checked; whether the settings are compatible is checked by a run, before it loads anything.",
         )
 
     def error(self, message: str):
@@ -56,7 +56,7 @@ class StrictParser(TrlParser):
 
         Raises:
             UserError: no such recipe, not a mapping, unknown keys, wrong types or choices, all of them in one message;
-                else settings that are out of range or do not go together, those of all dataclasses in one message.
+                otherwise settings that are out of range or incompatible, those of all dataclasses in one message.
         """
         values, origins = self._resolve(argv)
         if taken_back := [name for name, origin in origins.items() if origin.startswith(TAKEN_BACK)]:
@@ -71,10 +71,10 @@ class StrictParser(TrlParser):
         return tuple(configs)
 
     def resolved(self, argv: Sequence[str]) -> str:
-        """The settings of `argv` as the text of a recipe that gives them again, each with where its value comes from.
+        """The settings of `argv` as the text of a recipe that reproduces them, each with where its value comes from.
 
-        Secrets are left out. Nothing is made of the values, so it works where they could not be used, on a machine
-        without a GPU for example.
+        Secrets are left out. No configuration is built, so this works even where the settings could not be used, for
+        example on a machine without a GPU.
 
         Raises:
             UserError: no such recipe, not a mapping, unknown keys, wrong types or choices, all of them in one message.
@@ -98,13 +98,13 @@ class StrictParser(TrlParser):
         return "\n".join(lines[1:])
 
     def _resolve(self, argv: Sequence[str]) -> tuple[dict, dict[str, str]]:
-        """Every setting's value, and where those that were given come from: a recipe's path, or the command line."""
+        """Every setting's value, and the origin of those that were given: a recipe's path, or the command line."""
         path, argv = _take_config(argv)
         given = {key: (value, _shown(file)) for file, recipe in recipe_layers(path) for key, value in recipe.items()}
         values, faults = self._checked(given)
         options = [word.partition("=")[0] for word in argv if word.startswith("--")]
         known = self._option_string_actions
-        # argparse would take an abbreviation, whose meaning changes when a later version adds an option.
+        # argparse would accept an abbreviation, whose meaning changes when a later version adds an option.
         faults += [f"unknown option '{o}'" + _suggestion(o, known) for o in options if o not in known]
         if faults:
             self.error("; ".join(faults))
@@ -120,10 +120,10 @@ class StrictParser(TrlParser):
         return values, origins
 
     def _switch_off(self, kind: type, values: dict, origins: dict[str, str]) -> None:
-        """A switch turned off on the command line takes with it what a recipe says of it: `--use_vllm false`, say.
+        """Turning a switch off on the command line (`--use_vllm false`) also resets what a recipe sets under it.
 
-        Such a setting goes back to its default, and its origin says so. What is given beside the switch, on the command
-        line too or in one recipe with it, is left as it is, and refused when the configuration is made.
+        Such a setting goes back to its default, and its origin says so. A setting given in the same place as the
+        switch (both on the command line, or both in one recipe) is left alone, and refused by the configuration.
         """
         state = SimpleNamespace(**values)
         for name, (_, constraints) in constraints_of(kind).items():
@@ -153,7 +153,7 @@ class StrictParser(TrlParser):
         return options
 
     def _checked(self, given: dict) -> tuple[dict, list[str]]:
-        """A recipe's values, key -> (value, file), in their options' types, and what is wrong with the others."""
+        """A recipe's values, key -> (value, file), converted to their options' types, and the faults of the others."""
         values: dict = {}
         faults: dict[str, list[str]] = {}
         for key, (value, source) in given.items():
@@ -167,7 +167,7 @@ class StrictParser(TrlParser):
         return values, [f"{source}: {'; '.join(wrong)}" for source, wrong in faults.items()]
 
     def _take_nulls(self, argv: Sequence[str]) -> tuple[list[str], dict[str, None]]:
-        """`--key null`, for settings that may be null, out of the command line: argparse knows no such value."""
+        """Takes `--key null`, for settings that may be null, out of the command line: argparse has no such value."""
         rest, nulls = [], {}
         words = iter(argv)
         for word in words:
@@ -204,7 +204,7 @@ def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def _shown(file: Path) -> str:
-    """A file as one would name it from here."""
+    """A file's path relative to the working directory, where it is inside it."""
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 

@@ -1,14 +1,14 @@
-"""What a setting admits, said once, beside its type: its range, its choices, what reads it, and whether a run that is
-continued may change it.
+"""What a setting accepts, stated once, next to its type: its range, its choices, what reads it, and whether a resumed
+run may change it.
 
     gamma: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae", "rloo")] = field(default=1.0, ...)
 
-`check` holds a configuration to it and names all that is wrong in one message; `describe_settings` in
-`rlstep.runtime.config` shows the same to readers. Other parsers do not see what `Annotated` adds, so a configuration
+`check` enforces it on a configuration and reports all faults in one message; `describe_settings` in
+`rlstep.runtime.config` shows it in the documentation. Other parsers ignore what `Annotated` adds, so a configuration
 still works with TRL's. Fields that a class inherits from a library are constrained in its attribute `inherited`, a
 mapping of names to constraints.
 
-A setting that is not read is refused when it differs from its default: it would do nothing, in silence.
+A setting that nothing reads is refused when it differs from its default: it would silently do nothing.
 """
 
 import math
@@ -22,7 +22,7 @@ from rlstep.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two bounds, each of them included or not; all of them finite. `Range()` is any finite number."""
+    """Finite numbers between two bounds, each inclusive or exclusive. `Range()` is any finite number."""
 
     at_least: float | None = None
     above: float | None = None
@@ -48,7 +48,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """The values admitted, of a text or of each item of a list. A `Literal` type needs none."""
+    """The values accepted, for a string or for each item of a list. A `Literal` type needs none."""
 
     values: tuple[str, ...]
 
@@ -58,11 +58,11 @@ class Choices:
 
 @dataclass(frozen=True, init=False)
 class ReadBy:
-    """Read only where another setting of the same configuration has one of some values; without values, is set.
+    """Read only if another setting of the same configuration has one of the given values; without values, if it is set.
 
     Args:
         owner: the other setting's name.
-        values: those under which this one is read; none: any that is neither null, 0, false nor empty.
+        values: those under which this one is read; none means any that is not null, 0, false or empty.
     """
 
     owner: str
@@ -82,7 +82,7 @@ class ReadBy:
 
 @dataclass(frozen=True, init=False)
 class ReadUnless(ReadBy):
-    """Read unless another setting of the same configuration has one of some values."""
+    """Read unless another setting of the same configuration has one of the given values."""
 
     def holds(self, config) -> bool:
         return plain(getattr(config, self.owner)) not in self.values
@@ -93,7 +93,7 @@ class ReadUnless(ReadBy):
 
 @dataclass(frozen=True)
 class Idle:
-    """A library's setting that nothing reads here; `reason` says why, or what to set in its place."""
+    """A library's setting that nothing reads here; `reason` says why, or what to set instead."""
 
     reason: str
 
@@ -116,7 +116,7 @@ def check(config, more: Iterable[str] = ()) -> None:
 
     Args:
         config: a dataclass, after its fields are set.
-        more: further faults, which take several settings to see; shown in the same message.
+        more: further faults, which concern several settings at once; reported in the same message.
 
     Raises:
         UserError: all faults.
@@ -125,13 +125,13 @@ def check(config, more: Iterable[str] = ()) -> None:
 
 
 def raise_faults(faults: Iterable[str]) -> None:
-    """Raises one UserError that names every fault, if there are any; a fault given twice is named once."""
+    """Raises one UserError that names every fault, if there are any; duplicates are named once."""
     if faults := [fault.rstrip(".") for fault in dict.fromkeys(faults)]:
         raise UserError("; ".join(faults) + ".")
 
 
 def library_faults(initialise: Callable[[], None]) -> list[str]:
-    """What a library's `__post_init__` has against a configuration, so that it is told with the rest."""
+    """What a library's `__post_init__` rejects in a configuration, so that it can be reported with the rest."""
     try:
         initialise()
     except (ValueError, TypeError) as error:
@@ -140,11 +140,11 @@ def library_faults(initialise: Callable[[], None]) -> list[str]:
 
 
 def faults_of(config, kind: type | None = None) -> Iterator[str]:
-    """What is wrong with single settings: those outside their range or choices, then those that nothing would read.
+    """Faults of single settings: those outside their range or choices, then those that nothing would read.
 
     Args:
         config: the configuration.
-        kind: the class whose constraints hold for it, where that is not its own.
+        kind: the class whose constraints apply, if not its own.
     """
     unread: dict[ReadBy | Idle, list[str]] = {}
     constraints = constraints_of(kind or type(config))
@@ -183,14 +183,14 @@ def _unread_fault(config, condition: ReadBy | Idle, names: list[str]) -> str:
     given = " or ".join(map(shown, condition.values))
     to = f" to {given}" if given else ""
     if isinstance(condition, ReadUnless):
-        to = " to false" if condition.values == (True,) else f" to another value than {given}"
-    # What a recipe sets cannot be left out on the command line, only set back.
+        to = " to false" if condition.values == (True,) else f" to a value other than {given}"
+    # What a recipe sets cannot be unset on the command line, only set back to its default.
     defaults = ", ".join(shown(plain(default_of(config.__dataclass_fields__[name]))) for name in names)
     return f"{owner} is {shown(value)}, so {listed} would do nothing; set {owner}{to}, or leave {them} at {defaults}"
 
 
 def differs(config, name: str) -> bool:
-    """Whether a setting differs from its default, that of a `default_factory` too; one without a default does."""
+    """Whether a setting differs from its default (a `default_factory`'s included); one without a default does."""
     default = default_of(config.__dataclass_fields__[name])
     return default is MISSING or plain(getattr(config, name)) != plain(default)
 
@@ -201,13 +201,13 @@ def changed(config, names: Iterable[str] | None = None) -> list[str]:
 
 
 def default_of(field: Field) -> Any:
-    """A field's default, made anew where a factory makes it; MISSING where it has none."""
+    """A field's default, calling its factory if it has one; MISSING if it has no default."""
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 @cache
 def constraints_of(cls: type) -> dict[str, tuple[Any, tuple[Constraint, ...]]]:
-    """Each field's plain type and its constraints, those of inherited fields among them."""
+    """Each field's plain type and its constraints, inherited fields included."""
     inherited: dict[str, tuple[Constraint, ...]] = {}
     for kind in reversed(cls.__mro__):
         inherited |= vars(kind).get("inherited", {})
@@ -225,7 +225,7 @@ def constraints_of(cls: type) -> dict[str, tuple[Any, tuple[Constraint, ...]]]:
 
 
 def choices_of(hint, constraints: Iterable[Constraint]) -> tuple:
-    """The values that a type or a constraint lists; empty where any is admitted."""
+    """The values that a type or a constraint lists; empty if any value is accepted."""
     for constraint in constraints:
         if isinstance(constraint, Choices):
             return constraint.values
@@ -234,7 +234,7 @@ def choices_of(hint, constraints: Iterable[Constraint]) -> tuple:
 
 
 def plain(value):
-    """A value as JSON has it: enums by their values, tuples as lists, what else there is as text."""
+    """A value in JSON types: enums by their values, tuples as lists, anything else as text."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -245,7 +245,7 @@ def plain(value):
 
 
 def shown(value) -> str:
-    """A value as a recipe writes it, texts in quotes."""
+    """A value as a recipe writes it, strings in quotes."""
     if isinstance(value, str):
         return f"'{value}'"
     if value is None or isinstance(value, bool):

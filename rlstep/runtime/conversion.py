@@ -1,4 +1,4 @@
-"""Values of a recipe as the types of their options, each refused that the same text on the command line would be."""
+"""Converts a recipe's values to the types of their options, refusing what the command line would refuse."""
 
 import argparse
 import types
@@ -7,13 +7,13 @@ from typing import Any, NamedTuple, Union, get_args, get_origin
 
 
 class Option(NamedTuple):
-    """What a value is converted by.
+    """How a value is converted.
 
     Attributes:
         convert: from text to the option's type.
         hint: the field's type.
         several: whether it takes a list of values.
-        choices: those admitted; None admits all.
+        choices: the values accepted; None accepts all.
         required, default: the option's.
     """
 
@@ -30,7 +30,7 @@ class Option(NamedTuple):
 
 
 def converted(option: Option, value):
-    """A YAML value as its option's type; a ValueError says what is wrong with it."""
+    """A YAML value converted to its option's type; a ValueError says what is wrong with it."""
     if value is None:
         if option.takes_null:
             return None
@@ -38,34 +38,34 @@ def converted(option: Option, value):
     if isinstance(value, dict):
         if dict in _members(option.hint):
             return value
-        raise ValueError("expected one value, found a mapping")
+        raise ValueError("expected one value, got a mapping")
     if isinstance(value, list):
         if option.several:
             return [_scalar(option, item) for item in value]
         if list in _members(option.hint):
             return value
-        raise ValueError(f"expected one value, found a list {value!r}")
+        raise ValueError(f"expected one value, got a list {value!r}")
     return [_scalar(option, value)] if option.several else _scalar(option, value)
 
 
 def _scalar(option: Option, value):
     if isinstance(value, (dict, list)):
-        raise ValueError(f"expected a list of single values, found {value!r} in it")
+        raise ValueError(f"expected a list of single values, got {value!r} in it")
     try:
         result = option.convert(str(value))
     except (ValueError, TypeError, argparse.ArgumentTypeError):
         name = getattr(option.convert, "__name__", "another type").replace("string_to_bool", "true or false")
-        raise ValueError(f"expected {name}, found {value!r}") from None
+        raise ValueError(f"expected {name}, got {value!r}") from None
     refused = option.choices is not None and result not in option.choices
     if isinstance(value, bool) and (refused or option.convert is str):
-        raise ValueError(f"expected a text, found {value}; YAML reads yes, no, on and off so: put it in quotes")
+        raise ValueError(f"expected text, got {value}; YAML reads yes, no, on and off as booleans: put it in quotes")
     if refused:
         raise ValueError(f"{value!r} is not one of {', '.join(map(str, option.choices))}")
     return result
 
 
 def _members(hint) -> set:
-    """The classes that a type hint admits, without their parameters: `dict[str, int] | None` -> {dict, NoneType}."""
+    """The classes that a type hint accepts, without their parameters: `dict[str, int] | None` -> {dict, NoneType}."""
     if get_origin(hint) in (Union, types.UnionType):
         return set().union(*(_members(member) for member in get_args(hint)))
     return {dict, list, type(None)} if hint is Any else {get_origin(hint) or hint}

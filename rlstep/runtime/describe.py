@@ -1,4 +1,4 @@
-"""Settings as a reader of the documentation sees them."""
+"""Settings as the documentation shows them."""
 
 import types
 from dataclasses import MISSING
@@ -11,16 +11,16 @@ from rlstep.runtime.constraints import Idle, MayChange, Range, ReadBy, choices_o
 
 
 class Setting(NamedTuple):
-    """One setting; every part is a text.
+    """One setting; every attribute is a string.
 
     Attributes:
-        name: the field's, and so the option's and the recipe's key.
+        name: of the field, which is also the option and the recipe's key.
         type: its type, "null" standing for None.
-        default: as a recipe would write it; "required" where there is none.
-        help: one sentence or two, as `--help` shows them.
-        limits: its range or choices; empty where the type says all.
-        read_by: the settings under which it is read, or that it has no effect; empty where it always is.
-        may_change: why a run that is continued may change it; empty where it may not.
+        default: as a recipe would write it; "required" if there is none.
+        help: one or two sentences, as `--help` shows them.
+        limits: its range or choices; empty if the type says it all.
+        read_by: the settings under which it is read, or that it has no effect; empty if it is always read.
+        may_change: why a resumed run may change it; empty if it may not.
     """
 
     name: str

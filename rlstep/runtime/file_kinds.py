@@ -1,6 +1,6 @@
-"""Files that are not what their names say: their first bytes tell what they are, and the error what to do.
+"""Detects files whose content is not what their name says, by their first bytes, and says what to do.
 
-A parser would say of each of them that column 1 is no JSON, and its reader would look for the fault in the rows.
+A JSON parser would only complain about column 1, and the user would look for the fault in the rows.
 """
 
 import re
@@ -9,14 +9,14 @@ from typing import BinaryIO, NamedTuple
 
 from rlstep.runtime.errors import UserError
 
-HEAD = 1024  # bytes that are looked at
+HEAD = 1024  # bytes that are inspected
 
 
 class Kind(NamedTuple):
     begins: bytes  # a pattern
     what: str
     remedy: str
-    ending: str = ""  # of the files that should be of this kind
+    ending: str = ""  # that the names of such files should have
 
 
 KINDS = (
@@ -36,17 +36,17 @@ KINDS = (
     Kind(rb"\x1f\x8b", "compressed with gzip", "Give it a name that ends in .gz", ".gz"),
     Kind(rb"PAR1", "a Parquet file", "Give it a name that ends in .parquet", ".parquet"),
     Kind(rb"PK\x03\x04", "a zip archive", "Unpack it"),
-    Kind(rb"\x28\xb5\x2f\xfd|BZh|\xfd7zXZ", "compressed as only gzip may be", "Unpack it"),
+    Kind(rb"\x28\xb5\x2f\xfd|BZh|\xfd7zXZ", "compressed, but not with gzip", "Unpack it"),
 )
 
 
 def refuse_other_kind(path: Path, file: BinaryIO, ending: str) -> None:
-    """Refuses content that is evidently of another kind than a name with this ending says; goes back to its beginning.
+    """Refuses content that is evidently not what a name with this ending says; rewinds the file.
 
     Args:
         path: the file, for the message.
-        file: its content, or what is left of it when it is unpacked.
-        ending: what the content's name ends in; of `x.jsonl.gz` it is .gz, and unpacked .jsonl.
+        file: its content, decompressed where it was compressed.
+        ending: what the content's name ends in: for `x.jsonl.gz`, .gz, and once decompressed .jsonl.
 
     Raises:
         UserError: says what it is and what to do.

@@ -1,8 +1,8 @@
-"""Whether a run that is to be continued is the one that wrote the checkpoint.
+"""Whether a resumed run is the one that wrote the checkpoint.
 
-Every setting is part of a run's identity unless it says that it may change (`MayChange`): a setting that nobody thought
-of, of ours or of a new version of a library, is compared. Checkpoints written before a setting existed, or before it
-was compared, do not hold it and are not refused for it. Access tokens are neither kept nor compared.
+Every setting is part of a run's identity unless it is marked `MayChange`, so a setting that nobody classified, ours or
+one from a new version of a library, is compared. Checkpoints written before a setting existed, or before it was
+compared, do not hold it and are not refused for it. Access tokens are neither stored nor compared.
 """
 
 import json
@@ -19,7 +19,7 @@ IDENTITY = "run_identity.json"
 
 
 def run_identity(*configs) -> dict[str, Any]:
-    """The settings, as plain values, that a continued run must have in common with the one before."""
+    """The settings, as plain values, that a resumed run must share with the original run."""
     return {
         name: value
         for config in configs
@@ -29,12 +29,12 @@ def run_identity(*configs) -> dict[str, Any]:
 
 
 def check_same_run(checkpoint: str | Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuses to continue a run with other settings than it began with.
+    """Refuses to resume a run with settings that differ from those it started with.
 
     Args:
         checkpoint: for the message.
-        before: the identity that the checkpoint holds; what it lacks is not compared.
-        now: the identity of the run that is to continue it.
+        before: the identity stored in the checkpoint; what it lacks is not compared.
+        now: the identity of the run that resumes.
 
     Raises:
         UserError: every setting that differs, with both values.
@@ -43,13 +43,13 @@ def check_same_run(checkpoint: str | Path, before: dict[str, Any], now: dict[str
     if other:
         differences = ", ".join(f"{name} {before[name]!r} (now {now[name]!r})" for name in other)
         raise UserError(
-            f"{checkpoint} is of another run, with {differences}. Resume with the same settings, or give this run an "
+            f"{checkpoint} is from a run with {differences}. Resume with the same settings, or give this run an "
             "output_dir of its own."
         )
 
 
 def _same(before, now) -> bool:
-    """Whether two values are equal, or name the same file: a folder may be given from where one stands, or in full."""
+    """Whether two values are equal or name the same file: a folder may be given as a relative or an absolute path."""
     if before == now:
         return True
     if not (isinstance(before, str) and isinstance(now, str) and before and now):
@@ -72,7 +72,7 @@ class KeepIdentity(TrainerCallback):
 
 
 def check_checkpoint(checkpoint: str | Path | None, identity: dict[str, Any]) -> None:
-    """As `check_same_run`, with what `KeepIdentity` wrote; an older version's checkpoint, without it, is admitted."""
+    """`check_same_run` with what `KeepIdentity` wrote; a checkpoint of an older version, without it, is accepted."""
     file = Path(checkpoint) / IDENTITY if checkpoint else None
     if file is not None and file.is_file():
         check_same_run(checkpoint, json.loads(file.read_text(encoding="utf-8")), identity)

@@ -1,4 +1,4 @@
-"""Runs jobs that depend on one another, side by side, each in a process of its own with its output in a log file."""
+"""Runs jobs that depend on one another in parallel, each in its own process with its output in a log file."""
 
 import multiprocessing
 import os
@@ -22,12 +22,12 @@ POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work.
+    """One unit of work.
 
     Attributes:
         name: shown to people, and the log's name.
-        needs: names of jobs that must have ended before.
-        work: called in a process of its own; what it raises ends the whole run.
+        needs: names of the jobs that must finish first.
+        work: called in its own process; an exception in it ends the whole run.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Job:
 def run_jobs(jobs: Sequence[Job], logs: Path, workers: int) -> None:
     """Runs all jobs, at most `workers` at a time.
 
-    A process of its own starts from the same state each time: no random number, model or accelerator is left over
-    from another job. Processes are forked where the system can, so that the parent's imports are shared.
+    Each process starts from the same state: no random state, model or accelerator memory is left over from another
+    job. Processes are forked where the system supports it, so that the parent's imports are shared.
 
     Args:
-        jobs: in an order in which each comes after what it needs.
+        jobs: ordered so that each comes after the jobs it needs.
         logs: folder for `NAME.log`.
-        workers: processes at a time; the cores are shared out among them.
+        workers: number of parallel processes; the cores are divided among them.
 
     Raises:
         UserError: a job refused its input (its message), or failed (its log is named).
@@ -105,7 +105,7 @@ def _child(job: Job, logs: Path, threads: int, parent: int) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Ends this process when its parent is gone: a killed run must not go on writing while the next one does."""
+    """Ends this process when its parent is gone: a killed run must not keep writing while the next one does."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -121,7 +121,7 @@ def _why(name: str, logs: Path) -> str:
 
 
 def _last_line(log: Path) -> str:
-    """The newest non-blank line of a log, or state of its progress bar."""
+    """The last non-blank line of a log, or the latest state of its progress bar."""
     if not log.is_file():
         return ""
     with log.open("rb") as file:
@@ -132,7 +132,7 @@ def _last_line(log: Path) -> str:
 
 
 class _Display:
-    """What runs now: a live table on a terminal, a line now and then elsewhere."""
+    """Shows the running jobs: a live table on a terminal, an occasional line elsewhere."""
 
     def __init__(self, running: dict, logs: Path):
         self.running, self.logs = running, logs

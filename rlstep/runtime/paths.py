@@ -9,7 +9,7 @@ from rlstep.runtime.errors import UserError
 def _roots() -> list[Path]:
     package = Path(rlstep.__file__).resolve().parent
     checkout = package.parent
-    # site-packages may hold a folder called recipes of some other package, but no pyproject.toml.
+    # site-packages may hold another package's folder called recipes, but no pyproject.toml.
     return ([checkout] if (checkout / "pyproject.toml").is_file() else []) + [package / "_shipped"]
 
 
@@ -17,7 +17,7 @@ def recipe(name: str | Path) -> Path:
     """The file of a shipped recipe: `arithmetic/sft`, `arithmetic/sft.yaml` or `recipes/arithmetic/sft.yaml`.
 
     Raises:
-        UserError: there is none of that name; the message lists those there are.
+        UserError: there is none of that name; the message lists the shipped ones.
     """
     relative = Path(str(name).removeprefix("recipes/")).with_suffix(".yaml")
     if not relative.is_absolute() and ".." not in relative.parts:
@@ -30,9 +30,9 @@ def recipe(name: str | Path) -> Path:
 
 def recipes() -> list[str]:
     """Names of all shipped recipes, as `recipe` takes them."""
-    found = {
+    names = {
         path.relative_to(root / "recipes").with_suffix("").as_posix()
         for root in _roots()
         for path in (root / "recipes").rglob("*.yaml")
     }
-    return sorted(found)
+    return sorted(names)

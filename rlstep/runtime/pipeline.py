@@ -1,7 +1,7 @@
-"""Runs stages that read one another's outputs, side by side, skipping those whose output is already there.
+"""Runs stages that read one another's outputs, in parallel, skipping those whose output already exists.
 
-A stage is skipped when its recipe, inputs, seed and code are those of its finished output; one that was cut off
-continues. What is known of a stage's output lies in FOLDER/.lab/NAME.json.
+A stage is skipped when its recipe, inputs, seed and code match those of its finished output; an interrupted one
+resumes. The state of a stage's output is kept in FOLDER/.lab/NAME.json.
 """
 
 import shutil
@@ -21,14 +21,14 @@ class Stage:
     """One stage of a pipeline; paths are relative to the run folder.
 
     Attributes:
-        name: unique, the marker's and log's name.
+        name: unique; also names its marker and its log.
         command: the `rlstep` command.
         recipe: its recipe's name in the folder of recipes.
         inputs: option -> path that it reads.
         output: (option, path) that it writes.
         seeded: whether the run's seed is passed.
-        resumes: whether the command has `resume`, which continues on what a killed one left.
-        settings: options whose values stand in place of the recipe's.
+        resumes: whether the command has `resume`, which continues from what a killed run left.
+        settings: options that override the recipe's.
     """
 
     name: str
@@ -43,13 +43,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Stages and how they are run; its functions must be importable by name, for jobs in processes of their own.
+    """Stages and how they are run; its functions must be importable by name, because each job has its own process.
 
     Attributes:
-        stages: in an order in which each comes after those it reads from.
+        stages: ordered so that each comes after those it reads from.
         recipes: the folder of recipes.
         run: runs a command with its options.
-        code_digest: of a command's code, so that changed code runs again.
+        code_digest: gives a digest of a command's code, so that changed code runs again.
     """
 
     stages: Sequence[Stage]
@@ -77,7 +77,7 @@ class Pipeline:
             yield stage, tuple(needs)
 
     def run_stage(self, stage: Stage, folder: Path, seed: int) -> None:
-        """Runs one stage unless its finished output is what it would write again.
+        """Runs one stage unless its finished output is up to date.
 
         Raises:
             UserError: an input is missing, or the command refused it.
@@ -105,7 +105,7 @@ class Pipeline:
 
 
 def _options(stage: Stage, folder: Path, seed: int) -> list[str]:
-    """The stage's settings and paths, its seed and whether it resumes, as words of a command line."""
+    """The stage's settings and paths, its seed and whether it resumes, as command-line arguments."""
     options = stage.settings | {option: str(folder / path) for option, path in (*stage.inputs.items(), stage.output)}
     if stage.seeded:
         options["seed"] = str(seed)
@@ -115,7 +115,7 @@ def _options(stage: Stage, folder: Path, seed: int) -> list[str]:
 
 
 def remove_output(output: Path) -> None:
-    """Removes what another configuration left, checkpoints and partial rows too."""
+    """Removes what another configuration left, including checkpoints and partial rows."""
     if output.is_dir():
         shutil.rmtree(output)
     else:

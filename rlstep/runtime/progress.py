@@ -1,4 +1,4 @@
-"""A progress bar on the terminal, and a line now and then where the output is a file."""
+"""A progress bar on a terminal, an occasional line where the output is a file."""
 
 import sys
 import time
@@ -16,9 +16,9 @@ def track(items: Iterable[T], what: str, total: int | None, done: int = 0, weigh
     """Yields `items`, showing progress on stderr.
 
     Args:
-        items: what is worked on.
-        what: a few words before the bar.
-        total: the whole work, in the unit of `weight`; None where it is not known.
+        items: the work items.
+        what: a short label shown before the bar.
+        total: all of the work, in the unit of `weight`; None if unknown.
         done: work done in an earlier run.
         weight: an item's share of `total`.
     """

@@ -9,35 +9,36 @@ from rlstep.runtime.paths import recipe as shipped_recipe
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """SafeLoader that refuses a key that stands twice, of which YAML would keep the last in silence."""
+    """SafeLoader that refuses duplicate keys, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' appears twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def load_recipe(path: str | Path) -> dict:
-    """The mapping of a YAML recipe, given by its file or by a shipped recipe's name; an empty file is an empty one.
+    """The mapping of a YAML recipe, given by its file or by a shipped recipe's name; an empty file gives an empty one.
 
-    A recipe that differs little from another one names it, `base: other.yaml`, from its own folder or as the name of a
-    shipped one. The base's values are taken first, its own base's before them; the recipe's own replace them whole,
-    mappings and lists too. `base` itself is not among what is returned.
+    A recipe may build on another one, `base: other.yaml`: a file in its own folder, or the name of a shipped recipe.
+    The
+    base's values are loaded first (after those of its own base); the recipe's own values replace them, mappings and
+    lists as a whole. `base` itself is not returned.
 
     Raises:
-        UserError: no such recipe or base, no YAML, no mapping, or bases that lead back to the recipe.
+        UserError: no such recipe or base, not YAML, not a mapping, or a circle of bases.
     """
     return {key: value for _, recipe in recipe_layers(path) for key, value in recipe.items()}
 
 
 def recipe_layers(path: str | Path | None) -> list[tuple[Path, dict]]:
-    """A recipe and those that it stands on, the lowest first, each with its own values; none for no recipe.
+    """A recipe and its bases, the lowest first, each with its own values; empty for no recipe.
 
     Raises:
-        UserError: as of `load_recipe`.
+        UserError: as in `load_recipe`.
     """
     if path is None:
         return []
@@ -55,7 +56,7 @@ def recipe_layers(path: str | Path | None) -> list[tuple[Path, dict]]:
 
 
 def _base_of(path: Path, recipe: dict) -> Path | None:
-    """The recipe that `recipe` names as its base; that key is taken out of it."""
+    """The recipe that `recipe` names as its base; that key is removed from it."""
     if "base" not in recipe:
         return None
     base = recipe.pop("base")
@@ -65,19 +66,19 @@ def _base_of(path: Path, recipe: dict) -> Path | None:
     try:
         return beside if beside.is_file() else shipped_recipe(base)
     except UserError as error:
-        raise UserError(f"{path}: its base is not there: {error}") from None
+        raise UserError(f"{path}: its base does not exist: {error}") from None
 
 
 def _read_mapping(path: Path) -> dict:
     try:
-        # _UniqueKeys is a SafeLoader: plain values alone, no objects.
+        # _UniqueKeys is a SafeLoader: plain values only, no objects.
         recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {one_line(error)}") from None
     if recipe is None:
         return {}
     if not isinstance(recipe, dict):
-        raise UserError(f"{path}: expected `key: value` lines, found {type(recipe).__name__}.")
+        raise UserError(f"{path}: expected `key: value` lines, got {type(recipe).__name__}.")
     return recipe
 
 

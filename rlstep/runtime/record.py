@@ -1,6 +1,6 @@
-"""What a run leaves beside its output: a record with its resolved configuration, versions, seed, commit and metrics.
+"""The record a run leaves next to its output: its resolved configuration, versions, seed, commit and metrics.
 
-A stage that fills a folder leaves `run.json` in it; one that writes `x.jsonl` leaves `x.jsonl.run.json` beside it.
+A stage that fills a folder leaves `run.json` in it; one that writes `x.jsonl` leaves `x.jsonl.run.json` next to it.
 """
 
 import hashlib
@@ -37,17 +37,17 @@ def is_record(path: Path) -> bool:
 
 
 def versions() -> dict[str, str]:
-    found = {"rlstep": rlstep.__version__, "python": platform.python_version()}
+    installed = {"rlstep": rlstep.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with `-dirty` behind it where files differ; None outside a checkout."""
+    """The commit of the running code, with `-dirty` appended if files differ; None outside a checkout."""
     root = Path(rlstep.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
@@ -64,7 +64,7 @@ def git_commit() -> str | None:
 def digest(*parts) -> str:
     """A short stable hash of JSON-like values and of the contents of paths (files, or folders file by file).
 
-    Records of runs are passed over: they hold times, which would make equal outputs differ.
+    Run records are skipped: they hold times, which would make equal outputs differ.
     """
     total = hashlib.sha256()
     for part in parts:
@@ -75,7 +75,7 @@ def digest(*parts) -> str:
             raise UserError(f"{part}: no such file or folder. Check the path, or run the stage that writes it first.")
         files = [part] if part.is_file() else sorted(p for p in part.rglob("*") if p.is_file() and not is_record(p))
         for file in files:
-            # The size keeps the end of one file and the start of the next apart.
+            # The size separates the end of one file from the start of the next.
             total.update(f"{file.relative_to(part)} {file.stat().st_size}\n".encode())
             with file.open("rb") as content:
                 while block := content.read(1 << 20):
@@ -93,7 +93,7 @@ class RunRecord:
         stage: the command's name.
         config: its resolved configuration, plain values.
         folder: where the record goes.
-        seed: the run's seed, None for a stage without chance.
+        seed: the run's seed, None for a deterministic stage.
         name: the record's file name; for an output file `x.jsonl` it is `x.jsonl.run.json`.
     """
 
@@ -101,7 +101,7 @@ class RunRecord:
         self.stage, self.config, self.seed = stage, config, seed
         self.path = Path(folder) / name
         if not is_record(self.path):
-            raise ValueError(f"'{name}' is no name for a run's record; it must end in {RECORD}")
+            raise ValueError(f"'{name}' is not a name for a run's record; it must end in {RECORD}")
         self.metrics: dict = {}
 
     def __enter__(self) -> "RunRecord":
@@ -109,7 +109,7 @@ class RunRecord:
         return self
 
     def __exit__(self, kind, *_):
-        # Of several processes the first writes for all; the others would race it for the same file.
+        # Only the first of several processes writes; the others would race it for the same file.
         if kind is not None or os.environ.get("RANK", "0") != "0":
             return
         write_json(

@@ -2,19 +2,19 @@
 
 import re
 
-# Texts of a vocabulary, not of an account.
+# Tokens of a vocabulary, not access tokens.
 VOCABULARY = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token", "image_token")
 _SECRET = re.compile(r"(^|_)(token|password|secret|api_key)$", re.IGNORECASE)
 _USER_OF_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def is_secret(name: str) -> bool:
-    """Whether a setting, or a key in one, holds what gives access to something: `hub_token`, not `eos_token`."""
+    """Whether a setting, or a key inside one, holds credentials: `hub_token`, not `eos_token`."""
     return _SECRET.search(name) is not None and name not in VOCABULARY
 
 
 def redacted(value):
-    """A plain value without the secrets in it: keys that hold one are left out, as are users of addresses."""
+    """A plain value without its secrets: keys that hold one are dropped, and so is the user part of addresses."""
     if isinstance(value, dict):
         return {key: redacted(item) for key, item in value.items() if not is_secret(str(key))}
     if isinstance(value, list):

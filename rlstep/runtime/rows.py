@@ -24,23 +24,23 @@ OnFault = Callable[[DataError], None]
 
 
 def refuse(fault: DataError) -> NoReturn:
-    """What is done with a malformed row unless the caller wants otherwise: the error ends the reading."""
+    """The default for a malformed row: raises its error, which ends the reading."""
     raise fault
 
 
 def read_rows(path: str | Path, on_fault: OnFault = refuse) -> Iterator[tuple[int, dict]]:
     """Yields (row number from 1, row) of a file of JSON objects, one at a time.
 
-    The file holds one object a line, blank lines being passed over, or, where it is called `.json` and begins with a
-    bracket, one list of them. Either may be compressed (`.gz`).
+    The file holds one object per line, blank lines being skipped, or, if it is named `.json` and begins with a bracket,
+    one list of objects. Either may be compressed (`.gz`).
 
     Args:
         path: the file.
-        on_fault: called with the error of each row that is no JSON object; reading goes on if it returns. By default
-            it raises. What spoils all that follows (half a list, a damaged archive) is always raised.
+        on_fault: called with the error of each row that is not a JSON object; reading continues if it returns. The
+            default raises. An error that spoils everything after it (half a list, a damaged archive) is always raised.
 
     Raises:
-        UserError: the file is missing, holds no row, or is not what its name says.
+        UserError: the file is missing, has no rows, or is not what its name says.
         DataError: a row is not a JSON object.
     """
     path = Path(path)
@@ -60,7 +60,7 @@ def read_rows(path: str | Path, on_fault: OnFault = refuse) -> Iterator[tuple[in
 
 
 def _parsed(path: Path) -> Iterator[tuple[int, dict | DataError]]:
-    """(number, row) of each row of a file; in place of a row that is no JSON object what is wrong with it."""
+    """(number, row) of each row of a file; an error in place of a row that is not a JSON object."""
     with _opened(path) as file:
         if path.name.removesuffix(".gz").endswith(".json") and _begins_a_list(file):
             for number, item in _ListParser(path, file).items():
@@ -78,7 +78,7 @@ def _parsed(path: Path) -> Iterator[tuple[int, dict | DataError]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A file's content, unpacked, as bytes: so a line that is not UTF-8 can be reported with its number."""
+    """A file's content, decompressed, as bytes, so that a line that is not UTF-8 can be reported with its number."""
     with path.open("rb") as file:
         refuse_other_kind(path, file, path.suffix)
         if path.suffix != ".gz":
@@ -90,7 +90,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _refuse_other_json(path: Path, first_line: bytes) -> None:
-    """Refuses a file that is JSON, but no rows, where its first line shows it: then every line would be a bad row."""
+    """Refuses a file whose first line shows that it is JSON but not rows: every line would be a malformed row."""
     line = first_line.strip()
     if line.startswith(b"[") and not path.name.removesuffix(".gz").endswith(".json"):
         raise UserError(f"{path}: this is one JSON list, not an object per line. Give it a name that ends in .json.")
@@ -122,7 +122,7 @@ def _unreadable(path: Path, number: int, error: Exception) -> DataError:
             remedy = " (`jq -c . FILE > ROWS.jsonl`)" if error.doc[error.pos] in "{[" else ", without a comma"
             return DataError(path, number, None, problem + remedy + ".")
         return DataError(path, number, None, f"not valid JSON ({error.msg} at column {error.colno}).")
-    # an integer of thousands of digits, or brackets nested as deep
+    # An integer of thousands of digits, or brackets nested thousands deep.
     return DataError(path, number, None, f"not readable JSON ({error}).")
 
 
@@ -137,18 +137,18 @@ def _begins_a_list(file: BinaryIO) -> bool:
 class _ListParser:
     """Parses one JSON list item by item, so that a large file need not fit in memory.
 
-    The items are `json`'s own, as those of a file of lines are. ijson (3.6) would make others: half a surrogate pair
-    becomes "?", NaN and integers beyond 64 bits are refused; and its memory grows with the square of the nesting (an
-    item of 20,000 brackets takes a gigabyte).
+    Items are parsed by `json`, as the lines of a JSONL file are. ijson (3.6) would parse them differently: half a
+    surrogate pair becomes "?", NaN and integers beyond 64 bits are refused; and its memory grows with the square of the
+    nesting depth (an item of 20,000 brackets takes a gigabyte).
     """
 
     chunk = 1 << 16
-    longest = 1 << 28  # characters of an item: an error at its beginning must not read all of a large file
+    longest = 1 << 28  # characters per item: an error at its beginning must not read all of a large file
 
     def __init__(self, path: Path, file: BinaryIO):
         self.path = path
         self._text = io.TextIOWrapper(file, "utf-8")
-        self._buffer, self._place = "", 0  # what is read, and where in it the part begins that is not parsed yet
+        self._buffer, self._place = "", 0  # what was read, and where its unparsed part begins
         self._decode = json.JSONDecoder().raw_decode
 
     def items(self) -> Iterator[tuple[int, object]]:
@@ -167,7 +167,7 @@ class _ListParser:
             raise _unreadable(self.path, max(number, 1), error) from None
 
     def _next(self) -> str:
-        """The next character that is no white space; nothing at the end of the file."""
+        """The next character that is not white space; empty at the end of the file."""
         while (place := _SPACE.match(self._buffer, self._place).end()) == len(self._buffer):
             self._buffer, self._place = self._text.read(self.chunk), 0
             if not self._buffer:
@@ -188,7 +188,7 @@ class _ListParser:
                 item, self._place = self._decode(self._buffer, self._place)
                 return item
             except json.JSONDecodeError:
-                # Perhaps the item is longer than what is read: it is parsed again with twice as much.
+                # The item may be longer than what was read: parse it again with twice as much.
                 item = self._buffer[self._place :]
                 if len(item) >= self.longest or not (more := self._text.read(max(self.chunk, len(item)))):
                     raise
@@ -197,7 +197,7 @@ class _ListParser:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, in a folder that exists; renamed to `path` at the end, removed on an error."""
+    """A temporary path next to `path`, whose folder is created; renamed to `path` at the end, removed on an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -227,11 +227,11 @@ def write_json(path: str | Path, value) -> None:
 class ResumableRows:
     """Appends rows to `path`.partial and renames it to `path` when all are written.
 
-    A row is durable once `append` returned. After a kill, `rows` holds what was written before, in order; a last
-    line that was cut off is removed. The caller skips as many units of work as `rows` shows.
+    A row is durable once `append` returns. After a kill, `rows` holds what was written before, in order; a truncated
+    last line is removed. The caller skips as many units of work as `rows` shows.
 
-    `fingerprint` names the inputs and settings the rows come from; a partial file of another fingerprint is started
-    afresh, so that rows of two configurations are never mixed.
+    `fingerprint` identifies the inputs and settings the rows come from; a partial file with another fingerprint is
+    discarded, so that rows of two configurations are never mixed.
     """
 
     def __init__(self, path: str | Path, fingerprint: str):
@@ -242,7 +242,7 @@ class ResumableRows:
         self.rows: list[dict] = []
         kept = [header]
         if self.partial.is_file():
-            # Whatever follows the last newline was being written when the process died; it may end inside a character.
+            # What follows the last newline was being written when the process died; it may end inside a character.
             complete, _, _ = self.partial.read_bytes().rpartition(b"\n")
             complete = complete.decode("utf-8").split("\n")
             if complete[0] == header:
@@ -255,7 +255,7 @@ class ResumableRows:
 
     def append(self, rows: Iterable[dict]) -> None:
         rows = list(rows)
-        # One write for the batch: a kill leaves whole rows and at most one cut-off line.
+        # One write per batch: a kill leaves whole rows and at most one truncated line.
         self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         self._file.flush()
         os.fsync(self._file.fileno())

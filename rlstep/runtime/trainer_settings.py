@@ -1,12 +1,12 @@
-"""What every stage that trains with transformers' Trainer says of the settings that it takes over from it."""
+"""Constraints on the settings that every training stage inherits from transformers' Trainer."""
 
 from rlstep.runtime.constraints import Constraint, Idle, MayChange, ReadBy
 
-SHOWN = MayChange("what is logged, and where, changes no update")
-MEASURED = MayChange("an evaluation trains nothing, and which checkpoint is the best decides no update")
-WRITTEN = MayChange("where and how often a run is saved changes no update")
+SHOWN = MayChange("what is logged, and where, does not affect the updates")
+MEASURED = MayChange("evaluations, and which checkpoint is best, do not affect the updates")
+WRITTEN = MayChange("where and how often a run is saved does not affect the updates")
 LENGTH = MayChange("a run may be made longer")
-LOADED = MayChange("how fast rows come does not change which ones")
+LOADED = MayChange("how fast rows are loaded does not change which ones")
 PLACED = MayChange("where and how fast the same computation runs")
 ASKED = MayChange("what a run is asked to do, not how it trains")
 
@@ -45,25 +45,25 @@ _MAY_CHANGE: dict[MayChange, tuple[str, ...]] = {
 }  # fmt: skip
 
 _READ: dict[str, tuple[Constraint, ...]] = {
-    # Whoever switches logging or saving off, over a recipe that says how often, means it.
+    # Switching logging or saving off overrides a recipe that says how often.
     "logging_steps": (ReadBy("logging_strategy", "steps", "no"),),
     "save_steps": (ReadBy("save_strategy", "steps", "no"),),
-    # Off by default: how often it should happen, alone, would bring none about.
+    # Off by default: how often to evaluate, on its own, would not cause any evaluation.
     "eval_steps": (ReadBy("eval_strategy", "steps"),),
     "dataloader_persistent_workers": (ReadBy("dataloader_num_workers"),),
     **dict.fromkeys(("hub_strategy", "hub_always_push", "hub_revision"), (ReadBy("push_to_hub"),)),
     # Flags of transformers' example scripts.
-    **dict.fromkeys(("do_train", "do_predict"), (Idle("a stage trains, or it is another stage"),)),
+    **dict.fromkeys(("do_train", "do_predict"), (Idle("which stage runs decides whether it trains"),)),
 }
 
 
 def may_change(names: dict[MayChange, tuple[str, ...]]) -> dict[str, tuple[Constraint, ...]]:
-    """Reason -> settings as setting -> constraints."""
+    """Turns reason -> settings into setting -> constraints."""
     return {name: (reason,) for reason, listed in names.items() for name in listed}
 
 
 def merged(*tables: dict[str, tuple[Constraint, ...]]) -> dict[str, tuple[Constraint, ...]]:
-    """The constraints of several tables; a setting that several of them name has all of theirs."""
+    """The constraints of several tables; a setting that several of them name gets the constraints of all."""
     total: dict[str, tuple[Constraint, ...]] = {}
     for table in tables:
         for name, constraints in table.items():

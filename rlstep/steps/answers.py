@@ -31,28 +31,28 @@ def is_correct(completion: str, reference: str) -> bool:
     return answer is not None and same_answer(answer, reference)
 
 
-# Samples of one problem repeat their answers, and an endless one should cost its time limit once.
+# Samples of one problem repeat their answers, and one that hits the time limit should do so only once.
 @lru_cache(maxsize=1 << 14)
 def same_answer(answer: str, reference: str) -> bool:
     """Whether an answer is the reference by value; the rules are those of `rlstep.steps.grading`.
 
-    What needs no algebra is decided on the spot; the rest is asked of a process that works within limits. One that is
-    stopped there or fails, also for a reference that cannot be read, counts as different, and in `GRADER.stopped` and
-    `GRADER.errors`.
+    What needs no algebra is decided here; the rest is sent to a process with limits on time and memory. A comparison
+    that is stopped there or fails, for example on an unreadable reference, counts as different, and is counted in
+    `GRADER.stopped` or `GRADER.errors`.
     """
     return _same(answer, reference, True)
 
 
 def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
-    """The group of each answer, numbered as they first appear: answers of one group are the same by value.
+    """The group of each answer, numbered in order of first appearance: answers in one group are equal by value.
 
-    Each spelling is compared with the first of each group, but a plain number with no other plain number: those are
-    looked up, as a problem may have hundreds of them. None, no answer, is in no group.
+    Each spelling is compared with the first of each group, except that plain numbers are looked up instead of compared
+    with each other, as a problem may have hundreds of them. None, no answer, is in no group.
 
     >>> group_by_value(["1/2", "3", "0.5", None, "3.0"])
     [0, 1, 0, None, 1]
     """
-    groups, numbers, firsts = {}, {}, []  # firsts: of each group the first spelling, and its value as a plain number
+    groups, numbers, firsts = {}, {}, []  # firsts: each group's first spelling, and its value as a plain number
     for answer in dict.fromkeys(answers):
         if answer is None:
             continue
@@ -70,7 +70,7 @@ def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
 
 
 def _plain_number(answer: str) -> Fraction | None:
-    """The value of an answer in digits alone, of which two are the same exactly where their values are."""
+    """The value of an answer written only in digits; two such answers are the same iff their values are."""
     return number(text) if len(answer) <= MAX_LENGTH and _DIGITS.fullmatch(text := tidy(answer)) else None
 
 
@@ -80,7 +80,7 @@ def _same_vote(answer: str, other: str) -> bool:
 
 
 def _same(answer: str, reference: str, readable: bool) -> bool:
-    """`same_answer`; `readable` says that the reference is one, and that it is an error if it cannot be read."""
+    """As `same_answer`; `readable` says whether an unreadable reference is an error."""
     if max(len(answer), len(reference)) > MAX_LENGTH:
         return bool(answer.strip()) and unwrap(answer) == unwrap(reference)
     answer, reference = tidy(answer), tidy(reference)
@@ -127,7 +127,7 @@ def _same_words(answer: str, reference: str) -> bool | None:
 
 
 def _same_measured(left: Measured, right: Measured, readable: bool) -> bool:
-    r"""Whether two values are the same, 50% being 50 and 0.5, and 90 degrees 90 and \pi/2."""
+    r"""Whether two values are the same, where 50% matches 50 and 0.5, and 90 degrees match 90 and \pi/2."""
     numbers = number(left.value), number(right.value)
     if None not in numbers:
         a, b = numbers
@@ -139,7 +139,7 @@ def _same_measured(left: Measured, right: Measured, readable: bool) -> bool:
 
 
 def _scaled(one: Measured, other: Measured) -> str | None:
-    """A percentage as a share, and an angle in radians, where the other may be; else None."""
+    """A percentage as a fraction, or an angle in radians, if the other may be one; else None."""
     if one.unit == "%" != other.unit:
         return rf"\frac{{{one.value}}}{{100}}"
     if one.unit == "degree" and other.unit is None and "\\pi" in other.value:

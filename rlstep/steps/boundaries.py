@@ -1,16 +1,16 @@
 r"""Where steps begin and end in a text, as character spans.
 
-    line        the rule of "Let's Verify Step by Step" (section 2.4): one step a line
-    math_line   one step a line, a display formula left with the sentence that it is in (`rlstep.steps.formulas`)
-    blank_line  one step a paragraph
+    line        the rule of "Let's Verify Step by Step" (section 2.4): one step per line
+    math_line   one step per line; a display formula stays with its sentence (`rlstep.steps.formulas`)
+    blank_line  one step per paragraph
     tag         a step ends with a tag that the model writes, such as "ки" or "<extra_0>"
     heading     a step begins with a line such as "Step 3:", "**Step 3**" or "### Step 3"
-    sentence    one step a sentence, LaTeX left whole (`rlstep.steps.sentences`)
+    sentence    one step per sentence, without splitting LaTeX (`rlstep.steps.sentences`)
 
-Whatever the rule, steps are in order, none is blank, and together they cover the text from its first visible line on.
+Under every rule, steps are in order, none is blank, and together they cover the text from its first visible line on.
 What closes a step belongs to it, newlines and tags: only they show that the step is over ("1" may still become "12"),
-so its last token is the place where a reward model is asked and where the policy is paid. The space between two
-sentences belongs to the second, because most tokenizers make it a part of the next word.
+so its last token is where a reward model scores it and where the policy gets its reward. The space between two
+sentences belongs to the second one, because most tokenizers make it a part of the next word.
 """
 
 import re
@@ -27,8 +27,8 @@ Rule = Literal["line", "math_line", "blank_line", "tag", "heading", "sentence"]
 
 _LINE_END = re.compile(r"\n")
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
-# "Step 3 of the proof" is prose: behind the number stands a mark, the end of the emphasis, or the end of the line.
-# Behind "###" it may be any word.
+# "Step 3 of the proof" is prose: in a heading, a mark, the end of the emphasis or the end of the line follows the
+# number. After "###", any word may follow.
 _HEADING = re.compile(
     r"""^[^\S\n]*(?:[-*+>][^\S\n]+)?
     (?: \#{1,6}[^\S\n]*[*_]{0,3}step[^\S\n]+\d+\b
@@ -41,14 +41,14 @@ _HEADING = re.compile(
 
 @dataclass(frozen=True)
 class Boundary:
-    r"""What a step is. It is stored in a verifier's checkpoint: what a score means depends on it.
+    r"""The rule that defines a step. Stored in a verifier's checkpoint, because the meaning of a score depends on it.
 
     Attributes:
         rule: line, math_line, blank_line, tag, heading or sentence.
-        tag: the text that ends a step, for the rule "tag" alone.
+        tag: the text that ends a step, only for the rule "tag".
 
     Raises:
-        UserError: an unknown rule, the rule "tag" without a tag, or a tag for another rule.
+        UserError: an unknown rule, the rule "tag" without a tag, or a tag with another rule.
 
     >>> Boundary("tag", "ки").split("7 + 3 = 10 ки\nSo 10 ки")
     [(0, 13), (13, 22)]
@@ -64,22 +64,22 @@ class Boundary:
             raise UserError(f'boundary rule "tag" needs the text that ends a step, got {self.tag!r}; for example "ки".')
         if self.rule != "tag" and self.tag is not None:
             raise UserError(
-                f"boundary tag is {self.tag!r}, but rule '{self.rule}' has none; leave it out, or take rule tag."
+                f"boundary tag is {self.tag!r}, but rule '{self.rule}' has none; leave it out, or set rule to tag."
             )
 
     def split(self, text: str) -> list[Span]:
-        """The spans of the steps of `text`; none where it has no visible character."""
+        """The spans of the steps of `text`; empty if it has no visible character."""
         match self.rule:
             case "line":
                 return line_steps(text)
             case "math_line":
                 ends = formula_line_ends(text)
             case "blank_line":
-                ends = [found.end() for found in _BLANK_LINES.finditer(text)]
+                ends = [gap.end() for gap in _BLANK_LINES.finditer(text)]
             case "tag":
                 ends = _tag_ends(text, self.tag)
             case "heading":
-                ends = [found.start() for found in _HEADING.finditer(text)]
+                ends = [heading.start() for heading in _HEADING.finditer(text)]
             case "sentence":
                 ends = sentence_ends(text)
         return _cover(text, ends)
@@ -91,15 +91,15 @@ class Boundary:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, found: dict) -> "Boundary":
+    def from_dict(cls, stored: dict) -> "Boundary":
         """The boundary that `to_dict` described.
 
         Raises:
-            UserError: no such dictionary, or one that `Boundary` does not admit.
+            UserError: not such a dictionary, or one that `Boundary` does not accept.
         """
-        if not isinstance(found, dict) or not set(found) <= {"rule", "tag"}:
-            raise UserError(f"a step boundary is stored as {{'rule': ..., 'tag': ...}}, found {found!r}.")
-        return cls(**found)
+        if not isinstance(stored, dict) or not set(stored) <= {"rule", "tag"}:
+            raise UserError(f"a step boundary is stored as {{'rule': ..., 'tag': ...}}, got {stored!r}.")
+        return cls(**stored)
 
 
 def line_steps(text: str) -> list[Span]:
@@ -110,11 +110,11 @@ def line_steps(text: str) -> list[Span]:
     >>> line_steps(" \\n")
     []
     """
-    return _cover(text, (found.end() for found in _LINE_END.finditer(text)))
+    return _cover(text, (line_end.end() for line_end in _LINE_END.finditer(text)))
 
 
 def _cover(text: str, ends: Iterable[int]) -> list[Span]:
-    """Spans that end at `ends`, in order, and at the text's end; a blank one is a part of the step before it."""
+    """Spans that end at `ends`, in order, and at the text's end; a blank one is merged into the step before it."""
     visible = len(text) - len(text.lstrip())
     if visible == len(text):
         return []
@@ -132,14 +132,14 @@ def _cover(text: str, ends: Iterable[int]) -> list[Span]:
 
 
 def _tag_ends(text: str, tag: str) -> list[int]:
-    """Where tags end steps. Tags in a row end one step: writing them alone makes no further step."""
+    """Where tags end steps. Consecutive tags end only one step: repeating a tag does not add steps."""
     ends: list[int] = []
-    begin, found = 0, text.find(tag)
-    while found >= 0:
-        end = found + len(tag)
-        if text[begin:found].strip():
+    begin, tag_start = 0, text.find(tag)
+    while tag_start >= 0:
+        end = tag_start + len(tag)
+        if text[begin:tag_start].strip():
             ends.append(end)
         elif ends:
             ends[-1] = end
-        begin, found = end, text.find(tag, end)
+        begin, tag_start = end, text.find(tag, end)
     return ends

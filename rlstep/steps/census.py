@@ -1,4 +1,4 @@
-"""What a set of solutions holds: counts of steps by label, for people and for the run record, and solutions to read."""
+"""Summaries of a set of solutions: counts of steps by label, for people and the run record, and readable solutions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ KINDS = ("right", "wrong", "soft", "neutral", "unknown")
 
 
 def kind_of(solution: Solution, step: int) -> str:
-    """What a step's label says: one of `KINDS`; "soft" lies between right and wrong."""
+    """The kind of a step's label, one of `KINDS`; "soft" is between right and wrong."""
     label = None if solution.labels is None else solution.labels[step]
     if label is None:
         return "neutral" if step in (solution.neutral or ()) else "unknown"
@@ -23,10 +23,10 @@ class Census:
     """Counts over the solutions that were added.
 
     Attributes:
-        steps: steps by what their label says, each once: the beginning that a branch shares with another solution of
-            its tree is not counted.
-        shared_steps: those beginnings' steps.
-        answers: solutions by whether their answer is right.
+        steps: number of steps by kind of label, each counted once: not the beginning that a branch shares with another
+            solution of its tree.
+        shared_steps: number of steps in those beginnings.
+        answers: number of solutions by whether their answer is right.
     """
 
     solutions: int = 0
@@ -63,7 +63,7 @@ class Census:
 
 
 def table(census: Census, report: ReadReport) -> str:
-    """The counts of a reading, one a line."""
+    """The counts of what was read, one per line."""
     metrics = census.metrics()
     rows = sum(report.rows.values())
     lines = [("rows", rows, None)]
@@ -90,7 +90,7 @@ def _share(count: int, whole: int | None) -> str:
 
 
 def readable(solution: Solution) -> str:
-    """A solution as text for people: its problem, then each step behind what its label says."""
+    """A solution as readable text: its problem, then each step after its label."""
     answer = {True: "right", False: "wrong", None: "not graded"}[solution.correct]
     about = [f"{solution.problem_id}, sample {solution.sample}"]
     about += [f"tree {solution.tree}"] * (solution.tree is not None)

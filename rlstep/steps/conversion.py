@@ -13,10 +13,10 @@ from rlstep.steps.records import Solution
 
 
 def grade(solution: Solution, path: str, cut_short: bool) -> bool:
-    """Sets `answer` and `correct` by the reference; returns whether the solution could be graded.
+    """Sets `answer` and `correct` using the reference; returns whether the solution could be graded.
 
-    One without an answer keeps the verdict that its data set gave; without such it is wrong, unless it was cut short
-    (see `rlstep.steps.readers.Reader.cut_short`): then it is no attempt that failed, and has no grade.
+    A solution without an answer keeps the verdict of its data set; without one it is wrong, unless it was cut short
+    (see `rlstep.steps.readers.Reader.cut_short`): then it is not a failed attempt, and gets no grade.
 
     Raises:
         UserError: there is no reference answer.
@@ -36,7 +36,7 @@ def grade(solution: Solution, path: str, cut_short: bool) -> bool:
 
 @contextmanager
 def list_bad_rows(path: Path, report: ReadReport) -> Iterator[None]:
-    """Writes the rows that are skipped to the file `path`, which is there at the end only if there are any."""
+    """Writes the rows that are skipped to the file `path`, which exists afterwards only if there are any."""
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
 
         def write(fault: DataError) -> None:

@@ -6,11 +6,11 @@ The sum is \boxed{\frac{1}{2}}.           ->  \frac{1}{2}
 # Answer (and on the next line) 29        ->  29
 So the final answer is: $x = 5$.          ->  $x = 5$
 
-A box, a `####` and a line that begins with "Answer" state an answer on purpose; the last of them counts. Without any,
-the last "the answer is" does.
+A box, a `####` and a line that begins with "Answer" state an answer explicitly; the last of them counts. If there is
+none, the last "the answer is" counts.
 
-What a thinking model writes up to its last `</think>` is thought, and states no answer, whatever it says: the model
-went on. Its lines are steps like others. A completion that never closes its thought is read as a whole.
+What a thinking model writes up to its last `</think>` is thought and states no answer, because the model went on. Its
+lines are steps like others. A completion that never closes its thought is read as a whole.
 """
 
 import re
@@ -53,7 +53,7 @@ _JOIN = re.compile(r"[,;&]|\band\b|\bor\b|\{(?:and|or)|quad")
 
 @dataclass(frozen=True)
 class Stated:
-    """An answer and where in the completion its statement stands, from `start` to before `end`."""
+    """An answer and the span of its statement in the completion, from `start` to before `end`."""
 
     start: int
     end: int
@@ -61,7 +61,7 @@ class Stated:
 
 
 def extract(completion: str) -> str | None:
-    r"""The final answer that a completion states, as it is written there; None where it states none.
+    r"""The final answer that a completion states, as written there; None if it states none.
 
     >>> extract("Answer: 3\nNo, wait.\nAnswer: 4")
     '4'
@@ -73,17 +73,17 @@ def extract(completion: str) -> str | None:
 
 
 def stated(completion: str, sentences: bool = True) -> Stated | None:
-    """The final answer and where it stands.
+    """The final answer and where it is stated.
 
     Args:
-        sentences: whether "the answer is" states one too where nothing else does.
+        sentences: whether "the answer is" counts if nothing else states an answer.
     """
     begin = thought_end(completion)
     said = completion[begin:]
-    found = [*_labelled(said), *_after_hashes(said), *_boxes(said)]
-    if not found and sentences:
-        found = list(_sentences(said))
-    final = max(found, key=lambda one: one.start, default=None)
+    answers = [*_labelled(said), *_after_hashes(said), *_boxes(said)]
+    if not answers and sentences:
+        answers = list(_sentences(said))
+    final = max(answers, key=lambda answer: answer.start, default=None)
     return final and Stated(begin + final.start, begin + final.end, final.answer)
 
 
@@ -94,7 +94,7 @@ def thought_end(completion: str) -> int:
 
 
 def _labelled(text: str) -> Iterator[Stated]:
-    """What stands on each line that begins with "Answer", or on the line below where that line holds nothing more."""
+    """The rest of each line that begins with "Answer", or the next line if there is nothing more on that line."""
     for match in _LABEL.finditer(text):
         answer, end = _plain(match["inline"] or ""), match.end()
         if not answer and (match["colon"] or match[0].lstrip(" \t")[:1] in ("#", "*", "_")):
@@ -105,7 +105,7 @@ def _labelled(text: str) -> Iterator[Stated]:
 
 
 def _after_hashes(text: str) -> Iterator[Stated]:
-    """What stands after each `####` that is no heading of a section."""
+    """What follows each `####` that is not a section heading."""
     end = len(text.rstrip())
     for match in _HASHES.finditer(text):
         inline = match["inline"].strip()
@@ -115,7 +115,7 @@ def _after_hashes(text: str) -> Iterator[Stated]:
 
 
 def _sentences(text: str) -> Iterator[Stated]:
-    """What stands after each "the answer is", up to the end of its sentence."""
+    """What follows each "the answer is", up to the end of its sentence."""
     for match in _SENTENCE.finditer(text):
         inline, end = match["inline"], match.end()
         if not _plain(inline):
@@ -129,12 +129,12 @@ def _is_value(text: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Without the space and the markdown around it."""
+    """The text without surrounding white space and markdown."""
     text = text.strip()
     for mark in ("***", "**", "__", "`", "*"):
         if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
             text = text[len(mark) : -len(mark)].strip()
-        elif text.startswith(mark) and text.count(mark) == 1:  # its end was cut off, or it ends the label
+        elif text.startswith(mark) and text.count(mark) == 1:  # its end is missing, or it closes the label's emphasis
             text = text[len(mark) :].strip()
         elif text.endswith(mark) and text.count(mark) == 1:
             text = text[: -len(mark)].strip()
@@ -142,7 +142,7 @@ def _plain(text: str) -> str:
 
 
 def _next_paragraph(text: str, at: int) -> tuple[str, int]:
-    """The next line that holds something, with those after it that belong to a formula it opens, and where they end."""
+    """The next non-blank line, with the following lines of a formula that it opens, and where they end."""
     lines, depth = [], 0
     for line in _LINE.finditer(text, _BLANK.match(text, at).end()):
         lines.append(line[0])
@@ -155,7 +155,7 @@ def _next_paragraph(text: str, at: int) -> tuple[str, int]:
 
 
 def _end_of_sentence(text: str) -> int | None:
-    """Where the first full stop outside of `$...$` is that ends a sentence."""
+    """The position of the first full stop outside `$...$` that ends a sentence."""
     dollars = seen = 0
     for match in _SENTENCE_END.finditer(text):
         dollars += text.count("$", seen, match.start())
@@ -166,8 +166,8 @@ def _end_of_sentence(text: str) -> int | None:
 
 
 def _boxes(text: str) -> Iterator[Stated]:
-    """What the last box holds that is closed and not blank, with those that are joined to it by "and"."""
-    boxes, opened = [], []  # (start, end, where its content starts and ends) of each
+    """The content of the last box that is closed and not blank, with the boxes joined to it by "and"."""
+    boxes, opened = [], []  # (start, end, start and end of the content) of each
     for match in _BRACE.finditer(text):
         if match[0] == "}":
             if opened:
@@ -184,7 +184,7 @@ def _boxes(text: str) -> Iterator[Stated]:
     start, last, *content = boxes.pop()
     together, begin = [content], start
     for first, end, *content in reversed(boxes):
-        if end > start:  # the last one lies in it
+        if end > start:  # the last one is inside it
             continue
         if begin - end > 40 or not _BETWEEN_BOXES.fullmatch(text, end, begin) or not _JOIN.search(text, end, begin):
             break

@@ -1,4 +1,4 @@
-"""Other people's names for the fields of a row: a mapping of ours to theirs, and rows renamed by it.
+"""Rows whose fields have other names: a mapping from our names to theirs, and renaming by it.
 
 --fields problem_id=id,answer=pred                ours=theirs
 --fields reference=reward_model.ground_truth      a field within a field
@@ -16,11 +16,11 @@ def parse_fields(words: Iterable[str] | None, known: Iterable[str]) -> dict[str,
     """Our name -> theirs, of words such as `prompt=question,reference=answer`.
 
     Args:
-        words: each one pair or several, with commas between; None: no pair.
-        known: our names that the reader of the rows looks at; `scores.*` admits any name after the full stop.
+        words: each holds one or several pairs, separated by commas; None for no pairs.
+        known: our names that the reader of the rows uses; `scores.*` accepts any name after the dot.
 
     Raises:
-        UserError: a word that is no pair, our name given twice, or one that nothing would read.
+        UserError: a word that is not a pair, a name of ours given twice, or one that nothing would read.
 
     >>> parse_fields(["prompt=question,reference=answer"], known=["prompt", "reference"])
     {'prompt': 'question', 'reference': 'answer'}
@@ -29,7 +29,7 @@ def parse_fields(words: Iterable[str] | None, known: Iterable[str]) -> dict[str,
     for pair in (pair for word in words or () for pair in word.split(",")):
         ours, equals, theirs = (part.strip() for part in pair.partition("="))
         if not (ours and equals and theirs):
-            raise UserError(f"fields has '{pair}'; give OURS=THEIRS, several with commas between them")
+            raise UserError(f"fields has '{pair}'; give OURS=THEIRS, several separated by commas")
         if not any(fnmatchcase(ours, name) for name in known):
             raise UserError(f"fields has '{pair}', but no field '{ours}' is read; there are {', '.join(known)}")
         if ours in mapping:
@@ -41,10 +41,10 @@ def parse_fields(words: Iterable[str] | None, known: Iterable[str]) -> dict[str,
 def rename_fields(row: Row, mapping: dict[str, str]) -> Row:
     """The row with our names in place of theirs; its other fields stay as they are.
 
-    The mapping wins over a field of the row that has our name already, so `reference=answer,answer=pred` is one.
+    The mapping takes precedence over a field that already has our name, so `reference=answer,answer=pred` works.
 
     Raises:
-        DataError: a field that the mapping names is not in the row, or is to go into one that holds no fields.
+        DataError: a field that the mapping names is missing, or its destination is not an object.
     """
     if not mapping:
         return row
@@ -57,17 +57,17 @@ def rename_fields(row: Row, mapping: dict[str, str]) -> Row:
             present = ", ".join(sorted(row.values)) or "none"
             problem = f"missing, but fields says {ours}={theirs} (fields present: {present})."
             raise DataError(row.source, row.number, theirs, problem) from None
-    for theirs in sorted(set(mapping.values()), key=len, reverse=True):  # a field within another before that one
+    for theirs in sorted(set(mapping.values()), key=len, reverse=True):  # nested fields before their parents
         _remove(values, theirs)
     for ours, value in moved.items():
         if not _put(values, ours, value):
             outer = ours.partition(".")[0]
-            raise DataError(row.source, row.number, outer, f"holds no fields by name, so {ours} cannot be put into it.")
+            raise DataError(row.source, row.number, outer, f"is not an object, so {ours} cannot be put into it.")
     return row._replace(values=values)
 
 
 def _get(values: dict, path: str):
-    """The value at a name, or at names with full stops between; a name that holds a full stop itself comes first."""
+    """The value at a name, or at a path of names joined by dots; a name that contains the dots itself wins."""
     if path in values:
         return values[path]
     outer, inner, rest = path.partition(".")
@@ -81,12 +81,12 @@ def _remove(values: dict, path: str) -> None:
         del values[path]
         return
     outer, _, rest = path.partition(".")
-    values[outer] = dict(values[outer])  # the row's own is left as it is
+    values[outer] = dict(values[outer])  # a copy, so that the row stays unchanged
     _remove(values[outer], rest)
 
 
 def _put(values: dict, path: str, value) -> bool:
-    """Whether there was a place for the value."""
+    """Sets the value at the path; returns whether it could."""
     outer, inner, rest = path.partition(".")
     if not inner:
         values[path] = value

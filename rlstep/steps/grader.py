@@ -1,10 +1,10 @@
-r"""Mathematical equality (`rlstep.steps.grading`) in a process of its own, within limits of time and memory.
+r"""Mathematical equality (`rlstep.steps.grading`) in a separate process, with limits on time and memory.
 
-A model may write 9^(9^9). Computing that takes longer than anybody waits, most of it within one C call that no Python
-signal handler or thread interrupts. Hence a child process under timers with the *default* signal action, which ends the
-process whatever it is doing. One timer counts the processor time of a grading, so that a busy machine does not turn
-right answers wrong; the other counts seconds on the clock, several times as many, so that a grading ends whatever the
-machine does. A grading that was stopped counts as wrong.
+A model may write 9^(9^9). Computing that takes practically forever, mostly inside one C call that no Python signal
+handler or thread can interrupt. Hence a child process under timers with the *default* signal action, which ends the
+process whatever it is doing. One timer counts CPU time, so that a busy machine does not turn right answers wrong; the
+other counts wall-clock time with a limit several times as high, so that every grading ends. A grading that was stopped
+counts as wrong.
 
 The worker (`python -m rlstep.steps.grader`) imports SymPy once and forks a process that grades; when that one is
 stopped, it forks the next, which takes milliseconds. It is a plain child process with pipes, so it works off the main

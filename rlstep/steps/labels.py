@@ -1,6 +1,6 @@
-"""What a step's label teaches: one policy for neutral steps and for steps behind the first wrong one.
+"""Training targets from step labels: one policy for neutral steps and for steps after the first wrong one.
 
-The policy is part of a verifier's checkpoint: what a score means depends on it.
+The policy is part of a verifier's checkpoint, because the meaning of a score depends on it.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ AfterFirstError = Literal["mask", "keep"]
 
 # A target is a probability of "right" in [0, 1], or one of these two.
 NEUTRAL = 2.0  # the third class, with the policy `neutral: class`
-UNKNOWN = -1.0  # asked at this step, but nothing is known to compare the answer with
+UNKNOWN = -1.0  # the step is scored, but has no label to train on
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class LabelPolicy:
     """How labels become targets.
 
     Attributes:
-        neutral: what a step rated neutral counts as: right, wrong, nothing, or a class of its own.
+        neutral: what a step rated neutral counts as: right, wrong, no target, or a third class.
         after_first_error: "mask" ends supervision with the first wrong step (Lightman et al., 2305.20050, section
-            2.6); "keep" teaches the labels behind it, too.
+            2.6); "keep" also trains on the labels after it.
     """
 
     neutral: Neutral = "positive"
@@ -37,14 +37,15 @@ class LabelPolicy:
 
     @property
     def classes(self) -> int:
-        """How many classes a verifier of this policy tells apart: wrong, right and perhaps neutral."""
+        """The number of classes of a verifier with this policy: wrong, right and perhaps neutral."""
         return 3 if self.neutral == "class" else 2
 
     def targets(self, solution: Solution) -> list[float]:
-        """One target a step: in [0, 1] (soft labels stay what they are), `NEUTRAL`, or `UNKNOWN`.
+        """One target per step: in [0, 1] (soft labels are kept), `NEUTRAL`, or `UNKNOWN`.
 
-        A step is wrong when its target is exactly 0: of a soft label, when no rollout reached the answer. The steps
-        that others of its tree have, too, have theirs here; training counts them once (`rlstep.steps.trees`).
+        A step is wrong if its target is exactly 0: with soft labels, if no rollout reached the answer. Steps shared
+        with
+        other solutions of the tree have targets here; training counts them once (`rlstep.steps.trees`).
         """
         of_neutral = {"positive": 1.0, "negative": 0.0, "ignore": UNKNOWN, "class": NEUTRAL}[self.neutral]
         neutral = set(solution.neutral or ())

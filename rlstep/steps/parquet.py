@@ -1,7 +1,7 @@
-"""Parquet files: rows out of any, and solutions into one of a fixed schema, a batch at a time.
+"""Parquet files: reads rows from any, and writes solutions with a fixed schema, a batch at a time.
 
-The schema is explicit, because pyarrow would infer one from the first batch: a column that begins with nulls, or
-labels that begin with whole numbers, would refuse what comes later. pyarrow is imported when it is needed.
+The schema is explicit, because pyarrow would infer it from the first batch: a column that begins with nulls, or labels
+that begin with whole numbers, would reject later rows. pyarrow is imported when it is needed.
 """
 
 import json
@@ -22,8 +22,8 @@ WRITE_ROWS = 4096
 def solution_schema():
     """The columns of a file of solutions: the fields of `rlstep.steps.records.Solution`, in their order.
 
-    A column has one type, so a prompt is in `prompt` where it is text and in `messages` where it is a list of messages,
-    and `prompt_format`, whose arguments may be anything, is JSON.
+    A column has one type, so a prompt is in `prompt` if it is text and in `messages` if it is a list of messages, and
+    `prompt_format`, whose arguments may be anything, is JSON.
     """
     import pyarrow as pa
 
@@ -53,7 +53,7 @@ def read_parquet(path: str | Path) -> Iterator[tuple[int, dict]]:
     """Yields (row number from 1, row) of a Parquet file, holding a few hundred rows at a time.
 
     Raises:
-        UserError: the file is missing, no Parquet file, or holds no row.
+        UserError: the file is missing, is not Parquet, or has no rows.
         DataError: a map column holds a key twice.
     """
     import pyarrow as pa
@@ -103,7 +103,7 @@ def _with_prompt_columns(row: dict) -> dict:
 
 
 def _with_one_prompt(row: dict) -> dict:
-    """A row of our own with its messages as its prompt; other people's files keep what they have."""
+    """A row of our own with its messages as its prompt; rows of other files are left unchanged."""
     if "messages" not in row or "prompt" not in row or (row["prompt"] is None) == (row["messages"] is None):
         return row
     messages = row.pop("messages")

@@ -1,13 +1,13 @@
-"""The one place where step positions are computed: characters -> tokens, for training, scoring and RL alike.
+"""The one place where step positions are computed, characters -> tokens, for training, scoring and RL.
 
 A step is a span of characters (`rlstep.steps.boundaries`). A token sequence is described by its *token ends*: for each
-token the number of characters of the text that are complete once it has been read. A step's position is the first
-token with which the step's last character is complete. Text that is tokenised (verifiers) gets its token ends from the
-tokenizer's offsets; tokens that a policy sampled get them from decoding, because tokenising the decoded text again
-need not give the same tokens.
+token, the number of characters of the text that are complete after it. A step's position is the first token after
+which the step's last character is complete. Text that is tokenised (verifiers) gets its token ends from the
+tokenizer's offsets; sampled tokens get them from decoding, because tokenising the decoded text again may give other
+tokens.
 
-The offsets must be those of the text itself, which fast tokenizers give whatever they normalise (NFKC, lower case,
-stripped spaces). Where characters leave no token at all, their step ends with the token before them.
+The offsets must refer to the original text, which fast tokenizers guarantee whatever they normalise (NFKC, lower case,
+stripped spaces). If characters produce no token, their step ends with the token before them.
 """
 
 from bisect import bisect_left
@@ -22,7 +22,7 @@ from rlstep.steps.records import Span
 __all__ = ["Encoded", "encode", "encode_batch", "step_tokens", "token_ends_from_ids", "token_ends_from_offsets"]
 
 REPLACEMENT = "\ufffd"
-PENDING = 16  # tokens; a character has at most four bytes, so what is still broken after them stays broken
+PENDING = 16  # tokens; a character has at most four bytes, so text that is still broken after them stays broken
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ def encode_batch(
     steps: Sequence[list[Span]],
     prompt_format: PromptFormat | None = None,
 ) -> list[Encoded]:
-    """Tokenises prompts and completions apart, as a policy sees them, so that no token crosses from one to the other.
+    """Tokenises prompts and completions separately, as a policy sees them, so that no token spans both.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer (offsets are needed).
-        prompts: what stands before each completion.
+        prompts: the prompt of each completion.
         completions: the texts that the steps are spans of.
         steps: for each completion its character spans, in order.
-        prompt_format: how prompts become tokens; by default each as its own form says.
+        prompt_format: how prompts become tokens; by default according to each prompt's own form.
 
     Raises:
-        UserError: the tokenizer is a slow one, or makes no token of a completion that has steps.
+        UserError: the tokenizer is slow, or produces no token for a completion that has steps.
     """
     if not tokenizer.is_fast:
         raise UserError(
@@ -73,7 +73,7 @@ def encode_batch(
         )
     if not prompts:
         return []
-    # Lengths are the caller's business, hence no warning here.
+    # The caller checks lengths, so the tokenizer's warning is off.
     prompt_ids = (prompt_format or PromptFormat()).encode(tokenizer, prompts)
     coded = tokenizer(list(completions), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     rows = zip(prompt_ids, completions, coded["input_ids"], coded["offset_mapping"], steps, strict=True)
@@ -81,8 +81,8 @@ def encode_batch(
     for before, completion, ids, offsets, spans in rows:
         if spans and not ids:
             raise UserError(
-                f"{type(tokenizer).__name__} makes no token of the completion {completion[:60]!r}, so its step has no "
-                "place to be asked at. Leave the row out, or take a verifier whose tokenizer drops no characters."
+                f"{type(tokenizer).__name__} produces no token for the completion {completion[:60]!r}, so its step "
+                "cannot be scored. Leave the row out, or use a verifier whose tokenizer drops no characters."
             )
         step_ends = [len(before) + index for index in step_tokens(token_ends_from_offsets(offsets), spans)]
         encoded.append(Encoded(before + ids, len(before), step_ends))
@@ -100,28 +100,28 @@ def token_ends_from_offsets(offsets: list[Span]) -> list[int]:
     [1, 1, 2, 6, 9]
     """
     ends = [end for _, end in offsets]
-    following = None  # where the first character begins that a later token has a part of
+    following = None  # start of the first character that a later token is part of
     for index in reversed(range(len(offsets))):
         start, end = offsets[index]
         if following is not None:
             next_start, next_end = offsets[index + 1]
             ends[index] = following if next_end > next_start else min(end, following)
-        # A token without characters (a space that the tokenizer put there, or trimmed) says nothing of where it is.
+        # A token without characters (a space that the tokenizer added or trimmed) does not say where it is.
         if end > start:
             following = start
-    # Pieces of pieces: what is complete never shrinks from one token to the next.
+    # Nested pieces: token ends must never decrease from one token to the next.
     return list(accumulate(ends, max))
 
 
 def token_ends_from_ids(tokenizer, ids: list[int]) -> list[int]:
     """Token ends of sampled tokens in `tokenizer.decode(ids, skip_special_tokens=True)`.
 
-    A character split over tokens is complete with its last one; special tokens add nothing. Bytes that are no character
-    are complete with the token that shows it. Where the tokens' own texts make up the whole, their lengths are added;
-    otherwise (split characters, spaces that depend on the neighbours) the text is decoded in a sliding window from the
-    last place where it was whole. Both are linear in the number of tokens. Where the window does not arrive at the
-    whole text's length (broken bytes can turn a long run of byte tokens before them into replacement characters), every
-    prefix is decoded, which is quadratic.
+    A character split over tokens is complete after its last one; special tokens add nothing. Bytes that form no
+    character are complete after the token that reveals it. If the tokens' own texts add up to the whole, their lengths
+    are summed; otherwise (split characters, spaces that depend on the neighbours) the text is decoded in a sliding
+    window from the last position where it was whole. Both are linear in the number of tokens. If the window does not
+    arrive at the length of the whole text (broken bytes can turn a long run of byte tokens before them into replacement
+    characters), every prefix is decoded, which is quadratic.
     """
     unique = list(dict.fromkeys(ids))
     pieces = dict(zip(unique, tokenizer.batch_decode([[i] for i in unique], skip_special_tokens=True), strict=True))
@@ -133,7 +133,7 @@ def token_ends_from_ids(tokenizer, ids: list[int]) -> list[int]:
 
 
 def _token_ends_by_window(tokenizer, ids: list[int]) -> tuple[list[int], int]:
-    """A token adds what the text since the place before the last whole one grows by. Also, the text's length so far."""
+    """Token ends from the growth of the text since the last-but-one whole position; and the text's length so far."""
     ends: list[int] = []
     window, read, length, grown, before = 0, 0, 0, 0, ""
     for index in range(len(ids)):
@@ -149,7 +149,7 @@ def _token_ends_by_window(tokenizer, ids: list[int]) -> tuple[list[int], int]:
 
 
 def _token_ends_by_prefix(tokenizer, ids: list[int], text: str) -> list[int]:
-    """How much of `text` the decoding of each prefix shows."""
+    """For each prefix, how much of `text` its decoding contains."""
     ends, shown = [], 0
     for index in range(len(ids)):
         now = tokenizer.decode(ids[: index + 1], skip_special_tokens=True).rstrip(REPLACEMENT)
@@ -160,10 +160,10 @@ def _token_ends_by_prefix(tokenizer, ids: list[int], text: str) -> list[int]:
 
 
 def step_tokens(token_ends: list[int], steps: list[Span]) -> list[int]:
-    """For each step, the index of the first token with which its last character is complete.
+    """For each step, the index of the first token after which its last character is complete.
 
-    A step that the tokens never complete (text cut inside a character) ends at the last token. Steps keep their order;
-    two steps may end at one token when it spans them both.
+    A step that the tokens never complete (text truncated inside a character) ends at the last token. Steps keep their
+    order; two steps may end at the same token if it spans both.
 
     >>> step_tokens([2, 3, 8, 9], [(0, 3), (3, 7)])
     [1, 2]

@@ -1,4 +1,4 @@
-"""How a problem becomes the text and the tokens that a model reads: the one place, for policies and verifiers alike.
+"""The one place where a problem becomes the text and the tokens that a model reads, for policies and verifiers.
 
 A prompt is plain text, or a list of messages in the conversational form that TRL and the hub use::
 
@@ -45,14 +45,14 @@ def is_messages(value: object) -> bool:
 
 
 def problem_text(prompt: Prompt) -> str:
-    """What the problem says, for checkers, guards and published PRMs: the text itself, or the last user message's."""
+    """The problem's text, for checkers, guards and published PRMs: the prompt itself, or the last user message's."""
     if isinstance(prompt, str):
         return prompt
     return next((message["content"] for message in reversed(prompt) if message["role"] == "user"), "")
 
 
 def prompt_key(prompt: Prompt) -> PromptKey:
-    """A prompt as a key of a dictionary."""
+    """A prompt as a dictionary key."""
     if isinstance(prompt, str):
         return prompt
     return tuple((message["role"], message["content"]) for message in prompt)
@@ -65,14 +65,14 @@ def prompt_of(key: PromptKey) -> Prompt:
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How prompts are written for one model. It is kept in checkpoints: what a score means depends on it.
+    """How prompts are written for one model. Stored in checkpoints, because the meaning of a score depends on it.
 
     Attributes:
         form: `text` takes plain text alone; `chat` puts messages, and plain text as a user's message, through the
             tokenizer's chat template; `auto` does with each prompt what its own form says. A checkpoint holds text or
             chat (`resolved`).
-        system_prompt: a system message that is put before those of each problem.
-        template_arguments: what the chat template reads beside the messages, for example {"enable_thinking": false}.
+        system_prompt: a system message that is put before the messages of each problem.
+        template_arguments: further variables of the chat template, for example {"enable_thinking": false}.
         template, vocabulary: digests of the chat template and of the vocabulary of the tokenizer it belongs to, where
             they are known (`of_tokenizer`): two models with one vocabulary must have one template.
 
@@ -89,10 +89,10 @@ class PromptFormat:
     def __post_init__(self):
         if self.form == "text" and (self.system_prompt is not None or self.template_arguments):
             name = "system_prompt" if self.system_prompt is not None else "chat_template_arguments"
-            raise UserError(f"prompt_format is text, so {name} would do nothing; take prompt_format: chat.")
+            raise UserError(f"prompt_format is text, so {name} would do nothing; set prompt_format: chat.")
 
     def resolved(self, prompts: Sequence[Prompt]) -> "PromptFormat":
-        """The format with `auto` decided by prompts that are all of one form.
+        """The format with `auto` resolved by prompts that all have the same form.
 
         Raises:
             UserError: some are text and some are messages.
@@ -146,7 +146,7 @@ class PromptFormat:
             prompt = [{"role": "user", "content": prompt}]
         elif self.form == "text":
             raise UserError(
-                "prompt_format is text, and a prompt is a list of messages. Give its text, or take prompt_format: chat."
+                "prompt_format is text, and a prompt is a list of messages. Give its text, or set prompt_format: chat."
             )
         if prompt[-1]["role"] == "assistant":
             raise UserError(
@@ -162,10 +162,10 @@ class PromptFormat:
         return [{"role": "system", "content": self.system_prompt}, *prompt]
 
     def render(self, tokenizer, prompt: Prompt) -> str:
-        """The text that the model reads; of a chat, with the template's special tokens and the assistant's opening.
+        """The text that the model reads; for a chat, with the template's special tokens and the assistant's opening.
 
         Raises:
-            UserError: a chat, and the tokenizer has no template, or one that refuses these messages.
+            UserError: a chat, but the tokenizer has no template, or one that refuses these messages.
         """
         messages = self.messages(prompt)
         if messages is None:
@@ -268,7 +268,7 @@ def is_prompt_format(value: object) -> bool:
 
 
 def template_digest(tokenizer) -> str | None:
-    """A short hash of a tokenizer's chat template, None where it has none: two checkpoints compare theirs by it."""
+    """A short hash of a tokenizer's chat template, for comparing two checkpoints; None if it has none."""
     template = getattr(tokenizer, "chat_template", None)
     return None if not template else hashlib.sha256(str(template).encode()).hexdigest()[:12]
 
@@ -284,7 +284,7 @@ def _shown(system_prompt: str | None) -> str:
 
 
 def _opened(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Tokens of texts that go on: with what the tokenizer opens a text with, without what it closes one with."""
+    """Tokens of texts that continue: with the special tokens that open a text, without those that close one."""
     if not texts:
         return []
     coded = tokenizer(texts, return_special_tokens_mask=True, verbose=False)
@@ -292,7 +292,7 @@ def _opened(tokenizer, texts: list[str]) -> list[list[int]]:
     # The mask marks what the tokenizer added: a special token that the text itself ends with stays.
     for text, ids, added in zip(texts, coded["input_ids"], coded["special_tokens_mask"], strict=True):
         if all(added):
-            # An empty text: nothing parts the tokens before it from those after it.
+            # An empty text: nothing separates the opening tokens from the closing ones.
             closing = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {tokenizer.bos_token_id}
             opened.append([token for token in ids if token not in closing])
             continue

@@ -30,7 +30,7 @@ class Problem:
         id: unique within its file.
         prompt: text that is given to the model as it is, ending where the completion begins, or a list of messages that
             go through its chat template (`rlstep.steps.prompts`).
-        reference: the right final answer.
+        reference: the correct final answer.
     """
 
     id: str
@@ -40,23 +40,23 @@ class Problem:
 
 @dataclass
 class Solution:
-    """One completion of one problem, with what the stages have found out about it so far.
+    """One completion of one problem, with what the stages have added so far.
 
     Attributes:
         problem_id, prompt, reference: the problem's.
         sample: the completion's number among those of its problem, from 0.
         completion: the text that the model wrote, without special tokens.
-        finished: whether the model ended it, rather than the length limit.
+        finished: whether the model ended it, rather than being stopped by the length limit.
         steps: character spans [start, end) in `completion`, in order; a step's closing newline belongs to it.
-        labels: one a step: 1 right, 0 wrong, None unknown; a value between is a soft label.
-        answer: the final answer found in the completion, None where there is none.
+        labels: one per step: 1 right, 0 wrong, None unknown; a value in between is a soft label.
+        answer: the final answer that the completion states, None if it states none.
         correct: whether the answer is right.
-        scores: by verifier name, one value a step: its probability that the step is right (PRM) or, read at the
+        scores: by verifier name, one value per step: its probability that the step is right (PRM) or, read at the
             step's end, that the final answer will be right (ORM).
         neutral: indices of the steps that were rated neutral, neither right nor wrong; their label is None.
-        tree: solutions with the same value branch off one labelled trajectory and share their beginnings.
-        prompt_format: how the prompt was written for the policy (`rlstep.steps.prompts.PromptFormat.to_dict`); None
-            where that is not known.
+        tree: solutions with the same value branch off one labelled trajectory and share their first steps.
+        prompt_format: how the prompt was written for the policy (`rlstep.steps.prompts.PromptFormat.to_dict`); None if
+            that is not known.
     """
 
     problem_id: str
@@ -118,7 +118,7 @@ def _are_scores(value) -> bool:
     return isinstance(value, dict) and all(_is_list_of(_is_number, scores) for scores in value.values())
 
 
-# Python would take a string for a list and true for 1, and fail stages later, so each field is held against its type.
+# Python would accept a string as a list and true as 1, and fail stages later, so each field's type is checked.
 _OPTIONAL = {
     Problem: {},
     Solution: {
@@ -153,12 +153,12 @@ def _from_row(kind: type, row: Row):
         raise DataError(path, number, unknown[0], f"unknown field; a {kind.__name__} row has {sorted(known)}.")
     for name, (holds, wanted) in _OPTIONAL[kind].items():
         if name in values and not holds(values[name]):
-            raise DataError(path, number, name, f"expected {wanted}, found {shown(values[name])}.")
+            raise DataError(path, number, name, f"expected {wanted}, got {shown(values[name])}.")
     return kind(**values)
 
 
 def shown(value) -> str:
-    """A value as an error message shows it: JSON, cut where it is long."""
+    """A value as an error message shows it: JSON, truncated if it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:60] + "..."
 
@@ -187,7 +187,7 @@ def _check_neutral(solution: Solution, path, number: int) -> None:
     last = -1
     for step in solution.neutral or ():
         if not last < step < len(solution.steps):
-            problem = f"{step} is out of order or no index of {len(solution.steps)} steps; they rise, from 0."
+            problem = f"{step} is out of order, or not an index of {len(solution.steps)} steps (ascending, from 0)."
             raise DataError(path, number, "neutral", problem)
         if solution.labels[step] is not None:
             label = shown(solution.labels[step])
@@ -201,7 +201,7 @@ def read_problems(path: str | Path) -> list[Problem]:
     for row in iter_rows(path):
         problem = _from_row(Problem, row)
         if problem.id in seen:
-            raise DataError(row.source, row.number, "id", f"'{problem.id}' stands in {seen[problem.id]} already.")
+            raise DataError(row.source, row.number, "id", f"'{problem.id}' is already in {seen[problem.id]}.")
         seen[problem.id] = f"row {row.number}" if row.source == str(path) else f"{row.source}, row {row.number}"
         problems.append(problem)
     return problems
@@ -234,7 +234,7 @@ def read_solutions(path: str | Path, need: tuple[str, ...] = ()) -> list[Solutio
 
 
 def write_solutions(path: str | Path, solutions: Iterable[Solution]) -> int:
-    """Writes a `.jsonl` or `.parquet` file, atomically and a batch at a time; returns the number of solutions."""
+    """Writes a `.jsonl` or `.parquet` file, atomically and in batches; returns the number of solutions."""
     path, rows = Path(path), (solution.to_row() for solution in solutions)
     if path.suffix == ".jsonl":
         return write_rows(path, rows)

@@ -1,18 +1,18 @@
 r"""Where sentences end in prose with LaTeX.
 
-A sentence ends with a newline, or with ``.``, ``!``, ``?`` and the brackets and quotes that close behind them when a
-space follows and then something that can begin a sentence; 。！？ need no space. It does not end inside
+A sentence ends with a newline, or with ``.``, ``!``, ``?`` and the closing brackets and quotes after them if a space
+follows and then something that can begin a sentence; 。！？ need no space. It does not end inside
 
     math            $...$, $$...$$, \(...\), \[...\]
     environments    \begin{name}...\end{name}
     arguments       the braces of \text{...}, \frac{...}{...} and every other command
 
-nor behind an abbreviation, an initial, an ellipsis, a factorial or a list's number. Where a case is open ("point A.
-Then", "so 5. then") it does not end either: a step too long is asked about once, one cut short is asked about before
-its claim is made.
+nor after an abbreviation, an initial, an ellipsis, a factorial or a list's number. In ambiguous cases ("point A. Then",
+"so 5. then") it does not end either: a step that is too long is merely scored once, but one that is too short would be
+scored before its claim is complete.
 
-An opener without its closer is plain text and protects nothing. A dollar sign looks the same on both sides, so as in
-TeX its partner must stand in the same paragraph; and "$5 and $6" is money: a dollar sign between a space and a word, or
+An opener without its closer is plain text and protects nothing. A dollar sign looks the same on both sides, so, as in
+TeX, its partner must be in the same paragraph; and "$5 and $6" is money: a dollar sign between a space and a word, or
 before a digit, closes nothing, and one between a word and a space opens nothing. The scan is linear in the text's
 length.
 """
@@ -41,7 +41,7 @@ _LOOK_BACK = 24  # longer than any abbreviation or list mark
 
 
 def sentence_ends(text: str) -> list[int]:
-    """Positions behind the sentences of `text`, in order; the last sentence may lack one.
+    """The end positions of the sentences of `text`, in order; the last sentence may have none.
 
     >>> sentence_ends("Let $x = 3.5$. Then, e.g., $y > 3. $ holds.")
     [14]
@@ -49,8 +49,8 @@ def sentence_ends(text: str) -> list[int]:
     pairs = _pairs(text)
     ends: list[int] = []
     position = begin = 0
-    while found := _TOKEN.search(text, position):
-        token, start, position = found[0], found.start(), found.end()
+    while match := _TOKEN.search(text, position):
+        token, start, position = match[0], match.start(), match.end()
         end = None
         if token == "\n":
             end = position
@@ -60,7 +60,7 @@ def sentence_ends(text: str) -> list[int]:
             if not _belongs_to_word(text, begin, start, token):
                 end = _end(text, position)
         else:
-            closed = _closing_dollar(text, start, token, pairs) if token[0] == "$" else _closer(found, pairs)
+            closed = _closing_dollar(text, start, token, pairs) if token[0] == "$" else _closer(match, pairs)
             if closed is not None:
                 position = closed
                 end = _end(text, closed) if _states_something(text[start:closed]) else None
@@ -71,20 +71,20 @@ def sentence_ends(text: str) -> list[int]:
 
 
 def _pairs(text: str) -> dict[int, int]:
-    r"""Closed stretches, by where they open: behind the closer of each { , \( , \[ and \begin{name}."""
+    r"""For each { , \( , \[ and \begin{name} that is closed: its start -> the end of its closer."""
     opened: dict[str, list[int]] = {}
     pairs = {}
-    for found in _PAIR.finditer(text):
-        token = found[0]
+    for match in _PAIR.finditer(text):
+        token = match[0]
         if token in ("{", "\\(", "\\["):
-            opened.setdefault(token, []).append(found.start())
+            opened.setdefault(token, []).append(match.start())
             continue
-        if found[1] == "begin":
-            opened.setdefault(found[2], []).append(found.start())
+        if match[1] == "begin":
+            opened.setdefault(match[2], []).append(match.start())
             continue
-        opener = found[2] or {"}": "{", "\\)": "\\(", "\\]": "\\["}.get(token)
+        opener = match[2] or {"}": "{", "\\)": "\\(", "\\]": "\\["}.get(token)
         if opened.get(opener):
-            pairs[opened[opener].pop()] = found.end()
+            pairs[opened[opener].pop()] = match.end()
     return pairs
 
 
@@ -93,32 +93,32 @@ def _closer(opener: re.Match, pairs: dict[int, int]) -> int | None:
 
 
 def _closing_dollar(text: str, start: int, mark: str, pairs: dict[int, int]) -> int | None:
-    """Where the math opened at `start` with `mark` ($ or $$) is over; None where that is no opener."""
+    """The end of the math opened at `start` with `mark` ($ or $$); None if the mark is not an opener."""
     if mark == "$" and _CLOSES_ONLY.match(text, start):
         return None
     position = start + len(mark)
-    while found := _IN_DOLLARS.search(text, position):
-        token, position = found[0], found.end()
+    while match := _IN_DOLLARS.search(text, position):
+        token, position = match[0], match.end()
         if token == "{":
-            position = pairs.get(found.start(), position)
+            position = pairs.get(match.start(), position)
         elif token.isspace():
             return None
         elif token == "$":
             if mark == "$":
-                return None if _OPENS_ONLY.match(text, found.start()) else position
-            if text.startswith(mark, found.start()):
-                return found.start() + len(mark)
+                return None if _OPENS_ONLY.match(text, match.start()) else position
+            if text.startswith(mark, match.start()):
+                return match.start() + len(mark)
     return None
 
 
 def _states_something(math: str) -> bool:
-    """Whether math ends with a full stop that is the sentence's: "we get $x = 3.$ Then"."""
+    """Whether math ends with the full stop of the sentence: "we get $x = 3.$ Then"."""
     inside = math.rstrip("$)]\\ \n")
     return inside.endswith(".") and not inside.endswith("..")
 
 
 def _belongs_to_word(text: str, begin: int, start: int, mark: str) -> bool:
-    """Whether the mark at `start`, in the sentence from `begin` on, is a part of the word before it."""
+    """Whether the mark at `start`, in the sentence from `begin` on, is part of the word before it."""
     before = text[max(begin, start - _LOOK_BACK) : start]
     if mark[0] == "!":
         return before[-1:].isdigit()
@@ -138,7 +138,7 @@ def _belongs_to_word(text: str, begin: int, start: int, mark: str) -> bool:
 
 
 def _end(text: str, position: int) -> int | None:
-    """Where a sentence is over whose mark ends at `position`; None where what follows cannot begin another."""
+    """The end of a sentence whose mark ends at `position`; None if what follows cannot begin another sentence."""
     end = _CLOSING.match(text, position).end()
     space = _SPACE.match(text, end)
     if space is None or text[space.end()].islower() or _OPERATOR.match(text, space.end()):

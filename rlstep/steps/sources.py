@@ -1,9 +1,9 @@
 """Where rows come from: a file, a folder of shards, or a data set of the Hugging Face hub.
 
-By its name a file is JSON lines (`.jsonl`, and whatever has no other known ending), one JSON list (`.json`), either of
-them compressed (`.gz`), or Parquet (`.parquet`). A folder's shards are its files of these kinds, in the order of their
-names; other files (a README, run records, unfinished files, the hub's descriptions) are passed over. The rows of all
-shards must be of one data set.
+By its name, a file is JSON lines (`.jsonl`, or any unknown ending), one JSON list (`.json`), either of them compressed
+(`.gz`), or Parquet (`.parquet`). A folder's shards are its files of these kinds, in the order of their names; other
+files (a README, run records, unfinished files, the hub's descriptions) are skipped. All shards must belong to one data
+set.
 """
 
 import re
@@ -16,16 +16,16 @@ from rlstep.runtime.record import is_record
 from rlstep.runtime.rows import OnFault, read_rows, refuse
 
 SHARDS = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
-# What `rlstep data` writes beside its output, OUT + this: the malformed rows that it skipped.
+# `rlstep data` lists the malformed rows that it skipped in a file next to its output, OUT + this.
 BAD_ROWS = ".bad_rows.jsonl"
-# What the `datasets` library and its hub put beside shards.
+# What the `datasets` library and the hub put next to shards.
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class Row(NamedTuple):
-    """A row and its place: the file (or the hub's id and split), and its number there from 1."""
+    """A row and its place: the file (or the hub's id and split), and its number there, from 1."""
 
     source: str
     number: int
@@ -41,23 +41,23 @@ def stem(source: str) -> str:
 
 
 def iter_rows(path: str | Path, split: str | None = None, on_fault: OnFault = refuse) -> Iterator[Row]:
-    """Yields the rows of a file, or of a folder's shards one after the other.
+    """Yields the rows of a file, or of a folder's shards in order.
 
     Args:
         path: the file or folder.
-        split: of a folder, take the shards with this word in their name: `train` takes `train-00000-of-00002.parquet`
+        split: for a folder, read the shards with this word in their name: `train` reads `train-00000-of-00002.parquet`
             and `phase1_train.jsonl`.
         on_fault: see `rlstep.runtime.rows.read_rows`.
 
     Raises:
-        UserError: nothing is there, a split was asked of a single file, or a folder holds two data sets.
+        UserError: nothing is there, a split was given for a single file, or a folder holds two data sets.
         DataError: a row is unreadable.
     """
     yield from rows_of(shards(path, split), on_fault)
 
 
 def rows_of(files: Sequence[Path], on_fault: OnFault = refuse) -> Iterator[Row]:
-    """Yields the rows of files of one data set, one after the other; see `iter_rows`."""
+    """Yields the rows of files of one data set, in order; see `iter_rows`."""
     _refuse_two_data_sets(files)
     for file in files:
         for number, values in _read(file, on_fault):
@@ -68,7 +68,7 @@ def _refuse_two_data_sets(files: Sequence[Path]) -> None:
     """Refuses files whose first rows each have a field that the other lacks; one may have more than the other."""
     seen: list[tuple[Path, set[str]]] = []
     for file in files if len(files) > 1 else ():
-        # What is no row is reported when it is read.
+        # Anything that is not a row is reported when it is read.
         first = next((values for _, values in _read(file, lambda _: None)), None)
         if first is None:
             continue
@@ -76,9 +76,9 @@ def _refuse_two_data_sets(files: Sequence[Path]) -> None:
         for other, others in seen:
             if names - others and others - names:
                 raise UserError(
-                    f"{file.parent}: its files are of two data sets. The rows of {other.name} have"
+                    f"{file.parent}: its files belong to two data sets. The rows of {other.name} have"
                     f" {_few(sorted(others))}; those of {file.name} have {_few(sorted(names))}. Give one of the files,"
-                    " or name a part of the files where there is a split."
+                    " or choose among them with split."
                 )
         if all(names != others for _, others in seen):
             seen.append((file, names))
@@ -89,7 +89,7 @@ def _read(file: Path, on_fault: OnFault) -> Iterator[tuple[int, dict]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict]]:
-    # Only here: most files are JSONL, and this keeps pyarrow out of their way.
+    # Imported here because most files are JSONL and do not need pyarrow.
     from rlstep.steps.parquet import read_parquet
 
     return read_parquet(path)
@@ -100,7 +100,7 @@ def shards(path: str | Path, split: str | None = None, editions: Sequence[str] =
 
     Args:
         path, split: see `iter_rows`.
-        editions: files with such a word in their name are passed over where there are others, unless `split` has it.
+        editions: files with such a word in their name are skipped if there are others, unless `split` has it.
     """
     path = Path(path)
     if not path.is_dir():
@@ -128,16 +128,16 @@ def _shards_in(folder: Path) -> list[Path]:
 
 def _is_shard(path: Path) -> bool:
     name = path.name
-    # A name with a dot in front is hidden: macOS lays `._train.jsonl` beside a file.
+    # Names that start with a dot are hidden: macOS puts `._train.jsonl` next to a file.
     passed_over = name.startswith(".") or name.endswith(BAD_ROWS) or name in DESCRIPTIONS or is_record(path)
     return name.endswith(SHARDS) and not passed_over
 
 
 def _no_shard(folder: Path) -> str:
-    """What to say of a folder without shards: where below it they are, as in a clone of a data set of the hub."""
+    """The error for a folder without shards: names subfolders that have some, as in a clone of a hub data set."""
     below = [p for pattern in ("*", "*/*") for p in sorted(folder.glob(pattern)) if p.is_dir()]
     if inside := [p for p in below if not p.relative_to(folder).as_posix().startswith(".") and _shards_in(p)]:
-        return f"{folder}: its rows lie in a folder of it. Give {' or '.join(map(str, inside[:4]))}."
+        return f"{folder}: its rows are in a subfolder. Give {' or '.join(map(str, inside[:4]))}."
     there = _few(sorted(p.name for p in folder.iterdir())) or "nothing"
     return (
         f"{folder}: no file in this folder ends in {', '.join(SHARDS)}; it has {there}. Give a file or another folder."
@@ -150,24 +150,24 @@ def _few(names) -> str:
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path that names nothing on this machine has the form of a hub id, `owner/name`."""
+    """Whether a path that does not exist locally has the form of a hub id, `owner/name`."""
     return bool(_HUB_ID.fullmatch(path)) and not path.endswith(SHARDS) and not Path(path).exists()
 
 
 def hub_rows(name: str, split: str | None, config_name: str | None, revision: str | None) -> Iterator[Row]:
-    """Yields the rows of a data set of the Hugging Face hub as they arrive; no code of it is run.
+    """Yields the rows of a Hugging Face hub data set as they arrive; none of its code is run.
 
     Args:
         name: its id, `owner/name`.
-        split: its split; needed.
-        config_name: its configuration, where it has several.
+        split: its split; required.
+        config_name: its configuration, if it has several.
         revision: a branch, tag or commit; the newest by default.
 
     Raises:
-        UserError: no split was given, or the hub does not have or does not give it.
+        UserError: no split was given, or the hub does not have or does not serve it.
     """
     if split is None:
-        raise UserError(f"{name} is no file here, so it is taken from the hub, and that needs a split: --split train.")
+        raise UserError(f"{name} is not a local file, so it is read from the hub, which needs a split: --split train.")
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
@@ -176,7 +176,7 @@ def hub_rows(name: str, split: str | None, config_name: str | None, revision: st
     except (DatasetNotFoundError, ConnectionError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{name}: no such file or folder here, and the hub does not give it: {reason} Where there is no network,"
+            f"{name}: no such file or folder here, and the hub does not serve it: {reason} Without a network,"
             " give a downloaded file or folder."
         ) from None
     where = " ".join(filter(None, (name, config_name, split)))

@@ -40,29 +40,29 @@ def label_solution(task: Task, solution: Solution, path: str) -> Solution:
     """
     where = _where(solution, path)
     if not solution.reference.strip():
-        raise UserError(f"{where}: it has no reference answer, so nothing says whether its own is right.")
+        raise UserError(f"{where}: it has no reference answer, so its answer cannot be graded.")
     try:
-        found = checked(task, replace(solution))
+        relabelled = checked(task, replace(solution))
     except ValueError as error:
-        raise UserError(f"{where}: {error}. Give the task that the problems are of.") from None
+        raise UserError(f"{where}: {error}. Give the task that the problems belong to.") from None
     if has_step_labels(solution):
-        return _graded(solution, found)
-    if solution.scores and [tuple(step) for step in solution.steps] != found.steps:
+        return _graded(solution, relabelled)
+    if solution.scores and [tuple(step) for step in solution.steps] != relabelled.steps:
         raise UserError(
             f"{where}: its scores belong to other steps than the task {task.name} finds. Label solutions first, then"
             " score them."
         )
-    return found
+    return relabelled
 
 
-def _graded(solution: Solution, found: Solution) -> Solution:
+def _graded(solution: Solution, relabelled: Solution) -> Solution:
     """The solution with its own labels; its answer and correctness are the checker's."""
-    if found.answer is None and solution.answer is not None:
+    if relabelled.answer is None and solution.answer is not None:
         # The data set says it in a form of its own.
         return replace(solution, correct=same_answer(solution.answer, solution.reference))
-    if found.answer is None and not solution.finished:
-        return solution  # its labelling ended there: no attempt that failed
-    return replace(solution, answer=found.answer, correct=found.correct)
+    if relabelled.answer is None and not solution.finished:
+        return solution  # only its labelling ended there: it is not a failed attempt
+    return replace(solution, answer=relabelled.answer, correct=relabelled.correct)
 
 
 def _where(solution: Solution, path: str) -> str:

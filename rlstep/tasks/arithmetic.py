@@ -88,14 +88,14 @@ class Arithmetic:
         if split not in LENGTHS:
             raise ValueError(f"no split '{split}'; there are {', '.join(LENGTHS)}")
         rng = random.Random(f"{split} {seed}")
-        found: dict[str, Problem] = {}
-        while len(found) < n:
+        problems: dict[str, Problem] = {}
+        while len(problems) < n:
             start, operations = _chain(rng, split)
             prompt = HEADER + " ".join([str(start), *(f"{op} {b}" for op, b in operations)]) + "\n"
-            if prompt not in found:
+            if prompt not in problems:
                 reference = str(_trace(start, operations, right)[-1])
-                found[prompt] = Problem(f"arithmetic-{split}-{seed}-{len(found)}", prompt, reference)
-        return list(found.values())
+                problems[prompt] = Problem(f"arithmetic-{split}-{seed}-{len(problems)}", prompt, reference)
+        return list(problems.values())
 
     def demonstrations(self, n: int, seed: int) -> list[Solution]:
         """n solutions of training chains as the pupil writes them, wrong steps and all."""

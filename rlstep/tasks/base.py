@@ -52,7 +52,7 @@ class Task(Protocol):
 
 def checked(task: Task, solution: Solution) -> Solution:
     """Fills a solution's steps, labels, answer and correctness from the task's checker."""
-    found = task.check(problem_text(solution.prompt), solution.completion, solution.reference)
-    solution.steps, solution.labels = found.steps, found.labels
-    solution.answer, solution.correct = found.answer, found.correct
+    check = task.check(problem_text(solution.prompt), solution.completion, solution.reference)
+    solution.steps, solution.labels = check.steps, check.labels
+    solution.answer, solution.correct = check.answer, check.correct
     return solution

@@ -18,12 +18,12 @@ _DECIMAL_NUMBER = re.compile(r"[-+$\s]*[\d,]*\.(\d+)\s*(%?)\s*")
 def annotations_hold(line: str) -> bool | None:
     """Whether the arithmetic of every annotation in `line` is right; None where there is none.
 
-    A bracket that is opened and not closed, or closed and not opened, is an annotation that nobody can read: wrong.
+    A bracket that is opened but not closed, or closed but not opened, is a malformed annotation, which is wrong.
     """
-    found = _ANNOTATION.findall(line)
-    if line.count("<<") != len(found) or line.count(">>") != len(found):
+    annotations = _ANNOTATION.findall(line)
+    if line.count("<<") != len(annotations) or line.count(">>") != len(annotations):
         return False
-    return all(holds(annotation) for annotation in found) if found else None
+    return all(holds(annotation) for annotation in annotations) if annotations else None
 
 
 def holds(annotation: str) -> bool:
@@ -118,7 +118,7 @@ class _Parser:
         elif token[:1].isdigit() or token[:1] == ".":
             value = Fraction(token.replace(",", "").rstrip("."))
         else:
-            raise ValueError(f"expected a number, found {token!r}")
+            raise ValueError(f"expected a number, got {token!r}")
         while self.peek() == "%":
             self.rest.pop()
             value /= 100

@@ -101,7 +101,7 @@ class Increasing:
     def check(self, prompt: Prompt, completion: str, reference: str) -> Check:
         """A line is right when it compares the sequence's next two numbers, truly; the answer when it follows.
 
-        The answer line is judged on what the lines before it found, so that each step has its own label; whether the
+        The answer line is checked against the lines before it, so that each step has its own label; whether the
         answer itself is right is `correct`. Other lines, and lines after the answer, are wrong.
         """
         sequence = self.read_problem(prompt)
@@ -169,10 +169,10 @@ def read_problem(prompt: str) -> list[int]:
 
 def write_solution(sequence: list[int], comparer: Comparer) -> str:
     """The sequence worked through by `comparer(a, b) -> a > b`, one step a line."""
-    found = [True, *(comparer(b, a) for a, b in zip(sequence, sequence[1:], strict=False))]
+    verdicts = [True, *(comparer(b, a) for a, b in zip(sequence, sequence[1:], strict=False))]
     shown = [str(sequence[0]), *(f"{b} > {a}" for a, b in zip(sequence, sequence[1:], strict=False))]
-    lines = [f"{text}: {_WORD[verdict]}" for text, verdict in zip(shown, found, strict=True)]
-    return "\n".join([*lines, f"{ANSWER}{_WORD[all(found)]}"])
+    lines = [f"{text}: {_WORD[verdict]}" for text, verdict in zip(shown, verdicts, strict=True)]
+    return "\n".join([*lines, f"{ANSWER}{_WORD[all(verdicts)]}"])
 
 
 def _truth(sequence: list[int], i: int) -> bool:

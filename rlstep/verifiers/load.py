@@ -11,49 +11,19 @@
 
 import inspect
 import logging
-from collections.abc import Sequence
-from typing import Protocol
 
 from rlstep.runtime.errors import UserError
-from rlstep.steps.boundaries import Boundary
-from rlstep.steps.prompts import Prompt, PromptFormat
-from rlstep.steps.records import Span
 from rlstep.verifiers.adapters import find_adapter
+from rlstep.verifiers.interface import Verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel, require_probability
 from rlstep.verifiers.serving.client import RemoteRewardModel, is_url
 from rlstep.verifiers.shared_base import Base, model_on_base
-from rlstep.verifiers.spec import Gives, Kind
+from rlstep.verifiers.spec import Gives
 
 logger = logging.getLogger(__name__)
 
 # Of RewardModel.from_pretrained: they say how this process would load a model, and from a server it loads none.
 OF_THIS_PROCESS = ("device", "trust_remote_code")
-
-
-class Verifier(Protocol):
-    """What every verifier has, wherever it runs.
-
-    Attributes:
-        kind: "prm", asked whether each step is right, or "orm", asked whether the answer will be.
-        gives: what `score` gives for each step: "probability", in [0, 1], or "reward", of either sign.
-        boundary: what a step is, where no spans are given.
-        prompt_format: how it reads prompts; None where it reads the problem's text in a way of its own.
-    """
-
-    kind: Kind
-    gives: Gives
-    boundary: Boundary
-    prompt_format: PromptFormat | None
-
-    def score(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
-    ) -> list[list[float]]:
-        """One value for each step of each completion, in the order given.
-
-        Args:
-            prompts, completions: one pair per row.
-            steps: character spans in the completions; found by the boundary rule by default.
-        """
 
 
 def load_verifier(path_or_url: str, *, gives: Gives = "probability", base: Base | None = None, **options) -> Verifier:

@@ -69,9 +69,9 @@ def test_brier_score_by_hand():
         ([], [], "give one of each per prediction"),
         ([0.5], [1, 0], "give one of each per prediction"),
         ([[0.5]], [[1]], "give one of each per prediction"),
-        ([1.5], [1], r"probabilities must be in \[0, 1\]; found 1.5"),
+        ([1.5], [1], r"probabilities must be in \[0, 1\]; got 1.5"),
         ([float("nan")], [1], r"probabilities must be in \[0, 1\]"),
-        ([0.5, 0.5], [1, -1], r"targets must be in \[0, 1\]; found -1 to 1"),
+        ([0.5, 0.5], [1, -1], r"targets must be in \[0, 1\]; got -1 to 1"),
     ],
 )
 def test_predictions_that_cannot_be_are_refused(measure, probs, targets, message):

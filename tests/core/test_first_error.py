@@ -162,7 +162,7 @@ def test_the_minimum_is_last_only_where_no_earlier_step_is_as_low():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (([0.5, 1.5], -1), r"row 1: probabilities must be in \[0, 1\], found \[0.5, 1.5\]"),
+        (([0.5, 1.5], -1), r"row 1: probabilities must be in \[0, 1\], got \[0.5, 1.5\]"),
         (([math.nan], -1), "row 1: probabilities must be"),
         (([0.5], 1), "row 1: the first wrong step is 1 of 1 steps; give -1 for none"),
         (([0.5], -2), "row 1: the first wrong step is -2"),

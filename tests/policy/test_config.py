@@ -59,7 +59,7 @@ from rlstep.runtime.errors import UserError
         ({"use_bias_correction_kl": False}, "beta is 0.0, so use_bias_correction_kl would do nothing"),
         (
             {"beta": 0.1, "kl_estimator": "k2", "use_bias_correction_kl": False},
-            "kl_estimator to another value than 'k1'",
+            "kl_estimator to a value other than 'k1'",
         ),
         ({"sync_ref_model": True}, "beta is 0.0, so sync_ref_model would do nothing"),
         ({"ref_model_sync_steps": 3}, "sync_ref_model is false, so ref_model_sync_steps would do nothing"),

@@ -209,7 +209,7 @@ def test_examples_and_tally_by_hand(tmp_path):
     found = read_step_scores(tmp_path / "scored.jsonl")
     assert [(example.solution.sample, example.title) for example in found.examples] == [
         (2, "Right answer, wrong step: caught"),
-        (3, "Wrong answer: place found"),
+        (3, "Wrong answer: error located"),
         (0, "Every step right: passed"),
     ]
     assert found.tally == {

@@ -58,7 +58,7 @@ def test_those_without_state_files_are_passed_over_where_state_is_needed(write, 
     assert newest_checkpoint(tmp_path) == older
     assert "checkpoint-9" not in caplog.text
     assert newest_checkpoint(tmp_path, exact=True) == whole
-    assert "checkpoint-9 cannot be continued exactly (no state_*.json) and is passed over" in caplog.text
+    assert "checkpoint-9 cannot be continued exactly (no state_*.json) and is skipped" in caplog.text
 
 
 def test_other_folders_are_no_checkpoints(write, tmp_path):
@@ -265,7 +265,7 @@ def test_tensors_that_share_their_memory_come_back_each_for_itself(tmp_path):
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"a": [{1: 2}]}, "/a/0: the key 1 is no string"),
+        ({"a": [{1: 2}]}, "/a/0: the key 1 is not a string"),
         ({"a": {"b": {1, 2}}}, "/a/b: set is neither"),
         (b"bytes", "/: bytes is neither"),
         ({"a": torch.eye(2).to_sparse()}, "/a: a quantized or sparse tensor"),
@@ -293,5 +293,5 @@ def test_damaged_state_is_named(damage, tmp_path):
         case "other tensors":
             write_state(tmp_path, "state_1", {"b": torch.arange(3)})
             (tmp_path / "state_1.safetensors").rename(content)
-    with pytest.raises(UserError, match="state_0 is not readable .*continue from another one"):
+    with pytest.raises(UserError, match="state_0 is not readable .*continue from a different one"):
         read_state(tmp_path, "state_0")

@@ -82,19 +82,22 @@ def test_yaml_value_has_its_fields_type(parse, line, name, value):
     [
         ("stepz: 3", "unknown key 'stepz' (did you mean 'steps'?)"),
         ("reward: proces", "reward: 'proces' is not one of process, outcome"),
-        ("steps: many", "steps: expected int, found 'many'"),
-        ("steps: 2.5", "steps: expected int, found 2.5"),
-        ("steps: true", "steps: expected int, found True"),
-        ("steps: [3]", "steps: expected one value, found a list [3]"),
-        ("steps: {a: 1}", "steps: expected one value, found a mapping"),
+        ("steps: many", "steps: expected int, got 'many'"),
+        ("steps: 2.5", "steps: expected int, got 2.5"),
+        ("steps: true", "steps: expected int, got True"),
+        ("steps: [3]", "steps: expected one value, got a list [3]"),
+        ("steps: {a: 1}", "steps: expected one value, got a mapping"),
         ("steps: null", "steps: null, but it needs a value"),
-        ("ns: [1, two]", "ns: expected int, found 'two'"),
-        ("ns: [[1]]", "ns: expected a list of single values, found [1] in it"),
-        ("shuffle: maybe", "shuffle: expected true or false, found 'maybe'"),
-        ("strategy: no", "strategy: expected a text, found False; YAML reads yes, no, on and off so: put it in quotes"),
+        ("ns: [1, two]", "ns: expected int, got 'two'"),
+        ("ns: [[1]]", "ns: expected a list of single values, got [1] in it"),
+        ("shuffle: maybe", "shuffle: expected true or false, got 'maybe'"),
+        (
+            "strategy: no",
+            "strategy: expected text, got False; YAML reads yes, no, on and off as booleans: put it in",
+        ),
         ("- a", "not valid YAML"),
         ("steps: [1", "not valid YAML"),
-        ("data: again", "the key 'data' stands twice"),
+        ("data: again", "the key 'data' appears twice"),
     ],
 )
 def test_bad_yaml_is_refused_by_name(parse, line, message):
@@ -152,7 +155,7 @@ def test_recipe_that_is_not_there(tmp_path):
 
 def test_recipe_that_is_no_mapping(tmp_path):
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
-    with pytest.raises(UserError, match=r"list\.yaml: expected `key: value` lines, found list"):
+    with pytest.raises(UserError, match=r"list\.yaml: expected `key: value` lines, got list"):
         load_recipe(tmp_path / "list.yaml")
 
 
@@ -224,11 +227,11 @@ def test_the_base_is_no_option_and_its_values_are_checked_like_others(parse, tmp
             {"a": "base: b.yaml\n", "b": "base: c.yaml\n", "c": "base: ./b.yaml\n"},
             "a.yaml: its base leads back to itself: a.yaml -> b.yaml -> c.yaml -> b.yaml.",
         ),
-        ({"a": "base: none.yaml\n"}, "a.yaml: its base is not there: none.yaml: no such file"),
-        ({"a": "base: b.yaml\n", "b": "base: none\n"}, "b.yaml: its base is not there: none: no such file"),
+        ({"a": "base: none.yaml\n"}, "a.yaml: its base does not exist: none.yaml: no such file"),
+        ({"a": "base: b.yaml\n", "b": "base: none\n"}, "b.yaml: its base does not exist: none: no such file"),
         ({"a": "base: [b.yaml]\n", "b": ""}, "a.yaml: base is ['b.yaml']; give one recipe"),
         ({"a": "base:\n"}, "a.yaml: base is None; give one recipe"),
-        ({"a": "base: b.yaml\n", "b": "- 1\n"}, "b.yaml: expected `key: value` lines, found list"),
+        ({"a": "base: b.yaml\n", "b": "- 1\n"}, "b.yaml: expected `key: value` lines, got list"),
     ],
 )
 def test_a_base_that_cannot_be_is_named(recipes, texts, message):

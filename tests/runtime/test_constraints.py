@@ -64,7 +64,7 @@ class Config(Library):
         ({"sizes": [3]}, "limit is null, so sizes would do nothing; set limit, or leave it at [1, 2]."),
         (
             {"mode": "fast", "warm": 2},
-            "mode is 'fast', so warm would do nothing; set mode to another value than 'fast'",
+            "mode is 'fast', so warm would do nothing; set mode to a value other than 'fast'",
         ),
         ({"label": "x"}, "label does nothing here: nothing has labels; leave it out."),
         ({"seed": -1}, "seed is below 0."),

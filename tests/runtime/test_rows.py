@@ -229,7 +229,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 
         ("x.jsonl.gz", gzip.compress(gzip.compress(lines(ROWS))), "compressed with gzip"),
         ("x.jsonl", b"PAR1\x15\x04", "a Parquet file.*ends in .parquet"),
         ("x.json", b"PK\x03\x04\x14", "a zip archive"),
-        ("x.jsonl", b"\x28\xb5\x2f\xfd\x04", "compressed as only gzip may be"),
+        ("x.jsonl", b"\x28\xb5\x2f\xfd\x04", "compressed, but not with gzip"),
         ("x.jsonl", LIST, "one JSON list, not an object per line.*ends in .json"),
         ("x.jsonl.gz", gzip.compress(json.dumps(ROWS).encode()), "one JSON list"),
         ("x.jsonl", b'{\n  "i": 1\n}\n{\n  "i": 2\n}\n', "its JSON spans several lines.*jq -c"),

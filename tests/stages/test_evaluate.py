@@ -122,7 +122,7 @@ def test_too_large_n_names_the_problem(tmp_path, hand):
 
 def test_repeated_rows_are_refused(tmp_path, hand):
     hand[4].sample = 0
-    with pytest.raises(DataError, match="row 5, field 'sample': sample 0 of 'b' stands in row 4 already"):
+    with pytest.raises(DataError, match="row 5, field 'sample': sample 0 of 'b' is already in row 4"):
         run(tmp_path, hand)
 
 

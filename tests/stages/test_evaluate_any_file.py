@@ -219,7 +219,7 @@ def test_answers_are_read_from_completions_where_only_they_are_there(run):
 )
 def test_a_row_that_cannot_be_graded_says_what_it_lacks(run, fields):
     with pytest.raises(
-        DataError, match=r"row 1, field 'correct': missing, and nothing to grade by.*row has .*problem_id"
+        DataError, match=r"row 1, field 'correct': missing, and there is nothing to grade.*row has .*problem_id"
     ):
         run([{"problem_id": "a", **fields}])
 

@@ -282,9 +282,7 @@ def test_credit_parameters_reach_the_scheme(problems, prm_path, model, arguments
 def test_a_checkpoint_of_another_run_is_not_continued(problems, model, arguments):
     run = {"save_strategy": "steps", "save_steps": 1}
     ppo(PPOOptions(problems), arguments(**run), model)
-    with pytest.raises(
-        UserError, match=r"is of another run, with missing_answer_reward 0.0 \(now -1.0\), beta 0.0 \(now"
-    ):
+    with pytest.raises(UserError, match=r"is from a run with missing_answer_reward 0.0 \(now -1.0\), beta 0.0 \(now"):
         ppo(PPOOptions(problems, missing_answer_reward=-1.0, resume=True), arguments(**run, beta=0.1), model)
     assert ppo(PPOOptions(problems, resume=True), arguments(**run | {"max_steps": 4}), model)["samples"] == 8
 

@@ -154,7 +154,7 @@ def test_what_may_change_does_not_make_another_run(identity, changes):
     ],
 )
 def test_any_other_setting_makes_another_run(identity, changes):
-    with pytest.raises(UserError, match="is of another run, with "):
+    with pytest.raises(UserError, match="is from a run with "):
         check_same_run("checkpoint-1", identity(), identity(**changes))
 
 
@@ -162,9 +162,7 @@ def test_a_checkpoint_is_compared_in_what_it_holds():
     now = {"beta": 0.1, "seed": 3, "new": 1}
     check_same_run("checkpoint-1", {}, now)
     check_same_run("checkpoint-1", {"beta": 0.1, "gone": 5}, now)
-    with pytest.raises(
-        UserError, match=r"^checkpoint-1 is of another run, with beta 0.2 \(now 0.1\), seed 4 \(now 3\)"
-    ):
+    with pytest.raises(UserError, match=r"^checkpoint-1 is from a run with beta 0.2 \(now 0.1\), seed 4 \(now 3\)"):
         check_same_run("checkpoint-1", {"beta": 0.2, "seed": 4}, now)
 
 

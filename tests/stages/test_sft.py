@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_run_is_not_continued(options, arguments, model,
     run = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
     sft(options, arguments(**run), model)
     again = replace(options, resume=True)
-    with pytest.raises(UserError, match=r"checkpoint-1 is of another run, with warmup_steps 0 \(now 2\)\. Resume"):
+    with pytest.raises(UserError, match=r"checkpoint-1 is from a run with warmup_steps 0 \(now 2\)\. Resume"):
         sft(again, arguments(**run, warmup_steps=2), model)
     # It may be made longer; and a checkpoint of an older version says nothing of its run.
     callbacks.append(Steps())

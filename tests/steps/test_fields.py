@@ -41,9 +41,7 @@ def test_a_field_can_be_put_into_another():
     assert renamed({"rm": 0.5, "scores": {"a": 1}}, "scores.qwen=rm") == {"scores": {"a": 1, "qwen": 0.5}}
     assert renamed({"scores": {"majority": 1}}, "scores.mine=scores.majority") == {"scores": {"mine": 1}}
     assert renamed({"scores": [0.1]}, "scores.qwen=scores") == {"scores": {"qwen": [0.1]}}
-    with pytest.raises(
-        DataError, match=r"rows\.jsonl, row 3, field 'scores': holds no fields by name, so scores\.qwen"
-    ):
+    with pytest.raises(DataError, match=r"rows\.jsonl, row 3, field 'scores': is not an object, so scores\.qwen"):
         renamed({"rm": 0.5, "scores": [0.1]}, "scores.qwen=rm")
 
 

@@ -241,7 +241,7 @@ def test_rlhflow_rows_whose_first_step_has_no_mark_keep_every_other_label(tmp_pa
         ("How many legs? A duck has 2.\n", "2 * 2 = 5. The answer is: 5", [0]),
         ("How many legs have 2 ducks?\n", "Step 1: A duck has 2.\nStep 2: 2 * 2 = 5. The answer is: 5", [1, 0]),
     ]
-    assert report.seen == {"first step not told from the question, its label left out": 2}
+    assert report.seen == {"first step not separable from the question, its label left out": 2}
     assert report.dropped == {"no step after the question": 1}
 
 

@@ -163,7 +163,7 @@ def test_without_a_chosen_step_the_path_ends(tmp_path):
     steps = (step(("a", 1), chosen=0), step(("b", -1)), step(("c", 1), chosen=0))
     [path] = solutions_of(tmp_path, row(*steps, reason="found_error"), report=report)
     assert (path.completion, path.labels) == ("a\nb\n", [1, 0])
-    assert report.seen["step behind the end of the path"] == 1
+    assert report.seen["step after the end of the path"] == 1
 
 
 def test_a_path_before_unrated_steps_alone_is_a_solution(tmp_path):

@@ -48,7 +48,7 @@ def test_the_rows_of_a_clone_of_the_hub_are_found_below_it(tmp_path):
     with pytest.raises(UserError, match=r"no file in this folder ends in .*; it has \.git, README.md, dataset_infos"):
         shards(tmp_path)
     write_rows(tmp_path / "data" / "train-00000-of-00001.jsonl", [ROW])
-    with pytest.raises(UserError, match=f"its rows lie in a folder of it. Give {tmp_path}/data.$"):
+    with pytest.raises(UserError, match=f"its rows are in a subfolder. Give {tmp_path}/data.$"):
         shards(tmp_path)
     write_rows(tmp_path / "extra" / "train" / "0.jsonl", [ROW])
     with pytest.raises(UserError, match=f"Give {tmp_path}/data or {tmp_path}/extra/train.$"):
@@ -141,12 +141,12 @@ def test_the_hub_needs_a_split(hub):
 
 
 def test_an_unknown_data_set_says_both(hub):
-    with pytest.raises(UserError, match="no such file or folder here, and the hub does not give it: Dataset 'owner/n"):
+    with pytest.raises(UserError, match="no such file or folder here, and the hub does not serve it: Dataset 'owner/n"):
         read("stepwise", "owner/none", split="train")
 
 
 @pytest.mark.parametrize("option", ["config_name", "revision"])
 def test_what_only_the_hub_has_is_an_error_for_a_file(tmp_path, option):
     write_rows(tmp_path / "x.jsonl", [ROW])
-    with pytest.raises(UserError, match=f"{option} is 'main', but .*x.jsonl is no data set of the hub"):
+    with pytest.raises(UserError, match=f"{option} is 'main', but .*x.jsonl is not a data set on the hub"):
         read("stepwise", tmp_path / "x.jsonl", **{option: "main"})

@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
-from rlstep.policy.rewards.scored import Verifier
 from rlstep.steps.prompts import Prompt
 from rlstep.steps.records import Span
+from rlstep.verifiers.interface import Verifier
 
 
 class ScoreCache:

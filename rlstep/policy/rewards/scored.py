@@ -1,4 +1,4 @@
-"""What rewards are made of: one scored completion, a batch of them, and who scores them.
+"""What rewards are made of: one scored completion, a batch of them, and the interface of a reward source.
 
 A reward source reads text alone, so a verifier may have another tokenizer than the policy, or be on another machine:
 steps are character spans, and the trainer finds the policy's own tokens for them.
@@ -6,7 +6,7 @@ steps are character spans, and the trainer finds the policy's own tokens for the
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from rlstep.steps.prompts import Prompt
 from rlstep.steps.records import Span
@@ -78,21 +78,3 @@ class RewardSource(Protocol):
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[str], references: Sequence[str]
     ) -> list[ScoredCompletion]: ...
-
-
-class Verifier(Protocol):
-    """What the rewards ask of a verifier, in this process or on another machine.
-
-    Attributes:
-        kind: "prm", whose values are of single steps, or "orm", whose values are of the text up to a step's end.
-        gives: what its values are: probabilities, from which step rewards follow by a credit scheme, or rewards.
-    """
-
-    kind: Literal["prm", "orm"]
-    gives: Literal["probability", "reward"]
-
-    def score(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
-    ) -> list[list[float]]:
-        """One value per step of each completion."""
-        ...

@@ -17,7 +17,8 @@ from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import Prompt, PromptFormat, problem_text
 from rlstep.tasks.base import Task
 from rlstep.verifiers.adapters import find_adapter, save_adapter
-from rlstep.verifiers.load import Verifier, load_verifier
+from rlstep.verifiers.interface import Verifier
+from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.scoring.scorer import StepScorer
 from rlstep.verifiers.serving.client import is_url

@@ -11,11 +11,12 @@ import torch
 from rlstep.core.rewards import step_rewards, steps_to_first_error
 from rlstep.policy.rewards import guards as guarding
 from rlstep.policy.rewards.guards import Guards
-from rlstep.policy.rewards.scored import ScoredCompletion, Verifier
+from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import extract
 from rlstep.steps.prompts import Prompt, problem_text
 from rlstep.tasks.base import Check, Task
+from rlstep.verifiers.interface import Verifier
 
 PROCESS = ("prm", "checker", "implicit")
 OUTCOME = ("orm", "outcome")

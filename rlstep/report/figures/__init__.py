@@ -1,4 +1,4 @@
-"""The report's pictures, one module each. matplotlib, which they need, takes half a second to import."""
+"""The report's figures, one module each. matplotlib, which they need, takes half a second to import."""
 
 from rlstep.report.figures.best_of_n import draw_best_of_n
 from rlstep.report.figures.learning_curves import draw_contrast, draw_rl_curves

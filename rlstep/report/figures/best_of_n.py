@@ -1,4 +1,4 @@
-"""The picture of best-of-N curves."""
+"""The figure of best-of-N curves."""
 
 from itertools import cycle, product
 from pathlib import Path
@@ -20,10 +20,10 @@ class Pick(NamedTuple):
     label: str
     style: Style
     width: float
-    band: bool  # five bands on top of one another could not be told apart
+    band: bool  # five overlapping bands would be indistinguishable
 
 
-# By their names in summary.json; those of other scores are made from a colour each (`_picks`).
+# By their names in summary.json; those of other scores get a colour each (`_picks`).
 PICKS = {
     "pass_at_n": Pick("pass@N (ceiling)", Style(BLACK, DASHED), 1.3, band=False),
     "prm": Pick("PRM", Style(BLUE), 2.4, band=True),
@@ -31,13 +31,13 @@ PICKS = {
     "orm": Pick("ORM", Style(VERMILION), 2.4, band=True),
     "majority": Pick("majority vote", Style(GREY), 2.4, band=True),
 }
-# Of scores other than prm and orm, which keep theirs.
+# For scores other than prm and orm, which have their own.
 COLOURS = (BLUE, VERMILION, PINK, ORANGE, SKY)
-FEW = 3  # scores, up to which bands and weighted votes can still be told apart
+FEW = 3  # scores, up to which bands and weighted votes are still distinguishable
 
 
 def _picks(curves: dict) -> dict[str, Pick]:
-    """How each curve is drawn: the known ones, then each other score with its weighted vote. Clean picks are not."""
+    """How each curve is drawn: the known ones, then each other score and its weighted vote; no clean picks."""
     names = tables.curve_names(curves)
     picks = {name: pick for name, pick in PICKS.items() if name in names}
     taken = [pick.style.colour for pick in picks.values()]
@@ -53,7 +53,7 @@ def _picks(curves: dict) -> dict[str, Pick]:
 
 
 def _short(name: str) -> str:
-    """A score's name that leaves room for the lines beside it."""
+    """A score's name, shortened to leave room for the lines next to it."""
     return name if len(name) <= 24 else f"{name[:23]}\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -62,12 +62,12 @@ def draw_best_of_n(curves: dict, path: str | Path, caption: str) -> None:
 
     Args:
         curves: the content of best_of_n.json, or of a summary's part of it.
-        path: of the picture.
+        path: the file of the figure.
         caption: says what the bands are.
     """
     with rc_context(STYLE):
         picks = _picks(curves)
-        height_in = max(4.6, 1.5 + 0.21 * len(picks))  # room for a label each
+        height_in = max(4.6, 1.5 + 0.21 * len(picks))  # room for each label
         figure = Figure(figsize=(8, height_in), layout="constrained")
         axes = figure.subplots()
         ns, ends = curves["ns"], []

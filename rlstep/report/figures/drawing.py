@@ -1,4 +1,4 @@
-"""What the report's pictures share."""
+"""Helpers shared by the report's figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ DPI = 150
 
 
 def band(axes: Axes, x: Sequence[float], curve: dict, colour: str) -> None:
-    """The interval of a curve {"mean", "low", "high"}; nothing where it has none."""
+    """Draws the interval of a curve {"mean", "low", "high"}, if it has one."""
     low, high = curve.get("low"), curve.get("high")
     if low and high and None not in low and None not in high:
         axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
 
 
 def label_ends(axes: Axes, ends: list[tuple[float, str, str]], height_in: float) -> None:
-    """Names each line to the right of its end, moved apart where the ends are close."""
-    # Ends that are equal to the eye keep the order they were drawn in, the first on top.
+    """Labels each line to the right of its end, moved apart where the ends are close."""
+    # Ends that look equal keep the order they were drawn in, the first on top.
     ends = sorted(reversed(ends), key=lambda end: round(end[0], 2))
     gap = 0.21 / (height_in - 1.2)
     places = spread([value for value, _, _ in ends], gap, low=0.02)
@@ -33,7 +33,7 @@ def label_ends(axes: Axes, ends: list[tuple[float, str, str]], height_in: float)
 
 
 def spread(values: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
-    """Places for labels of rising `values`: at least `gap` apart and within [low, high], as near as one sweep gets.
+    """Positions of labels for rising `values`: at least `gap` apart, within [low, high], as near as one sweep gets.
 
     >>> [round(place, 2) for place in spread([0.5, 0.52, 0.98, 0.99], 0.1)]
     [0.5, 0.6, 0.9, 1.0]
@@ -49,7 +49,7 @@ def spread(values: Sequence[float], gap: float, low: float = 0.0, high: float = 
 
 
 def show_shares(axes: Axes) -> None:
-    """0 to 100% upward, without vertical grid lines."""
+    """A y axis from 0 to 100%, without vertical grid lines."""
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="x", visible=False)

@@ -1,4 +1,4 @@
-"""The pictures of learning curves: the lab's arms, and a contrast of rewards."""
+"""The figures of learning curves: the lab's arms, and a contrast of rewards."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ HEIGHT_IN = 4.4
 
 
 def draw_rl_curves(curves: dict, path: str | Path, caption: str, comparison: dict | None = None) -> None:
-    """Both accuracies of each of the lab's arms against samples used.
+    """Draws both accuracies of each of the lab's arms against samples used.
 
     Args:
         curves: {arm: {"samples": [...], key: values or {"mean", "low", "high"}}}; arms that are None are left out.
@@ -39,12 +39,12 @@ def draw_rl_curves(curves: dict, path: str | Path, caption: str, comparison: dic
 
 
 def draw_contrast(curves: dict, path: str | Path, caption: str) -> None:
-    """Both accuracies against samples for the contrast's arms, which differ in what pays; arguments as above."""
+    """Draws both accuracies of the contrast's arms, which differ in their rewards; arguments as in `draw_rl_curves`."""
     with rc_context(STYLE):
         figure, panels = _two_panels(width_in=10.4)
         for axes, (key, title) in zip(panels, PANELS.items(), strict=True):
             _draw_panel(axes, title, arms.CONTRAST, curves, key)
-        set_title(figure, "What pays, and what is learned", caption)
+        set_title(figure, "What is rewarded, and what is learned", caption)
         save(figure, path)
 
 

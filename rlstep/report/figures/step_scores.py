@@ -1,4 +1,4 @@
-"""The picture of solutions with a score beside every step."""
+"""The figure of solutions with a score next to every step."""
 
 import math
 import textwrap
@@ -16,7 +16,7 @@ from rlstep.steps.prompts import problem_text
 
 
 def draw_step_scores(examples: Sequence[Example], path: str | Path) -> None:
-    """Solutions as text, a bar of the PRM's score beside every step, the exact checker's verdict before it."""
+    """Draws solutions as text, the exact checker's verdict before each step and a bar of its PRM score after it."""
     longest = max(len(text.rstrip()) for example in examples for text in example.solution.step_texts)
     beside = longest <= 24
     texts = [" ".join(problem_text(example.solution.prompt).split()) for example in examples]
@@ -42,7 +42,7 @@ def draw_step_scores(examples: Sequence[Example], path: str | Path) -> None:
 
 
 def _card(axes: Axes, example: Example, prompt: list[str], height: float, narrow: bool) -> None:
-    """One solution in an axes whose y unit is a text row, counted downward."""
+    """Draws one solution in an axes whose y unit is a text row, counted downward."""
     solution, wrong = example.solution, first_wrong(example.solution)
     mark, text, bar = (0.0, 0.07, 0.5) if narrow else (0.0, 0.025, 0.8)
     full = (0.86 if narrow else 0.94) - bar

@@ -2,18 +2,18 @@ r"""Whether two final answers are the same, by value.
 
 The rules of `rlstep.steps.answers.same_answer`:
 
-- Spelling does not count: spaces, `\left`, `\dfrac`, `$`, markdown, `{,}` and thin spaces between thousands, `√3`, `π`,
-  `½`, `90°`, `\text{...}` around a word, a final full stop (`spelling`).
+- Spelling does not matter: spaces, `\left`, `\dfrac`, `$`, markdown, `{,}` and thin spaces between thousands, `√3`,
+  `π`, `½`, `90°`, `\text{...}` around a word, a final full stop (`spelling`).
 - A choice is its letter: `(B)`, `\text{(B)}` and `B` are the same. A word is its letters in order: "act" is not "cat".
   A number with a base is its digits and its base: 101_2 is neither 101_3 nor 101 nor 5 (`plain`).
 - A unit after a value is dropped, unless both state one and the two differ: 18 cm is 18, and is not 18 kg. 50% is 50
   and 0.5; 90° is 90 and \pi/2 (`units`).
 - Plain numbers are compared exactly: 0.5 is 1/2, 0.333 is not 1/3. There is no tolerance anywhere (`plain`).
-- All else is read as mathematics (`values`, `expressions`) and compared by value (`equality`, `zero`): equal after
-  algebra, as lists, tuples, sets, intervals, matrices, equations and inequalities. `1, 2` has no order, `(1, 2)` has
-  one; `(1, 2)`, `[1, 2]` and `\{1, 2\}` differ; `x > 2` is `(2, \infty)`. An equation that names a quantity stands for
-  its value: `x = 5`, `f(3) = 76`, `m + n = 17`. An answer that is not simplified is right; a sum, an integral, a
-  derivative or a limit that is still to be computed is no answer.
+- Everything else is read as mathematics (`values`, `expressions`) and compared by value (`equality`, `zero`): equal
+  after algebra, as lists, tuples, sets, intervals, matrices, equations and inequalities. `1, 2` has no order, `(1, 2)`
+  has one; `(1, 2)`, `[1, 2]` and `\{1, 2\}` differ; `x > 2` is `(2, \infty)`. An equation that names a quantity stands
+  for its value: `x = 5`, `f(3) = 76`, `m + n = 17`. An answer that is not simplified is right; a sum, an integral, a
+  derivative or a limit that is still to be computed is not an answer.
 
-Mathematics is compared in a process of its own behind limits (`rlstep.steps.grader`), and no text is evaluated as code.
+Mathematics is compared in a separate process with limits (`rlstep.steps.grader`), and no text is evaluated as code.
 """

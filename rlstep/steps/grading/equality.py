@@ -24,13 +24,13 @@ from rlstep.steps.grading.zero import is_zero, points, without_functions
 
 
 class UnreadableReference(Exception):
-    """The reference is no mathematics that can be read here, so no answer can be told right from wrong."""
+    """The reference cannot be read as mathematics, so no answer can be graded against it."""
 
 
 def same(answer: str, reference: str) -> bool:
-    """Whether an answer has the reference's value; False where the answer is no mathematics that can be read.
+    """Whether an answer has the reference's value; False if the answer cannot be read as mathematics.
 
-    Both are texts in the spelling of `tidy`. Raises `UnreadableReference`, and what SymPy raises where it fails.
+    Both are in the spelling of `tidy`. Raises `UnreadableReference`, and whatever SymPy raises when it fails.
     """
     try:
         right = read(reference)
@@ -88,7 +88,7 @@ def same_number(left: sympy.Expr, right: sympy.Expr) -> bool:
 
 
 def _value_of(value, named):
-    """What an equation states of a named quantity, None where it contradicts itself; any other value as it is."""
+    """The value that an equation gives a named quantity, None if it contradicts itself; other values unchanged."""
     if not isinstance(value, Relation) or set(value.signs) != {"="}:
         return value
     stated = value.parts[1:] if named(value.texts[0]) else value.parts
@@ -119,7 +119,7 @@ def _distinct(items) -> list:
 
 
 def _same_ratio(ratio: Ratio, number: Scalar) -> bool:
-    """2:3 is 2/3; what may be a time of day, 3:30, is none."""
+    """Whether a ratio equals a number: 2:3 is 2/3; what may be a time of day, 3:30, equals none."""
     if len(ratio.parts) != 2:
         return False
     above, below = (part.expr for part in ratio.parts)
@@ -128,7 +128,7 @@ def _same_ratio(ratio: Ratio, number: Scalar) -> bool:
 
 
 def _read_as_list(text: str, value, other) -> bool:
-    """`100,200` is a number, and where the other answer is a list, a list too."""
+    """Whether to read a number such as `100,200` as a list, because the other answer is one."""
     if not isinstance(value, Scalar) or not isinstance(other, Listing) or not re.fullmatch(r"-?\d+(?:,\d{3})+", text):
         return False
     return same_value(Listing(tuple(map(read, text.split(",")))), other)
@@ -146,7 +146,7 @@ def _same_relation(left: Relation, right: Relation) -> bool:
 
 
 def _proportional(left: Relation, right: Relation) -> bool:
-    """Whether left - right side of one relation is that of the other, times a number that keeps its sign."""
+    """Whether the difference of the sides of one relation is a positive multiple of the other's."""
     (sign, ours), (other_sign, theirs) = map(_against_zero, (left, right))
     ours, theirs = without_functions(ours), without_functions(theirs)
     if sign != other_sign or ours.free_symbols != theirs.free_symbols:
@@ -164,7 +164,7 @@ def _against_zero(relation: Relation) -> tuple[str, sympy.Expr]:
 
 
 def _is_condition(value) -> bool:
-    """Whether a list is of inequalities, `x < 1 or x > 3`, and so one set."""
+    """Whether a list consists of inequalities, `x < 1 or x > 3`, and so describes one set."""
     return isinstance(value, Listing) and all(
         isinstance(item, Relation) and "=" not in item.signs for item in value.items
     )
@@ -197,7 +197,7 @@ def _variables(value) -> set[str]:
 
 
 def _as_set(value) -> sympy.Set | None:
-    """The set of numbers that a value is; None where it is none."""
+    """A value as a set of numbers; None if it is not one."""
     match value:
         case Reals():
             return value.numbers

@@ -1,7 +1,7 @@
 r"""One expression, such as `\frac{1}{2}x^2 + 3`: read by the LaTeX grammar of latex2sympy, without evaluating any text.
 
-This module and those above it run in the grading process alone (`rlstep.steps.grader`): SymPy reads even digits by
-`eval`, and an expression may take for ever.
+This module and those that build on it run only in the grading process (`rlstep.steps.grader`): SymPy parses even digits
+with `eval`, and an expression may take forever.
 """
 
 import re
@@ -15,10 +15,10 @@ from rlstep.steps.grading.spelling import DOLLAR
 
 
 class Unreadable(Exception):
-    """The text is no expression that the grammar knows."""
+    """The text is not an expression of the grammar."""
 
 
-# An answer is a value. What is left to sum, to integrate or to take a limit of is the question once more.
+# An answer is a value. A sum, an integral or a limit that is not yet computed only restates the question.
 _UNFINISHED = (sympy.Integral, sympy.Derivative, sympy.Sum, sympy.Product, sympy.Limit)
 _NUMBER = re.compile(r"\d+\.?\d*|\.\d+", re.ASCII)
 _POWER_OF_TEN = re.compile(r"(?<![A-Za-z\d.])(\d+\.?\d*|\.\d+)[eE]([-+]?\d{1,6})(?![\d.])", re.ASCII)
@@ -42,7 +42,7 @@ _PRIME = re.compile(r"([A-Za-z}])((?:'|\^\s*\{?\s*\\prime\s*\}?)+)")
 
 
 class _Grammar(_Latex2Sympy):
-    """latex2sympy's reader with exact numbers, and with products read as such: its own takes 2(3) for 2 + 3/1."""
+    """latex2sympy's reader with exact numbers, and with products read as such: the original reads 2(3) as 2 + 3/1."""
 
     def __init__(self):
         super().__init__(config=ConversionConfig(lowercase_symbols=False))
@@ -74,7 +74,7 @@ def expression(text: str) -> sympy.Basic:
         tree = _Grammar().parse(_for_the_grammar(text))
     except RecursionError as error:
         raise Unreadable(text) from error
-    except Exception as error:  # the grammar raises plain Exceptions, and whatever SymPy makes of senseless arguments
+    except Exception as error:  # the grammar raises plain Exceptions, and SymPy whatever senseless arguments lead to
         if isinstance(error, PermissionError):
             raise
         raise Unreadable(text) from error
@@ -97,7 +97,7 @@ def _for_the_grammar(text: str) -> str:
 
 
 def _words_as_symbols(text: str) -> str:
-    """With runs of letters that are no product of variables as one symbol each: blue is not b l u e."""
+    """Turns each run of letters that is not a product of variables into one symbol: blue is not b l u e."""
     parts, at = [], 0
     for match in re.compile(r"\\[A-Za-z]+(?:\{[^{}]*\})?|(?<![A-Za-z\\_])[A-Za-z]{3,}").finditer(text):
         run = match[0]

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from rlstep.steps.grading.spelling import words_of
 
-# 1e999999999 is a short text; nobody means it.
+# 1e999999999 is short to write and too large to compute.
 MAX_EXPONENT = 400
 
 _DECIMAL = re.compile(r"([-+]?)((?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d*)?|\.\d+)", re.ASCII)
@@ -33,7 +33,7 @@ _BASES = {
 _TIME = re.compile(r"(\d{1,2}(?::\d\d)?) ?([ap])\.? ?m\.?", re.ASCII)
 _TEXT = re.compile(r"[A-Za-z]+(?:(?:[ ,;]+|[-'.:] ?)[A-Za-z]+)*")
 _RUN = re.compile(r"[A-Za-z]+")
-# Letters that stand side by side as factors: abc is a product, cat is a word.
+# Letters that are factors when written side by side: abc is a product, cat is a word.
 _FACTORS = [set(letters) for letters in ("abc", "xyz", "pqr", "mnk", "uvw", "rst", "ABC", "XYZ", "xyt", "ij", "nk")]
 _NAMES = {"pi", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "infinity", "inf", "and", "or"}
 _SHORT_WORDS = {
@@ -116,7 +116,7 @@ def words(text: str) -> frozenset[str] | None:
 
 
 def are_factors(letters: str) -> bool:
-    """Whether a run of letters is a product of variables that stand together as a rule, such as `xyz`."""
+    """Whether a run of letters is a common product of variables, such as `xyz`."""
     return any(set(letters) <= together for together in _FACTORS)
 
 

@@ -73,7 +73,7 @@ _BARE_NAME = re.compile(
 
 @lru_cache(maxsize=1 << 12)
 def tidy(text: str) -> str:
-    r"""The text in one spelling. What opens and closes mathematics is gone; a dollar is `DOLLAR`.
+    r"""The text in one spelling. Delimiters of mathematics are removed; a dollar sign that means money is `DOLLAR`.
 
     >>> tidy(r"$\left(\tfrac12,\ 10{,}080\right)$.")
     '(\\frac{1}{2}, 10,080)'
@@ -91,7 +91,7 @@ def tidy(text: str) -> str:
 
 
 def unwrap(text: str) -> str:
-    """Without the space, the full stop, the markdown and the mathematics mode around it."""
+    """The text without surrounding space, full stop, markdown and math delimiters."""
     before = None
     while before != text:
         before = text
@@ -102,7 +102,7 @@ def unwrap(text: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    """Without the spaces that stand between no two digits."""
+    """The text without spaces, except between two digits."""
     return _FREE_SPACE.sub("", text)
 
 
@@ -137,7 +137,7 @@ def _command(match: re.Match) -> str:
 
 
 def _arguments(text: str) -> str:
-    r"""With braces around what commands take: `\frac43` -> `\frac{4}{3}`, `\sqrt(3)` -> `\sqrt{3}`."""
+    r"""Adds braces around the arguments of commands: `\frac43` -> `\frac{4}{3}`, `\sqrt(3)` -> `\sqrt{3}`."""
     parts, at = [], 0
     for match in _TAKES.finditer(text):
         if match.start() < at:
@@ -169,7 +169,7 @@ def _arguments(text: str) -> str:
 
 
 def _braced(text: str, at: int, parts: list[str]) -> int:
-    """Where the braced argument ends that starts at `at`; what is in it is given the braces it needs."""
+    """The end of the braced argument that starts at `at`; adds missing braces inside it."""
     start = len(text) - len(text[at:].lstrip())
     if start >= len(text) or text[start] != "{":
         return at

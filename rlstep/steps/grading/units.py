@@ -1,4 +1,4 @@
-r"""Units: what stands around a value and is no part of it.
+r"""Units: what is written around a value but is not part of it.
 
 18 cm  ->  18, centimetre          \$5.40  ->  5.40, dollar          15\text{ cm}^2  ->  15, centimetre^2
 """
@@ -60,10 +60,10 @@ class Measured:
 
 
 def split_unit(text: str, loose: bool = False) -> Measured:
-    """What is measured and in what, of a text that `tidy` wrote.
+    """The value and the unit of a text in the spelling of `tidy`.
 
     Args:
-        loose: whether `5 m` and `5cm` are units and no products of variables; so where nothing else has variables.
+        loose: whether `5 m` and `5cm` have units rather than being products; true if nothing else has variables.
     """
     unit = None
     if sign := _SIGN.match(text):
@@ -96,9 +96,9 @@ def split_unit(text: str, loose: bool = False) -> Measured:
 
 
 def same_unit(left: str | None, right: str | None) -> bool:
-    """Whether the units leave the values comparable: unless both are stated and differ, which of known units is sure.
+    """Whether the values are comparable: unless both units are stated and differ, certain only for known units.
 
-    Of others a common word is enough: apples are red apples, and are no pears.
+    For other units one common word is enough: apples match red apples, but not pears.
     """
     if not left or not right or "%" in (left, right) or "unit" in (left.split("^")[0], right.split("^")[0]):
         return True
@@ -118,7 +118,7 @@ def _are_words(text: str) -> bool:
 
 
 def _unit(text: str, power: str) -> str:
-    """The unit in one spelling: its words, those of known units by the name that they have here, with the power."""
+    """The unit in one spelling: its words, known units by their name above, with the power."""
     text = text.strip(" .")
     words = [word for word in re.split(r"[\s/]+", _SPELLED_OUT.get(text.casefold(), text)) if word]
     words = [word for word in words if word.casefold() not in ("per", "a", "of")]

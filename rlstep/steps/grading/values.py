@@ -1,6 +1,7 @@
 r"""What an answer is: one expression, or several in a list, a tuple, a set, an interval, a matrix or a relation.
 
-The structure is read here, as LaTeX grammars lose it: `1, 2` has no order, `(1, 2)` has one and may be an interval,
+The structure is parsed here, because LaTeX grammars lose it: `1, 2` has no order, `(1, 2)` has one and may be an
+interval,
 `[1, 2)` is an interval, `x > 1` is a relation and a set.
 """
 
@@ -24,14 +25,14 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Words:
-    """What is named in words, or a number with its base."""
+    """An answer in words, or a number with its base."""
 
     parts: object
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Values without brackets, `1, 2`: of no order, and as often as they stand there."""
+    """Values without brackets, `1, 2`: unordered, with repetitions."""
 
     items: tuple
     joined: str = ","
@@ -39,7 +40,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Bracketed:
-    """Values in order between brackets: a tuple, or where two, perhaps an interval."""
+    """Ordered values in brackets: a tuple, or if there are two, perhaps an interval."""
 
     left: str
     right: str
@@ -55,14 +56,14 @@ class Braces:
 
 @dataclass(frozen=True)
 class Reals:
-    """A set of numbers that has a sign of its own."""
+    """A set of numbers that has its own symbol."""
 
     numbers: sympy.Set
 
 
 @dataclass(frozen=True)
 class Combined:
-    r"""Sets joined by `\cup`, `\cap` or `\setminus`, from the left."""
+    r"""Sets joined by `\cup`, `\cap` or `\setminus`, left-associative."""
 
     operators: tuple[str, ...]
     sets: tuple
@@ -77,7 +78,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Relation:
-    """`a < x <= b`: texts and values with the signs between them."""
+    """`a < x <= b`: the sides and the relation signs between them."""
 
     texts: tuple[str, ...]
     parts: tuple
@@ -86,7 +87,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Ratio:
-    """`2:3`, also a time."""
+    """`2:3`, which may also be a time."""
 
     parts: tuple
 
@@ -107,10 +108,10 @@ _NUMBERS = {
 _SET_SIGNS = {"\\cup", "\\cap", "\\setminus", "\\backslash"}
 
 
-# Of the answers to one problem each is compared with several others, and reading takes longest.
+# Each answer to a problem is compared with several others, and parsing is the slowest part.
 @lru_cache(maxsize=1 << 10)
 def read(text: str):
-    """The value of a text in the spelling of `tidy`; `Unreadable` where it has none."""
+    """The value of a text in the spelling of `tidy`; raises `Unreadable` if it has none."""
     text = _JOINS.sub(lambda match: f" \\{match[1] or match[2]} ", text).strip()
     if not text:
         raise Unreadable(text)
@@ -153,7 +154,7 @@ def _relation(text: str):
     if "\\in" in signs or not all(parts):
         raise Unreadable(text)
     signs = [_SIGNS[sign] for sign in signs]
-    if "~" in signs:  # the value is what stands before its approximation
+    if "~" in signs:  # the value comes before its approximation
         cut = signs.index("~") + 1
         parts, signs = (
             (parts[:cut], signs[: cut - 1]) if cut > 1 or not is_name(parts[0]) else (parts, ["=" for _ in signs])
@@ -164,7 +165,7 @@ def _relation(text: str):
 
 
 def _side(text: str):
-    """A side of a relation; a name that is no expression, such as f^{-1}(3), is a symbol."""
+    """A side of a relation; a name that is not an expression, such as f^{-1}(3), becomes a symbol."""
     try:
         return read(text)
     except Unreadable:
@@ -236,7 +237,7 @@ def _set(inside: str):
 
 
 def _signs_chosen(text: str):
-    r"""The expression, or where it has `\pm`, those of each choice of signs."""
+    r"""The expression, or if it has `\pm`, one expression for each choice of signs."""
     parts, signs = _split_deep(text, {"\\pm", "\\mp"})
     if not signs:
         return _scalar(text)
@@ -276,7 +277,7 @@ def names_a_sum(text: str) -> bool:
 
 
 def _split(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
-    """The parts between separators outside of all brackets, and those separators."""
+    """The parts between separators that are outside all brackets, and the separators."""
     return _split_at(text, separators, lambda depth: depth == 0)
 
 

@@ -1,8 +1,8 @@
-"""Whether an expression is zero, whatever its variables are.
+"""Whether an expression is identically zero.
 
 At rational points of both signs the value of a polynomial or rational function is exact, and one that vanishes at all
-of them vanishes. Any other value is computed with as many digits as it takes to tell it from zero, up to DIGITS. No
-number is rounded, so there is no tolerance that a wrong answer could lie within.
+of them is zero. Any other value is computed with as many digits as it takes to distinguish it from zero, up to DIGITS.
+No number is rounded, so there is no tolerance within which a wrong answer could pass.
 """
 
 from itertools import islice
@@ -19,7 +19,7 @@ _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
 
 
 def is_zero(expr: sympy.Expr) -> bool:
-    """Whether an evaluated expression is zero at every point; False where it is nowhere defined."""
+    """Whether an evaluated expression is zero at every point; False if it is defined nowhere."""
     if expr.is_Rational:
         return expr == 0
     expr = without_functions(expr)
@@ -28,7 +28,7 @@ def is_zero(expr: sympy.Expr) -> bool:
 
 
 def points(variables: set[sympy.Symbol]):
-    """Dictionaries of rational values of the variables, of either sign and none of them special."""
+    """Dictionaries of rational values for the variables, of both signs, avoiding special values."""
     variables = sorted(variables, key=str)
     if not variables:
         yield {}
@@ -44,7 +44,7 @@ def points(variables: set[sympy.Symbol]):
 
 
 def without_functions(expr: sympy.Expr) -> sympy.Expr:
-    """With f(3) and the like, of which nothing is known, as variables."""
+    """The expression with undefined functions such as f(3) replaced by variables."""
     calls = expr.atoms(AppliedUndef)
     return expr.xreplace({call: sympy.Symbol(str(call)) for call in calls}) if calls else expr
 
@@ -57,5 +57,5 @@ def _vanishes(value: sympy.Expr) -> bool:
     if value.is_Rational:
         return value == 0
     real, imaginary, real_bits, imaginary_bits = evalf(value, 53, {"maxprec": int(DIGITS * _BITS_OF_A_DIGIT)})
-    # Bits that are sure are those of a number that is not zero.
+    # A number with any certain bits is not zero.
     return not any(part and bits > 8 for part, bits in ((real, real_bits), (imaginary, imaginary_bits)))

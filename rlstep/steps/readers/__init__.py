@@ -53,7 +53,7 @@ def reader_of(format: str, **options) -> Reader:
     """The reader of a format with these options.
 
     Raises:
-        UserError: no such format, an option that it does not have, or a value that cannot be.
+        UserError: no such format, an option that it does not have, or an invalid value.
     """
     if format not in READERS:
         raise UserError(f"no format '{format}'; there are {', '.join(FORMATS)}.")
@@ -74,16 +74,16 @@ def read(
     report: ReadReport | None = None,
     **options,
 ) -> Iterator[Solution]:
-    """Yields the solutions of a data set, a row at a time.
+    """Yields the solutions of a data set, one row at a time.
 
     Args:
         format: one of `FORMATS`; `solutions` is what rlstep's stages write.
         path: a file (`.jsonl`, `.json`, either with `.gz`, `.parquet`), a folder of such shards, or a hub id.
-        split: the hub data set's split; of a folder, the shards with this word in their name. A second edition of the
-            same problems (GSM8K's `train_socratic.jsonl`) is passed over and counted, unless `split` names it.
+        split: the hub data set's split; for a folder, the shards with this word in their name. A second edition of the
+            same problems (GSM8K's `train_socratic.jsonl`) is skipped and counted, unless `split` names it.
         config_name, revision: the hub data set's configuration and its branch, tag or commit.
         on_bad_row: whether a malformed row ends the reading or is left out and counted in `report`.
-        report: takes the counts while the solutions are taken.
+        report: is filled with the counts while the solutions are read.
         options: the format's own, see its class.
 
     Raises:
@@ -100,7 +100,7 @@ def read(
     else:
         for name, value in {"config_name": config_name, "revision": revision}.items():
             if value is not None:
-                raise UserError(f"{name} is '{value}', but {path} is no data set of the hub. Leave it out.")
+                raise UserError(f"{name} is '{value}', but {path} is not a data set on the hub. Leave it out.")
         files = shards(path, split, reader.editions)
         for name in sorted({file.name for file in shards(path, split)} - {file.name for file in files}):
             report.seen[f"passed over: {name}"] += 1
@@ -121,7 +121,7 @@ def _solutions(reader: Reader, rows: Iterator[Row], skip: bool, report: ReadRepo
     for row in rows:
         report.rows[row.source] += 1
         try:
-            # The whole row first: of a malformed one nothing is taken.
+            # Parse the whole row first: nothing is taken from a malformed one.
             solutions = reader.solutions(Field.of(row), report)
         except DataError as fault:
             if not skip:

@@ -1,4 +1,4 @@
-"""What the readers share: options, the report of a reading, and how steps become one completion."""
+"""What the readers share: options, the report of what was read, and how steps become one completion."""
 
 import hashlib
 import re
@@ -15,20 +15,20 @@ PROBLEM = "{problem}"
 LISTED_FAULTS = 20
 LINE_BREAK = "a line break is $'\\n' in a shell and \"\\n\" in YAML, in double quotes."
 
-# A backslash and an n, as a shell passes '\n' on; LaTeX's commands (\neq) go on with another letter.
+# A backslash and an n, as a shell passes '\n'; in LaTeX's commands (\neq) another letter follows.
 _WRITTEN_BREAK = re.compile(r"\\n(?![a-zA-Z])")
 
 
 @dataclass
 class ReadReport:
-    """What a reading saw; it fills while the solutions are taken.
+    """Counts of what was read; filled while the solutions are read.
 
     Attributes:
         rows: rows of each file, malformed ones that were skipped included.
         dropped: rows that were left out on purpose, by reason.
-        seen: what else a format tells of its rows, for example their finish reasons.
+        seen: other counts of a format, for example of finish reasons.
         bad_rows: malformed rows that were skipped.
-        faults: the first of their errors.
+        faults: the first few of their errors.
         on_fault: called with each of their errors.
     """
 
@@ -56,12 +56,12 @@ class Reader:
     """
 
     has_reference: ClassVar[bool] = True
-    """Whether rows hold the right final answer; where they do not, `Solution.reference` is empty."""
+    """Whether rows hold the right final answer; if not, `Solution.reference` is empty."""
     cut_short: ClassVar[bool] = False
-    """Whether a solution may end because its labelling ended there, rather than as an attempt that failed."""
+    """Whether a solution may end because its labelling ended there, rather than being a failed attempt."""
 
     editions: ClassVar[tuple[str, ...]] = ()
-    """Words in the names of files that hold the same problems again, in another edition."""
+    """Words in the names of files that hold another edition of the same problems."""
 
     prompt: str = PROBLEM + "\n"
 
@@ -72,7 +72,7 @@ class Reader:
             raise UserError(f"prompt is {self.prompt!r}, with a backslash and an n in it; {LINE_BREAK}")
 
     def solutions(self, row: Field, report: ReadReport) -> list[Solution]:
-        """The row's solutions; `sample` is set by the caller. Counts in `report` what it leaves out.
+        """The row's solutions; the caller sets `sample`. Counts in `report` what it leaves out.
 
         Raises:
             DataError: the row is malformed.
@@ -90,7 +90,7 @@ class StepReader(Reader):
     """A reader whose rows hold steps.
 
     Attributes:
-        separator: what stands between steps; a step's span includes the one after it.
+        separator: the text between steps; a step's span includes the separator after it.
     """
 
     separator: str = "\n"
@@ -101,12 +101,12 @@ class StepReader(Reader):
             raise UserError(f"separator is {self.separator!r}; it must be white space; {LINE_BREAK}")
 
     def join(self, texts: Iterable[str], close: bool = False) -> tuple[str, list[Span]]:
-        """One completion of the steps' texts, and their spans.
+        """Joins the steps' texts into one completion; returns it and their spans.
 
         Args:
             texts: one per step.
-            close: whether the last step gets a separator, too. A solution's last step has none; one that would have
-                gone on has, for the last token of a step must not tell whether its labelling ended there.
+            close: whether the last step also gets a separator. A solution's last step has none; one that would have
+                continued has one, because the last token of a step must not reveal whether its labelling ended there.
         """
         texts = list(texts)
         parts = [text + self.separator for text in texts[:-1]] + [texts[-1] + (self.separator if close else "")]
@@ -125,12 +125,12 @@ def problem_key(problem: str) -> str:
 def split_question(field: Field, text: str, first_step: str, report: ReadReport) -> tuple[str, str]:
     """(question, first step) of a text in which the step begins with `first_step` ("Step 1:").
 
-    A question may hold these words, too, having steps of its own: the solution begins where they stand last. Where they
-    stand twice in a row ("Step 1: Step 1: Add."), they are one beginning. In another case ("step 1:") they count only
-    where they stand in no other.
+    A question may also contain these words, in steps of its own: the solution begins at their last occurrence. Repeated
+    words ("Step 1: Step 1: Add.") are one beginning. Another capitalisation ("step 1:") counts only if the given one
+    does not occur.
 
     Raises:
-        DataError: the words are not there, or nothing stands before them.
+        DataError: the words are missing, or there is nothing before them.
     """
     mark = rf"({re.escape(first_step)}\s*)+"
     marks = list(re.finditer(mark, text)) or list(re.finditer(mark, text, re.IGNORECASE))

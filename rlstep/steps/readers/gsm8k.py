@@ -19,7 +19,7 @@ GSM8K_ANSWER = "####"
 class Gsm8kReader(Reader):
     """Problems are numbered: a row's id is `gsm8k-FILE-ROW`.
 
-    The socratic edition (`train_socratic.jsonl`), which lies beside the main one, has a question in every step.
+    The socratic edition (`train_socratic.jsonl`), in the same folder as the main one, has a question in every step.
     """
 
     editions: ClassVar[tuple[str, ...]] = ("socratic",)

@@ -15,7 +15,7 @@ from rlstep.steps.records import Solution
 
 @dataclass(frozen=True)
 class MathReader(Reader):
-    """The reference is `answer` where the row has it, else what the solution's last closed \\boxed{} holds."""
+    """The reference is `answer` if the row has it, else the content of the solution's last closed \\boxed{}."""
 
     def solutions(self, row: Field, report: ReadReport) -> list[Solution]:
         problem, solution = row["problem"].text(), row["solution"].text()

@@ -18,12 +18,12 @@ SIGNS = {"+": 1, "-": 0}
 
 @dataclass(frozen=True)
 class MathShepherdReader(StepReader):
-    """The tag does not remain in the completion: where a reward model is asked is up to the steps' spans.
+    """The tag is removed from the completion: the steps' spans say where a reward model scores.
 
-    In versions with soft labels `label` is a list of numbers, one a tag. A few published rows carry a tag inside the
-    question; it is no step, and its label is left out. Text after the last tag is a step of unknown label.
+    In versions with soft labels, `label` is a list of numbers, one per tag. A few published rows have a tag inside the
+    question; it does not end a step, and its label is left out. Text after the last tag is a step of unknown label.
 
-    `correct` is the label of a step that states the final answer: all its rollouts end in this very answer.
+    `correct` is the label of a step that states the final answer: all of its rollouts end in this answer.
 
     Attributes:
         tag: the mark after every step.
@@ -58,12 +58,12 @@ class MathShepherdReader(StepReader):
         return [with_outcome(solution, steps[-1])]
 
     def _labels(self, label: Field, parts: list[str], last: str) -> list[float | None]:
-        """The label after each part; a text of labels must agree with the input everywhere else."""
+        """The label after each part; a labelled text must agree with the input everywhere else."""
         if not isinstance(label.value, str):
             return label.labels(len(parts))
         rest, labels = label.text(), []
         for number, part in enumerate(parts, start=1):
-            # Both texts are stripped, so they agree from the first character on.
+            # Both texts are stripped, so they must agree from the first character on.
             if not rest.startswith(part) or (sign := rest[len(part) : len(part) + 1]) not in SIGNS:
                 raise label.fault(f"differs from 'input' at step tag {number}; expected + or - there, and its text.")
             labels.append(SIGNS[sign])
@@ -75,7 +75,7 @@ class MathShepherdReader(StepReader):
     def _steps(
         self, tagged: Field, parts: list[str], labels: list[float | None], report: ReadReport
     ) -> tuple[str, list[str], list[float | None]]:
-        """(question, step texts, their labels): the first step stands in the same part as the question."""
+        """(question, step texts, their labels): the first step is in the same part as the question."""
         first = next((k for k, part in enumerate(parts) if self.first_step.lower() in part.lower()), 0)
         question, begin = split_question(tagged, "".join(parts[: first + 1]), self.first_step, report)
         if first:
@@ -87,9 +87,9 @@ class MathShepherdReader(StepReader):
 
 
 def with_outcome(solution: Solution, last_step: str) -> Solution:
-    """Sets `answer` and `correct` where the last step states the final answer and is labelled right or wrong.
+    """Sets `answer` and `correct` if the last step states the final answer and is labelled right or wrong.
 
-    Of labels from rollouts the last is that of the whole solution: there is nothing left to roll out.
+    With labels from rollouts, the last one is the label of the whole solution: there is nothing left to roll out.
     """
     solution.answer = stated_answer(last_step)
     if solution.answer is not None and solution.labels[-1] in (0, 1):

@@ -9,7 +9,7 @@ from rlstep.steps.records import Solution, solution_of
 
 @dataclass(frozen=True)
 class OursReader:
-    """Rows of `Solution`; they are checked and passed on, their sample numbers included."""
+    """Rows of `Solution`, which are validated and passed on, sample numbers included."""
 
     has_reference = True
     cut_short = False

@@ -11,10 +11,10 @@ A row, cut down to what is read::
                         {"text": "Now add.", "rating": 0, "flagged": null}],
         "human_completion": null, "chosen_completion": null}]}}
 
-Of this row come two solutions of one tree, one for each of the two steps after the chosen one: "3 * 4 = 12" and
+This row gives two solutions of one tree, one for each of the two steps after the chosen one: "3 * 4 = 12" and
 "2 + 12 = 15", labelled 1 and 0, and "3 * 4 = 12" and "Now add.", labelled 1 and neutral. The label of the first step
-stands in both and counts once (`rlstep.steps.trees`). Alternatives of one step are never followed by those of another:
-nobody labelled a step after a step that was not chosen.
+is in both and counts once (`rlstep.steps.trees`). An alternative is always the last step of its solution: nobody
+labelled a step after a step that was not chosen.
 """
 
 import re
@@ -35,7 +35,7 @@ _ANSWER = re.compile(r"^# Answer\s+(\S.*)", re.MULTILINE | re.DOTALL)
 
 
 class Candidate(NamedTuple):
-    """A step that stood to choose: its text, its label (None: unknown), and whether it is neutral."""
+    """A step that was offered: its text, its label (None: unknown), and whether it is neutral."""
 
     text: str
     label: int | None
@@ -51,19 +51,19 @@ class Prm800kReader(StepReader):
     """Ratings 1 and -1 become labels 1 and 0; 0 is a neutral step. Steps are joined by `separator`.
 
     As in the paper (section 2.4), questions for quality control and for screening labelers are left out, and so are
-    rows that the labeler could not finish (`give_up`) or held for broken (`bad_problem`). A step that the labeler
-    flagged as one not to be judged has no label. A step that the labeler wrote counts as right where it has no rating
-    of its own: labelers wrote one where every step offered was wrong.
+    rows that the labeler could not finish (`give_up`) or considered broken (`bad_problem`). A step that the labeler
+    flagged as not ratable has no label. A step that the labeler wrote counts as right if it has no rating of its own:
+    labelers wrote one when every step offered was wrong.
 
-    The first solution of a row is the chosen path. Where it ends because nothing was chosen (in phase 2, at the first
-    wrong step), its last step is the first of those that stood to choose. Each rated alternative is a further solution.
+    The first solution of a row is the chosen path. If it ends because nothing was chosen (in phase 2, at the first
+    wrong step), its last step is the first of those offered. Each rated alternative is a further solution.
 
     A solution is finished when its last step states an answer ("# Answer"), or when its path ends in "solution". This
     finish reason does not say that the answer is right: `correct` is left to grading by the reference.
 
     Attributes:
-        keep: of what is left out by default, what to take: quality_control, screening, give_up, bad_problem rows, and
-            the ratings of flagged steps.
+        keep: what to keep of that which is left out by default: quality_control, screening, give_up, bad_problem rows,
+            and the ratings of flagged steps.
     """
 
     cut_short: ClassVar[bool] = True
@@ -122,14 +122,14 @@ class Prm800kReader(StepReader):
                 seen["alternative without a rating"] += unrated
             if chosen is None:
                 if after := len(items) - place - 1:
-                    # Nothing says what they follow.
-                    seen["step behind the end of the path"] += after
+                    # The step before them is unknown.
+                    seen["step after the end of the path"] += after
                 break
             path.append(candidates[chosen])
         return path, branches, seen
 
     def _candidates(self, step: Field, seen: Counter) -> tuple[list[Candidate], int | None]:
-        """What stood to choose at a step, and which of it the path takes; None where it ends."""
+        """The candidates at a step, and the index of the one that the path takes; None if it ends there."""
         offered, human, chosen = step["completions"], step.get("human_completion"), step["chosen_completion"]
         candidates = [] if offered.is_null else [self._candidate(item, seen) for item in offered.items()]
         taken = None if chosen.is_null else chosen.index(len(candidates))
@@ -140,7 +140,7 @@ class Prm800kReader(StepReader):
         return candidates, taken
 
     def _written(self, human: Field, seen: Counter) -> Candidate:
-        """A step that the labeler wrote, an object like the others or a text; without a rating it counts as right."""
+        """A step that the labeler wrote, an object like the others or text; without a rating it counts as right."""
         if isinstance(human.value, str):
             return Candidate(human.text(), 1, False)
         step = self._candidate(human, seen)
@@ -172,8 +172,8 @@ class Prm800kReader(StepReader):
 
 
 def _trajectories(path: list[Candidate], branches: list[tuple[int, Candidate]]) -> list[list[Candidate]]:
-    """The steps of every labelled trajectory; none is the beginning of another."""
-    # A path that ends before steps that nobody chose is no solution of its own: the first of them ends it.
+    """The steps of every labelled trajectory; none is a prefix of another."""
+    # A path that ends before steps none of which was chosen is not a separate solution: the first of them completes it.
     last = next((k for k, (place, _) in enumerate(branches) if place == len(path)), None)
     whole = path if last is None else [*path, branches[last][1]]
     others = [[*path[:place], step] for k, (place, step) in enumerate(branches) if k != last]

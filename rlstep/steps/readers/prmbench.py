@@ -21,13 +21,13 @@ WITH_ORIGINAL = "redundency"
 
 @dataclass(frozen=True)
 class PrmBenchReader(StepReader):
-    """The modified solution: wrong at `error_steps` (from 1), right everywhere else, also after the first wrong step.
+    """The modified solution: wrong at `error_steps` (from 1), right everywhere else, even after the first wrong step.
 
-    Rows of the class "redundency" (their spelling) give the original solution, too, all of whose steps are right: the
-    published evaluation takes it as the sample without an error. What the other classes have is the same again.
+    Rows of the class "redundency" (their spelling) also give the original solution, all of whose steps are right: the
+    published evaluation takes it as the sample without an error. The other classes repeat the same originals.
 
-    Redundant and circular steps count as wrong in this benchmark, and in "multi_solutions" no step is. Whether a final
-    answer is right is not said.
+    Redundant and circular steps count as wrong in this benchmark, and in "multi_solutions" no step is wrong. The data
+    does not say whether a final answer is right.
     """
 
     has_reference: ClassVar[bool] = False

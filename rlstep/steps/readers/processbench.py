@@ -17,7 +17,7 @@ from rlstep.steps.records import Solution
 class ProcessBenchReader(StepReader):
     """`label` k is the first wrong step, from 0: right before it, unknown after it. -1 says that every step is right.
 
-    The problem's id is the row's, whose beginning names the subset.
+    The problem's id is the row's id, which begins with the name of the subset.
     """
 
     has_reference: ClassVar[bool] = False

@@ -19,8 +19,8 @@ from rlstep.steps.records import Solution
 class RlhflowReader(StepReader):
     """A user's turn is a step, the assistant's answer its label; the first turn begins with the question.
 
-    In some rows (most of Deepseek-PRM-Data) the first step does not begin with `first_step`, and nothing tells it from
-    the question: there it stays in the prompt, its label is left out, and the row is counted.
+    In some rows (most of Deepseek-PRM-Data), the first step does not begin with `first_step`, so it cannot be separated
+    from the question: it then stays in the prompt, its label is left out, and the row is counted.
 
     `correct` is the label of a step that states the final answer, as in Math-Shepherd's rows.
 
@@ -52,7 +52,7 @@ class RlhflowReader(StepReader):
         else:
             question, *steps = texts
             labels = labels[1:]
-            report.seen["first step not told from the question, its label left out"] += 1
+            report.seen["first step not separable from the question, its label left out"] += 1
         if not steps:
             report.dropped["no step after the question"] += 1
             return []

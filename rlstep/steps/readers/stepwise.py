@@ -15,11 +15,11 @@ from rlstep.steps.records import Solution
 class StepwiseReader(StepReader):
     """Labels are true, false, a number from 0 to 1 (kept as it is), or null or -100 for unknown.
 
-    Rows without a step, which TRL's own data sets have, are left out and counted.
+    Rows without a step, which occur in TRL's own data sets, are left out and counted.
 
     Attributes:
-        close_last: give the last step a separator, too. Right for data whose rows end with the step in question, such
-            as every rejected step of PRM800K: else the missing separator tells that a step was rejected.
+        close_last: also give the last step a separator. Right for data whose rows end with the rated step, such as
+            every rejected step of PRM800K: otherwise a missing separator reveals that a step was rejected.
     """
 
     has_reference: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""A value of a row that knows its place, so that every fault names file, row and field."""
+"""A value that knows its place in a row, so that every error names file, row and field."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from rlstep.runtime.errors import DataError
 from rlstep.steps.records import shown
 from rlstep.steps.sources import Row
 
-# What transformers and TRL write where no loss is wanted; a label of this value says that nothing is known.
+# What transformers and TRL write where there is no loss; as a step label it means unknown.
 IGNORED = -100
 
 
 @dataclass(frozen=True)
 class Field:
-    """A row, or a value inside it, whose methods give it as what it should be or raise a `DataError`.
+    """A row, or a value inside it, whose methods return it as the expected type or raise a `DataError`.
 
     Attributes:
         row: the row.
@@ -34,17 +34,17 @@ class Field:
         return DataError(self.row.source, self.row.number, self.name, problem)
 
     def expected(self, what: str) -> DataError:
-        return self.fault(f"expected {what}, found {shown(self.value)}.")
+        return self.fault(f"expected {what}, got {shown(self.value)}.")
 
     def __getitem__(self, key: str) -> "Field":
-        """The value of a key that must be there, though it may be null."""
+        """The value of a required key, which may be null."""
         value = self.get(key)
         if key not in self.value:
             raise value.fault(f"missing; this row has {', '.join(map(str, self.value)) or 'no fields'}.")
         return value
 
     def get(self, key: str) -> "Field":
-        """The value of a key; null where it is absent."""
+        """The value of a key; null if it is absent."""
         if not isinstance(self.value, dict):
             raise self.expected("an object")
         return Field(self.row, f"{self.name}.{key}" if self.name else key, self.value.get(key))
@@ -59,7 +59,7 @@ class Field:
         return [Field(self.row, f"{self.name}[{k}]", item) for k, item in enumerate(self.value)]
 
     def text(self) -> str:
-        """A text that is not blank, without the white space around it."""
+        """Text that is not blank, without surrounding white space."""
         if not isinstance(self.value, str) or not self.value.strip():
             raise self.expected("text")
         return self.value.strip()
@@ -70,7 +70,7 @@ class Field:
         return self.value
 
     def index(self, length: int, lowest: int = 0) -> int:
-        """A whole number from `lowest` to below `length`."""
+        """A whole number from `lowest` to `length` - 1."""
         whole = isinstance(self.value, int) and not isinstance(self.value, bool)
         if not whole or not lowest <= self.value < length:
             raise self.expected(f"a whole number from {lowest} to {length - 1}")
@@ -79,7 +79,7 @@ class Field:
     def label(self) -> float | None:
         """A step's label: true, false or a number from 0 to 1; null and -100 are unknown.
 
-        A number between stays what it is: a soft label is the share of rollouts that reached the answer.
+        A number in between is kept as it is: a soft label, the share of rollouts that reached the answer.
         """
         if isinstance(self.value, bool):
             return int(self.value)

@@ -138,7 +138,7 @@ def test_resumed_run_ends_with_the_same_weights(tiny_lm, data, arguments, callba
 def test_a_checkpoint_of_another_run_is_not_continued(stage, config, tiny_lm, data, arguments):
     run = {"num_train_epochs": 1, "save_strategy": "epoch"}
     stage(config(tiny_lm, data), arguments(**run))
-    with pytest.raises(UserError, match=r"is of another run, with boundary 'line' \(now 'sentence'\), learning_rate"):
+    with pytest.raises(UserError, match=r"is from a run with boundary 'line' \(now 'sentence'\), learning_rate"):
         stage(config(tiny_lm, data, boundary="sentence", resume=True), arguments(**run, learning_rate=0.5))
     stage(config(tiny_lm, data, resume=True), arguments(**run | {"num_train_epochs": 2}))
 

@@ -1,0 +1,36 @@
+"""The interface that every verifier has, whatever it is and wherever it runs."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rlstep.steps.boundaries import Boundary
+from rlstep.steps.prompts import Prompt, PromptFormat
+from rlstep.steps.records import Span
+from rlstep.verifiers.spec import Gives, Kind
+
+
+class Verifier(Protocol):
+    """A model that scores the steps of solutions: in this process, on a shared base, or on another machine.
+
+    Attributes:
+        kind: "prm", which scores single steps, or "orm", which scores the text up to the end of a step.
+        gives: what its scores are: "probability", in [0, 1], from which step rewards follow by a credit scheme, or
+            "reward", of either sign, which is paid as it is.
+        boundary: how a completion is split into steps when no spans are given.
+        prompt_format: how it reads prompts; None if it reads the problem's text in a way of its own.
+    """
+
+    kind: Kind
+    gives: Gives
+    boundary: Boundary
+    prompt_format: PromptFormat | None
+
+    def score(
+        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+    ) -> list[list[float]]:
+        """One value for each step of each completion, in the order given.
+
+        Args:
+            prompts, completions: one pair per row.
+            steps: character spans in the completions; by default the boundary rule splits them.
+        """
