@@ -8,6 +8,8 @@ steps whose shares it wants next, is told them, and has the labels once it wants
 from dataclasses import dataclass, field
 from typing import Protocol
 
+__all__ = ["BinarySearch", "LinearSearch", "StepSearch"]
+
 
 class StepSearch(Protocol):
     def wanted(self) -> list[int]:

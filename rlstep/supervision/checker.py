@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import same_answer
+from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import Solution
 from rlstep.steps.trees import Beginnings
 from rlstep.tasks.base import Task, checked
@@ -16,56 +17,74 @@ def has_step_labels(solution: Solution) -> bool:
 
 
 def refuse_step_labels(solution: Solution, path: str) -> None:
-    """Refuses a solution whose step labels the checker's would replace.
+    """Refuses a solution whose step labels others would replace.
 
     Raises:
         UserError: it has labels.
     """
     if has_step_labels(solution):
         raise UserError(
-            f"{_where(solution, path)}: it has step labels already, and the checker's would replace them. Keep them and"
-            " set the answers alone with labelled: keep, or give solutions without labels."
+            f"{name_of(solution, path)}: it has step labels already, and new ones would replace them. Keep them and set"
+            " the answers alone with labelled: keep, or give solutions without labels."
         )
 
 
-def label_solution(task: Task, solution: Solution, path: str) -> Solution:
+def label_solution(task: Task, solution: Solution, path: str, boundary: Boundary | None = None) -> Solution:
     """The solution with the checker's steps, labels, answer and correctness; the first two only where it has no labels.
 
     Args:
         path: the solutions' file, for messages.
+        boundary: what a step is, where that is not the checker's rule; a step then has the worst label of those that
+            the checker finds in it.
 
     Raises:
         UserError: the prompt is not of the task, there is no reference answer, or scores are there that belong to other
             steps.
     """
-    where = _where(solution, path)
+    where = name_of(solution, path)
     if not solution.reference.strip():
         raise UserError(f"{where}: it has no reference answer, so nothing says whether its own is right.")
     try:
-        found = checked(task, replace(solution))
+        checked_one = checked(task, replace(solution))
     except ValueError as error:
         raise UserError(f"{where}: {error}. Give the task that the problems are of.") from None
     if has_step_labels(solution):
-        return _graded(solution, found)
-    if solution.scores and [tuple(step) for step in solution.steps] != found.steps:
+        return _graded(solution, checked_one)
+    if boundary is not None:
+        _divide(checked_one, boundary)
+    if solution.scores and [tuple(step) for step in solution.steps] != checked_one.steps:
+        whose = f"the task {task.name}" if boundary is None else f"the boundary {boundary.rule}"
         raise UserError(
-            f"{where}: its scores belong to other steps than the task {task.name} finds. Label solutions first, then"
-            " score them."
+            f"{where}: its scores belong to other steps than {whose} finds. Label solutions first, then score them."
         )
-    return found
+    return checked_one
 
 
-def _graded(solution: Solution, found: Solution) -> Solution:
+def _divide(solution: Solution, boundary: Boundary) -> None:
+    """Replaces the checker's steps by those of a boundary, each with the worst label of the checker's steps in it.
+
+    Where one of the checker's steps reaches beyond it, nothing is known.
+    """
+    of_checker = list(zip(solution.steps, solution.labels, strict=True))
+    solution.steps, solution.labels = boundary.split(solution.completion), []
+    for start, end in solution.steps:
+        touched = [(span, label) for span, label in of_checker if span[0] < end and start < span[1]]
+        inside = all(start <= first and last <= end for (first, last), _ in touched)
+        solution.labels.append(min((x for _, x in touched if x is not None), default=None) if inside else None)
+
+
+def _graded(solution: Solution, checked_one: Solution) -> Solution:
     """The solution with its own labels; its answer and correctness are the checker's."""
-    if found.answer is None and solution.answer is not None:
+    if checked_one.answer is None and solution.answer is not None:
         # The data set says it in a form of its own.
         return replace(solution, correct=same_answer(solution.answer, solution.reference))
-    if found.answer is None and not solution.finished:
+    if checked_one.answer is None and not solution.finished:
         return solution  # its labelling ended there: no attempt that failed
-    return replace(solution, answer=found.answer, correct=found.correct)
+    return replace(solution, answer=checked_one.answer, correct=checked_one.correct)
 
 
-def _where(solution: Solution, path: str) -> str:
+def name_of(solution: Solution, path: str) -> str:
+    """A solution as error messages name it."""
     return f"{path}, problem '{solution.problem_id}', sample {solution.sample}"
 
 
