@@ -49,7 +49,8 @@ def label_solution(task: Task, solution: Solution, path: str) -> Solution:
         return _graded(solution, relabelled)
     if solution.scores and [tuple(step) for step in solution.steps] != relabelled.steps:
         raise UserError(
-            f"{where}: its scores belong to other steps than the task {task.name} finds. Label solutions first, then score them."
+            f"{where}: its scores belong to other steps than the task {task.name} finds. Label solutions first, then "
+            "score them."
         )
     return relabelled
 

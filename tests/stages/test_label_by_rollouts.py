@@ -210,12 +210,11 @@ def test_messages_are_continued_and_graded_by_the_problem_they_state(config, mon
         (
             {"boundary": "tag", "boundary_tag": "4."},
             ["2 and <<2+2=4>>4.", "\nSo <<4+1=6>>6.\n\n#### 5"],
-            [None, None],
+            [1, 0],
         ),
     ],
 )
 def test_the_boundary_says_what_a_step_is(config, careful, monkeypatch, options, steps, of_checker):
-    """A step has the worst label of the checker's steps in it, none where one of them reaches beyond it."""
     text = "2 and <<2+2=4>>4.\nSo <<4+1=6>>6.\n\n#### 5"
     write_rows(config.data, [Solution("p", "Add.", text, "5").to_row()])
     draw = lambda self, beginnings, numbers, seed: Continuations([["#### 5"] * n for n in numbers], 1, 1)  # noqa: E731
