@@ -6,9 +6,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rlstep.policy.continuations import Continuer
-from rlstep.policy.models import device, load_policy, load_policy_tokenizer
-from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Idle, ReadBy, check
 from rlstep.runtime.progress import track
@@ -17,7 +14,6 @@ from rlstep.runtime.rows import ResumableRows
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.records import Solution, iter_solutions
 from rlstep.supervision.checker import has_step_labels, label_metrics, label_solution, name_of, refuse_step_labels
-from rlstep.supervision.monte_carlo import MonteCarlo
 from rlstep.supervision.options import MonteCarloOptions
 from rlstep.tasks import get
 from rlstep.tasks.base import Task
@@ -72,8 +68,7 @@ def label(config: LabelConfig) -> dict:
     out = Path(config.out)
     # What a run writes depends on all but its path; a budget only ends it.
     asked = {name: value for name, value in settings(config).items() if name not in ("data", "out", "token_budget")}
-    policy = checkpoint_files(config.policy) if config.policy else None
-    seed = config.seed if config.by == "monte_carlo" else None
+    policy, seed = (_policy_files(config.policy), config.seed) if config.by == "monte_carlo" else (None, None)
     with (
         RunRecord("label", settings(config), out.parent, seed, name=out.name + ".run.json") as record,
         ResumableRows(out, digest(Path(config.data), asked, policy)) as rows,
@@ -100,6 +95,11 @@ def _by_checker(config: LabelConfig, task: Task, rows: ResumableRows, total: int
 
 def _by_rollouts(config: LabelConfig, task: Task, journal: ResumableRows, total: int) -> dict:
     """As long as it runs, the partial file holds what became of each batch of rollouts."""
+    # Here, because the checker needs no torch.
+    from rlstep.policy.continuations import Continuer
+    from rlstep.policy.models import device, load_policy, load_policy_tokenizer
+    from rlstep.supervision.monte_carlo import MonteCarlo
+
     tokenizer = load_policy_tokenizer(config.policy, config.trust_remote_code)
     model = load_policy(config.policy, config.dtype, config.trust_remote_code).to(device()).eval()
     sampling = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
@@ -121,6 +121,12 @@ def _by_rollouts(config: LabelConfig, task: Task, journal: ResumableRows, total:
         solutions[row] = replace(solutions[row], labels=labels)
     journal.finish(solution.to_row() for solution in solutions)
     return label_metrics(solutions) | rollouts.metrics()
+
+
+def _policy_files(path: str) -> list[tuple[str, int, int]]:
+    from rlstep.runtime.checkpoints import checkpoint_files
+
+    return checkpoint_files(path)
 
 
 def _chunks(solutions: Iterator[Solution]) -> Iterator[list[Solution]]:
