@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_policy_tokenizer
+from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_policy_tokenizer, prompt_lengths
 from rlstep.policy.sampling import batches, generate
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.constraints import Range, ReadBy, check
@@ -16,6 +16,7 @@ from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
 from rlstep.steps.records import read_problems
 from rlstep.verifiers.pretrained import max_positions
+from rlstep.verifiers.vocabulary import check_vocabulary
 
 
 @dataclass
@@ -66,7 +67,8 @@ def sample(config: SampleConfig) -> dict:
         if done < total:
             tokenizer = load_policy_tokenizer(config.model, config.trust_remote_code)
             model = load_policy(config.model, config.dtype, config.trust_remote_code).to(device()).eval()
-            lengths = {p.id: len(tokenizer(p.prompt)["input_ids"]) for p in problems}
+            check_vocabulary(tokenizer, model.config, generates=True)
+            lengths = prompt_lengths(problems, tokenizer, model.config)
             check_prompt_lengths(lengths, config.max_new_tokens, max_positions(model.config))
             settings = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
             jobs, whole = batches(problems, config.n, config.batch_size, done), done - done % config.batch_size

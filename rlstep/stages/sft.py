@@ -3,25 +3,30 @@
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
-from trl import SFTConfig, SFTTrainer, get_peft_config
+from trl import SFTConfig, SFTTrainer
 
 from rlstep.policy.config import PolicyModel
 from rlstep.policy.demonstrations import check_lengths, tokenize
-from rlstep.policy.models import load_policy_tokenizer, model_init_kwargs
+from rlstep.policy.models import load_policy_tokenizer
+from rlstep.policy.start import policy_start
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
-from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged
 from rlstep.steps.records import read_solutions
-from rlstep.verifiers.pretrained import max_positions
+from rlstep.verifiers.pretrained import load_config, max_positions, without_router_loss
+from rlstep.verifiers.vocabulary import check_tokens, check_vocabulary
 
 
 @dataclass
 class SFTOptions:
     data: str = field(metadata={"help": "Solutions to imitate (JSONL)."})
+    merge_base: bool = field(
+        default=False,
+        metadata={"help": "model_name_or_path is a LoRA adapter: merge it into its base first, and start from that."},
+    )
     resume: Annotated[bool, ASKED] = field(
         default=False, metadata={"help": "Continue from the newest checkpoint in output_dir, where there is one."}
     )
@@ -70,27 +75,31 @@ class SFTArguments(SFTConfig):
 def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel) -> dict:
     """Trains a causal LM (or a LoRA adapter on it, `--use_peft`) on the completions of `options.data`."""
     raise_faults(faults_of(model, PolicyModel))
-    if model.model_name_or_path is None:
-        raise UserError("model_name_or_path is missing: a hub id or a folder with a causal LM.")
+    start = policy_start(model, options.merge_base, args.trust_remote_code)
     solutions = read_solutions(options.data)
     identity = run_identity(options, args, model)
-    start = newest_checkpoint(args.output_dir) if options.resume else None
-    check_checkpoint(start, identity)
+    checkpoint = newest_checkpoint(args.output_dir) if options.resume else None
+    check_checkpoint(checkpoint, identity)
     with RunRecord("sft", settings(options) | settings(args) | settings(model), args.output_dir, args.seed) as record:
-        args.model_init_kwargs = model_init_kwargs(model, args)
         tokenizer = load_policy_tokenizer(model.model_name_or_path, args.trust_remote_code)
+        config = load_config(start.path, args.trust_remote_code)
+        check_vocabulary(tokenizer, config, generates=True)
         rows = tokenize(tokenizer, solutions)
+        check_tokens(rows["input_ids"], tokenizer, config)
+        start = start.prepare(model, args)
         trainer = SFTTrainer(
-            model=model.model_name_or_path,
+            model=start.model(args),
             args=args,
             train_dataset=rows,
             processing_class=tokenizer,
-            peft_config=get_peft_config(model),
+            peft_config=start.lora,
         )
         check_lengths(solutions, rows, args.max_length, max_positions(trainer.model.config))
         trainer.add_callback(KeepIdentity(identity))
-        result = trainer.train(resume_from_checkpoint=start)
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        without_router_loss(trainer.model.config)
         trainer.save_model()
         tokenizer.save_pretrained(args.output_dir)
+        start.finish(args)
         record.metrics |= {"demonstrations": len(solutions), **result.metrics}
     return record.metrics
