@@ -37,10 +37,14 @@ class PRMConfig(VerifierConfig):
         super().__post_init__()
         self.policy = LabelPolicy(self.neutral, self.after_first_error)
 
+    @property
+    def classifies(self) -> bool:
+        return self.head == "classification"
+
     def spec(self, tokenizer: PreTrainedTokenizerBase) -> VerifierSpec:
         """What the outputs will mean."""
         spec = VerifierSpec("prm", self.head, None, self.policy, self.steps)
-        if self.head == "classification":
+        if self.classifies:
             return spec
         texts = self.label_tokens or DEFAULT_LABEL_TOKENS[: spec.classes]
         return VerifierSpec("prm", "token", label_token_ids(tokenizer, texts, spec), self.policy, self.steps)

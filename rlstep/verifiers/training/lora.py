@@ -28,7 +28,7 @@ from rlstep.verifiers.lora_targets import (
     touches_tied_embeddings,
 )
 from rlstep.verifiers.merging import remove_merged_base, write_merged_base
-from rlstep.verifiers.pretrained import load_config, refuse_quantised
+from rlstep.verifiers.pretrained import load_config, refuse_quantised, require_token_classifier
 from rlstep.verifiers.spec import VerifierSpec
 from rlstep.verifiers.training.arguments import VerifierArguments
 from rlstep.verifiers.training.options import VerifierConfig
@@ -105,12 +105,14 @@ def verifier_start(config: VerifierConfig, implicit: bool, output_dir: str) -> V
             f"output_dir is the base itself, {path}, which the adapter needs as it is; give another folder, or leave "
             "out merge_adapter."
         )
+    # A verifier's adapter says itself what its base is; a policy's has no configuration.
+    described = load_config(path if adapter is None or is_verifier(path, trust) else adapter.base, trust)
+    refuse_quantised(path, described)
+    if config.classifies:
+        require_token_classifier(path, described)
     if adapter is not None and not config.merge_base:
         refuse_another_shape(adapter, {name: getattr(config, name) for name in changed(config, OF_THE_ADAPTER)})
         return VerifierStart(path, adapter)
-    base = path if adapter is None or is_verifier(path, trust) else adapter.base
-    described = load_config(base, trust)
-    refuse_quantised(base, described)
     if config.use_peft:
         check_targets(fresh_shape(config), path, skeleton(described, trust_remote_code=trust))
     return VerifierStart(path) if adapter is None else VerifierStart(path, to_merge=adapter)

@@ -64,6 +64,11 @@ class VerifierConfig:
         check(self, self._faults())
         self.steps = Boundary(self.boundary, self.boundary_tag)
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the verifier has a head of classes, which not every family has in transformers."""
+        return True
+
     def _faults(self) -> Iterator[str]:
         """What a subclass has against combinations of its settings."""
         yield from ()
