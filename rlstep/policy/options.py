@@ -31,6 +31,10 @@ class PPOOptions:
     eval_problems: Annotated[str | None, MEASURED] = field(
         default=None, metadata={"help": "Problems to evaluate on (JSONL)."}
     )
+    merge_base: bool = field(
+        default=False,
+        metadata={"help": "model_name_or_path is a LoRA adapter: merge it into its base first, and start from that."},
+    )
     task: Literal["arithmetic", "increasing", "increasing_words", "word_problems", "gsm8k", "math"] = field(
         default="arithmetic", metadata={"help": "Whose checker verifies answers and steps."}
     )

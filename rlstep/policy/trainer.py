@@ -35,6 +35,8 @@ from rlstep.policy.resume import ExactResume
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion
 from rlstep.policy.rollouts import Rollouts
 from rlstep.steps.prompts import PromptFormat
+from rlstep.verifiers.adapters import Adapter
+from rlstep.verifiers.merging import put_adapter
 
 
 def process(scored: list[ScoredCompletion], **_) -> list[float]:
@@ -58,6 +60,7 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         processing_class: the policy's tokenizer.
         peft_config: the LoRA adapter to train. With `advantage: gae` the critic then shares the frozen base; beside a
             policy whose weights are all trained it has a frozen base of its own, the reference where there is one.
+        adapter: one to train further, in place of a fresh one; `model` is its base.
         critic_config: the critic's adapter; the policy's by default, or one of rank 16.
         callbacks: as in the Trainer.
         run_identity: settings that a checkpoint must have been written with to be continued by this run.
@@ -80,6 +83,7 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         eval_dataset=None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
+        adapter: Adapter | None = None,
         critic_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
         run_identity: dict[str, Any] | None = None,
@@ -94,10 +98,12 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
             import_module("deepspeed").init_distributed()
         self.value_function: ValueFunction | None = None
         if args.advantage == "gae":
-            self.value_function = ValueFunction(args, critic_config or peft_config)
-            if peft_config is not None:
+            self.value_function = ValueFunction(args, critic_config or peft_config or (adapter and adapter.shape()))
+            if peft_config is not None or adapter is not None:
                 model = load_base(model, args)
                 self.value_function.share_base(model)
+        if adapter is not None:
+            model = put_adapter(load_base(model, args), adapter, trainable=True)
         super().__init__(
             model=model,
             reward_funcs=[process, outcome],

@@ -22,6 +22,7 @@ from rlstep.steps.boundaries import line_steps
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.records import Solution, read_problems
 from rlstep.verifiers.pretrained import max_positions
+from rlstep.verifiers.vocabulary import check_vocabulary
 
 
 @dataclass
@@ -73,9 +74,10 @@ def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict
         if done < total:
             tokenizer = load_policy_tokenizer(config.model, config.trust_remote_code)
             model = load_policy(config.model, config.dtype, config.trust_remote_code).to(device()).eval()
+            check_vocabulary(tokenizer, model.config, generates=True)
             texts = [problem.prompt for problem in problems]
             prompt_format = prompts.for_model(tokenizer, texts, read_prompt_format(config.model), config.model)
-            lengths = prompt_lengths(problems, tokenizer, prompt_format)
+            lengths = prompt_lengths(problems, tokenizer, prompt_format, model.config)
             check_prompt_lengths(lengths, config.max_new_tokens, max_positions(model.config))
             sampling = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
             jobs, whole = batches(problems, config.n, config.batch_size, done), done - done % config.batch_size

@@ -225,5 +225,5 @@ def test_settings_that_make_no_sense_are_refused(config, change, message):
 
 
 def test_a_missing_model_is_named(config, tmp_path):
-    with pytest.raises(OSError, match="no-model"):
+    with pytest.raises(UserError, match="no-model: no tokenizer can be loaded from here"):
         sample(replace(config, model=str(tmp_path / "no-model")))
