@@ -1,11 +1,14 @@
 """The problems of a PPO run: read, checked and as the trainer takes them."""
 
+import json
+
 from datasets import Dataset
 
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.options import PPOOptions
 from rlstep.runtime.errors import UserError
-from rlstep.steps.records import Problem, read_problems
+from rlstep.steps.problems import read_problems
+from rlstep.steps.records import Problem
 from rlstep.tasks.base import Task
 
 
@@ -15,7 +18,7 @@ def training_problems(options: PPOOptions, args: StepPPOConfig) -> list[Problem]
     Raises:
         UserError: there are fewer of them than one update takes.
     """
-    problems = read_problems(options.problems)
+    problems = read_problems(options.problems, options.fields, options.split, options.config_name)
     needed = args.generation_batch_size // args.num_generations
     if len(problems) < needed:
         raise UserError(
@@ -32,7 +35,10 @@ def evaluation_problems(options: PPOOptions, args: StepPPOConfig) -> list[Proble
     Raises:
         UserError: evaluations are due and there is nothing to evaluate on.
     """
-    problems = read_problems(options.eval_problems) if options.eval_problems else []
+    problems = []
+    if options.eval_problems:
+        source = options.eval_fields, options.eval_split, options.eval_config_name
+        problems = read_problems(options.eval_problems, *source)
     if args.eval_strategy != "no" and not problems:
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}' but eval_problems is not given.")
     return problems
@@ -48,5 +54,8 @@ def check_readable(task: Task, problems: list[Problem]) -> None:
 
 
 def as_dataset(problems: list[Problem]) -> Dataset:
-    """Rows with `prompt` and `reference`."""
-    return Dataset.from_list([{"prompt": p.prompt, "reference": p.reference} for p in problems])
+    """Rows with `prompt` and `reference`, and `extra` as JSON where any problem has some."""
+    columns = {"prompt": [p.prompt for p in problems], "reference": [p.reference for p in problems]}
+    if any(problem.extra for problem in problems):
+        columns["extra"] = [json.dumps(problem.extra) for problem in problems]
+    return Dataset.from_dict(columns)

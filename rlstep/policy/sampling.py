@@ -61,6 +61,8 @@ def generate(
     finished_B = torch.isin(ids_BT, torch.tensor(stops, device=ids_BT.device)).any(dim=1).tolist()
     texts = tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
     return [
-        Solution(problem.id, problem.prompt, text, problem.reference, sample=index, finished=finished)
+        Solution(
+            problem.id, problem.prompt, text, problem.reference, sample=index, finished=finished, extra=problem.extra
+        )
         for (problem, index), text, finished in zip(batch, texts, finished_B, strict=True)
     ]

@@ -6,13 +6,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rlstep.runtime.constraints import Idle, check
+from rlstep.runtime.constraints import Idle, ReadBy, check
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
 from rlstep.steps.records import Solution, iter_solutions
 from rlstep.supervision.checker import label_metrics, label_solution, refuse_step_labels
-from rlstep.tasks import get
+from rlstep.tasks import GRADER_HELP, PATTERN_HELP, TASK_HELP, Grader, get, task_faults
 
 # Rows made durable at a time: a kill loses less than a second of work.
 CHUNK = 256
@@ -22,8 +22,10 @@ CHUNK = 256
 class LabelConfig:
     data: str = field(metadata={"help": "Solutions (JSONL)."})
     out: str = field(metadata={"help": "Where the labelled solutions go (JSONL)."})
-    task: Literal["arithmetic", "increasing", "gsm8k", "math"] = field(
-        metadata={"help": "The task whose checker labels."}
+    task: str = field(metadata={"help": f"The task whose checker labels. {TASK_HELP}"})
+    grader: Annotated[Grader, ReadBy("task", "answers")] = field(default="math", metadata={"help": GRADER_HELP})
+    answer_pattern: Annotated[str | None, ReadBy("grader", "regex")] = field(
+        default=None, metadata={"help": PATTERN_HELP}
     )
     labelled: Literal["error", "keep"] = field(
         default="error",
@@ -37,7 +39,7 @@ class LabelConfig:
     )
 
     def __post_init__(self):
-        check(self)
+        check(self, task_faults(self.task, self.grader, self.answer_pattern))
 
 
 def label(config: LabelConfig) -> dict:
@@ -52,9 +54,9 @@ def label(config: LabelConfig) -> dict:
             kept, or scores that belong to other steps.
         DataError: a malformed row.
     """
-    task = get(config.task, config.task_path)
+    task = get(config.task, grader=config.grader, pattern=config.answer_pattern)
     out = Path(config.out)
-    fingerprint = digest(Path(config.data), config.task, config.labelled)
+    fingerprint = digest(Path(config.data), config.task, config.labelled, config.grader, config.answer_pattern)
     with (
         RunRecord("label", asdict(config), out.parent, name=out.name + ".run.json") as record,
         ResumableRows(out, fingerprint) as rows,

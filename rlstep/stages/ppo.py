@@ -17,13 +17,14 @@ from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.sources import (
     Verifiers,
     check_fit,
+    load_own_rewards,
     load_verifiers,
     save_verifier,
     task_rewards,
     wants_base,
 )
 from rlstep.policy.trainer import StepPPOTrainer
-from rlstep.policy.validation import check_together
+from rlstep.policy.validation import check_step_settings, check_together
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
@@ -76,8 +77,10 @@ def _trainer(
     identity: dict[str, Any],
 ) -> tuple[StepPPOTrainer, Verifiers]:
     """The trainer with all that watches it, and the verifiers that pay."""
-    task = get(options.task, options.task_path)
+    task = get(options.task, **options.grading)
     check_readable(task, [*problems, *eval_problems])
+    own = load_own_rewards(options, [*problems, *eval_problems])
+    check_step_settings(options, alarm, args)
     args.model_init_kwargs = model_init_kwargs(model, args)
     path, peft_config = model.model_name_or_path, get_peft_config(model)
     tokenizer = load_policy_tokenizer(path, args.trust_remote_code)
@@ -87,7 +90,7 @@ def _trainer(
     verifiers = load_verifiers(options, args, base, path, model.model_revision)
     trainer = StepPPOTrainer(
         model=path if base is None else base,
-        reward_source=task_rewards(options, guards, task, verifiers),
+        reward_source=task_rewards(options, guards, task, verifiers, own),
         args=args,
         train_dataset=as_dataset(problems),
         eval_dataset=as_dataset(eval_problems) if eval_problems else None,

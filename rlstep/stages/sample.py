@@ -14,14 +14,14 @@ from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
-from rlstep.steps.records import read_problems
+from rlstep.steps.problems import CONFIG_NAME_HELP, FIELDS_HELP, PROBLEMS_HELP, SPLIT_HELP, fields_faults, read_problems
 from rlstep.verifiers.pretrained import max_positions
 
 
 @dataclass
 class SampleConfig:
     model: str = field(metadata={"help": "Hub id or folder of the policy: a causal LM or a LoRA adapter."})
-    problems: str = field(metadata={"help": "Problems (JSONL)."})
+    problems: str = field(metadata={"help": PROBLEMS_HELP})
     out: str = field(metadata={"help": "Where the solutions go (JSONL)."})
     n: Annotated[int, Range(at_least=1)] = field(default=1, metadata={"help": "Solutions per problem."})
     temperature: Annotated[float, Range(at_least=0)] = field(
@@ -39,6 +39,9 @@ class SampleConfig:
     batch_size: Annotated[int, Range(at_least=1)] = field(
         default=512, metadata={"help": "Solutions generated at a time."}
     )
+    fields: list[str] | None = field(default=None, metadata={"help": FIELDS_HELP})
+    split: str | None = field(default=None, metadata={"help": SPLIT_HELP})
+    config_name: str | None = field(default=None, metadata={"help": CONFIG_NAME_HELP})
     seed: int = field(default=0, metadata={"help": "Seed of the sampling."})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "The weights' type; auto: that of the checkpoint."}
@@ -49,13 +52,14 @@ class SampleConfig:
         check(self, self._faults())
 
     def _faults(self) -> Iterator[str]:
+        yield from fields_faults(self.fields)
         if self.temperature == 0 and self.n > 1:
             yield f"temperature 0 gives one solution {self.n} times over; set n to 1, or temperature above 0"
 
 
 def sample(config: SampleConfig) -> dict:
     """Samples `config.n` solutions of every problem into `config.out`."""
-    problems = read_problems(config.problems)
+    problems = read_problems(config.problems, config.fields, config.split, config.config_name)
     out = Path(config.out)
     fingerprint = digest(asdict(config), [asdict(problem) for problem in problems], checkpoint_files(config.model))
     with (

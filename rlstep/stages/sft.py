@@ -13,6 +13,7 @@ from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
+from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged
 from rlstep.steps.records import read_solutions
@@ -70,6 +71,7 @@ class SFTArguments(SFTConfig):
 def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel) -> dict:
     """Trains a causal LM (or a LoRA adapter on it, `--use_peft`) on the completions of `options.data`."""
     raise_faults(faults_of(model, PolicyModel))
+    check_packages(args, model)
     if model.model_name_or_path is None:
         raise UserError("model_name_or_path is missing: a hub id or a folder with a causal LM.")
     solutions = read_solutions(options.data)

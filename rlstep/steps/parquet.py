@@ -4,7 +4,9 @@ The schema is explicit, because pyarrow would infer one from the first batch: a 
 labels that begin with whole numbers, would refuse what comes later. pyarrow is imported when it is needed.
 """
 
+import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +22,8 @@ WRITE_ROWS = 4096
 def solution_schema():
     """The columns of a file of solutions: the fields of `rlstep.steps.records.Solution`, in their order.
 
-    A column has one type, so a prompt is in `prompt` where it is text and in `messages` where it is a list of messages.
+    A column has one type, so a prompt is in `prompt` where it is text and in `messages` where it is a list of messages,
+    and `extra`, which may hold anything, is JSON.
     """
     import pyarrow as pa
 
@@ -41,6 +44,7 @@ def solution_schema():
             pa.field("scores", pa.map_(text, pa.list_(pa.float64())), nullable=False),
             pa.field("neutral", pa.list_(number)),
             pa.field("tree", text),
+            pa.field("extra", text),
         ]
     )
 
@@ -91,12 +95,22 @@ def write_parquet(path: str | Path, rows: Iterable[dict]) -> int:
 
 def _with_prompt_columns(row: dict) -> dict:
     is_text = isinstance(row["prompt"], str)
-    return row | {"prompt": row["prompt"] if is_text else None, "messages": None if is_text else row["prompt"]}
+    return row | {
+        "prompt": row["prompt"] if is_text else None,
+        "messages": None if is_text else row["prompt"],
+        "extra": json.dumps(row["extra"], ensure_ascii=False) if row.get("extra") else None,
+    }
 
 
 def _with_one_prompt(row: dict) -> dict:
-    """A row of our own with its messages as its prompt; other people's files keep what they have."""
+    """A row of our own with its messages as its prompt, and JSON read; other people's files keep what they have."""
     if "messages" not in row or "prompt" not in row or (row["prompt"] is None) == (row["messages"] is None):
         return row
     messages = row.pop("messages")
+    extra = row.pop("extra", None)  # files of earlier versions have none
+    if extra is not None:
+        # What is no JSON is left for the record's own check, which names the row.
+        with suppress(ValueError):
+            extra = json.loads(extra)
+        row["extra"] = extra
     return row if messages is None else row | {"prompt": messages}

@@ -1,0 +1,74 @@
+import pytest
+
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.steps.fields import parse_fields, rename_fields
+from rlstep.steps.sources import Row
+
+KNOWN = ["problem_id", "answer", "reference", "scores", "scores.*"]
+
+
+def renamed(values: dict, *words: str) -> dict:
+    return rename_fields(Row("rows.jsonl", 3, values), parse_fields(words, KNOWN)).values
+
+
+def test_fields_are_renamed_and_the_others_travel():
+    row = {"id": 7, "pred": "12", "level": 5}
+    assert renamed(row, "problem_id=id,answer=pred") == {"problem_id": 7, "answer": "12", "level": 5}
+    assert renamed(row, "problem_id=id", "answer=pred") == renamed(row, "problem_id = id, answer = pred")
+    assert row == {"id": 7, "pred": "12", "level": 5}
+    assert renamed(row) == row
+
+
+def test_the_mapping_wins_over_a_field_of_our_name():
+    row = {"answer": "12", "pred": "13"}
+    assert renamed(row, "reference=answer,answer=pred") == {"reference": "12", "answer": "13"}
+    assert renamed({"answer": "a", "reference": "r"}, "answer=reference,reference=answer") == {
+        "answer": "r",
+        "reference": "a",
+    }
+
+
+def test_fields_within_fields():
+    row = {"reward_model": {"ground_truth": "12", "style": "rule"}}
+    assert renamed(row, "reference=reward_model.ground_truth") == {"reference": "12", "reward_model": {"style": "rule"}}
+    assert row == {"reward_model": {"ground_truth": "12", "style": "rule"}}
+    assert renamed({"a.b": 1, "a": {"b": 2}}, "answer=a.b") == {"a": {"b": 2}, "answer": 1}
+    assert renamed({"x": {"y": 1, "z": 2}}, "answer=x,reference=x.y") == {"answer": {"y": 1, "z": 2}, "reference": 1}
+
+
+def test_a_field_can_be_put_into_another():
+    assert renamed({"rm": 0.5}, "scores.qwen=rm") == {"scores": {"qwen": 0.5}}
+    assert renamed({"rm": 0.5, "scores": {"a": 1}}, "scores.qwen=rm") == {"scores": {"a": 1, "qwen": 0.5}}
+    assert renamed({"scores": {"majority": 1}}, "scores.mine=scores.majority") == {"scores": {"mine": 1}}
+    assert renamed({"scores": [0.1]}, "scores.qwen=scores") == {"scores": {"qwen": [0.1]}}
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl, row 3, field 'scores': holds no fields by name, so scores\.qwen"
+    ):
+        renamed({"rm": 0.5, "scores": [0.1]}, "scores.qwen=rm")
+
+
+def test_one_field_can_be_two():
+    assert renamed({"prompt": "p"}, "problem_id=prompt,reference=prompt") == {"problem_id": "p", "reference": "p"}
+
+
+@pytest.mark.parametrize("theirs", ["question", "x.question", "x.y.z"])
+def test_a_field_that_a_row_lacks_is_named(theirs):
+    with pytest.raises(
+        DataError, match=rf"row 3, field '{theirs}': missing, but fields says answer={theirs} .*: q, x\)"
+    ):
+        renamed({"q": 1, "x": {"y": 2}}, f"answer={theirs}")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("answer", "fields has 'answer'; give OURS=THEIRS"),
+        ("answer=", "fields has 'answer='; give OURS=THEIRS"),
+        ("answer=a,,", "fields has ''; give OURS=THEIRS"),
+        ("answr=a", "no field 'answr' is read; there are problem_id, answer, reference, scores"),
+        ("answer=a,answer=b", "fields gives answer twice, as a and as b"),
+    ],
+)
+def test_what_is_no_mapping_is_refused(word, message):
+    with pytest.raises(UserError, match=message):
+        parse_fields([word], KNOWN)
