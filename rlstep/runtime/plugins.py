@@ -6,6 +6,7 @@ A package offers one as an entry point, in its pyproject.toml:
     sudoku = "sudoku_task:Sudoku"
 """
 
+import difflib
 import sys
 import traceback
 from importlib import import_module
@@ -36,8 +37,12 @@ def name_faults(setting: str, names: list[str], built_in: tuple[str, ...], group
                 f"entry points {group}; name that as {points[name].value}, under another entry point"
             )
         elif name not in built_in and name not in points and not is_reference(name):
-            there = ", ".join([*built_in, *sorted(points)])
-            faults.append(f"no {setting} '{name}'; there are {there}, or one of your own as package.module:NAME")
+            there = [*built_in, *sorted(points)]
+            close = difflib.get_close_matches(name, there, n=1)
+            hint = f" (did you mean '{close[0]}'?)" if close else ""
+            faults.append(
+                f"no {setting} '{name}'{hint}; there are {', '.join(there)}, or your own as package.module:NAME"
+            )
     return faults
 
 

@@ -64,7 +64,7 @@ def label(config: LabelConfig) -> dict:
         done = len(rows.rows)
         # A first pass over the file finds a malformed last row before an hour of labelling, not after.
         total = 0
-        for solution in iter_solutions(config.data):
+        for solution in iter_solutions(config.data, need=("reference",)):
             total += 1
             if config.labelled == "error":
                 refuse_step_labels(solution, config.data)

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from math import isfinite
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.steps.fields import parse_fields, rename_fields
@@ -71,7 +72,7 @@ def read_problems(
     places: dict[str, Row] = {}
     repeated = 0
     for row in _rows(str(path), split, config_name):
-        problem, has_id = _problem(rename_fields(row, mapping))
+        problem, has_id = _problem(rename_fields(row, mapping), mapping)
         if problem.id not in problems:
             problems[problem.id], places[problem.id] = problem, row
         elif has_id:
@@ -105,28 +106,38 @@ def _rows(path: str, split: str | None, config_name: str | None) -> Iterator[Row
     return rows_of(files)
 
 
-def _problem(row: Row) -> tuple[Problem, bool]:
-    """The problem that a row holds, and whether it has an id of its own."""
-    taken: dict[str, object] = {}
+class _Taken(NamedTuple):
+    """A value that was taken from a row."""
+
+    field: str  # where in the row
+    theirs: str  # the same for messages: as the file has it
+    value: object
+
+
+def _problem(row: Row, mapping: dict[str, str]) -> tuple[Problem, bool]:
+    """The problem that a row holds, renamed by the mapping as it is, and whether it has an id of its own."""
+    taken: dict[str, _Taken] = {}
     for name in NAMES:
-        for known in (name, *KNOWN_AS[name]):
-            field, outer = known, row.values
-            if "." in known:
-                above, _, field = known.partition(".")
-                outer = row.values[above] if isinstance(row.values.get(above), dict) else {}
-            if outer.get(field) is not None:
-                taken[name] = known, outer[field]
+        # Where a field was named, no other is looked at, though it be null.
+        for known in (name,) if name in mapping else (name, *KNOWN_AS[name]):
+            outer, dot, inner = known.partition(".")
+            value = row.values.get(outer)
+            if dot:
+                value = value.get(inner) if isinstance(value, dict) else None
+            if value is not None:
+                taken[name] = _Taken(known, mapping.get(known, known), value)
                 break
     for name in ("prompt", "reference"):
         if name not in taken:
-            _refuse_missing(row, name)
-    prompt, reference = _prompt(row, *taken["prompt"]), _reference(row, *taken["reference"])
-    has_id = "id" in taken
-    own = _id(row, *taken["id"]) if has_id else f"problem-{_hash(prompt, reference)}"
-    return Problem(own, prompt, reference, _extra(row, {known for known, _ in taken.values()})), has_id
+            _refuse_missing(row, name, mapping)
+    prompt, reference = _prompt(row, *taken["prompt"][1:]), _reference(row, *taken["reference"][1:])
+    own = _id(row, *taken["id"][1:]) if "id" in taken else f"problem-{_hash(prompt, reference)}"
+    return Problem(own, prompt, reference, _extra(row, {one.field for one in taken.values()})), "id" in taken
 
 
-def _refuse_missing(row: Row, name: str) -> None:
+def _refuse_missing(row: Row, name: str, mapping: dict[str, str]) -> NoReturn:
+    if name in mapping:
+        raise DataError(row.source, row.number, mapping[name], f"is null; it is the {name}, which a problem needs.")
     there = ", ".join(map(str, row.values)) or "no fields"
     known = ", ".join((name, *KNOWN_AS[name]))
     hint = (

@@ -203,13 +203,17 @@ def iter_solutions(path: str | Path, need: tuple[str, ...] = ()) -> Iterator[Sol
 
     Args:
         path: the file or folder.
-        need: fields that must not be null for the caller's purpose, for example ("steps", "labels").
+        need: fields that must not be null, nor a blank reference, for the caller's purpose: ("steps", "labels"), say.
     """
     for row in iter_rows(path):
         solution = solution_of(row)
         for name in need:
             if getattr(solution, name) is None:
                 raise DataError(row.source, row.number, name, "is null; run `rlstep label` on this file first.")
+            if name == "reference" and not solution.reference.strip():
+                raise DataError(
+                    row.source, row.number, name, "is empty; it is the right answer, by which answers are graded."
+                )
         yield solution
 
 

@@ -70,6 +70,17 @@ def test_other_names_are_given_by_fields(read):
     assert problem == Problem("a-1", "2 + 3?", "5", extra)
 
 
+def test_a_fault_in_a_named_field_has_the_files_name_and_no_other_field_steps_in(read):
+    for value, message in (
+        ("", "is empty"),
+        (None, "is null; it is the reference"),
+        (["1", "2"], "expected the right"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            read({"problem": "p", "answer": "1", "meta": {"gold": value}}, fields=["reference=meta.gold"])
+        assert (caught.value.row, caught.value.field) == (1, "meta.gold")
+
+
 def test_a_made_id_depends_on_the_problem_alone(read):
     rows = [{"problem": f"{n}?", "answer": "5"} for n in range(3)]
     ids = [problem.id for problem in read(*rows)]
