@@ -187,6 +187,68 @@ def test_a_task_that_cannot_be_used_says_why(command, name, message, folder, ppo
     matches(ppo(f"--task={name}") if command == "ppo" else rlstep(*label), message)
 
 
+PREPARED = """
+from rlstep.steps.records import Problem, Solution
+from rlstep.tasks.arithmetic import Arithmetic
+from rlstep.tasks.base import Check
+
+class Words:
+    splits = ("train", "test", "ood_long")
+
+    def __init__(self, path="cats"):
+        self.word = path
+
+    def problems(self, split, n, seed):
+        return [Problem(f"{split}-{k}", f"{self.word} {k}?", str(k), {"k": k}) for k in range(n)]
+
+    def demonstrations(self, n, seed):
+        return [Solution(f"d-{k}", f"{self.word} {k}?", f"{k}", str(k)) for k in range(n)]
+
+    def check(self, prompt, completion, reference):
+        return Check([], [], None, False)
+
+    def tokenizer(self):
+        return Arithmetic().tokenizer()
+
+class Fewer(Words):
+    def problems(self, split, n, seed):
+        return super().problems(split, n - 1, seed)
+
+class Rows(Words):
+    def problems(self, split, n, seed):
+        return [{"prompt": "p"}] * n
+"""
+
+
+def test_prepare_takes_a_task_of_ones_own(folder, rlstep, matches):
+    (folder / "words.py").write_text(PREPARED)
+    sizes = ["--out", "p", "--train", "2", "--rl", "1", "--test", "2", "--ood", "1", "--demonstrations", "3"]
+    assert rlstep("prepare", "--task", "words:Words", "--task_path", "dogs", *sizes)[0] == 0
+    rows = [json.loads(line) for line in (folder / "p/problems-train.jsonl").read_text().splitlines()]
+    assert rows[1] == {"id": "train-1", "prompt": "dogs 1?", "reference": "1", "extra": {"k": 1}}
+    assert [s.completion for s in read_solutions("p/demonstrations.jsonl")] == ["0", "1", "2"]
+    assert (folder / "p/problems-ood_long.jsonl").is_file()
+    assert (folder / "p/model/config.json").is_file()
+    matches(rlstep("prepare", "--task", "words:Fewer", *sizes), "problems returned 2, and 3 were asked for")
+    matches(
+        rlstep("prepare", "--task", "words:Rows", *sizes), "problems returned dict, no rlstep.steps.records.Problem"
+    )
+    (folder / "own_task.py").write_text(TASK)
+    lacking = r"has no problems\(split, n, seed\) and no demonstrations\(n, seed\) and no tokenizer\(\)"
+    matches(rlstep("prepare", "--task", "own_task:Right", *sizes), lacking)
+
+
+def test_columns_reach_rewards_of_rollouts_too(folder, ppo):
+    (folder / "own_rewards.py").write_text(
+        "def level(prompts, completions, references, level):\n"
+        "    assert [int(p.split()[0]) for p in prompts] == level, (prompts, level)\n"
+        "    return level\n"
+    )
+    code, error = ppo("--reward", "own_rewards:level", "--advantage=vine", "--vine_rollouts=2")
+    assert code == 0, error
+    assert last_line(folder / "ppo")["vine/states"] > 0
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [

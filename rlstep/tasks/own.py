@@ -4,7 +4,7 @@ A class with `check` serves `label` and `ppo`; `prepare` needs the other methods
 its checker returns is held against what a check is: a mistake there would otherwise be a wrong label, far from here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.plugins import load_object
@@ -52,10 +52,29 @@ class OwnTask:
         return tuple(getattr(self._task, "splits", ("train", "test")))
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
-        return list(self._task.problems(split, n, seed))
+        """The user's.
+
+        Raises:
+            UserError: they are no n problems.
+        """
+        return self._records("problems", Problem, n, self._task.problems(split, n, seed))
 
     def demonstrations(self, n: int, seed: int) -> list[Solution]:
-        return list(self._task.demonstrations(n, seed))
+        """The user's.
+
+        Raises:
+            UserError: they are no n solutions.
+        """
+        return self._records("demonstrations", Solution, n, self._task.demonstrations(n, seed))
+
+    def _records(self, method: str, kind: type, n: int, returned: object) -> list:
+        records = list(returned) if isinstance(returned, Iterable) else [returned]
+        if wrong := [one for one in records if not isinstance(one, kind)]:
+            got, wanted = type(wrong[0]).__name__, f"rlstep.steps.records.{kind.__name__}"
+            raise UserError(f"task {self.name}: {method} returned {got}, no {wanted}.")
+        if len(records) != n:
+            raise UserError(f"task {self.name}: {method} returned {len(records)}, and {n} were asked for.")
+        return records
 
     def tokenizer(self):
         return self._task.tokenizer()
