@@ -16,6 +16,7 @@ from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.sources import (
     Verifiers,
     check_fit,
+    load_own_rewards,
     load_verifiers,
     save_verifier,
     steps_of,
@@ -24,7 +25,7 @@ from rlstep.policy.rewards.sources import (
 )
 from rlstep.policy.start import PolicyStart, check_tied, policy_start
 from rlstep.policy.trainer import StepPPOTrainer
-from rlstep.policy.validation import check_together
+from rlstep.policy.validation import check_step_settings, check_together
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.identity import run_identity
@@ -83,7 +84,9 @@ def _trainer(
     identity: dict[str, Any],
 ) -> tuple[StepPPOTrainer, Verifiers]:
     """The trainer with all that watches it, and the verifiers that pay."""
-    check_readable(get(options.task, options.task_path), [*problems, *eval_problems])
+    check_readable(get(options.task, **options.grading), [*problems, *eval_problems])
+    own = load_own_rewards(options, [*problems, *eval_problems])
+    check_step_settings(options, alarm, args)
     path, policy_config = model.model_name_or_path, load_config(start.path, args.trust_remote_code)
     tokenizer = load_policy_tokenizer(path, args.trust_remote_code)
     check_vocabulary(tokenizer, policy_config, generates=True)
@@ -97,10 +100,10 @@ def _trainer(
         base = load_base(start.path, args).to(args.device)
     verifiers = load_verifiers(options, args, base, start.path, start.revision)
     check_fit(verifiers.models, texts, prompt_format, args.max_completion_length)
-    task = get(options.task, options.task_path, steps_of(options, verifiers))
+    task = get(options.task, boundary=steps_of(options, verifiers), **options.grading)
     trainer = StepPPOTrainer(
         model=start.path if base is None else base,
-        reward_source=task_rewards(options, guards, task, verifiers),
+        reward_source=task_rewards(options, guards, task, verifiers, own),
         args=args,
         train_dataset=as_dataset(problems, prompt_format),
         eval_dataset=as_dataset(eval_problems, prompt_format) if eval_problems else None,

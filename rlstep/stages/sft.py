@@ -18,6 +18,7 @@ from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
+from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
@@ -97,6 +98,7 @@ class KeepHowToAsk(TrainerCallback):
 def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Trains a causal LM (or a LoRA adapter on it, `--use_peft`) on the completions of `options.data`."""
     raise_faults(faults_of(model, PolicyModel))
+    check_packages(args, model)
     start = policy_start(model, options.merge_base, args.trust_remote_code)
     solutions = read_solutions(options.data)
     identity = run_identity(options, args, model, prompts)

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.sample import SampleConfig, sample
-from rlstep.steps.records import read_problems, read_solutions
+from rlstep.steps.problems import read_problems
+from rlstep.steps.records import read_solutions
 
 
 @pytest.fixture

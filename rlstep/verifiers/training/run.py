@@ -12,6 +12,7 @@ from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
+from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord
 from rlstep.steps.prompt_options import PromptOptions
 from rlstep.steps.records import read_solutions
@@ -57,6 +58,7 @@ def train_verifier(
     Raises:
         UserError: the data, the generator or the settings cannot be used.
     """
+    check_packages(config, args)
     if args.eval_strategy != "no" and config.eval_data is None:
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
     start = verifier_start(config, trainer_class.kind == IMPLICIT, args.output_dir)
