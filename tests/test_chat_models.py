@@ -26,9 +26,10 @@ from rlstep.stages.sample import SampleConfig, sample
 from rlstep.stages.score import ScoreConfig, score
 from rlstep.stages.sft import SFTArguments, SFTOptions, sft
 from rlstep.steps.boundaries import Boundary
+from rlstep.steps.problems import read_problems
 from rlstep.steps.prompt_options import PromptOptions
 from rlstep.steps.prompts import PromptFormat
-from rlstep.steps.records import Solution, read_problems, read_solutions
+from rlstep.steps.records import Solution, read_solutions
 from rlstep.tasks.arithmetic import Arithmetic
 from rlstep.tasks.base import checked
 from rlstep.verifiers.scoring.reward_model import RewardModel

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlstep.runtime.rows import write_rows
 from rlstep.stages import run
-from rlstep.steps.records import Solution, read_problems, read_solutions
+from rlstep.steps.problems import read_problems
+from rlstep.steps.records import Solution, read_solutions
 from rlstep.tasks.calculator import annotations_hold
 
 SAMPLES = 4

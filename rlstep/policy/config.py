@@ -255,7 +255,7 @@ class StepPPOConfig(GRPOConfig):
 
 
 LORA = (ReadBy("use_peft"),)
-NOT_QUANTIZED = (Idle("weights are not quantized"),)
+NOT_QUANTIZED = (Idle("policies are trained on whole weights: set dtype: bfloat16 and use_peft"),)
 
 
 @dataclass
@@ -271,7 +271,8 @@ class PolicyModel(ModelConfig):
         "lora_alpha": (Range(at_least=1), *LORA),
         "lora_dropout": (Range(at_least=0, below=1), *LORA),
         **dict.fromkeys(("lora_target_modules", "lora_target_parameters", "lora_modules_to_save"), LORA),
-        **dict.fromkeys(("lora_task_type", "use_rslora", "use_dora"), LORA),
+        **dict.fromkeys(("use_rslora", "use_dora"), LORA),
+        "lora_task_type": (Idle("a policy is a causal LM"),),
         **dict.fromkeys(("load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type"), NOT_QUANTIZED),
         **dict.fromkeys(("use_bnb_nested_quant", "bnb_4bit_quant_storage"), NOT_QUANTIZED),
         "attn_implementation": (PLACED,),

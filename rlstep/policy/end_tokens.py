@@ -7,7 +7,7 @@ has a generation configuration of its own, since its base may end otherwise.
 
 from pathlib import Path
 
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from rlstep.runtime.errors import UserError
@@ -59,10 +59,3 @@ def write_generation_config(model: PreTrainedModel, folder: str | Path) -> None:
     """Writes the generation configuration beside an adapter, as `save_pretrained` does beside whole weights."""
     # Not save_pretrained, which refuses a base's configuration that sets a temperature without do_sample.
     model.generation_config.to_json_file(Path(folder) / GENERATION_CONFIG_NAME)
-
-
-def read_generation_config(folder: str | Path) -> GenerationConfig | None:
-    """The generation configuration in a local folder, None where there is none."""
-    if not (Path(folder) / GENERATION_CONFIG_NAME).is_file():
-        return None
-    return GenerationConfig.from_pretrained(folder)

@@ -1,24 +1,25 @@
 """Loading a policy: a full model or a LoRA adapter, from a folder or a hub id, with the same few options everywhere."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import GRPOConfig, ModelConfig
 from trl.trainer.utils import create_model_from_path
 
-from rlstep.policy.end_tokens import read_generation_config
 from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Problem
-from rlstep.verifiers.pretrained import ADAPTER_CONFIG
+from rlstep.verifiers.adapters import find_adapter
+from rlstep.verifiers.merging import load_with_adapter, merge, refuse_verifier
+from rlstep.verifiers.pretrained import load_causal_lm, load_tokenizer
+from rlstep.verifiers.vocabulary import check_tokens
 
 
 def load_policy_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a policy, padding on the left as generation needs."""
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, padding_side="left")
+    tokenizer = load_tokenizer(path, trust_remote_code)
+    tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -31,24 +32,15 @@ def load_policy(path: str, dtype: str = "auto", trust_remote_code: bool = False)
         path: a folder or hub id of a causal LM, or of a LoRA adapter.
         dtype: a torch dtype's name, or "auto" for that of the checkpoint.
         trust_remote_code: run model code from the hub; off unless the user turns it on.
-    """
-    options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
-    if not (Path(path) / ADAPTER_CONFIG).is_file():
-        return AutoModelForCausalLM.from_pretrained(path, **options)
-    from peft import AutoPeftModelForCausalLM
 
-    try:
-        model = AutoPeftModelForCausalLM.from_pretrained(path, **options).merge_and_unload()
-    except OSError as error:
-        base = json.loads((Path(path) / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-        raise UserError(
-            f"{path}: the adapter's base, '{base}', cannot be loaded from here: {str(error).splitlines()[0]} Correct"
-            f" base_model_name_or_path in its {ADAPTER_CONFIG}; a relative path counts from the working directory."
-        ) from error
-    if own := read_generation_config(path):
-        # The base's own end tokens are those of before the adapter was trained.
-        model.generation_config = own
-    return model
+    Raises:
+        UserError: there is none, or a verifier.
+    """
+    adapter = find_adapter(path)
+    if adapter is not None:
+        return merge(load_with_adapter(adapter, dtype, trust_remote_code))
+    refuse_verifier(path, trust_remote_code)
+    return load_causal_lm(path, dtype, trust_remote_code)
 
 
 def load_base(model: str | PreTrainedModel, args: GRPOConfig) -> PreTrainedModel:
@@ -73,10 +65,18 @@ def model_init_kwargs(model: ModelConfig, args) -> dict:
 
 
 def prompt_lengths(
-    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_format: PromptFormat,
+    config: PretrainedConfig,
 ) -> dict[str, int]:
-    """Prompt tokens by problem id."""
+    """Prompt tokens by problem id.
+
+    Raises:
+        UserError: a prompt has a token without a row in the model's embedding.
+    """
     ids = prompt_format.encode(tokenizer, [problem.prompt for problem in problems])
+    check_tokens(ids, tokenizer, config)
     return {problem.id: len(prompt_ids) for problem, prompt_ids in zip(problems, ids, strict=True)}
 
 

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from rlstep.policy.rewards.own import GROUP, Pays
 from rlstep.policy.rewards.task_rewards import PROCESS, SOURCES
-from rlstep.runtime.constraints import Choices, Idle, Range, ReadBy, changed, check
+from rlstep.runtime.constraints import Idle, Range, ReadBy, changed, check, raise_faults
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.plugins import name_faults
 from rlstep.runtime.trainer_settings import ASKED, MEASURED, PLACED, SHOWN
 from rlstep.steps.boundaries import Boundary, Rule
+from rlstep.steps.problems import CONFIG_NAME_HELP, FIELDS_HELP, PROBLEMS_HELP, SPLIT_HELP, fields_faults
+from rlstep.tasks import GRADER_HELP, PATTERN_HELP, TASK_HELP, Grader, task_faults
 
 VERIFIERS = ("prm", "orm", "implicit")
 # Settings of step scores and of their credit; with sources that have none they would do nothing.
@@ -27,21 +31,40 @@ class PPOOptions:
         UserError: settings out of range, missing or without effect, all of them in one message.
     """
 
-    problems: str = field(metadata={"help": "Problems to train on (JSONL)."})
+    problems: str = field(metadata={"help": f"To train on. {PROBLEMS_HELP}"})
+    fields: list[str] | None = field(default=None, metadata={"help": FIELDS_HELP})
+    split: str | None = field(default=None, metadata={"help": f"problems: {SPLIT_HELP}"})
+    config_name: str | None = field(default=None, metadata={"help": f"problems: {CONFIG_NAME_HELP}"})
     eval_problems: Annotated[str | None, MEASURED] = field(
-        default=None, metadata={"help": "Problems to evaluate on (JSONL)."}
+        default=None, metadata={"help": "Problems to evaluate on, as `problems`."}
     )
-    task: Literal["arithmetic", "increasing", "increasing_words", "word_problems", "gsm8k", "math"] = field(
-        default="arithmetic", metadata={"help": "Whose checker verifies answers and steps."}
+    eval_fields: Annotated[list[str] | None, ReadBy("eval_problems"), MEASURED] = field(
+        default=None, metadata={"help": "As `fields`, for eval_problems."}
+    )
+    eval_split: Annotated[str | None, ReadBy("eval_problems"), MEASURED] = field(
+        default=None, metadata={"help": "As `split`, for eval_problems."}
+    )
+    eval_config_name: Annotated[str | None, ReadBy("eval_problems"), MEASURED] = field(
+        default=None, metadata={"help": "As `config_name`, for eval_problems."}
+    )
+    merge_base: bool = field(
+        default=False,
+        metadata={"help": "model_name_or_path is a LoRA adapter: merge it into its base first, and start from that."},
+    )
+    task: str = field(default="arithmetic", metadata={"help": f"Whose checker verifies answers and steps. {TASK_HELP}"})
+    grader: Annotated[Grader, ReadBy("task", "answers")] = field(default="math", metadata={"help": GRADER_HELP})
+    answer_pattern: Annotated[str | None, ReadBy("grader", "regex")] = field(
+        default=None, metadata={"help": PATTERN_HELP}
     )
     task_path: Annotated[str | None, Idle("the problems come from `problems`, and a checker reads no data")] = field(
         default=None, metadata={"help": "Of no use here; `rlstep prepare` has it."}
     )
-    reward: Annotated[list[str], Choices(SOURCES)] = field(
+    reward: list[str] = field(
         default_factory=lambda: ["outcome"],
         metadata={
             "help": "Sources of reward, one or several: prm (a PRM's step scores), checker (the task's exact step "
-            "labels), implicit (an implicit PRM's step rewards), outcome (the verified answer), orm (an ORM's value)."
+            "labels), implicit (an implicit PRM's step rewards), outcome (the verified answer), orm (an ORM's value), "
+            "or your own function as package.module:function."
         },
     )
     prm: str | None = field(
@@ -105,8 +128,14 @@ class PPOOptions:
     def __post_init__(self):
         self.source_weights = _mapping("source_weights", self.source_weights, '{"prm": 0.5}')
         self.credit_parameters = _mapping("credit_parameters", self.credit_parameters, '{"eta": 0.7}')
-        check(self, [*self._source_faults(), *self._idle()])
+        self._own_pays: dict[str, Pays] = {}
+        check(self, [*self._problem_faults(), *self._source_faults(), *self._idle()])
         self.steps = None if self.boundary is None else Boundary(self.boundary, self.boundary_tag)
+
+    @property
+    def grading(self) -> dict[str, str | None]:
+        """How the task `answers` grades."""
+        return {"grader": self.grader, "pattern": self.answer_pattern}
 
     @property
     def sources(self) -> dict[str, float]:
@@ -115,11 +144,41 @@ class PPOOptions:
     @property
     def pays_steps(self) -> bool:
         """Whether any source pays for steps."""
-        return self.process_weight != 0 and any(n in PROCESS and weight for n, weight in self.sources.items())
+        return self.process_weight != 0 and any(self._pays(n, "steps") and weight for n, weight in self.sources.items())
+
+    @property
+    def own(self) -> list[str]:
+        """The sources that are a user's own."""
+        return [name for name in self.reward if name not in SOURCES]
+
+    @property
+    def pays_unverified_outcomes(self) -> bool:
+        """Whether an outcome is paid by what may err, or be gamed: an ORM, or a reward of the user's own."""
+        return "orm" in self.reward or any(self._pays(name, "outcome") for name in self.own)
+
+    def resolve_own(self, pays: dict[str, Pays]) -> None:
+        """Takes what the user's own sources pay for; until then each counts as paying for both.
+
+        Raises:
+            UserError: a setting would do nothing, now that this is known.
+        """
+        self._own_pays = pays
+        raise_faults(self._idle())
+
+    def _pays(self, name: str, what: Pays) -> bool:
+        if name in SOURCES:
+            return (name in PROCESS) == (what == "steps")
+        return self._own_pays.get(name, what) == what
+
+    def _problem_faults(self) -> Iterator[str]:
+        yield from fields_faults(self.fields)
+        yield from fields_faults(self.eval_fields)
+        yield from task_faults(self.task, self.grader, self.answer_pattern)
 
     def _source_faults(self) -> Iterator[str]:
         if len(set(self.reward)) < len(self.reward) or not self.reward:
             yield f"reward is {self.reward}; name one source or several, each once"
+        yield from name_faults("reward", self.reward, SOURCES, GROUP)
         for name in VERIFIERS:
             if name in self.reward and getattr(self, name) is None:
                 yield f"reward '{name}' needs {name}: its folder or hub id"
@@ -135,13 +194,14 @@ class PPOOptions:
         """Settings that these sources of reward would not read."""
         weights = self.source_weights or {}
         paying = [name for name in self.reward if weights.get(name, 1) != 0]
-        process = [name for name in paying if name in PROCESS]
-        outcome = [name for name in paying if name not in PROCESS]
+        process = [name for name in paying if self._pays(name, "steps")]
+        outcome = [name for name in paying if self._pays(name, "outcome")]
         for name in changed(self, PROCESS_ONLY):
             if not process:
                 yield f"reward {self.reward} pays nothing for steps, so {name} would do nothing; leave it out"
-            elif process == ["implicit"] and name != "process_weight":
-                yield f"an implicit PRM gives rewards, not scores, so {name} would do nothing; leave it out"
+            elif not {"prm", "checker"} & set(process) and name != "process_weight":
+                who = "an implicit PRM gives" if process == ["implicit"] else f"{' and '.join(process)} give"
+                yield f"{who} rewards, not scores, so {name} would do nothing; leave it out"
         if not outcome and self.outcome_weight != 1 and not self.missing_answer_reward:
             yield f"reward {self.reward} pays no outcome, so outcome_weight would do nothing; leave it out"
         if (not process or self.process_weight == 0) and (not outcome or self.outcome_weight == 0):

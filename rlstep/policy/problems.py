@@ -1,12 +1,15 @@
 """The problems of a PPO run: read, checked and as the trainer takes them."""
 
+import json
+
 from datasets import Dataset
 
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.options import PPOOptions
 from rlstep.runtime.errors import UserError
+from rlstep.steps.problems import read_problems
 from rlstep.steps.prompts import Prompt, PromptFormat, problem_text
-from rlstep.steps.records import Problem, read_problems
+from rlstep.steps.records import Problem
 from rlstep.tasks.base import Task
 
 
@@ -16,7 +19,7 @@ def training_problems(options: PPOOptions, args: StepPPOConfig) -> list[Problem]
     Raises:
         UserError: there are fewer of them than one update takes.
     """
-    problems = read_problems(options.problems)
+    problems = read_problems(options.problems, options.fields, options.split, options.config_name)
     needed = args.generation_batch_size // args.num_generations
     if len(problems) < needed:
         raise UserError(
@@ -33,7 +36,10 @@ def evaluation_problems(options: PPOOptions, args: StepPPOConfig) -> list[Proble
     Raises:
         UserError: evaluations are due and there is nothing to evaluate on.
     """
-    problems = read_problems(options.eval_problems) if options.eval_problems else []
+    problems = []
+    if options.eval_problems:
+        source = options.eval_fields, options.eval_split, options.eval_config_name
+        problems = read_problems(options.eval_problems, *source)
     if args.eval_strategy != "no" and not problems:
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}' but eval_problems is not given.")
     return problems
@@ -49,10 +55,15 @@ def check_readable(task: Task, problems: list[Problem]) -> None:
 
 
 def as_dataset(problems: list[Problem], prompt_format: PromptFormat) -> Dataset:
-    """Rows with `prompt` and `reference`; a column has one type, so where one prompt is a chat all are messages."""
+    """Rows with `prompt` and `reference`, and `extra` as JSON where any problem has some.
+
+    A column has one type, so where one prompt is a chat all are messages.
+    """
     prompts: list[Prompt] = [problem.prompt for problem in problems]
     if any(not isinstance(prompt, str) for prompt in prompts):
         own = PromptFormat(prompt_format.form)
         prompts = [own.messages(prompt) for prompt in prompts]
-    references = [problem.reference for problem in problems]
-    return Dataset.from_dict({"prompt": prompts, "reference": references})
+    columns = {"prompt": prompts, "reference": [problem.reference for problem in problems]}
+    if any(problem.extra for problem in problems):
+        columns["extra"] = [json.dumps(problem.extra) for problem in problems]
+    return Dataset.from_dict(columns)

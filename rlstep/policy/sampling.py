@@ -59,7 +59,14 @@ def generate(
     written = prompt_format.to_dict()
     return [
         Solution(
-            problem.id, problem.prompt, text, problem.reference, sample=index, finished=finished, prompt_format=written
+            problem.id,
+            problem.prompt,
+            text,
+            problem.reference,
+            sample=index,
+            finished=finished,
+            prompt_format=written,
+            extra=problem.extra,
         )
         for (problem, index), text, finished in zip(batch, texts, finished_B, strict=True)
     ]

@@ -32,9 +32,12 @@ from rlstep.policy.models import load_base
 from rlstep.policy.monitoring.training_log import TrainingLog
 from rlstep.policy.prompt_files import write_prompt_format
 from rlstep.policy.resume import ExactResume
-from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion
+from rlstep.policy.rewards.own import columns_of
+from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion, extra_of
 from rlstep.policy.rollouts import Rollouts
 from rlstep.steps.prompts import PromptFormat
+from rlstep.verifiers.adapters import Adapter
+from rlstep.verifiers.merging import put_adapter
 
 
 def process(scored: list[ScoredCompletion], **_) -> list[float]:
@@ -54,10 +57,12 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         model: path, hub id or instance of a causal LM.
         reward_source: scores completions (`rlstep.policy.rewards.task_rewards`).
         args: the configuration.
-        train_dataset, eval_dataset: rows with `prompt`, text or a list of messages, and `reference`.
+        train_dataset, eval_dataset: rows with `prompt`, text or a list of messages, and `reference`; what else is known
+            of a problem, for the reward source, as JSON in `extra`.
         processing_class: the policy's tokenizer.
         peft_config: the LoRA adapter to train. With `advantage: gae` the critic then shares the frozen base; beside a
             policy whose weights are all trained it has a frozen base of its own, the reference where there is one.
+        adapter: one to train further, in place of a fresh one; `model` is its base.
         critic_config: the critic's adapter; the policy's by default, or one of rank 16.
         callbacks: as in the Trainer.
         run_identity: settings that a checkpoint must have been written with to be continued by this run.
@@ -80,6 +85,7 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         eval_dataset=None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
+        adapter: Adapter | None = None,
         critic_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
         run_identity: dict[str, Any] | None = None,
@@ -94,10 +100,12 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
             import_module("deepspeed").init_distributed()
         self.value_function: ValueFunction | None = None
         if args.advantage == "gae":
-            self.value_function = ValueFunction(args, critic_config or peft_config)
-            if peft_config is not None:
+            self.value_function = ValueFunction(args, critic_config or peft_config or (adapter and adapter.shape()))
+            if peft_config is not None or adapter is not None:
                 model = load_base(model, args)
                 self.value_function.share_base(model)
+        if adapter is not None:
+            model = put_adapter(load_base(model, args), adapter, trainable=True)
         super().__init__(
             model=model,
             reward_funcs=[process, outcome],
@@ -162,14 +170,17 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         gives to reward functions, those of the data set and those that a rollout function added.
         """
         asked, references = ([row[name] for row in inputs] for name in ("asked", "reference"))
-        scored, finished = self._score(asked, completions, references, completion_ids_list)
+        extras = [extra_of(row) for row in inputs]
+        scored, finished = self._score(asked, completions, references, completion_ids_list, extras)
         for row, completion, worth, done in zip(inputs, completions, scored, finished, strict=True):
             row.update(completion=completion, scored=worth, finished=done)
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
-    def _score(self, prompts, completions, references, completion_ids) -> tuple[list[ScoredCompletion], list[bool]]:
+    def _score(
+        self, prompts, completions, references, completion_ids, extras
+    ) -> tuple[list[ScoredCompletion], list[bool]]:
         """What completions are worth under `truncated`, and whether the policy ended them itself."""
-        scored = self.reward_source(prompts, completions, references)
+        scored = self.reward_source(prompts, completions, references, **columns_of(extras))
         finished = [bool(ids) and ids[-1] in self.eos_token_ids for ids in completion_ids]
         if self.args.truncated == "no_process":
             rows = zip(scored, finished, strict=True)
@@ -225,8 +236,9 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
 
         def score(rows: list[int], ids: list[list[int]]) -> list[ScoredCompletion]:
             texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-            asked, references = ([column[row] for row in rows] for column in (local.prompts, local.references))
-            return self._score(asked, texts, references, ids)[0]
+            columns = (local.prompts, local.references, local.extras)
+            asked, references, extras = ([column[row] for row in rows] for column in columns)
+            return self._score(asked, texts, references, ids, extras)[0]
 
         self.log_metric("vine/states", float(len(states)))
         return vine.values(states, vine.returns_of(states, completions_of, score), len(prompts))

@@ -12,6 +12,7 @@ from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.task_rewards import credit_settings
 from rlstep.runtime.constraints import changed, faults_of, raise_faults
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.packages import package_faults
 from rlstep.verifiers.serving.client import is_url
 
 
@@ -29,7 +30,8 @@ def check_together(
         UserError: there are some.
     """
     faults = [*faults_of(model, PolicyModel), *_missing(options, refresh, model)]
-    faults += [] if options.pays_steps else _without_steps(options, alarm, args)
+    faults += [*package_faults(args), *package_faults(model)]
+    faults += _without_steps(options, alarm, args)
     if options.credit in ("delta", "clip_delta") and args.advantage == "group" and args.step_discount == 0:
         faults.append(
             f"credit '{options.credit}' means something in sums of rewards alone, and with step_discount 0 each step "
@@ -63,6 +65,15 @@ def check_together(
     raise_faults(faults)
 
 
+def check_step_settings(options: PPOOptions, alarm: AlarmOptions, args: StepPPOConfig) -> None:
+    """Refuses settings of step rewards where nothing pays for steps, once it is known what own rewards pay for.
+
+    Raises:
+        UserError: there are some.
+    """
+    raise_faults(_without_steps(options, alarm, args))
+
+
 def _credit_faults(options: PPOOptions) -> list[str]:
     try:
         credit_settings(options.credit, options.credit_parameters)
@@ -83,13 +94,15 @@ def _missing(options: PPOOptions, refresh: RefreshOptions, model: ModelConfig) -
 
 
 def _without_steps(options: PPOOptions, alarm: AlarmOptions, args: StepPPOConfig) -> list[str]:
-    """Settings of step rewards, where nothing pays for steps.
+    """Settings of step rewards, where nothing pays for steps; none where something does.
 
     Guards are left out: which of them fit is a property of the task, and arms of a contrast share it in their base.
     """
+    if options.pays_steps:
+        return []
     idle = changed(args, ["step_discount", "step_baseline"]) if args.advantage == "group" else []
     idle += ["truncated"] if args.truncated == "no_process" else []
-    if "orm" not in options.reward and alarm.alarm != "off":
+    if not options.pays_unverified_outcomes and alarm.alarm != "off":
         idle += changed(alarm)
     if not idle:
         return []

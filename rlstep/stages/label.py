@@ -15,7 +15,7 @@ from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.records import Solution, iter_solutions
 from rlstep.supervision.checker import has_step_labels, label_metrics, label_solution, name_of, refuse_step_labels
 from rlstep.supervision.options import MonteCarloOptions
-from rlstep.tasks import get
+from rlstep.tasks import GRADER_HELP, PATTERN_HELP, TASK_HELP, Grader, get, task_faults
 from rlstep.tasks.base import Task
 
 # Rows made durable at a time: a kill loses less than a second of work.
@@ -26,8 +26,10 @@ CHUNK = 256
 class LabelConfig(MonteCarloOptions):
     data: str = field(metadata={"help": "Solutions (JSONL)."})
     out: str = field(metadata={"help": "Where the labelled solutions go (JSONL)."})
-    task: Literal["arithmetic", "increasing", "increasing_words", "word_problems", "gsm8k", "math"] = field(
-        metadata={"help": "The task whose checker labels, or with rollouts checks answers."}
+    task: str = field(metadata={"help": f"The task whose checker labels, or with rollouts checks answers. {TASK_HELP}"})
+    grader: Annotated[Grader, ReadBy("task", "answers")] = field(default="math", metadata={"help": GRADER_HELP})
+    answer_pattern: Annotated[str | None, ReadBy("grader", "regex")] = field(
+        default=None, metadata={"help": PATTERN_HELP}
     )
     labelled: Literal["error", "keep"] = field(
         default="error",
@@ -47,7 +49,7 @@ class LabelConfig(MonteCarloOptions):
     )
 
     def __post_init__(self):
-        check(self, self.rollout_faults())
+        check(self, [*task_faults(self.task, self.grader, self.answer_pattern), *self.rollout_faults()])
         self.steps = Boundary(self.boundary, self.boundary_tag)
 
 
@@ -64,7 +66,7 @@ def label(config: LabelConfig) -> dict:
             kept, or scores that belong to other steps; the policy cannot be loaded, or has no room for a continuation.
         DataError: a malformed row.
     """
-    task = get(config.task, config.task_path, config.steps)
+    task = get(config.task, boundary=config.steps, grader=config.grader, pattern=config.answer_pattern)
     out = Path(config.out)
     # What a run writes depends on all but its path; a budget only ends it.
     asked = {name: value for name, value in settings(config).items() if name not in ("data", "out", "token_budget")}
@@ -75,7 +77,7 @@ def label(config: LabelConfig) -> dict:
     ):
         # A first pass over the file finds a malformed last row before an hour of labelling, not after.
         total = 0
-        for solution in iter_solutions(config.data):
+        for solution in iter_solutions(config.data, need=("reference",)):
             total += 1
             if config.labelled == "error":
                 refuse_step_labels(solution, config.data)

@@ -37,6 +37,10 @@ class ORMConfig(VerifierConfig):
                 "and its reference; leave it out"
             )
 
+    @property
+    def classifies(self) -> bool:
+        return self.loss != "implicit"
+
     def spec(self, tokenizer: PreTrainedTokenizerBase) -> VerifierSpec:
         """What the outputs will mean."""
         if self.loss == "implicit":

@@ -3,16 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from trl import get_peft_config
-
 from rlstep.policy.config import PolicyModel, StepPPOConfig
-from rlstep.policy.models import (
-    check_prompt_lengths,
-    load_base,
-    load_policy_tokenizer,
-    model_init_kwargs,
-    prompt_lengths,
-)
+from rlstep.policy.models import check_prompt_lengths, load_base, load_policy_tokenizer, prompt_lengths
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.monitoring.curve import CURVE, LearningCurve
 from rlstep.policy.monitoring.setup import set_up_monitoring
@@ -24,23 +16,25 @@ from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.sources import (
     Verifiers,
     check_fit,
+    load_own_rewards,
     load_verifiers,
     save_verifier,
     steps_of,
     task_rewards,
     wants_base,
 )
+from rlstep.policy.start import PolicyStart, check_tied, policy_start
 from rlstep.policy.trainer import StepPPOTrainer
-from rlstep.policy.validation import check_together
+from rlstep.policy.validation import check_step_settings, check_together
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
-from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import run_identity
 from rlstep.runtime.record import RunRecord
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.records import Problem
 from rlstep.tasks import get
-from rlstep.verifiers.pretrained import max_positions
+from rlstep.verifiers.pretrained import load_config, max_positions
+from rlstep.verifiers.vocabulary import check_vocabulary
 
 
 def ppo(
@@ -54,19 +48,21 @@ def ppo(
 ) -> dict:
     """Trains a policy (with `--use_peft`, a LoRA adapter on it) and writes it to `args.output_dir`."""
     check_together(options, guards, alarm, refresh, args, model)
-    if model.model_name_or_path is None:
-        raise UserError("model_name_or_path is missing: a hub id or a folder with a causal LM.")
+    start = policy_start(model, options.merge_base, args.trust_remote_code)
+    if args.use_vllm:
+        check_tied(start, args.trust_remote_code)
     problems, eval_problems = training_problems(options, args), evaluation_problems(options, args)
     parts = (options, guards, alarm, refresh, args, model, prompts)
     identity = run_identity(*parts)
     config = {name: value for part in parts for name, value in settings(part).items()}
     out, curve = Path(args.output_dir), LearningCurve(Path(args.output_dir) / CURVE)
     with RunRecord("ppo", config, args.output_dir, args.seed) as record:
-        trainer, verifiers = _trainer(*parts, problems, eval_problems, identity)
+        trainer, verifiers = _trainer(*parts, start, problems, eval_problems, identity)
         trainer.add_callback(curve)
-        start = newest_checkpoint(args.output_dir, exact=True) if options.resume else None
-        result = trainer.train(resume_from_checkpoint=start)
+        checkpoint = newest_checkpoint(args.output_dir, exact=True) if options.resume else None
+        result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
+        start.finish(args)
         if refresh.refresh_every and trainer.is_world_process_zero():
             save_verifier(verifiers.models["prm"], out / "prm")
         samples = args.samples_at(trainer.state.global_step)
@@ -82,33 +78,38 @@ def _trainer(
     args: StepPPOConfig,
     model: PolicyModel,
     prompts: PromptOptions,
+    start: PolicyStart,
     problems: list[Problem],
     eval_problems: list[Problem],
     identity: dict[str, Any],
 ) -> tuple[StepPPOTrainer, Verifiers]:
     """The trainer with all that watches it, and the verifiers that pay."""
-    check_readable(get(options.task, options.task_path), [*problems, *eval_problems])
-    args.model_init_kwargs = model_init_kwargs(model, args)
-    path, peft_config = model.model_name_or_path, get_peft_config(model)
+    check_readable(get(options.task, **options.grading), [*problems, *eval_problems])
+    own = load_own_rewards(options, [*problems, *eval_problems])
+    check_step_settings(options, alarm, args)
+    path, policy_config = model.model_name_or_path, load_config(start.path, args.trust_remote_code)
     tokenizer = load_policy_tokenizer(path, args.trust_remote_code)
+    check_vocabulary(tokenizer, policy_config, generates=True)
     everyone = [*problems, *eval_problems]
     texts = [problem.prompt for problem in everyone]
     prompt_format = prompts.for_model(tokenizer, texts, read_prompt_format(path), path)
-    lengths = prompt_lengths(everyone, tokenizer, prompt_format)
+    lengths = prompt_lengths(everyone, tokenizer, prompt_format, policy_config)
+    start = start.prepare(model, args)
     base = None
-    if peft_config is not None and wants_base(options):
-        base = load_base(path, args).to(args.device)
-    verifiers = load_verifiers(options, args, base, path, model.model_revision)
+    if model.use_peft and wants_base(options):
+        base = load_base(start.path, args).to(args.device)
+    verifiers = load_verifiers(options, args, base, start.path, start.revision)
     check_fit(verifiers.models, texts, prompt_format, args.max_completion_length)
-    task = get(options.task, options.task_path, steps_of(options, verifiers))
+    task = get(options.task, boundary=steps_of(options, verifiers), **options.grading)
     trainer = StepPPOTrainer(
-        model=path if base is None else base,
-        reward_source=task_rewards(options, guards, task, verifiers),
+        model=start.path if base is None else base,
+        reward_source=task_rewards(options, guards, task, verifiers, own),
         args=args,
         train_dataset=as_dataset(problems, prompt_format),
         eval_dataset=as_dataset(eval_problems, prompt_format) if eval_problems else None,
         processing_class=tokenizer,
-        peft_config=peft_config,
+        peft_config=start.lora,
+        adapter=start.adapter,
         run_identity=identity,
         prompt_format=prompt_format,
     )

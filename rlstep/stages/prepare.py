@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_rows
-from rlstep.tasks import get
+from rlstep.steps.problems import CONFIG_NAME_HELP, FIELDS_HELP, fields_faults
+from rlstep.tasks import GENERATED, TASK_HELP, get, task_faults
 
 Count = Annotated[int, Range(at_least=0)]
 
@@ -16,16 +17,19 @@ Count = Annotated[int, Range(at_least=0)]
 @dataclass
 class PrepareConfig:
     out: str = field(metadata={"help": "Folder for problems-*.jsonl, demonstrations.jsonl and model/."})
-    task: Literal["arithmetic", "increasing", "increasing_words", "word_problems", "gsm8k", "math"] = field(
-        default="arithmetic", metadata={"help": "The task."}
+    task: str = field(default="arithmetic", metadata={"help": f"The task. {TASK_HELP}"})
+    task_path: Annotated[str | None, ReadUnless("task", *GENERATED)] = field(
+        default=None,
+        metadata={"help": "gsm8k, math, answers: a folder, a file or a hub id; your own: its class's argument."},
     )
-    task_path: Annotated[str | None, ReadBy("task", "gsm8k", "math")] = field(
-        default=None, metadata={"help": "gsm8k, math: a folder, a JSONL file or a hub id."}
+    fields: Annotated[list[str] | None, ReadBy("task", "answers")] = field(default=None, metadata={"help": FIELDS_HELP})
+    config_name: Annotated[str | None, ReadBy("task", "answers")] = field(
+        default=None, metadata={"help": CONFIG_NAME_HELP}
     )
     train: Count = field(default=2500, metadata={"help": "Problems for sampling, labelling and verifier training."})
     rl: Count = field(default=2000, metadata={"help": "Further training problems, for RL."})
     test: Count = field(default=200, metadata={"help": "Problems of the test split."})
-    ood: Annotated[Count, ReadUnless("task", "gsm8k", "math")] = field(
+    ood: Annotated[Count, ReadUnless("task", "gsm8k", "math", "answers")] = field(
         default=0, metadata={"help": "Problems of each out-of-distribution split the task has."}
     )
     demonstrations: Count = field(default=24000, metadata={"help": "Solutions to imitate."})
@@ -45,13 +49,18 @@ class PrepareConfig:
         check(self, self._faults())
 
     def _faults(self) -> Iterator[str]:
+        yield from task_faults(self.task)
+        yield from fields_faults(self.fields)
         if self.pretrained and not self.small_model:
             yield f"pretrained is {self.pretrained}, so small_model would do nothing; leave it out"
 
 
 def prepare(config: PrepareConfig) -> dict:
     """Writes the files that the first stages read; the splits `train` and `rl` share no problem."""
-    task = get(config.task, config.task_path)
+    need = ["problems", *(["demonstrations"] if config.demonstrations else [])]
+    need += ["tokenizer"] if config.small_model and not config.pretrained else []
+    options = {"fields": config.fields, "config_name": config.config_name} if config.task == "answers" else {}
+    task = get(config.task, config.task_path, need=tuple(need), **options)
     out = Path(config.out)
     with RunRecord("prepare", asdict(config), out, config.seed) as record:
         training = task.problems("train", config.train + config.rl, config.seed)
@@ -64,7 +73,7 @@ def prepare(config: PrepareConfig) -> dict:
             if not problems:
                 continue
             record.metrics[split] = write_rows(out / f"problems-{split}.jsonl", (asdict(p) for p in problems))
-        demonstrations = task.demonstrations(config.demonstrations, config.seed)
+        demonstrations = task.demonstrations(config.demonstrations, config.seed) if config.demonstrations else []
         record.metrics["demonstrations"] = write_rows(
             out / "demonstrations.jsonl", (solution.to_row() for solution in demonstrations)
         )

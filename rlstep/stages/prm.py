@@ -38,10 +38,14 @@ class PRMConfig(VerifierConfig):
         super().__post_init__()
         self.policy = LabelPolicy(self.neutral, self.after_first_error)
 
+    @property
+    def classifies(self) -> bool:
+        return self.head == "classification"
+
     def spec(self, tokenizer: PreTrainedTokenizerBase) -> VerifierSpec:
         """What the outputs will mean."""
         spec = VerifierSpec("prm", self.head, policy=self.policy, boundary=self.steps)
-        if self.head == "classification":
+        if self.classifies:
             return spec
         texts = self.label_tokens or DEFAULT_LABEL_TOKENS[: spec.classes]
         return replace(spec, label_tokens=label_token_ids(tokenizer, texts, spec))

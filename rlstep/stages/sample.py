@@ -19,15 +19,17 @@ from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
 from rlstep.steps.answers import extract
 from rlstep.steps.boundaries import line_steps
+from rlstep.steps.problems import CONFIG_NAME_HELP, FIELDS_HELP, PROBLEMS_HELP, SPLIT_HELP, fields_faults, read_problems
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
-from rlstep.steps.records import Solution, read_problems
+from rlstep.steps.records import Solution
 from rlstep.verifiers.pretrained import max_positions
+from rlstep.verifiers.vocabulary import check_vocabulary
 
 
 @dataclass
 class SampleConfig:
     model: str = field(metadata={"help": "Hub id or folder of the policy: a causal LM or a LoRA adapter."})
-    problems: str = field(metadata={"help": "Problems (JSONL)."})
+    problems: str = field(metadata={"help": PROBLEMS_HELP})
     out: str = field(metadata={"help": "Where the solutions go (JSONL)."})
     n: Annotated[int, Range(at_least=1)] = field(default=1, metadata={"help": "Solutions per problem."})
     temperature: Annotated[float, Range(at_least=0)] = field(
@@ -45,6 +47,9 @@ class SampleConfig:
     batch_size: Annotated[int, Range(at_least=1)] = field(
         default=512, metadata={"help": "Solutions generated at a time."}
     )
+    fields: list[str] | None = field(default=None, metadata={"help": FIELDS_HELP})
+    split: str | None = field(default=None, metadata={"help": SPLIT_HELP})
+    config_name: str | None = field(default=None, metadata={"help": CONFIG_NAME_HELP})
     seed: int = field(default=0, metadata={"help": "Seed of the sampling."})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "The weights' type; auto: that of the checkpoint."}
@@ -55,13 +60,14 @@ class SampleConfig:
         check(self, self._faults())
 
     def _faults(self) -> Iterator[str]:
+        yield from fields_faults(self.fields)
         if self.temperature == 0 and self.n > 1:
             yield f"temperature 0 gives one solution {self.n} times over; set n to 1, or temperature above 0"
 
 
 def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Samples `config.n` solutions of every problem into `config.out`."""
-    problems = read_problems(config.problems)
+    problems = read_problems(config.problems, config.fields, config.split, config.config_name)
     out, chosen = Path(config.out), settings(config) | settings(prompts)
     written_by = checkpoint_files(config.model), prompts.template_text
     fingerprint = digest(chosen, [asdict(problem) for problem in problems], *written_by)
@@ -73,9 +79,10 @@ def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict
         if done < total:
             tokenizer = load_policy_tokenizer(config.model, config.trust_remote_code)
             model = load_policy(config.model, config.dtype, config.trust_remote_code).to(device()).eval()
+            check_vocabulary(tokenizer, model.config, generates=True)
             texts = [problem.prompt for problem in problems]
             prompt_format = prompts.for_model(tokenizer, texts, read_prompt_format(config.model), config.model)
-            lengths = prompt_lengths(problems, tokenizer, prompt_format)
+            lengths = prompt_lengths(problems, tokenizer, prompt_format, model.config)
             check_prompt_lengths(lengths, config.max_new_tokens, max_positions(model.config))
             sampling = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
             jobs, whole = batches(problems, config.n, config.batch_size, done), done - done % config.batch_size

@@ -6,29 +6,35 @@ from typing import Annotated, ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import SFTConfig, SFTTrainer, get_peft_config
+from trl import SFTConfig, SFTTrainer
 
 from rlstep.policy.config import PolicyModel
 from rlstep.policy.demonstrations import check_lengths, tokenize
 from rlstep.policy.end_tokens import keep_end, taught_end, write_generation_config
-from rlstep.policy.models import load_policy_tokenizer, model_init_kwargs
+from rlstep.policy.models import load_policy_tokenizer
 from rlstep.policy.prompt_files import read_prompt_format, write_prompt_format
+from rlstep.policy.start import policy_start
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
-from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
+from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Solution, read_solutions
-from rlstep.verifiers.pretrained import max_positions
+from rlstep.verifiers.pretrained import load_config, max_positions, without_router_loss
+from rlstep.verifiers.vocabulary import check_tokens, check_vocabulary
 
 
 @dataclass
 class SFTOptions:
     data: str = field(metadata={"help": "Solutions to imitate (JSONL)."})
+    merge_base: bool = field(
+        default=False,
+        metadata={"help": "model_name_or_path is a LoRA adapter: merge it into its base first, and start from that."},
+    )
     resume: Annotated[bool, ASKED] = field(
         default=False, metadata={"help": "Continue from the newest checkpoint in output_dir, where there is one."}
     )
@@ -92,36 +98,41 @@ class KeepHowToAsk(TrainerCallback):
 def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Trains a causal LM (or a LoRA adapter on it, `--use_peft`) on the completions of `options.data`."""
     raise_faults(faults_of(model, PolicyModel))
-    if model.model_name_or_path is None:
-        raise UserError("model_name_or_path is missing: a hub id or a folder with a causal LM.")
+    check_packages(args, model)
+    start = policy_start(model, options.merge_base, args.trust_remote_code)
     solutions = read_solutions(options.data)
     identity = run_identity(options, args, model, prompts)
-    start = newest_checkpoint(args.output_dir) if options.resume else None
-    check_checkpoint(start, identity)
+    checkpoint = newest_checkpoint(args.output_dir) if options.resume else None
+    check_checkpoint(checkpoint, identity)
     config = {name: value for part in (options, args, model, prompts) for name, value in settings(part).items()}
     with RunRecord("sft", config, args.output_dir, args.seed) as record:
-        args.model_init_kwargs = model_init_kwargs(model, args)
         tokenizer = load_policy_tokenizer(model.model_name_or_path, args.trust_remote_code)
         prompt_format = _prompt_format(prompts, tokenizer, solutions, model.model_name_or_path)
         end = taught_end(tokenizer, prompt_format, args.eos_token)
+        policy_config = load_config(start.path, args.trust_remote_code)
+        check_vocabulary(tokenizer, policy_config, generates=True)
         rows = tokenize(tokenizer, solutions, prompt_format, end)
+        check_tokens(rows["input_ids"], tokenizer, policy_config)
+        start = start.prepare(model, args)
         trainer = SFTTrainer(
-            model=model.model_name_or_path,
+            model=start.model(args),
             args=args,
             train_dataset=rows,
             processing_class=tokenizer,
-            peft_config=get_peft_config(model),
+            peft_config=start.lora,
         )
         check_lengths(solutions, rows, args.max_length, max_positions(trainer.model.config))
         keep_end(trainer.accelerator.unwrap_model(trainer.model), tokenizer, end)
         how_to_ask = KeepHowToAsk(prompt_format)
         trainer.add_callback(how_to_ask)
         trainer.add_callback(KeepIdentity(identity))
-        result = trainer.train(resume_from_checkpoint=start)
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        without_router_loss(trainer.model.config)
         trainer.save_model()
         tokenizer.save_pretrained(args.output_dir)
         if trainer.is_world_process_zero():
             how_to_ask.write(trainer.accelerator.unwrap_model(trainer.model), Path(args.output_dir))
+        start.finish(args)
         record.metrics |= {"demonstrations": len(solutions), **result.metrics}
     return record.metrics
 

@@ -23,7 +23,7 @@ def solution_schema():
     """The columns of a file of solutions: the fields of `rlstep.steps.records.Solution`, in their order.
 
     A column has one type, so a prompt is in `prompt` if it is text and in `messages` if it is a list of messages, and
-    `prompt_format`, whose arguments may be anything, is JSON.
+    `prompt_format` and `extra`, which may hold anything, are JSON.
     """
     import pyarrow as pa
 
@@ -45,6 +45,7 @@ def solution_schema():
             pa.field("neutral", pa.list_(number)),
             pa.field("tree", text),
             pa.field("prompt_format", text),
+            pa.field("extra", text),
         ]
     )
 
@@ -99,16 +100,20 @@ def _with_prompt_columns(row: dict) -> dict:
         "prompt": row["prompt"] if is_text else None,
         "messages": None if is_text else row["prompt"],
         "prompt_format": None if written is None else json.dumps(written, ensure_ascii=False),
+        "extra": json.dumps(row["extra"], ensure_ascii=False) if row.get("extra") else None,
     }
 
 
 def _with_one_prompt(row: dict) -> dict:
-    """A row of our own with its messages as its prompt; rows of other files are left unchanged."""
+    """A row of our own with its messages as its prompt, and JSON read; rows of other files are left unchanged."""
     if "messages" not in row or "prompt" not in row or (row["prompt"] is None) == (row["messages"] is None):
         return row
     messages = row.pop("messages")
-    if isinstance(row.get("prompt_format"), str):
-        # What is no JSON is left for the record's own check, which names the row.
-        with suppress(ValueError):
-            row["prompt_format"] = json.loads(row["prompt_format"])
+    if row.get("extra", "") is None:
+        del row["extra"]  # none, which a record has as an empty mapping
+    for name in ("prompt_format", "extra"):
+        if isinstance(row.get(name), str):
+            # What is no JSON is left for the record's own check, which names the row.
+            with suppress(ValueError):
+                row[name] = json.loads(row[name])
     return row if messages is None else row | {"prompt": messages}

@@ -31,11 +31,13 @@ class Problem:
         prompt: text that is given to the model as it is, ending where the completion begins, or a list of messages that
             go through its chat template (`rlstep.steps.prompts`).
         reference: the correct final answer.
+        extra: what else was said of the problem, by name: JSON values that no stage reads and all of them keep.
     """
 
     id: str
     prompt: Prompt
     reference: str
+    extra: dict = field(default_factory=dict, hash=False)
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Solution:
         tree: solutions with the same value branch off one labelled trajectory and share their first steps.
         prompt_format: how the prompt was written for the policy (`rlstep.steps.prompts.PromptFormat.to_dict`); None if
             that is not known.
+        extra: the problem's.
     """
 
     problem_id: str
@@ -73,6 +76,7 @@ class Solution:
     neutral: list[int] | None = None
     tree: str | None = None
     prompt_format: dict | None = None
+    extra: dict = field(default_factory=dict)
 
     @property
     def step_texts(self) -> list[str]:
@@ -88,10 +92,7 @@ class Solution:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-_REQUIRED = {
-    Problem: ("id", "prompt", "reference"),
-    Solution: ("problem_id", "prompt", "completion", "reference"),
-}
+_REQUIRED = ("problem_id", "prompt", "completion", "reference")
 
 
 def _is_int(value) -> bool:
@@ -120,41 +121,40 @@ def _are_scores(value) -> bool:
 
 # Python would accept a string as a list and true as 1, and fail stages later, so each field's type is checked.
 _OPTIONAL = {
-    Problem: {},
-    Solution: {
-        "sample": (lambda v: _is_int(v) and v >= 0, "a whole number from 0"),
-        "finished": (lambda v: isinstance(v, bool), "true or false"),
-        "steps": (lambda v: v is None or _is_list_of(_is_span, v), "a list of [start, end] pairs or null"),
-        "labels": (
-            lambda v: v is None or _is_list_of(_is_label, v),
-            "a list of labels from 0 to 1 or null each, or null",
-        ),
-        "neutral": (lambda v: v is None or _is_list_of(_is_int, v), "a list of step indices or null"),
-        "tree": (lambda v: v is None or isinstance(v, str), "text or null"),
-        "prompt_format": (lambda v: v is None or is_prompt_format(v), "a mapping with the form text or chat, or null"),
-        "answer": (lambda v: v is None or isinstance(v, str), "text or null"),
-        "correct": (lambda v: v is None or isinstance(v, bool), "true, false or null"),
-        "scores": (_are_scores, "a mapping of names to lists of finite numbers"),
-    },
+    "sample": (lambda v: _is_int(v) and v >= 0, "a whole number from 0"),
+    "finished": (lambda v: isinstance(v, bool), "true or false"),
+    "steps": (lambda v: v is None or _is_list_of(_is_span, v), "a list of [start, end] pairs or null"),
+    "labels": (
+        lambda v: v is None or _is_list_of(_is_label, v),
+        "a list of labels from 0 to 1 or null each, or null",
+    ),
+    "neutral": (lambda v: v is None or _is_list_of(_is_int, v), "a list of step indices or null"),
+    "tree": (lambda v: v is None or isinstance(v, str), "text or null"),
+    "prompt_format": (lambda v: v is None or is_prompt_format(v), "a mapping with the form text or chat, or null"),
+    "extra": (lambda v: isinstance(v, dict), "a mapping of names to values"),
+    "answer": (lambda v: v is None or isinstance(v, str), "text or null"),
+    "correct": (lambda v: v is None or isinstance(v, bool), "true, false or null"),
+    "scores": (_are_scores, "a mapping of names to lists of finite numbers"),
 }
 
 
-def _from_row(kind: type, row: Row):
+def _from_row(row: Row) -> Solution:
     path, number, values = row
-    for name in _REQUIRED[kind]:
+    for name in _REQUIRED:
         if name not in values:
-            raise DataError(path, number, name, f"missing; a {kind.__name__} row needs it.")
+            raise DataError(path, number, name, "missing; a Solution row needs it.")
         if not isinstance(values[name], str) and not (name == "prompt" and is_messages(values[name])):
             wanted = "text or a list of messages with a role and a content each" if name == "prompt" else "text"
             raise DataError(path, number, name, f"expected {wanted}, got {shown(values[name])}.")
-    known = {f.name for f in fields(kind)}
+    known = {f.name for f in fields(Solution)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise DataError(path, number, unknown[0], f"unknown field; a {kind.__name__} row has {sorted(known)}.")
-    for name, (holds, wanted) in _OPTIONAL[kind].items():
+        problem = f"unknown field; a Solution row has {sorted(known)}, and what is yours in extra."
+        raise DataError(path, number, unknown[0], problem)
+    for name, (holds, wanted) in _OPTIONAL.items():
         if name in values and not holds(values[name]):
             raise DataError(path, number, name, f"expected {wanted}, got {shown(values[name])}.")
-    return kind(**values)
+    return Solution(**values)
 
 
 def shown(value) -> str:
@@ -195,21 +195,9 @@ def _check_neutral(solution: Solution, path, number: int) -> None:
         last = step
 
 
-def read_problems(path: str | Path) -> list[Problem]:
-    """All problems of a file or of a folder of shards; a malformed row or a repeated id is a DataError."""
-    problems, seen = [], {}
-    for row in iter_rows(path):
-        problem = _from_row(Problem, row)
-        if problem.id in seen:
-            raise DataError(row.source, row.number, "id", f"'{problem.id}' is already in {seen[problem.id]}.")
-        seen[problem.id] = f"row {row.number}" if row.source == str(path) else f"{row.source}, row {row.number}"
-        problems.append(problem)
-    return problems
-
-
 def solution_of(row: Row) -> Solution:
     """The solution that a row of our own format holds; a malformed one is a DataError."""
-    solution = _from_row(Solution, row)
+    solution = _from_row(row)
     _check_steps(solution, row.source, row.number)
     return solution
 
@@ -219,13 +207,17 @@ def iter_solutions(path: str | Path, need: tuple[str, ...] = ()) -> Iterator[Sol
 
     Args:
         path: the file or folder.
-        need: fields that must not be null for the caller's purpose, for example ("steps", "labels").
+        need: fields that must not be null, nor a blank reference, for the caller's purpose: ("steps", "labels"), say.
     """
     for row in iter_rows(path):
         solution = solution_of(row)
         for name in need:
             if getattr(solution, name) is None:
                 raise DataError(row.source, row.number, name, "is null; run `rlstep label` on this file first.")
+            if name == "reference" and not solution.reference.strip():
+                raise DataError(
+                    row.source, row.number, name, "is empty; it is the right answer, by which answers are graded."
+                )
         yield solution
 
 

@@ -110,15 +110,16 @@ def shards(path: str | Path, split: str | None = None, editions: Sequence[str] =
     there = _shards_in(path)
     if not there:
         raise UserError(_no_shard(path))
-    chosen = [p for p in there if split is None or _has_word(split, p.name)]
+    chosen = [p for p in there if split is None or has_word(split, p.name)]
     if not chosen:
         there = _few(p.name for p in there)
         raise UserError(f"{path}: no file has the split '{split}' in its name; there are {there}.")
-    others = [word for word in editions if not _has_word(word, split or "")]
-    return [p for p in chosen if not any(_has_word(word, p.name) for word in others)] or chosen
+    others = [word for word in editions if not has_word(word, split or "")]
+    return [p for p in chosen if not any(has_word(word, p.name) for word in others)] or chosen
 
 
-def _has_word(word: str, text: str) -> bool:
+def has_word(word: str, text: str) -> bool:
+    """Whether a text has a word that neither letters nor digits go on from: `train` is in `train-00000-of-00002`."""
     return bool(re.search(rf"(?<![a-z0-9]){re.escape(word)}(?![a-z0-9])", text, re.IGNORECASE))
 
 

@@ -1,11 +1,14 @@
 """What a task is: problems, demonstrations to start from, an exact checker, and a model small enough to train here."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import problem_text
 from rlstep.steps.records import Problem, Solution, Span
+
+# Who says what an answer of the task `answers` is, and whether it is right (`rlstep.tasks.answers`).
+Grader = Literal["math", "number", "choice", "exact", "regex"]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
+from rlstep.steps.prompts import Prompt, problem_text, prompt_key
 from rlstep.steps.readers import ReadReport, read, reader_of
 from rlstep.steps.readers.values import Field
 from rlstep.steps.records import Problem, Solution
@@ -46,14 +47,14 @@ class PublishedTask:
         if split not in self._published:
             first: dict[str, Solution] = {}
             for solution in self._read(split):
-                first.setdefault(solution.prompt, solution)
+                first.setdefault(prompt_key(solution.prompt), solution)
             self._published[split] = list(first.values())
         return self._published[split]
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
         # Some data sets have one split alone: that none is wanted of the other must not fail.
         rows = self.draw(self.published(split), split, n, seed) if n else []
-        return [Problem(s.problem_id, s.prompt, s.reference) for s in rows]
+        return [Problem(s.problem_id, s.prompt, s.reference, s.extra) for s in rows]
 
     def demonstrations(self, n: int, seed: int) -> list[Solution]:
         """n reference solutions of the training split."""
@@ -64,7 +65,7 @@ class PublishedTask:
         """A byte-level BPE with a small vocabulary, trained on training rows; every digit is its own token."""
         from rlstep.tasks.wordlevel import word_level_tokenizer
 
-        texts = [s.prompt + s.completion for s in self.published("train")[:TOKENIZER_ROWS]]
+        texts = [problem_text(s.prompt) + s.completion for s in self.published("train")[:TOKENIZER_ROWS]]
         # Qwen2's own class splits the text: AutoTokenizer loads it so, whatever class was saved beside a Qwen2 model.
         tokenizer = word_level_tokenizer([]).train_new_from_iterator(texts, VOCABULARY, show_progress=False)
         tokenizer.model_max_length = 1024
@@ -83,7 +84,7 @@ class PublishedTask:
         if path.is_dir():
             yield from read(self.name, path / f"{split}.jsonl")
         elif path.is_file():
-            yield from (s for s in read(self.name, path) if _split_of(s.prompt) == split)
+            yield from (s for s in read(self.name, path) if split_of(s.prompt) == split)
         else:
             reader, report = reader_of(self.name), ReadReport()
             for number, values in enumerate(self._from_hub(split), start=1):
@@ -109,6 +110,7 @@ class PublishedTask:
             ) from None
 
 
-def _split_of(prompt: str) -> str:
+def split_of(prompt: Prompt) -> str:
     """Which split a row of a single file belongs to: a property of its text, so no seed can make the two overlap."""
-    return "test" if hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()[0] < 64 else "train"
+    text = problem_text(prompt)
+    return "test" if hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[0] < 64 else "train"

@@ -18,13 +18,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file, find_adapter_config_file
 
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.heads import CLASS_HEADS, head_of, keep_own_type
 from rlstep.verifiers.pretrained import ADAPTER_CONFIG, auto_class_of, load_weights
-from rlstep.verifiers.spec import Head
+from rlstep.verifiers.spec import Head, config_entry
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."  # of the names in PEFT's files
@@ -49,6 +49,14 @@ class Adapter:
     def base(self) -> str:
         """Folder or hub id of what it was trained on."""
         return self.lora.base_model_name_or_path
+
+    def shape(self, **changes) -> LoraConfig:
+        """The settings of a fresh adapter on the same layers, with some of them changed."""
+        shape = copy.deepcopy(self.lora)
+        shape.inference_mode = False
+        for name, value in changes.items():
+            setattr(shape, name, value)
+        return shape
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The adapter's and the head's tensors, by their names in the model without an adapter's name.
@@ -86,11 +94,20 @@ def find_adapter(path: str) -> Adapter | None:
     folder = Path(file).parent
     settings = json.loads(Path(file).read_text(encoding="utf-8"))
     if settings.get("peft_type") != "LORA":
-        raise UserError(f"{path} is an adapter of the kind {settings.get('peft_type')}; verifiers are LoRA adapters.")
+        raise UserError(f"{path} is an adapter of the kind {settings.get('peft_type')}; rlstep reads LoRA adapters.")
     lora = LoraConfig.from_pretrained(str(folder))
     if not lora.base_model_name_or_path:
         raise UserError(f"{path}: its {ADAPTER_CONFIG} names no base_model_name_or_path; write it there.")
     return Adapter(path, folder, lora)
+
+
+def is_verifier(path: str, trust_remote_code: bool = False) -> bool:
+    """Whether a folder or hub id holds a PRM or an ORM of rlstep's, whole or as an adapter."""
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):
+        return False  # a policy's adapter has no configuration of its own
+    return config_entry(config).get("kind") in ("prm", "orm")
 
 
 def save_adapter(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
@@ -177,6 +194,19 @@ def attach_adapter(model: PreTrainedModel, adapter: Adapter, head: Head) -> Peft
     if differing := set(get_peft_model_state_dict(model, save_embedding_layers=False)) ^ set(weights):
         raise UserError(f"{adapter.path} is incomplete or of another model: {min(differing)} has no counterpart.")
     return wrapper.requires_grad_(False).eval()
+
+
+def load_layers(model: PeftModel, adapter: Adapter) -> None:
+    """Copies the layers of a policy's adapter into a verifier's fresh one of the same shape; its head stays as it is.
+
+    Raises:
+        UserError: the adapter holds more than layers, or those of another model.
+    """
+    layers = {PEFT_PREFIX + name: tensor for name, tensor in adapter.weights().items()}
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if differing := {name for name in own if "lora_" in name} ^ set(layers):
+        raise UserError(f"{adapter.path} is incomplete or of another model: {min(differing)} has no counterpart.")
+    set_peft_model_state_dict(model, own | layers)
 
 
 # --- What a model has of its own, beside the base

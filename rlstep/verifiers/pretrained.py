@@ -11,10 +11,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
 from rlstep.runtime.errors import UserError
@@ -37,14 +40,56 @@ def load_config(path: str, trust_remote_code: bool = False) -> PretrainedConfig:
         raise UserError(f"{path}: no model can be loaded from here ({_first_line(error)})") from error
     if not config_entry(config):
         _refuse_adapter(path)
-    return config
+    return without_router_loss(config)
 
 
 def _refuse_adapter(path: str) -> None:
     if (Path(path) / ADAPTER_CONFIG).is_file():
         raise UserError(
-            f"{path} is a LoRA adapter that rlstep did not save as a verifier; whole weights are needed. Merge it "
-            "first: `rlstep export`."
+            f"{path} is a policy's LoRA adapter, no verifier. To train a verifier from it, set use_peft: true, which "
+            "goes on with the adapter, or merge_base: true, which merges it into its base first."
+        )
+
+
+def without_router_loss(config: PretrainedConfig) -> PretrainedConfig:
+    """Switches off, in place, the router logits that a mixture of experts returns for its auxiliary loss.
+
+    TRL asks for them where it trains with that loss. Saved in a configuration, they would be computed in every pass,
+    with a mask that in generation is longer than what passes.
+    """
+    text_config = config.get_text_config()
+    if getattr(text_config, "output_router_logits", False):
+        text_config.output_router_logits = False
+    return config
+
+
+def refuse_quantised(path: str, config: PretrainedConfig) -> None:
+    """Refuses weights of a few bits where they are to be trained or merged.
+
+    Raises:
+        UserError: the checkpoint holds such.
+    """
+    settings = getattr(config, "quantization_config", None)
+    if settings:
+        method = settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method
+        raise UserError(
+            f"{path} holds quantised weights ({getattr(method, 'value', method)}), which rlstep does not train; take "
+            "the checkpoint that it was made from, with dtype: bfloat16 and use_peft: true where memory is short."
+        )
+
+
+def require_token_classifier(path: str, config: PretrainedConfig) -> None:
+    """Refuses families for which transformers has no token classifier, where one is needed.
+
+    Raises:
+        UserError: it is one of those.
+    """
+    known = type(config) in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+    if not known and "AutoModelForTokenClassification" not in (getattr(config, "auto_map", None) or {}):
+        raise UserError(
+            f"{path} is a {config.model_type} model, for which transformers has no token classifier. A PRM can be "
+            "trained on its label tokens (`rlstep prm --head token`), and an ORM's place can be taken by an implicit "
+            "PRM (`rlstep orm --loss implicit`)."
         )
 
 
@@ -58,6 +103,13 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
         return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no tokenizer can be loaded from here ({_first_line(error)})") from error
+
+
+def read_generation_config(folder: str | Path) -> GenerationConfig | None:
+    """The generation configuration in a local folder, None where there is none."""
+    if not (Path(folder) / GENERATION_CONFIG_NAME).is_file():
+        return None
+    return GenerationConfig.from_pretrained(folder)
 
 
 def auto_class_of(head: Head) -> type:
@@ -74,7 +126,7 @@ def load_weights(
     fresh_head: bool = False,
     revision: str | None = None,
 ) -> PreTrainedModel:
-    """A model all of whose weights come from a checkpoint; other weights that the checkpoint holds are not read.
+    """A verifier all of whose weights come from a checkpoint; other weights that the checkpoint holds are not read.
 
     Args:
         auto_class: of `auto_class_of`.
@@ -88,19 +140,48 @@ def load_weights(
     Raises:
         UserError: nothing loadable is there, weights are missing, or the model has no head that rlstep knows.
     """
-    what = "causal LM" if auto_class is AutoModelForCausalLM else "token classifier"
+    what = "causal LM"
+    if auto_class is not AutoModelForCausalLM:
+        require_token_classifier(path, config)
+        what = "token classifier"
     options = {"config": config, "dtype": dtype, "trust_remote_code": trust_remote_code}
     if revision is not None:
         options["revision"] = revision
     model, missing, _ = _from_pretrained(auto_class, path, what, options)
     head_of(model)
-    missing = [name for name in missing if not (fresh_head and is_class_head(name))]
+    _refuse_missing(path, model, [name for name in missing if not (fresh_head and is_class_head(name))])
+    return model
+
+
+def load_causal_lm(
+    path: str, dtype: str = "auto", trust_remote_code: bool = False, revision: str | None = None
+) -> PreTrainedModel:
+    """A language model to sample from or to put an adapter on, all of whose weights come from the checkpoint.
+
+    Args:
+        path: folder or hub id of whole weights.
+        dtype: the weights' type, or "auto" for that of the checkpoint.
+        trust_remote_code: run model code from the hub.
+        revision: of a hub id.
+
+    Raises:
+        UserError: there is no language model, or weights are missing.
+    """
+    options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    if revision is not None:
+        options["revision"] = revision
+    model, missing, _ = _from_pretrained(AutoModelForCausalLM, path, "causal LM", options)
+    _refuse_missing(path, model, missing)
+    without_router_loss(model.config)
+    return model
+
+
+def _refuse_missing(path: str, model: PreTrainedModel, missing: Sequence[str]) -> None:
     if missing:
         raise UserError(
             f"{path} lacks {len(missing)} weights of {type(model).__name__}, {missing[0]} first: the checkpoint is "
             "incomplete or of another architecture."
         )
-    return model
 
 
 def load_every_weight(
@@ -151,7 +232,7 @@ def _from_pretrained(
     transformers_logging.set_verbosity_error()  # its report of missing weights: the callers make it an error
     try:
         model, report = model_class.from_pretrained(path, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise UserError(f"{path}: cannot be loaded as a {what} ({_first_line(error)})") from error
     finally:
         transformers_logging.set_verbosity(verbosity)

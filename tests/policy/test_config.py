@@ -156,7 +156,7 @@ def test_samples_at_counts_the_batches_that_were_generated(arguments, changes, s
         ({"use_dora": True}, "use_peft is false, so use_dora would do nothing"),
         ({"use_peft": True, "lora_r": 0}, "lora_r is 0; it must be at least 1"),
         ({"use_peft": True, "lora_dropout": 1.0}, "lora_dropout is 1.0; it must be at least 0 and below 1"),
-        ({"load_in_4bit": True}, "load_in_4bit does nothing here: weights are not quantized"),
+        ({"load_in_4bit": True}, "load_in_4bit does nothing here: policies are trained on whole weights: set dtype"),
         (
             {"load_in_4bit": True, "load_in_8bit": True},
             "load_in_8bit, load_in_4bit do nothing here.*8 bit and 4 bit precision at the same time",

@@ -13,7 +13,8 @@ from rlstep.runtime.config import load_recipe
 from rlstep.runtime.rows import write_rows
 from rlstep.stages import run as stage
 from rlstep.stages.lab import LabConfig, lab
-from rlstep.steps.records import read_problems, read_solutions
+from rlstep.steps.problems import read_problems
+from rlstep.steps.records import read_solutions
 from rlstep.tasks import get, pretrained
 from rlstep.tasks.small import small_model
 

@@ -81,3 +81,20 @@ def test_an_adapter_whose_base_is_gone_says_so(tiny_lm, tmp_path):
     shutil.rmtree(tmp_path / "base")
     with pytest.raises(UserError, match=r"policy: the adapter's base, '.*/base', cannot be loaded from here"):
         export(ExportConfig(policy=str(tmp_path / "policy"), out=str(tmp_path / "out")))
+
+
+def test_an_export_loads_from_any_folder(tiny_lm, tmp_path, monkeypatch, caplog):
+    """An adapter names its base as its training was given it; a relative path counts from the working directory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_lm, tmp_path / "base")
+    trained = write_policy("base", tmp_path / "policy")
+    export(ExportConfig(policy="policy", out="out"))
+    assert f"out/adapter needs its base, the folder {tmp_path / 'base'}, wherever it is loaded" in caplog.text
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for folder, auto_class in (("adapter", AutoPeftModelForCausalLM), ("merged", AutoModelForCausalLM)):
+        path = tmp_path / "out" / folder
+        model = auto_class.from_pretrained(path).eval()
+        torch.testing.assert_close(logits(model, AutoTokenizer.from_pretrained(path)), trained, atol=1e-5, rtol=0)
+    # What was exported is as it was.
+    assert json.loads((tmp_path / "policy" / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"

@@ -167,7 +167,7 @@ def test_labels_that_a_tree_shares_count_once(tmp_path):
 
 def test_a_solution_without_a_reference_is_not_called_wrong(config):
     write_rows(config.data, [Solution("p", PROMPT, "Answer: yes", " ").to_row()])
-    with pytest.raises(UserError, match="problem 'p', sample 0: it has no reference answer"):
+    with pytest.raises(UserError, match="row 1, field 'reference': is empty"):
         label(config)
 
 

@@ -207,7 +207,10 @@ def test_wandb_offline_leaves_a_run(problems, model, arguments, monkeypatch, tmp
         ({"reward": ["prm"]}, "reward 'prm' needs prm: its folder"),
         ({"reward": ["prm", "prm"], "prm": "x"}, "name one source or several, each once"),
         ({"reward": []}, "name one source or several, each once"),
-        ({"reward": ["prn"]}, "reward is 'prn'; it must be one of prm, checker, implicit, orm, outcome"),
+        (
+            {"reward": ["prn"]},
+            r"no reward 'prn' \(did you mean 'prm'\?\); there are prm, checker, implicit",
+        ),
         ({"prm": "x"}, r"prm is given, but reward is \['outcome'\]"),
         ({"source_weights": {"prm": 1.0}}, "source_weights has 'prm', which is no source"),
         ({"source_weights": {"outcome": "much"}}, "source_weights: outcome is 'much'; give a finite number"),

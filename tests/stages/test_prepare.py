@@ -7,7 +7,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlstep.runtime.errors import UserError
 from rlstep.stages.prepare import PrepareConfig, prepare
-from rlstep.steps.records import read_problems, read_solutions
+from rlstep.steps.problems import read_problems
+from rlstep.steps.records import read_solutions
 from rlstep.tasks.gsm8k import GSM8K
 
 

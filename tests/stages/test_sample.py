@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.sample import SampleConfig, sample
-from rlstep.steps.records import read_problems, read_solutions
+from rlstep.steps.problems import read_problems
+from rlstep.steps.records import read_solutions
 
 
 @pytest.fixture
@@ -225,5 +226,5 @@ def test_settings_that_make_no_sense_are_refused(config, change, message):
 
 
 def test_a_missing_model_is_named(config, tmp_path):
-    with pytest.raises(OSError, match="no-model"):
+    with pytest.raises(UserError, match="no-model: no tokenizer can be loaded from here"):
         sample(replace(config, model=str(tmp_path / "no-model")))

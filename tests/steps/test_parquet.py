@@ -92,7 +92,7 @@ def test_what_is_no_parquet_file_is_a_user_error(tmp_path):
 
 
 def test_a_name_that_stands_twice_in_a_map_is_an_error(tmp_path):
-    row = {**Solution("p", "?", "", "1").to_row(), "scores": [("prm", []), ("prm", [])]}
+    row = {**Solution("p", "?", "", "1").to_row(), "extra": None, "scores": [("prm", []), ("prm", [])]}
     pq.write_table(pa.Table.from_pylist([row], solution_schema()), tmp_path / "x.parquet")
     with pytest.raises(DataError, match="prm"):
         read_solutions(tmp_path / "x.parquet")

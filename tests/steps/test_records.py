@@ -4,7 +4,8 @@ import pytest
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.steps.records import Problem, Solution, iter_solutions, read_problems, read_solutions, write_solutions
+from rlstep.steps.problems import read_problems
+from rlstep.steps.records import Problem, Solution, iter_solutions, read_solutions, write_solutions
 
 GOOD = {
     "problem_id": "p-1", "sample": 3, "prompt": "7 + 3\n", "completion": "7 + 3 = 10\nAnswer: 10", "reference": "10",

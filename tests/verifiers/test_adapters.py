@@ -331,7 +331,7 @@ def test_damaged_and_foreign_adapters_are_refused(made, tmp_path):
 
 def test_the_adapter_of_a_policy_is_no_verifier(made, tmp_path):
     get_peft_model(lm(made().base), LoraConfig(task_type="CAUSAL_LM")).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="LoRA adapter that rlstep did not save as a verifier"):
+    with pytest.raises(UserError, match="a policy's LoRA adapter, no verifier. To train a verifier.*use_peft: true"):
         RewardModel.from_pretrained(str(tmp_path))
 
 

@@ -47,6 +47,9 @@ def batch_metrics(
         raise ValueError(f"{len(scored)} rows are no multiple of {group_size} samples per problem.")
     metrics: dict[str, list[float]] = defaultdict(list)
     _rewards(scored, group_size, metrics)
+    for row in scored:
+        for name, value in row.own.items():
+            metrics[f"reward/own/{name}"].append(float(value))
     _accuracy(scored, metrics)
     for row, text, length in zip(scored, completions, tokens, strict=True):
         _prm(row, metrics)
@@ -139,6 +142,11 @@ METRICS: dict[str, Metric] = {
     ),
     "reward/outcome": Metric(
         "mean outcome reward, weighted", "rises", "What the outcome pays: the verified answer, or an ORM."
+    ),
+    "reward/own/*": Metric(
+        "mean of what a reward of your own gives, before its weight; of step rewards the sum",
+        "rises",
+        "Whether the policy takes to it. By the name that `reward` has.",
     ),
     "reward/step_at_*": Metric(
         f"mean r_k of the k-th steps that are judged, k = 01 ... {POSITIONS}; {POSITIONS + 1}_on: all later steps",

@@ -26,7 +26,7 @@ def set_up_monitoring(
     """Adds all that watches to the trainer, and to its checkpoints what of it has to be kept."""
     for name, cache in verifiers.caches.items():
         trainer.register_state(f"scores_{name}", cache)
-    if alarm.alarm != "off" and (options.pays_steps or "orm" in options.reward):
+    if alarm.alarm != "off" and (options.pays_steps or options.pays_unverified_outcomes):
         watcher = AlarmWatch(trainer, alarm, of_outcome=not options.pays_steps)
         trainer.observers.append(watcher)
         trainer.add_callback(watcher)

@@ -4,6 +4,7 @@ A reward source reads text alone, so a verifier may have another tokenizer than 
 steps are character spans, and the trainer finds the policy's own tokens for them.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,6 +25,7 @@ class ScoredCompletion:
         clean: whether the answer and every step are right, by the exact checker.
         step_scores: the PRM's, None where none was asked.
         labels: the exact checker's, one per step, None where it cannot tell.
+        own: what each of the user's own rewards gave, before weights and guards, the sum over the steps; by name.
         answered: whether there is an answer.
         guards: for each step the guard that withheld its reward, or None.
     """
@@ -37,6 +39,7 @@ class ScoredCompletion:
     labels: list[int | None] = field(default_factory=list)
     answered: bool = True
     guards: list[str | None] = field(default_factory=list)
+    own: dict[str, float] = field(default_factory=dict)
 
     @property
     def checked(self) -> bool:
@@ -56,6 +59,7 @@ class ScoredBatch:
         completions, references: texts.
         scored: what each completion is worth.
         finished: whether the policy ended the completion itself, rather than being cut off.
+        extras: what else is known of the problems (`rlstep.steps.records.Problem.extra`).
     """
 
     update: int
@@ -64,17 +68,26 @@ class ScoredBatch:
     references: list[str]
     scored: list[ScoredCompletion]
     finished: list[bool]
+    extras: list[dict]
 
     @classmethod
     def from_rows(cls, update: int, rows: Iterable[dict]) -> "ScoredBatch":
-        """The batch of rows that have the columns `asked`, `completion`, `reference`, `scored` and `finished`."""
+        """The batch of rows with `asked`, `completion`, `reference`, `scored`, `finished` and maybe `extra`."""
         columns = ("asked", "completion", "reference", "scored", "finished")
-        return cls(update, *([row[name] for row in rows] for name in columns))
+        rows = list(rows)
+        return cls(update, *([row[name] for row in rows] for name in columns), [extra_of(row) for row in rows])
+
+
+def extra_of(row: dict) -> dict:
+    """What else is known of a row's problem; a data set has it as JSON, because a column has one type."""
+    return json.loads(row.get("extra") or "{}")
 
 
 class RewardSource(Protocol):
     """Scores completions; `rlstep.policy.rewards.task_rewards.TaskRewards` is one."""
 
     def __call__(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], references: Sequence[str]
-    ) -> list[ScoredCompletion]: ...
+        self, prompts: Sequence[Prompt], completions: Sequence[str], references: Sequence[str], **columns: list
+    ) -> list[ScoredCompletion]:
+        """One for each completion; `columns` are the problems' other fields by name, where they have any."""
+        ...

@@ -1,6 +1,6 @@
 """The verifiers that pay in RL: loaded, on the policy's base where they can share it, with their scores kept."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,13 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.rewards.guards import Guards
+from rlstep.policy.rewards.own import OwnReward, columns_of, load_own_reward
 from rlstep.policy.rewards.score_cache import ScoreCache
 from rlstep.policy.rewards.task_rewards import GIVES, TaskRewards
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import Prompt, PromptFormat, problem_text
+from rlstep.steps.records import Problem
 from rlstep.tasks.base import Task
 from rlstep.verifiers.adapters import find_adapter, save_adapter
 from rlstep.verifiers.interface import Verifier
@@ -171,7 +173,22 @@ def load_unsharded(
             set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
-def task_rewards(options: PPOOptions, guards: Guards, task: Task, verifiers: Verifiers) -> TaskRewards:
+def load_own_rewards(options: PPOOptions, problems: Sequence[Problem]) -> dict[str, OwnReward]:
+    """The user's own rewards among the sources, each tried on a problem; the options are told what they pay for.
+
+    Raises:
+        UserError: one cannot be used, or settings would do nothing with what they pay for.
+    """
+    first = next((problem for problem in problems if problem.extra), problems[0])
+    columns = {name: values[:1] for name, values in columns_of([first.extra, *(p.extra for p in problems)]).items()}
+    own = {name: load_own_reward(name, first.prompt, first.reference, columns) for name in options.own}
+    options.resolve_own({name: reward.pays for name, reward in own.items()})
+    return own
+
+
+def task_rewards(
+    options: PPOOptions, guards: Guards, task: Task, verifiers: Verifiers, own: dict[str, OwnReward] | None = None
+) -> TaskRewards:
     """The reward source that the options describe."""
     return TaskRewards(
         task,
@@ -184,4 +201,5 @@ def task_rewards(options: PPOOptions, guards: Guards, task: Task, verifiers: Ver
         first_error_threshold=options.first_error_threshold,
         guards=guards,
         missing_answer_reward=options.missing_answer_reward,
+        own=own,
     )

@@ -11,6 +11,7 @@ import torch
 from rlstep.core.rewards import step_rewards, steps_to_first_error
 from rlstep.policy.rewards import guards as guarding
 from rlstep.policy.rewards.guards import Guards
+from rlstep.policy.rewards.own import OwnReward
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import extract
@@ -39,6 +40,8 @@ class TaskRewards:
     implicit  beta times the log-ratio of an implicit PRM, summed over the step's tokens; no credit scheme applies
     outcome   1 for a right answer, else 0
     orm       an outcome reward model's value of the finished solution
+    (own)     a user's function (`rlstep.policy.rewards.own`): step rewards as they are, or an outcome reward, which is
+              paid without an answer, too
     ========  =========================================================================================================
 
     Process rewards are weighted by `process_weight`, outcomes by `outcome_weight`. A completion without an answer has
@@ -49,6 +52,7 @@ class TaskRewards:
         task: checks answers and steps.
         sources: name -> weight.
         verifiers: name -> the verifier of each of prm, orm and implicit among the sources.
+        own: name -> the user's own reward of each other source.
         credit: the credit scheme's name.
         credit_parameters: the credit scheme's parameters.
         process_weight, outcome_weight: factors of the two.
@@ -73,9 +77,11 @@ class TaskRewards:
         first_error_threshold: float | None = None,
         guards: Guards | None = None,
         missing_answer_reward: float = 0.0,
+        own: Mapping[str, OwnReward] | None = None,
     ):
+        self.own = own or {}
         self.task, self.sources, self.verifiers = task, sources or {"outcome": 1.0}, verifiers or {}
-        _check_sources(self.sources, self.verifiers)
+        _check_sources(self.sources, self.verifiers, self.own)
         self.credit = credit
         self.credit_parameters = credit_settings(credit, credit_parameters)
         self.process_weight, self.outcome_weight = process_weight, outcome_weight
@@ -84,12 +90,13 @@ class TaskRewards:
         self.missing_answer_reward = missing_answer_reward
 
     def __call__(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], references: Sequence[str]
+        self, prompts: Sequence[Prompt], completions: Sequence[str], references: Sequence[str], /, **columns: list
     ) -> list[ScoredCompletion]:
         problems = [problem_text(prompt) for prompt in prompts]
         checks = [self.task.check(*row) for row in zip(problems, completions, references, strict=True)]
         spans = [check.steps for check in checks]
         values = {name: model.score(prompts, completions, spans) for name, model in self.verifiers.items()}
+        values |= {name: own(prompts, completions, references, spans, columns) for name, own in self.own.items()}
         return [
             self._score(problem, completion, check, {name: rows[row] for name, rows in values.items()})
             for row, (problem, completion, check) in enumerate(zip(problems, completions, checks, strict=True))
@@ -110,12 +117,14 @@ class TaskRewards:
             labels=check.labels,
             answered=answered,
             guards=reasons,
+            own={name: sum(values[name]) for name in self.own},
         )
 
     def _outcome(self, check: Check, values: dict[str, list[float]]) -> float:
+        total = sum(self.sources[name] * values[name][0] for name, own in self.own.items() if own.pays == "outcome")
         if check.answer is None:
-            return self.missing_answer_reward
-        total = self.sources.get("outcome", 0.0) * float(check.correct)
+            return total + self.missing_answer_reward
+        total += self.sources.get("outcome", 0.0) * float(check.correct)
         if "orm" in self.sources and values["orm"]:
             total += self.sources["orm"] * values["orm"][-1]
         return total
@@ -125,6 +134,7 @@ class TaskRewards:
     ) -> list[float]:
         """The weighted sum over the process sources, guarded; as long as the source that scores the most steps."""
         sources = [name for name in PROCESS if name in self.sources]
+        sources += [name for name, own in self.own.items() if own.pays == "steps"]
         if not sources:
             return [0.0] * len(check.steps)
         seen = guarding.scored_steps(reasons)
@@ -132,7 +142,7 @@ class TaskRewards:
         for name in sources:
             # The checker's labels take the place of a PRM's probabilities.
             of_steps = values[name] if name in values else [UNKNOWN if v is None else float(v) for v in check.labels]
-            gives_rewards = name in values and self.verifiers[name].gives == "reward"
+            gives_rewards = name in self.own or (name in values and self.verifiers[name].gives == "reward")
             paid = _only(of_steps, seen) if gives_rewards else self._credited(of_steps, seen)
             total = _sum(total, [self.sources[name] * reward for reward in paid])
         guarded = guarding.apply_guards(total, reasons, answer, self.guards)
@@ -190,8 +200,10 @@ def credit_settings(credit: str, parameters: dict | None) -> dict:
     return complete
 
 
-def _check_sources(sources: Mapping[str, float], verifiers: Mapping[str, Verifier]) -> None:
-    unknown = sorted(set(sources) - set(SOURCES))
+def _check_sources(
+    sources: Mapping[str, float], verifiers: Mapping[str, Verifier], own: Mapping[str, OwnReward]
+) -> None:
+    unknown = sorted(set(sources) - set(SOURCES) - set(own))
     if unknown:
         raise UserError(f"no reward source '{unknown[0]}'; choose among {', '.join(SOURCES)}.")
     needed = set(GIVES) & set(sources)

@@ -13,7 +13,9 @@ WITH_ADAPTER = ReadBy("use_peft")
 
 @dataclass
 class VerifierConfig:
-    model_name_or_path: str = field(metadata={"help": "Folder or hub id of the generator to start from."})
+    model_name_or_path: str = field(
+        metadata={"help": "Folder or hub id to start from: a generator, a LoRA adapter on one, or a verifier."}
+    )
     data: str = field(metadata={"help": "Labelled solutions to train on (JSONL, Parquet or a folder of them)."})
     eval_data: Annotated[str | None, MEASURED] = field(
         default=None, metadata={"help": "Labelled solutions to evaluate on."}
@@ -25,6 +27,13 @@ class VerifierConfig:
         default="float32", metadata={"help": "The weights' type; float32 suits training, also under --bf16 autocast."}
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
+    merge_base: bool = field(
+        default=False,
+        metadata={
+            "help": "model_name_or_path is a LoRA adapter: merge it into its base first, and start from that. Without, "
+            "use_peft trains it further, with the new head."
+        },
+    )
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter (and a new head whole)."})
     merge_adapter: Annotated[bool, WITH_ADAPTER, WRITTEN] = field(
         default=True,
@@ -54,6 +63,11 @@ class VerifierConfig:
     def __post_init__(self):
         check(self, self._faults())
         self.steps = Boundary(self.boundary, self.boundary_tag)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the verifier has a head of classes, which not every family has in transformers."""
+        return True
 
     def _faults(self) -> Iterator[str]:
         """What a subclass has against combinations of its settings."""

@@ -12,17 +12,19 @@ from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
+from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord
 from rlstep.steps.prompt_options import PromptOptions
 from rlstep.steps.records import read_solutions
 from rlstep.verifiers.adapters import save_adapter
 from rlstep.verifiers.pretrained import load_tokenizer
-from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.spec import IMPLICIT, VerifierSpec
 from rlstep.verifiers.training.arguments import VerifierArguments
-from rlstep.verifiers.training.lora import DescribeCheckpoints, check_base, with_lora
+from rlstep.verifiers.training.lora import DescribeCheckpoints, verifier_start
 from rlstep.verifiers.training.options import VerifierConfig
-from rlstep.verifiers.training.start import new_verifier, start_devices
+from rlstep.verifiers.training.start import start_devices
 from rlstep.verifiers.training.trainer import VerifierTrainer
+from rlstep.verifiers.vocabulary import check_texts, check_vocabulary
 
 # Weights of a whole model or an adapter, by the names that transformers and PEFT give their files.
 WEIGHTS = re.compile(r"adapter_config\.json|(adapter_)?model.*\.safetensors(\.index\.json)?")
@@ -56,13 +58,13 @@ def train_verifier(
     Raises:
         UserError: the data, the generator or the settings cannot be used.
     """
+    check_packages(config, args)
     if args.eval_strategy != "no" and config.eval_data is None:
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
-    if not config.merge_adapter:
-        check_base(config.model_name_or_path, args.output_dir)
+    start = verifier_start(config, trainer_class.kind == IMPLICIT, args.output_dir)
     identity = run_identity(config, args, prompts)
-    start = newest_checkpoint(args.output_dir) if config.resume else args.resume_from_checkpoint
-    check_checkpoint(start, identity)
+    checkpoint = newest_checkpoint(args.output_dir) if config.resume else args.resume_from_checkpoint
+    check_checkpoint(checkpoint, identity)
     train = read_solutions(config.data, need=need)
     evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
     chosen = settings(config) | settings(args) | settings(prompts)
@@ -71,9 +73,10 @@ def train_verifier(
         set_seed(args.seed)
         tokenizer = load_tokenizer(config.model_name_or_path, config.trust_remote_code)
         spec = replace(spec_of(tokenizer), prompts=prompts.for_rows(tokenizer, train))
-        model = new_verifier(config.model_name_or_path, spec, config.dtype, config.trust_remote_code)
-        if config.use_peft:
-            model = with_lora(model, spec, config, args)
+        model = start.prepare(config, args).model(spec, config, args)
+        check_vocabulary(tokenizer, model.config)
+        texts = (spec.prompts.render(tokenizer, s.prompt) + s.completion for s in train + (evaluation or []))
+        check_texts(texts, tokenizer, model.config)
         trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
         for make_callback in callbacks:
             trainer.add_callback(make_callback(trainer))
@@ -81,11 +84,12 @@ def train_verifier(
             trainer.add_callback(DescribeCheckpoints())
         trainer.add_callback(KeepIdentity(identity))
         record.metrics |= trainer.train_counts | {"packing": trainer.packing}
-        record.metrics |= trainer.train(resume_from_checkpoint=start).metrics
+        record.metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
         if evaluation:
             record.metrics |= {f"eval_{name}": count for name, count in trainer.eval_counts.items()}
             record.metrics |= trainer.evaluate()
         _save(trainer, config)
+        start.finish(config, args)
     return record.metrics
 
 

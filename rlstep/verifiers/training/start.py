@@ -5,7 +5,13 @@ from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
 
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.adapters import find_adapter, load_adapter
-from rlstep.verifiers.pretrained import auto_class_of, load_config, load_weights
+from rlstep.verifiers.pretrained import (
+    auto_class_of,
+    load_config,
+    load_weights,
+    refuse_quantised,
+    require_token_classifier,
+)
 from rlstep.verifiers.spec import CLASSES, IMPLICIT, VerifierSpec, config_entry
 
 
@@ -24,7 +30,11 @@ def start_devices(args: TrainingArguments) -> None:
 
 
 def new_verifier(
-    generator: str, spec: VerifierSpec, dtype: str = "float32", trust_remote_code: bool = False
+    generator: str,
+    spec: VerifierSpec,
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> PreTrainedModel:
     """A verifier with a generator's weights, without dropout (paper, appendices E and F).
 
@@ -34,28 +44,47 @@ def new_verifier(
         spec: what its outputs will mean; a `classification` head is a fresh one.
         dtype: the weights' type; float32 is right for training, also under bf16 autocast.
         trust_remote_code: run model code from the hub.
+        revision: of a hub id.
 
     Raises:
         UserError: there is no such model, or it is a verifier whose outputs mean something else.
     """
-    config = load_config(generator, trust_remote_code)
-    for name, value in config.to_dict().items():
-        if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
-            setattr(config, name, 0.0)
-    _refuse_another_meaning(generator, config, spec)
-    if spec.head == "classification":
-        config.classifier_dropout = 0.0
-        config.num_labels = spec.classes
-        config.id2label = dict(enumerate(CLASSES[: spec.classes]))
-        config.label2id = {name: index for index, name in config.id2label.items()}
+    config = verifier_config(generator, spec, trust_remote_code)
     if adapter := find_adapter(generator):
         model = load_adapter(adapter, config, spec.head, dtype, trust_remote_code).merge_and_unload()
         model.to(getattr(torch, dtype)).requires_grad_(True)
     else:
-        fresh_head = spec.head == "classification"
-        model = load_weights(auto_class_of(spec.head), generator, config, dtype, trust_remote_code, fresh_head)
+        options = {"fresh_head": spec.head == "classification", "revision": revision}
+        model = load_weights(auto_class_of(spec.head), generator, config, dtype, trust_remote_code, **options)
     model.config.rlstep_verifier = spec.to_config()
     return model
+
+
+def verifier_config(path: str, spec: VerifierSpec, trust_remote_code: bool = False) -> PretrainedConfig:
+    """A model's configuration as a verifier has it: with the head's labels, and without dropout.
+
+    Args:
+        path: a generator's folder or hub id, or a verifier's.
+        spec: what its outputs will mean.
+        trust_remote_code: run model code from the hub.
+
+    Raises:
+        UserError: there is no model, none that can be trained, or none with such a head; or a verifier whose outputs
+            mean something else.
+    """
+    config = load_config(path, trust_remote_code)
+    refuse_quantised(path, config)
+    for name, value in config.to_dict().items():
+        if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+            setattr(config, name, 0.0)
+    _refuse_another_meaning(path, config, spec)
+    if spec.head == "classification":
+        require_token_classifier(path, config)
+        config.classifier_dropout = 0.0
+        config.num_labels = spec.classes
+        config.id2label = dict(enumerate(CLASSES[: spec.classes]))
+        config.label2id = {name: index for index, name in config.id2label.items()}
+    return config
 
 
 def _refuse_another_meaning(path: str, config: PretrainedConfig, spec: VerifierSpec) -> None:

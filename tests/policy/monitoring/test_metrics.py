@@ -195,7 +195,7 @@ def entries(name: str) -> list[str]:
 
 
 def test_every_metric_has_an_entry():
-    late = judged("s\n" * 15, range(15), step_scores=[0.5] * 15, labels=[1] * 15, guards=[None] * 15)
+    late = judged("s\n" * 15, range(15), step_scores=[0.5] * 15, labels=[1] * 15, guards=[None] * 15, own={"my:r": 0.5})
     names = {*found(), *found([late], ["s\n" * 15], 1, [30], [True])}
     assert "clean_accuracy" in names
     assert not [name for name in names if not entries(name)]

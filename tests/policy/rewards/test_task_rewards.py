@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from rlstep.policy.rewards.guards import Guards
+from rlstep.policy.rewards.own import OwnReward
 from rlstep.policy.rewards.task_rewards import TaskRewards
 from rlstep.runtime.errors import UserError
 
@@ -262,3 +263,27 @@ def test_guards_cut_a_first_error_where_it_stands_among_all_steps(task):
     text = "7 + 3 = 10\n7 + 3 = 10\n10 * 7 = 11\nAnswer: 11"
     (row,) = judge(paid_by_prm(task, [0.9, 0.9, 0.1, 0.9], guards=Guards(), first_error_threshold=0.5), text)
     assert row.step_rewards == pytest.approx([0.8, 0.0, -0.8])
+
+
+def own(pays, *values):
+    """A reward of one's own that gives these values, one per completion."""
+    return OwnReward("mine", lambda prompts, completions, references: list(values), frozenset(), pays)
+
+
+def test_an_outcome_of_ones_own_is_paid_without_an_answer_too(task):
+    options = {"outcome_weight": 2.0, "missing_answer_reward": -1.0}
+    rewards = TaskRewards(task, {"outcome": 1.0, "mine": 0.5}, own={"mine": own("outcome", 0.25, 0.75)}, **options)
+    right, nothing = judge(rewards, RIGHT, "7 + 3 = 10\n")
+    assert (right.outcome, nothing.outcome) == (2 * (1 + 0.125), 2 * (-1 + 0.375))
+    assert (right.own, nothing.own) == ({"mine": 0.25}, {"mine": 0.75})
+
+
+def test_step_rewards_of_ones_own_are_added_without_a_credit_scheme_and_guarded(task):
+    given = own("steps", [0.5, -0.25, 1.0])
+    rewards = TaskRewards(task, {"prm": 1.0, "mine": 2.0}, {"prm": PRM(0.9, 0.5, 0.2)}, "sum", own={"mine": given},
+                          guards=UNGUARDED)  # fmt: skip
+    assert judge(rewards, RIGHT)[0].step_rewards == pytest.approx([0.8 + 1.0, 0.0 - 0.5, -0.6 + 2.0])
+    alone = TaskRewards(task, {"mine": 2.0}, own={"mine": own("steps", [0.5, 0.5])}, guards=Guards())
+    # No answer: the guard that is on by default takes what the steps are paid.
+    (row,) = judge(alone, "7 + 3 = 10\n10 * 7 = 10\n")
+    assert (row.step_rewards, row.own) == ([0.0, 0.0], {"mine": 1.0})

@@ -1,0 +1,73 @@
+"""Optional packages: what a setting needs and is not installed is said at once, not after models are loaded."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+from rlstep.runtime.constraints import plain, raise_faults, shown
+
+# Where a run is reported to: the module of each place that needs one.
+LOGGERS = {
+    "wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio", "mlflow": "mlflow", "comet_ml": "comet_ml",
+    "clearml": "clearml", "neptune": "neptune", "swanlab": "swanlab", "dvclive": "dvclive", "codecarbon": "codecarbon",
+}  # fmt: skip
+# Settings that need a module as soon as they are on.
+SWITCHES = {
+    "use_vllm": "vllm",
+    "load_in_4bit": "bitsandbytes",
+    "load_in_8bit": "bitsandbytes",
+    "use_liger_kernel": "liger_kernel",
+    "deepspeed": "deepspeed",
+}
+# Optimizers that torch does not have, by what their names begin with.
+OPTIMIZERS = {
+    **dict.fromkeys(("adamw_bnb", "adamw_8bit", "ademamix", "lion_", "paged_", "rmsprop_bnb"), "bitsandbytes"),
+    **dict.fromkeys(("adamw_torch_4bit", "adamw_torch_8bit"), "torchao"),
+    "galore_": "galore_torch",
+    "lomo": "lomo_optim",
+    "adalomo": "lomo_optim",
+    "grokadamw": "grokadamw",
+    "schedule_free_": "schedulefree",
+    "apollo_": "apollo_torch",
+    "stable_adamw": "optimi",
+}
+# How a package is installed, where that is not by the module's name.
+INSTALL = {
+    "vllm": "'rlstep[vllm]'", "liger_kernel": "liger-kernel", "comet_ml": "comet-ml", "flash_attn": "flash-attn",
+    "galore_torch": "galore-torch", "lomo_optim": "lomo-optim", "apollo_torch": "apollo-torch",
+    "optimi": "torch-optimi",
+}  # fmt: skip
+
+
+def check_packages(*configs) -> None:
+    """Refuses settings that need packages which are not installed, all of them in one message.
+
+    Raises:
+        UserError: there are some; says how to install each.
+    """
+    raise_faults(fault for config in configs for fault in package_faults(config))
+
+
+def package_faults(config) -> Iterator[str]:
+    """The settings of a configuration that need a package which is not installed, with how to install it."""
+    for name, value, module in _needed(config):
+        if find_spec(module) is None:
+            package, given = INSTALL.get(module, module), shown(plain(value))
+            yield f"{name} is {given}, which needs {module}, and that is not installed: pip install {package}"
+
+
+def _needed(config) -> Iterator[tuple[str, Any, str]]:
+    """(setting, its value, the module that it needs)."""
+    for name, module in SWITCHES.items():
+        if value := getattr(config, name, None):
+            yield name, value, module
+    places = getattr(config, "report_to", None) or []
+    for place in [places] if isinstance(places, str) else places:
+        if place in LOGGERS:
+            yield "report_to", place, LOGGERS[place]
+    optimizer = str(plain(getattr(config, "optim", None)))
+    for beginning, module in OPTIMIZERS.items():
+        if optimizer.startswith(beginning):
+            yield "optim", optimizer, module
+    if str(getattr(config, "attn_implementation", None) or "").startswith("flash_attention"):
+        yield "attn_implementation", config.attn_implementation, "flash_attn"

@@ -1,0 +1,215 @@
+"""Problems out of anybody's rows: the one reader for every stage that takes some.
+
+A row needs a prompt and a reference answer. Of the names that these go by, the first that is there is taken:
+
+prompt       prompt, messages (open-instruct), problem, question
+reference    reference, reward_model.ground_truth (verl), ground_truth (open-instruct), answer
+id           id, unique_id; else a hash of prompt and reference, the same in every file and run
+
+`fields` names others. What else a row holds travels along in `Problem.extra`.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.steps.fields import parse_fields, rename_fields
+from rlstep.steps.prompts import Prompt, is_messages
+from rlstep.steps.records import Problem, shown
+from rlstep.steps.sources import Row, has_word, hub_rows, is_hub_id, rows_of, shards
+
+logger = logging.getLogger(__name__)
+
+NAMES = ("id", "prompt", "reference")
+# What other people call them, in the order in which they are tried.
+KNOWN_AS = {
+    "id": ("unique_id",),
+    "prompt": ("messages", "problem", "question"),
+    "reference": ("reward_model.ground_truth", "ground_truth", "answer"),
+}
+SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+# GSM8K's answers are whole solutions, and a reference that holds one would grade every answer wrong.
+SOLUTION_MARK = "####"
+
+# The same settings in every stage that reads problems.
+PROBLEMS_HELP = "Problems: a file (.jsonl, .json, .parquet, .gz), a folder of shards, or a hub id."
+FIELDS_HELP = (
+    "The problems' names of fields, where they are others: prompt=question,reference=meta.gold. Known are id, prompt"
+    " and reference; problem, question, messages, answer, ground_truth and reward_model.ground_truth are recognised."
+)
+SPLIT_HELP = "The hub data set's split; of a folder, the shards with this word in their name."
+CONFIG_NAME_HELP = "The hub data set's configuration."
+
+
+def read_problems(
+    path: str | Path,
+    fields: Sequence[str] | None = None,
+    split: str | None = None,
+    config_name: str | None = None,
+) -> list[Problem]:
+    """All problems of a file, of a folder of shards, or of a data set of the hub.
+
+    Rows without an id of their own that have the same prompt and reference are one problem; how many there were is
+    logged.
+
+    Args:
+        path: the file (`.jsonl`, `.json`, either with `.gz`, `.parquet`), the folder, or the hub id.
+        fields: our names of fields and theirs, `prompt=question` (`rlstep.steps.fields`).
+        split: the hub data set's split; of a folder, the shards with this word in their name.
+        config_name: the hub data set's configuration, where it has several.
+
+    Raises:
+        UserError: nothing is there, a field that nothing reads, or a folder of several data sets or splits.
+        DataError: a row has no prompt, no reference or a blank one, or an id that another row has.
+    """
+    mapping = parse_fields(fields, NAMES)
+    problems: dict[str, Problem] = {}
+    places: dict[str, Row] = {}
+    repeated = 0
+    for row in _rows(str(path), split, config_name):
+        problem, has_id = _problem(rename_fields(row, mapping), mapping)
+        if problem.id not in problems:
+            problems[problem.id], places[problem.id] = problem, row
+        elif has_id:
+            first = places[problem.id]
+            where = f"row {first.number}" if first.source == row.source else f"{first.source}, row {first.number}"
+            raise DataError(row.source, row.number, "id", f"'{problem.id}' stands in {where} already.")
+        else:
+            repeated += 1
+    if repeated:
+        logger.warning("%s: %d rows repeat a problem; each of %d is taken once", path, repeated, len(problems))
+    return list(problems.values())
+
+
+def fields_faults(fields: Sequence[str] | None) -> Iterator[str]:
+    """What is wrong with the setting `fields`."""
+    try:
+        parse_fields(fields, NAMES)
+    except UserError as error:
+        yield str(error)
+
+
+def _rows(path: str, split: str | None, config_name: str | None) -> Iterator[Row]:
+    if is_hub_id(path):
+        return hub_rows(path, split, config_name, None)
+    if config_name is not None:
+        raise UserError(f"config_name is '{config_name}', but {path} is no data set of the hub. Leave it out.")
+    files = shards(path, split)
+    splits = [word for word in SPLITS if any(has_word(word, file.name) for file in files)]
+    if split is None and len(files) > 1 and len(splits) > 1:
+        raise UserError(f"{path}: its files are of the splits {', '.join(splits)}. Name one (split), or give a file.")
+    return rows_of(files)
+
+
+class _Taken(NamedTuple):
+    """A value that was taken from a row."""
+
+    field: str  # where in the row
+    theirs: str  # the same for messages: as the file has it
+    value: object
+
+
+def _problem(row: Row, mapping: dict[str, str]) -> tuple[Problem, bool]:
+    """The problem that a row holds, renamed by the mapping as it is, and whether it has an id of its own."""
+    taken: dict[str, _Taken] = {}
+    for name in NAMES:
+        # Where a field was named, no other is looked at, though it be null.
+        for known in (name,) if name in mapping else (name, *KNOWN_AS[name]):
+            outer, dot, inner = known.partition(".")
+            value = row.values.get(outer)
+            if dot:
+                value = value.get(inner) if isinstance(value, dict) else None
+            if value is not None:
+                taken[name] = _Taken(known, mapping.get(known, known), value)
+                break
+    for name in ("prompt", "reference"):
+        if name not in taken:
+            _refuse_missing(row, name, mapping)
+    prompt, reference = _prompt(row, *taken["prompt"][1:]), _reference(row, *taken["reference"][1:])
+    own = _id(row, *taken["id"][1:]) if "id" in taken else f"problem-{_hash(prompt, reference)}"
+    return Problem(own, prompt, reference, _extra(row, {one.field for one in taken.values()})), "id" in taken
+
+
+def _refuse_missing(row: Row, name: str, mapping: dict[str, str]) -> NoReturn:
+    if name in mapping:
+        raise DataError(row.source, row.number, mapping[name], f"is null; it is the {name}, which a problem needs.")
+    there = ", ".join(map(str, row.values)) or "no fields"
+    known = ", ".join((name, *KNOWN_AS[name]))
+    hint = (
+        " Published solutions are for the tasks math and gsm8k of `rlstep prepare`." if "solution" in row.values else ""
+    )
+    null = "is null" if name in row.values else "missing"
+    raise DataError(
+        row.source,
+        row.number,
+        name,
+        f"{null}; none of {known} is in this row, which has {there}. Name the field: --fields {name}=THEIRS.{hint}",
+    )
+
+
+def _prompt(row: Row, field: str, value: object) -> Prompt:
+    if isinstance(value, str):
+        if not value.strip():
+            raise DataError(row.source, row.number, field, "is blank; a problem needs a prompt.")
+        return value
+    if isinstance(value, list):
+        # Parquet gives every message the fields of all of them, null where it has none.
+        bare = [{k: v for k, v in one.items() if v is not None} if isinstance(one, dict) else one for one in value]
+        if is_messages(bare):
+            return bare
+    wanted = "text or a list of messages with a role and a content each"
+    raise DataError(row.source, row.number, field, f"expected {wanted}, got {shown(value)}.")
+
+
+def _reference(row: Row, field: str, value: object) -> str:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # A column of numbers with gaps in it is read with NaN there, and its whole numbers as 142.0.
+        value = str(int(value)) if value == value // 1 else str(value) if isfinite(value) else ""
+    if not isinstance(value, str):
+        raise DataError(row.source, row.number, field, f"expected the right answer as text, got {shown(value)}.")
+    if not value.strip():
+        raise DataError(row.source, row.number, field, "is empty; it is the right answer, by which answers are graded.")
+    if SOLUTION_MARK in value:
+        raise DataError(
+            row.source,
+            row.number,
+            field,
+            f"holds a whole solution with its answer after '{SOLUTION_MARK}', as GSM8K has it, not the answer alone."
+            " `rlstep prepare --task gsm8k` reads such rows.",
+        )
+    return value
+
+
+def _id(row: Row, field: str, value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value:
+        raise DataError(row.source, row.number, field, f"expected text or a whole number, got {shown(value)}.")
+    return value
+
+
+def _hash(prompt: Prompt, reference: str) -> str:
+    text = json.dumps([prompt, reference], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _extra(row: Row, taken: set[str]) -> dict:
+    """A row's other fields, as JSON has them; those of our own field `extra` are among them."""
+    rest = {str(name): value for name, value in row.values.items() if name not in taken}
+    for outer, dot, inner in (known.partition(".") for known in taken):
+        if dot:
+            rest[outer] = {name: value for name, value in rest[outer].items() if name != inner}
+    own = rest.pop("extra", None)
+    if isinstance(own, dict):
+        rest |= own
+    elif own is not None:
+        rest["extra"] = own
+    # Dates and decimals of a Parquet file become text.
+    return json.loads(json.dumps(rest, default=str))

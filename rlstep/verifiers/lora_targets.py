@@ -1,0 +1,148 @@
+"""Which layers of a model get an adapter: names as a user writes them, checked before weights or data are read."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from rlstep.runtime.errors import UserError
+from rlstep.verifiers.adapters import Adapter
+
+ALL_LINEAR = "all-linear"
+# PEFT has adapters for these and for convolutions, which no language model here has outside of Conv1D.
+ADAPTED = (nn.Linear, Conv1D, nn.Embedding)
+# Our names of settings that PEFT has without "lora_".
+RENAMED = ("lora_r", "lora_target_modules", "lora_modules_to_save", "lora_target_parameters")
+NAME = re.compile(r"[\w.-]+")
+
+
+def as_targets(names: str | list[str] | None) -> str | list[str] | None:
+    """What PEFT takes: a list of names, one text that is a regular expression, or "all-linear".
+
+    TRL makes a text of a list with one name, and PEFT reads that as a regular expression for a module's whole name,
+    which `q_proj` never is; in a list, in turn, "all-linear" would be a module's name.
+    """
+    if isinstance(names, list | tuple) and len(names) == 1:
+        (names,) = names
+    if isinstance(names, str) and names != ALL_LINEAR and NAME.fullmatch(names):
+        return [names]
+    return names
+
+
+def skeleton(config: PretrainedConfig, auto_class=AutoModelForCausalLM, trust_remote_code=False) -> PreTrainedModel:
+    """A model of this configuration without memory for its weights."""
+    with torch.device("meta"):
+        return auto_class.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def check_targets(lora: LoraConfig, path: str, model: PreTrainedModel) -> None:
+    """Refuses layers that the model does not have, or that an adapter cannot be on.
+
+    Args:
+        lora: the adapter's shape, its targets as `as_targets` gives them.
+        path: where the model is from, for the message.
+        model: with its weights, or a `skeleton`.
+
+    Raises:
+        UserError: everything that is wrong.
+    """
+    if faults := list(_faults(lora, model)):
+        raise UserError(f"{path}: {'; '.join(faults)}.")
+
+
+def touches_tied_embeddings(lora: LoraConfig, model: PreTrainedModel) -> bool:
+    """Whether an adapter changes the input or output embeddings of a model in which the two are one matrix."""
+    if not model.config.get_text_config().tie_word_embeddings:
+        return False
+    ends = {id(end) for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None}
+    names = [name for name, module in model.named_modules() if id(module) in ends]
+    trained_whole = lora.modules_to_save or []
+    return any(_matches(lora.target_modules, name) or _matches(list(trained_whole), name) for name in names)
+
+
+def refuse_another_shape(adapter: Adapter, asked: dict[str, Any]) -> None:
+    """Refuses settings of a fresh adapter that an adapter which is trained further does not have.
+
+    Args:
+        adapter: it.
+        asked: the settings that somebody gave, by their names in our options (`lora_r`, `use_dora`).
+
+    Raises:
+        UserError: those that ask for something else than there is.
+    """
+    faults = []
+    for name, value in asked.items():
+        has = getattr(adapter.lora, name.removeprefix("lora_") if name in RENAMED else name)
+        value = as_targets(value) if name == "lora_target_modules" else value
+        value, has = (sorted(items) if isinstance(items, list | set) else items for items in (value, has))
+        if value != has:
+            faults.append(f"{name} is {value}, and its own is {has}")
+    if faults:
+        raise UserError(
+            f"{adapter.path} is a LoRA adapter, which is trained further as it is: {'; '.join(faults)}. Leave these "
+            "out, or set merge_base: true, which merges it into its base and puts a fresh adapter on."
+        )
+
+
+def _faults(lora: LoraConfig, model: PreTrainedModel) -> Iterator[str]:
+    modules = {name: module for name, module in model.named_modules() if name}
+    targets = lora.target_modules
+    if targets is None and not lora.target_parameters:
+        kind = model.config.get_text_config().model_type
+        if kind not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+            yield f"PEFT has no default layers for {kind} models; set lora_target_modules, for example to {ALL_LINEAR}"
+    single = [targets] if isinstance(targets, str) else sorted(targets or [])
+    for target in single:
+        if target == ALL_LINEAR:
+            continue
+        matched = [name for name in modules if _matches(target if isinstance(targets, str) else [target], name)]
+        if not matched:
+            yield f"lora_target_modules: no module is named '{target}'; {_what_there_is(model)}"
+            continue
+        odd = [modules[name] for name in matched if not isinstance(modules[name], ADAPTED)]
+        if odd:
+            yield (
+                f"lora_target_modules: '{target}' is a {type(odd[0]).__name__}, which has no matrix of its own to put "
+                f"an adapter on; {_what_there_is(model)}"
+            )
+        elif any(modules[name] is model.get_output_embeddings() for name in matched):
+            yield (
+                f"lora_target_modules: '{target}' is the output embedding, whose weights the losses here read without "
+                "an adapter; leave it out"
+            )
+    parameters = [name for name, _ in model.named_parameters()]
+    for target in lora.target_parameters or []:
+        if not any(_matches([target], name) for name in parameters):
+            yield f"lora_target_parameters: no parameter is named '{target}'; {_what_there_is(model)}"
+    for target in lora.modules_to_save or []:
+        if not any(_matches([target], name) for name in modules):
+            yield f"lora_modules_to_save: no module is named '{target}'; modules are {_listed(modules)}"
+
+
+def _matches(targets: str | list[str] | set[str] | None, name: str) -> bool:
+    """Whether PEFT takes a module or parameter of this name to be meant."""
+    if targets is None or targets == ALL_LINEAR:
+        return False
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _what_there_is(model: PreTrainedModel) -> str:
+    linear = [name for name, module in model.named_modules() if isinstance(module, ADAPTED[:2])]
+    text = f"linear layers are {_listed(linear)}"
+    # Experts are three-dimensional parameters, which all experts of a layer share.
+    if stacked := [name for name, parameter in model.named_parameters() if parameter.dim() > 2]:
+        text += f"; experts are set by lora_target_parameters: {_listed(stacked, parts=2)}"
+    return text
+
+
+def _listed(names, parts: int = 1) -> str:
+    """The last parts of dotted names, each once."""
+    return ", ".join(dict.fromkeys(".".join(name.split(".")[-parts:]) for name in names))

@@ -1,0 +1,183 @@
+"""Problems out of other people's rows: their fields' names, what travels along, ids, and what is refused."""
+
+import datetime
+import hashlib
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.steps.problems import read_problems
+from rlstep.steps.records import Problem, Solution, read_solutions, write_solutions
+
+CHAT = [{"role": "user", "content": "What is 2 + 3?"}]
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_rows(*rows: dict, **options) -> list[Problem]:
+        write_rows(tmp_path / "p.jsonl", rows)
+        return read_problems(tmp_path / "p.jsonl", **options)
+
+    return read_rows
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"id": "a", "prompt": "2 + 3\n", "reference": "5"}, ("a", "2 + 3\n", "5", {})),
+        # verl
+        (
+            {
+                "data_source": "math", "prompt": CHAT, "reward_model": {"style": "rule", "ground_truth": "5"},
+                "extra_info": {"index": 7},
+            },
+            (None, CHAT, "5", {"data_source": "math", "reward_model": {"style": "rule"}, "extra_info": {"index": 7}}),
+        ),
+        # open-instruct
+        ({"messages": CHAT, "ground_truth": "5", "dataset": "gsm8k"}, (None, CHAT, "5", {"dataset": "gsm8k"})),
+        ({"messages": CHAT, "ground_truth": ["5"]}, (None, CHAT, "5", {})),
+        # AIME, AMC (its answers are a column of floats), MATH-500, DAPO as open-r1 processed it
+        ({"id": 60, "problem": "2 + 3?", "answer": "025"}, ("60", "2 + 3?", "025", {})),
+        ({"id": 0, "problem": "2 + 3?", "answer": 142.0, "url": "u"}, ("0", "2 + 3?", "142", {"url": "u"})),
+        ({"problem": "2 + 3?", "answer": 0.5}, (None, "2 + 3?", "0.5", {})),
+        (
+            {"problem": "p", "solution": "s", "answer": r"\frac12", "unique_id": "test/a/1.json", "level": 2},
+            ("test/a/1.json", "p", r"\frac12", {"solution": "s", "level": 2}),
+        ),
+        (
+            {"prompt": "p", "solution": "5", "source_prompt": CHAT, "reward_model": {"ground_truth": "5"}},
+            (None, "p", "5", {"solution": "5", "source_prompt": CHAT, "reward_model": {}}),
+        ),
+        # what stages write goes back to where it was
+        ({"id": "a", "prompt": "p", "reference": "5", "extra": {"level": 2}}, ("a", "p", "5", {"level": 2})),
+    ],
+)  # fmt: skip
+def test_known_forms_are_recognised_and_the_rest_travels_along(read, row, expected):
+    (problem,) = read(row)
+    name, prompt, reference, extra = expected
+    assert (problem.prompt, problem.reference, problem.extra) == (prompt, reference, extra)
+    assert problem.id == name or (name is None and problem.id.startswith("problem-"))
+
+
+def test_other_names_are_given_by_fields(read):
+    row = {"Q": "2 + 3?", "meta": {"gold": 5, "year": 2024}, "key": "a-1", "answer": "never looked at"}
+    (problem,) = read(row, fields=["prompt=Q,reference=meta.gold", "id=key"])
+    extra = {"meta": {"year": 2024}, "answer": "never looked at"}
+    assert problem == Problem("a-1", "2 + 3?", "5", extra)
+
+
+def test_a_fault_in_a_named_field_has_the_files_name_and_no_other_field_steps_in(read):
+    for value, message in (
+        ("", "is empty"),
+        (None, "is null; it is the reference"),
+        (["1", "2"], "expected the right"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            read({"problem": "p", "answer": "1", "meta": {"gold": value}}, fields=["reference=meta.gold"])
+        assert (caught.value.row, caught.value.field) == (1, "meta.gold")
+
+
+def test_a_made_id_depends_on_the_problem_alone(read):
+    rows = [{"problem": f"{n}?", "answer": "5"} for n in range(3)]
+    ids = [problem.id for problem in read(*rows)]
+    assert len(set(ids)) == 3
+    backwards = read(*reversed(rows), {"problem": "3?", "answer": "5", "level": 1})
+    assert [problem.id for problem in backwards][:3] == ids[::-1]
+    # In every process: the hash is not salted.
+    assert ids[0] == "problem-" + hashlib.sha256(b'["0?", "5"]').hexdigest()[:16]
+
+
+def test_rows_that_repeat_a_problem_are_one_and_counted(read, caplog):
+    rows = [{"problem": "1?", "answer": "5"}, {"problem": "2?", "answer": "5"}, {"problem": "1?", "answer": "5"}]
+    assert [problem.prompt for problem in read(*rows)] == ["1?", "2?"]
+    assert "1 rows repeat a problem; each of 2 is taken once" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "message"),
+    [
+        ({"problem": "p", "answer": ""}, "answer", "is empty; it is the right answer"),
+        ({"prompt": "p", "reference": " \n"}, "reference", "is empty"),
+        ({"prompt": CHAT, "reward_model": {"ground_truth": ""}}, "reward_model.ground_truth", "is empty"),
+        ({"problem": "p", "answer": float("nan")}, "answer", "is empty"),
+        (
+            {"problem": "p", "answer": None},
+            "reference",
+            "none of reference, .*answer is in this row",
+        ),
+        ({"problem": "p", "solution": "s"}, "reference", r"--fields reference=THEIRS.*tasks math and gsm8k"),
+        ({"Question": "p", "answer": "5"}, "prompt", r"which has Question, answer.*--fields prompt=THEIRS"),
+        ({"question": "p", "answer": "2 + 3 = 5\n#### 5"}, "answer", "a whole solution .* --task gsm8k"),
+        ({"problem": "p", "answer": ["5", "6"]}, "answer", "expected the right answer as text, found"),
+        ({"problem": "p", "answer": True}, "answer", "expected the right answer as text, found true"),
+        ({"problem": " ", "answer": "5"}, "problem", "is blank"),
+        ({"prompt": [{"role": "user"}], "answer": "5"}, "prompt", "a list of messages with a role and a content"),
+        ({"id": True, "prompt": "p", "answer": "5"}, "id", "expected text or a whole number, found true"),
+    ],
+)
+def test_a_row_that_is_no_problem_is_named_with_its_field(read, row, field, message):
+    with pytest.raises(DataError, match=message) as caught:
+        read({"problem": "first", "answer": "1"}, row)
+    assert (caught.value.row, caught.value.field) == (2, field)
+
+
+def test_a_field_that_nothing_reads_is_refused(read):
+    with pytest.raises(UserError, match="no field 'promt' is read; there are id, prompt, reference"):
+        read({"q": "p", "answer": "5"}, fields=["promt=q"])
+
+
+def test_parquet_with_messages_and_columns_of_other_types(tmp_path):
+    messages = pa.array(
+        [[{"role": "user", "content": "1?", "name": None}], [{"role": "user", "content": "2?", "name": None}]],
+        pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("name", pa.string())])),
+    )
+    day = datetime.date(2024, 2, 3)
+    table = pa.table(
+        {"prompt": messages, "reward_model": [{"ground_truth": "1"}, {"ground_truth": "2"}], "day": [day, None]}
+    )
+    pq.write_table(table, tmp_path / "train.parquet")
+    first, second = read_problems(tmp_path / "train.parquet")
+    assert first.prompt == [{"role": "user", "content": "1?"}]
+    assert (first.extra["day"], second.extra["day"]) == ("2024-02-03", None)
+    json.dumps([first.extra, second.extra])
+
+
+def test_a_folder_of_two_splits_or_two_data_sets_needs_a_choice(tmp_path):
+    for name in ("train", "test"):
+        write_rows(tmp_path / f"{name}.jsonl", [{"problem": f"{name}?", "answer": "1"}])
+    with pytest.raises(UserError, match=r"of the splits train, test\. Name one \(split\), or give a file"):
+        read_problems(tmp_path)
+    assert [problem.prompt for problem in read_problems(tmp_path, split="test")] == ["test?"]
+    (tmp_path / "test.jsonl").rename(tmp_path / "more.jsonl")
+    write_rows(tmp_path / "more.jsonl", [{"question": "q", "gold": "1"}])
+    with pytest.raises(UserError, match="its files are of two data sets"):
+        read_problems(tmp_path)
+
+
+def test_a_clone_whose_rows_are_in_data_is_pointed_to(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data" / "train-00000-of-00001.jsonl", [{"problem": "p", "answer": "1"}])
+    (tmp_path / "README.md").write_text("a card")
+    with pytest.raises(UserError, match=rf"its rows lie in a folder of it\. Give {tmp_path / 'data'}"):
+        read_problems(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["s.jsonl", "s.parquet"])
+def test_what_is_known_of_a_problem_is_kept_in_files_of_solutions(tmp_path, name):
+    solutions = [
+        Solution("a", "p", "5", "5", extra={"level": 2, "tags": ["x", None], "meta": {"year": 2024.5}, "n": "数"}),
+        Solution("b", [{"role": "user", "content": "p"}], "5", "5"),
+    ]
+    write_solutions(tmp_path / name, solutions)
+    assert read_solutions(tmp_path / name) == solutions
+
+
+def test_a_parquet_file_of_an_earlier_version_is_read(tmp_path):
+    write_solutions(tmp_path / "s.parquet", [Solution("a", "p", "5", "5", extra={"level": 2})])
+    table = pq.read_table(tmp_path / "s.parquet").drop_columns(["extra"])
+    pq.write_table(table, tmp_path / "old.parquet")
+    assert read_solutions(tmp_path / "old.parquet") == [Solution("a", "p", "5", "5")]
