@@ -1,4 +1,4 @@
-"""Demonstrations as a policy learns from them: tokens, with the loss on the completion's alone."""
+"""Demonstrations as training rows: tokens, with the loss only on the completion's."""
 
 from datasets import Dataset
 
@@ -9,7 +9,7 @@ from rlstep.steps.records import Solution
 def tokenize(tokenizer, solutions: list[Solution]) -> Dataset:
     """Prompts and completions as tokens, all at once: TRL's own preparation goes row by row.
 
-    The completion is tokenised apart from the prompt, as it will be when it is sampled, and ends with <eos>.
+    The completion is tokenised separately from the prompt, as when it is sampled, and ends with <eos>.
     """
     prompts = tokenizer([s.prompt for s in solutions])["input_ids"]
     completions = tokenizer([s.completion for s in solutions], add_special_tokens=False)["input_ids"]
@@ -22,7 +22,7 @@ def tokenize(tokenizer, solutions: list[Solution]) -> Dataset:
 
 
 def check_lengths(solutions: list[Solution], rows: Dataset, cut: int | None, limit: int | None) -> None:
-    """Refuses demonstrations that the model cannot read whole, where they are not to be cut."""
+    """Refuses demonstrations that exceed the model's context, unless they are to be truncated."""
     for solution, ids in zip(solutions, rows["input_ids"], strict=True):
         tokens = min(len(ids), cut or len(ids))
         if limit is not None and tokens > limit:

@@ -1,4 +1,4 @@
-"""A trained LoRA policy in the two forms that others load: the adapter alone, and merged into its base."""
+"""Exports a trained LoRA policy in two forms: the adapter, and the model with the adapter merged."""
 
 import shutil
 from pathlib import Path
@@ -10,12 +10,10 @@ ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
 
 
 def check_adapter(policy: Path) -> None:
-    """Refuses a folder that holds no LoRA adapter."""
+    """Refuses a folder without a LoRA adapter."""
     missing = [name for name in ADAPTER_FILES if not (policy / name).is_file()]
     if missing:
-        raise UserError(
-            f"{policy} holds no LoRA adapter ({missing[0]} is missing). A full model loads as it is, without an export."
-        )
+        raise UserError(f"{policy} holds no LoRA adapter ({missing[0]} is missing). A full model needs no export.")
 
 
 def export_adapter(policy: Path, out: Path, dtype: str = "auto", trust_remote_code: bool = False) -> int:

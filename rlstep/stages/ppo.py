@@ -75,7 +75,7 @@ def _trainer(
     eval_problems: list[Problem],
     identity: dict[str, Any],
 ) -> tuple[StepPPOTrainer, Verifiers]:
-    """The trainer with all that watches it, and the verifiers that pay."""
+    """The trainer with its monitoring and the verifiers of its rewards."""
     task = get(options.task, options.task_path)
     check_readable(task, [*problems, *eval_problems])
     args.model_init_kwargs = model_init_kwargs(model, args)

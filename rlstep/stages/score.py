@@ -44,10 +44,10 @@ class ScoreConfig:
     )
     layout: Annotated[str | None, Choices((*FAMILIES,))] = field(
         default=None,
-        metadata={"help": "A published PRM's family, where the checkpoint does not tell.", "choices": [*FAMILIES]},
+        metadata={"help": "A published PRM's family, if the checkpoint does not tell.", "choices": [*FAMILIES]},
     )
     neutral: Literal["positive", "negative", "ignore"] | None = field(
-        default=None, metadata={"help": "What a neutral class counts as; must fit what the verifier was taught."}
+        default=None, metadata={"help": "What a neutral class counts as; must match the verifier's training."}
     )
     boundary: Literal["line", "blank_line", "tag", "heading", "sentence"] | None = field(
         default=None, metadata={"help": "What a step is, for solutions without spans; the verifier's own by default."}
@@ -56,7 +56,7 @@ class ScoreConfig:
         default=None, metadata={"help": "boundary tag: the tag that ends a step."}
     )
     packing: bool = field(
-        default=True, metadata={"help": "Rows without padding, shared prefixes once, where the model admits it."}
+        default=True, metadata={"help": "Rows without padding, shared prefixes once, if the model supports it."}
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = field(
         default=None, metadata={"help": "The weights' type; that of the checkpoint by default."}
@@ -73,7 +73,7 @@ class ScoreConfig:
 
 
 def score(config: ScoreConfig) -> dict:
-    """Scores every solution of `config.data` into `config.out`; steps that are null are found by the boundary rule."""
+    """Scores every solution of `config.data` into `config.out`; the boundary rule splits solutions without steps."""
     out = Path(config.out)
     if not is_one_file(out):
         check_folder(out, (config.data, config.model))

@@ -1,4 +1,4 @@
-"""Problems with exact checkers: the embedded ones, those in words for chat models among them, GSM8K and MATH."""
+"""Problems with exact checkers: embedded tasks, some of them in words for chat models, GSM8K and MATH."""
 
 from rlstep.runtime.errors import UserError
 from rlstep.tasks.base import Task
@@ -11,7 +11,7 @@ def get(name: str, path: str | None = None) -> Task:
 
     Args:
         name: one of `NAMES`.
-        path: where a task with published data finds it: a folder, a file, or a hub id. Tasks that generate their
+        path: the data of a task with published problems: a folder, a file, or a hub id. Tasks that generate their
             problems take none.
     """
     if name not in NAMES:

@@ -22,7 +22,7 @@ class PromptFormat(Protocol):
     def features(
         self, prompts: Sequence[str], completions: Sequence[str], steps: Sequence[list[Span]], tokenizer
     ) -> list[Feature]:
-        """One row per completion, asked at one position per step."""
+        """One row per completion, scored at one position per step."""
 
     def values(self, logits_NK: Tensor) -> Tensor:
         """(N,) values in [0, 1] from the logits at the positions."""
@@ -30,7 +30,7 @@ class PromptFormat(Protocol):
 
 @dataclass(frozen=True)
 class PlainFormat:
-    """Prompt and completion as they are, asked at each step's last token: what rlstep's own verifiers use.
+    """Prompt and completion as they are, scored at each step's last token: what rlstep's own verifiers use.
 
     Attributes:
         kind: prm or orm.
@@ -49,9 +49,9 @@ class PlainFormat:
 
 @dataclass(frozen=True)
 class TokenFormat:
-    """Prompt and completion as they are, asked for every token of the completion: what implicit PRMs use.
+    """Prompt and completion as they are, scored at every token of the completion: what implicit PRMs use.
 
-    A row without steps is asked nothing.
+    A row without steps is not scored.
     """
 
     def features(self, prompts, completions, steps, tokenizer) -> list[TokenFeature]:

@@ -17,7 +17,7 @@ from rlstep.runtime.errors import UserError
         ),
         ({"scale_rewards": "batch"}, "scale_rewards is 'batch'; it must be one of none, group"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level does nothing here: the ratio"),
-        ({"advantage": "gae", "use_vllm": True}, "use_vllm does not go with advantage 'gae'"),
+        ({"advantage": "gae", "use_vllm": True}, "use_vllm does not work with advantage 'gae'"),
         ({"advantage": "vine", "use_vllm": True, "vllm_mode": "server"}, "set vllm_mode: colocate"),
         ({"loss_type": "cispo"}, "cispo cuts ratios at epsilon_high, which by default is below 1"),
         ({"loss_type": "cispo", "epsilon_high": 0.3}, "cispo cuts ratios at epsilon_high"),

@@ -22,7 +22,7 @@ ROLLED_OUT = ReadBy("refresh_labels", "monte_carlo")
 
 @dataclass
 class RefreshOptions:
-    """When and how the PRM that pays is trained on during RL.
+    """When and how the PRM is trained further during RL.
 
     Raises:
         UserError: settings out of range, unread or missing, all of them in one message.
@@ -30,7 +30,7 @@ class RefreshOptions:
 
     refresh_every: Annotated[int, Range(at_least=0)] = field(
         default=0,
-        metadata={"help": "Updates from one refresh of the PRM on the policy's samples to the next; 0: it is frozen."},
+        metadata={"help": "Updates between refreshes of the PRM on the policy's samples; 0: it stays frozen."},
     )
     refresh_labels: Annotated[Source, REFRESHED] = field(
         default="checker",
@@ -55,7 +55,7 @@ class RefreshOptions:
     )
     refresh_replay: Annotated[str | None, REFRESHED] = field(
         default=None,
-        metadata={"help": "Labelled solutions that the PRM was trained on (JSONL, Parquet), against forgetting them."},
+        metadata={"help": "Labelled solutions that the PRM was trained on (JSONL, Parquet), to prevent forgetting."},
     )
     refresh_replay_share: Annotated[float, Range(above=0, below=1), REFRESHED, ReadBy("refresh_replay")] = field(
         default=0.5, metadata={"help": "refresh_replay: its share of the rows of each refresh."}
@@ -90,7 +90,7 @@ class Labeler(Protocol):
 
 @dataclass(frozen=True)
 class CheckerLabels:
-    """The exact checker's labels; None for a step that the checker does not find."""
+    """The exact checker's labels; None for a step that the checker does not recognise."""
 
     task: Task
 
@@ -121,7 +121,7 @@ class TeacherLabels:
 
     def __post_init__(self):
         if getattr(self.teacher, "kind", "prm") != "prm":
-            raise UserError("refresh_teacher is an ORM: it values prefixes, not steps. Give a PRM.")
+            raise UserError("refresh_teacher is an ORM: it scores prefixes, not steps. Give a PRM.")
 
     def labels(self, prompts, completions, references, steps) -> list[list[float | None]]:
         labels = []
@@ -137,7 +137,7 @@ class TeacherLabels:
 class MonteCarloLabels:
     """How often the policy reaches the answer from each step (Math-Shepherd, 2312.08935, equations 3 and 4).
 
-    Of the N rollouts that go on from the end of step k, the label is 1 where any reaches the answer, else 0 (hard), or
+    Of the N rollouts that continue from the end of step k, the label is 1 if any reaches the answer, else 0 (hard), or
     the share of those that do (soft). A step that ends the completion is graded as it stands. Steps after the first
     one with the value 0 are not rolled out and have no label.
 
@@ -179,7 +179,7 @@ class MonteCarloLabels:
         for prompt, begun, reference, ended in heads:
             tails = [""] if ended else drawn[prompt + begun]
             if not ended and len(tails) != self.rollouts:
-                raise ValueError(f"{len(tails)} rollouts came of a prefix; {self.rollouts} were asked for.")
+                raise ValueError(f"{len(tails)} rollouts came from a prefix; {self.rollouts} were requested.")
             right = sum(self.is_correct(prompt, begun + tail, reference) for tail in tails)
             values[prompt, begun, reference, ended] = right / len(tails) if self.soft else float(right > 0)
         return values

@@ -1,4 +1,4 @@
-"""The verifiers that pay in RL: loaded, on the policy's base where they can share it, with their scores kept."""
+"""The verifiers behind the rewards: loaded, on the policy's base where they can share it, with cached scores."""
 
 import logging
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Verifiers:
 
     Attributes:
         models: the verifiers themselves.
-        caches: what the rewards ask in their place.
+        caches: the cached verifiers that the rewards use.
     """
 
     models: dict[str, Verifier]
@@ -71,7 +71,7 @@ def load_verifiers(
 
 
 def check_fit(verifiers: Verifiers, prompts: list[str], new_tokens: int) -> None:
-    """Says where a verifier and the policy's completions may not fit each other, before training finds out.
+    """Reports where a verifier and the policy's completions may not match, before training starts.
 
     Raises:
         UserError: a prompt and a completion of `new_tokens`, in the verifier's tokens, are longer than the verifier.
@@ -87,7 +87,7 @@ def check_fit(verifiers: Verifiers, prompts: list[str], new_tokens: int) -> None
                 )
         boundary = getattr(model, "boundary", None)
         if model.kind == "prm" and boundary is not None and boundary != Boundary():
-            logger.warning("the %s was taught steps by %s; it is asked at the task's steps, lines", name, boundary)
+            logger.warning("the %s was trained on steps by %s; here it scores lines, the task's steps", name, boundary)
 
 
 def save_verifier(model: RewardModel, folder: Path) -> None:
