@@ -56,7 +56,7 @@ def check(arguments):
         ({"options": {"share_base": False}}, "uses no model, so share_base would do nothing"),
         (
             {"model": {"use_peft": True}, "args": {"beta": 0.1, "sync_ref_model": True}},
-            "sync_ref_model moves a reference",
+            "sync_ref_model updates a separate reference",
         ),
     ],
 )

@@ -161,7 +161,7 @@ def _step(text: str, worth: ScoredCompletion, number: int) -> str:
     # (what is shown after the step, what hovering over it shows)
     facts = [(mark, f"label {word}")]
     facts.append(("", "no score") if score is None else (f"p {score:.2f}", f"score {score:.4f}"))
-    facts.append(("not scored",) * 2 if reward is None else (f"r {reward:+.2f}", f"reward {reward:+.4f}"))
+    facts.append(("no reward",) * 2 if reward is None else (f"r {reward:+.2f}", f"reward {reward:+.4f}"))
     facts += [] if guard is None else [(_text(guard), f"withheld: {_text(guard)}")]
     seen, said = zip(*facts, strict=True)
     colours = "".join(f"--{name}:{shade(label if score is None else score, *ends)};" for name, ends in PALETTES.items())
