@@ -27,7 +27,7 @@ Row = tuple[Sequence[float], int]
 
 @dataclass(frozen=True)
 class ProcessBench:
-    """How well the first wrong step is found.
+    """How well the first wrong step is located.
 
     Attributes:
         f1: harmonic mean of the two accuracies, 0 where both are 0; NaN where one of them is.

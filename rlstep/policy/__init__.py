@@ -1,4 +1,4 @@
-"""The generator: first taught (SFT), then sampled, then trained by PPO with step rewards, then exported."""
+"""The generator: trained by SFT, sampled, trained by PPO with step rewards, and exported."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""`StepPPOConfig`: TRL's GRPOConfig, with what step rewards, a critic and token advantages add; `PolicyModel`."""
+"""`StepPPOConfig`: TRL's GRPOConfig plus settings of step rewards, the critic and token advantages; `PolicyModel`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ from trl import GRPOConfig, ModelConfig
 from rlstep.runtime.constraints import Choices, Constraint, Idle, Range, ReadBy, ReadUnless, check, library_faults
 from rlstep.runtime.trainer_settings import MEASURED, PLACED, SHARED, SHOWN, may_change, merged
 
-# Loss types that weigh each token by its own advantage; TRL's others (vespo, luspo) are written for one per sequence.
+# Loss types that weigh each token by its own advantage; TRL's others (vespo, luspo) assume one per sequence.
 TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 
-# Losses that cut the ratio of new to old probabilities at 1 - epsilon and 1 + epsilon.
+# Losses that clip the ratio of new to old probabilities at 1 - epsilon and 1 + epsilon.
 CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")
 
 WITH_VLLM = (ReadBy("use_vllm"),)
@@ -24,7 +24,7 @@ NO_LABELS = (Idle("nothing here computes a loss or metrics from labels"),)
 NO_VESPO = (Idle("loss_type 'vespo' is written for one advantage per sequence"),)
 NO_TOOLS = (Idle("prompts and completions are text, and call no tools"),)
 
-# What StepPPOConfig takes over from TRL: ranges, and under which conditions it is read.
+# Fields inherited from TRL: their ranges, and under which conditions they are read.
 _READ: dict[str, tuple[Constraint, ...]] = {
     "beta": (Range(at_least=0),),
     "temperature": (Range(above=0),),
@@ -35,8 +35,8 @@ _READ: dict[str, tuple[Constraint, ...]] = {
     "sapo_temperature_neg": (ReadBy("loss_type", "sapo"),),
     "sapo_temperature_pos": (ReadBy("loss_type", "sapo"),),
     **dict.fromkeys(("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"), NO_VESPO),
-    "importance_sampling_level": (Idle("the ratio of new to old probabilities is taken per token"),),
-    "off_policy_mask_threshold": (Idle("it is written for one advantage per sequence"),),
+    "importance_sampling_level": (Idle("the ratio of new to old probabilities is computed per token"),),
+    "off_policy_mask_threshold": (Idle("it assumes one advantage per sequence"),),
     "reward_weights": (Idle("set process_weight and outcome_weight"),),
     "multi_objective_aggregation": (Idle("rewards are added up before TRL sees them"),),
     "sync_ref_model": (ReadBy("beta"),),
@@ -72,10 +72,10 @@ _READ: dict[str, tuple[Constraint, ...]] = {
         ("label_smoothing_factor", "label_names", "include_for_metrics", "prediction_loss_only"), NO_LABELS
     ),
     **dict.fromkeys(("batch_eval_metrics", "eval_do_concat_batches", "average_tokens_across_devices"), NO_LABELS),
-    "train_sampling_strategy": (Idle("a batch takes whole problems, in an order that the seed gives"),),
-    "length_column_name": (Idle("a batch takes whole problems, whatever their length"),),
+    "train_sampling_strategy": (Idle("a batch has whole problems, in an order given by the seed"),),
+    "length_column_name": (Idle("a batch has whole problems, whatever their length"),),
     "data_seed": (Idle("the order of the problems follows from seed"),),
-    "remove_unused_columns": (Idle("the reference answers are a column that no model reads"),),
+    "remove_unused_columns": (Idle("the reference answers are in a column that no model reads"),),
 }
 _MAY_CHANGE = {
     SHOWN: (
@@ -94,13 +94,13 @@ INHERITED = merged(SHARED, _READ, may_change(_MAY_CHANGE))
 
 @dataclass
 class StepPPOConfig(GRPOConfig):
-    """Everything of GRPOConfig is passed through, except what would do nothing here (`INHERITED`) or something else.
+    """GRPOConfig plus the settings below; TRL settings that would have no effect here are refused (`INHERITED`).
 
     `epsilon` is PPO's clip range, `beta` the weight of the KL to the reference (the policy with its adapter off),
     `num_iterations` PPO's epochs over a batch, `num_generations` the samples per problem.
 
     Raises:
-        UserError: settings out of range, unread or at odds with each other; TRL's own objections are among them.
+        UserError: settings out of range, unread or incompatible, including what TRL itself rejects.
     """
 
     inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = INHERITED
@@ -115,34 +115,34 @@ class StepPPOConfig(GRPOConfig):
     )
     step_discount: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "group")] = field(
         default=0.0,
-        metadata={"help": "group: how much of a later step's reward an earlier step is given; 0: each step its own."},
+        metadata={"help": "group: how much of a later step's reward an earlier step gets; 0: each step only its own."},
     )
     step_baseline: Annotated[Literal["position", "all", "rewards"], ReadBy("advantage", "group")] = field(
         default="position",
         metadata={
             "help": "group: a step is compared with the other samples' steps at its position (position) or with all of "
             "their steps (all), which makes the policy avoid hard steps; rewards: all rewards of the group are centred "
-            "before they are summed (DeepSeekMath), so that steps alike pay nothing, however many there are."
+            "before they are summed (DeepSeekMath), so that equal steps gain nothing, however many there are."
         },
     )
     gamma: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae", "rloo")] = field(
         default=1.0, metadata={"help": "gae, rloo: discount per token."}
     )
     lam: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae")] = field(
-        default=0.95, metadata={"help": "gae: 0 trusts the critic one token ahead, 1 not at all."}
+        default=0.95, metadata={"help": "gae: at 0 the critic's next value is trusted fully, at 1 not at all."}
     )
     vine_rollouts: Annotated[int, Range(at_least=1), ReadBy("advantage", "vine")] = field(
         default=9, metadata={"help": "vine: rollouts from the start of each step."}
     )
     whiten_rewards: Annotated[bool, ReadBy("advantage", "gae", "rloo")] = field(
         default=False,
-        metadata={"help": "gae, rloo: scale the batch's token rewards to variance 1; their mean stays."},
+        metadata={"help": "gae, rloo: scale the batch's token rewards to variance 1, keeping their mean."},
     )
     whiten_advantages: Literal["none", "scale", "full"] | None = field(
         default=None,
         metadata={
-            "help": "Scale the batch's token advantages to variance 1 (scale), and centre them, too (full). By default "
-            "full for gae and rloo, none for group and vine, whose baselines centre them."
+            "help": "Scale the batch's token advantages to variance 1 (scale), or also centre them (full). By default "
+            "full for gae and rloo, none for group and vine, whose baselines centre them already."
         },
     )
     vf_coef: Annotated[float, Range(at_least=0), ReadBy("advantage", "gae")] = field(
@@ -160,21 +160,21 @@ class StepPPOConfig(GRPOConfig):
     )
     kl: Annotated[Literal["loss", "reward"], ReadBy("beta")] = field(
         default="loss",
-        metadata={"help": "Where beta times the KL to the reference goes: into the loss, or off every token's reward."},
+        metadata={"help": "Whether beta times the KL is added to the loss or subtracted from every token's reward."},
     )
     kl_estimator: Annotated[Literal["k1", "k2", "k3"] | None, ReadBy("beta")] = field(
         default=None,
         metadata={
             "help": "Estimate of a token's KL: k1 log p/q; k2 half its square; k3 q/p - 1 + log p/q. By default k3 in "
-            "the loss, as TRL has it, and k1 as a reward, where the others hold the policy back too little near the "
-            "reference. TRL's use_bias_correction_kl belongs to k3 in the loss alone."
+            "the loss, as in TRL, and k1 as a reward, where the others restrain the policy too little near the "
+            "reference. TRL's use_bias_correction_kl only applies to k3 in the loss."
         },
     )
     truncated: Literal["score", "no_process", "bootstrap"] = field(
         default="score",
         metadata={
-            "help": "Completions cut off at max_completion_length are paid like others (score), keep no positive step "
-            "reward (no_process), or get the critic's value of what would have come (bootstrap, gae). To leave them out"
+            "help": "Completions cut at max_completion_length are rewarded like others (score), keep no positive step "
+            "reward (no_process), or get the critic's value of the missing rest (bootstrap, gae). To leave them out"
             " of the loss, set mask_truncated_completions."
         },
     )
@@ -186,7 +186,7 @@ class StepPPOConfig(GRPOConfig):
     def __post_init__(self):
         faults = library_faults(super().__post_init__)
         if self.advantage == "gae" and self.ddp_find_unused_parameters is None:
-            # The critic runs beside the wrapped forward: a search for unused parameters there would find all of its.
+            # The critic runs outside the wrapped forward, so a search for unused parameters would report all of its.
             self.ddp_find_unused_parameters = False
         check(self, [*faults, *self._token_faults(), *self._estimator_faults(), *self._kl_faults()])
 
@@ -205,7 +205,7 @@ class StepPPOConfig(GRPOConfig):
         return self.kl_kind == ("loss", "k3")
 
     def _token_faults(self) -> Iterator[str]:
-        """Settings under which TRL would not weigh each token by its own advantage, as it is computed here."""
+        """Settings under which TRL would not weight each token by its own advantage."""
         if self.loss_type == "cispo" and not (self.epsilon_high and self.epsilon_high > 1):
             yield "cispo cuts ratios at epsilon_high, which by default is below 1; set it, for example to 5"
         if self.load_best_model_at_end and self.metric_for_best_model in (None, "loss", "eval_loss"):
@@ -219,10 +219,10 @@ class StepPPOConfig(GRPOConfig):
                 "the others' baseline; leave it out"
             )
         if self.advantage == "gae" and self.use_vllm:
-            yield "use_vllm does not go with advantage 'gae': TRL would send vLLM the critic's weights too"
+            yield "use_vllm does not work with advantage 'gae': TRL would send vLLM the critic's weights too"
         if self.advantage == "vine" and self.use_vllm and self.vllm_mode == "server":
             yield (
-                "advantage 'vine' asks each rank for another number of rollouts, which a vLLM server does not take; "
+                "advantage 'vine' samples a different number on each rank, which a vLLM server does not accept; "
                 "set vllm_mode: colocate"
             )
 
@@ -240,9 +240,9 @@ class StepPPOConfig(GRPOConfig):
 
     def _kl_faults(self) -> Iterator[str]:
         if self.kl_kind == ("loss", "k1"):
-            yield "kl_estimator 'k1' has no expected gradient as a loss; take k2 or k3, or kl: reward"
+            yield "kl_estimator 'k1' has zero expected gradient as a loss; use k2 or k3, or kl: reward"
         if self.kl == "reward" and self.advantage == "vine":
-            yield "kl 'reward' does not go with advantage 'vine', whose Monte-Carlo values know no KL"
+            yield "kl 'reward' does not work with advantage 'vine', whose Monte-Carlo values do not include the KL"
 
     def batches_at(self, optimizer_step: int) -> int:
         """Batches of completions generated for training when `optimizer_step` steps are done."""

@@ -1,6 +1,6 @@
-"""The critic of `advantage: gae`: its model, and what the trainer asks of it.
+"""The critic of `advantage: gae`: its model, and what the trainer uses it for.
 
-The model is an adapter and a value head on a base whose weights others hold: the policy's, or a reference's.
+The model is an adapter and a value head on a base that it does not own: the policy's, or a reference's.
 """
 
 import copy
@@ -24,7 +24,7 @@ from rlstep.verifiers.share_weights import share_weights
 
 ADAPTER = "critic"
 CRITIC_FILE = "critic.safetensors"
-# The adapter of a full-parameter policy's critic, where none is given.
+# The adapter of a full-parameter policy's critic, if none is given.
 CRITIC_LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 _MODEL_INPUTS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
@@ -43,14 +43,14 @@ class Critic(nn.Module):
 
     Args:
         base: a causal LM before an adapter is put on it.
-        peft_config: the adapter's shape, the policy's by custom.
+        peft_config: the adapter's configuration, usually the policy's.
     """
 
     def __init__(self, base: PreTrainedModel, peft_config: PeftConfig):
         super().__init__()
         config = copy.deepcopy(peft_config)
         config.task_type = "FEATURE_EXTRACTION"
-        # ZeRO-3 takes one type of weights; elsewhere what is trained is kept in float32 beside a bfloat16 base.
+        # ZeRO-3 needs one dtype for all weights; otherwise trained weights stay in float32 on a bfloat16 base.
         uniform = is_deepspeed_zero3_enabled()
         backbone = share_weights(base.base_model)
         self.backbone = get_peft_model(backbone, config, adapter_name=ADAPTER, autocast_adapter_dtype=not uniform)
@@ -61,12 +61,12 @@ class Critic(nn.Module):
         nn.init.zeros_(self.value_head.bias)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, completion_length: int, after: bool = False) -> Tensor:
-        """What is expected before each of the last `completion_length` tokens is chosen.
+        """The expected return before each of the last `completion_length` tokens is chosen.
 
         Args:
             input_ids, attention_mask: (B, P + T), prompts padded on the left.
             completion_length: T.
-            after: also give what is expected after the last token.
+            after: also return the value after the last token.
 
         Returns:
             (B, T) values; with `after` (B, T + 1), the value after n tokens in column n.
@@ -78,7 +78,7 @@ class Critic(nn.Module):
         return self.value_head(states_BTH.to(self.value_head.weight.dtype)).squeeze(-1).float()
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """The critic's adapter and head, without the base that others own."""
+        """The critic's adapter and head, without the shared base."""
         return {name: p for name, p in self.named_parameters() if f".{ADAPTER}." in name or "value_head" in name}
 
 
@@ -93,7 +93,7 @@ def load_own(critic: Critic, state: dict[str, Tensor]) -> None:
 
 
 class ValueFunction:
-    """What the trainer asks of a critic: values, advantages, the value loss, and its place in checkpoints.
+    """What the trainer needs of a critic: values, advantages, the value loss, and its part of checkpoints.
 
     It is built in two steps around the trainer's own construction: `share_base` before TRL puts the policy's adapter on
     the base, `attach` once the policy is there.
@@ -112,14 +112,14 @@ class ValueFunction:
         self._critic = Critic(base, self.adapter)
 
     def attach(self, policy: nn.Module, reference: PreTrainedModel | None, accelerator: Accelerator) -> None:
-        """Makes the critic a part of the policy, after building it where `share_base` has not.
+        """Makes the critic a part of the policy, after building it if `share_base` has not.
 
         As a child of the policy it shares one engine, one optimizer and one backward pass with it, under ZeRO as
         without.
 
         Args:
             policy: what the trainer trains.
-            reference: a frozen model that the critic of a full-parameter policy may stand on; None where there is none
+            reference: a frozen model that a full-parameter policy's critic may use as its base; None if there is none
                 or it is sharded.
             accelerator: the trainer's.
         """
@@ -133,7 +133,7 @@ class ValueFunction:
         policy.critic = self._critic = critic.to(policy.device)
 
     def _frozen_base(self, policy: PreTrainedModel, reference: PreTrainedModel | None) -> PreTrainedModel:
-        """What the critic of a full-parameter policy stands on: the reference, or a frozen copy of the policy."""
+        """The base of a full-parameter policy's critic: the reference, or a frozen copy of the policy."""
         if reference is not None:
             return self.accelerator.unwrap_model(reference).requires_grad_(False)
         if is_deepspeed_zero3_enabled():
@@ -142,7 +142,7 @@ class ValueFunction:
         copied.load_state_dict(policy.state_dict())
         return copied.requires_grad_(False)
 
-    # --- What it says of a batch.
+    # --- Values, advantages and the loss of a batch.
 
     def advantages(
         self, model: nn.Module, batch: dict[str, Tensor], rewards_BT: Tensor, finished: list[bool]
@@ -215,7 +215,7 @@ class ValueFunction:
         logged = {"critic/value_loss": error_BT.detach(), "critic/clip_fraction": clipped_BT.float()}
         return self.args.vf_coef * (weights_BT * error_BT).sum(), logged
 
-    # --- Checkpoints hold the critic too: the policy's file alone would resume with a critic that knows nothing.
+    # --- Checkpoints include the critic: with the policy's file only, a run would resume with an untrained critic.
 
     @staticmethod
     def without_critic(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Demonstrations as a policy learns from them: tokens, with the loss on the completion's alone."""
+"""Demonstrations as training rows: tokens, with the loss only on the completion's."""
 
 from datasets import Dataset
 
@@ -23,7 +23,7 @@ def tokenize(tokenizer, solutions: list[Solution], prompt_format: PromptFormat, 
 
 
 def check_lengths(solutions: list[Solution], rows: Dataset, cut: int | None, limit: int | None) -> None:
-    """Refuses demonstrations that the model cannot read whole, where they are not to be cut."""
+    """Refuses demonstrations that exceed the model's context, unless they are to be truncated."""
     for solution, ids in zip(solutions, rows["input_ids"], strict=True):
         tokens = min(len(ids), cut or len(ids))
         if limit is not None and tokens > limit:

@@ -26,7 +26,7 @@ StepEnds = Sequence[Sequence[int]]
 def step_end_tokens(
     tokenizer: PreTrainedTokenizerBase, ids_BT: Tensor, mask_BT: Tensor, scored: Sequence[ScoredCompletion]
 ) -> list[list[int]]:
-    """For each completion the index of every step's last token; none where TRL masked the whole row.
+    """For each completion, the index of every step's last token; empty if TRL masked the whole row.
 
     Args:
         tokenizer: the policy's.
@@ -40,15 +40,15 @@ def step_end_tokens(
 
 
 def without_positive_steps(row: ScoredCompletion) -> ScoredCompletion:
-    """What `truncated: no_process` leaves of a completion that was cut off: it gains nothing by its steps.
+    """A truncated completion under `truncated: no_process`: it gains nothing from its steps.
 
-    Negative rewards stay: without them, to be cut off would be a way out under schemes that only take.
+    Negative rewards stay: otherwise truncation would be an escape under schemes whose rewards are never positive.
     """
     return replace(row, step_rewards=[min(reward, 0.0) for reward in row.step_rewards])
 
 
 def charge_kl(scored: Sequence[ScoredCompletion], step_ends: StepEnds, cost_BT: Tensor) -> list[ScoredCompletion]:
-    """The scored completions after their tokens' KL is taken off their step rewards.
+    """The scored completions with their tokens' KL subtracted from their step rewards.
 
     A token belongs to the first step that ends at or after it, those after the last step to the last one. What belongs
     to steps that are not scored, or to none, is taken off the outcome.
@@ -73,7 +73,7 @@ def charge_kl(scored: Sequence[ScoredCompletion], step_ends: StepEnds, cost_BT: 
 def token_rewards(scored: Sequence[ScoredCompletion], step_ends: StepEnds, mask_BT: Tensor) -> Tensor:
     """(B, T): step rewards on the steps' last tokens, the outcome on the completion's last one.
 
-    A row that TRL masked (truncated, with mask_truncated_completions) is paid nothing.
+    A row that TRL masked (truncated, with mask_truncated_completions) gets no reward.
     """
     outcomes_B = _outcomes(scored).to(mask_BT.device)
     lengths_B = mask_BT.sum(dim=1)
@@ -95,7 +95,7 @@ def group_advantages(
     size: int,
     args: StepPPOConfig,
 ) -> Tensor:
-    """(B, T) of this rank's rows, against groups that may lie on several ranks.
+    """(B, T) advantages of this rank's rows, relative to groups that may be spread over several ranks.
 
     Args:
         everyone: the completions of all ranks, a problem's samples together.
@@ -115,7 +115,7 @@ def group_advantages(
         scale=args.scale_rewards,
         baseline=args.step_baseline,
     )
-    # Steps that were not scored get the outcome's advantage alone.
+    # Steps that were not scored get only the outcome's advantage.
     process_BS = pad(process_BS, (0, max(len(row.steps) for row in everyone) - process_BS.shape[1]))
     device = mask_BT.device
     return spread_over_tokens(process_BS[local].to(device), outcome_B[local].to(device), step_ends, mask_BT)
@@ -151,7 +151,7 @@ def whiten(values_BT: Tensor, mask_BT: Tensor, total: Sum, shift_mean: bool) -> 
 
 
 def token_weights(mask_BT: Tensor, loss_type: str, items: Tensor, max_length: int, share: float) -> Tensor:
-    """(B, T): how much each token counts in TRL's loss, so that a term of ours is averaged as TRL's own.
+    """(B, T): each token's weight in TRL's loss, so that an added term is averaged like TRL's own.
 
     Args:
         mask_BT: one on completion tokens.

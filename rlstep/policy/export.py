@@ -1,4 +1,4 @@
-"""A trained LoRA policy in the two forms that others load: the adapter alone, and merged into its base."""
+"""Exports a trained LoRA policy in two forms: the adapter, and the model with the adapter merged."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ BESIDE = (GENERATION_CONFIG_NAME, PROMPT_FORMAT)
 
 
 def check_adapter(policy: Path) -> None:
-    """Refuses a folder that holds no LoRA adapter."""
+    """Refuses a folder without a LoRA adapter."""
     missing = [name for name in ADAPTER_FILES if not (policy / name).is_file()]
     if missing:
         raise UserError(

@@ -1,6 +1,6 @@
-"""The KL to the reference where it is not TRL's: charged as a reward, or estimated otherwise in the loss.
+"""The KL to the reference where TRL's is not used: subtracted from the reward, or estimated differently in the loss.
 
-`tests/policy/test_trl_seam.py` holds the private names of TRL that are used here.
+`tests/policy/test_trl_seam.py` checks the private names of TRL that are used here.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def kl_when_sampled(trainer: GRPOTrainer, batch: dict[str, Tensor], estimator: s
 
 @dataclass
 class LogProbTap:
-    """Given to TRL's loss in place of the model, it brings back the log-probabilities that the loss was made of.
+    """Passed to TRL's loss in place of the model; captures the log-probabilities that the loss is computed from.
 
     TRL computes them within its loss and hands them to nobody, and a second forward pass would double the cost. The
     loss passes its model on to `_get_per_token_logps_and_entropies` and does nothing else with it; the trainer's

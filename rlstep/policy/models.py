@@ -1,4 +1,4 @@
-"""Loading a policy: a full model or a LoRA adapter, from a folder or a hub id, with the same few options everywhere."""
+"""Loading a policy: a full model or a LoRA adapter, from a folder or a hub id, with the same options everywhere."""
 
 from collections.abc import Sequence
 
@@ -81,7 +81,7 @@ def prompt_lengths(
 
 
 def check_prompt_lengths(lengths: dict[str, int], new_tokens: int, limit: int | None) -> None:
-    """Refuses prompts that leave no room in the model.
+    """Refuses prompts that leave too little room in the model's context.
 
     Args:
         lengths: of `prompt_lengths`.

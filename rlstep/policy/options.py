@@ -1,4 +1,4 @@
-"""`PPOOptions`: what `rlstep ppo` trains on and what pays, beside the trainer's own settings."""
+"""`PPOOptions`: what `rlstep ppo` trains on and its rewards, in addition to the trainer's own settings."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from rlstep.steps.problems import CONFIG_NAME_HELP, FIELDS_HELP, PROBLEMS_HELP, 
 from rlstep.tasks import GRADER_HELP, PATTERN_HELP, TASK_HELP, Grader, task_faults
 
 VERIFIERS = ("prm", "orm", "implicit")
-# Settings of step scores and of their credit; with sources that have none they would do nothing.
+# Settings of step scores and their credit; they would do nothing with sources that have no step scores.
 PROCESS_ONLY = ("process_weight", "credit", "credit_parameters", "first_error_threshold")
 # Settings of the models that score.
 VERIFIERS_ONLY = ("score_cache", "share_base")
@@ -25,7 +25,7 @@ VERIFIERS_ONLY = ("score_cache", "share_base")
 
 @dataclass
 class PPOOptions:
-    """What a policy is trained on, and what pays.
+    """What a policy is trained on, and its rewards.
 
     Raises:
         UserError: settings out of range, missing or without effect, all of them in one message.
@@ -57,7 +57,7 @@ class PPOOptions:
         default=None, metadata={"help": PATTERN_HELP}
     )
     task_path: Annotated[str | None, Idle("the problems come from `problems`, and a checker reads no data")] = field(
-        default=None, metadata={"help": "Of no use here; `rlstep prepare` has it."}
+        default=None, metadata={"help": "Not used here; `rlstep prepare` has it."}
     )
     reward: list[str] = field(
         default_factory=lambda: ["outcome"],
@@ -82,7 +82,7 @@ class PPOOptions:
     credit: Literal["sum", "log", "clip", "delta", "clip_delta", "progress", "min_form"] = field(
         default="min_form",
         metadata={
-            "help": "How step rewards follow from step scores. min_form: the solution's lowest 2p - 1, charged to the "
+            "help": "How step scores become step rewards. min_form: the solution's lowest 2p - 1, charged to the "
             "steps that caused it; sum: each step's 2p - 1, which padding with easy steps raises."
         },
     )
@@ -90,10 +90,10 @@ class PPOOptions:
         default=None, metadata={"help": "The credit scheme's parameters, as a mapping."}
     )
     first_error_threshold: Annotated[float | None, Range(at_least=0, at_most=1)] = field(
-        default=None, metadata={"help": "Pay nothing after the first step scored below this probability."}
+        default=None, metadata={"help": "No rewards after the first step scored below this probability."}
     )
     missing_answer_reward: Annotated[float, Range()] = field(
-        default=0.0, metadata={"help": "Outcome of a completion without an answer; below 0 it costs something."}
+        default=0.0, metadata={"help": "Outcome reward of a completion without an answer; below 0 it is a penalty."}
     )
     boundary: Rule | None = field(
         default=None,
@@ -106,7 +106,7 @@ class PPOOptions:
         default=None, metadata={"help": "boundary tag: the tag that ends a step."}
     )
     score_cache: Annotated[int, Range(at_least=0), PLACED] = field(
-        default=20_000, metadata={"help": "Completions whose scores each verifier keeps, for when they come again."}
+        default=20_000, metadata={"help": "Completions whose scores each verifier caches, as they may repeat."}
     )
     share_base: bool = field(
         default=True,
@@ -119,9 +119,9 @@ class PPOOptions:
     resume: Annotated[bool, ASKED] = field(
         default=False,
         metadata={
-            "help": "Continue from the newest checkpoint in output_dir, where there is one, with the settings it was "
-            "made with. max_steps and num_train_epochs may be raised; the learning rate goes on at the value that the "
-            "longer schedule has there."
+            "help": "Continue from the newest checkpoint in output_dir, if there is one, with the settings it was "
+            "made with. max_steps and num_train_epochs may be raised; the learning rate continues at the value of the "
+            "longer schedule."
         },
     )
 
@@ -186,7 +186,7 @@ class PPOOptions:
                 yield f"{name} is given, but reward is {self.reward}; add it there, or leave it out"
         for name, weight in (self.source_weights or {}).items():
             if name not in self.reward:
-                yield f"source_weights has '{name}', which is no source of reward {self.reward}"
+                yield f"source_weights has '{name}', which is not a source in reward {self.reward}"
             elif isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
                 yield f"source_weights: {name} is {weight!r}; give a finite number"
 
@@ -203,16 +203,16 @@ class PPOOptions:
                 who = "an implicit PRM gives" if process == ["implicit"] else f"{' and '.join(process)} give"
                 yield f"{who} rewards, not scores, so {name} would do nothing; leave it out"
         if not outcome and self.outcome_weight != 1 and not self.missing_answer_reward:
-            yield f"reward {self.reward} pays no outcome, so outcome_weight would do nothing; leave it out"
+            yield f"reward {self.reward} has no outcome reward, so outcome_weight would do nothing; leave it out"
         if (not process or self.process_weight == 0) and (not outcome or self.outcome_weight == 0):
             yield f"reward {self.reward} with these weights leaves nothing to learn from"
         for name in changed(self, VERIFIERS_ONLY):
             if not set(self.reward) & set(VERIFIERS):
-                yield f"reward {self.reward} asks no model for scores, so {name} would do nothing; leave it out"
+                yield f"reward {self.reward} uses no model, so {name} would do nothing; leave it out"
 
 
 def _mapping(name: str, value, example: str) -> dict | None:
-    """A mapping, given as one in a recipe or as JSON on the command line."""
+    """A mapping, given as such in a recipe or as JSON on the command line."""
     mapping = value
     if isinstance(value, str):
         try:

@@ -1,4 +1,4 @@
-"""The problems of a PPO run: read, checked and as the trainer takes them."""
+"""The problems of a PPO run: reads and checks them, and builds the trainer's data set."""
 
 import json
 
@@ -31,7 +31,7 @@ def training_problems(options: PPOOptions, args: StepPPOConfig) -> list[Problem]
 
 
 def evaluation_problems(options: PPOOptions, args: StepPPOConfig) -> list[Problem]:
-    """The problems to evaluate on, none where nothing is evaluated.
+    """The problems to evaluate on; empty if nothing is evaluated.
 
     Raises:
         UserError: evaluations are due and there is nothing to evaluate on.
@@ -51,7 +51,7 @@ def check_readable(task: Task, problems: list[Problem]) -> None:
         try:
             task.check(problem_text(problem.prompt), "", problem.reference)
         except ValueError as error:
-            raise UserError(f"problem '{problem.id}': {error}. Give the task that the problems are of.") from None
+            raise UserError(f"problem '{problem.id}': {error}. Give the task that the problems belong to.") from None
 
 
 def as_dataset(problems: list[Problem], prompt_format: PromptFormat) -> Dataset:

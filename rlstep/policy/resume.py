@@ -1,4 +1,4 @@
-"""Exact resume: a run that was killed and continued ends bit for bit where the uninterrupted one does.
+"""Exact resume: a run that was killed and resumed ends bit for bit like the uninterrupted one.
 
 The Trainer keeps weights, optimizer, schedule, random states and its counters, and finds its place in the data again.
 This keeps the rest: what is left of a generation batch, metrics and losses that are not logged yet, the order of the
@@ -25,10 +25,10 @@ from rlstep.runtime.identity import check_same_run
 
 logger = logging.getLogger(__name__)
 
-# How the names of logged values end that come from a clock: those alone differ in a run that was continued.
+# Suffixes of logged values that come from a clock: only those differ in a resumed run.
 WALL_CLOCK = ("step_time", "_runtime", "_per_second", "/seconds")
 
-# What a kept batch, its counters and the order of the data mean something under.
+# The settings under which a kept batch, its counters and the order of the data are valid.
 LAYOUT = (
     "world_size", "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation",
     "num_generations", "num_iterations", "shuffle_dataset", "seed",
@@ -80,7 +80,7 @@ class ExactResume:
             raise ValueError(f"a state '{name}' is registered already; give this one another name")
         self._registered[name] = source
 
-    # --- Where a run goes on.
+    # --- Where a run resumes.
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As the Trainer's.

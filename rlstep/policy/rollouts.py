@@ -1,4 +1,4 @@
-"""More samples of the policy than TRL draws: continuations of any text, by whatever generates the policy's own."""
+"""More samples of the policy than TRL draws: continuations of any text, by the same generation backend."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from rlstep.steps.prompts import Prompt
 
 
 class Rollouts:
-    """Continuations by the policy as it is at the moment.
+    """Continuations by the current policy.
 
     `tests/policy/test_trl_seam.py` holds the private names of TRL that are used here.
 

@@ -1,4 +1,4 @@
-"""What the parts of a PPO run's configuration mean for one another: combinations that make no sense."""
+"""Checks a PPO run's configuration across its parts, for combinations that make no sense."""
 
 from pathlib import Path
 
@@ -34,8 +34,8 @@ def check_together(
     faults += _without_steps(options, alarm, args)
     if options.credit in ("delta", "clip_delta") and args.advantage == "group" and args.step_discount == 0:
         faults.append(
-            f"credit '{options.credit}' means something in sums of rewards alone, and with step_discount 0 each step "
-            "has its own reward; set step_discount: 1, or take another advantage"
+            f"credit '{options.credit}' is only meaningful in sums of rewards, and with step_discount 0 each step "
+            "has only its own reward; set step_discount: 1, or use another advantage"
         )
     if args.truncated == "bootstrap" and guards.guard_no_answer:
         faults.append(
@@ -56,7 +56,7 @@ def check_together(
         )
     if model.use_peft and args.sync_ref_model:
         faults.append(
-            "sync_ref_model moves a reference of its own, and an adapter's reference is its base; leave it out"
+            "sync_ref_model updates a separate reference, and an adapter's reference is its base; leave it out"
         )
     if args.resume_from_checkpoint is not None:
         faults.append("resume_from_checkpoint does nothing here: set resume, which takes the newest checkpoint")
@@ -106,4 +106,4 @@ def _without_steps(options: PPOOptions, alarm: AlarmOptions, args: StepPPOConfig
         idle += changed(alarm)
     if not idle:
         return []
-    return [f"reward {options.reward} pays nothing for steps, so {', '.join(idle)} would do nothing; leave them out"]
+    return [f"reward {options.reward} has no step rewards, so {', '.join(idle)} would do nothing; leave them out"]

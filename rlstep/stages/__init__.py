@@ -1,4 +1,4 @@
-"""The commands: one a stage, each a function that takes configuration dataclasses.
+"""The commands: one per stage, each a function that takes configuration dataclasses.
 
 The dataclasses are those that the stage's function is annotated with, so the table below holds no second list of
 them. A stage's module is imported when it is called: the table itself needs neither torch nor transformers.
@@ -23,8 +23,8 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "lab": Command("rlstep.stages.lab", "lab", "The whole way, from problems to curves and a report, on CPU."),
-    "example": Command("rlstep.stages.example", "example", "Process beside outcome supervision, on a few sequences."),
+    "lab": Command("rlstep.stages.lab", "lab", "The whole pipeline, from problems to curves and a report, on CPU."),
+    "example": Command("rlstep.stages.example", "example", "Process and outcome supervision on a few sequences."),
     "data": Command(
         "rlstep.stages.data", "data", "Check, count and convert a data set of solutions.", ("format", "path")
     ),
@@ -35,7 +35,7 @@ COMMANDS = {
     "prm": Command("rlstep.stages.prm", "prm", "Train a process reward model on step labels."),
     "orm": Command("rlstep.stages.orm", "orm", "Train an outcome reward model on answer labels."),
     "score": Command("rlstep.stages.score", "score", "Add a reward model's step scores to solutions."),
-    "serve": Command("rlstep.stages.serve", "serve", "Answer over HTTP with a reward model's step scores."),
+    "serve": Command("rlstep.stages.serve", "serve", "Serve a reward model's step scores over HTTP."),
     "evaluate": Command("rlstep.stages.evaluate", "evaluate", "Best-of-N curves of scored solutions."),
     "ppo": Command("rlstep.stages.ppo", "ppo", "Train the policy by PPO on step rewards or on the outcome."),
     "export": Command("rlstep.stages.export", "export", "Write a policy's LoRA adapter and the merged model."),
@@ -56,7 +56,7 @@ def config_classes(name: str) -> list[type]:
 
 
 def run(name: str, options: Sequence[str]) -> dict | None:
-    """Parses a command's options and calls it; returns its metrics. With `--print_config` they are printed alone.
+    """Parses a command's options and calls it; returns its metrics. With `--print_config` it only prints the options.
 
     Raises:
         UserError: an option, a recipe or an input is wrong.
@@ -90,5 +90,5 @@ def _named(names: Sequence[str], options: Sequence[str]) -> list[str]:
     rest = list(options[len(words) :])
     for name in names[: len(words)]:
         if any(word.partition("=")[0] == f"--{name}" for word in rest):
-            raise UserError(f"the {name} is given as a word and as --{name}; give one of them.")
+            raise UserError(f"the {name} is given by position and as --{name}; give one of them.")
     return [part for name, word in zip(names, words, strict=False) for part in (f"--{name}", word)] + rest

@@ -29,7 +29,7 @@ class DataConfig:
     out: str | None = field(default=None, metadata={"help": "Where the solutions go: .jsonl or .parquet."})
     split: str | None = field(
         default=None,
-        metadata={"help": "The hub data set's split; of a folder, the shards with this word in their name."},
+        metadata={"help": "The hub data set's split; for a folder, the shards with this word in their name."},
     )
     config_name: str | None = field(default=None, metadata={"help": "The hub data set's configuration."})
     revision: str | None = field(default=None, metadata={"help": "The hub data set's branch, tag or commit."})
@@ -43,13 +43,11 @@ class DataConfig:
     prompt: str | None = field(
         default=None, metadata={"help": "The prompt's template; {problem} stands for the problem's text."}
     )
-    separator: str | None = field(
-        default=None, metadata={"help": "What stands between steps; a line break by default."}
-    )
+    separator: str | None = field(default=None, metadata={"help": "The text between steps; a line break by default."})
     keep: list[str] | None = field(
         default=None,
         metadata={
-            "help": "prm800k: what is left out by default and should be taken: quality_control, screening, give_up and"
+            "help": "prm800k: what to keep although it is left out by default: quality_control, screening, give_up and"
             " bad_problem rows, and the ratings of flagged steps (flagged)."
         },
     )
@@ -58,7 +56,7 @@ class DataConfig:
         default=None, metadata={"help": "math_shepherd, rlhflow: the text with which a solution begins."}
     )
     close_last: bool | None = field(
-        default=None, metadata={"help": "stepwise: the last step ends in a separator, too."}
+        default=None, metadata={"help": "stepwise: also end the last step with a separator."}
     )
 
     def __post_init__(self):
@@ -72,7 +70,7 @@ class DataConfig:
             Path(self.out).resolve(),
             Path(self.out).resolve().parent,
         ):
-            yield f"out is {self.out}, which lies in what path names, {self.path}; give another place"
+            yield f"out is {self.out}, which is inside the input path, {self.path}; give another path"
         if self.format in READERS and self.grade and not READERS[self.format].has_reference:
             yield f"grade is on, but rows of the format '{self.format}' hold no reference answer; leave it off"
         hub_only = changed(self, ("config_name", "revision"))
@@ -90,7 +88,7 @@ FORMAT_OPTIONS = sorted({option for format in READERS for option in options_of(f
 
 
 def data(config: DataConfig) -> dict:
-    """Reads `config.path` once, prints what is in it, and writes its solutions where `config.out` is given.
+    """Reads `config.path` once, prints what is in it, and writes its solutions if `config.out` is given.
 
     The output appears when all of it is written; beside it are the run's record and, where malformed rows were
     skipped, a list of them.
@@ -100,7 +98,7 @@ def data(config: DataConfig) -> dict:
     `finished`; `steps` by label and `answers` by correctness.
 
     Raises:
-        UserError: an option that the format does not have; no solution came of the rows; nothing to grade by.
+        UserError: an option that the format does not have; no solution in the rows; no reference to grade by.
         DataError: a malformed row, unless they are skipped.
     """
     report, census, shown, ungraded = ReadReport(), Census(), [], 0
@@ -119,7 +117,7 @@ def data(config: DataConfig) -> dict:
             yield solution
         if not census.solutions:
             counts = table(census, report) + describe_bad_rows(report)
-            raise UserError(f"{config.path}: no solution came of its rows.\n{counts}")
+            raise UserError(f"{config.path}: its rows have no solution.\n{counts}")
 
     def metrics() -> dict:
         counts = {"rows": dict(report.rows), "left_out": dict(report.dropped), "ungraded": ungraded}

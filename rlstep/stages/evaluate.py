@@ -1,6 +1,6 @@
 """The `evaluate` stage: best-of-N curves of scored samples (`rlstep.evaluation.best_of_n`), from any file of them.
 
-What the samples may be is said in `rlstep.evaluation.samples`. `prm_steps` says how well the PRM judges single steps,
+`rlstep.evaluation.samples` describes the samples. `prm_steps` says how well the PRM scores single steps,
 up to and including each solution's first wrong one (`rlstep.verifiers.metrics.step_metrics`), where steps have labels;
 `reliability.png` shows its calibration.
 """
@@ -39,7 +39,7 @@ class EvaluateConfig:
     ns: list[int] | None = field(
         default=None,
         metadata={
-            "help": "The N of best-of-N, rising; none above the samples that each problem has. By default the powers "
+            "help": "The N of best-of-N, rising; at most the number of samples of each problem. By default the powers "
             "of two up to the fewest samples of a problem."
         },
     )
@@ -50,29 +50,29 @@ class EvaluateConfig:
     prm: str | None = field(
         default=None,
         metadata={
-            "help": "Name of the scores that are the PRM's, whose curve is then called prm; by default prm. With prm "
+            "help": "Name of the PRM's scores, whose curve is then called prm; by default prm. With prm "
             "or orm given, other scores are left out unless scores_of names them."
         },
     )
     orm: str | None = field(
-        default=None, metadata={"help": "Name of the scores that are the ORM's, called orm; by default orm."}
+        default=None, metadata={"help": "Name of the ORM's scores, whose curve is called orm; by default orm."}
     )
     scores: Literal["probabilities", "logits"] = field(
-        default="probabilities", metadata={"help": "What the scores are; of logits the sigmoid is taken first."}
+        default="probabilities", metadata={"help": "What the scores are; the sigmoid is applied to logits first."}
     )
     aggregate: Literal["product", "minimum", "last", "mean"] = field(
-        default="product", metadata={"help": "How step scores become the solution's; the ORM's is its last."}
+        default="product", metadata={"help": "How step scores become the solution's; the ORM's is always its last."}
     )
     fields: list[str] | None = field(
         default=None,
-        metadata={"help": "The file's names of fields, where they are others: problem_id=id,answer=pred. Known are "
+        metadata={"help": "The file's field names, if they differ: problem_id=id,answer=pred. The fields are "
                   + ", ".join(FIELDS) + "."},
     )  # fmt: skip
     trials: Annotated[int, Range(at_least=1)] = field(
         default=400, metadata={"help": "Random draws per problem and N for the votes."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of these draws."})
-    report_to: Literal["none", "wandb"] = field(default="none", metadata={"help": "Where the curves are logged too."})
+    report_to: Literal["none", "wandb"] = field(default="none", metadata={"help": "Where to log the curves as well."})
     run_name: Annotated[str | None, ReadBy("report_to", "wandb")] = field(
         default=None, metadata={"help": "wandb: the run's name."}
     )
@@ -97,7 +97,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     (each curve at the largest N).
 
     Raises:
-        DataError: a row of the data does not serve (`rlstep.evaluation.samples.read_samples`).
+        DataError: a row of the data cannot be used (`rlstep.evaluation.samples.read_samples`).
         UserError: a problem has fewer samples than the largest N.
     """
     out = Path(config.out)
@@ -149,7 +149,7 @@ def _counts(scored: ScoredSamples, failed: dict[str, int]) -> dict:
 
 
 def _describe(scored: ScoredSamples, config: EvaluateConfig, ns: list[int], failed: dict[str, int]) -> Iterator[str]:
-    """What was read and what was found out here, a line each."""
+    """What was read, extracted and graded, one line each."""
     sizes = {len(samples.answers) for samples in scored.problems.values()}
     fewest, most = min(sizes), max(sizes)
     each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
@@ -172,7 +172,7 @@ def _caption(scored: ScoredSamples) -> str:
 
 
 def _measure_steps(rows: Sequence[RowScores], out: Path, curve: str) -> dict[str, float]:
-    """The measures of a verifier's step scores, whose calibration is drawn; nothing where no step has a label."""
+    """The measures of a verifier's step scores, whose calibration is drawn; empty if no step has a label."""
     rows = [row for row in rows if len(row.probs)]
     probs, targets = labelled_steps(rows)
     if not len(probs):

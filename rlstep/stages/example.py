@@ -1,7 +1,7 @@
 """`rlstep example`: process and outcome supervision side by side, on sequences that increase or do not.
 
-For each of a few sequences a solver that slips now and then writes its comparisons; process supervision labels every
-step, outcome supervision the answer alone. Then both kinds of accuracy over many sequences.
+For a few sequences, a solver that sometimes slips writes its comparisons; process supervision labels every step,
+outcome supervision only the answer. Then both kinds of accuracy over many sequences.
 """
 
 import random
@@ -22,7 +22,7 @@ class ExampleConfig:
         default=6, metadata={"help": "Numbers in a sequence."}
     )
     n: Annotated[int, Range(at_least=1)] = field(
-        default=1000, metadata={"help": "Sequences that the accuracies are taken over."}
+        default=1000, metadata={"help": "Sequences over which the accuracies are computed."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of the sequences and of the solver's slips."})
 

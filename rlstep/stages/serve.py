@@ -1,6 +1,6 @@
 """The `serve` stage: a verifier behind HTTP, for a policy that is trained in another process or on another machine.
 
-`rlstep.verifiers.serving.server` says what travels.
+`rlstep.verifiers.serving.server` describes the protocol.
 """
 
 import logging
@@ -35,26 +35,26 @@ class ServeConfig:
     host: str = field(
         default="127.0.0.1",
         metadata={
-            "help": "Address to listen at; 0.0.0.0 for all. There is no encryption, and without a token there is no "
-            "authentication: whoever reaches it can use it."
+            "help": "Address to listen on; 0.0.0.0 for all. There is no encryption, and without a token there is no "
+            "authentication: anyone who can reach it can use it."
         },
     )
     port: Annotated[int, Range(at_least=0, at_most=65535)] = field(
-        default=8000, metadata={"help": "Port to listen at; 0 takes a free one."}
+        default=8000, metadata={"help": "Port to listen on; 0 picks a free one."}
     )
     token: str | None = field(
         default=None,
         metadata={
-            "help": f"What requests must bring as their bearer token. Better set as {TOKEN_VARIABLE}, here and where "
+            "help": f"What requests must send as their bearer token. Better set as {TOKEN_VARIABLE}, here and where "
             "the clients run: a command line can be read by every user of the machine."
         },
     )
     name: str | None = field(
         default=None,
-        metadata={"help": "What clients know the verifier by; the folder's name or the hub id by default."},
+        metadata={"help": "The verifier's name for clients; the folder's name or the hub id by default."},
     )
     max_request_mb: Annotated[int, Range(at_least=1)] = field(
-        default=64, metadata={"help": "Largest request, in MiB; clients cut theirs to it."}
+        default=64, metadata={"help": "Largest request, in MiB; clients split theirs to fit."}
     )
     batch_tokens: Annotated[int, Range(at_least=1)] = _as_in_score("batch_tokens")
     kind: Literal["prm", "orm"] | None = _as_in_score("kind")
@@ -75,7 +75,7 @@ class ServeConfig:
 
 def serve(config: ServeConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Answers requests until it is interrupted; returns how many it scored."""
-    # The port comes first: that it is taken should not turn up after minutes of loading.
+    # The port comes first: a port in use should not be noticed after minutes of loading.
     with ScoreServer(config.host, config.port, config.name, config.max_request_mb << 20, config.token) as server:
         if config.token is None and not is_loopback(config.host):
             logger.warning(

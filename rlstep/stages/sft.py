@@ -1,4 +1,4 @@
-"""The `sft` stage: the generator is first taught the format (and the habits) of the demonstrations."""
+"""The `sft` stage: trains the generator on the format (and the habits) of the demonstrations."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ class SFTOptions:
         metadata={"help": "model_name_or_path is a LoRA adapter: merge it into its base first, and start from that."},
     )
     resume: Annotated[bool, ASKED] = field(
-        default=False, metadata={"help": "Continue from the newest checkpoint in output_dir, where there is one."}
+        default=False, metadata={"help": "Continue from the newest checkpoint in output_dir, if there is one."}
     )
 
 
@@ -46,10 +46,10 @@ NO_EVALUATION = (Idle("demonstrations are trained on, and nothing is evaluated")
 
 @dataclass
 class SFTArguments(SFTConfig):
-    """TRL's SFTConfig with the paper's default of one epoch; nothing is cut or reported unless it is asked for.
+    """TRL's SFTConfig with the paper's default of one epoch; nothing is truncated or reported unless requested.
 
     Raises:
-        UserError: settings out of range or without effect; TRL's own objections are among them.
+        UserError: settings out of range or without effect, including what TRL itself rejects.
     """
 
     inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = merged(
@@ -72,7 +72,7 @@ class SFTArguments(SFTConfig):
     # TRL's default, None, means False for rows that come as tokens.
     completion_only_loss: bool = field(default=True, metadata={"help": "No loss on the prompt's tokens."})
     max_length: Annotated[int | None, Range(at_least=1)] = field(
-        default=None, metadata={"help": "Cut longer rows to this many tokens; by default none is cut."}
+        default=None, metadata={"help": "Truncate longer rows to this many tokens; by default none is truncated."}
     )
     report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
 

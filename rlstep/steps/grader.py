@@ -58,7 +58,7 @@ class Grader:
         os.register_at_fork(after_in_child=self._forget)
 
     def same(self, answer: str, reference: str) -> bool:
-        """Whether two texts in the spelling of `grading.spelling.tidy` are equal; False where that is not found out."""
+        """Whether two texts in the spelling of `grading.spelling.tidy` are equal; False if that cannot be decided."""
         return self.any_same((answer, reference))
 
     def any_same(self, *pairs: tuple[str, str], readable: bool = True) -> bool:

@@ -1,4 +1,4 @@
-"""Chains of operations on a clock of twenty hours, one step a line, with an exact checker of every step.
+"""Chains of operations on a clock of twenty hours, one step per line, with an exact checker of every step.
 
 A problem and its solution::
 
@@ -98,7 +98,7 @@ class Arithmetic:
         return list(problems.values())
 
     def demonstrations(self, n: int, seed: int) -> list[Solution]:
-        """n solutions of training chains as the pupil writes them, wrong steps and all."""
+        """n solutions of training chains as the pupil writes them, including wrong steps."""
         rng = random.Random(f"demonstrations {seed}")
 
         def pupil(a: int, operator: str, b: int) -> int:
@@ -112,8 +112,8 @@ class Arithmetic:
     def check(self, prompt: str, completion: str, reference: str) -> Check:
         """A line is right when it does the chain's next operation on the number the solution has, with its true result.
 
-        After a wrong result the next line is judged on the number it was given: each step has its own label, and a
-        solution is clean when all are right. Lines that are no step of this chain, or follow the answer, are wrong.
+        After a wrong result the next line is checked on the number it was given: each step has its own label, and a
+        solution is clean when all are right. Lines that are not a step of this chain, or follow the answer, are wrong.
         """
         start, operations = read_problem(prompt)
         spans = line_steps(completion)
@@ -169,7 +169,7 @@ def read_problem(prompt: str) -> tuple[int, list[tuple[str, int]]]:
     """(start, operations) of a prompt of this task.
 
     Raises:
-        ValueError: the text is no such prompt.
+        ValueError: the text is not such a prompt.
     """
     words = prompt.removeprefix(HEADER).split()
     try:
@@ -181,7 +181,7 @@ def read_problem(prompt: str) -> tuple[int, list[tuple[str, int]]]:
 
 
 def write_solution(start: int, operations: list[tuple[str, int]], solver) -> str:
-    """The chain worked through by `solver(a, operator, b) -> c`, one step a line."""
+    """The chain worked through by `solver(a, operator, b) -> c`, one step per line."""
     values = _trace(start, operations, solver)
     lines = [f"{a} {op} {b} = {c}" for a, (op, b), c in zip(values, operations, values[1:], strict=False)]
     return "\n".join([*lines, f"{ANSWER}{values[-1]}"])

@@ -13,12 +13,12 @@ Grader = Literal["math", "number", "choice", "exact", "regex"]
 
 @dataclass(frozen=True)
 class Check:
-    """What an exact checker finds in one completion.
+    """An exact checker's result for one completion.
 
     Attributes:
         steps: character spans, in order (see `rlstep.steps.boundaries`).
-        labels: one a step: 1 right, 0 wrong, None where the checker cannot tell.
-        answer: the final answer as text, None where the completion gives none.
+        labels: one per step: 1 right, 0 wrong, None where the checker cannot tell.
+        answer: the final answer as text, None if the completion gives none.
         correct: whether the answer is right.
     """
 
@@ -47,7 +47,7 @@ class Task(Protocol):
         """n solutions to imitate; what the generator is first trained on."""
 
     def check(self, prompt: str, completion: str, reference: str) -> Check:
-        """Never raises on a completion, however odd: text without steps or answer has none and is not correct."""
+        """Never raises, whatever the completion: text without steps or an answer has none and is not correct."""
 
     def tokenizer(self):
         """A Hugging Face tokenizer that knows the task's text, built offline."""

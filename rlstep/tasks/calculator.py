@@ -1,6 +1,6 @@
 """Exact arithmetic on GSM8K's calculator annotations, `<<16-3-4=9>>`.
 
-A parser of its own over fractions: + - * / %, parentheses, decimals; no names, no powers, bounded length and depth.
+A small parser over fractions: + - * / %, parentheses, decimals; no names, no powers, bounded length and depth.
 Nothing is evaluated as code, and no input takes long.
 """
 

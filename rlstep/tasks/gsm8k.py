@@ -1,12 +1,12 @@
 """GSM8K, grade-school word problems (Cobbe et al. 2021): real text, with a checker of each step's arithmetic.
 
-A published solution, one step a line::
+A published solution, one step per line::
 
     Janet sells 16 - 3 - 4 = <<16-3-4=9>>9 duck eggs a day.
     She makes 9 * 2 = $<<9*2=18>>18 every day at the farmer's market.
     #### 18
 
-The checker judges what the calculator annotations `<<expression=value>>` state, exactly (`rlstep.tasks.calculator`). It
+The checker checks what the calculator annotations `<<expression=value>>` state, exactly (`rlstep.tasks.calculator`). It
 does not read the words: a step that calculates correctly what was not asked for is right to it, and a step without an
 annotation gets no label.
 """

@@ -1,4 +1,4 @@
-"""Is a sequence of numbers increasing? The worked example: one comparison a step, then the answer.
+"""Is a sequence of numbers increasing? The worked example: one comparison per step, then the answer.
 
 A problem and its solution::
 
@@ -84,7 +84,7 @@ class Increasing:
         ]
 
     def demonstrations(self, n: int, seed: int) -> list[Solution]:
-        """n solutions of training sequences as the pupil writes them, wrong steps and all."""
+        """n solutions of training sequences as the pupil writes them, including wrong steps."""
         comparer = pupil(random.Random(f"demonstrations {seed}"))
         return [
             Solution(p.id, p.prompt, write_solution(self.read_problem(p.prompt), comparer), p.reference)
@@ -95,7 +95,7 @@ class Increasing:
         return prompt_of(sequence)
 
     def read_problem(self, prompt: Prompt) -> list[int]:
-        """The sequence of a prompt of this task; ValueError where it is none."""
+        """The sequence of a prompt of this task; ValueError if it is not one."""
         return read_problem(prompt)
 
     def check(self, prompt: Prompt, completion: str, reference: str) -> Check:
@@ -159,7 +159,7 @@ def read_problem(prompt: str) -> list[int]:
     """The sequence of a prompt of this task.
 
     Raises:
-        ValueError: the text is no such prompt.
+        ValueError: the text is not such a prompt.
     """
     words = prompt.removeprefix(HEADER).split()
     if not prompt.startswith(HEADER) or not words or not all(word.isdecimal() for word in words):
@@ -168,7 +168,7 @@ def read_problem(prompt: str) -> list[int]:
 
 
 def write_solution(sequence: list[int], comparer: Comparer) -> str:
-    """The sequence worked through by `comparer(a, b) -> a > b`, one step a line."""
+    """The sequence worked through by `comparer(a, b) -> a > b`, one step per line."""
     verdicts = [True, *(comparer(b, a) for a, b in zip(sequence, sequence[1:], strict=False))]
     shown = [str(sequence[0]), *(f"{b} > {a}" for a, b in zip(sequence, sequence[1:], strict=False))]
     lines = [f"{text}: {_WORD[verdict]}" for text, verdict in zip(shown, verdicts, strict=True)]

@@ -1,6 +1,6 @@
 r"""MATH, competition problems (Hendrycks et al. 2021): answers are graded exactly, steps cannot be.
 
-A published solution, one step a line::
+A published solution, one step per line::
 
     The two numbers are 3 and 4.
     Their product is $3 \cdot 4 = \boxed{12}$.
@@ -37,7 +37,7 @@ class MATH(PublishedTask):
     hub_id = "nlile/hendrycks-MATH-benchmark"
 
     def demonstrations(self, n: int, seed: int) -> list[Solution]:
-        """n reference solutions of the training split, one step a line; none of those that come with a drawing."""
+        """n reference solutions of the training split, one step per line; none of those that come with a drawing."""
         rows = [s for s in self.published("train") if DRAWING not in s.completion] if n else []
         return [
             Solution(s.problem_id, s.prompt, demonstration(s.completion, s.reference), s.reference)
@@ -57,7 +57,7 @@ class MATH(PublishedTask):
 
 
 def demonstration(solution: str, reference: str) -> str:
-    r"""A reference solution with one step a line and the reference in a box.
+    r"""A reference solution with one step per line and the reference in a box.
 
     A formula's line breaks, which mean nothing to LaTeX, become spaces, and blank lines go. Where the last box does not
     hold the reference, a line that does is added.

@@ -1,4 +1,4 @@
-"""Tasks of published problems with a reference solution each: a folder, a file or a data set of the hub, and draws."""
+"""Tasks of published problems with reference solutions: from a folder, a file or the hub, drawn by seed."""
 
 import hashlib
 import random
@@ -31,9 +31,9 @@ class PublishedTask:
     name: ClassVar[str]
     """The task's name, and that of the format of its rows (`rlstep.steps.readers`)."""
     hub_id: ClassVar[str]
-    """The data set that is read where no path is given."""
+    """The data set that is read if no path is given."""
     hub_config: ClassVar[str | None] = None
-    """The configuration that is taken of a data set on the hub, where it has several."""
+    """The configuration to use of a hub data set that has several."""
     splits = SPLITS
 
     def __init__(self, path: str | None = None, boundary: Boundary = Boundary()):  # noqa: B008 - frozen
@@ -52,7 +52,7 @@ class PublishedTask:
         return self._published[split]
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
-        # Some data sets have one split alone: that none is wanted of the other must not fail.
+        # Some data sets have only one split: asking for nothing from the other must not fail.
         rows = self.draw(self.published(split), split, n, seed) if n else []
         return [Problem(s.problem_id, s.prompt, s.reference, s.extra) for s in rows]
 

@@ -1,4 +1,4 @@
-"""A language model small enough to train from nothing on two CPU cores: a Qwen2 shape, in Hugging Face classes."""
+"""A language model small enough to train from scratch on two CPU cores: a small Qwen2, in Hugging Face classes."""
 
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, set_seed
 

@@ -118,7 +118,7 @@ def read_story(text: str) -> list[Operation]:
     """The calculations that a story asks for, in its order.
 
     Raises:
-        ValueError: the text is no story of this table.
+        ValueError: the text is not a story of this table.
     """
     written = re.split(r"(?<=[.?]) ", text)
     operations: list[Operation] = []

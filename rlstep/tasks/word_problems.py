@@ -5,7 +5,7 @@ A problem is one user's message::
     Mia has 3 bags with 4 apples in each. Then Mia finds 5 more. Then Mia gives half of them away. How many apples does
     Mia have now?
 
-and a solution has one calculation a line, in words of its own, and the answer in the last one::
+and a solution has one calculation per line, in its own words, and the answer in the last one::
 
     Mia has 3 * 4 = 12 apples.
     With the new ones there are 12 + 6 = 18 apples.
@@ -130,7 +130,7 @@ class _Done:
 
 
 def write_solution(operations: list[Operation]) -> str:
-    """The right solution of a story, one calculation a line."""
+    """The right solution of a story, one calculation per line."""
     results = dict(enumerate(results_of(operations)))
     lines = []
     for index, operation in enumerate(operations):

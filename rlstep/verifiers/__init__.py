@@ -1,4 +1,4 @@
-"""Verifiers: process (PRM) and outcome (ORM) reward models, their training and their scoring of solutions."""
+"""Verifiers: process (PRM) and outcome (ORM) reward models, their training and scoring."""
 
 from importlib import import_module
 

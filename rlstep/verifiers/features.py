@@ -1,6 +1,6 @@
 """Rows of tokens, and the positions that a verifier is trained at and read at. Training and scoring both come here.
 
-A PRM speaks at each step's last token. An ORM is trained at every token of the completion (paper, appendix E) and read
+A PRM is read at each step's last token. An ORM is trained at every token of the completion (paper, appendix E) and read
 at the step ends, the last of which is the completion's last token. An implicit PRM is asked for the probability of
 every token of the completion.
 """
@@ -30,8 +30,8 @@ class Feature:
 
     Attributes:
         ids: (T,) tokens of the prompt and of the completion up to the last position.
-        positions: (N,) indices into `ids` where the verifier speaks.
-        targets: (N,) its targets there (`rlstep.steps.labels`); None when it is only asked.
+        positions: (N,) indices into `ids` where the verifier is trained or read.
+        targets: (N,) its targets there (`rlstep.steps.labels`); None when only scoring.
         problem: the problem's number in the data; rows of one problem never lie in two halves of a split.
         tree: rows with the same tree share prefixes and are trained in one batch.
         shared: how many of the first positions are steps whose labels count with another row.
@@ -47,12 +47,12 @@ class Feature:
 
 @dataclass(frozen=True)
 class TokenFeature(Feature):
-    """A row asked for the log-probability of each token of its completion.
+    """A row that is scored by the log-probability of each token of its completion.
 
     Attributes:
         ids: (T,) prompt and completion without its last token, which predicts nothing that is asked.
         positions: (N,) the place before each token of the completion.
-        targets: (1,) whether the answer is right; None when it is only asked.
+        targets: (1,) whether the answer is right; None when only scoring.
         next_ids: (N,) the completion's tokens.
         step_of: (N,) the step that each belongs to; what follows the last step's end is a part of it.
         steps: how many steps there are.
@@ -160,7 +160,7 @@ def score_features(
     tokenizer,
     prompt_format: PromptFormat | None = None,
 ) -> list[Feature]:
-    """Rows to be asked at every step; a row without steps has no positions."""
+    """Rows to be scored at every step; a row without steps has no positions."""
     return [
         feature_at(encoded.ids, score_positions(kind, encoded))
         for encoded in encode_rows(tokenizer, prompts, completions, steps, prompt_format)

@@ -1,4 +1,4 @@
-"""The one opener of verifiers: whatever a path or an address names comes as something with `score`.
+"""Loads any verifier: whatever a path or an address names becomes a `Verifier`, which has `score`.
 
     load_verifier("runs/prm")                                  rlstep's own: a PRM, an ORM, an implicit PRM, an adapter
     load_verifier("Qwen/Qwen2.5-Math-PRM-7B")                  a published PRM
@@ -6,7 +6,7 @@
     load_verifier("runs/prm", base=Base(policy, "runs/sft"))   an adapter on weights that are in memory already
     load_verifier("runs/implicit", gives="reward")             an implicit PRM whose `score` gives step rewards
 
-`RewardModel.from_pretrained` is its part for folders and hub ids.
+`RewardModel.from_pretrained` is the part for folders and hub ids.
 """
 
 import inspect
@@ -31,7 +31,7 @@ def load_verifier(path_or_url: str, *, gives: Gives = "probability", base: Base 
 
     Args:
         path_or_url: what `RewardModel.from_pretrained` loads, or http(s)://HOST:PORT of an `rlstep serve`.
-        gives: what its `score` is to give; "reward" for an implicit PRM alone.
+        gives: what its `score` should return; "reward" only for an implicit PRM.
         base: a model in memory whose weights it is to share where it is an adapter on them; where it cannot, a warning
             says why, and it is loaded on weights of its own.
         **options: of `RewardModel.from_pretrained` for a path, of `RemoteRewardModel` for an address. Those of the
@@ -41,7 +41,7 @@ def load_verifier(path_or_url: str, *, gives: Gives = "probability", base: Base 
         A `RewardModel`, an `ImplicitRewardModel` or a `RemoteRewardModel`.
 
     Raises:
-        UserError: it cannot be loaded or reached, it cannot give what is asked, or an option would do nothing.
+        UserError: it cannot be loaded or reached, it cannot return what was requested, or an option would do nothing.
     """
     if is_url(path_or_url):
         require_probability(gives, path_or_url)

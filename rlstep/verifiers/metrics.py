@@ -1,4 +1,4 @@
-"""How well a verifier tells right from wrong: steps one by one, and the first wrong step of a solution."""
+"""How well a verifier separates right from wrong: single steps, and the first wrong step of a solution."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ STEP_METRICS = (
 
 @dataclass(frozen=True)
 class RowScores:
-    """What a verifier says of one solution's steps, and what is known of them.
+    """A verifier's scores of one solution's steps, and their labels.
 
     Attributes:
         probs: (S,) its probability that each step is right.
@@ -84,7 +84,7 @@ def binary_metrics(margins: np.ndarray, targets: np.ndarray) -> dict[str, float]
     right, said_right = targets >= THRESHOLD, margins >= 0
     # -t log p - (1 - t) log(1 - p) with p = sigmoid(margin)
     losses = np.logaddexp(0, -margins) * targets + np.logaddexp(0, margins) * (1 - targets)
-    return {"loss": float(losses.mean()), **_judgements(margins, said_right, right)}
+    return {"loss": float(losses.mean()), **_classification(margins, said_right, right)}
 
 
 def labelled_steps(rows: Sequence[RowScores]) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +100,7 @@ def step_metrics(rows: Sequence[RowScores]) -> dict[str, float]:
 
     Over labelled steps, those that several solutions of a tree share once::
 
-        accuracy            of judging p >= 0.5 right; a soft label of one half or more counts as right
+        accuracy            of calling p >= 0.5 right; a soft label of one half or more counts as right
         balanced_accuracy   mean of the accuracies on right and on wrong steps; needs both
         auroc               chance that a right step scores above a wrong one; needs both
         ece, brier          calibration (`rlstep.core.calibration`), soft labels as they are
@@ -121,7 +121,7 @@ def step_metrics(rows: Sequence[RowScores]) -> dict[str, float]:
     probs, targets = labelled_steps(rows)
     measures: dict[str, float] = {}
     if len(probs):
-        measures |= _judgements(probs, probs >= THRESHOLD, targets >= THRESHOLD)
+        measures |= _classification(probs, probs >= THRESHOLD, targets >= THRESHOLD)
         measures |= {"ece": expected_calibration_error(probs, targets), "brier": brier_score(probs, targets)}
     judged = [(row, first) for row in rows if (first := row.first_error) is not None]
     if judged:
@@ -142,7 +142,7 @@ def undefined(measures: dict[str, float]) -> list[str]:
     return [name for name in STEP_METRICS if name not in measures]
 
 
-def _judgements(scores: np.ndarray, said_right: np.ndarray, right: np.ndarray) -> dict[str, float]:
+def _classification(scores: np.ndarray, said_right: np.ndarray, right: np.ndarray) -> dict[str, float]:
     """Accuracy; balanced accuracy and AUROC where there are right and wrong ones."""
     measures = {"accuracy": float((said_right == right).mean())}
     if right.any() and not right.all():

@@ -31,7 +31,7 @@ class QueryFormat(Protocol):
     def features(
         self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]], tokenizer
     ) -> list[Feature]:
-        """One row per completion, asked at one position per step."""
+        """One row per completion, scored at one position per step."""
 
     def values(self, logits_NK: Tensor) -> Tensor:
         """(N,) values in [0, 1] from the logits at the positions."""

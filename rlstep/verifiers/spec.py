@@ -42,7 +42,7 @@ class VerifierSpec:
     """What a verifier's outputs mean; stored in its checkpoint.
 
     Attributes:
-        kind: "prm", asked whether each step is right, or "orm", asked whether the answer will be.
+        kind: "prm", which scores single steps, or "orm", which scores whether the answer will be right.
         head: where its label comes from.
         label_tokens: head `token`: the tokens' ids for wrong, right (and neutral).
         policy: what labels it was taught.
@@ -77,7 +77,7 @@ class VerifierSpec:
             config: its configuration.
 
         Raises:
-            UserError: it is no verifier of rlstep, or its format is newer than this version knows.
+            UserError: it is not an rlstep verifier, or its format is newer than this version knows.
         """
         entry = config_entry(config)
         if entry.get("kind") not in ("prm", "orm"):
@@ -128,7 +128,7 @@ class ImplicitSpec(VerifierSpec):
         """The spec of an implicit PRM's checkpoint; arguments as in `VerifierSpec.from_config`.
 
         Raises:
-            UserError: it is no implicit PRM, or its format is newer than this version knows.
+            UserError: it is not an implicit PRM, or its format is newer than this version knows.
         """
         entry = config_entry(config)
         if entry.get("kind") != IMPLICIT:

@@ -9,7 +9,7 @@ from rlstep.runtime.errors import UserError
     [
         ({"loss_type": "vespo"}, "loss_type is 'vespo'; it must be one of grpo, bnpo"),
         ({"loss_type": "luspo"}, "loss_type is 'luspo'; it must be one of grpo, bnpo"),
-        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold does nothing here: it is written for one"),
+        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold does nothing here: it assumes one"),
         ({"reward_weights": [1.0, 2.0]}, "set process_weight and outcome_weight"),
         (
             {"multi_objective_aggregation": "normalize_then_sum"},
@@ -17,7 +17,7 @@ from rlstep.runtime.errors import UserError
         ),
         ({"scale_rewards": "batch"}, "scale_rewards is 'batch'; it must be one of none, group"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level does nothing here: the ratio"),
-        ({"advantage": "gae", "use_vllm": True}, "use_vllm does not go with advantage 'gae'"),
+        ({"advantage": "gae", "use_vllm": True}, "use_vllm does not work with advantage 'gae'"),
         ({"advantage": "vine", "use_vllm": True, "vllm_mode": "server"}, "set vllm_mode: colocate"),
         ({"loss_type": "cispo"}, "cispo cuts ratios at epsilon_high, which by default is below 1"),
         ({"loss_type": "cispo", "epsilon_high": 0.3}, "cispo cuts ratios at epsilon_high"),
@@ -44,8 +44,8 @@ from rlstep.runtime.errors import UserError
         # the KL
         ({"kl": "reward"}, "beta is 0.0, so kl would do nothing; set beta, or leave it at 'loss'"),
         ({"kl_estimator": "k2"}, "beta is 0.0, so kl_estimator would do nothing"),
-        ({"beta": 0.1, "kl_estimator": "k1"}, "'k1' has no expected gradient as a loss"),
-        ({"beta": 0.1, "kl": "reward", "advantage": "vine"}, "Monte-Carlo values know no KL"),
+        ({"beta": 0.1, "kl_estimator": "k1"}, "'k1' has zero expected gradient as a loss"),
+        ({"beta": 0.1, "kl": "reward", "advantage": "vine"}, "Monte-Carlo values do not include the KL"),
         # ranges
         ({"advantage": "vine", "vine_rollouts": 0}, "vine_rollouts is 0; it must be at least 1"),
         ({"gamma": 1.5}, "gamma is 1.5; it must be at least 0 and at most 1"),

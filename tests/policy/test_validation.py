@@ -33,9 +33,9 @@ def check(arguments):
     [
         ({"options": STEPS | {"prm": "runs/demo/prn"}}, "prm runs/demo/prn: no such folder; run the stage that writes"),
         ({"args": {"step_discount": 0.5, "step_baseline": "all"}}, "so step_discount, step_baseline would do nothing"),
-        ({"args": {"truncated": "no_process"}}, r"\['outcome'\] pays nothing for steps, so truncated would do"),
+        ({"args": {"truncated": "no_process"}}, r"\['outcome'\] has no step rewards, so truncated would do"),
         ({"alarm": {"alarm_rise": 2.0}}, "so alarm_rise would do nothing"),
-        ({"options": STEPS | {"credit": "delta"}}, "credit 'delta' means something in sums of rewards alone"),
+        ({"options": STEPS | {"credit": "delta"}}, "credit 'delta' is only meaningful in sums of rewards"),
         ({"options": STEPS, "args": {"advantage": "gae", "truncated": "bootstrap"}}, "set guard_no_answer: false"),
         (
             {
@@ -52,11 +52,11 @@ def check(arguments):
         ({"model": {"lora_r": 8}}, "use_peft is false, so lora_r would do nothing"),
         ({"args": {"resume_from_checkpoint": "x"}}, "resume_from_checkpoint does nothing here: set resume"),
         ({"options": {"task": "gsm8k", "task_path": "x"}}, "task_path does nothing here: the problems come from"),
-        ({"options": {"score_cache": 5}}, "asks no model for scores, so score_cache would do nothing"),
-        ({"options": {"share_base": False}}, "asks no model for scores, so share_base would do nothing"),
+        ({"options": {"score_cache": 5}}, "uses no model, so score_cache would do nothing"),
+        ({"options": {"share_base": False}}, "uses no model, so share_base would do nothing"),
         (
             {"model": {"use_peft": True}, "args": {"beta": 0.1, "sync_ref_model": True}},
-            "sync_ref_model moves a reference",
+            "sync_ref_model updates a separate reference",
         ),
     ],
 )

@@ -195,7 +195,7 @@ def test_no_solution_at_all_is_an_error(tmp_path, out, capsys):
     options = ["--on_bad_row", "skip"] + ["--out", tmp_path / "o.jsonl"] * out
     assert rlstep_data("prm800k", tmp_path / "x.jsonl", *options) == 2
     error = capsys.readouterr().err
-    assert "no solution came of its rows" in error
+    assert "its rows have no solution" in error
     assert "left out: give_up 1" in " ".join(error.split())
     assert "row 2, field 'question': missing" in error
     assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
@@ -321,15 +321,15 @@ def test_split_chooses_the_shards_of_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["gsm8k", "x.jsonl", "--path", "y"], "the path is given as a word and as --path"),
-        (["gsm8k", "x.jsonl", "--format=math"], "the format is given as a word and as --format"),
+        (["gsm8k", "x.jsonl", "--path", "y"], "the path is given by position and as --path"),
+        (["gsm8k", "x.jsonl", "--format=math"], "the format is given by position and as --format"),
         (["gsm8k"], "required: --path"),
         (["gsm8k", "x.jsonl", "y.jsonl"], "unexpected argument 'y.jsonl'"),
         (["gms8k", "x.jsonl"], "invalid choice: 'gms8k'"),
         (["gsm8k", "x.jsonl", "--show", "-1"], "show is -1"),
         (["gsm8k", "x.jsonl", "--out", "o.csv"], "must end in .jsonl or .parquet"),
-        (["gsm8k", "x.jsonl", "--out", "x.jsonl"], "which lies in what path names"),
-        (["gsm8k", "there", "--out", "there/x.jsonl"], "which lies in what path names"),
+        (["gsm8k", "x.jsonl", "--out", "x.jsonl"], "which is inside the input path"),
+        (["gsm8k", "there", "--out", "there/x.jsonl"], "which is inside the input path"),
         (["gsm8k", "x.jsonl"], "x.jsonl: no such file"),
         (["gsm8k", "x.jsonl", "--config_name", "main"], "config_name is 'main'"),
         (["gsm8k", "owner/set"], "--split"),

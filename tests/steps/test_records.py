@@ -205,7 +205,7 @@ def test_problems_are_read_and_a_repeated_id_is_named(tmp_path):
     write_rows(tmp_path / "p.jsonl", rows[:2])
     assert read_problems(tmp_path / "p.jsonl") == [Problem("a", "1\n", "1"), Problem("b", "1\n", "1")]
     write_rows(tmp_path / "p.jsonl", rows)
-    with pytest.raises(DataError, match="row 1 already") as caught:
+    with pytest.raises(DataError, match="is already in row 1") as caught:
         read_problems(tmp_path / "p.jsonl")
     assert (caught.value.row, caught.value.field) == (3, "id")
 

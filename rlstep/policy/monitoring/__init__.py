@@ -1,1 +1,1 @@
-"""What watches a PPO run: metrics, the alarm, the logs."""
+"""Monitoring of a PPO run: metrics, the alarm, the logs."""

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 SMALLEST_WINDOW = 4
 WATCHING = ReadBy("alarm", "warn", "stop")
-WATCHES = MayChange("the alarm watches; it changes no update, and may end a run")
+WATCHES = MayChange("the alarm does not affect updates; it can only end a run")
 
 
 @dataclass
@@ -50,15 +50,15 @@ class AlarmOptions:
     alarm: Annotated[Literal["off", "warn", "stop"], WATCHES] = field(
         default="warn",
         metadata={
-            "help": "When the process return rises while the verified accuracy falls: off: look away; warn: say so; "
-            "stop: end the training, too."
+            "help": "What to do if the process return rises while verified accuracy falls: off: nothing; warn: log it; "
+            "stop: also end the training."
         },
     )
     alarm_window: Annotated[int, Range(at_least=SMALLEST_WINDOW), WATCHING, WATCHES] = field(
         default=10,
         metadata={
-            "help": "Updates that the alarm needs. It looks back over four windows, and compares what is before and "
-            "after a point in them, half a window at least on either side."
+            "help": "Fewest updates the alarm needs. It looks back over four windows and compares updates before and "
+            "after a point in them, with at least half a window on either side."
         },
     )
     alarm_rise: Annotated[float, Range(above=0), WATCHING, WATCHES] = field(
@@ -76,10 +76,10 @@ class AlarmOptions:
 
 @dataclass(frozen=True)
 class Alarm:
-    """What the alarm saw.
+    """An alarm that was raised.
 
     Attributes:
-        update: at which it was raised.
+        update: the update at which it was raised.
         process, accuracy: (mean before, mean after) the point where they moved most clearly apart.
         rise, fall: how far the return rose and the accuracy fell, in standard errors; both above 0.
     """
@@ -94,13 +94,13 @@ class Alarm:
         return (
             f"update {self.update}: the process return rose from {self.process[0]:.3g} to {self.process[1]:.3g} "
             f"({self.rise:.1f} standard errors) while the verified accuracy fell from {self.accuracy[0]:.3g} to "
-            f"{self.accuracy[1]:.3g} ({self.fall:.1f}): the policy learns what the step rewards pay, not what is "
-            "right. Give the verified outcome more weight (outcome_weight), take a credit scheme under which padding "
+            f"{self.accuracy[1]:.3g} ({self.fall:.1f}): the policy learns what the step rewards favour, not what is "
+            "right. Give the verified outcome more weight (outcome_weight), use a credit scheme under which padding "
             "gains nothing (delta, min_form), or refresh the PRM (refresh_every)."
         )
 
     def tell(self, args: StepPPOConfig) -> None:
-        """Warns in the log, and by an alert of wandb where the run logs there; for the main process alone."""
+        """Warns in the log, and by a wandb alert if the run logs there; call it on the main process only."""
         logger.warning("%s", self)
         if wandb := wandb_of(args):
             wandb.alert(title="Reward hacking", text=str(self), level=wandb.AlertLevel.WARN)
@@ -114,7 +114,7 @@ class HackingAlarm:
     the first of them is reported.
 
     Args:
-        options: the settings; `alarm` being "off", nothing is observed.
+        options: the settings; if `alarm` is "off", nothing is observed.
 
     Attributes:
         raised: whether an alarm was raised from which the accuracy has not recovered.
@@ -175,7 +175,7 @@ class HackingAlarm:
         recent = list(self._history)[-self._half :]
         if _mean([_steady(accuracy) for _, accuracy in recent]) >= self._recovered_at:
             self._recovered_at = None
-            # The jumps of this episode are no noise, and its low values nothing to compare the next fall with.
+            # The jumps of this episode are not noise, and its low values are no baseline for the next fall.
             self._history.clear()
             self._history.extend(recent)
 
@@ -201,7 +201,7 @@ class HackingAlarm:
 
 
 def change(values: Sequence[float], recent: int) -> float:
-    """How far the mean of the last `recent` values lies above the mean of the others, in standard errors.
+    """How far the mean of the last `recent` values is above the mean of the others, in standard errors.
 
     The noise of a value is estimated from successive differences (module docstring). Values that are all the same have
     not changed, whatever the rounding of their means.

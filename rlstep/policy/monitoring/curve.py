@@ -36,7 +36,7 @@ class LearningCurve(TrainerCallback):
             write_rows(self.path, self.rows)
 
     def last(self) -> dict[str, float]:
-        """The accuracies of the last evaluation, none where there was none."""
+        """The accuracies of the last evaluation; empty if there was none."""
         return {name: value for name, value in (self.rows or [{}])[-1].items() if name.endswith("accuracy")}
 
 
@@ -50,7 +50,7 @@ def rows_of(args: StepPPOConfig, history: list[dict]) -> list[dict]:
                 "samples": args.samples_at(entry["step"]),
                 "accuracy": entry["eval_accuracy"],
             }
-            # Not measured where the checker cannot judge every step; and no solution is clean where none is right.
+            # Not measured if the checker cannot label every step; and if no answer is right, no solution is clean.
             clean = entry.get("eval_clean_accuracy", 0.0 if row["accuracy"] == 0 else None)
             row |= {} if clean is None else {"clean_accuracy": clean}
             rows.setdefault(entry["step"], row)

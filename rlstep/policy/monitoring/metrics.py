@@ -1,4 +1,4 @@
-"""What is measured of every batch of completions, and a glossary of all that a run logs.
+"""What is measured on every batch of completions, and a glossary of everything that a run logs.
 
 `batch_metrics` gives single values, not means: they go into the trainer's lists, whose means it logs. A metric of
 completions has one value per completion, one of steps one per step, one of groups one per group. So a last, smaller
@@ -13,8 +13,8 @@ from typing import NamedTuple
 from rlstep.core.aggregate import solution_score, vote_weight
 from rlstep.policy.rewards.scored import ScoredCompletion
 
-POSITIONS = 12  # steps with a metric of their own; later ones share one
-# Guards that withhold single steps (rlstep.policy.rewards.guards). All are logged, so that a curve has its zeros.
+POSITIONS = 12  # positions with their own metric; later ones share one
+# Guards that withhold single steps (rlstep.policy.rewards.guards). All are logged, so that curves include zeros.
 STEP_GUARDS = ("after_answer", "filler", "max_step_chars", "max_steps", "repeats", "restated")
 _SAME = 1e-6  # a PRM's scores of one text differ by as much from batch to batch
 
@@ -30,13 +30,13 @@ def batch_metrics(
 
     Args:
         scored: (B,) of all ranks, a problem's samples together.
-        completions: (B,) their texts, which the spans are of.
+        completions: (B,) their texts, which the spans refer to.
         group_size: samples per problem; with 1 there are no groups to measure.
         tokens: (B,) completion tokens.
-        finished: (B,) whether the policy ended the completion itself; None where that is not known.
+        finished: (B,) whether the policy ended the completion itself; None if unknown.
 
     Raises:
-        ValueError: the arguments are of different lengths, or B is no multiple of the group size.
+        ValueError: the arguments have different lengths, or B is not a multiple of the group size.
     """
     rows = {"scored completions": scored, "completions": completions, "tokens": tokens}
     rows |= {} if finished is None else {"finished flags": finished}
@@ -44,7 +44,7 @@ def batch_metrics(
         listed = ", ".join(f"{len(values)} {name}" for name, values in rows.items())
         raise ValueError(f"{listed}: give one of each per row.")
     if len(scored) % group_size:
-        raise ValueError(f"{len(scored)} rows are no multiple of {group_size} samples per problem.")
+        raise ValueError(f"{len(scored)} rows are not a multiple of {group_size} samples per problem.")
     metrics: dict[str, list[float]] = defaultdict(list)
     _rewards(scored, group_size, metrics)
     for row in scored:
@@ -77,7 +77,7 @@ def _position(position: int) -> str:
 
 
 def _all_alike(group: Sequence[ScoredCompletion]) -> bool:
-    """Whether all samples of a problem are paid the same for the same number of steps, and the same for the outcome."""
+    """Whether all samples of a problem have the same step rewards and the same outcome reward."""
     first = [*group[0].step_rewards, group[0].outcome]
     return all(
         len(row.step_rewards) == len(first) - 1
@@ -88,7 +88,7 @@ def _all_alike(group: Sequence[ScoredCompletion]) -> bool:
 
 def _accuracy(scored: Sequence[ScoredCompletion], metrics: dict[str, list[float]]) -> None:
     metrics["accuracy"] = [float(row.correct) for row in scored]
-    # All rows or none: rows whose steps are all known are not a fair sample of those whose steps are not.
+    # All rows or none: rows whose steps all have labels are not a fair sample of the others.
     if all(row.checked for row in scored) and any(row.labels for row in scored):
         metrics["clean_accuracy"] = [float(row.clean) for row in scored]
 
@@ -99,7 +99,7 @@ def _prm(row: ScoredCompletion, metrics: dict[str, list[float]]) -> None:
     score = vote_weight(solution_score(row.step_scores, "product"), "product")
     metrics["prm/score"].append(score)
     metrics["prm/gap"].append(score - row.correct)
-    known = zip(row.step_scores, row.labels, strict=False)  # a PRM may have been asked for the first steps alone
+    known = zip(row.step_scores, row.labels, strict=False)  # a PRM may have scored only the first steps
     metrics["prm/step_gap"] += [float(p) - label for p, label in known if label is not None]
 
 
@@ -132,16 +132,16 @@ class Metric(NamedTuple):
     meaning: str
 
 
-# name, as logged (wandb puts train/ or eval/ before it); * stands for what a run fills in.
+# name, as logged (wandb puts train/ or eval/ before it); * stands for a name that a run fills in.
 METRICS: dict[str, Metric] = {
-    # --- Rewards and what is verified.
+    # --- Rewards and verified accuracy.
     "reward/process": Metric(
         "sum_k r_k, mean over completions",
         "rises, together with accuracy",
-        "What the step rewards pay a completion. Its unit is the credit scheme's.",
+        "The step rewards of a completion, in the unit of the credit scheme.",
     ),
     "reward/outcome": Metric(
-        "mean outcome reward, weighted", "rises", "What the outcome pays: the verified answer, or an ORM."
+        "mean outcome reward, weighted", "rises", "The reward for the outcome: the verified answer, or an ORM's score."
     ),
     "reward/own/*": Metric(
         "mean of what a reward of your own gives, before its weight; of step rewards the sum",
@@ -149,36 +149,36 @@ METRICS: dict[str, Metric] = {
         "Whether the policy takes to it. By the name that `reward` has.",
     ),
     "reward/step_at_*": Metric(
-        f"mean r_k of the k-th steps that are judged, k = 01 ... {POSITIONS}; {POSITIONS + 1}_on: all later steps",
+        f"mean r_k of the scored k-th steps, k = 01 ... {POSITIONS}; {POSITIONS + 1}_on: all later steps",
         "none far above the others",
-        "Where in a solution reward is paid. Late positions that pay ever more mean padding.",
+        "Where in a solution the rewards are. Growing rewards at late positions mean padding.",
     ),
     "reward/no_signal": Metric(
         "share of groups whose samples all have the same step rewards and outcome",
         "below 0.5",
         "Groups from which group, rloo and vine learn little or nothing. Near 1: too easy, or too hard.",
     ),
-    "accuracy": Metric("mean [answer verified right]", "rises", "The aim. Rewards are means to it."),
+    "accuracy": Metric("mean [answer verified right]", "rises", "The goal. Rewards are a means to it."),
     "clean_accuracy": Metric(
         "mean [answer and every step right]",
         "rises, close below accuracy",
-        "Right for the right reasons. Logged where the checker can tell of every step.",
+        "Right for the right reasons. Logged if the checker can label every step.",
     ),
     "advantage/mean_abs": Metric(
-        "mean over tokens of |A_t|, as the loss gets it",
+        "mean over tokens of |A_t|, as used in the loss",
         "steady, above 0",
-        "How much a batch teaches. About 0.8 where advantages are whitened.",
+        "How much can be learned from a batch. About 0.8 if advantages are whitened.",
     ),
     # --- Is the PRM still right about this policy?
     "prm/score": Metric(
         "mean over completions of prod_k p_k",
         "rises, together with accuracy",
-        "How probable the PRM holds it that all steps are right.",
+        "The PRM's probability that all steps are right.",
     ),
     "prm/gap": Metric(
         "prm/score - accuracy",
         "steady; below 0.1",
-        "By how much the PRM overrates completions. It grows when the policy moves to where the PRM errs.",
+        "By how much the PRM overrates completions. It grows when the policy moves to where the PRM is wrong.",
     ),
     "prm/step_gap": Metric(
         "mean (p_k - y_k) over steps with an exact label y_k",
@@ -194,7 +194,7 @@ METRICS: dict[str, Metric] = {
         "What the refresh changed. A high loss before it: the PRM was out of date.",
     ),
     "prm_refresh/agreement_*": Metric(
-        "share of steps where p_k and the label lie on one side of 0.5, before and after",
+        "share of steps where p_k and the label are on the same side of 0.5, before and after",
         "above 0.8; after above before",
         "Whether PRM and labels agree on the policy's newest samples.",
     ),
@@ -209,35 +209,33 @@ METRICS: dict[str, Metric] = {
         "The process return rises while verified accuracy falls: the policy games the step rewards.",
     ),
     # --- What the policy writes.
-    "steps/count": Metric("mean steps a completion", "steady", "Growing without more accuracy: padding."),
+    "steps/count": Metric("mean steps per completion", "steady", "Growing without more accuracy: padding."),
     "steps/characters": Metric(
-        "mean characters a step", "steady", "Growing: ever more in one step. Shrinking: padding."
+        "mean characters per step", "steady", "Growing: more and more in one step. Shrinking: padding."
     ),
     "steps/tokens": Metric("completion tokens / steps", "steady", "The same in the policy's tokens."),
     "steps/repeated": Metric(
-        "share of steps equal to an earlier one of the completion, white space folded",
+        "share of steps equal to an earlier one of the completion, ignoring white space",
         "below 0.05",
         "The cheapest way to collect step rewards.",
     ),
-    "steps/withheld": Metric(
-        "share of steps that a guard withheld", "below 0.1", "How often guards have to act at all."
-    ),
+    "steps/withheld": Metric("share of steps that a guard withheld", "below 0.1", "How often guards act."),
     "steps/withheld_*": Metric(
         "the same for one guard: " + ", ".join(STEP_GUARDS), "near 0", "Which way of gaming is tried."
     ),
-    "completions/without_answer": Metric("share without an answer", "near 0", "Nothing can be verified of these."),
+    "completions/without_answer": Metric("share without an answer", "near 0", "These cannot be verified."),
     "completions/truncated": Metric(
         "share that the policy did not end itself", "below 0.05", "Rising: solutions outgrow max_completion_length."
     ),
     "completions/clipped_ratio": Metric("the same, counted by TRL", "below 0.05", "Rising: see completions/truncated."),
     "completions/mean_length": Metric(
-        "mean tokens a completion", "steady, well below the limit", "Growing without more accuracy: padding."
+        "mean tokens per completion", "steady, well below the limit", "Growing without more accuracy: padding."
     ),
     # --- How the policy moves.
     "kl": Metric(
         "mean over tokens of kl_estimator, policy against reference",
-        "below 0.1 a token, rising slowly",
-        "How far the policy is from where it began. A jump: the steps were too large, or a reward is gamed.",
+        "below 0.1 per token, rising slowly",
+        "How far the policy is from its start. A jump: the steps were too large, or a reward is gamed.",
     ),
     "entropy": Metric(
         "mean over tokens of -sum_v p_v log p_v",
@@ -248,10 +246,10 @@ METRICS: dict[str, Metric] = {
         "share of tokens whose ratio is clipped", "0.01 to 0.2", "0: steps are tiny. Above 0.3: too large, or too many."
     ),
     "clip_ratio/low_mean": Metric(
-        "share with ratio < 1 - epsilon and A < 0", "below 0.1", "Tokens that were made less likely as far as allowed."
+        "share with ratio < 1 - epsilon and A < 0", "below 0.1", "Tokens whose probability fell as far as allowed."
     ),
     "clip_ratio/high_mean": Metric(
-        "share with ratio > 1 + epsilon and A > 0", "below 0.1", "Tokens that were made more likely as far as allowed."
+        "share with ratio > 1 + epsilon and A > 0", "below 0.1", "Tokens whose probability rose as far as allowed."
     ),
     "grad_norm": Metric(
         "L2 norm of the gradient before clipping",
@@ -262,7 +260,7 @@ METRICS: dict[str, Metric] = {
     "critic/explained_variance": Metric(
         "1 - Var(returns - values) / Var(returns)",
         "rises to 0.3 and more",
-        "What share of the returns the critic foresees. Below 0 it is worse than their mean.",
+        "The share of the returns' variance that the critic predicts. Below 0 it is worse than their mean.",
     ),
     "critic/value_loss": Metric(
         "clipped squared error of the values", "falls", "How well the critic fits its returns."
@@ -282,7 +280,7 @@ METRICS: dict[str, Metric] = {
     "tokens_per_second": Metric(
         "completion tokens of all ranks / seconds",
         "steady",
-        "What an hour buys. The time of rewards and updates is in it.",
+        "Throughput, including the time for rewards and updates.",
     ),
 }
 

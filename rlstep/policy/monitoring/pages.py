@@ -14,14 +14,14 @@ from rlstep.steps.prompts import Prompt, problem_text
 
 PAGES = "completions"
 EVEN, TELLING = 6, 3  # completions on a page
-EVENLY, TELLINGLY = "evenly through the batch", "wrong, and paid most for its steps"
+EVENLY, TELLINGLY = "evenly through the batch", "wrong, with the highest step rewards"
 
 
 class CompletionTable:
     """Every so many updates, a page that shows a few completions.
 
-    The pages are of the first update and of every `every`-th one from there on; where the run logs to wandb, a table
-    `completions/steps` has the same. The main process alone writes.
+    There is a page for the first update and every `every`-th one from then on; if the run logs to wandb, a table
+    `completions/steps` has the same. Only the main process writes.
 
     Args:
         args: output_dir, report_to, and which process this is.
@@ -71,7 +71,7 @@ class CompletionTable:
     def _to_wandb(self, wandb, update: int, samples: int, scored, shown) -> None:
         table = wandb.Table(columns=["update", "chosen", "completion", "process", "outcome", "right"])
         for why, row, fragment in shown:
-            # What a model wrote is no path, whatever it looks like, and no style sheet is fetched for it.
+            # What a model wrote is never treated as a path, and no style sheet is fetched for it.
             cell = wandb.Html(f"<style>{STYLE}</style>{fragment}", inject=False, data_is_not_path=True)
             worth = scored[row]
             table.add_data(update, why, cell, float(sum(worth.step_rewards)), float(worth.outcome), worth.correct)
@@ -143,7 +143,7 @@ def page(title: str, cards: Sequence[tuple[str, str]]) -> str:
 def card(prompt: Prompt, completion: str, worth: ScoredCompletion, finished: bool) -> str:
     """The HTML of one completion: what it is worth, the prompt, then step by step what was written."""
     flags = ["answer right" if worth.correct else "answer wrong" if worth.answered else "no answer"]
-    flags += ["every step right"] * worth.clean + ["cut off"] * (not finished)
+    flags += ["every step right"] * worth.clean + ["truncated"] * (not finished)
     flags += [f"process {sum(worth.step_rewards):+.2f}", f"outcome {worth.outcome:+.2f}"]
     if worth.step_scores is not None:
         flags.append(f"PRM {vote_weight(solution_score(worth.step_scores, 'product'), 'product'):.2f}")
@@ -166,7 +166,7 @@ def _step(text: str, worth: ScoredCompletion, number: int) -> str:
     # (what is shown after the step, what hovering over it shows)
     facts = [(mark, f"label {word}")]
     facts.append(("", "no score") if score is None else (f"p {score:.2f}", f"score {score:.4f}"))
-    facts.append(("not judged",) * 2 if reward is None else (f"r {reward:+.2f}", f"reward {reward:+.4f}"))
+    facts.append(("no reward",) * 2 if reward is None else (f"r {reward:+.2f}", f"reward {reward:+.4f}"))
     facts += [] if guard is None else [(_text(guard), f"withheld: {_text(guard)}")]
     seen, said = zip(*facts, strict=True)
     colours = "".join(f"--{name}:{shade(label if score is None else score, *ends)};" for name, ends in PALETTES.items())
@@ -176,7 +176,7 @@ def _step(text: str, worth: ScoredCompletion, number: int) -> str:
 
 
 def _between(text: str) -> str:
-    """What was written outside of steps, where it is more than white space."""
+    """Text outside of steps, if it is more than white space."""
     return f'<div class="between">{_text(text)}</div>' if text.strip() else ""
 
 

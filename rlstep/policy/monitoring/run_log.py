@@ -87,7 +87,7 @@ def _plain(value) -> bool | int | float | str | None:
 
 
 class SamplesAxis(TrainerCallback):
-    """Draws wandb's curves against the samples drawn, where the run logs there: runs of other batches compare so.
+    """Draws wandb's curves against samples, if the run logs there, so that runs with different batches compare.
 
     It has to come after the Trainer's own callback, which draws them against optimizer steps; callbacks that are given
     to the Trainer do.
@@ -100,7 +100,7 @@ class SamplesAxis(TrainerCallback):
 
 
 def wandb_of(args):
-    """The module wandb, where the run logs to it, else None; without that it is not even imported."""
+    """The module wandb if the run logs to it, else None, without importing it."""
     if "wandb" not in args.report_to:
         return None
     import wandb

@@ -23,7 +23,7 @@ def set_up_monitoring(
     task: Task,
     verifiers: Verifiers,
 ) -> None:
-    """Adds all that watches to the trainer, and to its checkpoints what of it has to be kept."""
+    """Adds the observers to the trainer, and their state to its checkpoints."""
     for name, cache in verifiers.caches.items():
         trainer.register_state(f"scores_{name}", cache)
     if alarm.alarm != "off" and (options.pays_steps or options.pays_unverified_outcomes):
@@ -56,7 +56,7 @@ def look_at_first_batch(batch: ScoredBatch) -> None:
 class AlarmWatch(TrainerCallback):
     """Shows the process return and the verified accuracy of each batch to the alarm, and does what it is set to do.
 
-    Where an ORM alone pays, `of_outcome`, its reward is what may be gamed, and takes the place of the process return.
+    With `of_outcome`, when the only reward is an ORM's, that reward may be gamed and replaces the process return.
     """
 
     def __init__(self, trainer: StepPPOTrainer, options: AlarmOptions, of_outcome: bool = False):
@@ -83,7 +83,7 @@ class AlarmWatch(TrainerCallback):
 
 
 class RefreshWatch:
-    """Gives samples to the refresher, and has it train when it is due; the older PRM's scores are forgotten then."""
+    """Gives samples to the refresher and runs it when it is due, which clears the older PRM's cached scores."""
 
     def __init__(self, trainer: StepPPOTrainer, refresher: Refresher, verifiers: Verifiers):
         self.trainer, self.refresher, self.cache = trainer, refresher, verifiers.caches["prm"]

@@ -1,4 +1,4 @@
-"""What a step-PPO run logs beside TRL's own metrics, in the same lines of the log."""
+"""What a step-PPO run logs in addition to TRL's own metrics, in the same lines of the log."""
 
 import time
 

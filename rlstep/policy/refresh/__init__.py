@@ -1,1 +1,1 @@
-"""A PRM that is trained on during RL: labels, training, weights."""
+"""A PRM that is trained further during RL: labels, training, weights."""

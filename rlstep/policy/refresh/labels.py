@@ -26,7 +26,7 @@ ROLLED_OUT = ReadBy("refresh_labels", "monte_carlo")
 
 @dataclass
 class RefreshOptions:
-    """When and how the PRM that pays is trained on during RL.
+    """When and how the PRM is trained further during RL.
 
     Raises:
         UserError: settings out of range, unread or missing, all of them in one message.
@@ -34,7 +34,7 @@ class RefreshOptions:
 
     refresh_every: Annotated[int, Range(at_least=0)] = field(
         default=0,
-        metadata={"help": "Updates from one refresh of the PRM on the policy's samples to the next; 0: it is frozen."},
+        metadata={"help": "Updates between refreshes of the PRM on the policy's samples; 0: it stays frozen."},
     )
     refresh_labels: Annotated[Source, REFRESHED] = field(
         default="checker",
@@ -59,7 +59,7 @@ class RefreshOptions:
     )
     refresh_replay: Annotated[str | None, REFRESHED] = field(
         default=None,
-        metadata={"help": "Labelled solutions that the PRM was trained on (JSONL, Parquet), against forgetting them."},
+        metadata={"help": "Labelled solutions that the PRM was trained on (JSONL, Parquet), to prevent forgetting."},
     )
     refresh_replay_share: Annotated[float, Range(above=0, below=1), REFRESHED, ReadBy("refresh_replay")] = field(
         default=0.5, metadata={"help": "refresh_replay: its share of the rows of each refresh."}
@@ -98,7 +98,7 @@ class Labeler(Protocol):
 
 @dataclass(frozen=True)
 class CheckerLabels:
-    """The exact checker's labels; None for a step that the checker does not find."""
+    """The exact checker's labels; None for a step that the checker does not recognise."""
 
     task: Task
 
@@ -129,7 +129,7 @@ class TeacherLabels:
 
     def __post_init__(self):
         if getattr(self.teacher, "kind", "prm") != "prm":
-            raise UserError("refresh_teacher is an ORM: it values prefixes, not steps. Give a PRM.")
+            raise UserError("refresh_teacher is an ORM: it scores prefixes, not steps. Give a PRM.")
 
     def labels(self, prompts, completions, references, steps) -> list[list[float | None]]:
         labels = []

@@ -1,6 +1,6 @@
-"""Refreshing the PRM: every so many updates its training goes on, on the policy's newest samples.
+"""Refreshing the PRM: at fixed intervals it is trained further on the policy's newest samples.
 
-A frozen PRM is asked about texts ever further from its training data, because the policy moves to where the PRM errs
+A frozen PRM scores texts ever further from its training data, because the policy moves to where the PRM errs
 in its favour. A refresh labels new samples and trains the PRM on them, mixed with rows of its first training (replay)
 so that it does not forget those. The PRM is trained at the tokens at which it scores, and the loss is that of its first
 training under the label policy of its checkpoint.
@@ -49,7 +49,7 @@ class Refresher:
         version: refreshes that have trained so far. Scores of another version are out of date.
 
     Raises:
-        UserError: the reward model is no PRM of this process or has nothing to train, or the replay has no usable row.
+        UserError: the reward model is not a local PRM or has nothing to train, or the replay has no usable row.
     """
 
     def __init__(self, options: RefreshOptions, reward_model: RewardModel, labeler: Labeler, seed: int):
@@ -62,7 +62,7 @@ class Refresher:
         own = getattr(config, "rlstep_verifier", None) is not None
         self.policy = VerifierSpec.from_config(config._name_or_path, config).policy if own else LabelPolicy()
         if own_parameters(reward_model.model):
-            # Loaded frozen; what it shares with its base stays so.
+            # It is loaded frozen; what it shares with its base stays frozen.
             unfreeze(reward_model.model.requires_grad_(False))
         self.weights = TrainedWeights(reward_model.model, options.refresh_learning_rate)
         self.generator = torch.Generator().manual_seed(seed)
@@ -177,7 +177,7 @@ class Refresher:
         ]
 
     def _features(self, solutions: Sequence[Solution]) -> tuple[list[Feature], dict[str, int]]:
-        """Rows for training, asked where `RewardModel.score` asks them, and how many were dropped why."""
+        """Rows for training, at the positions that `RewardModel.score` reads, and how many were dropped, by reason."""
         prompts, completions = [s.prompt for s in solutions], [s.completion for s in solutions]
         query_format, limit = self.reward_model.query_format, self.reward_model.max_positions
         asked = query_format.features(prompts, completions, [s.steps for s in solutions], self.reward_model.tokenizer)

@@ -1,4 +1,4 @@
-"""What a refresh trains of the PRM, kept in float32, and dropout with random numbers of its own."""
+"""The PRM's weights that a refresh trains, kept in float32, and dropout with its own random numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ class TrainedWeights:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update by the gradients that the model's parameters have, clipped; then they have none."""
+        """One update with the clipped gradients of the model's parameters, which are then cleared."""
         for name, exact in self.exact.items():
             if exact is not self.own[name]:
                 gradient, self.own[name].grad = self.own[name].grad, None

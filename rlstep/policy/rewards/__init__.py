@@ -1,1 +1,1 @@
-"""What a completion is paid: sources, guards, and the scores that verifiers gave before."""
+"""The rewards of completions: sources, guards, and cached scores of verifiers."""

@@ -1,6 +1,6 @@
-r"""Guards: step rewards are not paid for what is known to game a process reward model.
+r"""Guards: withhold step rewards for patterns that are known to game a process reward model.
 
-All of them read text alone, so the verifier may have another tokenizer or be on another machine. Words are what
+They only read text, so the verifier may have another tokenizer or be on another machine. Words are what
 spaces and punctuation separate: in scripts without spaces, loops and restated questions go unnoticed. There are two
 kinds of guards:
 
@@ -25,7 +25,7 @@ pay the others would be to pay easy steps before one that nobody scored: a polic
 "1 + 1 = 2" a few times and the solution in a single giant step. So the credit scheme still sees these steps, and a low
 score still costs.
 
-Guards withhold, they do not fine. Under a scheme that pays at most 0 (log, clip, clip_delta) nothing is the best there
+Guards withhold but do not punish. Under a scheme that pays at most 0 (log, clip, clip_delta) nothing is the best there
 is, and a completion without a step, which has no rewards at all, is priced by the outcome and `missing_answer_reward`.
 Nor can guards distinguish true steps that are beside the point from those that solve the problem.
 """
@@ -44,7 +44,7 @@ RUN = 4
 LOOP_WORDS, LOOP_SHARE = 20, 0.5
 RESTATED_WORDS = 5
 
-# The answer may rest on the steps that these withhold, so they are scored like any other (see above).
+# The answer may follow from the steps that these withhold, so they are scored like any other (see above).
 _SEEN = ("max_steps", "max_step_chars")
 
 _MARK = re.compile(
@@ -93,8 +93,8 @@ class Guards:
     guard_repeats: bool = field(
         default=True,
         metadata={
-            "help": "A step that equals an earlier one, or says one thing over and over, scores nothing. Switch it off "
-            "where right solutions say the same thing twice."
+            "help": "A step that equals an earlier one, or repeats itself over and over, scores nothing. Switch it off "
+            "if right solutions repeat steps."
         },
     )
     guard_filler: bool = field(
@@ -114,7 +114,7 @@ class Guards:
         default=1, metadata={"help": "An answer with fewer steps before it keeps no positive step reward; 0: off."}
     )
     guard_reward_clip: Annotated[float | None, Range(above=0)] = field(
-        default=1.0, metadata={"help": "Each step reward is cut to [-c, c], before its weight; null: off."}
+        default=1.0, metadata={"help": "Each step reward is clipped to [-c, c], before its weight; null: off."}
     )
 
     def __post_init__(self):
@@ -123,11 +123,11 @@ class Guards:
     def _faults(self) -> Iterator[str]:
         most, fewest = self.guard_max_steps, self.guard_min_steps
         if most is not None and 1 <= most <= fewest:
-            yield f"guard_min_steps {fewest} and guard_max_steps {most}, which counts the answer, leave nothing to pay"
+            yield f"guard_min_steps {fewest} and guard_max_steps {most}, which counts the answer, allow no reward"
 
 
 def answer_step(completion: str, steps: Sequence[Span], extract: Callable[[str], str | None]) -> int | None:
-    """The first step at whose end the text holds an answer; None where none does.
+    """The first step at whose end the text states an answer; None if there is none.
 
     It is the first one, although `rlstep.steps.answers.extract` takes the last answer of a text: otherwise stating the
     answer once more would make reasoning of everything between the two. What a thinking model tries in its thought is
@@ -225,7 +225,7 @@ def apply_guards(
 
 
 def clip_rewards(rewards: Sequence[float], guards: Guards) -> list[float]:
-    """Each reward cut to [-c, c], c = `guard_reward_clip`."""
+    """Each reward clipped to [-c, c], c = `guard_reward_clip`."""
     c = guards.guard_reward_clip
     return list(rewards) if c is None else [max(-c, min(c, r)) for r in rewards]
 

@@ -1,4 +1,4 @@
-"""A verifier's scores of completions that it has seen: policies repeat themselves, evaluations repeat problems."""
+"""Caches a verifier's scores: policies repeat completions, and evaluations repeat problems."""
 
 import hashlib
 import json
@@ -12,17 +12,17 @@ from rlstep.verifiers.interface import Verifier
 
 
 class ScoreCache:
-    """A verifier whose newest scores are kept; it is asked like the verifier itself.
+    """A verifier whose newest scores are cached; it is used like the verifier itself.
 
     The last digits of a completion's scores depend on the rows that it was packed with. The cache is therefore part of
     what a run has to restore to continue exactly.
 
     Args:
-        verifier: what is asked where the scores are not known.
+        verifier: what computes the scores that are not cached.
         size: how many completions are kept; 0 keeps none.
 
     Attributes:
-        asked, hits: completions that scores were asked for, and those whose scores were known.
+        asked, hits: completions that were requested, and those whose scores were cached.
     """
 
     def __init__(self, verifier: Verifier, size: int):
@@ -41,7 +41,7 @@ class ScoreCache:
     def score(
         self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
     ) -> list[list[float]]:
-        """The verifier's values, one per step of each completion; only rows that are not known are asked."""
+        """The verifier's values, one per step of each completion; only rows that are not cached are scored."""
         spans = [None] * len(prompts) if steps is None else steps
         keys = [_key(*row) for row in zip(prompts, completions, spans, strict=True)]
         new_rows = {key: row for row, key in enumerate(keys) if key not in self._known}

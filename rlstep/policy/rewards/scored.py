@@ -1,6 +1,6 @@
 """What rewards are made of: one scored completion, a batch of them, and the interface of a reward source.
 
-A reward source reads text alone, so a verifier may have another tokenizer than the policy, or be on another machine:
+A reward source only reads text, so a verifier may have a different tokenizer, or be on another machine:
 steps are character spans, and the trainer finds the policy's own tokens for them.
 """
 
@@ -15,7 +15,7 @@ from rlstep.steps.records import Span
 
 @dataclass(frozen=True)
 class ScoredCompletion:
-    """What one completion is worth.
+    """The rewards of one completion, and how they came about.
 
     Attributes:
         steps: character spans in the completion.
@@ -23,7 +23,7 @@ class ScoredCompletion:
         outcome: the outcome's reward.
         correct: whether the answer is right.
         clean: whether the answer and every step are right, by the exact checker.
-        step_scores: the PRM's, None where none was asked.
+        step_scores: the PRM's, None if no PRM is used.
         labels: the exact checker's, one per step, None where it cannot tell.
         own: what each of the user's own rewards gave, before weights and guards, the sum over the steps; by name.
         answered: whether there is an answer.
@@ -43,13 +43,13 @@ class ScoredCompletion:
 
     @property
     def checked(self) -> bool:
-        """Whether the exact checker can judge every step."""
+        """Whether the exact checker labelled every step."""
         return len(self.labels) == len(self.steps) and None not in self.labels
 
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """The completions of one generation batch and what they are worth, B rows.
+    """The completions of one generation batch and their rewards, B rows.
 
     They are one rank's, or those of all ranks, in the same order on each of them.
 

@@ -1,4 +1,4 @@
-"""The verifiers that pay in RL: loaded, on the policy's base where they can share it, with their scores kept."""
+"""The verifiers behind the rewards: loaded, on the policy's base where they can share it, with cached scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Verifiers:
 
     Attributes:
         models: the verifiers themselves.
-        caches: what the rewards ask in their place.
+        caches: the cached verifiers that the rewards use.
     """
 
     models: dict[str, Verifier]

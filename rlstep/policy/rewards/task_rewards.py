@@ -27,7 +27,7 @@ GIVES = {"prm": "probability", "orm": "probability", "implicit": "reward"}
 # Where RL departs from the published scheme, unless it is told otherwise: a step more likely wrong than right costs
 # something, and padding cannot raise a return.
 DEFAULTS = {"sum": {"centered": True}, "min_form": {"total": "exact"}}
-# What the checker source says of a step that the checker cannot judge: as likely right as wrong.
+# The checker source's score of a step that the checker cannot label: as likely right as wrong.
 UNKNOWN = 0.5
 
 
@@ -58,7 +58,7 @@ class TaskRewards:
         process_weight, outcome_weight: factors of the two.
         first_error_threshold: steps after the first one scored below this are not scored: a PRM is trained up to the
             first wrong step, and what it says of later ones means nothing. None scores them all.
-        guards: against step rewards for nothing.
+        guards: which withhold undeserved step rewards.
         missing_answer_reward: the outcome of a completion without an answer, before its weight.
 
     Raises:
@@ -149,7 +149,7 @@ class TaskRewards:
         return [self.process_weight * reward for reward in guarded]
 
     def _credited(self, scores: Sequence[float], seen: Sequence[int]) -> list[float]:
-        """What the credit scheme pays for step scores.
+        """The credit scheme's rewards for step scores.
 
         Args:
             scores: one probability per step.
@@ -193,7 +193,7 @@ def credit_settings(credit: str, parameters: dict | None) -> dict:
     """
     complete = DEFAULTS.get(credit, {}) | (parameters or {})
     try:
-        # Of two steps, so that wrong values show at the start, and not wrong names alone.
+        # Tried on two steps, so that wrong values show at the start, not only wrong names.
         step_rewards(torch.full((2,), 0.5), credit, **complete)
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
@@ -210,8 +210,8 @@ def _check_sources(
     if needed != set(verifiers):
         raise UserError(f"the sources need verifiers for {sorted(needed)}; given are {sorted(verifiers)}.")
     for name, other in (
-        ("prm", "is an ORM: it values prefixes, not steps. Give a PRM, or name it as reward orm"),
-        ("orm", "is a PRM: it judges steps, not answers. Give an ORM, or name it as reward prm"),
+        ("prm", "is an ORM: it scores prefixes, not steps. Give a PRM, or name it as reward orm"),
+        ("orm", "is a PRM: it scores steps, not answers. Give an ORM, or name it as reward prm"),
     ):
         if name in verifiers and verifiers[name].kind != name:
             raise UserError(f"the {name} given {other}.")

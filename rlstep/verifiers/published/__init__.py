@@ -24,7 +24,7 @@ Loaded = tuple[PreTrainedModel, QueryFormat]
 
 @dataclass(frozen=True)
 class Family:
-    """Published PRMs that are asked alike.
+    """Published PRMs with the same input format.
 
     Attributes:
         checkpoints: which ones, in words.
@@ -69,7 +69,7 @@ def load(
 
     Args:
         path: folder or hub id.
-        family: its name in `FAMILIES`; found from the checkpoint by default.
+        family: its name in `FAMILIES`; detected from the checkpoint by default.
         dtype: the weights' type, or "auto" for that of the checkpoint.
         trust_remote_code: run the tokenizer's code from the hub, and for causal LMs and token classifiers of other
             architectures the model's.
@@ -82,7 +82,7 @@ def load(
         family = detect(config, path)
         if family is None:
             raise UserError(
-                f"{path} ({', '.join(config.architectures or ['no architecture'])}) is no published PRM that rlstep "
+                f"{path} ({', '.join(config.architectures or ['no architecture'])}) is not a published PRM that rlstep "
                 f"recognises. Name its family (layout): {known()}."
             )
     if family not in FAMILIES:

@@ -25,7 +25,7 @@ class MathShepherdFormat(TwoClasses):
     """Steps lose the white space around them, and a tag at their end.
 
     Attributes:
-        tag_id: the token that the model is asked at.
+        tag_id: the token at which the model scores.
     """
 
     tag_id: int

@@ -44,7 +44,7 @@ class SkyworkFormat(PublishedFormat):
     that ends within a line ends that line.
 
     Attributes:
-        newline_id: the token that the model is asked at.
+        newline_id: the token at which the model scores.
     """
 
     newline_id: int

@@ -37,7 +37,7 @@ class ScoringJob:
     """What is scored, by what, to where.
 
     Attributes:
-        data: solutions, labelled or not; steps that are null are found by the verifier's boundary rule.
+        data: solutions, labelled or not; the verifier's boundary rule splits those without steps.
         out: NAME.jsonl, or a folder.
         name: the scores' name in every solution's `scores`.
         chunk_rows: rows written at a time; equal rows of a chunk count once.

@@ -80,7 +80,7 @@ class StepScorer(ABC):
 
         Args:
             prompts, completions: one pair per row; equal rows are scored once.
-            steps: character spans in the completions; found by the verifier's boundary rule by default.
+            steps: character spans in the completions; by default the verifier's boundary rule splits them.
 
         Raises:
             UserError: a row is longer than the model.

@@ -1,4 +1,4 @@
-"""Who may use a reward server: its token, on either side, and whether an address is this machine's alone."""
+"""Access to a reward server: its token, on either side, and whether an address is local to this machine."""
 
 import ipaddress
 import os

@@ -1,4 +1,4 @@
-"""A verifier on another machine (`rlstep serve`), asked over HTTP for what a `RewardModel` would say.
+"""A verifier on another machine (`rlstep serve`), which scores over HTTP like a `RewardModel`.
 
 Text and character spans travel there, JSON numbers back, which are the same floats to the last bit. This module needs
 no torch, and nothing that a server sends is run or unpickled.
@@ -41,7 +41,7 @@ class RemoteRewardModel:
         timeout: seconds to wait for one request's scores.
         retries: how often a request is sent again when there is no connection, or the server is unavailable (502, 503,
             504). Waits double from half a second to 30 seconds: 5 retries last 15 seconds, 20 last seven minutes.
-        batch_rows: rows a request; fewer where they would exceed the server's limit in bytes. Rows of one request are
+        batch_rows: rows per request; fewer where they would exceed the server's limit in bytes. Rows of one request are
             what the server batches, so this moves the scores' last digits.
         token: the server's token, where it asks for one; the environment's RLSTEP_SERVE_TOKEN by default.
 
@@ -203,7 +203,7 @@ class RemoteRewardModel:
                 raise _Unavailable(f"no answer within {timeout:g} seconds") from None
             # Sent again it would wait for itself: the server goes on with what was asked before.
             raise UserError(
-                f"{self.url}{path} has not answered within {timeout:g} seconds. Raise the timeout, send fewer rows a "
+                f"{self.url}{path} has not answered within {timeout:g} seconds. Raise the timeout, send fewer rows per "
                 "request, or give the server a faster device."
             ) from None
         except (OSError, http.client.IncompleteRead) as error:

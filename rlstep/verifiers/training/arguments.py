@@ -17,7 +17,7 @@ class VerifierArguments(TrainingArguments):
     """The Trainer's arguments with defaults for verifiers.
 
     Raises:
-        UserError: settings out of range or without effect; the Trainer's own objections are among them.
+        UserError: settings out of range or without effect, including what the Trainer itself rejects.
     """
 
     inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = merged(
@@ -43,7 +43,7 @@ class VerifierArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows per device, in evaluation."})
     packing: bool = field(
         default=True,
-        metadata={"help": "Rows without padding, shared prefixes once, where the model admits it; no: padded rows."},
+        metadata={"help": "Rows without padding, shared prefixes once, if the model supports it; no: padded rows."},
     )
     train_sampling_strategy: str = field(
         default="auto",

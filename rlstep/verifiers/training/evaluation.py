@@ -1,4 +1,4 @@
-"""What an evaluation during training says of a verifier, from its margins at labelled positions."""
+"""The metrics of a verifier's evaluation during training, from its margins at labelled positions."""
 
 import logging
 

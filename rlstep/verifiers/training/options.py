@@ -21,7 +21,7 @@ class VerifierConfig:
         default=None, metadata={"help": "Labelled solutions to evaluate on."}
     )
     resume: Annotated[bool, ASKED] = field(
-        default=False, metadata={"help": "Continue from the newest checkpoint in output_dir, where there is one."}
+        default=False, metadata={"help": "Continue from the newest checkpoint in output_dir, if there is one."}
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32", metadata={"help": "The weights' type; float32 suits training, also under --bf16 autocast."}
@@ -70,5 +70,5 @@ class VerifierConfig:
         return True
 
     def _faults(self) -> Iterator[str]:
-        """What a subclass has against combinations of its settings."""
+        """Invalid combinations of a subclass's settings."""
         yield from ()

@@ -19,7 +19,7 @@ def start_devices(args: TrainingArguments) -> None:
     """Starts the process group, which ZeRO-3 needs before weights are loaded, and refuses torch's DataParallel."""
     if args.n_gpu > 1:
         raise UserError(
-            f"{args.n_gpu} GPUs are visible to one process. Start one process a GPU (`accelerate launch` or "
+            f"{args.n_gpu} GPUs are visible to one process. Start one process per GPU (`accelerate launch` or "
             "`torchrun`), or show it one GPU (CUDA_VISIBLE_DEVICES=0)."
         )
     if args.deepspeed:

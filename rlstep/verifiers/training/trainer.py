@@ -117,7 +117,7 @@ class VerifierTrainer(Trainer):
         return train_features(self.kind, solutions, tokenizer, limit, self.spec.policy, **options)
 
     def _units(self, features: list[Feature]) -> list[list[Feature]]:
-        """What a batch is counted in."""
+        """The units that a batch is made of."""
         if not self.packing:
             return [[row] for row in features]  # nothing is shared, and padded trees would be large batches
         return tree_units(features)
@@ -181,7 +181,7 @@ class VerifierTrainer(Trainer):
 
 
 class PRMTrainer(VerifierTrainer):
-    """Trains p(step right) at each step's last token, as far as the label policy teaches."""
+    """Trains p(step right) at each step's last token, where the label policy gives a target."""
 
     kind = "prm"
 
@@ -203,7 +203,7 @@ class ORMTrainer(VerifierTrainer):
         super().__init__(*args, **options)
 
     def _features(self, solutions, tokenizer, limit, keep_unknown: bool = False):
-        # A row that is cut has no last token to be judged at.
+        # A truncated row has no last token to be scored at.
         pairwise = self.loss == "pairwise"
         features, counts = train_features(
             self.kind,

@@ -1,4 +1,4 @@
-"""What a training batch is counted in: rows, trees of rows that share prefixes, or pairs of solutions."""
+"""The units of a training batch: rows, trees of rows that share prefixes, or pairs of solutions."""
 
 import logging
 from collections.abc import Sequence

@@ -181,7 +181,7 @@ def test_nothing_but_empty_completions():
 
 
 def test_what_does_not_fit_together_is_refused():
-    with pytest.raises(ValueError, match="3 rows are no multiple of 2 samples"):
+    with pytest.raises(ValueError, match="3 rows are not a multiple of 2 samples"):
         found([judged("")] * 3, [""] * 3, 2, [0] * 3, None)
     with pytest.raises(ValueError, match="4 scored completions, 4 completions, 3 tokens, 4 finished flags"):
         found(tokens=[1, 2, 3])

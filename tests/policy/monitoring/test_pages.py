@@ -79,7 +79,7 @@ def test_a_page_shows_each_step_with_its_score_label_and_reward(table, tmp_path)
         "step 1, label right, score 0.9000, reward +0.5000",
         "step 2, label wrong, score 0.5000, reward +0.0000, withheld: repeats",
         "step 3, label unknown, score 0.2000, reward -0.2500",
-        "step 4, label unknown, no score, not judged",
+        "step 4, label unknown, no score, no reward",
     ]
     assert "p 0.90" in steps[0][2]
     assert "✓" in steps[0][2]
@@ -91,7 +91,7 @@ def test_a_page_shows_each_step_with_its_score_label_and_reward(table, tmp_path)
     assert ob == [shade(0.9, "#D55E00", "#0072B2"), "#FFFFFF", shade(0.2, "#D55E00", "#0072B2"), "#FFFFFF"]
     flags = [text for _, _, text in page.of_class("flag")]
     # 0.9 x 0.5 x 0.2
-    assert flags == ["answer right", "cut off", "process +0.25", "outcome +2.00", "PRM 0.09"]
+    assert flags == ["answer right", "truncated", "process +0.25", "outcome +2.00", "PRM 0.09"]
     assert [text for _, _, text in page.of_class("prompt")] == ["What is 1 + 1?"]
     assert "4 samples" in next(text for tag, _, text in page.found if tag == "h1")
 

@@ -108,7 +108,7 @@ def test_a_teacher_labels_up_to_the_first_step_that_it_finds_wrong():
 def test_an_orm_is_no_teacher():
     teacher = Scores()
     teacher.kind = "orm"
-    with pytest.raises(UserError, match="refresh_teacher is an ORM: it values prefixes, not steps"):
+    with pytest.raises(UserError, match="refresh_teacher is an ORM: it scores prefixes, not steps"):
         TeacherLabels(teacher)
 
 
@@ -160,7 +160,7 @@ def test_the_last_step_of_a_completion_that_was_cut_off_is_rolled_out():
 
 
 def test_a_wrong_number_of_rollouts_is_an_error():
-    with pytest.raises(ValueError, match="3 rollouts came of a prefix; 4 were asked for"):
+    with pytest.raises(ValueError, match="3 rollouts came from a prefix; 4 were requested"):
         monte_carlo(Rollouts(a="xxx"), ["a\nb"])
 
 

@@ -118,7 +118,7 @@ def test_min_form_weighs_the_steps_up_to_the_first_error_alone(task):
 def test_an_orm_is_no_source_of_step_rewards(task):
     orm = PRM(0.5)
     orm.kind = "orm"
-    with pytest.raises(UserError, match="is an ORM: it values prefixes, not steps"):
+    with pytest.raises(UserError, match="is an ORM: it scores prefixes, not steps"):
         TaskRewards(task, {"prm": 1.0}, {"prm": orm})
 
 
@@ -227,7 +227,7 @@ def test_a_missing_answer_has_its_own_price(task):
     [
         ({"prm": 1.0}, {}, r"need verifiers for \['prm'\]"),
         ({"steps": 1.0}, {}, "no reward source 'steps'"),
-        ({"orm": 1.0}, {"orm": PRM(0.5)}, "the orm given is a PRM: it judges steps"),
+        ({"orm": 1.0}, {"orm": PRM(0.5)}, "the orm given is a PRM: it scores steps"),
         ({"implicit": 1.0}, {"implicit": PRM(0.5)}, "needs an implicit PRM"),
         ({"orm": 1.0}, {"orm": Implicit(0.5)}, "the orm given was opened for rewards, and the source needs prob"),
     ],

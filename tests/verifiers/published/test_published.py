@@ -66,7 +66,7 @@ def test_a_named_family_is_taken(math_shepherd_path, tmp_path, solutions):
 
 def test_token_classifiers_of_trl_are_named_by_the_user(trl_path):
     assert published.detect(AutoConfig.from_pretrained(trl_path), str(trl_path)) is None
-    with pytest.raises(UserError, match=r"my-prm \(Qwen2ForTokenClassification\) is no published PRM.*qwen.*trl"):
+    with pytest.raises(UserError, match=r"my-prm \(Qwen2ForTokenClassification\) is not a published PRM.*qwen.*trl"):
         published.load(str(trl_path))
 
 
