@@ -1,11 +1,11 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from rlstep.verifiers.model import max_positions
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, Qwen2ForCausalLM
 
 from rlstep.policy.models import check_prompt_lengths, load_policy, load_policy_tokenizer
 from rlstep.runtime.errors import UserError
+from rlstep.verifiers.pretrained import max_positions
 
 
 def test_a_tokenizer_pads_left_and_has_something_to_pad_with(tokenizer, tmp_path):
