@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rlstep.report import arms
 from rlstep.report.examples import ORM, PRM
+from rlstep.steps.prompts import problem_text
 from rlstep.steps.records import Solution
 
 CURVE_HEADS = {
@@ -79,7 +80,7 @@ def learning_curves(curves: dict, gap: dict | None = None) -> str:
 def steps(solution: Solution) -> str:
     """A solution as text, every step with the exact checker's verdict and the PRM's score."""
     verdicts = {1: "right", 0: "wrong"}
-    lines = [solution.prompt.strip()]
+    lines = [problem_text(solution.prompt).strip()]
     for text, label, p in zip(solution.step_texts, solution.labels, solution.scores[PRM], strict=True):
         lines.append(f"{p:.2f}  {verdicts.get(label, '?'):5}  {' '.join(text.split())}")
     lines.append(f"ORM {solution.scores[ORM][-1]:.2f}; right answer {solution.reference}")

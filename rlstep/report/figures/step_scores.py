@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rlstep.report.examples import ORM, PRM, SHOWN_STEPS, THRESHOLD, Example, first_wrong
 from rlstep.report.figures.drawing import save, set_title
 from rlstep.report.style import BLUE, GREY, PALE, STYLE, VERMILION
+from rlstep.steps.prompts import problem_text
 
 
 def draw_step_scores(examples: Sequence[Example], path: str | Path) -> None:
@@ -19,7 +20,9 @@ def draw_step_scores(examples: Sequence[Example], path: str | Path) -> None:
     longest = max(len(text.rstrip()) for example in examples for text in example.solution.step_texts)
     beside = longest <= 24
     prompts = [
-        textwrap.wrap(" ".join(e.solution.prompt.split()), 38 if beside else 120, max_lines=4, placeholder=" \u2026")
+        textwrap.wrap(
+            " ".join(problem_text(e.solution.prompt).split()), 38 if beside else 120, max_lines=4, placeholder=" \u2026"
+        )
         for e in examples
     ]
     steps = [min(len(example.solution.steps), SHOWN_STEPS + 1) for example in examples]
