@@ -368,6 +368,16 @@ def test_a_prm_that_reads_something_else_than_the_policy_is_refused(chats, chat_
         improve(chat_lm, PromptOptions(system_prompt=SYSTEM), options={"reward": ["prm"], "prm": str(chats / "prm")})
 
 
+def test_a_prm_of_the_same_vocabulary_with_another_template_is_refused(chats, chat_lm, improve):
+    tokenizer = AutoTokenizer.from_pretrained(chat_lm)
+    tokenizer.chat_template += " "
+    spec = VerifierSpec("prm", prompts=PromptFormat("chat").of_tokenizer(tokenizer))
+    new_verifier(chat_lm, spec).save_pretrained(chats / "prm")
+    tokenizer.save_pretrained(chats / "prm")
+    with pytest.raises(UserError, match="the prm was taught the chat template .* as the policy reads its prompts"):
+        improve(chat_lm, options={"reward": ["prm"], "prm": str(chats / "prm")})
+
+
 def test_scoring_refuses_samples_of_another_way(chats, chat_lm):
     tokenizer = AutoTokenizer.from_pretrained(chat_lm)
     spec = VerifierSpec("prm", prompts=PromptFormat("chat", "Other.").of_tokenizer(tokenizer))

@@ -22,6 +22,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 # Two backslashes are a line break, and what follows them is no opener.
 _MARK = re.compile(r"\\\\|\\\[|\\\]|\$\$|\\(?:begin|end)\{[^{}\n]*\}")
@@ -44,18 +45,14 @@ class _Block:
 
 
 def formula_line_ends(text: str) -> list[int]:
-    r"""Positions after the lines of `text` that end a step.
+    r"""Where in `text` a step ends and the next one begins, blank lines being a part of the one before them.
 
-    >>> text = "We get\n\\[\nx = 3\n\\]\nand so on.\nThen"
-    >>> formula_line_ends(text) == [text.index("Then"), len(text)]
+    >>> text = "We get\n\\[\nx = 3\n\\]\nand so on.\n\nThen"
+    >>> formula_line_ends(text) == [text.index("Then")]
     True
     """
-    blocks = list(_blocks(text))
-    return [
-        block.end
-        for block, following in zip(blocks, [*blocks[1:], None], strict=True)
-        if following is None or not _belong_together(text, block, following)
-    ]
+    pairs = pairwise(_blocks(text))
+    return [following.start for block, following in pairs if not _belong_together(text, block, following)]
 
 
 def _belong_together(text: str, block: _Block, following: _Block) -> bool:

@@ -2,6 +2,7 @@
 
 import random
 
+from rlstep.steps.prompts import problem_text
 from rlstep.steps.records import Solution
 from rlstep.tasks.base import checked
 from rlstep.tasks.increasing import Increasing, draw, is_increasing, prompt_of, pupil, write_solution
@@ -17,7 +18,10 @@ def solve(rng: random.Random, length: int) -> Solution:
 
 def side_by_side(solution: Solution) -> str:
     """A table of a solution: one line per step, with its label by process and by outcome supervision."""
-    lines = [f"{solution.prompt.strip()}  (in truth: {solution.reference})", "  step          process  outcome"]
+    lines = [
+        f"{problem_text(solution.prompt).strip()}  (in truth: {solution.reference})",
+        "  step          process  outcome",
+    ]
     for text, label in zip(solution.step_texts, solution.labels, strict=True):
         lines.append(f"  {text.strip():<12}  {label:>7}")
     lines[-1] += f"  {int(solution.correct):>7}"

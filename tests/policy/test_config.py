@@ -71,6 +71,7 @@ from rlstep.runtime.errors import UserError
         ),
         ({"loss_type": "sapo", "epsilon_high": 0.3}, "loss_type is 'sapo', so epsilon_high would do nothing"),
         ({"vespo_k_pos": 3.0}, "vespo_k_pos does nothing here"),
+        ({"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs does nothing here: set chat_template_arguments"),
         ({"vllm_server_port": 1}, "use_vllm is false, so vllm_server_port would do nothing"),
         ({"use_vllm": True, "vllm_server_port": 1}, "vllm_mode is 'colocate', so vllm_server_port would do nothing"),
         ({"num_completions_to_print": 3}, "log_completions is false, so num_completions_to_print would do nothing"),

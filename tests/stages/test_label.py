@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -211,3 +212,32 @@ def test_real_rows_of_gsm8k_are_labelled(gsm8k_dir, tmp_path):
     metrics = label(LabelConfig(str(tmp_path / "s.jsonl"), str(tmp_path / "l.jsonl"), "gsm8k"))
     assert (metrics["rows"], metrics["step_accuracy"], metrics["accuracy"]) == (100, 1.0, 1.0)
     assert metrics["right_on_wrong_step"] == 0
+
+
+def test_the_boundary_decides_what_is_labelled(tmp_path):
+    """A checker of answers takes any step; one that reads each step exactly refuses all but lines."""
+    completion = "We get\n\\[\nx = 3.\n\\]\nSo \\boxed{3}."
+    write_rows(tmp_path / "in.jsonl", [Solution("p", "What is x?", completion, "3").to_row()])
+    steps = {}
+    for rule in ("line", "math_line"):
+        label(LabelConfig(str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), "math", boundary=rule))
+        (solution,) = read_solutions(tmp_path / "out.jsonl")
+        steps[rule] = (solution.step_texts, solution.labels)
+    assert steps["line"] == (["We get\n", "\\[\n", "x = 3.\n", "\\]\n", "So \\boxed{3}."], [None] * 4 + [1])
+    assert steps["math_line"] == ([completion[:-13], "So \\boxed{3}."], [None, 1])
+    with pytest.raises(UserError, match="the steps are by math_line, and the checker of task 'increasing' reads"):
+        label(LabelConfig(str(tmp_path / "in.jsonl"), str(tmp_path / "o.jsonl"), "increasing", boundary="math_line"))
+    with pytest.raises(UserError, match="boundary is 'line', so boundary_tag would do nothing"):
+        LabelConfig("a", "b", "math", boundary_tag="x")
+
+
+def test_a_checker_reads_the_problem_of_a_chat(config, tmp_path):
+    label(config)
+    chats = [
+        replace(s, prompt=[{"role": "system", "content": "S"}, {"role": "user", "content": s.prompt}])
+        for s in read_solutions(config.data)
+    ]
+    write_rows(tmp_path / "chats.jsonl", (s.to_row() for s in chats))
+    label(replace(config, data=str(tmp_path / "chats.jsonl"), out=str(tmp_path / "chats-labelled.jsonl")))
+    of_chats, plain = (read_solutions(path) for path in (tmp_path / "chats-labelled.jsonl", config.out))
+    assert [(s.steps, s.labels, s.correct) for s in of_chats] == [(s.steps, s.labels, s.correct) for s in plain]

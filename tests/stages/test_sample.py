@@ -162,6 +162,15 @@ def test_completions_end_at_eos(config, tmp_path):
     assert metrics["finished"] == pytest.approx(0.875, abs=0.12)
 
 
+def test_completions_end_at_any_end_token_as_in_training(config, tmp_path):
+    """At the tokenizer's, and at those of the generation configuration: the end of a turn, of a chat model."""
+    one = AutoTokenizer.from_pretrained(config.model).convert_tokens_to_ids("1")
+    path = model_that_ends(config, tmp_path / "turns", eos_token_id=[one])
+    config = replace(config, model=path, n=40, batch_size=60, max_new_tokens=3)
+    assert sample(config)["finished"] == 1
+    assert {(s.completion, s.finished) for s in read_solutions(config.out)} == {("", True), ("1", True)}
+
+
 def test_only_the_options_shape_the_sampling(config, tmp_path):
     """What a published model's generation_config.json would add in silence is left out."""
     config = replace(config, n=40, batch_size=120, max_new_tokens=3)

@@ -12,7 +12,7 @@ PIECES = [
     *("$", "$$", "\\(", "\\)", "\\[", "\\]", "\\begin{a}", "\\end{a}", "\\text{", "{", "}", "\\$", "\\"),
 ]
 TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=16).map("".join)
-RULES = [Boundary(rule) for rule in ("line", "blank_line", "heading", "sentence")] + [
+RULES = [Boundary(rule) for rule in ("line", "math_line", "blank_line", "heading", "sentence")] + [
     Boundary("tag", tag) for tag in ("ки", "\n\n", " ")
 ]
 
@@ -243,8 +243,8 @@ def test_a_boundary_is_stored_and_read_back(boundary):
 
 
 def test_every_rule_splits_another_way():
-    text = "Step 1: a. B\nc\n\nd ки e\nStep 2: f"
-    assert len({tuple(boundary.split(text)) for boundary in RULES[:5]}) == 5
+    text = "Step 1: a. B\nc\n\nd ки e\n\\[ x \\]\nStep 2: f"
+    assert len({tuple(boundary.split(text)) for boundary in RULES[:6]}) == 6
 
 
 @pytest.mark.parametrize(
@@ -266,3 +266,86 @@ def test_a_boundary_that_cannot_be_is_refused(arguments, message):
 def test_a_stored_boundary_that_cannot_be_read_is_refused(found):
     with pytest.raises(UserError, match="boundary"):
         Boundary.from_dict(found)
+
+
+# --- Lines with display formulas
+
+
+FORMULAS = r"""To find the area, we use
+
+\[
+A = \pi r^2
+\]
+
+where $r$ is the radius.
+With $r = 3$:
+$$
+A = 9\pi.
+$$
+\[ A \approx 28.27 \]
+Hence
+\begin{align*}
+x &= 1 \\[2pt]
+y &= 2
+\end{align*}
+and we are done.
+The answer is 28."""
+
+
+def test_a_display_formula_stays_with_its_sentence():
+    assert [text.split() for text in texts(FORMULAS, "math_line")] == [
+        part.split()
+        for part in (
+            "To find the area, we use \\[ A = \\pi r^2 \\] where $r$ is the radius.",
+            "With $r = 3$: $$ A = 9\\pi. $$",
+            "\\[ A \\approx 28.27 \\]",
+            "Hence \\begin{align*} x &= 1 \\\\[2pt] y &= 2 \\end{align*} and we are done.",
+            "The answer is 28.",
+        )
+    ]
+    # Taken line by line, openers and closers alone are steps.
+    bare = {"\\[", "\\]", "$$", "\\begin{align*}", "\\end{align*}"}
+    assert len(bare & {step.strip() for step in texts(FORMULAS)}) == 5
+    assert not bare & {step.strip() for step in texts(FORMULAS, "math_line")}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\nb\n\nc",
+        "So \\(x = 3\\).\nThen $y$.\n",
+        "it costs $$ and\nmore\n\nthan $$ that",
+        "an opener \\[\nthat nothing closes\nat all",
+        "\\begin{enumerate}\n\\item a\n\\item b\n\\end{enumerate}",
+        "a line break \\\\[2pt]\nis no opener \\]\nof a formula",
+        "Step 1\nx = 3,\ny = 4",
+    ],
+)
+def test_without_a_display_formula_lines_are_steps(text):
+    assert Boundary("math_line").split(text) == line_steps(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("\\[ x \\]\nThen", 2),
+        ("\\[ x \\]\nso x\nThen", 2),
+        ("\\[\nx\n\\]\n\\[\ny\n\\]\nThen", 3),
+        ("We get \\[ x\n= 3 \\].\nThen", 2),
+        ("We get \\[ x\n= 3 \\],\nwhere\nThen", 2),
+        ("It is 3.\n\n\n\\[ x \\]", 1),
+        ("a\n\\[ x \\], with\nB\n\\[ y \\]", 2),
+        ("\\[ \\begin{cases}\n1\n\\end{cases} \\]\nThen", 2),
+    ],
+)
+def test_how_many_steps_formulas_make(text, steps):
+    assert len(Boundary("math_line").split(text)) == steps
+
+
+def test_formulas_are_found_in_linear_time(no_hang):
+    for piece in ("\\[\n", "$$\n", "\\begin{a}\n", "\\]\n", "$$ x $$\n\n", "\\[ x \\]\n"):
+        Boundary("math_line").split(piece * 100_000)
+
+
+def test_a_boundary_is_named_as_it_is_set():
+    assert (str(Boundary("math_line")), str(Boundary("tag", "ки"))) == ("math_line", "tag 'ки'")

@@ -77,3 +77,9 @@ def test_a_solution_for_people():
     ]
     without_steps = readable(Solution("p", "?", "a\nb", ""))
     assert without_steps.splitlines() == ["--- p, sample 0", "?", " " * 10 + "a", " " * 10 + "b"]
+
+
+def test_of_a_chat_the_problem_is_shown():
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What?\n"}]
+    plain = solution([1, 0])
+    assert readable(Solution(**{**plain.to_row(), "prompt": chat})) == readable(plain)

@@ -151,3 +151,22 @@ def test_a_statement_has_its_place(completion, statement):
 def test_sentences_can_be_left_out():
     assert stated("The answer is 3.").answer == "3"
     assert stated("The answer is 3.", sentences=False) is None
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("So \\boxed{3}? No.\n</think>\nThe answer is 4.", "4"),
+        ("Answer: 3\n</think>\n\nAnswer: 4", "4"),
+        ("<think>\nAnswer: 3\n</think>\nSorry.", None),
+        ("Answer: 3\n</think>\nAnswer: 4\n<think>Answer: 5</think>Answer: 6", "6"),
+        # Cut off in thought, or a thought that is never closed: nothing tells the answer from the thought.
+        ("So far:\nAnswer: 3", "3"),
+        ("<think>\nAnswer: 3", "3"),
+    ],
+)
+def test_an_answer_stands_after_the_thought(completion, answer):
+    found = stated(completion)
+    assert (found and found.answer) == answer
+    if found:
+        assert completion[found.start : found.end].strip().endswith((answer, answer + "."))

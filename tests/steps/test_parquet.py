@@ -24,6 +24,21 @@ def test_prompts_of_both_forms_come_back_as_they_were(tmp_path):
     assert read_solutions(tmp_path / "x.parquet") == solutions
 
 
+def test_how_prompts_were_written_comes_back_too(tmp_path):
+    written = {"form": "chat", "template_arguments": {"thinking": False, "tools": [1, None]}}
+    solutions = [Solution("p", "?", "2", "2", prompt_format=written), Solution("q", "?", "2", "2")]
+    write_parquet(tmp_path / "x.parquet", (s.to_row() for s in solutions))
+    assert read_solutions(tmp_path / "x.parquet") == solutions
+
+
+def test_files_of_before_there_was_a_prompt_format_are_read(tmp_path):
+    solution = Solution("p", [{"role": "user", "content": "?"}], "2", "2")
+    write_parquet(tmp_path / "x.parquet", [solution.to_row()])
+    table = pq.read_table(tmp_path / "x.parquet").drop_columns("prompt_format")
+    pq.write_table(table, tmp_path / "old.parquet")
+    assert read_solutions(tmp_path / "old.parquet") == [solution]
+
+
 def test_batches_neither_lose_nor_repeat_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "WRITE_ROWS", 4)
     monkeypatch.setattr(parquet, "READ_ROWS", 3)

@@ -50,6 +50,10 @@ MALFORMED = [
     ("neutral", [2]),
     ("neutral", [-1]),
     ("tree", 7),
+    ("prompt_format", "chat"),
+    ("prompt_format", {"system_prompt": "S"}),
+    ("prompt_format", {"form": "chat", "other": 1}),
+    ("prompt_format", {"form": "chat", "template_arguments": "no"}),
     ("rating", 1),
 ]
 

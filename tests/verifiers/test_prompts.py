@@ -13,9 +13,14 @@ from tokenizers import processors
 from transformers import AutoTokenizer, set_seed
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.stages.orm import ORMConfig, orm
+from rlstep.stages.prm import PRMConfig, prm
+from rlstep.stages.score import ScoreConfig, score
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.prompt_options import PromptOptions
 from rlstep.steps.prompts import PromptFormat
+from rlstep.steps.records import read_solutions
 from rlstep.tasks.base import checked
 from rlstep.verifiers.features import score_features, train_features
 from rlstep.verifiers.load import load_verifier
@@ -244,3 +249,47 @@ def test_messages_are_scored_over_http_to_the_last_bit(chat_prm, chat_solutions)
             urlopen(request)
         reason = 'field \'prompts\', row 1: expected a text or a list of messages, got [{"role": "user"}].'
         assert json.load(refused.value) == {"error": reason}
+
+
+# --- The settings.
+
+
+@pytest.mark.parametrize("stage", ["prm", "orm"])
+def test_the_settings_decide_what_rows_of_others_are_read_as(stage, chat_lm, task, chat_tokenizer, arguments, tmp_path):
+    """Rows that do not say how their prompts were written: texts here, made chats."""
+    rows = [checked(task, solution).to_row() for solution in task.demonstrations(12, seed=3)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    run, config = (prm, PRMConfig) if stage == "prm" else (orm, ORMConfig)
+    prompts = PromptOptions(system_prompt=SYSTEM["content"])
+    run(config(chat_lm, str(tmp_path / "rows.jsonl")), arguments(max_steps=1, save_strategy="no"), prompts)
+    verifier = load_verifier(str(tmp_path / "out"))
+    assert verifier.prompt_format == PromptFormat("chat", SYSTEM["content"]).of_tokenizer(chat_tokenizer)
+    (feature,) = verifier.query_format.features([rows[0]["prompt"]], ["1"], [[(0, 1)]], verifier.tokenizer)
+    prompt = own_ids(chat_tokenizer, [SYSTEM, {"role": "user", "content": rows[0]["prompt"]}])
+    assert feature.ids[:-1].tolist() == prompt
+
+
+def test_the_settings_decide_how_a_foreign_classifier_is_asked(chat_lm, chat_tokenizer, task, tmp_path):
+    """In `score` and `serve`: one that rlstep did not train may be asked anything, and each setting counts."""
+    model = new_verifier(chat_lm, VerifierSpec("prm"))
+    del model.config.rlstep_verifier
+    model.save_pretrained(tmp_path / "foreign")
+    chat_tokenizer.save_pretrained(tmp_path / "foreign")
+    solution = checked(task, task.demonstrations(1, seed=3)[0])
+    write_rows(tmp_path / "rows.jsonl", [solution.to_row()])
+    (tmp_path / "mine.jinja").write_text("{{ messages[0].content }}Answer: ")
+    seen = []
+    for number, options in enumerate(
+        (
+            {},
+            {"prompt_format": "chat"},
+            {"system_prompt": SYSTEM["content"]},
+            {"chat_template_arguments": {"thinking": True}},
+            {"chat_template": str(tmp_path / "mine.jinja")},
+        )
+    ):
+        out = tmp_path / f"{number}.jsonl"
+        config = ScoreConfig(str(tmp_path / "foreign"), str(tmp_path / "rows.jsonl"), str(out), kind="prm")
+        score(config, PromptOptions(**options))
+        seen.append(tuple(read_solutions(out)[0].scores["prm"]))
+    assert len(set(seen)) == 5

@@ -19,8 +19,12 @@ def draw_step_scores(examples: Sequence[Example], path: str | Path) -> None:
     """Draws solutions as text, the exact checker's verdict before each step and a bar of its PRM score after it."""
     longest = max(len(text.rstrip()) for example in examples for text in example.solution.step_texts)
     beside = longest <= 24
-    texts = [" ".join(problem_text(example.solution.prompt).split()) for example in examples]
-    prompts = [textwrap.wrap(text, 38 if beside else 120, max_lines=4, placeholder=" \u2026") for text in texts]
+    prompts = [
+        textwrap.wrap(
+            " ".join(problem_text(e.solution.prompt).split()), 38 if beside else 120, max_lines=4, placeholder=" \u2026"
+        )
+        for e in examples
+    ]
     steps = [min(len(example.solution.steps), SHOWN_STEPS + 1) for example in examples]
     rows = [3.4 + 0.8 * len(prompt) + count for prompt, count in zip(prompts, steps, strict=True)]
     heights = [max(rows)] if beside else rows

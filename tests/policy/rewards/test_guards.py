@@ -405,3 +405,11 @@ def test_every_guard_is_an_option_that_a_recipe_can_switch_off(tmp_path):
 )
 def test_the_time_taken_grows_with_the_length_alone(step, no_hang):
     assert len(reasons(f"{step}\n#### 4", step, guard_max_step_chars=None)) == 2
+
+
+def test_what_is_tried_in_thought_is_no_answer_yet():
+    """Otherwise the first try would make everything after it `after_answer`."""
+    completion = "Answer: 3\nNo, that is wrong.\n</think>\nIt is 4.\nAnswer: 4\nThank you"
+    steps = line_steps(completion)
+    assert answer_step(completion, steps, extract) == 4
+    assert answer_step(completion[: completion.index("</think>")], steps[:2], extract) == 0

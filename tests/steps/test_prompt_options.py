@@ -1,0 +1,78 @@
+"""The settings of prompts: what each changes, what they are when a checkpoint was taught something, what is refused."""
+
+import pytest
+
+from rlstep.runtime.config import StrictParser
+from rlstep.runtime.errors import UserError
+from rlstep.steps.prompt_options import PromptOptions
+from rlstep.steps.prompts import PromptFormat
+
+CHAT = [{"role": "user", "content": "What?"}]
+
+
+@pytest.fixture
+def tokenizer(chat_lm):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(chat_lm)
+
+
+def test_without_settings_the_prompts_own_form_decides(tokenizer):
+    assert PromptOptions().for_model(tokenizer, ["What?"], None, "m") == PromptFormat("text")
+    assert PromptOptions().for_model(tokenizer, [CHAT], None, "m") == PromptFormat("chat").of_tokenizer(tokenizer)
+    with pytest.raises(UserError, match="prompt 0 is plain text and prompt 1 a list of messages"):
+        PromptOptions().for_model(tokenizer, ["What?", CHAT], None, "m")
+
+
+def test_a_file_and_the_command_line_give_the_same(tmp_path):
+    (tmp_path / "a.yaml").write_text("prompt_format: chat\nchat_template_arguments: {enable_thinking: false}\n")
+    line = ["--prompt_format", "chat", "--chat_template_arguments", '{"enable_thinking": false}']
+    parser = StrictParser([PromptOptions])
+    assert parser.parse(["--config", str(tmp_path / "a.yaml")]) == parser.parse(line)
+    assert parser.parse(line)[0].asked == PromptFormat("chat", None, {"enable_thinking": False})
+
+
+def test_a_checkpoints_own_settings_need_not_be_repeated(tokenizer):
+    taught = PromptFormat("chat", "S", {"thinking": True}).of_tokenizer(tokenizer)
+    for options in ({}, {"prompt_format": "chat"}, {"system_prompt": "S"}):
+        assert PromptOptions(**options).for_model(tokenizer, [CHAT], taught, "m") == taught
+
+
+def test_templates_are_compared_within_one_vocabulary_alone(tokenizer, task):
+    mine = PromptFormat("chat").of_tokenizer(tokenizer)
+    tokenizer.chat_template += " "
+    assert "the chat template" in mine.difference(PromptFormat("chat").of_tokenizer(tokenizer))
+    other = task.tokenizer()
+    other.chat_template = "something else"
+    assert mine.difference(PromptFormat("chat").of_tokenizer(other)) is None
+    assert "system_prompt" in mine.difference(PromptFormat("chat", "S").of_tokenizer(other))
+    assert "prompt_format chat, not text" in mine.difference(PromptFormat("text"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt_format": "text", "system_prompt": "S"}, "prompt_format is 'text', so system_prompt would do nothing"),
+        ({"prompt_format": "text", "chat_template_arguments": {"a": 1}}, "so chat_template_arguments would do nothing"),
+        ({"prompt_format": "message"}, "prompt_format is 'message'; it must be one of auto, text, chat"),
+        ({"chat_template": "none.jinja"}, "chat_template is none.jinja, which is no file"),
+        ({"chat_template_arguments": "thinking"}, "chat_template_arguments is thinking; give a mapping"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        PromptOptions(**options)
+
+
+def test_what_the_template_closes_a_turn_with(tokenizer):
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert PromptFormat("chat").turn_end(tokenizer) == end
+    assert PromptFormat("text").turn_end(tokenizer) is None
+    for template, expected in [
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", None),
+        ("{% for m in messages %}{{ m.content }} <eos>{% endfor %}", tokenizer.eos_token_id),
+        ("{% if messages | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}", None),
+        ("{{ messages[0].content }}", None),
+    ]:
+        tokenizer.chat_template = template
+        assert PromptFormat("chat").turn_end(tokenizer) == expected
