@@ -50,15 +50,8 @@ def generate(
     """
     ids = prompt_format.encode(tokenizer, [problem.prompt for problem, _ in batch])
     prompts = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)
-    stops = stop_tokens(model, tokenizer)
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    # As the model's own, because `generate` takes from there what it is not given: a chat model's repetition penalty.
-    model.generation_config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=stops,
-        **(sampling if temperature > 0 else {}),
+    stops = set_sampling(
+        model, tokenizer, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k
     )
     ids_BT = model.generate(**prompts)[:, prompts["input_ids"].shape[1] :]
     finished_B = torch.isin(ids_BT, torch.tensor(stops, device=ids_BT.device)).any(dim=1).tolist()
@@ -70,3 +63,28 @@ def generate(
         )
         for (problem, index), text, finished in zip(batch, texts, finished_B, strict=True)
     ]
+
+
+def set_sampling(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+) -> list[int]:
+    """Makes these settings the model's own, of which nothing else is left; returns the tokens that end a completion.
+
+    As its own, because `generate` takes from there what it is not given: a chat model's repetition penalty.
+    """
+    stops = stop_tokens(model, tokenizer)
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    model.generation_config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=stops,
+        **(sampling if temperature > 0 else {}),
+    )
+    return stops

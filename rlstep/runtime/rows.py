@@ -261,10 +261,14 @@ class ResumableRows:
         os.fsync(self._file.fileno())
         self.rows.extend(rows)
 
-    def finish(self) -> None:
-        """Writes the complete file without the header and removes the partial one."""
+    def finish(self, rows: Iterable[dict] | None = None) -> None:
+        """Writes the complete file without the header and removes the partial one.
+
+        Args:
+            rows: those of the complete file, where what was appended is what they are made of, and not they.
+        """
         self._file.close()
-        write_rows(self.path, self.rows)
+        write_rows(self.path, self.rows if rows is None else rows)
         self.partial.unlink()
 
     def __enter__(self) -> "ResumableRows":

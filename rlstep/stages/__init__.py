@@ -31,7 +31,7 @@ COMMANDS = {
     "prepare": Command("rlstep.stages.prepare", "prepare", "Write a task's problems, demonstrations and small model."),
     "sft": Command("rlstep.stages.sft", "sft", "Train a generator on demonstrations."),
     "sample": Command("rlstep.stages.sample", "sample", "Sample N solutions of every problem."),
-    "label": Command("rlstep.stages.label", "label", "Label solutions and their steps with the task's checker."),
+    "label": Command("rlstep.stages.label", "label", "Label solutions and their steps, by checker or rollouts."),
     "prm": Command("rlstep.stages.prm", "prm", "Train a process reward model on step labels."),
     "orm": Command("rlstep.stages.orm", "orm", "Train an outcome reward model on answer labels."),
     "score": Command("rlstep.stages.score", "score", "Add a reward model's step scores to solutions."),

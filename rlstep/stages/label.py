@@ -1,30 +1,33 @@
-"""The `label` stage: a task's exact checker marks every step and the answer of sampled solutions."""
+"""The `label` stage: marks every step and the answer of solutions, by a task's exact checker or by rollouts."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
+from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Idle, ReadBy, check
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.records import Solution, iter_solutions
-from rlstep.supervision.checker import label_metrics, label_solution, refuse_step_labels
+from rlstep.supervision.checker import has_step_labels, label_metrics, label_solution, name_of, refuse_step_labels
+from rlstep.supervision.options import MonteCarloOptions
 from rlstep.tasks import get
+from rlstep.tasks.base import Task
 
 # Rows made durable at a time: a kill loses less than a second of work.
 CHUNK = 256
 
 
 @dataclass
-class LabelConfig:
+class LabelConfig(MonteCarloOptions):
     data: str = field(metadata={"help": "Solutions (JSONL)."})
     out: str = field(metadata={"help": "Where the labelled solutions go (JSONL)."})
     task: Literal["arithmetic", "increasing", "increasing_words", "word_problems", "gsm8k", "math"] = field(
-        metadata={"help": "The task whose checker labels."}
+        metadata={"help": "The task whose checker labels, or with rollouts checks answers."}
     )
     labelled: Literal["error", "keep"] = field(
         default="error",
@@ -44,7 +47,7 @@ class LabelConfig:
     )
 
     def __post_init__(self):
-        check(self)
+        check(self, self.rollout_faults())
         self.steps = Boundary(self.boundary, self.boundary_tag)
 
 
@@ -53,33 +56,77 @@ def label(config: LabelConfig) -> dict:
 
     Metrics: counts of `rows`, `steps` and `labelled_steps`; `step_accuracy`, the share of labelled steps that are
     right; shares of rows: `accuracy` (the answer is right), `clean_accuracy` (and so is every step), `unanswered`,
-    `unfinished`; `right_on_wrong_step`, the share of right answers that have a wrong step.
+    `unfinished`; `right_on_wrong_step`, the share of right answers that have a wrong step. By rollouts also those of
+    `MonteCarlo.metrics`.
 
     Raises:
         UserError: a prompt is not of the task, a solution has no reference answer, has step labels that are not to be
-            kept, or scores that belong to other steps.
+            kept, or scores that belong to other steps; the policy cannot be loaded, or has no room for a continuation.
         DataError: a malformed row.
     """
     task = get(config.task, config.task_path, config.steps)
     out = Path(config.out)
-    fingerprint = digest(Path(config.data), config.task, config.labelled, config.steps.to_dict())
+    # What a run writes depends on all but its path; a budget only ends it.
+    asked = {name: value for name, value in settings(config).items() if name not in ("data", "out", "token_budget")}
+    policy, seed = (_policy_files(config.policy), config.seed) if config.by == "monte_carlo" else (None, None)
     with (
-        RunRecord("label", asdict(config), out.parent, name=out.name + ".run.json") as record,
-        ResumableRows(out, fingerprint) as rows,
+        RunRecord("label", settings(config), out.parent, seed, name=out.name + ".run.json") as record,
+        ResumableRows(out, digest(Path(config.data), asked, policy)) as rows,
     ):
-        done = len(rows.rows)
         # A first pass over the file finds a malformed last row before an hour of labelling, not after.
         total = 0
         for solution in iter_solutions(config.data):
             total += 1
             if config.labelled == "error":
                 refuse_step_labels(solution, config.data)
-        todo = islice(iter_solutions(config.data), done, None)
-        for chunk in track(_chunks(todo), "labelling", total, done, weight=len):
-            rows.append(label_solution(task, solution, config.data).to_row() for solution in chunk)
-        rows.finish()
-        record.metrics |= label_metrics(Solution(**row) for row in rows.rows)
+        by = _by_checker if config.by == "checker" else _by_rollouts
+        record.metrics |= by(config, task, rows, total)
     return record.metrics
+
+
+def _by_checker(config: LabelConfig, task: Task, rows: ResumableRows, total: int) -> dict:
+    done = len(rows.rows)
+    todo = islice(iter_solutions(config.data), done, None)
+    for chunk in track(_chunks(todo), "labelling", total, done, weight=len):
+        rows.append(label_solution(task, solution, config.data).to_row() for solution in chunk)
+    rows.finish()
+    return label_metrics(Solution(**row) for row in rows.rows)
+
+
+def _by_rollouts(config: LabelConfig, task: Task, journal: ResumableRows, total: int) -> dict:
+    """As long as it runs, the partial file holds what became of each batch of rollouts."""
+    # Here, because the checker needs no torch.
+    from rlstep.policy.continuations import Continuer
+    from rlstep.policy.models import device, load_policy, load_policy_tokenizer
+    from rlstep.supervision.monte_carlo import MonteCarlo
+
+    tokenizer = load_policy_tokenizer(config.policy, config.trust_remote_code)
+    model = load_policy(config.policy, config.dtype, config.trust_remote_code).to(device()).eval()
+    sampling = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
+    continuer = Continuer(model, tokenizer, **sampling)
+    solutions, unlabelled = [], []
+    for given in track(iter_solutions(config.data), "grading", total):
+        solutions.append(label_solution(task, given, config.data))
+        if not has_step_labels(given):
+            unlabelled.append(len(solutions) - 1)
+    todo = [solutions[row] for row in unlabelled]
+    for start in range(0, len(todo), CHUNK):
+        chunk = todo[start : start + CHUNK]
+        names = [name_of(solution, config.data) for solution in chunk]
+        continuer.check_room([(solution.prompt, solution.completion) for solution in chunk], names)
+    rollouts = MonteCarlo(task, todo, config, continuer.draw, journal)
+    for _ in track(rollouts.run(), "labelling", len(todo), weight=int):
+        pass
+    for row, labels in zip(unlabelled, rollouts.labels(), strict=True):
+        solutions[row] = replace(solutions[row], labels=labels)
+    journal.finish(solution.to_row() for solution in solutions)
+    return label_metrics(solutions) | rollouts.metrics()
+
+
+def _policy_files(path: str) -> list[tuple[str, int, int]]:
+    from rlstep.runtime.checkpoints import checkpoint_files
+
+    return checkpoint_files(path)
 
 
 def _chunks(solutions: Iterator[Solution]) -> Iterator[list[Solution]]:

@@ -1,1 +1,1 @@
-"""Who says whether a step is right: the tasks' exact checkers."""
+"""Who says whether a step is right: the tasks' exact checkers, or rollouts of a policy."""

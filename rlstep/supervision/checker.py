@@ -16,15 +16,15 @@ def has_step_labels(solution: Solution) -> bool:
 
 
 def refuse_step_labels(solution: Solution, path: str) -> None:
-    """Refuses a solution whose step labels the checker's would replace.
+    """Refuses a solution whose step labels others would replace.
 
     Raises:
         UserError: it has labels.
     """
     if has_step_labels(solution):
         raise UserError(
-            f"{_where(solution, path)}: it has step labels already, and the checker's would replace them. Keep them and"
-            " set the answers alone with labelled: keep, or give solutions without labels."
+            f"{name_of(solution, path)}: it has step labels already, and new ones would replace them. Keep them and set"
+            " the answers alone with labelled: keep, or give solutions without labels."
         )
 
 
@@ -38,7 +38,7 @@ def label_solution(task: Task, solution: Solution, path: str) -> Solution:
         UserError: the prompt is not of the task, there is no reference answer, or scores are there that belong to other
             steps.
     """
-    where = _where(solution, path)
+    where = name_of(solution, path)
     if not solution.reference.strip():
         raise UserError(f"{where}: it has no reference answer, so its answer cannot be graded.")
     try:
@@ -49,8 +49,8 @@ def label_solution(task: Task, solution: Solution, path: str) -> Solution:
         return _graded(solution, relabelled)
     if solution.scores and [tuple(step) for step in solution.steps] != relabelled.steps:
         raise UserError(
-            f"{where}: its scores belong to other steps than the task {task.name} finds. Label solutions first, then"
-            " score them."
+            f"{where}: its scores belong to other steps than the task {task.name} finds. Label solutions first, then "
+            "score them."
         )
     return relabelled
 
@@ -65,7 +65,8 @@ def _graded(solution: Solution, relabelled: Solution) -> Solution:
     return replace(solution, answer=relabelled.answer, correct=relabelled.correct)
 
 
-def _where(solution: Solution, path: str) -> str:
+def name_of(solution: Solution, path: str) -> str:
+    """A solution as error messages name it."""
     return f"{path}, problem '{solution.problem_id}', sample {solution.sample}"
 
 

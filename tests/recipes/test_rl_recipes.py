@@ -164,6 +164,14 @@ def test_samples_are_drawn(family, split, family_of, tmp_path):
     assert len(read_solutions(out)) == found["solutions"] == 2 * {"train": 6, "test": 4}[split]
 
 
+def test_steps_are_labelled_by_rollouts(family_of, tmp_path):
+    files, out = family_of("arithmetic"), tmp_path / "labelled.jsonl"
+    given = {"data": files.problems / "both.jsonl", "policy": files.generator, "out": out}
+    found = stage("label", "arithmetic/label_monte_carlo", **given, rollouts=2, max_new_tokens=8)
+    assert len(read_solutions(out, need=("steps", "labels", "correct"))) == found["rows"] == 48
+    assert found["rollouts"] > 0
+
+
 @pytest.mark.parametrize("path", ARMS, ids=name_of)
 def test_two_steps_of_an_rl_recipe(path, family_of, tmp_path):
     recipe, files, out = load_recipe(path), family_of(path.parent.name), tmp_path / "out"

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Protocol
 import torch
 
 from rlstep.core.rewards import steps_to_first_error
+from rlstep.core.step_search import LinearSearch
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import Prompt, problem_text, prompt_key, prompt_of
@@ -142,11 +143,10 @@ class TeacherLabels:
 
 @dataclass(frozen=True)
 class MonteCarloLabels:
-    """How often the policy reaches the answer from each step (Math-Shepherd, 2312.08935, equations 3 and 4).
+    """How often the policy reaches the answer from each step: `rlstep.core.step_search.LinearSearch`, all rows abreast.
 
-    Of the N rollouts that go on from the end of step k, the label is 1 where any reaches the answer, else 0 (hard), or
-    the share of those that do (soft). A step that ends the completion is graded as it stands. Steps after the first
-    one with the value 0 are not rolled out and have no label.
+    A step that ends the completion is graded as it stands. Steps after the first one with the share 0 are not rolled
+    out and have no label.
 
     Attributes:
         rollout: (P prefixes, N) to P lists of N continuations each. It is called once for each number of steps, with
@@ -163,15 +163,13 @@ class MonteCarloLabels:
 
     def labels(self, prompts, completions, references, steps) -> list[list[float | None]]:
         rows = list(zip(prompts, completions, references, steps, strict=True))
-        values_of: list[list[float]] = [[] for _ in rows]
-        todo = [row for row, (*_, spans) in enumerate(rows) if spans]
-        while todo:
-            heads = {row: self._head(*rows[row], len(values_of[row])) for row in todo}
-            values = self._values(list(dict.fromkeys(heads.values())))
-            for row, head in heads.items():
-                values_of[row].append(values[head])
-            todo = [row for row in todo if values_of[row][-1] > 0 and len(values_of[row]) < len(rows[row][3])]
-        return [[*values, *[None] * (len(spans) - len(values))] for values, spans in zip(values_of, steps, strict=True)]
+        searches = [LinearSearch(len(spans), self.soft) for *_, spans in rows]
+        while todo := {row: search.wanted()[0] for row, search in enumerate(searches) if search.wanted()}:
+            heads = {row: self._head(*rows[row], step) for row, step in todo.items()}
+            shares = self._shares(list(dict.fromkeys(heads.values())))
+            for row, step in todo.items():
+                searches[row].tell(step, shares[heads[row]])
+        return [search.labels() for search in searches]
 
     def _head(self, prompt: Prompt, completion: str, reference: str, spans: list[Span], step: int) -> tuple:
         """(the prompt's key, completion up to the step's end, reference, whether the completion ends there)."""
@@ -179,19 +177,19 @@ class MonteCarloLabels:
         ended = not completion[end:].strip()
         return prompt_key(prompt), completion if ended else completion[:end], reference, ended
 
-    def _values(self, heads: list[tuple]) -> dict[tuple, float]:
+    def _shares(self, heads: list[tuple]) -> dict[tuple, float]:
         keys = list(dict.fromkeys((key, begun) for key, begun, _, ended in heads if not ended))
         prefixes = [(prompt_of(key), begun) for key, begun in keys]
         drawn = dict(zip(keys, self.rollout(prefixes, self.rollouts), strict=True)) if prefixes else {}
-        values = {}
+        shares = {}
         for key, begun, reference, ended in heads:
             tails = [""] if ended else drawn[key, begun]
             if not ended and len(tails) != self.rollouts:
                 raise ValueError(f"{len(tails)} rollouts came of a prefix; {self.rollouts} were asked for.")
             problem = problem_text(prompt_of(key))
             right = sum(self.is_correct(problem, begun + tail, reference) for tail in tails)
-            values[key, begun, reference, ended] = right / len(tails) if self.soft else float(right > 0)
-        return values
+            shares[key, begun, reference, ended] = right / len(tails)
+        return shares
 
 
 def make_labeler(
