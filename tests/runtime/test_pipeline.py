@@ -1,5 +1,6 @@
 """Which stages of a pipeline run again, with commands that only write down how they were called."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,13 @@ def test_the_command_gets_its_recipe_paths_and_seed(run, folder, commands):
 def test_a_stage_without_chance_gets_no_seed_and_one_that_cannot_resume_is_not_asked_to(run, commands):
     run(3, Stage("orm", "orm", "orm", STAGE.inputs, STAGE.output, seeded=False))
     assert set(commands.calls[0][1]) == {"--config", "--data", "--output_dir"}
+
+
+def test_settings_stand_in_place_of_the_recipes_and_others_run_it_afresh(run, commands):
+    assert run(stage=replace(STAGE, settings={"learning_rate": "1"})) == ["call-1"]
+    assert commands.calls[0][1]["--learning_rate"] == "1"
+    assert run(stage=replace(STAGE, settings={"learning_rate": "1"})) == ["call-1"]
+    assert run(stage=replace(STAGE, settings={"learning_rate": "2"})) == ["call-2"]
 
 
 def test_a_finished_stage_is_not_run_again(run, capsys):

@@ -88,7 +88,8 @@ def test_exactly_the_commands_that_can_resume_are_asked_to():
     for stage in stages_of(seeds=3):
         fields = {one.name for config in config_classes(stage.command) for one in dataclasses.fields(config)}
         assert stage.resumes == ("resume" in fields), stage.name
-        assert stage.seeded == ("seed" in fields), stage.name
+        # The lab's labels are the checker's, which draws nothing: `label` has a seed for those by rollouts.
+        assert stage.seeded == ("seed" in fields and stage.command != "label"), stage.name
 
 
 def test_a_new_arm_is_one_line(monkeypatch):
@@ -133,6 +134,38 @@ def test_a_contrast_has_three_seeds_and_only_what_its_arms_need():
     ]  # fmt: skip
     verifiers = {stage.name: stage.inputs.get("prm") for stage in wanted if stage.command == "ppo"}
     assert verifiers == {arm.folder: None if arm.name == "outcome" else "prm" for arm in CONTRAST}
+
+
+def test_a_generator_that_is_an_adapter_is_merged_for_all_that_start_from_it():
+    wanted = stages(LabConfig(out="run", arms=ARMS), ROOT / "recipes" / "real")
+    assert [stage.name for stage in wanted][:4] == ["prepare", "sft", "merge", "sample_train"]
+    merge = next(stage for stage in wanted if stage.name == "merge")
+    assert (merge.command, merge.inputs, merge.output) == ("export", {"policy": "sft"}, ("out", "generator"))
+    starts = {s.name: s.inputs.get("model_name_or_path", s.inputs.get("model")) for s in wanted if s.inputs}
+    for name in ("sample_train", "sample_test", "prm", "orm", "ppo_process", "ppo_outcome"):
+        assert starts[name] == "generator/merged"
+    assert starts["sft"] == "prepare/model"
+
+
+def test_another_model_to_start_from_is_a_setting_of_prepare_alone():
+    stages_with = [stage for stage in stages_of(pretrained="a/b") if stage.settings]
+    assert [(stage.name, stage.settings) for stage in stages_with] == [("prepare", {"pretrained": "a/b"})]
+
+
+def test_a_run_of_one_seed_that_is_asked_for_goes_on_as_one_of_several(monkeypatch, tmp_path, capsys):
+    """`--seeds 1` and then `--seeds 3` share their first folder; without it the run lies in OUT itself."""
+    ran = []
+    monkeypatch.setattr(Pipeline, "run_all", lambda self, folder, seed, workers: ran.append((folder.name, seed)))
+    monkeypatch.setattr("rlstep.stages.lab.report", lambda config: {"run": Path(config.run).name})
+    monkeypatch.setattr("rlstep.stages.lab.report_seeds", lambda folders, out: {"runs": len(folders)})
+    out = str(tmp_path / "out")
+    assert lab(LabConfig(out=out)) == {"run": "out"}
+    assert lab(LabConfig(out=out, seeds=1, needs="A minute.")) == {"run": "seed-0"}
+    assert lab(LabConfig(out=out, seeds=2)) == {"runs": 2}
+    assert ran == [("out", 0), ("seed-0", 0), ("seed-0", 0), ("seed-1", 1)]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed.index("A minute.") == printed.index(f"seed 0: {out}/seed-0") - 1
+    assert f"report: {out}/seed-0/report/report.md" in printed
 
 
 def test_a_folder_of_recipes_that_is_not_there_is_named(tmp_path):
