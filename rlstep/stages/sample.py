@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 
 import torch
 
-from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_policy_tokenizer, prompt_lengths
+from rlstep.policy.models import (
+    check_prompt_lengths,
+    device,
+    load_policy,
+    load_policy_config,
+    load_policy_tokenizer,
+    prompt_lengths,
+)
 from rlstep.policy.sampling import batches, generate
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.constraints import Range, ReadBy, check
@@ -66,9 +73,10 @@ def sample(config: SampleConfig) -> dict:
         done, total = len(rows.rows), len(problems) * config.n
         if done < total:
             tokenizer = load_policy_tokenizer(config.model, config.trust_remote_code)
+            policy_config = load_policy_config(config.model, config.trust_remote_code)
+            check_vocabulary(tokenizer, policy_config, generates=True)
+            lengths = prompt_lengths(problems, tokenizer, policy_config)
             model = load_policy(config.model, config.dtype, config.trust_remote_code).to(device()).eval()
-            check_vocabulary(tokenizer, model.config, generates=True)
-            lengths = prompt_lengths(problems, tokenizer, model.config)
             check_prompt_lengths(lengths, config.max_new_tokens, max_positions(model.config))
             settings = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
             jobs, whole = batches(problems, config.n, config.batch_size, done), done - done % config.batch_size

@@ -65,10 +65,10 @@ def train_verifier(
         start_devices(args)
         set_seed(args.seed)
         tokenizer = load_tokenizer(config.model_name_or_path, config.trust_remote_code)
+        check_vocabulary(tokenizer, start.described)
+        check_texts([s.prompt + s.completion for s in train + (evaluation or [])], tokenizer, start.described)
         spec = spec_of(tokenizer)
         model = start.prepare(config, args).model(spec, config, args)
-        check_vocabulary(tokenizer, model.config)
-        check_texts([s.prompt + s.completion for s in train + (evaluation or [])], tokenizer, model.config)
         trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
         for make_callback in callbacks:
             trainer.add_callback(make_callback(trainer))
