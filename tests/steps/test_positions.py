@@ -177,7 +177,7 @@ def test_an_empty_prompt_is_opened_but_not_closed():
 
 
 def test_a_completion_without_tokens_is_refused_with_a_remedy():
-    with pytest.raises(UserError, match=r"no token of the completion '\\u200b'.*Leave the row out"):
+    with pytest.raises(UserError, match=r"no token for the completion '\\u200b'.*Leave the row out"):
         encode(TOKENIZERS["word piece"], "the", "\u200b", line_steps("\u200b"))
     assert encode(TOKENIZERS["word piece"], "the", "", []).step_ends == []
 
