@@ -59,9 +59,9 @@ IDENTITY = {
         model_revision use_bnb_nested_quant use_dora use_peft use_rslora
     """,
     PPOOptions: """
-        answer_pattern config_name credit credit_parameters fields first_error_threshold grader implicit
-        missing_answer_reward orm outcome_weight prm problems process_weight reward share_base source_weights split
-        task task_path
+        answer_pattern boundary boundary_tag config_name credit credit_parameters fields first_error_threshold grader
+        implicit merge_base missing_answer_reward orm outcome_weight prm problems process_weight reward share_base
+        source_weights split task task_path
     """,
     Guards: """
         guard_after_answer guard_filler guard_max_step_chars guard_max_steps guard_min_steps guard_no_answer
@@ -72,14 +72,14 @@ IDENTITY = {
         refresh_batch_size refresh_epochs refresh_every refresh_labels refresh_learning_rate refresh_monte_carlo
         refresh_replay refresh_replay_share refresh_rollouts refresh_rows refresh_teacher
     """,
-    SFTOptions: "data",
+    SFTOptions: "data merge_base",
     PRMConfig: """
         after_first_error boundary boundary_tag data dtype head label_tokens lora_alpha lora_r lora_target_modules
-        model_name_or_path neutral trust_remote_code use_peft
+        merge_base model_name_or_path neutral trust_remote_code use_peft
     """,
     ORMConfig: """
-        beta boundary boundary_tag data dtype loss lora_alpha lora_r lora_target_modules model_name_or_path
-        trust_remote_code use_peft
+        beta boundary boundary_tag data dtype loss lora_alpha lora_r lora_target_modules merge_base
+        model_name_or_path trust_remote_code use_peft
     """,
 }
 TRAINERS = (StepPPOConfig, SFTArguments, VerifierArguments)

@@ -112,11 +112,11 @@ def test_rows_that_repeat_a_problem_are_one_and_counted(read, caplog):
         ({"problem": "p", "solution": "s"}, "reference", r"--fields reference=THEIRS.*tasks math and gsm8k"),
         ({"Question": "p", "answer": "5"}, "prompt", r"which has Question, answer.*--fields prompt=THEIRS"),
         ({"question": "p", "answer": "2 + 3 = 5\n#### 5"}, "answer", "a whole solution .* --task gsm8k"),
-        ({"problem": "p", "answer": ["5", "6"]}, "answer", "expected the right answer as text, found"),
-        ({"problem": "p", "answer": True}, "answer", "expected the right answer as text, found true"),
+        ({"problem": "p", "answer": ["5", "6"]}, "answer", "expected the right answer as text, got"),
+        ({"problem": "p", "answer": True}, "answer", "expected the right answer as text, got true"),
         ({"problem": " ", "answer": "5"}, "problem", "is blank"),
         ({"prompt": [{"role": "user"}], "answer": "5"}, "prompt", "a list of messages with a role and a content"),
-        ({"id": True, "prompt": "p", "answer": "5"}, "id", "expected text or a whole number, found true"),
+        ({"id": True, "prompt": "p", "answer": "5"}, "id", "expected text or a whole number, got true"),
     ],
 )
 def test_a_row_that_is_no_problem_is_named_with_its_field(read, row, field, message):
@@ -154,7 +154,7 @@ def test_a_folder_of_two_splits_or_two_data_sets_needs_a_choice(tmp_path):
     assert [problem.prompt for problem in read_problems(tmp_path, split="test")] == ["test?"]
     (tmp_path / "test.jsonl").rename(tmp_path / "more.jsonl")
     write_rows(tmp_path / "more.jsonl", [{"question": "q", "gold": "1"}])
-    with pytest.raises(UserError, match="its files are of two data sets"):
+    with pytest.raises(UserError, match="its files belong to two data sets"):
         read_problems(tmp_path)
 
 
@@ -162,7 +162,7 @@ def test_a_clone_whose_rows_are_in_data_is_pointed_to(tmp_path):
     (tmp_path / "data").mkdir()
     write_rows(tmp_path / "data" / "train-00000-of-00001.jsonl", [{"problem": "p", "answer": "1"}])
     (tmp_path / "README.md").write_text("a card")
-    with pytest.raises(UserError, match=rf"its rows lie in a folder of it\. Give {tmp_path / 'data'}"):
+    with pytest.raises(UserError, match=rf"its rows are in a subfolder\. Give {tmp_path / 'data'}"):
         read_problems(tmp_path)
 
 
