@@ -198,6 +198,23 @@ def test_a_checkpoint_is_asked_as_it_was_taught(chats, model, monkeypatch, taugh
     draw(chats, policy, PromptOptions(**({"prompt_format": "chat"} | taught)))
 
 
+@pytest.mark.parametrize("taught", [True, False])
+def test_rollouts_are_asked_as_the_policy_was(chats, chat_lm, model, read, taught):
+    """By its checkpoint; of one that says nothing, by the samples."""
+    asked = PromptOptions(system_prompt=SYSTEM)
+    policy = teach(chats, model(), asked) if taught else chat_lm
+    for solution in (solutions := draw(chats, policy, asked, n=1)):
+        solution.completion = "7 + 3 = 10\n"
+        solution.prompt_format = None if taught else solution.prompt_format
+    write_rows(chats / "samples.jsonl", (solution.to_row() for solution in solutions))
+    read.clear()
+    options = {"by": "monte_carlo", "policy": str(policy), "max_new_tokens": 4, "rollouts": 2}
+    label(LabelConfig(str(chats / "samples.jsonl"), str(chats / "labelled.jsonl"), "arithmetic", **options))
+    prompts = [own_tokens(policy, [{"role": "system", "content": SYSTEM}, *s.prompt]) for s in solutions]
+    assert read
+    assert all(any(ids[: len(prompt)] == prompt for prompt in prompts) for ids in read)
+
+
 def test_a_policy_taught_text_refuses_messages(task, chats, model):
     text = [replace(s, prompt=s.prompt[0]["content"]) for s in read_solutions(chats / "demonstrations.jsonl")]
     write_rows(chats / "demonstrations.jsonl", (s.to_row() for s in text))

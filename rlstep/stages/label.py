@@ -15,6 +15,8 @@ from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
 from rlstep.steps.boundaries import Boundary, Rule
+from rlstep.steps.prompt_options import BY_CHECKPOINT, written_as
+from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Solution, iter_solutions
 from rlstep.supervision.checker import has_step_labels, label_metrics, label_solution, name_of, refuse_step_labels
 from rlstep.supervision.monte_carlo import MonteCarlo
@@ -105,13 +107,13 @@ def _by_rollouts(config: LabelConfig, task: Task, journal: ResumableRows, total:
     tokenizer = load_policy_tokenizer(config.policy, config.trust_remote_code)
     model = load_policy(config.policy, config.dtype, config.trust_remote_code).to(device()).eval()
     sampling = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
-    continuer = Continuer(model, tokenizer, **sampling)
     solutions, unlabelled = [], []
     for given in track(iter_solutions(config.data), "grading", total):
         solutions.append(label_solution(task, given, config.data))
         if not has_step_labels(given):
             unlabelled.append(len(solutions) - 1)
     todo = [solutions[row] for row in unlabelled]
+    continuer = Continuer(model, tokenizer, **sampling, prompt_format=_prompt_format(config.policy, tokenizer, todo))
     for start in range(0, len(todo), CHUNK):
         chunk = todo[start : start + CHUNK]
         names = [name_of(solution, config.data) for solution in chunk]
@@ -128,3 +130,14 @@ def _by_rollouts(config: LabelConfig, task: Task, journal: ResumableRows, total:
 def _chunks(solutions: Iterator[Solution]) -> Iterator[list[Solution]]:
     while chunk := list(islice(solutions, CHUNK)):
         yield chunk
+
+
+def _prompt_format(policy: str, tokenizer, solutions: list[Solution]) -> PromptFormat:
+    """How prompts are written for the policy: as it was taught, else as they were for whoever wrote the solutions."""
+    from rlstep.policy.prompt_files import read_prompt_format
+
+    taught = read_prompt_format(policy)
+    if taught is None and (written := written_as(solutions)) is not None:
+        # Another model may have written them, with a chat template of its own.
+        taught = replace(written, template=None, vocabulary=None)
+    return BY_CHECKPOINT.for_model(tokenizer, [solution.prompt for solution in solutions], taught, policy)

@@ -1,6 +1,7 @@
 """Stages that start from a folder with a LoRA adapter: they train it further, or merge it into its base first."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from trl import ModelConfig
 
 from rlstep.policy.models import load_policy
@@ -120,6 +121,16 @@ def test_sft_trains_all_merged_weights(policy, files, tmp_path):
     sft(options, sft_arguments(tmp_path / "out"), ModelConfig(str(policy), dtype="float32"))
     assert same(weights(tmp_path / "out"), weights(policy))
     assert not (tmp_path / "out" / "base").exists()
+
+
+@pytest.mark.parametrize("merge_base", [False, True])
+def test_completions_end_where_the_adapter_was_taught_to(merge_base, policy, files, tmp_path):
+    """The base's own generation configuration is that of before the adapter was trained."""
+    given = shutil.copytree(policy, tmp_path / "given")
+    GenerationConfig(eos_token_id=[7]).to_json_file(given / "generation_config.json")
+    options = SFTOptions(files["demonstrations"], merge_base=merge_base)
+    sft(options, sft_arguments(tmp_path / "out"), peft_model(given))
+    assert 7 in GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id
 
 
 @pytest.mark.parametrize("advantage", ["group", "gae"])

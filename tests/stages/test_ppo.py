@@ -300,12 +300,12 @@ def test_a_checkpoint_of_an_older_version_is_compared_in_what_it_holds(problems,
     del state["identity"]
     write_state(checkpoint, "state_0", state)
     longer = run | {"max_steps": 4}
-    with pytest.raises(UserError, match=r"of another run, with learning_rate 0.01 \(now 0.5\)\. Resume"):
+    with pytest.raises(UserError, match=r"from a run with learning_rate 0.01 \(now 0.5\)\. Resume"):
         ppo(PPOOptions(problems, resume=True), arguments(**longer, learning_rate=0.5, warmup_steps=3), model)
     assert ppo(PPOOptions(problems, resume=True), arguments(**longer, warmup_steps=3), model)["samples"] == 8
     # The checkpoint that this run wrote holds the rest.
     longer["max_steps"] = 6
-    with pytest.raises(UserError, match=r"of another run, with warmup_steps 3 \(now 0\)\. Resume"):
+    with pytest.raises(UserError, match=r"from a run with warmup_steps 3 \(now 0\)\. Resume"):
         ppo(PPOOptions(problems, resume=True), arguments(**longer), model)
 
 

@@ -135,7 +135,7 @@ def test_a_fault_in_a_hub_data_set_names_it(hub):
 
 
 def test_the_hub_needs_a_split(hub):
-    with pytest.raises(UserError, match="is not a local file.*--split"):
+    with pytest.raises(UserError, match="not a local file.*--split"):
         read("stepwise", "owner/set")
     assert hub == []
 
