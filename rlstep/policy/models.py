@@ -11,7 +11,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Problem
 from rlstep.verifiers.adapters import find_adapter
-from rlstep.verifiers.merging import load_with_adapter, merge, refuse_verifier
+from rlstep.verifiers.merging import load_config_of, load_with_adapter, merge, refuse_verifier
 from rlstep.verifiers.pretrained import load_causal_lm, load_tokenizer
 from rlstep.verifiers.vocabulary import check_tokens
 
@@ -41,6 +41,11 @@ def load_policy(path: str, dtype: str = "auto", trust_remote_code: bool = False)
         return merge(load_with_adapter(adapter, dtype, trust_remote_code))
     refuse_verifier(path, trust_remote_code)
     return load_causal_lm(path, dtype, trust_remote_code)
+
+
+def load_policy_config(path: str, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration of the policy at `path`, that of its base where it is an adapter."""
+    return load_config_of(path, find_adapter(path), trust_remote_code)
 
 
 def load_base(model: str | PreTrainedModel, args: GRPOConfig) -> PreTrainedModel:

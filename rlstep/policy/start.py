@@ -20,7 +20,7 @@ from rlstep.verifiers.lora_targets import (
     skeleton,
     touches_tied_embeddings,
 )
-from rlstep.verifiers.merging import put_adapter, refuse_verifier, remove_merged_base, write_merged_base
+from rlstep.verifiers.merging import load_config_of, put_adapter, refuse_verifier, remove_merged_base, write_merged_base
 from rlstep.verifiers.pretrained import load_config, refuse_quantised
 
 # The adapter, and the folder, in which TRL keeps a copy of an adapter as it was given.
@@ -96,7 +96,7 @@ def policy_start(model: ModelConfig, merge_base: bool, trust_remote_code: bool =
     if adapter is not None:
         start = replace(start, path=adapter.base, revision=adapter.lora.revision or "main")
         start = replace(start, to_merge=adapter) if merge_base else replace(start, adapter=adapter, lora=None)
-    config = load_config(start.path, trust_remote_code)
+    config = load_config_of(path, adapter, trust_remote_code)
     refuse_quantised(start.path, config)
     if start.lora is not None:
         check_targets(start.lora, path, skeleton(config, trust_remote_code=trust_remote_code))

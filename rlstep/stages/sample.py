@@ -8,7 +8,14 @@ from typing import Annotated, Literal
 import torch
 
 from rlstep.policy.first_batch import Look, warn_of_first_batch
-from rlstep.policy.models import check_prompt_lengths, device, load_policy, load_policy_tokenizer, prompt_lengths
+from rlstep.policy.models import (
+    check_prompt_lengths,
+    device,
+    load_policy,
+    load_policy_config,
+    load_policy_tokenizer,
+    prompt_lengths,
+)
 from rlstep.policy.prompt_files import read_prompt_format
 from rlstep.policy.sampling import batches, generate
 from rlstep.runtime.checkpoints import checkpoint_files
@@ -78,11 +85,12 @@ def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict
         done, total = len(rows.rows), len(problems) * config.n
         if done < total:
             tokenizer = load_policy_tokenizer(config.model, config.trust_remote_code)
-            model = load_policy(config.model, config.dtype, config.trust_remote_code).to(device()).eval()
-            check_vocabulary(tokenizer, model.config, generates=True)
+            policy_config = load_policy_config(config.model, config.trust_remote_code)
+            check_vocabulary(tokenizer, policy_config, generates=True)
             texts = [problem.prompt for problem in problems]
             prompt_format = prompts.for_model(tokenizer, texts, read_prompt_format(config.model), config.model)
-            lengths = prompt_lengths(problems, tokenizer, prompt_format, model.config)
+            lengths = prompt_lengths(problems, tokenizer, prompt_format, policy_config)
+            model = load_policy(config.model, config.dtype, config.trust_remote_code).to(device()).eval()
             check_prompt_lengths(lengths, config.max_new_tokens, max_positions(model.config))
             sampling = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
             jobs, whole = batches(problems, config.n, config.batch_size, done), done - done % config.batch_size

@@ -2,13 +2,15 @@
 
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.runtime.errors import UserError
@@ -61,15 +63,34 @@ def load_with_adapter(adapter: Adapter, dtype: str = "auto", trust_remote_code: 
         UserError: it is a verifier's, or it or its base cannot be loaded.
     """
     refuse_verifier(adapter.path, trust_remote_code)
-    try:
+    with _base_of(adapter):
         model = load_causal_lm(adapter.base, dtype, trust_remote_code, adapter.lora.revision)
+    return put_adapter(model, adapter)
+
+
+def load_config_of(path: str, adapter: Adapter | None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The configuration of the whole weights at a path, or of those that the adapter there is on.
+
+    Raises:
+        UserError: there is none.
+    """
+    if adapter is None:
+        return load_config(path, trust_remote_code)
+    with _base_of(adapter):
+        return load_config(adapter.base, trust_remote_code)
+
+
+@contextmanager
+def _base_of(adapter: Adapter) -> Iterator[None]:
+    """Says of an error in loading an adapter's base whose base it is, and where that is named."""
+    try:
+        yield
     except UserError as error:
         raise UserError(
             f"{adapter.path}: the adapter's base, '{adapter.base}', cannot be loaded from here. {error} If it was "
             f"moved, correct base_model_name_or_path in {ADAPTER_CONFIG}; a relative path counts from the working "
             "directory."
         ) from error
-    return put_adapter(model, adapter)
 
 
 def refuse_verifier(path: str, trust_remote_code: bool = False) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.runtime.constraints import changed
@@ -27,8 +27,8 @@ from rlstep.verifiers.lora_targets import (
     skeleton,
     touches_tied_embeddings,
 )
-from rlstep.verifiers.merging import remove_merged_base, write_merged_base
-from rlstep.verifiers.pretrained import load_config, refuse_quantised, require_token_classifier
+from rlstep.verifiers.merging import load_config_of, remove_merged_base, write_merged_base
+from rlstep.verifiers.pretrained import refuse_quantised, require_token_classifier
 from rlstep.verifiers.spec import VerifierSpec
 from rlstep.verifiers.training.arguments import VerifierArguments
 from rlstep.verifiers.training.options import VerifierConfig
@@ -43,11 +43,13 @@ class VerifierStart:
 
     Attributes:
         path: folder or hub id of the generator, of an adapter, or of a verifier.
+        described: the configuration of the whole weights there, or of an adapter's base.
         adapter: what is there, where that is an adapter to train further.
         to_merge: the adapter that `prepare` still has to merge into `path`.
     """
 
     path: str
+    described: PretrainedConfig
     adapter: Adapter | None = None
     to_merge: Adapter | None = None
 
@@ -55,7 +57,8 @@ class VerifierStart:
         """The same start with nothing left to merge."""
         if self.to_merge is None:
             return self
-        return VerifierStart(write_merged_base(self.to_merge, args.output_dir, config.dtype, config.trust_remote_code))
+        folder = write_merged_base(self.to_merge, args.output_dir, config.dtype, config.trust_remote_code)
+        return VerifierStart(folder, self.described)
 
     def model(self, spec: VerifierSpec, config: VerifierConfig, args: VerifierArguments) -> PreTrainedModel | PeftModel:
         """The model to train, with its adapter where it gets one.
@@ -106,16 +109,16 @@ def verifier_start(config: VerifierConfig, implicit: bool, output_dir: str) -> V
             "out merge_adapter."
         )
     # A verifier's adapter says itself what its base is; a policy's has no configuration.
-    described = load_config(path if adapter is None or is_verifier(path, trust) else adapter.base, trust)
+    described = load_config_of(path, None if is_verifier(path, trust) else adapter, trust)
     refuse_quantised(path, described)
     if config.classifies:
         require_token_classifier(path, described)
     if adapter is not None and not config.merge_base:
         refuse_another_shape(adapter, {name: getattr(config, name) for name in changed(config, OF_THE_ADAPTER)})
-        return VerifierStart(path, adapter)
+        return VerifierStart(path, described, adapter)
     if config.use_peft:
         check_targets(fresh_shape(config), path, skeleton(described, trust_remote_code=trust))
-    return VerifierStart(path) if adapter is None else VerifierStart(path, to_merge=adapter)
+    return VerifierStart(path, described, to_merge=adapter)
 
 
 def _check_use(config: VerifierConfig, adapter: Adapter | None, implicit: bool) -> None:
