@@ -78,7 +78,8 @@ def whole_way(model: str, files: dict[str, str], out: Path, head: str, adapters:
         "ppo", model_name_or_path=policy, problems=files["problems"], reward=["prm", "outcome"], prm=prm,
         output_dir=tuned, max_steps=2, num_iterations=1, per_device_train_batch_size=4, num_generations=2,
         max_completion_length=8, learning_rate=1e-2, beta=0.05, logging_steps=1, guard_no_answer="false",
-        guard_min_steps=0, missing_answer_reward=-0.5, **POLICY, **({"use_peft": "true"} if adapters else {}),
+        guard_min_steps=0, missing_answer_reward=-0.5, disable_dropout="true", **POLICY,
+        **({"use_peft": "true"} if adapters else {}),
     )  # fmt: skip
     assert metrics["samples"] == 8
     first = json.loads((out / "ppo" / "metrics.jsonl").read_text().splitlines()[0])

@@ -262,7 +262,7 @@ def test_model_code_from_the_hub_is_run_only_if_asked(config, careful, monkeypat
     monkeypatch.setattr(
         AutoModelForCausalLM,
         "from_pretrained",
-        lambda path, **options: asked.append(options["trust_remote_code"]) or load(path),
+        lambda path, **options: asked.append(options["trust_remote_code"]) or load(path, output_loading_info=True),
     )
     label(config)
     label(replace(config, trust_remote_code=True))
@@ -294,7 +294,7 @@ def test_settings_that_make_no_sense_are_refused(config, options, message):
 
 
 def test_a_missing_policy_is_named(config, tmp_path):
-    with pytest.raises(OSError, match="no-such-policy"):
+    with pytest.raises(UserError, match="no-such-policy: no tokenizer can be loaded"):
         label(replace(config, policy=str(tmp_path / "no-such-policy")))
     assert not Path(config.out).exists()
 
@@ -313,6 +313,6 @@ def tiny(config: LabelConfig):
 def test_a_solution_without_a_reference_is_refused(config, careful):
     policy = careful()
     write_rows(config.data, [Solution("p", PROMPT, "3: yes\nAnswer: yes", "").to_row()])
-    with pytest.raises(UserError, match="problem 'p', sample 0: it has no reference answer"):
+    with pytest.raises(UserError, match="row 1, field 'reference': is empty"):
         label(config)
     assert policy.batches == 0
