@@ -59,8 +59,8 @@ IDENTITY = {
         model_revision use_bnb_nested_quant use_dora use_peft use_rslora
     """,
     PPOOptions: """
-        credit credit_parameters first_error_threshold implicit missing_answer_reward orm outcome_weight prm problems
-        process_weight reward share_base source_weights task task_path
+        boundary boundary_tag credit credit_parameters first_error_threshold implicit missing_answer_reward orm
+        outcome_weight prm problems process_weight reward share_base source_weights task task_path
     """,
     Guards: """
         guard_after_answer guard_filler guard_max_step_chars guard_max_steps guard_min_steps guard_no_answer
