@@ -5,7 +5,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, GenerationConfig, GenerationMixin
+from tokenizers import processors
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedTokenizerFast,
+)
 from trl import SFTTrainer
 
 from rlstep.policy.config import PolicyModel
@@ -297,6 +304,38 @@ def test_the_policy_of_ppo_reads_the_templates_own_tokens(chats, improve, chat_l
     for folder in (policy, policy / "checkpoint-2"):
         assert json.loads((folder / "prompt_format.json").read_text())["system_prompt"] == SYSTEM
         assert (folder / "generation_config.json").is_file()
+
+
+@pytest.mark.parametrize("form", ["chat", "text"])
+def test_a_tokenizer_that_opens_and_closes_every_text_spoils_no_prompt(chats, chat_lm, improve, read, form):
+    """Of a chat the template writes all special tokens; a text is opened once, and goes on."""
+    plain, path = AutoTokenizer.from_pretrained(chat_lm), chats / "closing"
+    first, last = (plain.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<eos>"))
+    closing = PreTrainedTokenizerFast(
+        tokenizer_object=plain.backend_tokenizer, bos_token="<|im_start|>", eos_token="<eos>", pad_token="<pad>"
+    )
+    closing.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A <eos>", special_tokens=[("<|im_start|>", first), ("<eos>", last)]
+    )
+    closing.chat_template = plain.chat_template
+    AutoModelForCausalLM.from_pretrained(chat_lm).save_pretrained(path)
+    closing.save_pretrained(path)
+    problems = [p.prompt for p in read_problems(chats / "problems.jsonl")]
+    if form == "text":
+        rows = [asdict(p) | {"prompt": p.prompt[0]["content"]} for p in read_problems(chats / "problems.jsonl")]
+        write_rows(chats / "problems.jsonl", rows)
+        texts = [row["prompt"] for row in rows]
+        expected = [[first, *plain(text, add_special_tokens=False)["input_ids"]] for text in texts]
+        loaded = AutoTokenizer.from_pretrained(path)(texts[0])["input_ids"]
+        assert (loaded[0], loaded[-1]) == (first, last)
+    else:
+        expected = [own_tokens(chat_lm, problem) for problem in problems]
+    draw(chats, path, n=1)
+    assert read == expected
+    read.clear()
+    improve(path)
+    assert read
+    assert all(ids in expected for ids in read)
 
 
 def test_the_checker_and_the_guards_read_the_problem_and_the_log_the_chat(chats, improve, chat_lm, monkeypatch):
