@@ -355,12 +355,12 @@ def test_a_reward_that_cannot_be_used_says_why(name, message, folder, ppo, match
     ("options", "message"),
     [
         (["own_rewards:half", "--process_weight=2"], "pays nothing for steps, so process_weight would do nothing"),
-        (["own_rewards:steps", "--outcome_weight=2"], "pays no outcome, so outcome_weight would do nothing"),
+        (["own_rewards:steps", "--outcome_weight=2"], "has no outcome reward, so outcome_weight would do nothing"),
         (
             ["own_rewards:steps", "--credit=sum"],
             "own_rewards:steps give rewards, not scores, so credit would do",
         ),
-        (["own_rewards:half", "--step_discount=1"], "pays nothing for steps, so step_discount would do nothing"),
+        (["own_rewards:half", "--step_discount=1"], "has no step rewards, so step_discount would do nothing"),
     ],
 )
 def test_settings_that_do_nothing_beside_it_are_refused(options, message, folder, ppo, matches):

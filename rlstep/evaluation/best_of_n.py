@@ -10,7 +10,7 @@ One of N samples per problem is picked; a curve gives the share of problems wher
 - `prm_clean`, `orm_clean`, `NAME_clean`: the same picks, counted as right only if every step is labelled right as
   well; a step whose label is unknown does not count as right.
 
-A curve is left out if the file lacks its data: votes if no sample has an answer, clean picks if solutions have no
+A curve is left out if the file lacks its data: votes if the rows have neither answers nor completions, clean picks if solutions have no
 labels.
 
 Answers vote together when they are equal by value, as they are graded (`rlstep.steps.answers.group_by_value`): 1/2 and
@@ -40,7 +40,7 @@ def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: in
     """
     problems = list(scored.problems.values())
     correct = [samples.correct for samples in problems]
-    has_answers = scored.answered > 0
+    has_answers = scored.gives_answers
     answered = [[answer is not None for answer in samples.answers] for samples in problems] if has_answers else None
     scores = {curve: [samples.scores[curve] for samples in problems] for curve in scored.aggregates}
 
@@ -90,7 +90,7 @@ def missing_parts(scored: ScoredSamples) -> list[str]:
     parts = []
     if not scored.aggregates:
         parts.append("best of N (no scores)")
-    if not scored.answered:
+    if not scored.gives_answers:
         parts.append("votes (no answers)")
     if not scored.has_clean and scored.aggregates:
         some = f"{scored.labelled:,} of {scored.rows:,} rows have labels"

@@ -106,6 +106,7 @@ class ScoredSamples:
         rows: number of rows; of these, `labelled` have labels, `graded` were graded here, and `extracted` had their
             answer extracted here.
         any_label: whether the label of any step is known.
+        gives_answers: whether any row says what its answer is, or that it has none; otherwise every sample may be picked.
     """
 
     problems: dict[str, Samples] = field(default_factory=dict)
@@ -116,10 +117,11 @@ class ScoredSamples:
     graded: int = 0
     extracted: int = 0
     any_label: bool = False
+    gives_answers: bool = False
 
     @property
     def answered(self) -> int:
-        """Rows with an answer; if there are none, the file does not give answers, and every sample may be picked."""
+        """Rows with an answer."""
         return sum(answer is not None for samples in self.problems.values() for answer in samples.answers)
 
     @property
@@ -196,6 +198,7 @@ def _add_answer(row: Row, samples: Samples, scored: ScoredSamples) -> None:
     values, correct = row.values, row.values.get("correct")
     answer, completion = scored_rows.text_of(row, "answer"), values.get("completion")
     states_answer = "answer" in values and (values["answer"] is not None or correct is not None)
+    scored.gives_answers |= states_answer or completion is not None
     if not states_answer and completion is not None:
         answer = extract(scored_rows.expect(row, "completion", completion, (str,), "text"))
         scored.extracted += 1

@@ -138,7 +138,7 @@ def _check_numbers(scored: ScoredSamples, ns: list[int], data: str) -> None:
 
 def _about(scored: ScoredSamples) -> dict:
     about = {"problems": len(scored.problems), "samples_per_problem": fewest_samples(scored.problems)[1]}
-    return about | ({"unanswered": 1 - scored.answered / scored.rows} if scored.answered else {})
+    return about | ({"unanswered": 1 - scored.answered / scored.rows} if scored.gives_answers else {})
 
 
 def _counts(scored: ScoredSamples, failed: dict[str, int]) -> dict:
@@ -154,7 +154,7 @@ def _describe(scored: ScoredSamples, config: EvaluateConfig, ns: list[int], fail
     fewest, most = min(sizes), max(sizes)
     each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     yield f"{scored.rows:,} samples of {len(scored.problems):,} problems, {each} each"
-    if scored.answered:
+    if scored.gives_answers:
         yield f"without an answer: {1 - scored.answered / scored.rows:.1%}"
     if scored.extracted:
         yield f"answers read from completions: {scored.extracted:,}"

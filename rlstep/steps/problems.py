@@ -78,7 +78,7 @@ def read_problems(
         elif has_id:
             first = places[problem.id]
             where = f"row {first.number}" if first.source == row.source else f"{first.source}, row {first.number}"
-            raise DataError(row.source, row.number, "id", f"'{problem.id}' stands in {where} already.")
+            raise DataError(row.source, row.number, "id", f"'{problem.id}' is already in {where}.")
         else:
             repeated += 1
     if repeated:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from peft import LoraConfig
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations import deepspeed as deepspeed_integration
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from transformers.pytorch_utils import Conv1D
 
 from rlstep.runtime.errors import UserError
@@ -37,8 +41,27 @@ def as_targets(names: str | list[str] | None) -> str | list[str] | None:
 
 def skeleton(config: PretrainedConfig, auto_class=AutoModelForCausalLM, trust_remote_code=False) -> PreTrainedModel:
     """A model of this configuration without memory for its weights."""
-    with torch.device("meta"):
+    # Under ZeRO-3 transformers would shard it over ranks whose process group may not exist yet.
+    with torch.device("meta"), no_sharding():
         return auto_class.from_config(config, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def no_sharding() -> Iterator[None]:
+    """Loads models as they are, whatever DeepSpeed configuration transformers has been told of."""
+    config = hf_deepspeed_config()
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if config is not None:
+            set_hf_deepspeed_config(config)
+
+
+def hf_deepspeed_config() -> HfDeepSpeedConfig | None:
+    """The DeepSpeed configuration that transformers loads models by, None without one."""
+    reference = deepspeed_integration._hf_deepspeed_config_weak_ref
+    return None if reference is None else reference()
 
 
 def check_targets(lora: LoraConfig, path: str, model: PreTrainedModel) -> None:

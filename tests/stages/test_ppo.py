@@ -212,7 +212,7 @@ def test_wandb_offline_leaves_a_run(problems, model, arguments, monkeypatch, tmp
             r"no reward 'prn' \(did you mean 'prm'\?\); there are prm, checker, implicit",
         ),
         ({"prm": "x"}, r"prm is given, but reward is \['outcome'\]"),
-        ({"source_weights": {"prm": 1.0}}, "source_weights has 'prm', which is no source"),
+        ({"source_weights": {"prm": 1.0}}, "source_weights has 'prm', which is not a source"),
         ({"source_weights": {"outcome": "much"}}, "source_weights: outcome is 'much'; give a finite number"),
         ({"source_weights": "[1]"}, "source_weights .*as JSON"),
         ({"score_cache": -1}, "score_cache is -1"),

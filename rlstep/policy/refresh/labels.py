@@ -185,7 +185,7 @@ class MonteCarloLabels:
         for key, begun, reference, ended in heads:
             tails = [""] if ended else drawn[key, begun]
             if not ended and len(tails) != self.rollouts:
-                raise ValueError(f"{len(tails)} rollouts came of a prefix; {self.rollouts} were asked for.")
+                raise ValueError(f"{len(tails)} rollouts came from a prefix; {self.rollouts} were requested.")
             problem = problem_text(prompt_of(key))
             right = sum(self.is_correct(problem, begun + tail, reference) for tail in tails)
             shares[key, begun, reference, ended] = right / len(tails)
