@@ -10,8 +10,8 @@ One of N samples per problem is picked; a curve gives the share of problems wher
 - `prm_clean`, `orm_clean`, `NAME_clean`: the same picks, counted as right only if every step is labelled right as
   well; a step whose label is unknown does not count as right.
 
-A curve is left out if the file lacks its data: votes if the rows have neither answers nor completions, clean picks if solutions have no
-labels.
+A curve is left out if the file lacks its data: votes if the rows have neither answers nor completions, clean picks if
+solutions have no labels.
 
 Answers vote together when they are equal by value, as they are graded (`rlstep.steps.answers.group_by_value`): 1/2 and
 0.5 are one answer. It is right if more than half of its samples are marked right; normally that is all or none of them,

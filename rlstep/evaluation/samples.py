@@ -106,7 +106,7 @@ class ScoredSamples:
         rows: number of rows; of these, `labelled` have labels, `graded` were graded here, and `extracted` had their
             answer extracted here.
         any_label: whether the label of any step is known.
-        gives_answers: whether any row says what its answer is, or that it has none; otherwise every sample may be picked.
+        gives_answers: whether any row states its answer, or that it has none; if none does, every sample may be picked.
     """
 
     problems: dict[str, Samples] = field(default_factory=dict)

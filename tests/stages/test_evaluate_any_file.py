@@ -209,7 +209,9 @@ def test_answers_are_read_from_completions_where_only_they_are_there(run):
     assert (metrics["answers_extracted"], metrics["unanswered"]) == (3, pytest.approx(1 / 3))
     # Null is an answer that was not found, where the row is graded; else it is one that nobody looked for.
     graded = [one | {"answer": None, "correct": False} for one in rows]
-    assert curves_of(run(graded)[0]) == ["pass_at_n"]
+    result, _ = run(graded)
+    assert curves_of(result) == ["majority", "pass_at_n"]
+    assert set(result["majority"]["mean"]) == {0.0}
     sampled = [one | {"answer": None, "correct": None} for one in rows]
     assert run(sampled)[0] == run(rows)[0]
 
