@@ -1,6 +1,5 @@
 """`PPOOptions`: what `rlstep ppo` trains on and its rewards, in addition to the trainer's own settings."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from typing import Annotated, Literal
 from rlstep.policy.rewards.own import GROUP, Pays
 from rlstep.policy.rewards.task_rewards import PROCESS, SOURCES
 from rlstep.runtime.constraints import Idle, Range, ReadBy, changed, check, raise_faults
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.conversion import as_mapping
 from rlstep.runtime.plugins import name_faults
 from rlstep.runtime.trainer_settings import ASKED, MEASURED, PLACED, SHOWN
 from rlstep.steps.boundaries import Boundary, Rule
@@ -126,8 +125,8 @@ class PPOOptions:
     )
 
     def __post_init__(self):
-        self.source_weights = _mapping("source_weights", self.source_weights, '{"prm": 0.5}')
-        self.credit_parameters = _mapping("credit_parameters", self.credit_parameters, '{"eta": 0.7}')
+        self.source_weights = as_mapping("source_weights", self.source_weights, '{"prm": 0.5}')
+        self.credit_parameters = as_mapping("credit_parameters", self.credit_parameters, '{"eta": 0.7}')
         self._own_pays: dict[str, Pays] = {}
         check(self, [*self._problem_faults(), *self._source_faults(), *self._idle()])
         self.steps = None if self.boundary is None else Boundary(self.boundary, self.boundary_tag)
@@ -209,16 +208,3 @@ class PPOOptions:
         for name in changed(self, VERIFIERS_ONLY):
             if not set(self.reward) & set(VERIFIERS):
                 yield f"reward {self.reward} uses no model, so {name} would do nothing; leave it out"
-
-
-def _mapping(name: str, value, example: str) -> dict | None:
-    """A mapping, given as such in a recipe or as JSON on the command line."""
-    mapping = value
-    if isinstance(value, str):
-        try:
-            mapping = json.loads(value)
-        except ValueError:
-            mapping = [value]
-    if not isinstance(mapping, dict | None):
-        raise UserError(f"{name} is {value}; give a mapping, on the command line as JSON: '{example}'.")
-    return mapping

@@ -1,9 +1,12 @@
 """Converts a recipe's values to the types of their options, refusing what the command line would refuse."""
 
 import argparse
+import json
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple, Union, get_args, get_origin
+
+from rlstep.runtime.errors import UserError
 
 
 class Option(NamedTuple):
@@ -69,3 +72,25 @@ def _members(hint) -> set:
     if get_origin(hint) in (Union, types.UnionType):
         return set().union(*(_members(member) for member in get_args(hint)))
     return {dict, list, type(None)} if hint is Any else {get_origin(hint) or hint}
+
+
+def as_mapping(name: str, value, example: str) -> dict | None:
+    """A setting that is a mapping, given as such in a recipe or as JSON on the command line.
+
+    Args:
+        name: the setting's, for the message.
+        value: a mapping, JSON text, or None.
+        example: JSON that would be right, for the message.
+
+    Raises:
+        UserError: it is something else.
+    """
+    mapping = value
+    if isinstance(value, str):
+        try:
+            mapping = json.loads(value)
+        except ValueError:
+            mapping = [value]
+    if not isinstance(mapping, dict | None):
+        raise UserError(f"{name} is {value}; give a mapping, on the command line as JSON: '{example}'.")
+    return mapping

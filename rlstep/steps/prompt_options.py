@@ -1,12 +1,12 @@
 """`PromptOptions`: the settings by which every stage that shows prompts to a model is told how to write them."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from rlstep.runtime.constraints import ReadUnless, check
+from rlstep.runtime.conversion import as_mapping
 from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import Prompt, PromptFormat, template_digest
 from rlstep.steps.records import Solution
@@ -47,7 +47,9 @@ class PromptOptions:
     )
 
     def __post_init__(self):
-        self.chat_template_arguments = _mapping(self.chat_template_arguments)
+        self.chat_template_arguments = as_mapping(
+            "chat_template_arguments", self.chat_template_arguments, '{"enable_thinking": false}'
+        )
         check(self, self._faults())
 
     def _faults(self) -> Iterator[str]:
@@ -165,22 +167,6 @@ def written_as(solutions: Iterable[Solution]) -> PromptFormat | None:
                 f"sample {solution.sample}. Train on those of one way."
             )
     return first
-
-
-def _mapping(value) -> dict | None:
-    """A mapping, given as one in a recipe or as JSON on the command line."""
-    mapping = value
-    if isinstance(value, str):
-        try:
-            mapping = json.loads(value)
-        except ValueError:
-            mapping = [value]
-    if not isinstance(mapping, dict | None):
-        raise UserError(
-            f"chat_template_arguments is {value}; give a mapping, on the command line as JSON: "
-            "'{\"enable_thinking\": false}'."
-        )
-    return mapping
 
 
 # Of a stage that is called without them: as the checkpoint was taught, or by the prompts' own form.
