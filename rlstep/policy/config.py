@@ -178,6 +178,20 @@ class StepPPOConfig(GRPOConfig):
             " of the loss, set mask_truncated_completions."
         },
     )
+    packing: bool = field(
+        default=True,
+        metadata={
+            "help": "Compute completions without padding, and the prompt of a problem's samples once, where the model "
+            "admits it; the same gradients."
+        },
+    )
+    kept_logits_gib: Annotated[float, Range(at_least=0), ReadBy("packing")] = field(
+        default=1.0,
+        metadata={
+            "help": "packing: up to how many GiB of logits of a micro-batch are kept for the backward pass; beyond, "
+            "they are computed again, in pieces."
+        },
+    )
     num_iterations: Annotated[int, Range(at_least=1)] = field(
         default=2, metadata={"help": "PPO epochs over each batch of completions."}
     )

@@ -19,7 +19,9 @@ from trl.trainer.utils import disable_dropout_in_model
 from rlstep.core.advantages import gae
 from rlstep.core.losses import clipped_value_error, explained_variance
 from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.forward import PackedForward
 from rlstep.policy.models import load_base
+from rlstep.verifiers.forward import inputs_of
 from rlstep.verifiers.share_weights import share_weights
 
 ADAPTER = "critic"
@@ -77,6 +79,12 @@ class Critic(nn.Module):
             states_BTH = states_BTH[:, :-1]
         return self.value_head(states_BTH.to(self.value_head.weight.dtype)).squeeze(-1).float()
 
+    def packed(self, batch: dict[str, Tensor]) -> Tensor:
+        """(N,) the expected returns at the places that a batch of `rlstep.verifiers.forward.collate` is asked at."""
+        hidden_BLH = self.backbone(**inputs_of(self.backbone, batch)).last_hidden_state
+        states_NH = hidden_BLH[batch["rows"], batch["positions"]]
+        return self.value_head(states_NH.to(self.value_head.weight.dtype)).squeeze(-1).float()
+
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """The critic's adapter and head, without the shared base."""
         return {name: p for name, p in self.named_parameters() if f".{ADAPTER}." in name or "value_head" in name}
@@ -111,7 +119,13 @@ class ValueFunction:
         """Builds the critic on the base of a policy that trains an adapter, which has to come after the critic's."""
         self._critic = Critic(base, self.adapter)
 
-    def attach(self, policy: nn.Module, reference: PreTrainedModel | None, accelerator: Accelerator) -> None:
+    def attach(
+        self,
+        policy: nn.Module,
+        reference: PreTrainedModel | None,
+        accelerator: Accelerator,
+        packed: PackedForward | None,
+    ) -> None:
         """Makes the critic a part of the policy, after building it if `share_base` has not.
 
         As a child of the policy it shares one engine, one optimizer and one backward pass with it, under ZeRO as
@@ -122,8 +136,9 @@ class ValueFunction:
             reference: a frozen model that a full-parameter policy's critic may use as its base; None if there is none
                 or it is sharded.
             accelerator: the trainer's.
+            packed: how the policy's batches are read without padding; None where they are padded.
         """
-        self.accelerator = accelerator
+        self.accelerator, self._packed = accelerator, packed
         critic = self._critic or Critic(self._frozen_base(policy, reference), self.adapter)
         if self.args.disable_dropout:
             disable_dropout_in_model(critic)
@@ -173,6 +188,8 @@ class ValueFunction:
     ) -> tuple[Tensor, Tensor | None]:
         """Values (B, T), and with `truncated: bootstrap` (B,) of what would have come after rows that were cut off."""
         mask_BT, size = batch["completion_mask"], self.args.per_device_train_batch_size
+        if self._packed is not None:
+            size = max(size, self._packed.group)
         after = self.args.truncated == "bootstrap"
         with disable_gradient_checkpointing(model, self.args.gradient_checkpointing_kwargs):
             values_BT = torch.cat(
@@ -191,8 +208,11 @@ class ValueFunction:
         critic = self.accelerator.unwrap_model(model).critic
         input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attention_mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        T = batch["completion_ids"].shape[1]
         with self.accelerator.autocast():
-            return critic(input_ids, attention_mask, batch["completion_ids"].shape[1], after)
+            if self._packed is not None and self._packed.fits(attention_mask):
+                return self._packed.values(critic, input_ids, attention_mask, T, after)
+            return critic(input_ids, attention_mask, T, after)
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], weights_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The value loss of a micro-batch, for the same backward pass as the policy's.

@@ -5,10 +5,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
@@ -36,23 +35,6 @@ def kl_when_sampled(trainer: GRPOTrainer, batch: dict[str, Tensor], estimator: s
                 trainer.model, ids, attention, mask_BT.shape[1], trainer.args.per_device_train_batch_size
             )
     return kl_estimate(batch["old_per_token_logps"], batch["ref_per_token_logps"], estimator) * mask_BT
-
-
-@dataclass
-class LogProbTap:
-    """Passed to TRL's loss in place of the model; captures the log-probabilities that the loss is computed from.
-
-    TRL computes them within its loss and hands them to nobody, and a second forward pass would double the cost. The
-    loss passes its model on to `_get_per_token_logps_and_entropies` and does nothing else with it; the trainer's
-    override of that fills the tap. So the tensor travels with the call, and none is left on the trainer in between.
-
-    Attributes:
-        model: the model whose loss is computed.
-        log_probs_BT: of the completions' tokens, with their gradient, once the loss is computed.
-    """
-
-    model: nn.Module
-    log_probs_BT: Tensor | None = None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ Around it stand the critic (`critic.py`), further samples of the policy (`rollou
 to what is relied on in these.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -27,7 +28,8 @@ from rlstep.policy import estimators, vine
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.critic import ValueFunction
 from rlstep.policy.end_tokens import write_generation_config
-from rlstep.policy.kl import LogProbTap, kl_when_sampled, trls_kl
+from rlstep.policy.forward import PackedForward, Tap, groups_together
+from rlstep.policy.kl import kl_when_sampled, trls_kl
 from rlstep.policy.models import load_base
 from rlstep.policy.monitoring.training_log import TrainingLog
 from rlstep.policy.prompt_files import write_prompt_format
@@ -37,7 +39,10 @@ from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredComple
 from rlstep.policy.rollouts import Rollouts
 from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.adapters import Adapter
+from rlstep.verifiers.forward import pad_id_of
 from rlstep.verifiers.merging import put_adapter
+
+logger = logging.getLogger(__name__)
 
 
 def process(scored: list[ScoredCompletion], **_) -> list[float]:
@@ -117,9 +122,27 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
             callbacks=callbacks,
             run_identity=run_identity,
         )
+        self.packed_forward = self._packed_forward()
         if self.value_function is not None:
             sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-            self.value_function.attach(self.model, None if sharded else self.ref_model, self.accelerator)
+            reference = None if sharded else self.ref_model
+            self.value_function.attach(self.model, reference, self.accelerator, self.packed_forward)
+
+    def _packed_forward(self) -> PackedForward | None:
+        """How batches are read without padding; None where they are padded, which is said."""
+        if not self.args.packing:
+            return None
+        refusal = PackedForward.refusal(self.model)
+        if self.is_fsdp_enabled:
+            refusal = "FSDP shards its weights by module"
+        elif self.aux_loss_enabled:
+            refusal = "its router's auxiliary loss counts the prompt's tokens once for each sample"
+        if refusal is not None:
+            logger.warning("completions are padded, which takes longer: %s", refusal)
+            return None
+        kept_logits = int(self.args.kept_logits_gib * 2**30 / 4)
+        pad_id = pad_id_of(self._tokenizer)
+        return PackedForward(self.model, pad_id, self.temperature, kept_logits, self.num_generations)
 
     def _generate_and_score_completions(self, inputs):
         """One update up to its loss, from the rows of the data set to the batch that the loss is computed of."""
@@ -141,6 +164,8 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         if not self.model.training:
             # Nothing is trained on an evaluation's completions.
             return batch | {"advantages": torch.zeros(mask_BT.shape, device=mask_BT.device)}
+        first = self.accelerator.process_index * len(mask_BT)
+        batch["group"] = torch.arange(first, first + len(mask_BT), device=mask_BT.device) // self.num_generations
         # Credit: which tokens the rewards belong to. Then advantages.
         step_ends = estimators.step_end_tokens(self._tokenizer, batch["completion_ids"], mask_BT, local.scored)
         if self.args.advantage in ("gae", "rloo"):
@@ -159,6 +184,15 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
     def _tokenize_prompts(self, prompts):
         """As for verifiers and for `rlstep sample`: each special token once, and none that closes a text."""
         return self.prompt_format.encode_rendered(self._tokenizer, prompts), None, {}
+
+    def _prepare_inputs(self, generation_batch):
+        """A micro-batch; when a batch was just sampled, out of slices with each problem's samples side by side."""
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is before:
+            return inputs
+        self._buffered_inputs = groups_together(self._buffered_inputs)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     # --- Score.
 
@@ -247,7 +281,7 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         """TRL's policy loss, the KL where it is not TRL's, and the value loss, in one backward pass."""
-        tap, mask_BT = LogProbTap(model), inputs["completion_mask"]
+        tap, mask_BT = Tap(model), inputs["completion_mask"]
         with trls_kl(self, added=self.args.kl_is_trls):
             loss = super()._compute_loss(tap, inputs)
         if self.beta and self.args.kl == "loss" and not self.args.kl_is_trls:
@@ -262,12 +296,20 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
             loss = loss + value_loss
         return loss
 
-    def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
-        if not isinstance(model, LogProbTap):
-            return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-        log_probs_BT, *others = super()._get_per_token_logps_and_entropies(model.model, *args, **kwargs)
-        model.log_probs_BT = log_probs_BT
-        return log_probs_BT, *others
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **more
+    ):
+        """TRL reads the policy and its reference here alone, for the loss as before it."""
+        tap, packed = (model, self.packed_forward) if isinstance(model, Tap) else (Tap(model), self.packed_forward)
+        if packed is not None and packed.fits(attention_mask):
+            with self.accelerator.autocast():
+                read = *packed(tap.model, input_ids, attention_mask, logits_to_keep, batch_size), None
+        else:
+            read = super()._get_per_token_logps_and_entropies(
+                tap.model, input_ids, attention_mask, logits_to_keep, batch_size, **more
+            )
+        tap.log_probs_BT = read[0]
+        return read
 
     def _token_weights(self, inputs: dict[str, Tensor]) -> Tensor:
         """(B, T): how much each token counts in TRL's loss, for terms that stand beside it."""

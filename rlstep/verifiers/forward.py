@@ -191,6 +191,11 @@ def _inputs(model: nn.Module, batch: dict[str, Tensor], prefix: Prefix | None) -
     return {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": position_ids, **cache}
 
 
+def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Any]:
+    """What a model's forward takes of a batch of `collate`; the model may be wrapped."""
+    return _inputs(_without_wrapper(model), batch, None) | {"use_cache": False}
+
+
 def _without_wrapper(model: nn.Module) -> nn.Module:
     """The model that DDP or DeepSpeed wraps, which has its configuration."""
     while isinstance(inner := getattr(model, "module", None), nn.Module):

@@ -86,10 +86,11 @@ def pack(rows: Sequence[list[int]], pad_id: int, share: bool = True, work_per_to
     """
     runs = shared_runs(rows) if share else [[(index, 0)] for index in range(len(rows))]
     capacity = _capacity(rows, runs, work_per_token)
-    bins: list[_Bin] = []
+    laid_out = _first_fit(_pieces(rows, runs, capacity), capacity)
+    bins = [_Bin() for _ in laid_out]
     bin_of, places = [0] * len(rows), [torch.empty(0)] * len(rows)
-    for bin_index, members in _first_fit(rows, runs, capacity, bins):
-        for index, shared in members:
+    for bin_index, pieces in enumerate(laid_out):
+        for index, shared in (member for _, members in pieces for member in members):
             bin_of[index] = bin_index
             places[index] = torch.tensor(bins[bin_index].add(rows[index], shared), dtype=torch.long)
     return _stack(bins, bin_of, places, pad_id)
@@ -137,29 +138,34 @@ def _pieces(rows, runs, capacity: int) -> list[tuple[int, list[tuple[int, int]]]
 
 
 def _capacity(rows, runs, work_per_token: float | None) -> int:
-    """The bins' length for which the estimated work, places x (1 + length / work_per_token), is least."""
+    """The bins' length for which the work, places x (1 + length / work_per_token), is least."""
     longest = max(map(len, rows))
     if work_per_token is None or all(len(run) == 1 for run in runs):
         return longest
-    sizes = {longest} | {size for size in (128, 256, 512, 1024, LARGEST_BIN) if size > longest}
+    whole_runs = {size for size, _ in _pieces(rows, runs, LARGEST_BIN)}
+    wanted = {128, 256, 512, 1024, LARGEST_BIN} | whole_runs | {sum(whole_runs)}
+    sizes = {longest} | {size for size in wanted if longest < size <= LARGEST_BIN}
 
     def work(capacity: int) -> float:
-        return sum(size for size, _ in _pieces(rows, runs, capacity)) * (1 + capacity / work_per_token)
+        used = [sum(size for size, _ in pieces) for pieces in _first_fit(_pieces(rows, runs, capacity), capacity)]
+        return len(used) * max(used) * (1 + max(used) / work_per_token)
 
     return min(sorted(sizes), key=work)
 
 
-def _first_fit(rows, runs, capacity: int, bins: list[_Bin]):
-    """Yields (bin, members) of each piece, the largest first, each into the first bin with room for it."""
-    room: list[int] = []
-    for size, members in sorted(_pieces(rows, runs, capacity), key=lambda piece: -piece[0]):
-        bin_index = next((index for index, free in enumerate(room) if free >= size), None)
-        if bin_index is None:
-            bin_index = len(bins)
-            bins.append(_Bin())
+def _first_fit(pieces, capacity: int) -> list[list[tuple[int, list[tuple[int, int]]]]]:
+    """Pieces by bin: the largest first, each into the first bin with room for it."""
+    bins, room = [], []
+    for piece in sorted(pieces, key=lambda piece: -piece[0]):
+        size = piece[0]
+        chosen = next((index for index, free in enumerate(room) if free >= size), None)
+        if chosen is None:
+            chosen = len(bins)
+            bins.append([])
             room.append(max(capacity, size))
-        room[bin_index] -= size
-        yield bin_index, members
+        bins[chosen].append(piece)
+        room[chosen] -= size
+    return bins
 
 
 def _stack(bins: list[_Bin], bin_of: list[int], places: list[Tensor], pad_id: int) -> Packed:

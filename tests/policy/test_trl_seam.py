@@ -259,12 +259,12 @@ def test_what_a_row_appends_to_the_metrics_is_logged_as_its_mean(trainer):
 def test_batches_are_generated_when_the_buffer_is_empty_or_its_updates_are_done(trainer):
     generated = []
     trainer._generate_and_score_completions = lambda inputs: generated.append(1) or {"rows": torch.arange(4)}
-    trainer._prepare_inputs([])
+    GRPOTrainer._prepare_inputs(trainer, [])
     trainer._step = 1
-    trainer._prepare_inputs([])
+    GRPOTrainer._prepare_inputs(trainer, [])
     assert len(generated) == 1
     trainer._step = 2  # two iterations of one slice
-    trainer._prepare_inputs([])
+    GRPOTrainer._prepare_inputs(trainer, [])
     assert len(generated) == 2
 
 

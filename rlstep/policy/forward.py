@@ -1,0 +1,214 @@
+"""One forward pass over a batch's completions: all that the loss, the reference and the critic read of a model.
+
+TRL pads every row to the longest prompt and the longest completion, and computes the prompt of a problem's samples once
+for each of them. Here rows have no padding and samples share their prompt (`rlstep.verifiers.packing`), and the head
+sees the places before completion tokens alone. What comes out is in TRL's form again, (B, T), and equal to the last
+bits: a causal model gives every token the value that it has in its row alone.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from rlstep.core.token_stats import log_probs_and_entropies
+from rlstep.verifiers.features import TokenFeature
+from rlstep.verifiers.forward import batch_of, inputs_of
+from rlstep.verifiers.packing import can_pack, window_of
+
+logger = logging.getLogger(__name__)
+
+Values = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Tap:
+    """Passed to TRL's loss in place of the model; captures what the loss is computed from.
+
+    TRL runs the model within its loss and hands what comes out to nobody, and a second forward pass would double the
+    cost. The loss passes its model on to `_get_per_token_logps_and_entropies` and does nothing else with it; the
+    trainer's override of that fills the tap. So the tensors travel with the call, and none is left on the trainer in
+    between.
+
+    Attributes:
+        model: the model whose loss is computed.
+        log_probs_BT: of the completions' tokens, with their gradient, once the loss is computed.
+    """
+
+    model: nn.Module
+    log_probs_BT: Tensor | None = None
+
+
+class PackedForward:
+    """Log-probabilities and entropies of completions, from rows in bins.
+
+    Args:
+        model: the policy; its reference has the same architecture.
+        pad_id: fills the ends of bins.
+        temperature: logits are divided by it, as in sampling.
+        kept_logits: how many logits may be kept for the backward pass. Beyond, TRL's fused head computes them again in
+            pieces: a fifth more time, next to no memory.
+        group: samples of one problem, which stand side by side.
+    """
+
+    def __init__(self, model: PreTrainedModel, pad_id: int, temperature: float, kept_logits: int, group: int):
+        self.pad_id, self.temperature, self.kept_logits, self.group = pad_id, temperature, kept_logits, group
+        self.vocabulary = model.config.get_text_config().vocab_size
+        self._window = window_of(model.config)
+        self._warned = False
+
+    @staticmethod
+    def refusal(model: PreTrainedModel) -> str | None:
+        """Why this model's rows are padded; None where they are packed."""
+        return can_pack(model, probe=not is_deepspeed_zero3_enabled())
+
+    def fits(self, attention_mask_BS: Tensor) -> bool:
+        """Whether every row of a batch lies within the model's attention window, which packing does not know."""
+        longest = int(attention_mask_BS.sum(dim=1).max())
+        if self._window is None or longest <= self._window:
+            return True
+        if not self._warned:
+            logger.warning(
+                "a row has %d tokens, more than the %d up to which the model attends to all of them: batches with such"
+                " rows are padded",
+                longest,
+                self._window,
+            )
+            self._warned = True
+        return False
+
+    def __call__(
+        self, model: nn.Module, input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, rows_at_once: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Reads a batch.
+
+        Args:
+            model: wrapped or not, with TRL's fused head.
+            input_ids_BS, attention_mask_BS: prompts padded on the left, completions on the right.
+            T: the completions' padded length.
+            rows_at_once: rows in one pass, where no gradient is asked for; whole groups at least. By default all.
+
+        Returns:
+            (B, T) log-probabilities and entropies, 0 at padding.
+        """
+        features = features_of(input_ids_BS, attention_mask_BS, T)
+        size = len(features) if rows_at_once is None else max(rows_at_once, self.group)
+        parts = [self._read(model, features[i : i + size]) for i in range(0, len(features), size)]
+        mask_BT = attention_mask_BS[:, -T:].bool()
+        log_probs_BT, entropies_BT = (spread(torch.cat(of_parts), mask_BT) for of_parts in zip(*parts, strict=True))
+        return log_probs_BT, entropies_BT
+
+    def values(self, critic: nn.Module, input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, last: bool) -> Tensor:
+        """(B, T) values before each completion token; with `last` (B, T + 1), the value after n tokens in column n.
+
+        Args:
+            critic: of `rlstep.policy.critic`.
+            input_ids_BS, attention_mask_BS, T: as above.
+            last: also read the value after the completion's last token.
+        """
+        features = features_of(input_ids_BS, attention_mask_BS, T, last)
+        values_N = critic.packed(packed_batch(critic.backbone, features, self.pad_id))
+        mask_BT = attention_mask_BS[:, -T:].bool()
+        if last:
+            mask_BT = torch.cat([mask_BT.new_ones(len(mask_BT), 1), mask_BT], dim=1)
+        return spread(values_N, mask_BT)
+
+    def _read(self, model: nn.Module, features: list[TokenFeature]) -> tuple[Tensor, Tensor]:
+        """(N,) log-probabilities and entropies of the rows' completion tokens, one row after the other."""
+        batch = packed_batch(model, features, self.pad_id)
+        inputs, next_ids_N = inputs_of(model, batch), batch["next_ids"]
+        with _backbone_gives(model, batch):
+            if len(next_ids_N) * self.vocabulary <= self.kept_logits:
+                logits_NV = model(**inputs).logits[0]
+                return log_probs_and_entropies(logits_NV, next_ids_N, self.temperature)
+            read = model(**inputs, shift_labels=next_ids_N[None], fused_lm_head=True)
+        entropies_1N = torch.zeros_like(read.log_probs) if read.entropy is None else read.entropy
+        return read.log_probs[0], entropies_1N[0]
+
+
+def features_of(input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, last: bool = False) -> list[TokenFeature]:
+    """A padded batch's rows without their padding, asked at the place before each token of the completion.
+
+    Args:
+        input_ids_BS, attention_mask_BS: prompts padded on the left, completions on the right.
+        T: the completions' padded length.
+        last: ask at the completion's last token, too.
+    """
+    lengths = attention_mask_BS[:, -T:].sum(dim=1).tolist()
+    ids, mask = input_ids_BS.cpu(), attention_mask_BS.bool().cpu()
+    features = []
+    for row, kept, completion in zip(ids, mask, lengths, strict=True):
+        tokens = row[kept]
+        start = len(tokens) - completion
+        asked = torch.arange(start - 1, len(tokens) - (not last))
+        # Of what nothing is asked, nothing is computed.
+        features.append(TokenFeature(tokens[: max(1, len(tokens) - (not last))], asked, next_ids=tokens[start:]))
+    return features
+
+
+def packed_batch(model: nn.Module, features: list[TokenFeature], pad_id: int) -> dict[str, Tensor]:
+    """Rows in bins on the model's device, without those that nothing is asked of."""
+    asked = [feature for feature in features if len(feature.positions)]
+    return batch_of(_unwrapped(model), asked or features[:1], pad_id, packing=True)
+
+
+def spread(x_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """(B, T): one value per token of `mask_BT`, row by row, and 0 elsewhere; it stays connected where there is none."""
+    return x_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, x_N)
+
+
+@contextmanager
+def _backbone_gives(model: nn.Module, batch: dict[str, Tensor]) -> Iterator[None]:
+    """Within it the model's head is given the hidden states that are asked for alone, as one row (1, N, H)."""
+
+    def choose(_, __, output):
+        output.last_hidden_state = output.last_hidden_state[batch["rows"], batch["positions"]][None]
+        return output
+
+    inner = _unwrapped(model)
+    causal_lm = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    hook = causal_lm.base_model.register_forward_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model that DDP or DeepSpeed wraps."""
+    while isinstance(inner := getattr(model, "module", None), nn.Module):
+        model = inner
+    return model
+
+
+def groups_together(slices: list[dict[str, Tensor | None]]) -> list[dict[str, Tensor | None]]:
+    """The rows of a generation batch in another order, in which the samples of a problem stand side by side.
+
+    TRL shuffles rows, not problems. Of samples in different slices no prompt can be shared. The problems stay in the
+    order in which the shuffle brought each of them up first.
+
+    Args:
+        slices: the batch in slices of equally many rows, with `group`, the number of each row's problem; values without
+            a row axis are the same in all slices.
+    """
+
+    def per_row(value) -> bool:
+        return torch.is_tensor(value) and value.ndim > 0
+
+    whole = {
+        name: torch.cat([part[name] for part in slices]) if per_row(value) else value
+        for name, value in slices[0].items()
+    }
+    groups = whole["group"].tolist()
+    first = {group: row for row, group in reversed(list(enumerate(groups)))}
+    order = sorted(range(len(groups)), key=lambda row: (first[groups[row]], row))
+    size = len(groups) // len(slices)
+    return [
+        {name: value[order[start : start + size]] if per_row(value) else value for name, value in whole.items()}
+        for start in range(0, len(groups), size)
+    ]
