@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tests.families import FAMILIES
 from torch.distributions import Categorical
 from transformers import AutoModelForCausalLM, set_seed
 from trl.trainer.utils import add_fused_lm_head
 
 from rlstep.policy.forward import PackedForward, groups_together
 from rlstep.verifiers import packing
+from tests.families import FAMILIES
 
 ALL, NONE = 2**30, 0  # logits that are kept
 TEMPERATURE = 0.8
