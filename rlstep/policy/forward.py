@@ -7,7 +7,7 @@ bits: a causal model gives every token the value that it has in its row alone.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,8 +22,6 @@ from rlstep.verifiers.forward import batch_of, inputs_of
 from rlstep.verifiers.packing import can_pack, window_of
 
 logger = logging.getLogger(__name__)
-
-Values = Callable[[Tensor], Tensor]
 
 
 @dataclass

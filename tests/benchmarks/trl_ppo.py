@@ -38,12 +38,13 @@ ROWS, NEW_TOKENS, PROMPT_TOKENS, VOCABULARY = 64, 128, 32, 8192
 def tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    words = {f"t{number}": number for number in range(VOCABULARY - 2)} | {"<pad>": VOCABULARY - 2, "<eos>": VOCABULARY - 1}
+    words = {f"t{number}": number for number in range(VOCABULARY - 2)} | {
+        "<pad>": VOCABULARY - 2,
+        "<eos>": VOCABULARY - 1,
+    }
     backend = Tokenizer(models.WordLevel(words, unk_token="t0"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", padding_side="left"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", padding_side="left")
 
 
 def save_base(folder: Path, words: PreTrainedTokenizerFast) -> str:
@@ -81,7 +82,10 @@ def run(folder: Path, updates: int, epochs: int, micro: int) -> dict:
     )  # fmt: skip
     marks = []
     log = trainer.log
-    trainer.log = lambda *args, **kwargs: (marks.append((time.process_time(), time.perf_counter())), log(*args, **kwargs))
+    trainer.log = lambda *args, **kwargs: (
+        marks.append((time.process_time(), time.perf_counter())),
+        log(*args, **kwargs),
+    )
     trainer.train()
     pairs = list(zip(marks, marks[1:], strict=False))
     return {
