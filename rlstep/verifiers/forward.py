@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
+from rlstep.verifiers.attention import added_mask, forest_mask, mask_dtype
 from rlstep.verifiers.features import Feature, TokenFeature
 from rlstep.verifiers.heads import head_of
-from rlstep.verifiers.packing import added_mask, forest_mask, mask_dtype, pack, work_per_token
+from rlstep.verifiers.packing import pack, work_per_token
 
 # Logits in memory at once: 256 MiB in float32, 440 tokens of a vocabulary of 152,000.
 LARGEST_LOGITS = 2**26

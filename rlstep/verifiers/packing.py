@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from rlstep.verifiers.attention import added_mask, forest_mask, mask_dtype
+
 # Sharing fewer tokens than this is not worth keeping two rows in one bin.
 WORTH_SHARING = 8
 # Bins grow to this many tokens at most, unless a row is longer, to hold more rows of one prefix.
@@ -176,13 +178,6 @@ def _stack(bins: list[_Bin], bin_of: list[int], places: list[Tensor], pad_id: in
     return Packed(input_ids_BL, position_ids_BL, ends_BL, bin_of, places, sum(len(ids) for ids, _, _ in filled))
 
 
-def forest_mask(ends_BL: Tensor) -> Tensor:
-    """(B, 1, L, L) booleans: whether place q (third axis) may attend to place k (last axis)."""
-    place_L = torch.arange(ends_BL.shape[1], device=ends_BL.device)
-    causal_LL = place_L[None, :] <= place_L[:, None]
-    return (causal_LL & (place_L[None, :, None] < ends_BL[:, None, :]))[:, None]
-
-
 def work_per_token(config) -> float:
     """How many places a token must see until attention costs as much as the linear layers, from the model's sizes.
 
@@ -192,11 +187,6 @@ def work_per_token(config) -> float:
     hidden = text.hidden_size
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
     return (4 * hidden + 3 * inner) / 2
-
-
-def mask_dtype(model) -> torch.dtype | None:
-    """The type of the mask that a model's attention adds; None where it takes booleans."""
-    return model.dtype if model.config.get_text_config()._attn_implementation == "eager" else None
 
 
 def window_of(config) -> int | None:
@@ -272,8 +262,3 @@ def _same_when_packed(model: torch.nn.Module) -> bool:
         if (packed_BLV[bin_index, places.to(device)] - alone_TV).abs().max() > tolerance * alone_TV.abs().max():
             return False
     return True
-
-
-def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A boolean mask as one that is added to attention scores."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)

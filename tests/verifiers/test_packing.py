@@ -12,12 +12,11 @@ from transformers import (
     Qwen3Config,
 )
 
+from rlstep.verifiers.attention import added_mask, forest_mask
 from rlstep.verifiers.packing import (
     LARGEST_BIN,
     WORTH_SHARING,
-    added_mask,
     can_pack,
-    forest_mask,
     pack,
     shared_runs,
     window_of,
