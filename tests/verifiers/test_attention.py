@@ -289,7 +289,7 @@ def test_capped_scores_are_no_reason_to_pad(attention):
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("attention", ["rows_by_hand", "flash_attention_2"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "rows_by_hand", "flash_attention_2", "flex_attention"])
 def test_models_that_keep_it_from_their_layers_are_refused(attention):
     """One that is told where rows begin by their positions alone, as transformers guesses, is told too little."""
 
