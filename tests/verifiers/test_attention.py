@@ -26,12 +26,18 @@ from transformers import (
 from transformers.masking_utils import flash_attention_mask, flex_attention_mask
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.stages.orm import ORMConfig, orm
+from rlstep.stages.prm import PRMConfig, prm
+from rlstep.stages.score import ScoreConfig, score
+from rlstep.stages.serve import ServeConfig, serve
 from rlstep.verifiers.attention import attention_inputs, choose_attention, reads, shares_places
 from rlstep.verifiers.features import Feature, TokenFeature
 from rlstep.verifiers.forward import Prefix, batch_of, logits_at, logps_at
 from rlstep.verifiers.packing import can_pack, concatenate, pack, window_of
 from rlstep.verifiers.scoring.prefixes import can_cache, without_prefix
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.serving.server import ScoreServer
 from rlstep.verifiers.training.trainer import PRMTrainer
 
 SIZES = {
@@ -55,26 +61,31 @@ def rows_by_hand(
     module, query, key, value, attention_mask, scaling=None, sliding_window=None,
     cu_seq_lens_q=None, cu_seq_lens_k=None, max_length_q=None, max_length_k=None, **_,
 ):  # fmt: skip
-    """What `flash_attn_varlen_func` gives: row by row, each causal, within a window where there is one."""
-    assert attention_mask is None, "lengths and a mask"
-    assert query.shape[0] == 1
-    bounds = [0, query.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.tolist()
+    """What flash attention gives, row by row, each causal, within a window where there is one; padding gets zeros."""
     if cu_seq_lens_q is not None:
+        assert attention_mask is None, "lengths and a mask"
+        assert query.shape[0] == 1
         assert cu_seq_lens_q.dtype == torch.int32  # the kernels take nothing else
+        bounds = cu_seq_lens_q.tolist()
+        rows = [(0, start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
         assert cu_seq_lens_k.tolist() == bounds
-        assert max_length_q == max_length_k == max(b - a for a, b in zip(bounds, bounds[1:], strict=False))
+        assert max_length_q == max_length_k == max(stop - start for _, start, stop in rows)
+    elif attention_mask is not None:
+        rows = [(row, 0, int(length)) for row, length in enumerate(attention_mask.sum(-1))]
+    else:
+        rows = [(row, 0, query.shape[2]) for row in range(query.shape[0])]
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    outputs = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
-        q, k, v = (states[:, :, start:stop] for states in (query, key, value))
+    output = torch.zeros_like(query)
+    for row, start, stop in rows:
+        q, k, v = (states[row, :, start:stop] for states in (query, key, value))
         depth = torch.arange(stop - start)
         back = depth[:, None] - depth
         seen = (back >= 0) & (back < (sliding_window or len(depth)))
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         scores = (q @ k.transpose(-1, -2) * scale).masked_fill(~seen, -torch.inf)
-        outputs.append(scores.softmax(-1) @ v)
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+        output[row, :, start:stop] = scores.softmax(-1) @ v
+    return output.transpose(1, 2).contiguous(), None
 
 
 def blocks_by_hand(module, query, key, value, attention_mask, scaling=None, **_):
@@ -265,6 +276,58 @@ def test_a_prm_trains_as_it_does_on_padded_rows(tiny_lm, solutions, arguments):
         trainer.train()
         found.append([parameter.detach().clone() for parameter in trainer.model.parameters()])
     assert_all_close(*found, atol=1e-5, rtol=1e-4)
+
+
+def calls(monkeypatch) -> list[bool]:
+    """Of each call of `rows_by_hand`: whether it was told lengths."""
+    made = []
+
+    def counted(*args, **options):
+        made.append(options.get("cu_seq_lens_q") is not None)
+        return rows_by_hand(*args, **options)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "rows_by_hand", counted)
+    return made
+
+
+@pytest.mark.parametrize("adapter", [{}, {"use_peft": True, "lora_r": 2}])
+@pytest.mark.parametrize("loss", [None, "token", "implicit"])
+def test_the_setting_decides_how_a_verifier_is_trained_and_scores(
+    adapter, loss, tiny_lm, solutions, arguments, tmp_path, monkeypatch
+):
+    made = calls(monkeypatch)
+    data, out = tmp_path / "labelled.jsonl", tmp_path / "out"
+    write_rows(data, (solution.to_row() for solution in solutions))
+    chosen = {"attn_implementation": "rows_by_hand", **adapter}
+    args = arguments(max_steps=2, save_strategy="no")
+    if loss is None:
+        metrics = prm(PRMConfig(tiny_lm, str(data), **chosen), args)
+    else:
+        metrics = orm(ORMConfig(tiny_lm, str(data), loss=loss, **chosen), args)
+    assert metrics["packing"]
+    assert any(made)
+    assert "rows_by_hand" not in (out / "config.json").read_text(), "the next user chooses for himself"
+    made.clear()
+    texts = [one.prompt for one in solutions], [one.completion for one in solutions]
+    plain = RewardModel.from_pretrained(str(out), device="cpu").score(*texts)
+    assert not made
+    found = RewardModel.from_pretrained(str(out), device="cpu", attn_implementation="rows_by_hand").score(*texts)
+    assert any(made)
+    for one, other in zip(found, plain, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_score_and_serve_pass_it_on(verifier_paths, solutions, tmp_path, monkeypatch):
+    made = calls(monkeypatch)
+    data = tmp_path / "rows.jsonl"
+    write_rows(data, (solution.to_row() for solution in solutions))
+    chosen = {"attn_implementation": "rows_by_hand"}
+    score(ScoreConfig(verifier_paths["prm"], str(data), str(tmp_path / "out.jsonl"), **chosen))
+    assert made
+    made.clear()
+    monkeypatch.setattr(ScoreServer, "serve_forever", lambda server: server.scorer.verifier.score(["1 + 1"], ["2\n"]))
+    serve(ServeConfig(verifier_paths["prm"], port=0, **chosen))
+    assert made
 
 
 # --- Which models
