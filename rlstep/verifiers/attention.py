@@ -17,7 +17,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PretrainedConfig,
+    PreTrainedModel,
+    TrainingArguments,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
@@ -45,26 +51,30 @@ def reads(config: PretrainedConfig) -> Reads | None:
     return _READS.get(ALL_MASK_ATTENTION_FUNCTIONS.get(kind))
 
 
-def choose_attention(model: PreTrainedModel, kind: str | None, mixed_precision: bool = False) -> None:
+def choose_attention(model: PreTrainedModel, kind: str | None, training: TrainingArguments | None = None) -> None:
     """Makes a model compute its attention by another implementation.
 
     Args:
         model: of transformers, wrapped by PEFT or not.
         kind: an `attn_implementation` of transformers; None leaves it as it is.
-        mixed_precision: float32 weights will be computed with in half precision.
+        training: how the model will be trained; None where it only scores.
 
     Raises:
-        UserError: there is no such kind, or it cannot be used for this model or with what is installed.
+        UserError: there is no such kind, or it cannot be used for this model, in its precision, on this device or with
+            what is installed.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     before = inner.config._attn_implementation
     if kind in (None, before):
         return
+    mixed_precision = training is not None and (training.bf16 or training.fp16)
     if "flash" in kind and inner.dtype == torch.float32 and not mixed_precision:
         raise UserError(
             f"attn_implementation is '{kind}', which computes in bfloat16 or float16, and the weights are in float32. "
             "Take dtype: bfloat16, in training bf16: true, or attn_implementation: sdpa."
         )
+    if kind == "flex_attention" and training is not None and training.device.type == "cpu":
+        raise UserError("attn_implementation is 'flex_attention', which cannot be trained with on a CPU; take sdpa.")
     try:
         inner.set_attn_implementation(kind)
     except (ValueError, ImportError, OSError, RuntimeError) as error:

@@ -4,6 +4,7 @@ Kernels that this machine cannot run are stood in for by functions, written here
 """
 
 import copy
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -189,6 +190,16 @@ def test_gradients_under_the_block_mask_are_those_of_single_rows(family):
     assert_all_close([p.grad for p in model.parameters()], gradients, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("attention", ["blocks_by_hand", "rows_by_hand"])
+def test_activation_checkpointing_changes_no_gradient(attention):
+    config = LlamaConfig(**SIZES, classifier_dropout=0.0)
+    model, rows = model_of(config, attention).train(), features()
+    model.activation_checkpointing_enable()
+    weigh(logits_at(model, batch_of(model, rows, 0, packing=True))).backward()
+    gradients = alone(config, rows)[1]
+    assert_all_close([p.grad for p in model.parameters()], gradients, atol=1e-5, rtol=1e-4)
+
+
 # --- Flash attention
 
 
@@ -245,7 +256,7 @@ def test_lengths_cannot_tell_shared_places_other_bins_or_a_cached_prefix():
 
 def test_scores_are_those_of_padded_rows_and_no_token_is_computed_for_nothing(tokenizer, solutions):
     config = Qwen2Config(**SIZES | {"vocab_size": len(tokenizer)})
-    texts = [one.prompt for one in solutions], [one.completion for one in solutions]
+    texts = [solutions[0].prompt] * len(solutions), [one.completion for one in solutions]
     flash = RewardModel(model_of(config, "rows_by_hand"), tokenizer, "prm", batch_tokens=120)
     padded = RewardModel(model_of(config, "sdpa"), tokenizer, "prm", packing=False)
     sizes, real = [], []
@@ -263,16 +274,17 @@ def test_scores_are_those_of_padded_rows_and_no_token_is_computed_for_nothing(to
 
 
 def test_a_prm_trains_as_it_does_on_padded_rows(tiny_lm, solutions, arguments):
-    found = []
+    """And on the same batches: a tree of rows would be one unit for its shared prefix alone."""
+    rows, found = [replace(solution, tree="t") for solution in solutions], []
     for attention in ("rows_by_hand", "sdpa"):
         args = arguments(
             packing=attention != "sdpa", max_steps=2, per_device_train_batch_size=6, save_strategy="no",
             train_sampling_strategy="sequential", seed=3,
         )  # fmt: skip
-        trainer = PRMTrainer(tiny_lm, args, solutions)
+        trainer = PRMTrainer(tiny_lm, args, rows)
         assert trainer.packing == (attention != "sdpa")
         choose_attention(trainer.model, attention)
-        trainer = PRMTrainer(trainer.model, args, solutions, processing_class=trainer.processing_class)
+        trainer = PRMTrainer(trainer.model, args, rows, processing_class=trainer.processing_class)
         trainer.train()
         found.append([parameter.detach().clone() for parameter in trainer.model.parameters()])
     assert_all_close(*found, atol=1e-5, rtol=1e-4)
@@ -397,12 +409,14 @@ def test_the_choice_changes_what_a_model_computes_with():
     assert {layer.self_attn.config._attn_implementation for layer in model.model.layers} == {"rows_by_hand"}
 
 
-def test_a_kind_that_does_not_exist_or_cannot_run_is_named():
+def test_a_kind_that_does_not_exist_or_cannot_run_is_named(arguments):
     model = model_of(FAMILIES["llama"], "sdpa")
     with pytest.raises(UserError, match="attn_implementation is 'sparse': .*not supported"):
         choose_attention(model, "sparse")
     with pytest.raises(UserError, match="'flash_attention_2', which computes in bfloat16 or float16.*float32"):
         choose_attention(model, "flash_attention_2")
+    with pytest.raises(UserError, match="'flex_attention', which cannot be trained with on a CPU"):
+        choose_attention(model, "flex_attention", arguments())
     gpt2 = model_of(GPT2, "sdpa")
     with pytest.raises(UserError, match="attn_implementation is 'flex_attention': .*GPT2"):
         choose_attention(gpt2, "flex_attention")

@@ -78,7 +78,7 @@ def train_verifier(
         texts = (spec.prompts.render(tokenizer, s.prompt) + s.completion for s in train + (evaluation or []))
         check_texts(texts, tokenizer, start.described)
         model = start.prepare(config, args).model(spec, config, args)
-        choose_attention(model, config.attn_implementation, mixed_precision=args.bf16 or args.fp16)
+        choose_attention(model, config.attn_implementation, args)
         trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
         for make_callback in callbacks:
             trainer.add_callback(make_callback(trainer))
