@@ -410,6 +410,12 @@ def test_an_empty_reference_is_a_data_error_everywhere(folder, ppo, rlstep, matc
             "'paged_adamw_8bit', which needs bitsandbytes, .*pip install bitsandbytes",
         ),
         (["--attn_implementation=flash_attention_2"], "needs flash_attn, .*pip install flash-attn"),
+        (["--attn_implementation=flash_attention_3"], "needs flash_attn_interface, .*pip install kernels"),
+        (["--attn_implementation=somebody/kernel"], "'somebody/kernel', which needs kernels, .*pip install kernels"),
+        (
+            ["--attn_implementation=sparse"],
+            "attn_implementation is 'sparse', which transformers does not have; choose sdpa, eager, flex_attention, ",
+        ),
     ],
 )
 def test_a_missing_package_is_named_before_a_model_is_loaded(options, message, ppo, rlstep, monkeypatch, matches):
@@ -425,3 +431,7 @@ def test_a_missing_package_is_named_before_a_model_is_loaded(options, message, p
             "--bf16=false",
         )
         matches(rlstep("sft", *given, *options), message)
+    if "attn_implementation" in options[0]:
+        matches(rlstep("prm", *given, *options), message)
+        matches(rlstep("score", "--model=no/model", "--data=none.jsonl", "--out=o.jsonl", *options), message)
+        matches(rlstep("serve", "--model=no/model", "--port=0", *options), message)

@@ -1,4 +1,7 @@
-"""Optional packages: what a setting needs and is not installed is said at once, not after models are loaded."""
+"""Optional packages: what a setting needs and is not installed is said at once, not after models are loaded.
+
+So is an `attn_implementation` that there is not.
+"""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -31,9 +34,16 @@ OPTIMIZERS = {
     "apollo_": "apollo_torch",
     "stable_adamw": "optimi",
 }
+# Flash attention by its names in transformers.
+FLASH = {
+    "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface",
+    "flash_attention_4": "flash_attn",
+}
 # How a package is installed, where that is not by the module's name.
 INSTALL = {
     "vllm": "'rlstep[vllm]'", "liger_kernel": "liger-kernel", "comet_ml": "comet-ml", "flash_attn": "flash-attn",
+    "flash_attn_interface": "kernels",
     "galore_torch": "galore-torch", "lomo_optim": "lomo-optim", "apollo_torch": "apollo-torch",
     "optimi": "torch-optimi",
 }  # fmt: skip
@@ -49,11 +59,25 @@ def check_packages(*configs) -> None:
 
 
 def package_faults(config) -> Iterator[str]:
-    """The settings of a configuration that need a package which is not installed, with how to install it."""
+    """The settings of a configuration that need a package which is not installed, with how to install it; an attention
+    that does not exist.
+    """
     for name, value, module in _needed(config):
         if find_spec(module) is None:
             package, given = INSTALL.get(module, module), shown(plain(value))
             yield f"{name} is {given}, which needs {module}, and that is not installed: pip install {package}"
+    attention = getattr(config, "attn_implementation", None)
+    if attention is not None and not _is_attention(attention):
+        yield (
+            f"attn_implementation is {attention!r}, which transformers does not have; choose sdpa, eager, "
+            f"flex_attention, {', '.join(FLASH)}, or a kernel of the hub by its name, OWNER/NAME"
+        )
+
+
+def _is_attention(name: str) -> bool:
+    from transformers import AttentionInterface  # with torch
+
+    return name == "eager" or "/" in name or name in AttentionInterface()
 
 
 def _needed(config) -> Iterator[tuple[str, Any, str]]:
@@ -69,5 +93,8 @@ def _needed(config) -> Iterator[tuple[str, Any, str]]:
     for beginning, module in OPTIMIZERS.items():
         if optimizer.startswith(beginning):
             yield "optim", optimizer, module
-    if str(getattr(config, "attn_implementation", None) or "").startswith("flash_attention"):
-        yield "attn_implementation", config.attn_implementation, "flash_attn"
+    attention = getattr(config, "attn_implementation", None)
+    if attention in FLASH and find_spec("kernels") is None:  # transformers takes kernels' build where there is none
+        yield "attn_implementation", attention, FLASH[attention]
+    elif "/" in (attention or ""):
+        yield "attn_implementation", attention, "kernels"

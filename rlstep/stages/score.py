@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Choices, Range, ReadBy, check
+from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
@@ -62,6 +63,13 @@ class ScoreConfig:
     dtype: Literal["float32", "bfloat16", "float16"] | None = field(
         default=None, metadata={"help": "The weights' type; that of the checkpoint by default."}
     )
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "How attention is computed: sdpa, eager, flex_attention, flash_attention_2, a kernel of the hub; "
+            "transformers' choice by default, mostly sdpa. Flash attention packs rows without sharing prefixes."
+        },
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
 
     def __post_init__(self):
@@ -75,6 +83,7 @@ class ScoreConfig:
 
 def score(config: ScoreConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Scores every solution of `config.data` into `config.out`; steps that are null are found by the boundary rule."""
+    check_packages(config)
     out, chosen = Path(config.out), settings(config) | settings(prompts)
     if not is_one_file(out):
         check_folder(out, (config.data, config.model))
@@ -107,5 +116,6 @@ def open_verifier(config: ScoreConfig, device=None, prompts: PromptOptions = BY_
         boundary=config.steps,
         packing=config.packing,
         trust_remote_code=config.trust_remote_code,
+        attn_implementation=config.attn_implementation,
         prompts=prompts,
     )

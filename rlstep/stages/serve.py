@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from rlstep.runtime.constraints import Choices, Range, ReadBy, check
+from rlstep.runtime.packages import check_packages
 from rlstep.stages.score import ScoreConfig
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
@@ -20,7 +21,7 @@ from rlstep.verifiers.serving.server import ScoreServer
 
 logger = logging.getLogger(__name__)
 
-LOADING = ("dtype", "batch_tokens", "kind", "layout", "neutral", "packing", "trust_remote_code")
+LOADING = ("dtype", "batch_tokens", "kind", "layout", "neutral", "packing", "attn_implementation", "trust_remote_code")
 
 
 def _as_in_score(name: str):
@@ -64,6 +65,7 @@ class ServeConfig:
     boundary_tag: Annotated[str | None, ReadBy("boundary", "tag")] = _as_in_score("boundary_tag")
     packing: bool = _as_in_score("packing")
     dtype: Literal["float32", "bfloat16", "float16"] | None = _as_in_score("dtype")
+    attn_implementation: str | None = _as_in_score("attn_implementation")
     trust_remote_code: bool = _as_in_score("trust_remote_code")
 
     def __post_init__(self):
@@ -75,6 +77,7 @@ class ServeConfig:
 
 def serve(config: ServeConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Answers requests until it is interrupted; returns how many it scored."""
+    check_packages(config)
     # The port comes first: a port in use should not be noticed after minutes of loading.
     with ScoreServer(config.host, config.port, config.name, config.max_request_mb << 20, config.token) as server:
         if config.token is None and not is_loopback(config.host):

@@ -5,13 +5,19 @@ from collections.abc import Iterator, Sequence
 from rlstep.verifiers.packing import shared_runs
 
 
-def packed_batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[list[int]]:
+def packed_batches(rows: Sequence[list[int]], batch_tokens: int, share: bool = True) -> Iterator[list[int]]:
     """Indices of rows in batches of at most `batch_tokens` places, rows that share prefixes together.
 
     Batches hold rows of similar lengths, the longest first: attention then pays for lengths that are there.
+
+    Args:
+        rows: token sequences.
+        batch_tokens: places in a batch.
+        share: whether rows will share the places of their prefixes.
     """
     batch, size = [], 0
-    for run in sorted(shared_runs(rows), key=lambda run: -max(len(rows[index]) for index, _ in run)):
+    runs = shared_runs(rows) if share else [[(index, 0)] for index in range(len(rows))]
+    for run in sorted(runs, key=lambda run: -max(len(rows[index]) for index, _ in run)):
         for index, shared in run:
             if batch and size + len(rows[index]) - shared > batch_tokens:
                 yield batch

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
+from rlstep.verifiers.attention import attention_inputs, shares_places
 from rlstep.verifiers.features import Feature, TokenFeature
 from rlstep.verifiers.heads import head_of
-from rlstep.verifiers.packing import added_mask, forest_mask, mask_dtype, pack, work_per_token
+from rlstep.verifiers.packing import concatenate, pack, work_per_token
 
 # Logits in memory at once: 256 MiB in float32, 440 tokens of a vocabulary of 152,000.
 LARGEST_LOGITS = 2**26
@@ -31,7 +32,9 @@ LARGEST_LOGITS = 2**26
 # --- Rows to a batch
 
 
-def collate(features: Sequence[Feature], pad_id: int, packing: bool, work: float | None = None) -> dict[str, Tensor]:
+def collate(
+    features: Sequence[Feature], pad_id: int, packing: bool, work: float | None = None, share: bool = True
+) -> dict[str, Tensor]:
     """Lays rows out as a batch.
 
     Args:
@@ -39,6 +42,7 @@ def collate(features: Sequence[Feature], pad_id: int, packing: bool, work: float
         pad_id: fills what is not used.
         packing: lay rows out in bins, shared prefixes once, instead of one row each.
         work: `packing.work_per_token` of the model.
+        share: `attention.shares_places` of the model; False lays packed rows out whole, all of them in one bin.
 
     Returns:
         `input_ids` (B, T); `attention_mask` (B, T) of padded rows, or `position_ids` and `ends` (B, L) of packed ones;
@@ -49,7 +53,8 @@ def collate(features: Sequence[Feature], pad_id: int, packing: bool, work: float
     counts_F = torch.tensor([len(feature.positions) for feature in features])
     batch = {"owners": torch.repeat_interleave(torch.arange(len(features)), counts_F)}
     if packing:
-        packed = pack([feature.ids.tolist() for feature in features], pad_id, work_per_token=work)
+        ids = [feature.ids.tolist() for feature in features]
+        packed = pack(ids, pad_id, work_per_token=work) if share else concatenate(ids)
         batch |= {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "ends": packed.ends}
         batch["rows"] = torch.tensor(packed.bins)[batch["owners"]]
         places = [places[feature.positions] for places, feature in zip(packed.places, features, strict=True)]
@@ -76,7 +81,8 @@ def collate(features: Sequence[Feature], pad_id: int, packing: bool, work: float
 
 def batch_of(model: nn.Module, features: Sequence[Feature], pad_id: int, packing: bool) -> dict[str, Tensor]:
     """`collate` for a model of transformers, on its device."""
-    batch = collate(features, pad_id, packing, work_per_token(model.config) if packing else None)
+    work = work_per_token(model.config) if packing else None
+    batch = collate(features, pad_id, packing, work, shares_places(model.config))
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
@@ -175,20 +181,16 @@ def _run(
 
 
 def _inputs(model: nn.Module, batch: dict[str, Tensor], prefix: Prefix | None) -> dict[str, Any]:
-    """What the model's forward takes; the mask of packed rows is made here, on the batch's own device."""
+    """What the model's forward takes; masks of packed rows are made here, on the batch's own device."""
     if "ends" not in batch:
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    mask, position_ids, cache = forest_mask(batch["ends"]), batch["position_ids"], {}
+    before, cache = 0, {}
     if prefix is not None:
-        bins, _, places, _ = mask.shape
-        seen = torch.ones((bins, 1, places, prefix.length), dtype=torch.bool, device=mask.device)
-        mask, position_ids = torch.cat([seen, mask], dim=-1), position_ids + prefix.length
         key_values = copy.deepcopy(prefix.key_values)
-        key_values.batch_repeat_interleave(bins)
-        cache = {"past_key_values": key_values}
-    if (dtype := mask_dtype(model)) is not None:
-        mask = added_mask(mask, dtype)
-    return {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": position_ids, **cache}
+        key_values.batch_repeat_interleave(len(batch["ends"]))
+        before, cache = prefix.length, {"past_key_values": key_values}
+    told = attention_inputs(model, batch["ends"], before)
+    return {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"] + before, **told, **cache}
 
 
 def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Any]:

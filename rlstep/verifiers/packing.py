@@ -14,11 +14,14 @@ token the value that it has in its row alone.
 """
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from rlstep.verifiers.attention import attention_inputs, reads, shares_places, tried_as
 
 # Sharing fewer tokens than this is not worth keeping two rows in one bin.
 WORTH_SHARING = 8
@@ -94,6 +97,17 @@ def pack(rows: Sequence[list[int]], pad_id: int, share: bool = True, work_per_to
             bin_of[index] = bin_index
             places[index] = torch.tensor(bins[bin_index].add(rows[index], shared), dtype=torch.long)
     return _stack(bins, bin_of, places, pad_id)
+
+
+def concatenate(rows: Sequence[list[int]]) -> Packed:
+    """Rows one after the other in a single bin, which shares nothing and fills nothing.
+
+    Args:
+        rows: R token sequences, none empty.
+    """
+    only = _Bin()
+    places = [torch.tensor(only.add(row, 0), dtype=torch.long) for row in rows]
+    return _stack([only], [0] * len(rows), places, pad_id=0)
 
 
 def shared_runs(rows: Sequence[list[int]]) -> list[list[tuple[int, int]]]:
@@ -182,13 +196,6 @@ def _stack(bins: list[_Bin], bin_of: list[int], places: list[Tensor], pad_id: in
     return Packed(input_ids_BL, position_ids_BL, ends_BL, bin_of, places, sum(len(ids) for ids, _, _ in filled))
 
 
-def forest_mask(ends_BL: Tensor) -> Tensor:
-    """(B, 1, L, L) booleans: whether place q (third axis) may attend to place k (last axis)."""
-    place_L = torch.arange(ends_BL.shape[1], device=ends_BL.device)
-    causal_LL = place_L[None, :] <= place_L[:, None]
-    return (causal_LL & (place_L[None, :, None] < ends_BL[:, None, :]))[:, None]
-
-
 def work_per_token(config) -> float:
     """How many places a token must see until attention costs as much as the linear layers, from the model's sizes.
 
@@ -200,19 +207,16 @@ def work_per_token(config) -> float:
     return (4 * hidden + 3 * inner) / 2
 
 
-def mask_dtype(model) -> torch.dtype | None:
-    """The type of the mask that a model's attention adds; None where it takes booleans."""
-    return model.dtype if model.config.get_text_config()._attn_implementation == "eager" else None
-
-
 def window_of(config) -> int | None:
     """The longest row that is safe beside others, None where there is no limit.
 
-    Masks of ours replace attention windows, and positions scaled by "longrope" change for a whole batch when one row
-    passes the original length.
+    Masks of ours replace attention windows, while attention that reads lengths keeps them within each row; positions
+    scaled by "longrope" change for a whole batch when one row passes the original length.
     """
     text = config.get_text_config()
     window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+    if reads(config) == "lengths":
+        window = None
     rope = getattr(text, "rope_parameters", None) or {}
     original = None
     if rope.get("rope_type") == "longrope":
@@ -225,8 +229,8 @@ def window_of(config) -> int | None:
 def can_pack(model: torch.nn.Module, probe: bool = True) -> str | None:
     """Why a model's rows cannot be packed; None where they can.
 
-    Needed are an attention that takes a mask from outside, positions from outside, and layers that all attend to the
-    whole row (up to `window_of`).
+    Needed are an attention that can be told which places it may attend to (`attention`), positions from outside, and
+    layers that all attend to the whole row (up to `window_of`).
 
     Args:
         model: a transformers model, wrapped by PEFT or not.
@@ -234,9 +238,11 @@ def can_pack(model: torch.nn.Module, probe: bool = True) -> str | None:
     """
     config = model.config.get_text_config()
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    kind = config._attn_implementation
-    if kind not in ("sdpa", "eager"):
-        return f"its attention '{kind}' takes no mask of ours; load the model with sdpa or eager"
+    if reads(config) is None:
+        return (
+            f"rlstep does not know what its attention '{config._attn_implementation}' reads; load the model with "
+            "attn_implementation sdpa, eager, flex_attention or flash_attention_2"
+        )
     if "position_ids" not in inspect.signature(inner.forward).parameters:
         return f"{type(inner).__name__} takes no position_ids"
     if other := set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}:
@@ -263,23 +269,20 @@ def _differs_when_packed(model: torch.nn.Module) -> str | None:
 def _same_when_packed(model: torch.nn.Module) -> bool:
     ids = [index % model.config.get_text_config().vocab_size for index in range(3, 3 + 3 * WORTH_SHARING)]
     rows = [ids, ids[: 2 * WORTH_SHARING] + ids[:2], ids[5:9]]
-    packed = pack(rows, 0)
-    device, dtype = model.device, mask_dtype(model)
-    mask = forest_mask(packed.ends).to(device)
-    packed_BLV = model(
-        input_ids=packed.input_ids.to(device),
-        position_ids=packed.position_ids.to(device),
-        attention_mask=mask if dtype is None else added_mask(mask, dtype),
-        use_cache=False,
-    ).logits.float()
+    # Bins as long as they need to be: in bins of the longest row's length these rows would share nothing.
+    packed = pack(rows, 0, work_per_token=math.inf) if shares_places(model.config) else concatenate(rows)
+    device = model.device
+    with tried_as(model, packed=True):
+        packed_BLV = model(
+            input_ids=packed.input_ids.to(device),
+            position_ids=packed.position_ids.to(device),
+            use_cache=False,
+            **attention_inputs(model, packed.ends.to(device)),
+        ).logits.float()
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     for row, bin_index, places in zip(rows, packed.bins, packed.places, strict=True):
-        alone_TV = model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0].float()
+        with tried_as(model, packed=False):
+            alone_TV = model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0].float()
         if (packed_BLV[bin_index, places.to(device)] - alone_TV).abs().max() > tolerance * alone_TV.abs().max():
             return False
     return True
-
-
-def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A boolean mask as one that is added to attention scores."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)

@@ -74,11 +74,11 @@ IDENTITY = {
     """,
     SFTOptions: "data merge_base",
     PRMConfig: """
-        after_first_error boundary boundary_tag data dtype head label_tokens lora_alpha lora_r lora_target_modules
-        merge_base model_name_or_path neutral trust_remote_code use_peft
+        after_first_error attn_implementation boundary boundary_tag data dtype head label_tokens lora_alpha lora_r
+        lora_target_modules merge_base model_name_or_path neutral trust_remote_code use_peft
     """,
     ORMConfig: """
-        beta boundary boundary_tag data dtype loss lora_alpha lora_r lora_target_modules merge_base
+        attn_implementation beta boundary boundary_tag data dtype loss lora_alpha lora_r lora_target_modules merge_base
         model_name_or_path trust_remote_code use_peft
     """,
 }

@@ -12,12 +12,11 @@ from transformers import (
     Qwen3Config,
 )
 
+from rlstep.verifiers.attention import added_mask, forest_mask
 from rlstep.verifiers.packing import (
     LARGEST_BIN,
     WORTH_SHARING,
-    added_mask,
     can_pack,
-    forest_mask,
     pack,
     shared_runs,
     window_of,
@@ -164,8 +163,8 @@ def test_models_that_do_not_heed_the_mask_are_refused():
     )  # fmt: skip
     assert "other values" in can_pack(model_of(bert))
     model = model_of(FAMILIES["qwen2"])
-    model.config._attn_implementation = "flash_attention_2"
-    assert "flash_attention_2" in can_pack(model)
+    model.config._attn_implementation = "an_attention_of_somebodys"
+    assert "does not know what its attention 'an_attention_of_somebodys' reads" in can_pack(model)
 
 
 def test_masks_of_a_models_own_are_refused():

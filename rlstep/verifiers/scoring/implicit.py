@@ -16,6 +16,7 @@ from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.steps.records import Span
+from rlstep.verifiers.attention import choose_attention
 from rlstep.verifiers.features import TokenFeature
 from rlstep.verifiers.forward import Prefix, logps_at
 from rlstep.verifiers.heads import require_plain_head
@@ -77,6 +78,7 @@ class ImplicitRewardModel(StepScorer):
         trust_remote_code: bool = False,
         gives: Gives = "probability",
         prompts: PromptOptions = BY_CHECKPOINT,
+        attn_implementation: str | None = None,
     ) -> "ImplicitRewardModel":
         """Loads an implicit PRM and its reference; arguments as in `RewardModel.from_pretrained`.
 
@@ -89,6 +91,7 @@ class ImplicitRewardModel(StepScorer):
         for part in (folder, _reference_folder(folder)):
             config = load_config(str(part), trust_remote_code)
             lm = load_every_weight(AutoModelForCausalLM, str(part), config, dtype or "auto", trust_remote_code)
+            choose_attention(lm, attn_implementation)
             models.append(lm.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
         tokenizer = load_tokenizer(path, trust_remote_code)
         return cls(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from rlstep.verifiers.attention import shares_places
 from rlstep.verifiers.features import Feature
 from rlstep.verifiers.forward import Prefix, logits_at
 from rlstep.verifiers.packing import WORTH_SHARING, shared_runs
@@ -66,7 +67,9 @@ def without_prefix(feature: Feature, length: int) -> Feature:
 
 @torch.inference_mode()
 def can_cache(model) -> bool:
-    """Whether a model continues from a cache under a mask of ours, by trying it on a few tokens."""
+    """Whether a model continues from a cache in its bins, by trying it on a few tokens."""
+    if not shares_places(model.config):
+        return False
     vocabulary = model.config.get_text_config().vocab_size
     ids_1T = torch.tensor([[index % vocabulary for index in range(3, 15)]], device=model.device)
     whole_TK = model(input_ids=ids_1T, use_cache=False).logits[0]

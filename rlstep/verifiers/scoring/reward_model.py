@@ -14,6 +14,7 @@ from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.steps.records import Span
 from rlstep.verifiers import published
 from rlstep.verifiers.adapters import find_adapter, load_adapter
+from rlstep.verifiers.attention import choose_attention
 from rlstep.verifiers.forward import Prefix, logits_at
 from rlstep.verifiers.heads import label_head
 from rlstep.verifiers.pretrained import auto_class_of, load_config, load_tokenizer, load_weights
@@ -64,6 +65,7 @@ class RewardModel(StepScorer):
         model: PreTrainedModel | None = None,
         gives: Gives = "probability",
         prompts: PromptOptions = BY_CHECKPOINT,
+        attn_implementation: str | None = None,
     ) -> StepScorer:
         """Loads a verifier for scoring: one that rlstep trained, or a published PRM (`published.FAMILIES`).
 
@@ -83,6 +85,7 @@ class RewardModel(StepScorer):
             model: what `load_model` would load, where it is in memory (`shared_base`); it stays on its device.
             gives: what `score` is to give; "reward" for an implicit PRM alone.
             prompts: how prompts are to be written; of rlstep's own verifiers, must be what they were taught.
+            attn_implementation: how attention is computed (`attention`); the model's own default if left out.
 
         Raises:
             UserError: nothing loadable there, no verifier, or options that are not the checkpoint's.
@@ -92,7 +95,16 @@ class RewardModel(StepScorer):
             if kind or layout or neutral:
                 raise UserError(f"{path} is an implicit PRM, which has no kind, layout or neutral class to choose.")
             return ImplicitRewardModel.from_pretrained(
-                path, device, dtype, batch_tokens, boundary, packing, trust_remote_code, gives, prompts
+                path,
+                device,
+                dtype,
+                batch_tokens,
+                boundary,
+                packing,
+                trust_remote_code,
+                gives,
+                prompts,
+                attn_implementation,
             )
         require_probability(gives, path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -108,6 +120,7 @@ class RewardModel(StepScorer):
                     f"{', '.join(changed(prompts))}. It is given the text of the problem."
                 )
             model, tokenizer, query_format = published.load(path, family, dtype or "auto", trust_remote_code)
+            choose_attention(model, attn_implementation)
             boundary = boundary or published.FAMILIES[family].boundary
             return cls(model.to(device), tokenizer, "prm", query_format=query_format, boundary=boundary, **options)
         if layout is not None:
@@ -119,6 +132,7 @@ class RewardModel(StepScorer):
         _check_neutral(path, spec, neutral)
         if model is None:
             model = load_model(path, config, spec, dtype or "auto", trust_remote_code).to(device)
+        choose_attention(model, attn_implementation)
         tokenizer = load_tokenizer(path, trust_remote_code)
         agreed = prompts.agreed(tokenizer, spec.prompts, path) or PromptFormat()
         query_format = PlainFormat(spec.kind, neutral or "positive", agreed)

@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +12,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import Prompt, PromptFormat, prompt_key
 from rlstep.steps.records import Span
+from rlstep.verifiers.attention import shares_places
 from rlstep.verifiers.batches import packed_batches, padded_batches
 from rlstep.verifiers.features import Feature
 from rlstep.verifiers.forward import Prefix, batch_of, pad_id_of
@@ -151,7 +153,7 @@ class StepScorer(ABC):
             for batch in padded_batches([rows[index].ids for index in family.members], self.batch_tokens):
                 members = [family.members[index] for index in batch]
                 yield members, self._run([rest[index] for index in batch], True, prefix)
-        split = packed_batches if packing else padded_batches
+        split = partial(packed_batches, share=shares_places(self.model.config)) if packing else padded_batches
         for batch in split([rows[index].ids.tolist() for index in alone], self.batch_tokens):
             members = [alone[index] for index in batch]
             yield members, self._run([rows[index] for index in members], packing)

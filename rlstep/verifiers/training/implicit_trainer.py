@@ -105,9 +105,9 @@ class ImplicitTrainer(VerifierTrainer):
         return reference_logps(self._start, features, self._start_args, pad_id_of(tokenizer)), dict(counts)
 
     @staticmethod
-    def _collate(units: list[list[TokenFeature]], pad_id: int, packing: bool, work: float | None) -> dict[str, Tensor]:
+    def _collate(units: list[list[TokenFeature]], **layout) -> dict[str, Tensor]:
         features = [row for unit in units for row in unit]
-        batch = collate(features, pad_id, packing, work)
+        batch = collate(features, **layout)
         return batch | {
             "token_owners": batch["owners"],
             "owners": torch.arange(len(features)),  # of the labels, one per row

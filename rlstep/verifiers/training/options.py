@@ -26,6 +26,13 @@ class VerifierConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32", metadata={"help": "The weights' type; float32 suits training, also under --bf16 autocast."}
     )
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "How attention is computed: sdpa, eager, flex_attention, flash_attention_2, a kernel of the hub; "
+            "transformers' choice by default, mostly sdpa. Flash attention packs rows without sharing prefixes."
+        },
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
     merge_base: bool = field(
         default=False,

@@ -17,6 +17,7 @@ from rlstep.runtime.record import RunRecord
 from rlstep.steps.prompt_options import PromptOptions
 from rlstep.steps.records import read_solutions
 from rlstep.verifiers.adapters import save_adapter
+from rlstep.verifiers.attention import choose_attention
 from rlstep.verifiers.pretrained import load_tokenizer
 from rlstep.verifiers.spec import IMPLICIT, VerifierSpec
 from rlstep.verifiers.training.arguments import VerifierArguments
@@ -77,6 +78,7 @@ def train_verifier(
         texts = (spec.prompts.render(tokenizer, s.prompt) + s.completion for s in train + (evaluation or []))
         check_texts(texts, tokenizer, start.described)
         model = start.prepare(config, args).model(spec, config, args)
+        choose_attention(model, config.attn_implementation, args)
         trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
         for make_callback in callbacks:
             trainer.add_callback(make_callback(trainer))

@@ -29,6 +29,7 @@ from rlstep.core.losses import pairwise_loss, right_log_odds, step_label_loss
 from rlstep.runtime.errors import UserError
 from rlstep.steps.prompt_options import BY_CHECKPOINT
 from rlstep.steps.records import Solution
+from rlstep.verifiers.attention import shares_places
 from rlstep.verifiers.features import Feature, train_features
 from rlstep.verifiers.forward import collate, logits_at, pad_id_of
 from rlstep.verifiers.packing import can_pack, window_of, work_per_token
@@ -98,11 +99,13 @@ class VerifierTrainer(Trainer):
             require_rows("evaluation", eval_rows, self.eval_counts)
             eval_rows.sort(key=lambda feature: len(feature.ids), reverse=True)
         self.packing = args.packing and _may_pack(model, [*(train_rows or []), *(eval_rows or [])])
+        self._sharing = self.packing and shares_places(model.config)
         work = work_per_token(model.config) if self.packing else None
+        layout = {"pad_id": pad_id_of(tokenizer), "packing": self.packing, "work": work, "share": self._sharing}
         super().__init__(
             model,
             args,
-            data_collator=partial(self._collate, pad_id=pad_id_of(tokenizer), packing=self.packing, work=work),
+            data_collator=partial(self._collate, **layout),
             train_dataset=None if train_rows is None else self._units(train_rows),
             eval_dataset=None if eval_rows is None else [[row] for row in eval_rows],
             processing_class=tokenizer,
@@ -118,13 +121,13 @@ class VerifierTrainer(Trainer):
 
     def _units(self, features: list[Feature]) -> list[list[Feature]]:
         """The units that a batch is made of."""
-        if not self.packing:
-            return [[row] for row in features]  # nothing is shared, and padded trees would be large batches
+        if not self._sharing:
+            return [[row] for row in features]  # nothing is shared, and whole trees would be large batches
         return tree_units(features)
 
     @staticmethod
-    def _collate(units: list[list[Feature]], pad_id: int, packing: bool, work: float | None) -> dict[str, Tensor]:
-        return collate([row for unit in units for row in unit], pad_id, packing, work)
+    def _collate(units: list[list[Feature]], **layout) -> dict[str, Tensor]:
+        return collate([row for unit in units for row in unit], **layout)
 
     def _loss(self, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
         return step_label_loss(logits_NV, targets_N, self._class_indices)

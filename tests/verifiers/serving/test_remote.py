@@ -1032,7 +1032,7 @@ def test_options_of_score_reach_the_verifier(verifier_paths, monkeypatch):
     monkeypatch.setattr(RewardModel, "from_pretrained", load)
     options = {
         "dtype": "bfloat16", "batch_tokens": 99, "kind": "orm", "layout": "qwen", "neutral": "ignore",
-        "packing": False, "trust_remote_code": True,
+        "packing": False, "trust_remote_code": True, "attn_implementation": "eager",
     }  # fmt: skip
     with pytest.raises(UserError, match="enough"):
         serve(ServeConfig("folder", port=0, boundary="tag", boundary_tag="=", **options), PromptOptions("chat"))
