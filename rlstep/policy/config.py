@@ -181,6 +181,13 @@ class StepPPOConfig(GRPOConfig):
     num_iterations: Annotated[int, Range(at_least=1)] = field(
         default=2, metadata={"help": "PPO epochs over each batch of completions."}
     )
+    disable_dropout: bool = field(
+        default=True,
+        metadata={
+            "help": "Train without dropout, an adapter's included. With it, the probabilities of the same policy for the "
+            "same tokens differ from pass to pass, and with them the ratio and the KL of an unchanged policy."
+        },
+    )
     report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
 
     def __post_init__(self):
