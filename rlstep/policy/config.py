@@ -184,8 +184,8 @@ class StepPPOConfig(GRPOConfig):
     disable_dropout: bool = field(
         default=True,
         metadata={
-            "help": "Train without dropout, an adapter's included. With it, an unchanged policy gives the same tokens other "
-            "probabilities in each pass: its ratio is not 1 and its KL not 0."
+            "help": "Train without dropout, an adapter's included. With dropout, an unchanged policy gives the same "
+            "tokens other probabilities in each pass: its ratio is not 1 and its KL not 0."
         },
     )
     report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})

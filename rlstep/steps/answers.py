@@ -3,8 +3,10 @@ r"""Final answers: where a completion states one (`extraction`), and whether it 
 The sum is \boxed{\frac{1}{2}}.     ->  \frac{1}{2}, the same as 0.5
 """
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 
@@ -14,9 +16,11 @@ from rlstep.steps.grading.plain import based, choice, letter, number, words
 from rlstep.steps.grading.spelling import squeezed, tidy, unwrap, words_of
 from rlstep.steps.grading.units import Measured, same_unit, split_unit
 
-__all__ = ["GRADER", "extract", "group_by_value", "is_correct", "same_answer"]
+__all__ = ["GRADER", "extract", "failed_gradings", "group_by_value", "is_correct", "same_answer"]
 
 GRADER = Grader()
+
+_logger = logging.getLogger(__name__)
 
 _DIGITS = re.compile(r"[-+]?[\d.,/ ]+", re.ASCII)
 _SETS_IN_WORDS = {
@@ -41,6 +45,23 @@ def same_answer(answer: str, reference: str) -> bool:
     `GRADER.stopped` or `GRADER.errors`.
     """
     return _same(answer, reference, True)
+
+
+@contextmanager
+def failed_gradings() -> Iterator[dict[str, int]]:
+    """Counts the gradings that end without a verdict inside the block, and says at its end in one line how many.
+
+    Yields:
+        A dictionary for a stage's metrics, filled at the end: of `GRADER.counts`, what is not 0.
+    """
+    before, failed = GRADER.counts(), {}
+    yield failed
+    failed |= {name: count - before[name] for name, count in GRADER.counts().items() if count > before[name]}
+    if failed:
+        _logger.warning(
+            "answers that could not be graded count as wrong: %s",
+            ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failed.items()),
+        )
 
 
 def group_by_value(answers: Sequence[str | None]) -> list[int | None]:

@@ -66,9 +66,7 @@ def test_combinations_that_make_no_sense_are_refused(check, parts, message):
         check(**parts)
 
 
-@pytest.mark.parametrize(
-    ("dropout", "disable"), [(0.0, True), (0.1, False), (ModelConfig().lora_dropout, True)]
-)
+@pytest.mark.parametrize(("dropout", "disable"), [(0.0, True), (0.1, False), (ModelConfig().lora_dropout, True)])
 def test_an_adapters_dropout_that_is_read_or_was_not_asked_for_is_accepted(check, dropout, disable):
     check(model={"use_peft": True, "lora_dropout": dropout}, args={"disable_dropout": disable})
 

@@ -292,6 +292,25 @@ def test_dropped_steps_are_told(tiny_lm, solutions, arguments, caplog):
     assert all(len(feature.ids) <= 30 for unit in trainer.train_dataset for feature in unit)
 
 
+@pytest.mark.parametrize("trainer_class", [PRMTrainer, ORMTrainer])
+def test_an_evaluation_leaves_out_what_it_cannot_judge_whole(tiny_lm, tokenizer, solutions, arguments, trainer_class):
+    """Of a solution that is cut off neither the first error nor the value at its end is known."""
+
+    def length(solution) -> int:
+        (feature,), _ = train_features(trainer_class.kind, [solution], tokenizer, None, keep_unknown=True)
+        return len(feature.ids)
+
+    limit = sorted(map(length, solutions))[len(solutions) // 2]
+    kept = [solution for solution in solutions if length(solution) <= limit]
+    cut = trainer_class(tiny_lm, arguments(max_length=limit), None, solutions)
+    assert cut.eval_counts["rows_too_long"] == len(solutions) - len(kept) > 0
+    expected = trainer_class(cut.model, arguments(), None, kept).evaluate()
+    timed = ("time", "per_second")
+    found = {name: value for name, value in cut.evaluate().items() if not any(word in name for word in timed)}
+    assert {"eval_positions", "eval_accuracy"} <= set(found)
+    assert found == pytest.approx({name: expected[name] for name in found})
+
+
 def test_evaluation_schedule_needs_data(tiny_lm, data, arguments):
     with pytest.raises(UserError, match="eval_strategy is 'epoch'"):
         prm(PRMConfig(tiny_lm, data), arguments(eval_strategy="epoch"))
