@@ -22,6 +22,9 @@ GRADER = Grader()
 
 _logger = logging.getLogger(__name__)
 
+# Relative to the larger: far more than two computations of one value differ by.
+CLOSE = 1e-9
+
 _DIGITS = re.compile(r"[-+]?[\d.,/ ]+", re.ASCII)
 _SETS_IN_WORDS = {
     **dict.fromkeys(("no solution", "no solutions", "empty set"), r"\emptyset"),
@@ -67,8 +70,9 @@ def failed_gradings() -> Iterator[dict[str, int]]:
 def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
     """The group of each answer, numbered in order of first appearance: answers in one group are equal by value.
 
-    Each spelling is compared with the first of each group, except that plain numbers are looked up instead of compared
-    with each other, as a problem may have hundreds of them. None, no answer, is in no group.
+    Each spelling is compared with the first of each group. As a problem may have hundreds of them, what is plainly
+    different is not compared: plain numbers are looked up, and expressions with different values at one point are
+    different. None, no answer, is in no group.
 
     >>> group_by_value(["1/2", "3", "0.5", None, "3.0"])
     [0, 1, 0, None, 1]
@@ -81,6 +85,7 @@ def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
         group = numbers.get(value) if value is not None else None
         if group is None:
             others = (k for k, (_, other) in enumerate(firsts) if value is None or other is None)
+            others = (k for k in others if _may_be_same(answer, firsts[k][0]))
             group = next((k for k in others if _same_vote(answer, firsts[k][0])), len(firsts))
         if group == len(firsts):
             firsts.append((answer, value))
@@ -93,6 +98,28 @@ def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
 def _plain_number(answer: str) -> Fraction | None:
     """The value of an answer written only in digits; two such answers are the same iff their values are."""
     return number(text) if len(answer) <= MAX_LENGTH and _DIGITS.fullmatch(text := tidy(answer)) else None
+
+
+def _may_be_same(answer: str, other: str) -> bool:
+    """False if two answers are single expressions with different values at a point, and so are not the same."""
+    (text, value), (other_text, other_value) = _expression(answer), _expression(other)
+    if value is None or other_value is None or text == other_text:
+        return True
+    return abs(value - other_value) <= CLOSE * max(abs(value), abs(other_value))
+
+
+@lru_cache(maxsize=1 << 14)
+def _expression(answer: str) -> tuple[str, complex | None]:
+    """An answer's text without spaces, and its value at a point if nothing but algebra decides what it equals."""
+    text = tidy(answer) if len(answer) <= MAX_LENGTH else ""
+    short = squeezed(text)
+    if not text or any(read(text) is not None for read in (choice, letter, based, words)):
+        return short, None
+    # A unit may be seen in it or not, depending on what it is compared with.
+    measured = {split_unit(text, loose) for loose in (True, False)}
+    if measured != {Measured(text, None)}:
+        return short, None
+    return short, GRADER.signature(text)
 
 
 @lru_cache(maxsize=1 << 14)
