@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.orm import ORMConfig, orm
 from rlstep.stages.prm import PRMConfig, prm
+from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import PromptFormat
+from rlstep.steps.records import Solution
 from rlstep.verifiers.features import train_features
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.spec import VerifierSpec
@@ -309,6 +312,24 @@ def test_an_evaluation_leaves_out_what_it_cannot_judge_whole(tiny_lm, tokenizer,
     found = {name: value for name, value in cut.evaluate().items() if not any(word in name for word in timed)}
     assert {"eval_positions", "eval_accuracy"} <= set(found)
     assert found == pytest.approx({name: expected[name] for name in found})
+
+
+@pytest.mark.parametrize(
+    ("completion", "rule", "told"),
+    [
+        ("So\n\\[\nx = 1\n\\]\nAnswer: 1", "math_line", "set boundary: math_line, which gives theirs"),
+        ("a\nb\n\nc\nd", "blank_line", "set boundary: blank_line, which gives theirs"),
+        ("a;b;c", "tag", "no other boundary gives theirs"),
+        ("a\nb", "line", None),
+    ],
+)
+def test_other_steps_than_the_boundarys_are_told(tiny_lm, arguments, tmp_path, caplog, completion, rule, told):
+    steps = Boundary(rule, ";" if rule == "tag" else None).split(completion)
+    row = Solution("p", "?", completion, "1", steps=steps, labels=[1] * (len(steps) - 1) + [0])
+    write_rows(tmp_path / "rows.jsonl", [replace(row, sample=k).to_row() for k in range(4)])
+    prm(PRMConfig(tiny_lm, str(tmp_path / "rows.jsonl")), arguments(max_steps=1))
+    said = [record.getMessage() for record in caplog.records if "other steps than boundary line" in record.getMessage()]
+    assert [message.partition("as in ppo; ")[2] for message in said] == ([told] if told else [])
 
 
 def test_evaluation_schedule_needs_data(tiny_lm, data, arguments):
