@@ -44,11 +44,11 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def rlstep(capsys, tiny_lm):
+def rlstep(capsys, chat_lm):
     """Types a command, with the tiny model for the page's and sizes that take a second; returns (exit code, stderr)."""
 
     def type_in(name: str, *options: str) -> tuple[int, str]:
-        given = [tiny_lm if word == MODEL else word for word in options]
+        given = [chat_lm if word == MODEL else word for word in options]
         capsys.readouterr()
         code = main([name, *given, *(f"--{key}={value}" for key, value in QUICK.get(name, {}).items())])
         return code, capsys.readouterr().err
