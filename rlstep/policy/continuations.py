@@ -59,7 +59,7 @@ class Continuer:
         if not beginnings:
             return
         encoded = self._encoded(beginnings)
-        check_tokens((before + written for before, written in encoded), self.tokenizer, self.model.config)
+        check_tokens((before + written for before, written in encoded), self.tokenizer, self.model.config, names)
         limit = max_positions(self.model.config)
         if limit is None:
             return

@@ -56,8 +56,18 @@ class PromptOptions:
         check(self, self._faults())
 
     def _faults(self) -> Iterator[str]:
-        if self.chat_template is not None and not Path(self.chat_template).is_file():
+        if self.chat_template is None:
+            return
+        if not Path(self.chat_template).is_file():
             yield f"chat_template is {self.chat_template}, which is no file; give one that holds a Jinja template"
+            return
+        try:
+            empty = not self.template_text.strip()
+        except UnicodeDecodeError:
+            yield f"chat_template is {self.chat_template}, which is no UTF-8 text; give a file with a Jinja template"
+            return
+        if empty:
+            yield f"chat_template is {self.chat_template}, which is empty; give a file with a Jinja template"
 
     @property
     def asked(self) -> PromptFormat | None:
@@ -110,7 +120,10 @@ class PromptOptions:
             return asked
         if taught.template is not None and taught.template != template_digest(tokenizer):
             other = "chat_template" if self.chat_template else "the chat template of its tokenizer"
-            raise UserError(f"{whose} was taught with another chat template than {other}. Take the one it has.")
+            raise UserError(
+                f"{whose} was taught with another chat template than {other}. Leave chat_template out, and keep the "
+                "tokenizer's files as the run that taught it wrote them."
+            )
         if asked is not None and (difference := taught.difference(self._over(taught))):
             raise UserError(f"{whose} was taught {difference}. Leave it out, or train the model with it.")
         return taught

@@ -83,7 +83,9 @@ def test_a_token_without_a_row_is_told_before_training(stage, own, train):
     rows = len(AutoTokenizer.from_pretrained(own)) - 1
     model.resize_token_embeddings(rows)
     model.save_pretrained(own)
-    with pytest.raises(UserError, match=rf"has the token '\n' \({rows}\), and the model's embedding has {rows} rows"):
+    with pytest.raises(
+        UserError, match=rf"problem '.*' ?.*has the token '\n' \({rows}\), and the model's embedding has {rows} rows"
+    ):
         train(stage, own)
 
 

@@ -61,6 +61,13 @@ def test_templates_are_compared_within_one_vocabulary_alone(tokenizer, task):
     assert "prompt_format chat, not text" in mine.difference(PromptFormat("text"))
 
 
+@pytest.mark.parametrize(("content", "message"), [(b"\xff\xfe", "no UTF-8 text"), (b" \n", "which is empty")])
+def test_a_file_that_holds_no_template_is_refused(tmp_path, content, message):
+    (tmp_path / "a.jinja").write_bytes(content)
+    with pytest.raises(UserError, match=f"{message}; give a file"):
+        PromptOptions(chat_template=str(tmp_path / "a.jinja"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

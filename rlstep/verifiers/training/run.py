@@ -88,8 +88,10 @@ def train_verifier(
         spec = replace(
             spec_of(tokenizer), prompts=prompts.for_rows(tokenizer, train, taught_of(config.model_name_or_path))
         )
-        texts = (spec.prompts.render(tokenizer, s.prompt) + s.completion for s in train + (evaluation or []))
-        check_texts(texts, tokenizer, start.described)
+        for path, solutions in ((config.data, train), (config.eval_data, evaluation or [])):
+            texts = (spec.prompts.render(tokenizer, s.prompt) + s.completion for s in solutions)
+            names = [f"{path}, problem '{s.problem_id}', sample {s.sample}" for s in solutions]
+            check_texts(texts, tokenizer, start.described, names)
         model = start.prepare(config, args).model(spec, config, args)
         trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
         for make_callback in callbacks:
