@@ -27,6 +27,7 @@ from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.label import LabelConfig, label
+from rlstep.stages.orm import ORMConfig, orm
 from rlstep.stages.ppo import ppo
 from rlstep.stages.prm import PRMConfig, prm
 from rlstep.stages.sample import SampleConfig, sample
@@ -405,6 +406,20 @@ def test_the_whole_way_on_messages(chats, model, improve, read):
     read.clear()
     draw(chats, merged, n=1, out=str(chats / "final.jsonl"))
     assert read == tokens
+
+
+@pytest.mark.parametrize("kind", ["prm", "orm"])
+@pytest.mark.parametrize("asked", [None, "Other."])
+def test_solutions_that_do_not_say_are_read_as_the_generator_was_taught(chats, model, kind, asked):
+    """As people's own demonstrations are; what is asked counts more."""
+    policy = teach(chats, model(), PromptOptions(system_prompt=SYSTEM))
+    rows = [checked(Arithmetic(), s).to_row() for s in read_solutions(chats / "demonstrations.jsonl")]
+    write_rows(chats / "labelled.jsonl", rows)
+    args = VerifierArguments(**(TRAINING | {"output_dir": str(chats / kind), "max_steps": 1}))
+    stage, config = {"prm": (prm, PRMConfig), "orm": (orm, ORMConfig)}[kind]
+    stage(config(str(policy), str(chats / "labelled.jsonl")), args, PromptOptions(system_prompt=asked))
+    kept = json.loads((chats / kind / "config.json").read_text())["rlstep_verifier"]["prompt_format"]
+    assert kept == json.loads((policy / "prompt_format.json").read_text()) | {"system_prompt": asked or SYSTEM}
 
 
 @pytest.mark.parametrize(

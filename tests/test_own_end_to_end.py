@@ -44,11 +44,11 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def rlstep(capsys, tiny_lm):
+def rlstep(capsys, chat_lm):
     """Types a command, with the tiny model for the page's and sizes that take a second; returns (exit code, stderr)."""
 
     def type_in(name: str, *options: str) -> tuple[int, str]:
-        given = [tiny_lm if word == MODEL else word for word in options]
+        given = [chat_lm if word == MODEL else word for word in options]
         capsys.readouterr()
         code = main([name, *given, *(f"--{key}={value}" for key, value in QUICK.get(name, {}).items())])
         return code, capsys.readouterr().err
@@ -307,6 +307,12 @@ def fails(prompts, completions, references):
 def asks(prompts, completions, references, difficulty):
     return [0.0]
 
+def asks_and_takes(prompts, completions, references, difficulty, **columns):
+    return [0.0]
+
+def one_and_takes(prompts, **columns):
+    return [0.0]
+
 def nothing(prompts, completions, references):
     return None
 """
@@ -343,6 +349,11 @@ def test_rewards_of_ones_own_are_weighted_and_logged_by_name(folder, ppo):
         ("own_rewards:both", r"\[\] for completion 0; before, it gave one number per completion"),
         ("own_rewards:fails", "tried on the first problem with an empty completion, it fails: ZeroDivisionError"),
         ("own_rewards:asks", "asks for difficulty, which the problems do not have; there is level, meta, steps"),
+        ("own_rewards:asks_and_takes", "asks for difficulty, which the problems do not have; there is level, meta, st"),
+        (
+            "own_rewards:one_and_takes",
+            r"takes 1 arguments; write it as f\(prompts, completions, references, \*\*columns",
+        ),
         ("own_rewards:nothing", "NoneType for 1 completions"),
     ],
 )

@@ -195,6 +195,13 @@ class StepPPOConfig(GRPOConfig):
     num_iterations: Annotated[int, Range(at_least=1)] = field(
         default=2, metadata={"help": "PPO epochs over each batch of completions."}
     )
+    disable_dropout: bool = field(
+        default=True,
+        metadata={
+            "help": "Train without dropout, an adapter's included. With dropout, an unchanged policy gives the same "
+            "tokens other probabilities in each pass: its ratio is not 1 and its KL not 0."
+        },
+    )
     report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
 
     def __post_init__(self):

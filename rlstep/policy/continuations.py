@@ -10,6 +10,7 @@ from rlstep.policy.sampling import set_sampling
 from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.verifiers.pretrained import max_positions
+from rlstep.verifiers.vocabulary import check_tokens
 
 Begun = tuple[Prompt, str]  # (prompt, what is written of a completion)
 
@@ -50,15 +51,19 @@ class Continuer:
     prompt_format: PromptFormat = field(default_factory=PromptFormat)
 
     def check_room(self, beginnings: Sequence[Begun], names: Sequence[str]) -> None:
-        """Refuses beginnings that leave no room for a continuation in the model.
+        """Refuses beginnings that leave no room for a continuation in the model, or that it has no embeddings for.
 
         Raises:
-            UserError: the longest is too long; the message names it.
+            UserError: the longest is too long, and the message names it; or a token lies beyond the embedding.
         """
-        limit = max_positions(self.model.config)
-        if limit is None or not beginnings:
+        if not beginnings:
             return
-        lengths = [len(before) + len(written) for before, written in self._encoded(beginnings)]
+        encoded = self._encoded(beginnings)
+        check_tokens((before + written for before, written in encoded), self.tokenizer, self.model.config, names)
+        limit = max_positions(self.model.config)
+        if limit is None:
+            return
+        lengths = [len(before) + len(written) for before, written in encoded]
         longest = max(range(len(lengths)), key=lengths.__getitem__)
         if lengths[longest] + self.max_new_tokens > limit:
             raise UserError(

@@ -81,7 +81,7 @@ def prompt_lengths(
         UserError: a prompt has a token without a row in the model's embedding.
     """
     ids = prompt_format.encode(tokenizer, [problem.prompt for problem in problems])
-    check_tokens(ids, tokenizer, config)
+    check_tokens(ids, tokenizer, config, [f"problem '{problem.id}'" for problem in problems])
     return {problem.id: len(prompt_ids) for problem, prompt_ids in zip(problems, ids, strict=True)}
 
 

@@ -10,7 +10,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.steps.problems import read_problems
 from rlstep.steps.prompts import Prompt, PromptFormat, problem_text
 from rlstep.steps.records import Problem
-from rlstep.tasks.base import Task
+from rlstep.tasks.base import OTHER_TASK, Task
 
 
 def training_problems(options: PPOOptions, args: StepPPOConfig) -> list[Problem]:
@@ -51,7 +51,7 @@ def check_readable(task: Task, problems: list[Problem]) -> None:
         try:
             task.check(problem_text(problem.prompt), "", problem.reference)
         except ValueError as error:
-            raise UserError(f"problem '{problem.id}': {error}. Give the task that the problems belong to.") from None
+            raise UserError(f"problem '{problem.id}': {error}. {OTHER_TASK}") from None
 
 
 def as_dataset(problems: list[Problem], prompt_format: PromptFormat) -> Dataset:

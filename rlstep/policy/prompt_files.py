@@ -22,8 +22,8 @@ def read_prompt_format(path: str) -> PromptFormat | None:
     if not Path(path).is_dir():
         missing = ("gated_repo", "missing_entries", "connection_errors")
         options = dict.fromkeys((f"_raise_exceptions_for_{name}" for name in missing), False)
-        found = cached_file(path, PROMPT_FORMAT, **options)
-        file = Path(found) if found else file
+        cached = cached_file(path, PROMPT_FORMAT, **options)
+        file = Path(cached) if cached else file
     if not file.is_file():
         return None
     try:

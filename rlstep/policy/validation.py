@@ -58,6 +58,10 @@ def check_together(
         faults.append(
             "sync_ref_model updates a separate reference, and an adapter's reference is its base; leave it out"
         )
+    if args.disable_dropout and model.use_peft and model.lora_dropout and changed(model, ["lora_dropout"]):
+        faults.append(
+            "disable_dropout is true, so lora_dropout would do nothing; leave it out, or set disable_dropout: false"
+        )
     if args.resume_from_checkpoint is not None:
         faults.append("resume_from_checkpoint does nothing here: set resume, which takes the newest checkpoint")
     if {"prm", "checker"} & set(options.reward):

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from rlstep.runtime.constraints import Range, changed, check
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord
+from rlstep.steps.answers import failed_gradings
 from rlstep.steps.census import Census, readable, table
 from rlstep.steps.conversion import describe_bad_rows, grade, list_bad_rows
 from rlstep.steps.readers import READERS, ReadReport, options_of, read, reader_of
@@ -98,18 +99,29 @@ def data(config: DataConfig) -> dict:
     `finished`; `steps` by label and `answers` by correctness.
 
     Raises:
-        UserError: an option that the format does not have; no solution in the rows; no reference to grade by.
-        DataError: a malformed row, unless they are skipped.
+        UserError: an option that the format does not have; no solution in the rows.
+        DataError: a malformed row, or with `grade` one without a reference, unless they are skipped.
     """
     report, census, shown, ungraded = ReadReport(), Census(), [], 0
     source = {name: getattr(config, name) for name in ("split", "config_name", "revision", "on_bad_row")}
     solutions = read(config.format, config.path, **source, report=report, **config.options)
 
-    def taken() -> Iterator[Solution]:
+    def graded(solution: Solution) -> bool:
+        """Grades a solution; False for one that is left out, and counted."""
         nonlocal ungraded
+        try:
+            if grade(solution, report.row, READERS[config.format].cut_short):
+                return True
+            ungraded += 1
+        except DataError as fault:
+            if config.on_bad_row == "error":
+                raise
+            report.skip(fault)
+        return False
+
+    def taken() -> Iterator[Solution]:
         for solution in track(solutions, "reading", None):
-            if config.grade and not grade(solution, config.path, READERS[config.format].cut_short):
-                ungraded += 1
+            if config.grade and not graded(solution):
                 continue
             census.add(solution)
             if len(shown) < config.show:
@@ -124,12 +136,13 @@ def data(config: DataConfig) -> dict:
         return counts | {"bad_rows": report.bad_rows, "seen": dict(report.seen)} | census.metrics()
 
     if config.out is None:
-        deque(taken(), maxlen=0)
+        with failed_gradings() as failed:
+            deque(taken(), maxlen=0)
     else:
         out = Path(config.out)
         with RunRecord("data", asdict(config), out.parent, name=out.name + ".run.json") as record:
-            with list_bad_rows(out.with_name(out.name + BAD_ROWS), report):
+            with failed_gradings() as failed, list_bad_rows(out.with_name(out.name + BAD_ROWS), report):
                 write_solutions(out, taken())
-            record.metrics |= metrics()
+            record.metrics |= metrics() | failed
     print(*shown, table(census, report) + describe_bad_rows(report), sep="\n\n")
-    return metrics()
+    return metrics() | failed

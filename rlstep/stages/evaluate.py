@@ -23,7 +23,7 @@ from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
-from rlstep.steps.answers import GRADER
+from rlstep.steps.answers import failed_gradings
 from rlstep.steps.fields import parse_fields
 from rlstep.verifiers.metrics import RowScores, labelled_steps, step_metrics
 
@@ -102,24 +102,23 @@ def evaluate(config: EvaluateConfig) -> dict:
     """
     out = Path(config.out)
     with RunRecord("evaluate", asdict(config), out, config.seed) as record:
-        failed = GRADER.counts()
-        scored = read_samples(config.data, _choice(config), parse_fields(config.fields, FIELDS))
-        failed = {name: count - failed[name] for name, count in GRADER.counts().items()}
-        ns = config.ns or powers_of_two(fewest_samples(scored.problems)[1])
-        _check_numbers(scored, ns, config.data)
-        curves = best_of_n_curves(scored, ns, config.trials, config.seed)
+        with failed_gradings() as failed:
+            scored = read_samples(config.data, _choice(config), parse_fields(config.fields, FIELDS))
+            ns = config.ns or powers_of_two(fewest_samples(scored.problems)[1])
+            _check_numbers(scored, ns, config.data)
+            curves = best_of_n_curves(scored, ns, config.trials, config.seed)
         result = {"ns": ns, **curves, **_about(scored), "aggregate": config.aggregate}
         measures = {curve: _measure_steps(rows, out, curve) for curve, rows in scored.steps.items()}
         measures = {curve: measured for curve, measured in measures.items() if measured}
         write_json(out / OUTPUT, result | {f"{curve}_steps": measured for curve, measured in measures.items()})
         draw_best_of_n(result, out / PICTURE, _caption(scored))
-        record.metrics |= _counts(scored, failed)
+        record.metrics |= _counts(scored) | failed
         for curve, measured in measures.items():
             record.metrics |= {f"{curve}_step_{name}": value for name, value in measured.items()}
         record.metrics |= {f"{name}@{ns[-1]}": curve["mean"][-1] for name, curve in curves.items()}
         if config.report_to == "wandb":
             log_best_of_n(curves, ns, config.run_name, asdict(config))
-    print("\n".join([*_describe(scored, config, ns, failed), "", plain_best_of_n(result), "", f"{out / PICTURE}"]))
+    print("\n".join([*_describe(scored, config, ns), "", plain_best_of_n(result), "", f"{out / PICTURE}"]))
     return record.metrics
 
 
@@ -141,14 +140,14 @@ def _about(scored: ScoredSamples) -> dict:
     return about | ({"unanswered": 1 - scored.answered / scored.rows} if scored.gives_answers else {})
 
 
-def _counts(scored: ScoredSamples, failed: dict[str, int]) -> dict:
+def _counts(scored: ScoredSamples) -> dict:
     counts = {"problems": len(scored.problems), "solutions": scored.rows}
     counts |= {name: value for name, value in _about(scored).items() if name == "unanswered"}
-    found_here = {"answers_extracted": scored.extracted, "graded_here": scored.graded, **failed}
+    found_here = {"answers_extracted": scored.extracted, "graded_here": scored.graded}
     return counts | {name: count for name, count in found_here.items() if count}
 
 
-def _describe(scored: ScoredSamples, config: EvaluateConfig, ns: list[int], failed: dict[str, int]) -> Iterator[str]:
+def _describe(scored: ScoredSamples, config: EvaluateConfig, ns: list[int]) -> Iterator[str]:
     """What was read, extracted and graded, one line each."""
     sizes = {len(samples.answers) for samples in scored.problems.values()}
     fewest, most = min(sizes), max(sizes)
@@ -159,8 +158,7 @@ def _describe(scored: ScoredSamples, config: EvaluateConfig, ns: list[int], fail
     if scored.extracted:
         yield f"answers read from completions: {scored.extracted:,}"
     if scored.graded:
-        trouble = "".join(f"; {name.replace('_', ' ')}: {count:,}" for name, count in failed.items() if count)
-        yield f"graded here, by value: {scored.graded:,}{trouble}"
+        yield f"graded here, by value: {scored.graded:,}"
     if parts := missing_parts(scored):
         yield f"left out: {', '.join(parts)}"
     if config.ns is None and fewest < most:

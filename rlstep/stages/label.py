@@ -11,6 +11,7 @@ from rlstep.runtime.constraints import Idle, ReadBy, check
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
+from rlstep.steps.answers import failed_gradings
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import BY_CHECKPOINT, written_as
 from rlstep.steps.prompts import PromptFormat
@@ -61,7 +62,7 @@ def label(config: LabelConfig) -> dict:
     Metrics: counts of `rows`, `steps` and `labelled_steps`; `step_accuracy`, the share of labelled steps that are
     right; shares of rows: `accuracy` (the answer is right), `clean_accuracy` (and so is every step), `unanswered`,
     `unfinished`; `right_on_wrong_step`, the share of right answers that have a wrong step. By rollouts also those of
-    `MonteCarlo.metrics`.
+    `MonteCarlo.metrics`. Where there were some, `gradings_stopped` and `grading_errors`.
 
     Raises:
         UserError: a prompt is not of the task, a solution has no reference answer, has step labels that are not to be
@@ -84,7 +85,9 @@ def label(config: LabelConfig) -> dict:
             if config.labelled == "error":
                 refuse_step_labels(solution, config.data)
         by = _by_checker if config.by == "checker" else _by_rollouts
-        record.metrics |= by(config, task, rows, total)
+        with failed_gradings() as failed:
+            record.metrics |= by(config, task, rows, total)
+        record.metrics |= failed
     return record.metrics
 
 
@@ -101,10 +104,13 @@ def _by_rollouts(config: LabelConfig, task: Task, journal: ResumableRows, total:
     """As long as it runs, the partial file holds what became of each batch of rollouts."""
     # Here, because the checker needs no torch.
     from rlstep.policy.continuations import Continuer
-    from rlstep.policy.models import device, load_policy, load_policy_tokenizer
+    from rlstep.policy.models import device, load_policy, load_policy_config, load_policy_tokenizer
     from rlstep.supervision.monte_carlo import MonteCarlo
+    from rlstep.verifiers.vocabulary import check_vocabulary
 
     tokenizer = load_policy_tokenizer(config.policy, config.trust_remote_code)
+    policy_config = load_policy_config(config.policy, config.trust_remote_code)
+    check_vocabulary(tokenizer, policy_config, generates=True)
     model = load_policy(config.policy, config.dtype, config.trust_remote_code).to(device()).eval()
     sampling = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
     solutions, unlabelled = [], []

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from rlstep.policy.prompt_files import read_prompt_format
 from rlstep.report.reliability import PlotReliability
 from rlstep.runtime.constraints import Range, ReadBy
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
@@ -51,6 +52,7 @@ class ORMConfig(VerifierConfig):
 def orm(config: ORMConfig, args: VerifierArguments, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Trains an outcome reward model, or an implicit PRM, and leaves it in `args.output_dir`."""
     trainer_class, options = (ImplicitTrainer, {}) if config.loss == "implicit" else (ORMTrainer, {"loss": config.loss})
+    need, callbacks = ("correct",), [PlotReliability]
     return train_verifier(
-        trainer_class, config, args, config.spec, ("correct",), prompts, callbacks=[PlotReliability], **options
+        trainer_class, config, args, config.spec, need, prompts, read_prompt_format, callbacks, **options
     )

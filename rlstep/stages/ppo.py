@@ -30,6 +30,7 @@ from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.identity import run_identity
 from rlstep.runtime.record import RunRecord
+from rlstep.steps.answers import failed_gradings
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.records import Problem
 from rlstep.tasks import get
@@ -60,13 +61,14 @@ def ppo(
         trainer, verifiers = _trainer(*parts, start, problems, eval_problems, identity)
         trainer.add_callback(curve)
         checkpoint = newest_checkpoint(args.output_dir, exact=True) if options.resume else None
-        result = trainer.train(resume_from_checkpoint=checkpoint)
+        with failed_gradings() as failed:
+            result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         start.finish(args)
         if refresh.refresh_every and trainer.is_world_process_zero():
             save_verifier(verifiers.models["prm"], out / "prm")
         samples = args.samples_at(trainer.state.global_step)
-        record.metrics |= {"samples": samples, **result.metrics, **curve.last()}
+        record.metrics |= {"samples": samples, **result.metrics, **curve.last(), **failed}
     return record.metrics
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from rlstep.policy.prompt_files import read_prompt_format
 from rlstep.report.reliability import PlotReliability
 from rlstep.runtime.constraints import ReadBy
 from rlstep.steps.labels import LabelPolicy
@@ -54,4 +55,4 @@ class PRMConfig(VerifierConfig):
 def prm(config: PRMConfig, args: VerifierArguments, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Trains a process reward model and leaves it in `args.output_dir`."""
     need, callbacks = ("steps", "labels"), [PlotReliability]
-    return train_verifier(PRMTrainer, config, args, config.spec, need, prompts, callbacks)
+    return train_verifier(PRMTrainer, config, args, config.spec, need, prompts, read_prompt_format, callbacks)

@@ -112,7 +112,8 @@ def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel, prompts: Pr
         policy_config = load_config(start.path, args.trust_remote_code)
         check_vocabulary(tokenizer, policy_config, generates=True)
         rows = tokenize(tokenizer, solutions, prompt_format, end)
-        check_tokens(rows["input_ids"], tokenizer, policy_config)
+        names = [f"{options.data}, problem '{solution.problem_id}'" for solution in solutions]
+        check_tokens(rows["input_ids"], tokenizer, policy_config, names)
         start = start.prepare(model, args)
         trainer = SFTTrainer(
             model=start.model(args),

@@ -3,8 +3,10 @@ r"""Final answers: where a completion states one (`extraction`), and whether it 
 The sum is \boxed{\frac{1}{2}}.     ->  \frac{1}{2}, the same as 0.5
 """
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 
@@ -14,9 +16,14 @@ from rlstep.steps.grading.plain import based, choice, letter, number, words
 from rlstep.steps.grading.spelling import squeezed, tidy, unwrap, words_of
 from rlstep.steps.grading.units import Measured, same_unit, split_unit
 
-__all__ = ["GRADER", "extract", "group_by_value", "is_correct", "same_answer"]
+__all__ = ["GRADER", "extract", "failed_gradings", "group_by_value", "is_correct", "same_answer"]
 
 GRADER = Grader()
+
+_logger = logging.getLogger(__name__)
+
+# Relative to the larger: far more than two computations of one value differ by.
+CLOSE = 1e-9
 
 _DIGITS = re.compile(r"[-+]?[\d.,/ ]+", re.ASCII)
 _SETS_IN_WORDS = {
@@ -43,11 +50,29 @@ def same_answer(answer: str, reference: str) -> bool:
     return _same(answer, reference, True)
 
 
+@contextmanager
+def failed_gradings() -> Iterator[dict[str, int]]:
+    """Counts the gradings that end without a verdict inside the block, and says at its end in one line how many.
+
+    Yields:
+        A dictionary for a stage's metrics, filled at the end: of `GRADER.counts`, what is not 0.
+    """
+    before, failed = GRADER.counts(), {}
+    yield failed
+    failed |= {name: count - before[name] for name, count in GRADER.counts().items() if count > before[name]}
+    if failed:
+        _logger.warning(
+            "answers that could not be graded count as wrong: %s",
+            ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in failed.items()),
+        )
+
+
 def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
     """The group of each answer, numbered in order of first appearance: answers in one group are equal by value.
 
-    Each spelling is compared with the first of each group, except that plain numbers are looked up instead of compared
-    with each other, as a problem may have hundreds of them. None, no answer, is in no group.
+    Each spelling is compared with the first of each group. As a problem may have hundreds of them, what is plainly
+    different is not compared: plain numbers are looked up, and expressions with different values at one point are
+    different. None, no answer, is in no group.
 
     >>> group_by_value(["1/2", "3", "0.5", None, "3.0"])
     [0, 1, 0, None, 1]
@@ -60,6 +85,7 @@ def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
         group = numbers.get(value) if value is not None else None
         if group is None:
             others = (k for k, (_, other) in enumerate(firsts) if value is None or other is None)
+            others = (k for k in others if _may_be_same(answer, firsts[k][0]))
             group = next((k for k in others if _same_vote(answer, firsts[k][0])), len(firsts))
         if group == len(firsts):
             firsts.append((answer, value))
@@ -72,6 +98,28 @@ def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
 def _plain_number(answer: str) -> Fraction | None:
     """The value of an answer written only in digits; two such answers are the same iff their values are."""
     return number(text) if len(answer) <= MAX_LENGTH and _DIGITS.fullmatch(text := tidy(answer)) else None
+
+
+def _may_be_same(answer: str, other: str) -> bool:
+    """False if two answers are single expressions with different values at a point, and so are not the same."""
+    (text, value), (other_text, other_value) = _expression(answer), _expression(other)
+    if value is None or other_value is None or text == other_text:
+        return True
+    return abs(value - other_value) <= CLOSE * max(abs(value), abs(other_value))
+
+
+@lru_cache(maxsize=1 << 14)
+def _expression(answer: str) -> tuple[str, complex | None]:
+    """An answer's text without spaces, and its value at a point if nothing but algebra decides what it equals."""
+    text = tidy(answer) if len(answer) <= MAX_LENGTH else ""
+    short = squeezed(text)
+    if not text or any(read(text) is not None for read in (choice, letter, based, words)):
+        return short, None
+    # A unit may be seen in it or not, depending on what it is compared with.
+    measured = {split_unit(text, loose) for loose in (True, False)}
+    if measured != {Measured(text, None)}:
+        return short, None
+    return short, GRADER.signature(text)
 
 
 @lru_cache(maxsize=1 << 14)

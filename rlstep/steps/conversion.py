@@ -5,24 +5,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.errors import DataError
 from rlstep.runtime.rows import atomic
 from rlstep.steps.answers import extract, same_answer
 from rlstep.steps.readers import ReadReport
 from rlstep.steps.records import Solution
+from rlstep.steps.sources import Row
 
 
-def grade(solution: Solution, path: str, cut_short: bool) -> bool:
+def grade(solution: Solution, row: Row, cut_short: bool) -> bool:
     """Sets `answer` and `correct` using the reference; returns whether the solution could be graded.
 
     A solution without an answer keeps the verdict of its data set; without one it is wrong, unless it was cut short
     (see `rlstep.steps.readers.Reader.cut_short`): then it is not a failed attempt, and gets no grade.
 
+    Args:
+        solution: it.
+        row: the row that it was read from, for the error.
+        cut_short: whether the format's solutions may end before an answer.
+
     Raises:
-        UserError: there is no reference answer.
+        DataError: there is no reference answer.
     """
     if not solution.reference.strip():
-        raise UserError(f"{path}: problem '{solution.problem_id}' has no reference answer; leave grade off.")
+        problem = f"problem '{solution.problem_id}' has no reference answer to grade by; give one, or leave grade off."
+        raise DataError(row.source, row.number, "reference", problem)
     if solution.answer is None:
         solution.answer = extract(solution.completion)
     if solution.answer is not None:

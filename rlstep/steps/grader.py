@@ -8,8 +8,9 @@ counts as wrong.
 
 The worker (`python -m rlstep.steps.grader`) imports SymPy once and forks a process that grades; when that one is
 stopped, it forks the next, which takes milliseconds. It is a plain child process with pipes, so it works off the main
-thread, in daemonic processes and below any launcher; each rank has its own. It speaks JSON lines: `[pairs, readable,
-seconds, clock]` in, `{"same": true}`, `{"stopped": true}` or `{"error": "..."}` out. POSIX only.
+thread, in daemonic processes and below any launcher; each rank has its own. It speaks JSON lines. In: `{"pairs": [...],
+"readable": true, "seconds": 2, "clock": 7}`, or `text` in place of the first two; out: `{"same": true}` or
+`{"signature": [1.5, 0]}`, `{"stopped": true}` or `{"error": "..."}`. POSIX only.
 
 Nothing in an answer or a reference is evaluated as code: the grammar builds SymPy objects itself, numbers included, and
 in the process that grades, an audit hook refuses to run code that is not a module's, to start processes and to write
@@ -71,7 +72,7 @@ class Grader:
         if not pairs:
             return False
         with self._lock:
-            reply = self._ask(json.dumps([pairs, readable, self.seconds, self.clock]) + "\n")
+            reply = self._ask(pairs=pairs, readable=readable)
             if "same" in reply:
                 return reply["same"]
             if "error" in reply:
@@ -90,6 +91,14 @@ class Grader:
             )  # fmt: skip
         return False
 
+    def signature(self, text: str) -> complex | None:
+        """An expression's value at a fixed point, which equal ones share (`grading.signature`); None without one."""
+        if len(text) > MAX_LENGTH:
+            return None
+        with self._lock:
+            parts = self._ask(text=text).get("signature")
+        return None if parts is None else complex(*parts)
+
     def counts(self) -> dict[str, int]:
         """Gradings without a verdict so far, by kind; for a stage's metrics."""
         return {"gradings_stopped": self.stopped, "grading_errors": self.errors}
@@ -99,7 +108,8 @@ class Grader:
         with self._lock:
             self._end()
 
-    def _ask(self, request: str) -> dict:
+    def _ask(self, **asked) -> dict:
+        request = json.dumps(asked | {"seconds": self.seconds, "clock": self.clock}) + "\n"
         for _ in range(2):
             if self._process is None:
                 self._process = _start()
@@ -179,10 +189,12 @@ def _warm_up() -> None:
     import sympy.physics.units  # noqa: F401  imported by simplify, at its first call
 
     from rlstep.steps.grading.equality import same
+    from rlstep.steps.grading.signature import signature
     from rlstep.steps.grading.spelling import tidy
 
     for left, right in _EVERY_KIND:
         same(tidy(left), tidy(right))
+        signature(tidy(left))
     logging.disable()
 
 
@@ -198,21 +210,25 @@ _EVERY_KIND = (
 
 def _answer_requests(requests: int, replies: int) -> None:
     from rlstep.steps.grading.equality import UnreadableReference, same
+    from rlstep.steps.grading.signature import signature
 
     for name in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(name, signal.SIG_DFL)
     sys.addaudithook(_refuse)
     while line := _line(requests):
-        pairs, readable, seconds, clock = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        signal.setitimer(signal.ITIMER_REAL, clock)
+        asked = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, asked["seconds"])
+        signal.setitimer(signal.ITIMER_REAL, asked["clock"])
         try:
-            reply = {"same": any(same(answer, reference) for answer, reference in pairs)}
+            if "text" in asked:
+                reply = {"signature": signature(asked["text"])}
+            else:
+                reply = {"same": any(same(answer, reference) for answer, reference in asked["pairs"])}
         except MemoryError:
             reply = {"stopped": True}
         except UnreadableReference as error:
             unread = {"error": f"the reference is no mathematics that can be read: {str(error)[:100]}"}
-            reply = unread if readable else {"same": False}
+            reply = unread if asked["readable"] else {"same": False}
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {str(error)[:100]}"}
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,4 +1,4 @@
-"""Problems out of anybody's rows: the one reader for every stage that takes some.
+"""Problems from anybody's rows: the one reader for every stage that takes problems.
 
 A row needs a prompt and a reference answer. Of the names that these go by, the first that is there is taken:
 
@@ -161,6 +161,11 @@ def _prompt(row: Row, field: str, value: object) -> Prompt:
         # Parquet gives every message the fields of all of them, null where it has none.
         bare = [{k: v for k, v in one.items() if v is not None} if isinstance(one, dict) else one for one in value]
         if is_messages(bare):
+            if bare[-1]["role"] == "assistant":
+                problem = "ends with the assistant's message; a prompt ends where the assistant is to speak."
+                raise DataError(row.source, row.number, field, problem)
+            if not any(message["role"] == "user" and message["content"].strip() for message in bare):
+                raise DataError(row.source, row.number, field, "has no message of the user's with a text in it.")
             return bare
     wanted = "text or a list of messages with a role and a content each"
     raise DataError(row.source, row.number, field, f"expected {wanted}, got {shown(value)}.")

@@ -1,5 +1,6 @@
 """`PromptOptions`: the settings by which every stage that shows prompts to a model is told how to write them."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from rlstep.runtime.conversion import as_mapping
 from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import Prompt, PromptFormat, template_digest
 from rlstep.steps.records import Solution
+
+logger = logging.getLogger(__name__)
 
 OF_CHATS = ReadUnless("prompt_format", "text")
 
@@ -53,8 +56,18 @@ class PromptOptions:
         check(self, self._faults())
 
     def _faults(self) -> Iterator[str]:
-        if self.chat_template is not None and not Path(self.chat_template).is_file():
+        if self.chat_template is None:
+            return
+        if not Path(self.chat_template).is_file():
             yield f"chat_template is {self.chat_template}, which is no file; give one that holds a Jinja template"
+            return
+        try:
+            empty = not self.template_text.strip()
+        except UnicodeDecodeError:
+            yield f"chat_template is {self.chat_template}, which is no UTF-8 text; give a file with a Jinja template"
+            return
+        if empty:
+            yield f"chat_template is {self.chat_template}, which is empty; give a file with a Jinja template"
 
     @property
     def asked(self) -> PromptFormat | None:
@@ -107,7 +120,10 @@ class PromptOptions:
             return asked
         if taught.template is not None and taught.template != template_digest(tokenizer):
             other = "chat_template" if self.chat_template else "the chat template of its tokenizer"
-            raise UserError(f"{whose} was taught with another chat template than {other}. Take the one it has.")
+            raise UserError(
+                f"{whose} was taught with another chat template than {other}. Leave chat_template out, and keep the "
+                "tokenizer's files as the run that taught it wrote them."
+            )
         if asked is not None and (difference := taught.difference(self._over(taught))):
             raise UserError(f"{whose} was taught {difference}. Leave it out, or train the model with it.")
         return taught
@@ -122,22 +138,31 @@ class PromptOptions:
         Raises:
             UserError: as `agreed`; or prompts of two forms, and nothing says which is meant.
         """
-        agreed = self.agreed(tokenizer, taught, whose) or PromptFormat()
-        return agreed.resolved(prompts).of_tokenizer(tokenizer)
+        agreed = self.agreed(tokenizer, taught, whose)
+        chosen = (agreed or PromptFormat()).resolved(prompts).of_tokenizer(tokenizer)
+        if agreed is None and chosen.form == "text" and getattr(tokenizer, "chat_template", None):
+            logger.warning(
+                "prompts are plain text, which %s is given as it is, although its tokenizer has a chat template: for "
+                "an instruct model set prompt_format: chat, for a base model prompt_format: text",
+                whose,
+            )
+        return chosen
 
-    def for_rows(self, tokenizer, solutions: Sequence[Solution]) -> PromptFormat:
+    def for_rows(self, tokenizer, solutions: Sequence[Solution], taught: PromptFormat | None = None) -> PromptFormat:
         """How the prompts of solutions are written for a verifier: as they were for the policy that wrote these.
 
         Args:
             tokenizer: the verifier's.
-            solutions: the rows; those that do not say how their prompts were written are taken as they are.
+            solutions: the rows.
+            taught: what the generator that the verifier starts from was taught, which counts where no row says how its
+                prompt was written, as with people's solutions; None where that is not known either.
 
         Raises:
             UserError: they were not all written alike, or something else is asked.
         """
         self.give_template(tokenizer)
         written = written_as(solutions)
-        base = self.asked or PromptFormat() if written is None else self._over(written)
+        base = self._over(written or taught or PromptFormat())
         chosen = base.resolved([solution.prompt for solution in solutions]).of_tokenizer(tokenizer)
         if written is not None and (difference := written.difference(chosen)):
             raise UserError(

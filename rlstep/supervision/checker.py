@@ -7,7 +7,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import same_answer
 from rlstep.steps.records import Solution
 from rlstep.steps.trees import Beginnings
-from rlstep.tasks.base import Task, checked
+from rlstep.tasks.base import OTHER_TASK, Task, checked
 
 
 def has_step_labels(solution: Solution) -> bool:
@@ -44,7 +44,7 @@ def label_solution(task: Task, solution: Solution, path: str) -> Solution:
     try:
         relabelled = checked(task, replace(solution))
     except ValueError as error:
-        raise UserError(f"{where}: {error}. Give the task that the problems belong to.") from None
+        raise UserError(f"{where}: {error}. {OTHER_TASK}") from None
     if has_step_labels(solution):
         return _graded(solution, relabelled)
     if solution.scores and [tuple(step) for step in solution.steps] != relabelled.steps:

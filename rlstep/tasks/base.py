@@ -9,6 +9,11 @@ from rlstep.steps.records import Problem, Solution, Span
 
 # Who says what an answer of the task `answers` is, and whether it is right (`rlstep.tasks.answers`).
 Grader = Literal["math", "number", "choice", "exact", "regex"]
+# What to do where a task cannot read a problem or its reference.
+OTHER_TASK = (
+    "Give the task that the problems belong to, or task: answers, which grades the answer of any problem, with the "
+    "grader that fits the references."
+)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ class PublishedTask:
     """What tasks on published data share; a subclass names its data and has the checker.
 
     Args:
-        path: a folder with train.jsonl and test.jsonl; or one JSONL file, a fixed quarter of whose rows is the test
-            split; or the id of a data set on the Hugging Face hub. Nothing is read before problems are asked for.
+        path: a folder with train.jsonl and test.jsonl, or with shards (`rlstep.steps.sources`) that have these words in
+            their names; or one file, a fixed quarter of whose rows is the test split; or the id of a data set on the
+            Hugging Face hub. Nothing is read before problems are asked for.
         boundary: what the checker takes for a step.
     """
 
@@ -82,7 +83,8 @@ class PublishedTask:
     def _read(self, split: str) -> Iterator[Solution]:
         path = Path(self.path)
         if path.is_dir():
-            yield from read(self.name, path / f"{split}.jsonl")
+            own = path / f"{split}.jsonl"
+            yield from read(self.name, own) if own.is_file() else read(self.name, path, split=split)
         elif path.is_file():
             yield from (s for s in read(self.name, path) if split_of(s.prompt) == split)
         else:
@@ -94,7 +96,8 @@ class PublishedTask:
         """The hub's rows, from its cache where they are there: a training machine may have no network."""
         if not is_hub_id(self.path):
             raise UserError(
-                f"{self.path}: no such file or folder. Give a folder with train.jsonl and test.jsonl, or a hub id."
+                f"{self.path}: no such file or folder. Give a folder with files of the splits train and test, or a "
+                "hub id."
             )
         from datasets import load_dataset
         from datasets.exceptions import DatasetNotFoundError
@@ -106,7 +109,7 @@ class PublishedTask:
             wanted = f"split '{split}'" + (f" of its configuration '{self.hub_config}'" if self.hub_config else "")
             raise UserError(
                 f"{self.path}: neither a file nor a folder here, and the hub does not give the {wanted}: {reason}"
-                " Give a folder with train.jsonl and test.jsonl where there is no network."
+                " Give a folder with files of the splits train and test where there is no network."
             ) from None
 
 

@@ -106,7 +106,7 @@ def train_features(
         policy: how labels become targets.
         keep_unknown: ask at steps without a target and at those that are counted with another solution, too; evaluation
             does, for what it says of whole solutions.
-        whole_rows: drop rows that do not fit, instead of what lies after the limit.
+        whole_rows: drop rows that are asked beyond the limit, instead of what lies after it; evaluation does.
         prompt_format: how prompts are written; by default each as its own form says.
 
     Returns:
@@ -126,7 +126,7 @@ def train_features(
         asked = list(zip(*train_positions(kind, encoded, solution, policy), strict=True))
         shared = beginnings.shared(solution) if kind == "prm" else 0
         known = _known(asked[shared:])
-        if whole_rows and max_length is not None and len(encoded.ids) > max_length:
+        if whole_rows and max_length is not None and asked and asked[-1][0] >= max_length:
             counts["positions_too_long"] += known
             counts["rows_too_long"] += 1
             continue

@@ -29,8 +29,8 @@ NAME = re.compile(r"[\w.-]+")
 def as_targets(names: str | list[str] | None) -> str | list[str] | None:
     """What PEFT takes: a list of names, one text that is a regular expression, or "all-linear".
 
-    TRL makes a text of a list with one name, and PEFT reads that as a regular expression for a module's whole name,
-    which `q_proj` never is; in a list, in turn, "all-linear" would be a module's name.
+    TRL turns a list of one name into a string, which PEFT reads as a regular expression for a module's whole name, and
+    `q_proj` never is one. In a list, on the other hand, PEFT would take "all-linear" for a module's name.
     """
     if isinstance(names, list | tuple) and len(names) == 1:
         (names,) = names
@@ -123,6 +123,11 @@ def _faults(lora: LoraConfig, model: PreTrainedModel) -> Iterator[str]:
     single = [targets] if isinstance(targets, str) else sorted(targets or [])
     for target in single:
         if target == ALL_LINEAR:
+            if target != targets:
+                yield f"lora_target_modules: {ALL_LINEAR} stands alone, and here it is one of {', '.join(single)}"
+            continue
+        if isinstance(targets, str) and (fault := _pattern_fault(target)):
+            yield f"lora_target_modules: '{target}' is no regular expression ({fault})"
             continue
         matched = [name for name in modules if _matches(target if isinstance(targets, str) else [target], name)]
         if not matched:
@@ -155,6 +160,14 @@ def _matches(targets: str | list[str] | set[str] | None, name: str) -> bool:
     if isinstance(targets, str):
         return re.fullmatch(targets, name) is not None
     return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _pattern_fault(pattern: str) -> str | None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return str(error)
+    return None
 
 
 def _what_there_is(model: PreTrainedModel) -> str:

@@ -1,4 +1,4 @@
-"""Whether a tokenizer and a model are of one vocabulary, before a token without an embedding stops the training."""
+"""Whether a tokenizer fits a model's embedding, before a token without a row in it stops the training."""
 
 from collections.abc import Iterable, Sequence
 
@@ -42,28 +42,40 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfi
         )
 
 
-def check_texts(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
-    """As `check_tokens`, of texts, which are tokenised where tokens lie beyond the embedding at all."""
+def check_texts(
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Like `check_tokens` for texts, which are tokenised only if the tokenizer has tokens beyond the embedding."""
     if max(tokenizer.get_vocab().values()) >= config.get_text_config().vocab_size:
-        check_tokens(tokenizer(list(texts), add_special_tokens=False)["input_ids"], tokenizer, config)
+        check_tokens(tokenizer(list(texts), add_special_tokens=False)["input_ids"], tokenizer, config, names)
 
 
-def check_tokens(rows: Iterable[Sequence[int]], tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+def check_tokens(
+    rows: Iterable[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    names: Sequence[str] | None = None,
+) -> None:
     """Refuses texts with a token that the model's embedding has no row for.
 
     Args:
         rows: token ids of each text.
         tokenizer: it made them.
         config: the model's.
+        names: what each text is called in the message; by default its number from 1.
 
     Raises:
-        UserError: one has, named with its number from 1.
+        UserError: one has such a token.
     """
     limit = config.get_text_config().vocab_size
-    for number, ids in enumerate(rows, start=1):
+    for number, ids in enumerate(rows):
         if len(ids) and (largest := int(max(ids))) >= limit:
+            name = names[number] if names else f"text {number + 1}"
             raise UserError(
-                f"text {number} has the token '{tokenizer.convert_ids_to_tokens(largest)}' ({largest}), and the "
+                f"{name} has the token '{tokenizer.convert_ids_to_tokens(largest)}' ({largest}), and the "
                 f"model's embedding has {limit} rows. Save the model after resize_token_embeddings, or take that token "
                 "out of the texts."
             )

@@ -17,6 +17,7 @@ from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.start import check_tied, policy_start
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
+from rlstep.stages.label import LabelConfig, label
 from rlstep.stages.ppo import ppo
 from rlstep.stages.prm import PRMConfig, prm
 from rlstep.stages.sample import SampleConfig, sample
@@ -48,6 +49,10 @@ def train(task, solutions, ppo_arguments, tmp_path):
             ppo(PPOOptions(problems, reward=["checker"]), *parts, ppo_arguments(), policy)
         elif stage == "sample":
             sample(SampleConfig(str(model), problems, str(tmp_path / "samples.jsonl"), max_new_tokens=2))
+        elif stage == "label":
+            by_rollouts = {"by": "monte_carlo", "policy": str(model), "max_new_tokens": 2}
+            write_rows(rows, (replace(s, labels=None).to_row() for s in solutions))
+            label(LabelConfig(rows, str(tmp_path / "labelled.jsonl"), "arithmetic", **by_rollouts))
         else:
             prm(PRMConfig(str(model), rows, **options), VerifierArguments(out, **QUICK))
 
@@ -61,7 +66,7 @@ def test_a_target_without_a_layer_is_told_before_data_is_read(stage, own, train)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo", "sample", "prm"])
+@pytest.mark.parametrize("stage", ["sft", "ppo", "sample", "prm", "label"])
 def test_a_tokenizer_of_another_model_is_told_before_training(stage, own, train):
     model = AutoModelForCausalLM.from_pretrained(own)
     model.resize_token_embeddings(200)
@@ -71,18 +76,20 @@ def test_a_tokenizer_of_another_model_is_told_before_training(stage, own, train)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo", "sample", "prm"])
+@pytest.mark.parametrize("stage", ["sft", "ppo", "sample", "prm", "label"])
 def test_a_token_without_a_row_is_told_before_training(stage, own, train):
     """Newlines are the tokenizer's last token."""
     model = AutoModelForCausalLM.from_pretrained(own)
     rows = len(AutoTokenizer.from_pretrained(own)) - 1
     model.resize_token_embeddings(rows)
     model.save_pretrained(own)
-    with pytest.raises(UserError, match=rf"has the token '\n' \({rows}\), and the model's embedding has {rows} rows"):
+    with pytest.raises(
+        UserError, match=rf"problem '.*' ?.*has the token '\n' \({rows}\), and the model's embedding has {rows} rows"
+    ):
         train(stage, own)
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo", "sample"])
+@pytest.mark.parametrize("stage", ["sft", "ppo", "sample", "label"])
 def test_a_tokenizer_without_an_end_is_told_before_training(stage, own, train):
     tokenizer = AutoTokenizer.from_pretrained(own)
     tokenizer.eos_token = None

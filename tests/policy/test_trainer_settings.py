@@ -6,9 +6,13 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 
 from rlstep.core.kl import kl_estimate
-from rlstep.policy.rewards.scored import ScoredBatch
+from rlstep.policy.models import load_policy_tokenizer
+from rlstep.policy.rewards.scored import ScoredBatch, ScoredCompletion
+from rlstep.policy.trainer import StepPPOTrainer
+from tests.families import FAMILIES
 
 
 @pytest.fixture
@@ -412,3 +416,33 @@ def test_rows_that_fill_the_last_batch_of_an_evaluation_are_not_counted(scripted
     state.end_of_dataloader = False
     trainer.batch()
     assert trainer.logged()["eval_accuracy"] == 1 / 4
+
+
+# --- Dropout.
+
+
+@pytest.mark.parametrize("advantage", ["group", "gae"])
+def test_dropout_is_off_so_that_an_unchanged_policy_has_no_kl(first_kl, advantage):
+    assert first_kl(advantage=advantage) == pytest.approx(0.0, abs=1e-7)
+    assert first_kl(advantage=advantage, disable_dropout=False) > 1e-3
+
+
+@pytest.fixture
+def first_kl(arguments, lora, task, tmp_path):
+    """first_kl(...): the first KL of GPT-2, which drops a tenth of everything, with an adapter that does so too."""
+    problems = task.problems("train", 2, seed=0)
+    policy = FAMILIES["gpt2"].write(tmp_path / "gpt2", [problem.prompt for problem in problems])
+    data = Dataset.from_list([{"prompt": problem.prompt, "reference": problem.reference} for problem in problems])
+
+    def judge(prompts, completions, references):
+        return [ScoredCompletion([], [], 0.0, correct=False, clean=False) for _ in completions]
+
+    def run(**settings) -> float:
+        config = arguments(beta=0.1, max_steps=1, **settings)
+        tokenizer = load_policy_tokenizer(policy)
+        adapter = replace(lora, lora_dropout=0.1)
+        trainer = StepPPOTrainer(policy, judge, config, data, processing_class=tokenizer, peft_config=adapter)
+        trainer.train()
+        return next(entry["kl"] for entry in trainer.state.log_history if "kl" in entry)
+
+    return run

@@ -54,6 +54,7 @@ def check(arguments):
         ({"options": {"task": "gsm8k", "task_path": "x"}}, "task_path does nothing here: the problems come from"),
         ({"options": {"score_cache": 5}}, "uses no model, so score_cache would do nothing"),
         ({"options": {"share_base": False}}, "uses no model, so share_base would do nothing"),
+        ({"model": {"use_peft": True, "lora_dropout": 0.1}}, "disable_dropout is true, so lora_dropout would do"),
         (
             {"model": {"use_peft": True}, "args": {"beta": 0.1, "sync_ref_model": True}},
             "sync_ref_model updates a separate reference",
@@ -63,6 +64,11 @@ def check(arguments):
 def test_combinations_that_make_no_sense_are_refused(check, parts, message):
     with pytest.raises(UserError, match=message):
         check(**parts)
+
+
+@pytest.mark.parametrize(("dropout", "disable"), [(0.0, True), (0.1, False), (ModelConfig().lora_dropout, True)])
+def test_an_adapters_dropout_that_is_read_or_was_not_asked_for_is_accepted(check, dropout, disable):
+    check(model={"use_peft": True, "lora_dropout": dropout}, args={"disable_dropout": disable})
 
 
 def test_all_faults_are_shown_at_once(check):

@@ -244,8 +244,23 @@ def test_grade_needs_a_format_with_references(tmp_path, format):
 
 
 def test_grade_needs_a_reference_in_every_row(tmp_path):
-    with pytest.raises(UserError, match="problem 'p' has no reference answer"):
-        convert(tmp_path, "solutions", Solution("p", "?", "", " ").to_row(), grade=True)
+    rows = [Solution("p", "?", "Answer: 1", "1").to_row(), Solution("q", "?", "Answer: 1", " ").to_row()]
+    place = "row 2, field 'reference': problem 'q' has no reference answer"
+    with pytest.raises(DataError, match=place):
+        convert(tmp_path, "solutions", *rows, grade=True)
+    solutions, metrics = convert(tmp_path, "solutions", *rows, grade=True, on_bad_row="skip")
+    assert (metrics["bad_rows"], [s.problem_id for s in solutions]) == (1, ["p"])
+    (listed,) = (fault for _, fault in read_rows(next(tmp_path.glob("*.bad_rows.jsonl"))))
+    assert place in listed["error"]
+
+
+def test_gradings_that_failed_are_told_in_a_line(tmp_path, caplog):
+    rows = [Solution(name, "?", "Answer: 3", rf"\\mystery{{{name}}}").to_row() for name in "pq"]
+    _, metrics = convert(tmp_path, "solutions", *rows, grade=True)
+    assert metrics["grading_errors"] == 2
+    assert "answers that could not be graded count as wrong: 2 grading errors" in caplog.text
+    _, metrics = convert(tmp_path, "solutions", Solution("p", "?", "Answer: 3", "3").to_row(), grade=True)
+    assert "grading_errors" not in metrics
 
 
 VALUES = {

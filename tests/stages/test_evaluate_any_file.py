@@ -195,6 +195,8 @@ def test_answers_are_graded_where_the_file_does_not(run, capsys):
     assert result["pass_at_n"]["mean"] == pytest.approx([0.5, 1])
     assert (metrics["graded_here"], metrics["unanswered"]) == (4, 0.25)
     assert "graded here, by value: 4" in capsys.readouterr().out
+    result, metrics = run([{"problem_id": "a", "answer": "3", "reference": r"\mystery{3}"}], ns=[1])
+    assert metrics["grading_errors"] == 1
     # What the file says stands.
     rows[1]["correct"] = True
     result, metrics = run(rows, ns=[1])

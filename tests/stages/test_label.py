@@ -114,7 +114,8 @@ def test_completions_without_steps_or_answer_are_kept_and_counted(tmp_path):
 def test_the_wrong_task_is_a_user_error_that_names_the_solution(config):
     config.task = "arithmetic"
     with pytest.raises(
-        UserError, match=r"problem 'increasing-train-0-\d+', sample 0.*the task that the problems belong to"
+        UserError,
+        match=r"problem 'increasing-train-0-\d+', sample 0.*the task that the problems belong to, or task: answers",
     ):
         label(config)
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,15 @@ def test_scores_are_added_and_nothing_else_changes(verifier_paths, data, tmp_pat
     assert metrics["rows_per_second"] > 0
     assert metrics["tokens_per_second"] > 0
     assert json.loads((tmp_path / "scored.jsonl.run.json").read_text())["stage"] == "score"
+
+
+@pytest.mark.parametrize("out", ["scored.jsonl", "scored"])
+def test_too_long_a_solution_is_named_as_in_its_file(verifier_paths, data, tmp_path, solutions, out):
+    long = replace(solutions[6], completion="7 + 3 = 10\n" * 200, steps=None, labels=None)
+    write_rows(data, (solution.to_row() for solution in [*solutions[:6], long]))
+    named = rf"solutions.jsonl, problem '{long.problem_id}', sample {long.sample}: \d+ tokens exceed the verifier's 512"
+    with pytest.raises(UserError, match=named):
+        score(config(verifier_paths, data, tmp_path / out))
 
 
 @pytest.mark.parametrize("cut", [False, True])

@@ -199,6 +199,42 @@ def test_answers_are_grouped_by_value():
     assert group_by_value([]) == []
 
 
+def test_expressions_that_differ_at_a_point_are_not_compared(monkeypatch):
+    """Of 60 different ones each pair would be; here those alone whose values are the same."""
+    answers.same_answer.cache_clear()
+    answers._same_vote.cache_clear()
+    compared = []
+    any_same = answers.GRADER.any_same
+
+    def counted(*pairs, readable):
+        compared.append(pairs)
+        return any_same(*pairs, readable=readable)
+
+    monkeypatch.setattr(answers.GRADER, "any_same", counted)
+    roots = [rf"\frac{{{a}\sqrt{{{b}}}}}{{7}}" for a in range(1, 11) for b in (2, 3, 5)]
+    squares = [f"(x+{a})^2" for a in range(30)]
+    again = [rf"\frac{{\sqrt{{{4 * b}}}}}{{7}}" for b in (2, 3, 5)] + [f"x^2+{2 * a}x+{a * a}" for a in (1, 7, 29)]
+    groups = group_by_value(roots + squares + again)
+    assert groups == [*range(60), 3, 4, 5, 31, 37, 59]
+    assert len(compared) == 6
+
+
+def test_what_differs_at_a_point_is_grouped_as_it_is_compared():
+    """With units, equations, lists, sets, words, letters and infinite values among it."""
+    spellings = [
+        r"\frac{1}{2}", "0.5", r"50\%", "x", "X", "2x", "x=2", "2", "3x-x", "y", r"\sqrt{-1}", "i", "f(3)", "f(3)=2",
+        r"\infty", r"-\infty", r"\frac{1}{0}", "(1,2)", "1,2", r"\{2\}", r"5\text{ cm}", "5", "5m", "m*5", "5 m",
+        r"90^\circ", r"\frac{\pi}{2}", "90", r"\text{no}", "no", "(A)", "A", r"\sin^2 x+\cos^2 x", "1", "|x|",
+        r"\sqrt{x^2}", "n!", r"\log x", r"\mystery", "1 1/2", "3/2", r"10^{400}", r"10^{-400}", "0", "x-x",
+        "12_3", "5_{10}", "x<2", "2>x", r"e^{i\pi}", "-1", "1,234", "1234", r"x\in(0,1)", "$2", "2^{0.5}", r"\sqrt2",
+    ]  # fmt: skip
+    groups = group_by_value(spellings)
+    firsts = [spellings[groups.index(group)] for group in range(max(groups) + 1)]
+    for spelling, group in zip(spellings, groups, strict=True):
+        same = [first for first in firsts if spelling == first or same_answer(spelling, first)]
+        assert firsts[group] == same[0], spelling
+
+
 def test_numbers_are_grouped_as_they_are_compared():
     """What is looked up by its value is in the group in which a comparison with every other puts it."""
     spellings = [

@@ -14,6 +14,7 @@ from rlstep.steps.problems import read_problems
 from rlstep.steps.records import Problem, Solution, read_solutions, write_solutions
 
 CHAT = [{"role": "user", "content": "What is 2 + 3?"}]
+SAID = {"role": "assistant", "content": "5"}
 
 
 @pytest.fixture
@@ -116,6 +117,8 @@ def test_rows_that_repeat_a_problem_are_one_and_counted(read, caplog):
         ({"problem": "p", "answer": True}, "answer", "expected the right answer as text, got true"),
         ({"problem": " ", "answer": "5"}, "problem", "is blank"),
         ({"prompt": [{"role": "user"}], "answer": "5"}, "prompt", "a list of messages with a role and a content"),
+        ({"messages": [*CHAT, SAID], "answer": "5"}, "messages", "ends with the assistant's message; a prompt ends"),
+        ({"prompt": [{"role": "system", "content": "S"}], "answer": "5"}, "prompt", "has no message of the user's"),
         ({"id": True, "prompt": "p", "answer": "5"}, "id", "expected text or a whole number, got true"),
     ],
 )

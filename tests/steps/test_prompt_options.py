@@ -24,6 +24,18 @@ def test_without_settings_the_prompts_own_form_decides(tokenizer):
         PromptOptions().for_model(tokenizer, ["What?", CHAT], None, "m")
 
 
+def test_plain_text_for_a_model_with_a_template_is_told_unless_it_was_asked_for_or_taught(tokenizer, task, caplog):
+    PromptOptions().for_model(tokenizer, ["What?"], None, "a-chat-model")
+    assert "plain text, which a-chat-model is given as it is, although its tokenizer has a chat template" in caplog.text
+    caplog.clear()
+    PromptOptions(prompt_format="text").for_model(tokenizer, ["What?"], None, "m")
+    PromptOptions(prompt_format="chat").for_model(tokenizer, ["What?"], None, "m")
+    PromptOptions().for_model(tokenizer, ["What?"], PromptFormat("text"), "m")
+    PromptOptions().for_model(tokenizer, [CHAT], None, "m")
+    PromptOptions().for_model(task.tokenizer(), ["What?"], None, "m")
+    assert not caplog.records
+
+
 def test_a_file_and_the_command_line_give_the_same(tmp_path):
     (tmp_path / "a.yaml").write_text("prompt_format: chat\nchat_template_arguments: {enable_thinking: false}\n")
     line = ["--prompt_format", "chat", "--chat_template_arguments", '{"enable_thinking": false}']
@@ -47,6 +59,13 @@ def test_templates_are_compared_within_one_vocabulary_alone(tokenizer, task):
     assert mine.difference(PromptFormat("chat").of_tokenizer(other)) is None
     assert "system_prompt" in mine.difference(PromptFormat("chat", "S").of_tokenizer(other))
     assert "prompt_format chat, not text" in mine.difference(PromptFormat("text"))
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"\xff\xfe", "no UTF-8 text"), (b" \n", "which is empty")])
+def test_a_file_that_holds_no_template_is_refused(tmp_path, content, message):
+    (tmp_path / "a.jinja").write_bytes(content)
+    with pytest.raises(UserError, match=f"{message}; give a file"):
+        PromptOptions(chat_template=str(tmp_path / "a.jinja"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
+import gzip
+import json
 from dataclasses import fields
 
 import pytest
+from datasets import Dataset
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
@@ -194,6 +197,22 @@ def test_demonstrations_are_one_step_a_line_and_right(folder):
         assert (solution.labels, solution.correct) == ([None, 1], True)
     # Labelling a demonstration must not mark the published one.
     assert task.published("train")[0].labels is None
+
+
+@pytest.mark.parametrize("name", ["train-00000-of-00001.parquet", "math_train.jsonl", "train.json.gz"])
+def test_a_folder_of_shards_has_a_split_in_their_names(tmp_path, name):
+    """As clones of hub data sets have it, whose rows are in a folder of their own."""
+    table = Dataset.from_list([row(k) for k in range(3)])
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / name
+    table.to_parquet(file) if name.endswith("parquet") else table.to_json(file)
+    if name == "train.json.gz":
+        file.write_bytes(gzip.compress(json.dumps([row(k) for k in range(3)]).encode()))
+    assert len(MATH(str(tmp_path / "data")).problems("train", 3, seed=0)) == 3
+    with pytest.raises(UserError, match=f"its rows are in a subfolder. Give {tmp_path}/data"):
+        MATH(str(tmp_path)).problems("train", 3, seed=0)
+    with pytest.raises(UserError, match=f"no file has the split 'test' in its name; there are {name}"):
+        MATH(str(tmp_path / "data")).problems("test", 3, seed=0)
 
 
 def test_solutions_with_a_drawing_are_no_demonstrations(folder):

@@ -61,6 +61,8 @@ def test_one_target_of_a_policy_gets_its_adapters(family, target, adapted):
         # PEFT is content with one that matches.
         ("qwen2", {"target_modules": ["q_proj", "c_attn"]}, "no module is named 'c_attn'"),
         ("qwen2", {"target_modules": r".*\.9\..*_proj"}, "no module is named"),
+        ("qwen2", {"target_modules": "(q|v_proj"}, r"'\(q\|v_proj' is no regular expression \(missing \)"),
+        ("qwen2", {"target_modules": ["all-linear", "q_proj"]}, "all-linear stands alone, and here it is one of all-l"),
         ("gpt2", {"target_modules": ["q_proj"]}, "'q_proj'; linear layers are c_attn, c_proj, c_fc, lm_head"),
         ("qwen2", {"target_modules": ["mlp"]}, "'mlp' is a Qwen2MLP, which has no matrix of its own"),
         ("qwen2", {"target_modules": ["lm_head"]}, "'lm_head' is the output embedding"),

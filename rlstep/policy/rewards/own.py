@@ -126,8 +126,6 @@ def _takes(name: str, function: Any, columns: Iterable[str]) -> frozenset[str] |
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # written in C
         return frozenset()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
     if len(positional) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in positional):
         raise UserError(
@@ -141,7 +139,7 @@ def _takes(name: str, function: Any, columns: Iterable[str]) -> frozenset[str] |
             f"reward {name} asks for {', '.join(lacking)}, which the problems do not have; there is "
             f"{', '.join(sorted(there))}."
         )
-    return frozenset(p.name for p in named)
+    return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else frozenset(p.name for p in named)
 
 
 def columns_of(extras: Sequence[Mapping[str, Any]]) -> dict[str, list]:

@@ -128,6 +128,7 @@ def _solutions(reader: Reader, rows: Iterator[Row], skip: bool, report: ReadRepo
                 raise
             report.skip(fault)
             continue
+        report.row = row
         for solution in solutions:
             if not isinstance(reader, OursReader):
                 solution.sample = samples[solution.problem_id]

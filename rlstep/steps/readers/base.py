@@ -10,6 +10,7 @@ from typing import ClassVar
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.steps.readers.values import Field
 from rlstep.steps.records import Solution, Span
+from rlstep.steps.sources import Row
 
 PROBLEM = "{problem}"
 LISTED_FAULTS = 20
@@ -30,6 +31,7 @@ class ReadReport:
         bad_rows: malformed rows that were skipped.
         faults: the first few of their errors.
         on_fault: called with each of their errors.
+        row: the row whose solutions are being yielded, for errors that are found in them later.
     """
 
     rows: Counter = field(default_factory=Counter)
@@ -38,6 +40,7 @@ class ReadReport:
     bad_rows: int = 0
     faults: list[DataError] = field(default_factory=list)
     on_fault: Callable[[DataError], None] | None = None
+    row: Row | None = None
 
     def skip(self, fault: DataError) -> None:
         self.bad_rows += 1

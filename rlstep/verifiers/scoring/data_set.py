@@ -26,7 +26,7 @@ from rlstep.steps.parquet import write_parquet
 from rlstep.steps.prompt_options import written_as
 from rlstep.steps.records import Solution, iter_solutions
 from rlstep.steps.sources import shards
-from rlstep.verifiers.scoring.scorer import StepScorer
+from rlstep.verifiers.scoring.scorer import StepScorer, TooLong
 
 FINGERPRINT = ".fingerprint"
 SHARD = re.compile(r"part-\d{5,}\.parquet|\.fingerprint")
@@ -142,7 +142,7 @@ def _into_file(job: ScoringJob, total: int) -> dict:
             # A chunk that a kill cut in two is scored again as a whole: the same batches give the same last digits.
             whole = done - done % job.chunk_rows
             todo = islice(_chunks(job), whole // job.chunk_rows, None)
-            scorer = _ChunkScorer(job.open_verifier(None), job.name)
+            scorer = _ChunkScorer(job.open_verifier(None), job)
             for chunk in track(todo, "scoring", total, whole, weight=len):
                 scorer.add_scores(chunk)
                 written = len(rows.rows) % job.chunk_rows
@@ -165,7 +165,7 @@ def _into_shards(job: ScoringJob, total: int) -> dict:
     for index, chunk in track(mine, "scoring", share, 0, weight=lambda pair: len(pair[1])):
         shard = unfinished / f"part-{index:05d}.parquet"
         if not shard.is_file():
-            scorer = scorer or _ChunkScorer(job.open_verifier(state.device), job.name)
+            scorer = scorer or _ChunkScorer(job.open_verifier(state.device), job)
             scorer.add_scores(chunk)
             write_parquet(shard, (solution.to_row() for solution in chunk))
     state.wait_for_everyone()
@@ -191,8 +191,8 @@ def _prepare(folder: Path, fingerprint: str) -> None:
 class _ChunkScorer:
     """Adds scores chunk by chunk and keeps the time."""
 
-    def __init__(self, verifier: StepScorer, name: str):
-        self.verifier, self.name = verifier, name
+    def __init__(self, verifier: StepScorer, job: ScoringJob):
+        self.verifier, self.job = verifier, job
         self.rows = 0
         self.start = time.perf_counter()
 
@@ -201,9 +201,15 @@ class _ChunkScorer:
             if solution.steps is None:
                 solution.steps = self.verifier.boundary.split(solution.completion)
         self._check_prompts(chunk)
-        values = self.verifier.score([s.prompt for s in chunk], [s.completion for s in chunk], [s.steps for s in chunk])
+        asked = [s.prompt for s in chunk], [s.completion for s in chunk], [s.steps for s in chunk]
+        try:
+            values = self.verifier.score(*asked)
+        except TooLong as error:
+            long = chunk[error.row]
+            where = f"{self.job.data}, problem '{long.problem_id}', sample {long.sample}"
+            raise UserError(f"{where}: {error.problem}") from None
         for solution, scores in zip(chunk, values, strict=True):
-            solution.scores[self.name] = scores
+            solution.scores[self.job.name] = scores
         self.rows += len(chunk)
 
     def _check_prompts(self, chunk: list[Solution]) -> None:

@@ -25,6 +25,19 @@ from rlstep.verifiers.spec import Gives, Kind
 logger = logging.getLogger(__name__)
 
 
+class TooLong(UserError):
+    """A row is longer than the verifier.
+
+    Attributes:
+        row: its index among those to be scored.
+        problem: how long it is, and what to do.
+    """
+
+    def __init__(self, row: int, problem: str):
+        super().__init__(f"row {row}: {problem}")
+        self.row, self.problem = row, problem
+
+
 class StepScorer(ABC):
     """A verifier that scores text, whichever tokenizer wrote it.
 
@@ -121,9 +134,10 @@ class StepScorer(ABC):
     def _check_lengths(self, features: list[Feature], rows: list[int]) -> None:
         for feature, row in zip(features, rows, strict=True):
             if self.max_positions is not None and len(feature.ids) > self.max_positions:
-                raise UserError(
-                    f"row {row}: {len(feature.ids)} tokens exceed the verifier's {self.max_positions} positions. "
-                    "Drop the row, sample shorter completions, or take a verifier with a longer context."
+                raise TooLong(
+                    row,
+                    f"{len(feature.ids)} tokens exceed the verifier's {self.max_positions} positions. Drop the row, "
+                    "sample shorter completions, or take a verifier with a longer context.",
                 )
 
     @torch.inference_mode()

@@ -31,7 +31,11 @@ class VerifierArguments(TrainingArguments):
     )
 
     max_length: Annotated[int | None, Range(at_least=1)] = field(
-        default=None, metadata={"help": "Longest row in tokens; the model's own limit by default."}
+        default=None,
+        metadata={
+            "help": "Longest row in tokens; the model's own limit by default. In training, steps beyond it are left "
+            "out; in evaluation, the whole solution."
+        },
     )
     learning_rate: float = field(
         default=1e-5, metadata={"help": "Initial learning rate; a low one mattered in the paper."}

@@ -1,9 +1,11 @@
 """A verifier's training run: from labelled solutions to a checkpoint and its record."""
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from transformers import TrainerCallback, set_seed
@@ -14,8 +16,10 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord
+from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import PromptOptions
-from rlstep.steps.records import read_solutions
+from rlstep.steps.prompts import PromptFormat
+from rlstep.steps.records import Solution, read_solutions
 from rlstep.verifiers.adapters import save_adapter
 from rlstep.verifiers.attention import choose_attention
 from rlstep.verifiers.pretrained import load_tokenizer
@@ -27,6 +31,10 @@ from rlstep.verifiers.training.start import start_devices
 from rlstep.verifiers.training.trainer import VerifierTrainer
 from rlstep.verifiers.vocabulary import check_texts, check_vocabulary
 
+logger = logging.getLogger(__name__)
+
+# Rows whose steps are compared with the boundary's.
+LOOKED_AT = 1000
 # Weights of a whole model or an adapter, by the names that transformers and PEFT give their files.
 WEIGHTS = re.compile(r"adapter_config\.json|(adapter_)?model.*\.safetensors(\.index\.json)?")
 
@@ -38,6 +46,7 @@ def train_verifier(
     spec_of: Callable[..., VerifierSpec],
     need: Sequence[str],
     prompts: PromptOptions,
+    taught_of: Callable[[str], PromptFormat | None],
     callbacks: Sequence[Callable[[VerifierTrainer], TrainerCallback]] = (),
     **options,
 ) -> dict:
@@ -50,6 +59,7 @@ def train_verifier(
         spec_of: from the tokenizer to what the outputs will mean.
         need: what every solution must have, for example steps and labels.
         prompts: how prompts are to be written; by default as they were for the policy that sampled the solutions.
+        taught_of: from the generator's path to how it was taught that they are written, for solutions that do not say.
         callbacks: each makes one, for the trainer.
         **options: passed to the trainer.
 
@@ -68,15 +78,21 @@ def train_verifier(
     check_checkpoint(checkpoint, identity)
     train = read_solutions(config.data, need=need)
     evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
+    if "steps" in need:
+        _warn_of_other_steps(config.data, train[:LOOKED_AT], config.steps)
     chosen = settings(config) | settings(args) | settings(prompts)
     with RunRecord(trainer_class.kind, chosen, args.output_dir, args.seed) as record:
         start_devices(args)
         set_seed(args.seed)
         tokenizer = load_tokenizer(config.model_name_or_path, config.trust_remote_code)
         check_vocabulary(tokenizer, start.described)
-        spec = replace(spec_of(tokenizer), prompts=prompts.for_rows(tokenizer, train))
-        texts = (spec.prompts.render(tokenizer, s.prompt) + s.completion for s in train + (evaluation or []))
-        check_texts(texts, tokenizer, start.described)
+        spec = replace(
+            spec_of(tokenizer), prompts=prompts.for_rows(tokenizer, train, taught_of(config.model_name_or_path))
+        )
+        for path, solutions in ((config.data, train), (config.eval_data, evaluation or [])):
+            texts = (spec.prompts.render(tokenizer, s.prompt) + s.completion for s in solutions)
+            names = [f"{path}, problem '{s.problem_id}', sample {s.sample}" for s in solutions]
+            check_texts(texts, tokenizer, start.described, names)
         model = start.prepare(config, args).model(spec, config, args)
         choose_attention(model, config.attn_implementation, args)
         trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
@@ -93,6 +109,25 @@ def train_verifier(
         _save(trainer, config)
         start.finish(config, args)
     return record.metrics
+
+
+def _warn_of_other_steps(path: str, solutions: Sequence[Solution], boundary: Boundary) -> None:
+    """Says in one line if most solutions were cut into other steps than those that the verifier will be asked at."""
+
+    def share(rule: Boundary) -> float:
+        same = [rule.split(solution.completion) == [tuple(step) for step in solution.steps] for solution in solutions]
+        return sum(same) / max(len(same), 1)
+
+    if not solutions or share(boundary) >= 0.5:
+        return
+    fitting = [rule for rule in get_args(Rule) if rule != "tag" and share(Boundary(rule)) >= 0.5]
+    logger.warning(
+        "%s: most solutions have other steps than boundary %s gives, by which the verifier will cut text that comes "
+        "without steps, as in ppo; %s",
+        path,
+        boundary,
+        f"set boundary: {fitting[0]}, which gives theirs" if fitting else "no other boundary gives theirs",
+    )
 
 
 def _save(trainer: VerifierTrainer, config: VerifierConfig) -> None:

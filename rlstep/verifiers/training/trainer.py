@@ -116,7 +116,8 @@ class VerifierTrainer(Trainer):
         self.reliability: Reliability | None = None
 
     def _features(self, solutions, tokenizer, limit, keep_unknown: bool = False):
-        options = {"keep_unknown": keep_unknown, "prompt_format": self.spec.prompts}
+        # Evaluation judges solutions whole: one that is cut off has no last step, and perhaps no first error.
+        options = {"keep_unknown": keep_unknown, "whole_rows": keep_unknown, "prompt_format": self.spec.prompts}
         return train_features(self.kind, solutions, tokenizer, limit, self.spec.policy, **options)
 
     def _units(self, features: list[Feature]) -> list[list[Feature]]:
@@ -215,7 +216,7 @@ class ORMTrainer(VerifierTrainer):
             limit,
             self.spec.policy,
             keep_unknown,
-            whole_rows=pairwise,
+            whole_rows=pairwise or keep_unknown,
             prompt_format=self.spec.prompts,
         )
         if pairwise:

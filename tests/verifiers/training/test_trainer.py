@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.orm import ORMConfig, orm
 from rlstep.stages.prm import PRMConfig, prm
+from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import PromptFormat
+from rlstep.steps.records import Solution
 from rlstep.verifiers.features import train_features
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.spec import VerifierSpec
@@ -290,6 +293,43 @@ def test_dropped_steps_are_told(tiny_lm, solutions, arguments, caplog):
     assert dropped > 0
     assert f"dropped {dropped} positions_too_long" in caplog.text
     assert all(len(feature.ids) <= 30 for unit in trainer.train_dataset for feature in unit)
+
+
+@pytest.mark.parametrize("trainer_class", [PRMTrainer, ORMTrainer])
+def test_an_evaluation_leaves_out_what_it_cannot_judge_whole(tiny_lm, tokenizer, solutions, arguments, trainer_class):
+    """Of a solution that is cut off neither the first error nor the value at its end is known."""
+
+    def length(solution) -> int:
+        (feature,), _ = train_features(trainer_class.kind, [solution], tokenizer, None, keep_unknown=True)
+        return len(feature.ids)
+
+    limit = sorted(map(length, solutions))[len(solutions) // 2]
+    kept = [solution for solution in solutions if length(solution) <= limit]
+    cut = trainer_class(tiny_lm, arguments(max_length=limit), None, solutions)
+    assert cut.eval_counts["rows_too_long"] == len(solutions) - len(kept) > 0
+    expected = trainer_class(cut.model, arguments(), None, kept).evaluate()
+    timed = ("time", "per_second")
+    found = {name: value for name, value in cut.evaluate().items() if not any(word in name for word in timed)}
+    assert {"eval_positions", "eval_accuracy"} <= set(found)
+    assert found == pytest.approx({name: expected[name] for name in found})
+
+
+@pytest.mark.parametrize(
+    ("completion", "rule", "told"),
+    [
+        ("So\n\\[\nx = 1\n\\]\nAnswer: 1", "math_line", "set boundary: math_line, which gives theirs"),
+        ("a\nb\n\nc\nd", "blank_line", "set boundary: blank_line, which gives theirs"),
+        ("a;b;c", "tag", "no other boundary gives theirs"),
+        ("a\nb", "line", None),
+    ],
+)
+def test_other_steps_than_the_boundarys_are_told(tiny_lm, arguments, tmp_path, caplog, completion, rule, told):
+    steps = Boundary(rule, ";" if rule == "tag" else None).split(completion)
+    row = Solution("p", "?", completion, "1", steps=steps, labels=[1] * (len(steps) - 1) + [0])
+    write_rows(tmp_path / "rows.jsonl", [replace(row, sample=k).to_row() for k in range(4)])
+    prm(PRMConfig(tiny_lm, str(tmp_path / "rows.jsonl")), arguments(max_steps=1))
+    said = [record.getMessage() for record in caplog.records if "other steps than boundary line" in record.getMessage()]
+    assert [message.partition("as in ppo; ")[2] for message in said] == ([told] if told else [])
 
 
 def test_evaluation_schedule_needs_data(tiny_lm, data, arguments):
