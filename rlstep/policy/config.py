@@ -158,6 +158,15 @@ class StepPPOConfig(GRPOConfig):
             "choices": ["none", "group"],
         },
     )
+    vllm_sync: Annotated[Literal["merged", "adapter"], *IN_VLLM_SERVER, PLACED] = field(
+        default="merged",
+        metadata={
+            "help": "What a vLLM server gets after an update: the policy's whole weights with the adapter merged "
+            "(merged), or the adapter alone, through a folder in output_dir that the server reads by the same path "
+            "(adapter); for that it is started with --enable-lora, --max-lora-rank and "
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1."
+        },
+    )
     kl: Annotated[Literal["loss", "reward"], ReadBy("beta")] = field(
         default="loss",
         metadata={"help": "Whether beta times the KL is added to the loss or subtracted from every token's reward."},
@@ -217,13 +226,6 @@ class StepPPOConfig(GRPOConfig):
             yield (
                 "advantage 'rloo' would count the masked completions of mask_truncated_completions as returns of 0 in "
                 "the others' baseline; leave it out"
-            )
-        if self.advantage == "gae" and self.use_vllm:
-            yield "use_vllm does not work with advantage 'gae': TRL would send vLLM the critic's weights too"
-        if self.advantage == "vine" and self.use_vllm and self.vllm_mode == "server":
-            yield (
-                "advantage 'vine' samples a different number on each rank, which a vLLM server does not accept; "
-                "set vllm_mode: colocate"
             )
 
     def _estimator_faults(self) -> Iterator[str]:

@@ -35,6 +35,7 @@ from rlstep.policy.resume import ExactResume
 from rlstep.policy.rewards.own import columns_of
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion, extra_of
 from rlstep.policy.rollouts import Rollouts
+from rlstep.policy.vllm_sync import PolicyOnVLLM
 from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.adapters import Adapter
 from rlstep.verifiers.merging import put_adapter
@@ -50,7 +51,7 @@ def outcome(scored: list[ScoredCompletion], **_) -> list[float]:
     return [row.outcome for row in scored]
 
 
-class StepPPOTrainer(ExactResume, GRPOTrainer):
+class StepPPOTrainer(ExactResume, PolicyOnVLLM, GRPOTrainer):
     """PPO with a reward for every reasoning step.
 
     Args:
@@ -228,9 +229,7 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
             for part in ("prompt", "completion")
         )
         states, K = vine.states(prompts, completions, step_ends), self.args.vine_rollouts
-        # As many sequences at a time as the policy's own samples are.
-        size = max(1, len(prompts) // K)
-        batches = max(gather_object([-(-len(states) // size)]))
+        size, batches = self.rollouts.batches(len(states), K, len(prompts))
         sample = partial(self.rollouts.sample, K)
         completions_of = vine.roll_out(states, sample, self.max_completion_length, size, batches)
 
