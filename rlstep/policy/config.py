@@ -122,7 +122,9 @@ class StepPPOConfig(GRPOConfig):
         metadata={
             "help": "group: a step is compared with the other samples' steps at its position (position) or with all of "
             "their steps (all), which makes the policy avoid hard steps; rewards: all rewards of the group are centred "
-            "before they are summed (DeepSeekMath), so that equal steps gain nothing, however many there are."
+            "before they are summed (DeepSeekMath), so that equal steps gain nothing, however many there are. all and "
+            "rewards hide a bonus of minus the mean step reward for writing one more step: use them where a problem's "
+            "samples have equally many steps."
         },
     )
     gamma: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae", "rloo")] = field(

@@ -4,7 +4,7 @@ One update, in order, is this file from top to bottom: sample, score, credit, ad
 reference, the clipped surrogate, DeepSpeed and logging are TRL's. What is added: TRL's batch gets (B, T) advantages
 made of step rewards, which its loss supports for subclasses; the KL may be charged as a reward, or estimated otherwise.
 
-Around it stand the critic (`critic.py`), further samples of the policy (`rollouts.py`), the log
+Around it stand the critic (`critic.py`), further samples of the policy (`rollouts.py`), vLLM (`vllm_sync.py`), the log
 (`monitoring/training_log.py`) and exact resume (`resume.py`). `tests/policy/test_trl_seam.py` holds TRL's private names
 to what is relied on in these.
 """

@@ -100,10 +100,11 @@ def _unserved(model: ModelConfig) -> list[str]:
     instead = "or set vllm_sync: merged"
     if not model.use_peft:
         return [f"vllm_sync is 'adapter', and without use_peft the policy has none; set use_peft: true, {instead}"]
-    trained = changed(model, ["use_dora", "lora_modules_to_save", "lora_target_parameters"])
-    if not trained:
+    unserved = changed(model, ["use_dora", "lora_modules_to_save", "lora_target_parameters"])
+    if not unserved:
         return []
-    return [f"vllm_sync is 'adapter', and vLLM serves no adapter with {', '.join(trained)}; leave out, {instead}"]
+    listed, them = ", ".join(unserved), "it" if len(unserved) == 1 else "them"
+    return [f"vllm_sync is 'adapter', and vLLM serves no adapter with {listed}; leave {them} out, {instead}"]
 
 
 def _without_steps(options: PPOOptions, alarm: AlarmOptions, args: StepPPOConfig) -> list[str]:
