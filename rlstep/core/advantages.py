@@ -166,6 +166,12 @@ def group(
     grows with the number of remaining steps: each one above the mean adds to it, padding included, each one below
     subtracts.
 
+    A policy also chooses how many steps to write. Against "all" and "rewards" one more step, with reward c after steps
+    of mean reward m, seems to be worth c - m: they hide a bonus of -m for it (verl issue 7244), and are safe where the
+    samples of a problem have equally many steps. Against "position" at discount 0 it seems to be worth nothing,
+    whatever c is: the number of steps is neither rewarded nor penalised. At discount 1 it seems to be worth p c, p the
+    share of the samples that write it.
+
     The sum of process and outcome is a step's advantage (`spread_over_tokens`). discount=0 gives each step its own
     reward; 1 the sum over the steps from it on.
 

@@ -122,7 +122,9 @@ class StepPPOConfig(GRPOConfig):
         metadata={
             "help": "group: a step is compared with the other samples' steps at its position (position) or with all of "
             "their steps (all), which makes the policy avoid hard steps; rewards: all rewards of the group are centred "
-            "before they are summed (DeepSeekMath), so that equal steps gain nothing, however many there are."
+            "before they are summed (DeepSeekMath), so that equal steps gain nothing, however many there are. all and "
+            "rewards hide a bonus of minus the mean step reward for writing one more step: use them where a problem's "
+            "samples have equally many steps."
         },
     )
     gamma: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae", "rloo")] = field(
@@ -156,6 +158,15 @@ class StepPPOConfig(GRPOConfig):
         metadata={
             "help": "group: divide a group's advantages by their standard deviation (group) or leave them (none).",
             "choices": ["none", "group"],
+        },
+    )
+    vllm_sync: Annotated[Literal["merged", "adapter"], *IN_VLLM_SERVER, PLACED] = field(
+        default="merged",
+        metadata={
+            "help": "What a vLLM server gets after an update: the policy's whole weights with the adapter merged "
+            "(merged), or the adapter alone, through a folder in output_dir that the server reads by the same path "
+            "(adapter); for that it is started with --enable-lora, --max-lora-rank and "
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1."
         },
     )
     kl: Annotated[Literal["loss", "reward"], ReadBy("beta")] = field(
@@ -238,13 +249,6 @@ class StepPPOConfig(GRPOConfig):
             yield (
                 "advantage 'rloo' would count the masked completions of mask_truncated_completions as returns of 0 in "
                 "the others' baseline; leave it out"
-            )
-        if self.advantage == "gae" and self.use_vllm:
-            yield "use_vllm does not work with advantage 'gae': TRL would send vLLM the critic's weights too"
-        if self.advantage == "vine" and self.use_vllm and self.vllm_mode == "server":
-            yield (
-                "advantage 'vine' samples a different number on each rank, which a vLLM server does not accept; "
-                "set vllm_mode: colocate"
             )
 
     def _estimator_faults(self) -> Iterator[str]:

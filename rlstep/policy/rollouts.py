@@ -28,6 +28,22 @@ class Rollouts:
             continuations, _ = self.trainer._generate_single_turn(repeated, None, {}, K)
         return [continuations[i * K : (i + 1) * K] for i in range(len(prefixes))]
 
+    def batches(self, prefixes: int, K: int, sequences: int) -> tuple[int, int]:
+        """Prefixes per call of `sample` on this rank, and calls, the same number on every rank.
+
+        A vLLM server gets all of a rank's prefixes in one call, and schedules them itself.
+
+        Args:
+            prefixes: that this rank has; it has one at least.
+            K: continuations of each.
+            sequences: how many may be generated at a time otherwise.
+        """
+        args = self.trainer.args
+        if args.use_vllm and args.vllm_mode == "server":
+            return prefixes, 1
+        size = max(1, sequences // K)
+        return size, max(gather_object([-(-prefixes // size)]))
+
     def sample_texts(self, prefixes: list[tuple[Prompt, str]], n: int) -> list[list[str]]:
         """n continuations of each beginning of a completion, the same ones on every rank; the ranks share the work.
 
@@ -37,8 +53,8 @@ class Rollouts:
         """
         trainer = self.trainer
         ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
-        size = max(1, trainer.args.per_device_train_batch_size // n)
         share = -(-len(prefixes) // ranks)
+        size, _ = self.batches(share, n, trainer.args.per_device_train_batch_size)
         prompts, begun = zip(*prefixes, strict=True)
         written = trainer._tokenizer(list(begun), add_special_tokens=False, verbose=False)["input_ids"]
         ids = [a + b for a, b in zip(trainer.prompt_format.encode(trainer._tokenizer, prompts), written, strict=True)]
@@ -52,11 +68,12 @@ class Rollouts:
 
     @contextmanager
     def _at_most(self, new_tokens: int) -> Iterator[None]:
-        """Generates fewer tokens for a while. Under vLLM, whose engine holds the limit, nothing changes."""
-        config = getattr(self.trainer, "generation_config", None)
-        if config is None:
-            yield
+        """Generates fewer tokens for a while."""
+        if self.trainer.use_vllm:
+            with self.trainer.vllm_generation.rollouts(new_tokens):
+                yield
             return
+        config = self.trainer.generation_config
         before, config.max_new_tokens = config.max_new_tokens, new_tokens
         self.trainer.generation_kwargs["max_new_tokens"] = new_tokens
         try:

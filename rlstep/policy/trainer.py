@@ -4,7 +4,7 @@ One update, in order, is this file from top to bottom: sample, score, credit, ad
 reference, the clipped surrogate, DeepSpeed and logging are TRL's. What is added: TRL's batch gets (B, T) advantages
 made of step rewards, which its loss supports for subclasses; the KL may be charged as a reward, or estimated otherwise.
 
-Around it stand the critic (`critic.py`), further samples of the policy (`rollouts.py`), the log
+Around it stand the critic (`critic.py`), further samples of the policy (`rollouts.py`), vLLM (`vllm_sync.py`), the log
 (`monitoring/training_log.py`) and exact resume (`resume.py`). `tests/policy/test_trl_seam.py` holds TRL's private names
 to what is relied on in these.
 """
@@ -37,6 +37,7 @@ from rlstep.policy.resume import ExactResume
 from rlstep.policy.rewards.own import columns_of
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion, extra_of
 from rlstep.policy.rollouts import Rollouts
+from rlstep.policy.vllm_sync import PolicyOnVLLM
 from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.adapters import Adapter
 from rlstep.verifiers.forward import pad_id_of
@@ -55,7 +56,7 @@ def outcome(scored: list[ScoredCompletion], **_) -> list[float]:
     return [row.outcome for row in scored]
 
 
-class StepPPOTrainer(ExactResume, GRPOTrainer):
+class StepPPOTrainer(ExactResume, PolicyOnVLLM, GRPOTrainer):
     """PPO with a reward for every reasoning step.
 
     Args:
@@ -262,9 +263,7 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
             for part in ("prompt", "completion")
         )
         states, K = vine.states(prompts, completions, step_ends), self.args.vine_rollouts
-        # As many sequences at a time as the policy's own samples are.
-        size = max(1, len(prompts) // K)
-        batches = max(gather_object([-(-len(states) // size)]))
+        size, batches = self.rollouts.batches(len(states), K, len(prompts))
         sample = partial(self.rollouts.sample, K)
         completions_of = vine.roll_out(states, sample, self.max_completion_length, size, batches)
 

@@ -62,6 +62,8 @@ def check_together(
         faults.append(
             "disable_dropout is true, so lora_dropout would do nothing; leave it out, or set disable_dropout: false"
         )
+    if args.vllm_sync == "adapter":
+        faults += _unserved(model)
     if args.resume_from_checkpoint is not None:
         faults.append("resume_from_checkpoint does nothing here: set resume, which takes the newest checkpoint")
     if {"prm", "checker"} & set(options.reward):
@@ -95,6 +97,18 @@ def _missing(options: PPOOptions, refresh: RefreshOptions, model: ModelConfig) -
         for name, path in paths.items()
         if path and not is_url(path) and path.count("/") > 1 and not Path(path).exists()
     ]
+
+
+def _unserved(model: ModelConfig) -> list[str]:
+    """What of a policy vLLM cannot serve as an adapter."""
+    instead = "or set vllm_sync: merged"
+    if not model.use_peft:
+        return [f"vllm_sync is 'adapter', and without use_peft the policy has none; set use_peft: true, {instead}"]
+    unserved = changed(model, ["use_dora", "lora_modules_to_save", "lora_target_parameters"])
+    if not unserved:
+        return []
+    listed, them = ", ".join(unserved), "it" if len(unserved) == 1 else "them"
+    return [f"vllm_sync is 'adapter', and vLLM serves no adapter with {listed}; leave {them} out, {instead}"]
 
 
 def _without_steps(options: PPOOptions, alarm: AlarmOptions, args: StepPPOConfig) -> list[str]:

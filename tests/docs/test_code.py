@@ -15,7 +15,7 @@ SHELL = [block for page in PAGES for block in blocks(page, "bash")]
 PYCON = [page for page in PAGES if blocks(page, "pycon")]
 TRAINING = ("sft", "prm", "orm", "ppo")
 # Programs that are not ours, and what a documented line may start with before ours comes.
-FOREIGN = {"export", "python3", "source", "pip", "git", "make", ".venv/bin/pre-commit"}
+FOREIGN = {"export", "python3", "source", "pip", "git", "make", "vllm", ".venv/bin/pre-commit"}
 # What makes a stage of the quickstart take a second instead of a minute; all else is the recipes' own.
 QUICK = {"use_cpu": "true", "max_steps": 2, "report_to": "none", "disable_tqdm": "true"}
 SMALL = {

@@ -17,8 +17,6 @@ from rlstep.runtime.errors import UserError
         ),
         ({"scale_rewards": "batch"}, "scale_rewards is 'batch'; it must be one of none, group"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level does nothing here: the ratio"),
-        ({"advantage": "gae", "use_vllm": True}, "use_vllm does not work with advantage 'gae'"),
-        ({"advantage": "vine", "use_vllm": True, "vllm_mode": "server"}, "set vllm_mode: colocate"),
         ({"loss_type": "cispo"}, "cispo cuts ratios at epsilon_high, which by default is below 1"),
         ({"loss_type": "cispo", "epsilon_high": 0.3}, "cispo cuts ratios at epsilon_high"),
         (
@@ -74,6 +72,15 @@ from rlstep.runtime.errors import UserError
         ({"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs does nothing here: set chat_template_arguments"),
         ({"vllm_server_port": 1}, "use_vllm is false, so vllm_server_port would do nothing"),
         ({"use_vllm": True, "vllm_server_port": 1}, "vllm_mode is 'colocate', so vllm_server_port would do nothing"),
+        ({"vllm_sync": "adapter"}, "use_vllm is false, so vllm_sync would do nothing; set use_vllm"),
+        (
+            {"use_vllm": True, "vllm_sync": "adapter"},
+            "vllm_mode is 'colocate', so vllm_sync would do nothing; set vllm_mode to 'server'",
+        ),
+        (
+            {"use_vllm": True, "vllm_mode": "server", "vllm_sync": "lora"},
+            "vllm_sync is 'lora'; it must be one of merged, adapter",
+        ),
         ({"num_completions_to_print": 3}, "log_completions is false, so num_completions_to_print would do nothing"),
         ({"data_seed": 3}, "data_seed does nothing here: the order of the problems follows from seed"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor does nothing here"),
@@ -87,10 +94,17 @@ def test_combinations_that_would_compute_something_else_are_refused(arguments, c
 
 
 def test_all_faults_are_shown_at_once(arguments):
-    with pytest.raises(UserError, match="gamma is 2.*; value_clip is -1.*above 0; .*both configured.*; use_vllm"):
+    with pytest.raises(UserError, match="gamma is 2.*; value_clip is -1.*above 0; .*both configured.*; kl_est"):
         arguments(
-            gamma=2, value_clip=-1, generation_batch_size=4, steps_per_generation=1, use_vllm=True, advantage="gae"
-        )
+            gamma=2, value_clip=-1, generation_batch_size=4, steps_per_generation=1, advantage="gae", beta=0.1,
+            kl_estimator="k1",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("advantage", ["group", "gae", "rloo", "vine"])
+@pytest.mark.parametrize("settings", [{}, {"vllm_mode": "server"}, {"vllm_mode": "server", "vllm_sync": "adapter"}])
+def test_every_advantage_is_admitted_with_vllm(arguments, advantage, settings):
+    assert arguments(use_vllm=True, advantage=advantage, **settings).advantage == advantage
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"])

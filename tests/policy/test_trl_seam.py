@@ -1,7 +1,7 @@
 """What `rlstep/policy/` relies on in TRL and transformers beyond their public interfaces.
 
-Of its modules trainer.py, critic.py, kl.py, rollouts.py, resume.py and monitoring/training_log.py do. A new TRL or
-transformers that breaks them fails here.
+Of its modules trainer.py, critic.py, kl.py, rollouts.py, vllm_sync.py, vllm_adapter.py, resume.py and
+monitoring/training_log.py do. A new TRL or transformers that breaks them fails here.
 """
 
 import inspect
@@ -14,13 +14,18 @@ import torch
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer
+from trl.generation.vllm_client import VLLMClient
+from trl.generation.vllm_generation import VLLMGeneration
 from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer import grpo_trainer
 from trl.trainer.utils import (
     create_model_from_path,
     disable_dropout_in_model,
     shuffle_sequence_dict,
     split_tensor_dict,
 )
+
+from rlstep.policy.vllm_adapter import AdapterClient, round_lora_rank, save_lora_adapter, validate_lora_for_vllm_sync
 
 
 @pytest.fixture
@@ -363,3 +368,42 @@ def test_a_checkpoint_is_written_and_uploaded_where_the_output_is_said_to_be(tra
     folder = tmp_path / "elsewhere" / "checkpoint-0"
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= {p.name for p in folder.iterdir()}
     assert [Path(path) for path in pushed] == [folder]
+
+
+# --- vLLM. What is sent and asked is seen in test_vllm_server.py and test_vllm_colocated.py.
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        (VLLMGeneration._init_vllm, []),
+        (VLLMGeneration._iter_named_params, []),
+        (VLLMGeneration.sync_weights, []),
+        (VLLMGeneration.generate, ["prompts", "images", "num_generations", "profiler"]),
+    ],
+)
+def test_methods_of_the_vllm_backend_that_are_overridden(method, parameters):
+    assert list(inspect.signature(method).parameters) == ["self", *parameters]
+
+
+def test_settings_of_the_vllm_backend_are_its_attributes_and_its_clients_parameters():
+    names = {"repetition_penalty", "temperature", "top_p", "top_k", "min_p", "logprobs", "structured_outputs_regex"}
+    names.add("generation_kwargs")
+    assert names | {"prompts", "n", "max_tokens"} <= inspect.signature(VLLMClient.generate).parameters.keys()
+    assigned = inspect.getsource(VLLMGeneration.__init__)
+    for name in names | {"mode", "server_base_url", "server_host", "server_port", "server_timeout"}:
+        assert f"self.{name} = {name}" in assigned
+    assert {"base_url", "connection_timeout"} <= inspect.signature(VLLMClient).parameters.keys()
+
+
+def test_the_trainer_makes_its_vllm_backend_by_a_name_of_its_module():
+    assert grpo_trainer.VLLMGeneration is VLLMGeneration
+    assert "self.vllm_generation = VLLMGeneration(" in inspect.getsource(GRPOTrainer.__init__)
+
+
+def test_functions_of_the_asynchronous_trainer_that_are_called():
+    assert list(inspect.signature(save_lora_adapter).parameters) == ["model", "accelerator", "adapter_name", "dest_dir"]
+    assert list(inspect.signature(validate_lora_for_vllm_sync).parameters) == ["model"]
+    assert [round_lora_rank(rank) for rank in (1, 4, 16, 33)] == [1, 8, 16, 64]
+    for method in (AdapterClient.load_lora_adapter, AdapterClient.unload_lora_adapter):
+        assert list(inspect.signature(method).parameters)[:2] == ["self", "lora_name"]

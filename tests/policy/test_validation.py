@@ -8,6 +8,7 @@ from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.validation import check_together
 from rlstep.runtime.errors import UserError
 
+SERVED = {"use_vllm": True, "vllm_mode": "server", "vllm_sync": "adapter"}
 STEPS = {"reward": ["prm"], "prm": "x"}
 
 
@@ -55,6 +56,15 @@ def check(arguments):
         ({"options": {"score_cache": 5}}, "uses no model, so score_cache would do nothing"),
         ({"options": {"share_base": False}}, "uses no model, so share_base would do nothing"),
         ({"model": {"use_peft": True, "lora_dropout": 0.1}}, "disable_dropout is true, so lora_dropout would do"),
+        ({"args": SERVED}, "vllm_sync is 'adapter', and without use_peft the policy has none; set use_peft: true, or"),
+        (
+            {"args": SERVED, "model": {"use_peft": True, "use_dora": True, "lora_modules_to_save": ["lm_head"]}},
+            "vLLM serves no adapter with use_dora, lora_modules_to_save; leave them out, or set vllm_sync: merged",
+        ),
+        (
+            {"args": SERVED, "model": {"use_peft": True, "lora_target_parameters": ["w"]}},
+            "vLLM serves no adapter with lora_target_parameters; leave it out",
+        ),
         (
             {"model": {"use_peft": True}, "args": {"beta": 0.1, "sync_ref_model": True}},
             "sync_ref_model updates a separate reference",
