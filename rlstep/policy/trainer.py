@@ -4,7 +4,7 @@ One update, in order, is this file from top to bottom: sample, score, credit, ad
 reference, the clipped surrogate, DeepSpeed and logging are TRL's. What is added: TRL's batch gets (B, T) advantages
 made of step rewards, which its loss supports for subclasses; the KL may be charged as a reward, or estimated otherwise.
 
-Around it stand the critic (`critic.py`), further samples of the policy (`rollouts.py`), the log
+Around it stand the critic (`critic.py`, `value_function.py`), further samples of the policy (`rollouts.py`), the log
 (`monitoring/training_log.py`) and exact resume (`resume.py`). `tests/policy/test_trl_seam.py` holds TRL's private names
 to what is relied on in these.
 """
@@ -26,7 +26,6 @@ from trl import GRPOTrainer
 from rlstep.core.kl import kl_estimate
 from rlstep.policy import estimators, vine
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.critic import ValueFunction
 from rlstep.policy.end_tokens import write_generation_config
 from rlstep.policy.forward import PackedForward, Tap, groups_together
 from rlstep.policy.kl import kl_when_sampled, trls_kl
@@ -37,6 +36,7 @@ from rlstep.policy.resume import ExactResume
 from rlstep.policy.rewards.own import columns_of
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion, extra_of
 from rlstep.policy.rollouts import Rollouts
+from rlstep.policy.value_function import ValueFunction
 from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.adapters import Adapter
 from rlstep.verifiers.forward import pad_id_of

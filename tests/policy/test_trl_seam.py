@@ -1,7 +1,7 @@
 """What `rlstep/policy/` relies on in TRL and transformers beyond their public interfaces.
 
-Of its modules trainer.py, critic.py, kl.py, rollouts.py, resume.py and monitoring/training_log.py do. A new TRL or
-transformers that breaks them fails here.
+Of its modules trainer.py, value_function.py, kl.py, rollouts.py, resume.py and monitoring/training_log.py do. A new
+TRL or transformers that breaks them fails here.
 """
 
 import inspect
