@@ -108,9 +108,9 @@ class StepPPOConfig(GRPOConfig):
     advantage: Literal["group", "gae", "rloo", "vine"] = field(
         default="group",
         metadata={
-            "help": "group: step rewards against those of the problem's other samples; gae: against a critic that "
-            "shares the frozen base with the policy; rloo: each token's return against the other samples' mean return; "
-            "vine: Monte-Carlo values of the step's two ends."
+            "help": "group: step rewards against those of the problem's other samples; gae: against a critic; "
+            "rloo: each token's return against the other samples' mean return; vine: Monte-Carlo "
+            "values of the step's two ends."
         },
     )
     step_discount: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "group")] = field(
@@ -143,6 +143,22 @@ class StepPPOConfig(GRPOConfig):
         metadata={
             "help": "Scale the batch's token advantages to variance 1 (scale), or also centre them (full). By default "
             "full for gae and rloo, none for group and vine, whose baselines centre them already."
+        },
+    )
+    critic: Annotated[Literal["adapter", "head"], ReadBy("advantage", "gae")] = field(
+        default="adapter",
+        metadata={
+            "help": "gae: an adapter of its own on the frozen base, with a value head and a pass of its own (adapter); "
+            "or a value head on the policy's hidden states, in the policy's pass (head)."
+        },
+    )
+    critic_trunk_scale: Annotated[
+        float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae"), ReadBy("critic", "head")
+    ] = field(
+        default=1.0,
+        metadata={
+            "help": "critic head: what the value loss's gradients into the policy's weights are multiplied by; 0: the "
+            "value loss trains the head alone."
         },
     )
     vf_coef: Annotated[float, Range(at_least=0), ReadBy("advantage", "gae")] = field(

@@ -1,4 +1,8 @@
-"""The model of the critic of `advantage: gae`: an adapter and a value head on a base that it does not own."""
+"""The critics of `advantage: gae`: what gives a value to the state before each completion token.
+
+`AdapterCritic` sees the states through an adapter of its own, in a pass of its own; `HeadCritic` reads the policy's
+hidden states, in the policy's pass. Neither owns a base.
+"""
 
 import copy
 
@@ -8,14 +12,43 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from rlstep.verifiers.forward import inputs_of
+from rlstep.policy.forward import backbone_of
 from rlstep.verifiers.share_weights import share_weights
 
 ADAPTER = "critic"
 
 
 class Critic(nn.Module):
-    """Values of the states before each completion token.
+    """What both critics are to the value function: a child of the policy that reads values from hidden states.
+
+    Args:
+        base: a causal LM with hidden states of the size that is read.
+    """
+
+    def __init__(self, base: PreTrainedModel):
+        super().__init__()
+        # ZeRO-3 needs one dtype for all weights; otherwise trained weights stay in float32 on a bfloat16 base.
+        dtype = base.dtype if is_deepspeed_zero3_enabled() else torch.float32
+        self.value_head = nn.Linear(base.config.get_text_config().hidden_size, 1, dtype=dtype)
+        # Values start at zero: the first advantages are the rewards, not the noise of a random head.
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def backbone_of(self, policy: nn.Module) -> nn.Module:
+        """The model whose hidden states are read, beside a policy that may be wrapped."""
+        raise NotImplementedError
+
+    def read(self, states: Tensor) -> Tensor:
+        """(...) the expected return from each state on, of the backbone's hidden states (..., H)."""
+        return self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1).float()
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained and saved, without the weights that it shares."""
+        raise NotImplementedError
+
+
+class AdapterCritic(Critic):
+    """A critic with an adapter on a base that it does not own.
 
     It reads the base's own weights through a second module tree (`rlstep.verifiers.share_weights`). Its adapter and
     head train beside whatever the base's tree is used for, and no adapter is switched between a forward and its
@@ -31,45 +64,68 @@ class Critic(nn.Module):
     """
 
     def __init__(self, base: PreTrainedModel, peft_config: PeftConfig):
-        super().__init__()
         config = copy.deepcopy(peft_config)
         config.task_type = "FEATURE_EXTRACTION"
-        # ZeRO-3 needs one dtype for all weights; otherwise trained weights stay in float32 on a bfloat16 base.
-        uniform = is_deepspeed_zero3_enabled()
-        backbone = share_weights(base.base_model)
-        self.backbone = get_peft_model(backbone, config, adapter_name=ADAPTER, autocast_adapter_dtype=not uniform)
-        dtype = base.dtype if uniform else torch.float32
-        self.value_head = nn.Linear(base.config.get_text_config().hidden_size, 1, dtype=dtype)
-        # Values start at zero: the first advantages are the rewards, not the noise of a random head.
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        tree, autocast = share_weights(base.base_model), not is_deepspeed_zero3_enabled()
+        backbone = get_peft_model(tree, config, adapter_name=ADAPTER, autocast_adapter_dtype=autocast)
+        super().__init__(base)
+        self.backbone = backbone
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, completion_length: int, after: bool = False) -> Tensor:
-        """The expected return before each of the last `completion_length` tokens is chosen.
-
-        Args:
-            input_ids, attention_mask: (B, P + T), prompts padded on the left.
-            completion_length: T.
-            after: also return the value after the last token.
-
-        Returns:
-            (B, T) values; with `after` (B, T + 1), the value after n tokens in column n.
-        """
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        states_BTH = hidden[:, -completion_length - 1 :]
-        if not after:
-            states_BTH = states_BTH[:, :-1]
-        return self.value_head(states_BTH.to(self.value_head.weight.dtype)).squeeze(-1).float()
-
-    def packed(self, batch: dict[str, Tensor]) -> Tensor:
-        """(N,) the expected returns at the places that a batch of `rlstep.verifiers.forward.collate` is asked at."""
-        hidden_BLH = self.backbone(**inputs_of(self.backbone, batch)).last_hidden_state
-        states_NH = hidden_BLH[batch["rows"], batch["positions"]]
-        return self.value_head(states_NH.to(self.value_head.weight.dtype)).squeeze(-1).float()
+    def backbone_of(self, policy: nn.Module) -> nn.Module:
+        return self.backbone
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """The critic's adapter and head, without the shared base."""
         return {name: p for name, p in self.named_parameters() if f".{ADAPTER}." in name or "value_head" in name}
+
+
+class HeadCritic(Critic):
+    """A critic that is a value head on the policy's hidden states, whichever of the policy's weights are trained.
+
+    Args:
+        policy: gives the size of the hidden states; it is not kept.
+        trunk_scale: what the value loss's gradients into the policy are multiplied by; 0 trains the head alone.
+    """
+
+    def __init__(self, policy: PreTrainedModel, trunk_scale: float):
+        super().__init__(policy)
+        self.trunk_scale = trunk_scale
+
+    def backbone_of(self, policy: nn.Module) -> nn.Module:
+        return backbone_of(policy)
+
+    def read(self, states: Tensor) -> Tensor:
+        return super().read(scale_gradient(states, self.trunk_scale))
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.named_parameters())
+
+
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """x itself, to the last bit, whose gradient arrives multiplied by `scale`."""
+    if scale == 0:
+        return x.detach()
+    return x if scale == 1 else x.detach() + scale * (x - x.detach())
+
+
+def values_of(
+    critic: Critic, policy: nn.Module, input_ids: Tensor, attention_mask: Tensor, T: int, last: bool = False
+) -> Tensor:
+    """The expected return before each of the last T tokens is chosen, from a pass over padded rows.
+
+    Args:
+        critic: reads the states.
+        policy: whose critic it is, wrapped or not.
+        input_ids, attention_mask: (B, P + T), prompts padded on the left.
+        T: the completions' padded length.
+        last: also return the value after the last token.
+
+    Returns:
+        (B, T) values; with `last` (B, T + 1), the value after n tokens in column n.
+    """
+    backbone = critic.backbone_of(policy)
+    hidden_BSH = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    states_BTH = hidden_BSH[:, -T - 1 :]
+    return critic.read(states_BTH if last else states_BTH[:, :-1])
 
 
 def load_own(critic: Critic, state: dict[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ to what is relied on in these.
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -27,7 +28,7 @@ from rlstep.core.kl import kl_estimate
 from rlstep.policy import estimators, vine
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.end_tokens import write_generation_config
-from rlstep.policy.forward import PackedForward, Tap, groups_together
+from rlstep.policy.forward import PackedForward, Tap, groups_together, hidden_states
 from rlstep.policy.kl import kl_when_sampled, trls_kl
 from rlstep.policy.models import load_base
 from rlstep.policy.monitoring.training_log import TrainingLog
@@ -37,6 +38,7 @@ from rlstep.policy.rewards.own import columns_of
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion, extra_of
 from rlstep.policy.rollouts import Rollouts
 from rlstep.policy.value_function import ValueFunction
+from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.adapters import Adapter
 from rlstep.verifiers.forward import pad_id_of
@@ -65,8 +67,9 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         train_dataset, eval_dataset: rows with `prompt`, text or a list of messages, and `reference`; what else is known
             of a problem, for the reward source, as JSON in `extra`.
         processing_class: the policy's tokenizer.
-        peft_config: the LoRA adapter to train. With `advantage: gae` the critic then shares the frozen base; beside a
+        peft_config: the LoRA adapter to train. With `critic: adapter` the critic then shares the frozen base; beside a
             policy whose weights are all trained it has a frozen base of its own, the reference where there is one.
+            With `critic: head` it needs none.
         adapter: one to train further, in place of a fresh one; `model` is its base.
         critic_config: the critic's adapter; the policy's by default, or one of rank 16.
         callbacks: as in the Trainer.
@@ -105,8 +108,10 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
             import_module("deepspeed").init_distributed()
         self.value_function: ValueFunction | None = None
         if args.advantage == "gae":
+            if args.critic == "head" and critic_config is not None:
+                raise UserError("critic 'head' has no adapter, so critic_config would do nothing; leave it out.")
             self.value_function = ValueFunction(args, critic_config or peft_config or (adapter and adapter.shape()))
-            if peft_config is not None or adapter is not None:
+            if args.critic == "adapter" and (peft_config is not None or adapter is not None):
                 model = load_base(model, args)
                 self.value_function.share_base(model)
         if adapter is not None:
@@ -281,16 +286,17 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         """TRL's policy loss, the KL where it is not TRL's, and the value loss, in one backward pass."""
-        tap, mask_BT = Tap(model), inputs["completion_mask"]
+        # An evaluation's completions have no returns: nothing is trained on them.
+        valued, mask_BT = "returns" in inputs, inputs["completion_mask"]
+        tap = Tap(model, self.value_function.beside_policy if valued else None)
         with trls_kl(self, added=self.args.kl_is_trls):
             loss = super()._compute_loss(tap, inputs)
         if self.beta and self.args.kl == "loss" and not self.args.kl_is_trls:
             kl_BT = kl_estimate(tap.log_probs_BT, inputs["ref_per_token_logps"], self.args.kl_kind[1])
             self.training_log.log_token_mean("kl", kl_BT.detach(), mask_BT)
             loss = loss + self.beta * (self._token_weights(inputs) * kl_BT).sum()
-        # An evaluation's completions have no returns: nothing is trained on them.
-        if "returns" in inputs:
-            value_loss, logged = self.value_function.loss(model, inputs, self._token_weights(inputs))
+        if valued:
+            value_loss, logged = self.value_function.loss(model, inputs, self._token_weights(inputs), tap.values_BT)
             for name, values_BT in logged.items():
                 self.training_log.log_token_mean(name, values_BT, mask_BT)
             loss = loss + value_loss
@@ -300,16 +306,21 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **more
     ):
         """TRL reads the policy and its reference here alone, for the loss as before it."""
-        tap, packed = (model, self.packed_forward) if isinstance(model, Tap) else (Tap(model), self.packed_forward)
+        tap, packed = model if isinstance(model, Tap) else Tap(model), self.packed_forward
+        batch = input_ids, attention_mask, logits_to_keep, batch_size
         if packed is not None and packed.fits(attention_mask):
             with self.accelerator.autocast():
-                read = *packed(tap.model, input_ids, attention_mask, logits_to_keep, batch_size), None
+                log_probs_BT, entropies_BT, *values = packed(tap.model, *batch, tap.read_values)
+            aux_loss = None
         else:
-            read = super()._get_per_token_logps_and_entropies(
-                tap.model, input_ids, attention_mask, logits_to_keep, batch_size, **more
-            )
-        tap.log_probs_BT = read[0]
-        return read
+            with hidden_states(tap.model) if tap.read_values else nullcontext() as seen:
+                log_probs_BT, entropies_BT, aux_loss = super()._get_per_token_logps_and_entropies(
+                    tap.model, *batch, **more
+                )
+            with self.accelerator.autocast():
+                values = [tap.read_values(seen[-1][:, -logits_to_keep - 1 : -1])] if tap.read_values else []
+        tap.log_probs_BT, tap.values_BT = log_probs_BT, (values[0] if values else None)
+        return log_probs_BT, entropies_BT, aux_loss
 
     def _token_weights(self, inputs: dict[str, Tensor]) -> Tensor:
         """(B, T): how much each token counts in TRL's loss, for terms that stand beside it."""

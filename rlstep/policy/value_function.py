@@ -15,8 +15,8 @@ from trl.trainer.utils import disable_dropout_in_model
 from rlstep.core.advantages import gae
 from rlstep.core.losses import clipped_value_error, explained_variance
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.critic import Critic, load_own
-from rlstep.policy.forward import PackedForward
+from rlstep.policy.critic import AdapterCritic, Critic, HeadCritic, load_own, values_of
+from rlstep.policy.forward import PackedForward, ReadValues
 from rlstep.policy.models import load_base
 
 CRITIC_FILE = "critic.safetensors"
@@ -34,7 +34,7 @@ class ValueFunction:
 
     Args:
         args: the trainer's settings.
-        adapter: the shape of the critic's adapter; `CRITIC_LORA` by default.
+        adapter: the shape of an adapter critic's adapter; `CRITIC_LORA` by default.
     """
 
     def __init__(self, args: StepPPOConfig, adapter: PeftConfig | None):
@@ -42,8 +42,8 @@ class ValueFunction:
         self._critic: Critic | None = None
 
     def share_base(self, base: PreTrainedModel) -> None:
-        """Builds the critic on the base of a policy that trains an adapter, which has to come after the critic's."""
-        self._critic = Critic(base, self.adapter)
+        """Builds an adapter critic on the base of a policy that trains an adapter, which has to come after its own."""
+        self._critic = AdapterCritic(base, self.adapter)
 
     def attach(
         self,
@@ -65,13 +65,21 @@ class ValueFunction:
             packed: how the policy's batches are read without padding; None where they are padded.
         """
         self.accelerator, self._packed = accelerator, packed
-        critic = self._critic or Critic(self._frozen_base(policy, reference), self.adapter)
-        if self.args.disable_dropout:
-            disable_dropout_in_model(critic)
-        if self.args.gradient_checkpointing:
-            critic.backbone.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
-            critic.backbone.enable_input_require_grads()
+        if self.args.critic == "head":
+            critic = HeadCritic(policy, self.args.critic_trunk_scale)
+        else:
+            critic = self._critic or AdapterCritic(self._frozen_base(policy, reference), self.adapter)
+            if self.args.disable_dropout:
+                disable_dropout_in_model(critic)
+            if self.args.gradient_checkpointing:
+                critic.backbone.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+                critic.backbone.enable_input_require_grads()
         policy.critic = self._critic = critic.to(policy.device)
+
+    @property
+    def beside_policy(self) -> ReadValues | None:
+        """Reads values from the policy's own pass; None where the critic has a pass of its own."""
+        return self._critic.read if isinstance(self._critic, HeadCritic) else None
 
     def _frozen_base(self, policy: PreTrainedModel, reference: PreTrainedModel | None) -> PreTrainedModel:
         """The base of a full-parameter policy's critic: the reference, or a frozen copy of the policy."""
@@ -137,10 +145,13 @@ class ValueFunction:
         T = batch["completion_ids"].shape[1]
         with self.accelerator.autocast():
             if self._packed is not None and self._packed.fits(attention_mask):
-                return self._packed.values(critic, input_ids, attention_mask, T, after)
-            return critic(input_ids, attention_mask, T, after)
+                backbone = critic.backbone_of(model)
+                return self._packed.values(backbone, critic.read, input_ids, attention_mask, T, after)
+            return values_of(critic, model, input_ids, attention_mask, T, after)
 
-    def loss(self, model: nn.Module, batch: dict[str, Tensor], weights_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, model: nn.Module, batch: dict[str, Tensor], weights_BT: Tensor, values_BT: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The value loss of a micro-batch, for the same backward pass as the policy's.
 
         Where every row was cut off and masked it is 0, but the critic stays in the graph: all ranks reduce the same
@@ -150,11 +161,13 @@ class ValueFunction:
             model: the policy with the critic, wrapped or not.
             batch: with `old_values` and `returns`.
             weights_BT: how much each token counts.
+            values_BT: what `beside_policy` read; None where there is none.
 
         Returns:
             the weighted loss, and per token what is to be logged of it.
         """
-        values_BT = self._values(model, batch)
+        if values_BT is None:
+            values_BT = self._values(model, batch)
         error_BT, clipped_BT = clipped_value_error(
             values_BT, batch["old_values"], batch["returns"], self.args.value_clip
         )

@@ -180,6 +180,15 @@ def test_the_rest_of_a_batch_is_trained_on_after_a_resume(step, run):
     assert done["batch"] == {"step": 4, "slices": None}, "a batch that is done takes no room"
 
 
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_critic_that_is_a_head_goes_on(lora, run):
+    """Within a batch and at its end."""
+    whole = run(advantage="gae", critic="head", critic_trunk_scale=0.5, max_steps=4, lora=lora)
+    assert "critic.value_head.weight" in whole.end["weights"]
+    for step in (1, 2):
+        assert_same(run(resume=step), whole)
+
+
 def test_an_epoch_that_accumulation_does_not_divide(run):
     """Updates of 3, 3 and 2 micro-batches: the third one ends a batch, and counts of updates do not tell where."""
     whole = run(gradient_accumulation_steps=3, max_steps=5)
