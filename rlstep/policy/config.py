@@ -208,6 +208,13 @@ class StepPPOConfig(GRPOConfig):
             "they are computed again, in pieces."
         },
     )
+    tokens_per_device: Annotated[int | None, Range(at_least=1), PLACED] = field(
+        default=None,
+        metadata={
+            "help": "The most tokens of a forward pass, padding included: micro-batches are cut accordingly, and the "
+            "gradients stay what they were. By default per_device_train_batch_size rows, whatever their length."
+        },
+    )
     num_iterations: Annotated[int, Range(at_least=1)] = field(
         default=2, metadata={"help": "PPO epochs over each batch of completions."}
     )
@@ -218,7 +225,8 @@ class StepPPOConfig(GRPOConfig):
         if self.advantage == "gae" and self.ddp_find_unused_parameters is None:
             # The critic runs outside the wrapped forward, so a search for unused parameters would report all of its.
             self.ddp_find_unused_parameters = False
-        check(self, [*faults, *self._token_faults(), *self._estimator_faults(), *self._kl_faults()])
+        faults += [*self._token_faults(), *self._budget_faults(), *self._estimator_faults(), *self._kl_faults()]
+        check(self, faults)
 
     @property
     def whitening(self) -> str:
@@ -255,6 +263,28 @@ class StepPPOConfig(GRPOConfig):
                 "advantage 'vine' samples a different number on each rank, which a vLLM server does not accept; "
                 "set vllm_mode: colocate"
             )
+
+    def _budget_faults(self) -> Iterator[str]:
+        """Settings that would depend on how `tokens_per_device` cuts a micro-batch, or that no cut fits."""
+        if self.tokens_per_device is None:
+            return
+        if self.tokens_per_device <= (self.max_completion_length or 0):
+            yield (
+                f"tokens_per_device {self.tokens_per_device} is no more than max_completion_length "
+                f"{self.max_completion_length}, and a prompt comes on top of that; raise it"
+            )
+        if self.top_entropy_quantile < 1:
+            yield (
+                "top_entropy_quantile chooses tokens by a quantile of each pass, which tokens_per_device would change; "
+                "leave one of them out"
+            )
+        if (self.entropy_coef or self.use_adaptive_entropy) and self.loss_type != "bnpo":
+            yield (
+                "the entropy bonus is a mean over the tokens of a pass, which tokens_per_device cuts by tokens; only "
+                "loss_type 'bnpo' is a mean over them, too: set it, or leave out tokens_per_device"
+            )
+        if self.optim in ("lomo", "adalomo"):
+            yield f"optim '{self.optim.value}' makes a step in each backward pass; leave out tokens_per_device"
 
     def _estimator_faults(self) -> Iterator[str]:
         """Settings that this estimator, or this treatment of truncated completions, cannot use."""

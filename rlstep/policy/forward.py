@@ -18,8 +18,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.core.token_stats import log_probs_and_entropies
 from rlstep.verifiers.features import TokenFeature
-from rlstep.verifiers.forward import batch_of, inputs_of
-from rlstep.verifiers.packing import can_pack, window_of
+from rlstep.verifiers.forward import batch_of, collate, inputs_of
+from rlstep.verifiers.packing import can_pack, window_of, work_per_token
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class PackedForward:
     def __init__(self, model: PreTrainedModel, pad_id: int, temperature: float, kept_logits: int, group: int):
         self.pad_id, self.temperature, self.kept_logits, self.group = pad_id, temperature, kept_logits, group
         self.vocabulary = model.config.get_text_config().vocab_size
-        self._window = window_of(model.config)
+        self._window, self._work = window_of(model.config), work_per_token(model.config)
         self._warned = False
 
     @staticmethod
@@ -140,6 +140,10 @@ class PackedForward:
             mask_BT = torch.cat([mask_BT.new_ones(len(mask_BT), 1), mask_BT], dim=1)
         return spread(values_N, mask_BT)
 
+    def places(self, features: list[TokenFeature]) -> int:
+        """How many places a pass over these rows has, the ends of bins included."""
+        return collate(_asked(features), self.pad_id, packing=True, work=self._work)["input_ids"].numel()
+
     def _read(
         self, model: nn.Module, features: list[TokenFeature], read_values: ReadValues | None
     ) -> tuple[Tensor, ...]:
@@ -183,8 +187,12 @@ def features_of(input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, last: b
 
 def packed_batch(model: nn.Module, features: list[TokenFeature], pad_id: int) -> dict[str, Tensor]:
     """Rows in bins on the model's device, without those that nothing is asked of."""
-    asked = [feature for feature in features if len(feature.positions)]
-    return batch_of(_unwrapped(model), asked or features[:1], pad_id, packing=True)
+    return batch_of(_unwrapped(model), _asked(features), pad_id, packing=True)
+
+
+def _asked(features: list[TokenFeature]) -> list[TokenFeature]:
+    """Those that are asked something; one that is not where there is none, as a model cannot read nothing."""
+    return [feature for feature in features if len(feature.positions)] or features[:1]
 
 
 def spread(x_N: Tensor, mask_BT: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ from rlstep.policy.resume import ExactResume
 from rlstep.policy.rewards.own import columns_of
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion, extra_of
 from rlstep.policy.rollouts import Rollouts
+from rlstep.policy.token_budget import TokenBudget
 from rlstep.policy.value_function import ValueFunction
 from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import PromptFormat
@@ -127,11 +128,18 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
             callbacks=callbacks,
             run_identity=run_identity,
         )
-        self.packed_forward = self._packed_forward()
+        self.packed_forward, self.token_budget = self._packed_forward(), None
+        if args.tokens_per_device is not None:
+            if self.aux_loss_enabled:
+                raise UserError(
+                    "a router's auxiliary loss is of each pass as a whole, which tokens_per_device would change; set "
+                    "router_aux_loss_coef: 0, or leave out tokens_per_device."
+                )
+            self.token_budget = TokenBudget(args.tokens_per_device, self.packed_forward, self.accelerator)
         if self.value_function is not None:
             sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
             reference = None if sharded else self.ref_model
-            self.value_function.attach(self.model, reference, self.accelerator, self.packed_forward)
+            self.value_function.attach(self.model, reference, self.accelerator, self.packed_forward, self.token_budget)
 
     def _packed_forward(self) -> PackedForward | None:
         """How batches are read without padding; None where they are padded, which is said."""
@@ -284,6 +292,17 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
 
     # --- Loss.
 
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The loss of a micro-batch; with `tokens_per_device` in pieces, those before the last with their backward."""
+        whole = partial(super().compute_loss, model)
+        if self.token_budget is None or not self.model.training:
+            return whole(inputs, return_outputs, num_items_in_batch)
+        pieces = self.token_budget.pieces(inputs)
+        if len(pieces) == 1:
+            return whole(inputs)
+        with self.training_log.one_value_each(inputs["completion_mask"], pieces):
+            return self.token_budget.loss(model, inputs, pieces, self.loss_type, whole)
+
     def _compute_loss(self, model, inputs):
         """TRL's policy loss, the KL where it is not TRL's, and the value loss, in one backward pass."""
         # An evaluation's completions have no returns: nothing is trained on them.
@@ -306,8 +325,15 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **more
     ):
         """TRL reads the policy and its reference here alone, for the loss as before it."""
-        tap, packed = model if isinstance(model, Tap) else Tap(model), self.packed_forward
-        batch = input_ids, attention_mask, logits_to_keep, batch_size
+        tap = model if isinstance(model, Tap) else Tap(model)
+        if self.token_budget is not None and not torch.is_grad_enabled():
+            read = partial(self._read_pass, tap, rows_at_once=None, **more)
+            return self.token_budget.read(read, input_ids, attention_mask, logits_to_keep)
+        return self._read_pass(tap, input_ids, attention_mask, logits_to_keep, batch_size, **more)
+
+    def _read_pass(self, tap: Tap, input_ids, attention_mask, T: int, rows_at_once: int | None, **more):
+        """Log-probabilities, entropies and the router's loss, as TRL gives them; the tap gets what is beside them."""
+        packed, batch = self.packed_forward, (input_ids, attention_mask, T, rows_at_once)
         if packed is not None and packed.fits(attention_mask):
             with self.accelerator.autocast():
                 log_probs_BT, entropies_BT, *values = packed(tap.model, *batch, tap.read_values)
@@ -318,7 +344,7 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
                     tap.model, *batch, **more
                 )
             with self.accelerator.autocast():
-                values = [tap.read_values(seen[-1][:, -logits_to_keep - 1 : -1])] if tap.read_values else []
+                values = [tap.read_values(seen[-1][:, -T - 1 : -1])] if tap.read_values else []
         tap.log_probs_BT, tap.values_BT = log_probs_BT, (values[0] if values else None)
         return log_probs_BT, entropies_BT, aux_loss
 

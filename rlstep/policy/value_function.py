@@ -18,6 +18,7 @@ from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.critic import AdapterCritic, Critic, HeadCritic, load_own, values_of
 from rlstep.policy.forward import PackedForward, ReadValues
 from rlstep.policy.models import load_base
+from rlstep.policy.token_budget import TokenBudget, rows_of, widened
 
 CRITIC_FILE = "critic.safetensors"
 # The adapter of a full-parameter policy's critic, if none is given.
@@ -51,6 +52,7 @@ class ValueFunction:
         reference: PreTrainedModel | None,
         accelerator: Accelerator,
         packed: PackedForward | None,
+        budget: TokenBudget | None,
     ) -> None:
         """Makes the critic a part of the policy, after building it if `share_base` has not.
 
@@ -63,8 +65,9 @@ class ValueFunction:
                 or it is sharded.
             accelerator: the trainer's.
             packed: how the policy's batches are read without padding; None where they are padded.
+            budget: cuts batches into passes; None where `per_device_train_batch_size` does.
         """
-        self.accelerator, self._packed = accelerator, packed
+        self.accelerator, self._packed, self._budget = accelerator, packed, budget
         if self.args.critic == "head":
             critic = HeadCritic(policy, self.args.critic_trunk_scale)
         else:
@@ -121,22 +124,25 @@ class ValueFunction:
         self, model: nn.Module, batch: dict[str, Tensor], finished: list[bool]
     ) -> tuple[Tensor, Tensor | None]:
         """Values (B, T), and with `truncated: bootstrap` (B,) of what would have come after rows that were cut off."""
-        mask_BT, size = batch["completion_mask"], self.args.per_device_train_batch_size
-        if self._packed is not None:
-            size = max(size, self._packed.group)
-        after = self.args.truncated == "bootstrap"
+        mask_BT, after = batch["completion_mask"], self.args.truncated == "bootstrap"
+        inputs, width = {name: batch[name] for name in _MODEL_INPUTS}, mask_BT.shape[1] + after
         with disable_gradient_checkpointing(model, self.args.gradient_checkpointing_kwargs):
-            values_BT = torch.cat(
-                [
-                    self._values(model, {k: batch[k][i : i + size] for k in _MODEL_INPUTS}, after)
-                    for i in range(0, len(mask_BT), size)
-                ]
-            )
+            parts = [self._values(model, rows_of(inputs, rows), after) for rows in self._passes(inputs, after)]
+        values_BT = torch.cat([widened(part_BT, width) for part_BT in parts])
         if not after:
             return values_BT, None
         lengths_B1 = mask_BT.sum(dim=1, keepdim=True)
         cut_off_B = ~torch.tensor(finished, device=mask_BT.device)
         return values_BT[:, :-1], values_BT.gather(1, lengths_B1)[:, 0] * cut_off_B
+
+    def _passes(self, batch: dict[str, Tensor], after: bool) -> list[slice]:
+        """The rows of each pass without gradients."""
+        if self._budget is not None:
+            return self._budget.pieces(batch, after)
+        rows, size = len(batch["completion_mask"]), self.args.per_device_train_batch_size
+        if self._packed is not None:
+            size = max(size, self._packed.group)
+        return [slice(start, start + size) for start in range(0, rows, size)]
 
     def _values(self, model: nn.Module, batch: dict[str, Tensor], after: bool = False) -> Tensor:
         critic = self.accelerator.unwrap_model(model).critic

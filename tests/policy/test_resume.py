@@ -31,6 +31,7 @@ from trl import GRPOTrainer
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.resume import WALL_CLOCK, ExactResume
 from rlstep.policy.rewards.scored import ScoredCompletion
+from rlstep.policy.token_budget import TokenBudget
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime import checkpoints
 from rlstep.runtime.checkpoints import newest_checkpoint, read_state, write_state
@@ -185,6 +186,17 @@ def test_a_critic_that_is_a_head_goes_on(lora, run):
     """Within a batch and at its end."""
     whole = run(advantage="gae", critic="head", critic_trunk_scale=0.5, max_steps=4, lora=lora)
     assert "critic.value_head.weight" in whole.end["weights"]
+    for step in (1, 2):
+        assert_same(run(resume=step), whole)
+
+
+def test_micro_batches_that_are_cut_by_tokens_go_on(run, monkeypatch):
+    """Rows of about 20 tokens, two in a micro-batch: mostly one a pass."""
+    cuts = []
+    pieces = TokenBudget.pieces
+    monkeypatch.setattr(TokenBudget, "pieces", lambda *args: cuts.append(pieces(*args)) or cuts[-1])
+    whole = run(advantage="gae", critic="head", tokens_per_device=36, max_steps=4, num_generations=2, packing=False)
+    assert max(map(len, cuts)) > 1
     for step in (1, 2):
         assert_same(run(resume=step), whole)
 
