@@ -31,14 +31,14 @@ class TokenBudget:
         self.tokens, self._packed, self._accelerator = tokens, packed, accelerator
 
     def pieces(self, batch: Batch, last: bool = False) -> list[slice]:
-        """Whole groups where they fit, else rows; as many pieces on each rank, for passes in which the ranks meet.
+        """Whole groups where they fit, else rows; the same rows on each rank, as the ranks gather a value of each.
 
         Args:
             batch: with TRL's `prompt_ids`, `completion_ids` and their masks; equally many rows on each rank.
             last: the completions' last tokens are read, too.
 
         Raises:
-            UserError: one row alone is more than the budget.
+            UserError: one row alone is more than the budget; on every rank.
         """
         places = self._places_of(batch, last)
         rows, group_ends = len(batch["prompt_ids"]), _group_ends(batch)
@@ -46,11 +46,15 @@ class TokenBudget:
         while start < rows:
             end = self._furthest(places, start, (end for end in group_ends if end > start))
             end = end or self._furthest(places, start, range(start + 1, rows + 1))
-            if end is None:
-                raise UserError(self._too_small(batch, start, places(start, start + 1)))
+            fault = None if end else self._too_small(batch, start, places(start, start + 1))
+            everyones = gather_object([(end, fault)])
+            for _, fault in everyones:
+                if fault is not None:
+                    raise UserError(fault)
+            end = min(end for end, _ in everyones)
             pieces.append(slice(start, end))
             start = end
-        return _cut_to(pieces, max(gather_object([len(pieces)])))
+        return pieces
 
     def read(self, read: Callable[..., tuple], input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int) -> tuple:
         """What `read(input_ids, attention_mask, T)` gives, tensors (B, T) or None, in passes without gradients."""
@@ -161,17 +165,6 @@ def _group_ends(batch: Batch) -> list[int]:
     same = [(batch[name][1:] == batch[name][:-1]).all(dim=1) for name in ("prompt_ids", "prompt_mask")]
     changes = (~(same[0] & same[1])).nonzero()[:, 0] + 1
     return [*changes.tolist(), len(batch["prompt_ids"])]
-
-
-def _cut_to(pieces: list[slice], number: int) -> list[slice]:
-    """The pieces, those of most rows halved until there are so many."""
-    pieces = list(pieces)
-    while len(pieces) < number:
-        index = max(range(len(pieces)), key=lambda i: pieces[i].stop - pieces[i].start)
-        start, stop = pieces[index].start, pieces[index].stop
-        middle = (start + stop) // 2
-        pieces[index : index + 1] = [slice(start, middle), slice(middle, stop)]
-    return pieces
 
 
 def widened(x_BT: Tensor, T: int) -> Tensor:

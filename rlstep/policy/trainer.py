@@ -4,14 +4,12 @@ One update, in order, is this file from top to bottom: sample, score, credit, ad
 reference, the clipped surrogate, DeepSpeed and logging are TRL's. What is added: TRL's batch gets (B, T) advantages
 made of step rewards, which its loss supports for subclasses; the KL may be charged as a reward, or estimated otherwise.
 
-Around it stand the critic (`critic.py`, `value_function.py`), further samples of the policy (`rollouts.py`), the log
-(`monitoring/training_log.py`) and exact resume (`resume.py`). `tests/policy/test_trl_seam.py` holds TRL's private names
-to what is relied on in these.
+Around it stand how a batch goes through a model (`passes.py`), the critic (`value_function.py`), further samples of the
+policy (`rollouts.py`), the log (`monitoring/training_log.py`) and exact resume (`resume.py`).
+`tests/policy/test_trl_seam.py` holds TRL's private names to what is relied on in these.
 """
 
-import logging
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -28,24 +26,21 @@ from rlstep.core.kl import kl_estimate
 from rlstep.policy import estimators, vine
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.end_tokens import write_generation_config
-from rlstep.policy.forward import PackedForward, Tap, groups_together, hidden_states
+from rlstep.policy.forward import Tap, groups_together
 from rlstep.policy.kl import kl_when_sampled, trls_kl
 from rlstep.policy.models import load_base
 from rlstep.policy.monitoring.training_log import TrainingLog
+from rlstep.policy.passes import Passes
 from rlstep.policy.prompt_files import write_prompt_format
 from rlstep.policy.resume import ExactResume
 from rlstep.policy.rewards.own import columns_of
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion, extra_of
 from rlstep.policy.rollouts import Rollouts
-from rlstep.policy.token_budget import TokenBudget
 from rlstep.policy.value_function import ValueFunction
 from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.adapters import Adapter
-from rlstep.verifiers.forward import pad_id_of
 from rlstep.verifiers.merging import put_adapter
-
-logger = logging.getLogger(__name__)
 
 
 def process(scored: list[ScoredCompletion], **_) -> list[float]:
@@ -128,34 +123,11 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
             callbacks=callbacks,
             run_identity=run_identity,
         )
-        self.packed_forward, self.token_budget = self._packed_forward(), None
-        if args.tokens_per_device is not None:
-            if self.aux_loss_enabled:
-                raise UserError(
-                    "a router's auxiliary loss is of each pass as a whole, which tokens_per_device would change; set "
-                    "router_aux_loss_coef: 0, or leave out tokens_per_device."
-                )
-            self.token_budget = TokenBudget(args.tokens_per_device, self.packed_forward, self.accelerator)
+        self.passes = Passes(self)
         if self.value_function is not None:
             sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
             reference = None if sharded else self.ref_model
-            self.value_function.attach(self.model, reference, self.accelerator, self.packed_forward, self.token_budget)
-
-    def _packed_forward(self) -> PackedForward | None:
-        """How batches are read without padding; None where they are padded, which is said."""
-        if not self.args.packing:
-            return None
-        refusal = PackedForward.refusal(self.model)
-        if self.is_fsdp_enabled:
-            refusal = "FSDP shards its weights by module"
-        elif self.aux_loss_enabled:
-            refusal = "its router's auxiliary loss counts the prompt's tokens once for each sample"
-        if refusal is not None:
-            logger.warning("completions are padded, which takes longer: %s", refusal)
-            return None
-        kept_logits = int(self.args.kept_logits_gib * 2**30 / 4)
-        pad_id = pad_id_of(self._tokenizer)
-        return PackedForward(self.model, pad_id, self.temperature, kept_logits, self.num_generations)
+            self.value_function.attach(self.model, reference, self.accelerator, self.passes)
 
     def _generate_and_score_completions(self, inputs):
         """One update up to its loss, from the rows of the data set to the batch that the loss is computed of."""
@@ -294,14 +266,14 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of a micro-batch; with `tokens_per_device` in pieces, those before the last with their backward."""
-        whole = partial(super().compute_loss, model)
-        if self.token_budget is None or not self.model.training:
+        whole, budget = partial(super().compute_loss, model), self.passes.budget
+        if budget is None or not self.model.training:
             return whole(inputs, return_outputs, num_items_in_batch)
-        pieces = self.token_budget.pieces(inputs)
+        pieces = budget.pieces(inputs)
         if len(pieces) == 1:
             return whole(inputs)
         with self.training_log.one_value_each(inputs["completion_mask"], pieces):
-            return self.token_budget.loss(model, inputs, pieces, self.loss_type, whole)
+            return budget.loss(model, inputs, pieces, self.loss_type, whole)
 
     def _compute_loss(self, model, inputs):
         """TRL's policy loss, the KL where it is not TRL's, and the value loss, in one backward pass."""
@@ -326,27 +298,8 @@ class StepPPOTrainer(ExactResume, GRPOTrainer):
     ):
         """TRL reads the policy and its reference here alone, for the loss as before it."""
         tap = model if isinstance(model, Tap) else Tap(model)
-        if self.token_budget is not None and not torch.is_grad_enabled():
-            read = partial(self._read_pass, tap, rows_at_once=None, **more)
-            return self.token_budget.read(read, input_ids, attention_mask, logits_to_keep)
-        return self._read_pass(tap, input_ids, attention_mask, logits_to_keep, batch_size, **more)
-
-    def _read_pass(self, tap: Tap, input_ids, attention_mask, T: int, rows_at_once: int | None, **more):
-        """Log-probabilities, entropies and the router's loss, as TRL gives them; the tap gets what is beside them."""
-        packed, batch = self.packed_forward, (input_ids, attention_mask, T, rows_at_once)
-        if packed is not None and packed.fits(attention_mask):
-            with self.accelerator.autocast():
-                log_probs_BT, entropies_BT, *values = packed(tap.model, *batch, tap.read_values)
-            aux_loss = None
-        else:
-            with hidden_states(tap.model) if tap.read_values else nullcontext() as seen:
-                log_probs_BT, entropies_BT, aux_loss = super()._get_per_token_logps_and_entropies(
-                    tap.model, *batch, **more
-                )
-            with self.accelerator.autocast():
-                values = [tap.read_values(seen[-1][:, -T - 1 : -1])] if tap.read_values else []
-        tap.log_probs_BT, tap.values_BT = log_probs_BT, (values[0] if values else None)
-        return log_probs_BT, entropies_BT, aux_loss
+        padded = partial(super()._get_per_token_logps_and_entropies, **more)
+        return self.passes.read(tap, padded, input_ids, attention_mask, logits_to_keep, batch_size)
 
     def _token_weights(self, inputs: dict[str, Tensor]) -> Tensor:
         """(B, T): how much each token counts in TRL's loss, for terms that stand beside it."""

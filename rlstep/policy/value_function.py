@@ -16,9 +16,10 @@ from rlstep.core.advantages import gae
 from rlstep.core.losses import clipped_value_error, explained_variance
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.critic import AdapterCritic, Critic, HeadCritic, load_own, values_of
-from rlstep.policy.forward import PackedForward, ReadValues
+from rlstep.policy.forward import ReadValues
 from rlstep.policy.models import load_base
-from rlstep.policy.token_budget import TokenBudget, rows_of, widened
+from rlstep.policy.passes import Passes
+from rlstep.policy.token_budget import rows_of, widened
 
 CRITIC_FILE = "critic.safetensors"
 # The adapter of a full-parameter policy's critic, if none is given.
@@ -51,8 +52,7 @@ class ValueFunction:
         policy: nn.Module,
         reference: PreTrainedModel | None,
         accelerator: Accelerator,
-        packed: PackedForward | None,
-        budget: TokenBudget | None,
+        passes: Passes,
     ) -> None:
         """Makes the critic a part of the policy, after building it if `share_base` has not.
 
@@ -64,10 +64,9 @@ class ValueFunction:
             reference: a frozen model that a full-parameter policy's critic may use as its base; None if there is none
                 or it is sharded.
             accelerator: the trainer's.
-            packed: how the policy's batches are read without padding; None where they are padded.
-            budget: cuts batches into passes; None where `per_device_train_batch_size` does.
+            passes: how the policy's batches go through it.
         """
-        self.accelerator, self._packed, self._budget = accelerator, packed, budget
+        self.accelerator, self._packed, self._budget = accelerator, passes.packed, passes.budget
         if self.args.critic == "head":
             critic = HeadCritic(policy, self.args.critic_trunk_scale)
         else:

@@ -98,7 +98,7 @@ def test_training_packed_is_training_padded(scripted, rows, settings):
     for packing in (True, False):
         set_seed(0)
         trainer = scripted(rows, packing=packing, **HEAD, **settings)
-        assert (trainer.packed_forward is not None) == packing
+        assert (trainer.passes.packed is not None) == packing
         randomise(trainer)
         batches.append(trainer.batch())
         losses.append(trainer.compute_loss(trainer.model, batches[-1]))

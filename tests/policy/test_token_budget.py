@@ -1,5 +1,6 @@
 """`tokens_per_device`: however a micro-batch is cut, its gradients are those of one pass over all of it."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -95,7 +96,7 @@ def test_any_cut_gives_the_gradients_of_one_pass(make, settings):
     assert max(gradient.abs().max() for gradient in whole.values()) > 1e-3
     seen, numbers = passes_of(trainer), []
     for budget in (LONGEST, 12, 18, 1000):
-        trainer.token_budget = token_budget.TokenBudget(budget, trainer.packed_forward, trainer.accelerator)
+        trainer.passes.budget = token_budget.TokenBudget(budget, trainer.passes.packed, trainer.accelerator)
         seen.clear()
         found_loss, found = gradients(trainer, batch)
         numbers.append(len(seen))
@@ -145,17 +146,27 @@ def test_groups_stay_whole_where_they_fit(make):
         assert [rows.stop - rows.start for rows in cut] == expected
 
 
-def test_every_rank_makes_as_many_passes(make, monkeypatch):
-    """Another rank has five; here two would do."""
+def test_every_rank_makes_passes_over_as_many_rows(make, monkeypatch):
+    """Another rank has longer rows, and gets as far as one row, then two more, then one."""
     trainer = make(tokens_per_device=24, advantage="gae")
     batch = trainer.batch()
-    alone = trainer.token_budget.pieces(batch)
+    alone = trainer.passes.budget.pieces(batch)
     expected = gradients(trainer, batch)
-    monkeypatch.setattr(token_budget, "gather_object", lambda numbers: [*numbers, 5])
-    assert len(alone) < len(trainer.token_budget.pieces(batch)) == 5
+    others = itertools.cycle([1, 3, 4, 6])
+    monkeypatch.setattr(token_budget, "gather_object", lambda ends: [*ends, (next(others), None)])
+    assert len(alone) < 4
+    assert trainer.passes.budget.pieces(batch) == [slice(0, 1), slice(1, 3), slice(3, 4), slice(4, 6)]
     found = gradients(trainer, batch)
     assert found[0] == pytest.approx(expected[0], abs=1e-6)
     torch.testing.assert_close(found[1], expected[1], atol=1e-6, rtol=1e-5)
+
+
+def test_a_row_of_another_rank_that_does_not_fit_ends_the_run_here_too(make, monkeypatch):
+    trainer = make(tokens_per_device=24)
+    batch = trainer.batch()
+    monkeypatch.setattr(token_budget, "gather_object", lambda ends: [*ends, (None, "one row has 90 tokens")])
+    with pytest.raises(UserError, match="one row has 90 tokens"):
+        trainer.passes.budget.pieces(batch)
 
 
 def test_gradients_are_reduced_with_the_last_piece_alone(make):

@@ -1,6 +1,6 @@
 """What `rlstep/policy/` relies on in TRL and transformers beyond their public interfaces.
 
-Of its modules trainer.py, token_budget.py, value_function.py, kl.py, rollouts.py, resume.py and
+Of its modules trainer.py, passes.py, token_budget.py, value_function.py, kl.py, rollouts.py, resume.py and
 monitoring/training_log.py do. A new TRL or transformers that breaks them fails here.
 """
 
