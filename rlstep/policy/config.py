@@ -108,9 +108,9 @@ class StepPPOConfig(GRPOConfig):
     advantage: Literal["group", "gae", "rloo", "vine"] = field(
         default="group",
         metadata={
-            "help": "group: step rewards against those of the problem's other samples; gae: against a critic that "
-            "shares the frozen base with the policy; rloo: each token's return against the other samples' mean return; "
-            "vine: Monte-Carlo values of the step's two ends."
+            "help": "group: step rewards against those of the problem's other samples; gae: against a critic; "
+            "rloo: each token's return against the other samples' mean return; vine: Monte-Carlo "
+            "values of the step's two ends."
         },
     )
     step_discount: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "group")] = field(
@@ -145,6 +145,22 @@ class StepPPOConfig(GRPOConfig):
         metadata={
             "help": "Scale the batch's token advantages to variance 1 (scale), or also centre them (full). By default "
             "full for gae and rloo, none for group and vine, whose baselines centre them already."
+        },
+    )
+    critic: Annotated[Literal["adapter", "head"], ReadBy("advantage", "gae")] = field(
+        default="adapter",
+        metadata={
+            "help": "gae: an adapter of its own on the frozen base, with a value head and a pass of its own (adapter); "
+            "or a value head on the policy's hidden states, in the policy's pass (head)."
+        },
+    )
+    critic_trunk_scale: Annotated[
+        float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae"), ReadBy("critic", "head")
+    ] = field(
+        default=1.0,
+        metadata={
+            "help": "critic head: what the value loss's gradients into the policy's weights are multiplied by; 0: the "
+            "value loss trains the head alone."
         },
     )
     vf_coef: Annotated[float, Range(at_least=0), ReadBy("advantage", "gae")] = field(
@@ -203,6 +219,13 @@ class StepPPOConfig(GRPOConfig):
             "they are computed again, in pieces."
         },
     )
+    tokens_per_device: Annotated[int | None, Range(at_least=1), PLACED] = field(
+        default=None,
+        metadata={
+            "help": "The most tokens of a forward pass, padding included: micro-batches are cut accordingly, and the "
+            "gradients stay what they were. By default per_device_train_batch_size rows, whatever their length."
+        },
+    )
     num_iterations: Annotated[int, Range(at_least=1)] = field(
         default=2, metadata={"help": "PPO epochs over each batch of completions."}
     )
@@ -220,7 +243,8 @@ class StepPPOConfig(GRPOConfig):
         if self.advantage == "gae" and self.ddp_find_unused_parameters is None:
             # The critic runs outside the wrapped forward, so a search for unused parameters would report all of its.
             self.ddp_find_unused_parameters = False
-        check(self, [*faults, *self._token_faults(), *self._estimator_faults(), *self._kl_faults()])
+        faults += [*self._token_faults(), *self._budget_faults(), *self._estimator_faults(), *self._kl_faults()]
+        check(self, faults)
 
     @property
     def whitening(self) -> str:
@@ -250,6 +274,28 @@ class StepPPOConfig(GRPOConfig):
                 "advantage 'rloo' would count the masked completions of mask_truncated_completions as returns of 0 in "
                 "the others' baseline; leave it out"
             )
+
+    def _budget_faults(self) -> Iterator[str]:
+        """Settings that would depend on how `tokens_per_device` cuts a micro-batch, or that no cut fits."""
+        if self.tokens_per_device is None:
+            return
+        if self.tokens_per_device <= (self.max_completion_length or 0):
+            yield (
+                f"tokens_per_device {self.tokens_per_device} is no more than max_completion_length "
+                f"{self.max_completion_length}, and a prompt comes on top of that; raise it"
+            )
+        if self.top_entropy_quantile < 1:
+            yield (
+                "top_entropy_quantile chooses tokens by a quantile of each pass, which tokens_per_device would change; "
+                "leave one of them out"
+            )
+        if (self.entropy_coef or self.use_adaptive_entropy) and self.loss_type != "bnpo":
+            yield (
+                "the entropy bonus is a mean over the tokens of a pass, which tokens_per_device cuts by tokens; only "
+                "loss_type 'bnpo' is a mean over them, too: set it, or leave out tokens_per_device"
+            )
+        if self.optim in ("lomo", "adalomo"):
+            yield f"optim '{self.optim.value}' makes a step in each backward pass; leave out tokens_per_device"
 
     def _estimator_faults(self) -> Iterator[str]:
         """Settings that this estimator, or this treatment of truncated completions, cannot use."""

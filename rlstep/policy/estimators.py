@@ -171,6 +171,20 @@ def token_weights(mask_BT: Tensor, loss_type: str, items: Tensor, max_length: in
     return mask_BT / items.clamp_min(1) * share
 
 
+def share_of_loss(mask_bT: Tensor, mask_BT: Tensor, loss_type: str) -> Tensor | float:
+    """What the loss of some rows of a micro-batch is multiplied by, so that all of its parts add up to its own.
+
+    Args:
+        mask_bT, mask_BT: one on the completion tokens of those rows, and of the whole micro-batch.
+        loss_type: TRL's; those of `rlstep.policy.config.TOKEN_LOSSES`.
+    """
+    if loss_type in ("cispo", "dapo"):
+        return 1.0  # divided by the tokens of the whole generation batch, whatever is computed at a time
+    if loss_type == "bnpo":
+        return mask_bT.sum() / mask_BT.sum().clamp_min(1)
+    return len(mask_bT) / len(mask_BT)
+
+
 def _with_unscored(row: ScoredCompletion) -> list[float]:
     """One reward per step, 0 for those that are not scored."""
     return row.step_rewards + [0.0] * (len(row.steps) - len(row.step_rewards))

@@ -7,7 +7,7 @@ bits: a causal model gives every token the value that it has in its row alone.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,11 +17,15 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.core.token_stats import log_probs_and_entropies
+from rlstep.verifiers.attention import shares_places
 from rlstep.verifiers.features import TokenFeature
-from rlstep.verifiers.forward import batch_of, inputs_of
-from rlstep.verifiers.packing import can_pack, window_of
+from rlstep.verifiers.forward import batch_of, collate, inputs_of
+from rlstep.verifiers.packing import can_pack, window_of, work_per_token
 
 logger = logging.getLogger(__name__)
+
+# Hidden states (..., H) to values (...).
+ReadValues = Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -35,11 +39,15 @@ class Tap:
 
     Attributes:
         model: the model whose loss is computed.
+        read_values: of the hidden states before each completion token, where values come out of the same pass.
         log_probs_BT: of the completions' tokens, with their gradient, once the loss is computed.
+        values_BT: what `read_values` gave.
     """
 
     model: nn.Module
+    read_values: ReadValues | None = None
     log_probs_BT: Tensor | None = None
+    values_BT: Tensor | None = None
 
 
 class PackedForward:
@@ -57,7 +65,8 @@ class PackedForward:
     def __init__(self, model: PreTrainedModel, pad_id: int, temperature: float, kept_logits: int, group: int):
         self.pad_id, self.temperature, self.kept_logits, self.group = pad_id, temperature, kept_logits, group
         self.vocabulary = model.config.get_text_config().vocab_size
-        self._window = window_of(model.config)
+        self._window, self._work = window_of(model.config), work_per_token(model.config)
+        self._share = shares_places(model.config)
         self._warned = False
 
     @staticmethod
@@ -81,8 +90,14 @@ class PackedForward:
         return False
 
     def __call__(
-        self, model: nn.Module, input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, rows_at_once: int | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        model: nn.Module,
+        input_ids_BS: Tensor,
+        attention_mask_BS: Tensor,
+        T: int,
+        rows_at_once: int | None = None,
+        read_values: ReadValues | None = None,
+    ) -> tuple[Tensor, ...]:
         """Reads a batch.
 
         Args:
@@ -90,43 +105,66 @@ class PackedForward:
             input_ids_BS, attention_mask_BS: prompts padded on the left, completions on the right.
             T: the completions' padded length.
             rows_at_once: rows in one pass, where no gradient is asked for; whole groups at least. By default all.
+            read_values: of the hidden states that the head sees.
 
         Returns:
-            (B, T) log-probabilities and entropies, 0 at padding.
+            (B, T) log-probabilities and entropies, and with `read_values` values, all 0 at padding.
         """
         features = features_of(input_ids_BS, attention_mask_BS, T)
         size = len(features) if rows_at_once is None else max(rows_at_once, self.group)
-        parts = [self._read(model, features[i : i + size]) for i in range(0, len(features), size)]
+        parts = [self._read(model, features[i : i + size], read_values) for i in range(0, len(features), size)]
         mask_BT = attention_mask_BS[:, -T:].bool()
-        log_probs_BT, entropies_BT = (spread(torch.cat(of_parts), mask_BT) for of_parts in zip(*parts, strict=True))
-        return log_probs_BT, entropies_BT
+        return tuple(spread(torch.cat(of_parts), mask_BT) for of_parts in zip(*parts, strict=True))
 
-    def values(self, critic: nn.Module, input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, last: bool) -> Tensor:
+    def values(
+        self,
+        backbone: nn.Module,
+        read_values: ReadValues,
+        input_ids_BS: Tensor,
+        attention_mask_BS: Tensor,
+        T: int,
+        last: bool,
+    ) -> Tensor:
         """(B, T) values before each completion token; with `last` (B, T + 1), the value after n tokens in column n.
 
         Args:
-            critic: of `rlstep.policy.critic`.
+            backbone: a model without its head.
+            read_values: of the backbone's hidden states.
             input_ids_BS, attention_mask_BS, T: as above.
             last: also read the value after the completion's last token.
         """
         features = features_of(input_ids_BS, attention_mask_BS, T, last)
-        values_N = critic.packed(packed_batch(critic.backbone, features, self.pad_id))
+        batch = packed_batch(backbone, features, self.pad_id)
+        hidden_BLH = backbone(**inputs_of(backbone, batch)).last_hidden_state
+        values_N = read_values(hidden_BLH[batch["rows"], batch["positions"]])
         mask_BT = attention_mask_BS[:, -T:].bool()
         if last:
             mask_BT = torch.cat([mask_BT.new_ones(len(mask_BT), 1), mask_BT], dim=1)
         return spread(values_N, mask_BT)
 
-    def _read(self, model: nn.Module, features: list[TokenFeature]) -> tuple[Tensor, Tensor]:
-        """(N,) log-probabilities and entropies of the rows' completion tokens, one row after the other."""
+    def places(self, features: list[TokenFeature]) -> int:
+        """How many places a pass over these rows has, the ends of bins included."""
+        return collate(_asked(features), self.pad_id, True, self._work, self._share)["input_ids"].numel()
+
+    def _read(
+        self, model: nn.Module, features: list[TokenFeature], read_values: ReadValues | None
+    ) -> tuple[Tensor, ...]:
+        """(N,) log-probabilities, entropies and values of the rows' completion tokens, one row after the other."""
         batch = packed_batch(model, features, self.pad_id)
         inputs, next_ids_N = inputs_of(model, batch), batch["next_ids"]
-        with _backbone_gives(model, batch):
+
+        def choose(hidden_BLH: Tensor) -> Tensor:
+            return hidden_BLH[batch["rows"], batch["positions"]][None]
+
+        with hidden_states(model, choose) as seen:
             if len(next_ids_N) * self.vocabulary <= self.kept_logits:
                 logits_NV = model(**inputs).logits[0]
-                return log_probs_and_entropies(logits_NV, next_ids_N, self.temperature)
-            read = model(**inputs, shift_labels=next_ids_N[None], fused_lm_head=True)
-        entropies_1N = torch.zeros_like(read.log_probs) if read.entropy is None else read.entropy
-        return read.log_probs[0], entropies_1N[0]
+                read = log_probs_and_entropies(logits_NV, next_ids_N, self.temperature)
+            else:
+                fused = model(**inputs, shift_labels=next_ids_N[None], fused_lm_head=True)
+                entropies_1N = torch.zeros_like(fused.log_probs) if fused.entropy is None else fused.entropy
+                read = fused.log_probs[0], entropies_1N[0]
+        return read if read_values is None else (*read, read_values(seen[0][0]))
 
 
 def features_of(input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, last: bool = False) -> list[TokenFeature]:
@@ -151,8 +189,12 @@ def features_of(input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, last: b
 
 def packed_batch(model: nn.Module, features: list[TokenFeature], pad_id: int) -> dict[str, Tensor]:
     """Rows in bins on the model's device, without those that nothing is asked of."""
-    asked = [feature for feature in features if len(feature.positions)]
-    return batch_of(_unwrapped(model), asked or features[:1], pad_id, packing=True)
+    return batch_of(_unwrapped(model), _asked(features), pad_id, packing=True)
+
+
+def _asked(features: list[TokenFeature]) -> list[TokenFeature]:
+    """Those that are asked something; one that is not where there is none, as a model cannot read nothing."""
+    return [feature for feature in features if len(feature.positions)] or features[:1]
 
 
 def spread(x_N: Tensor, mask_BT: Tensor) -> Tensor:
@@ -161,20 +203,33 @@ def spread(x_N: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 @contextmanager
-def _backbone_gives(model: nn.Module, batch: dict[str, Tensor]) -> Iterator[None]:
-    """Within it the model's head is given the hidden states that are asked for alone, as one row (1, N, H)."""
+def hidden_states(model: nn.Module, choose: Callable[[Tensor], Tensor] | None = None) -> Iterator[list[Tensor]]:
+    """Within it, a list of what the backbone gives to the model's head in each pass.
 
-    def choose(_, __, output):
-        output.last_hidden_state = output.last_hidden_state[batch["rows"], batch["positions"]][None]
+    Args:
+        model: a causal LM, wrapped or not.
+        choose: from the hidden states (B, L, H), what the head is to see of them; by default all.
+    """
+    seen = []
+
+    def hook(_, __, output):
+        if choose is not None:
+            output.last_hidden_state = choose(output.last_hidden_state)
+        seen.append(output.last_hidden_state)
         return output
 
+    handle = backbone_of(model).register_forward_hook(hook)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """A causal LM without its head, with whatever adapter is in it; the model may be wrapped."""
     inner = _unwrapped(model)
     causal_lm = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    hook = causal_lm.base_model.register_forward_hook(choose)
-    try:
-        yield
-    finally:
-        hook.remove()
+    return causal_lm.base_model
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -4,12 +4,11 @@ One update, in order, is this file from top to bottom: sample, score, credit, ad
 reference, the clipped surrogate, DeepSpeed and logging are TRL's. What is added: TRL's batch gets (B, T) advantages
 made of step rewards, which its loss supports for subclasses; the KL may be charged as a reward, or estimated otherwise.
 
-Around it stand the critic (`critic.py`), further samples of the policy (`rollouts.py`), vLLM (`vllm_sync.py`), the log
-(`monitoring/training_log.py`) and exact resume (`resume.py`). `tests/policy/test_trl_seam.py` holds TRL's private names
-to what is relied on in these.
+Around it stand how a batch goes through a model (`passes.py`), the critic (`value_function.py`), further samples of the
+policy (`rollouts.py`), vLLM (`vllm_sync.py`), the log (`monitoring/training_log.py`) and exact resume (`resume.py`).
+`tests/policy/test_trl_seam.py` holds TRL's private names to what is relied on in these.
 """
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -26,24 +25,23 @@ from trl import GRPOTrainer
 from rlstep.core.kl import kl_estimate
 from rlstep.policy import estimators, vine
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.critic import ValueFunction
 from rlstep.policy.end_tokens import write_generation_config
-from rlstep.policy.forward import PackedForward, Tap, groups_together
+from rlstep.policy.forward import Tap, groups_together
 from rlstep.policy.kl import kl_when_sampled, trls_kl
 from rlstep.policy.models import load_base
 from rlstep.policy.monitoring.training_log import TrainingLog
+from rlstep.policy.passes import Passes
 from rlstep.policy.prompt_files import write_prompt_format
 from rlstep.policy.resume import ExactResume
 from rlstep.policy.rewards.own import columns_of
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion, extra_of
 from rlstep.policy.rollouts import Rollouts
+from rlstep.policy.value_function import ValueFunction
 from rlstep.policy.vllm_sync import PolicyOnVLLM
+from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.adapters import Adapter
-from rlstep.verifiers.forward import pad_id_of
 from rlstep.verifiers.merging import put_adapter
-
-logger = logging.getLogger(__name__)
 
 
 def process(scored: list[ScoredCompletion], **_) -> list[float]:
@@ -66,8 +64,9 @@ class StepPPOTrainer(ExactResume, PolicyOnVLLM, GRPOTrainer):
         train_dataset, eval_dataset: rows with `prompt`, text or a list of messages, and `reference`; what else is known
             of a problem, for the reward source, as JSON in `extra`.
         processing_class: the policy's tokenizer.
-        peft_config: the LoRA adapter to train. With `advantage: gae` the critic then shares the frozen base; beside a
+        peft_config: the LoRA adapter to train. With `critic: adapter` the critic then shares the frozen base; beside a
             policy whose weights are all trained it has a frozen base of its own, the reference where there is one.
+            With `critic: head` it needs none.
         adapter: one to train further, in place of a fresh one; `model` is its base.
         critic_config: the critic's adapter; the policy's by default, or one of rank 16.
         callbacks: as in the Trainer.
@@ -106,8 +105,10 @@ class StepPPOTrainer(ExactResume, PolicyOnVLLM, GRPOTrainer):
             import_module("deepspeed").init_distributed()
         self.value_function: ValueFunction | None = None
         if args.advantage == "gae":
+            if args.critic == "head" and critic_config is not None:
+                raise UserError("critic 'head' has no adapter, so critic_config would do nothing; leave it out.")
             self.value_function = ValueFunction(args, critic_config or peft_config or (adapter and adapter.shape()))
-            if peft_config is not None or adapter is not None:
+            if args.critic == "adapter" and (peft_config is not None or adapter is not None):
                 model = load_base(model, args)
                 self.value_function.share_base(model)
         if adapter is not None:
@@ -123,27 +124,11 @@ class StepPPOTrainer(ExactResume, PolicyOnVLLM, GRPOTrainer):
             callbacks=callbacks,
             run_identity=run_identity,
         )
-        self.packed_forward = self._packed_forward()
+        self.passes = Passes(self)
         if self.value_function is not None:
             sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
             reference = None if sharded else self.ref_model
-            self.value_function.attach(self.model, reference, self.accelerator, self.packed_forward)
-
-    def _packed_forward(self) -> PackedForward | None:
-        """How batches are read without padding; None where they are padded, which is said."""
-        if not self.args.packing:
-            return None
-        refusal = PackedForward.refusal(self.model)
-        if self.is_fsdp_enabled:
-            refusal = "FSDP shards its weights by module"
-        elif self.aux_loss_enabled:
-            refusal = "its router's auxiliary loss counts the prompt's tokens once for each sample"
-        if refusal is not None:
-            logger.warning("completions are padded, which takes longer: %s", refusal)
-            return None
-        kept_logits = int(self.args.kept_logits_gib * 2**30 / 4)
-        pad_id = pad_id_of(self._tokenizer)
-        return PackedForward(self.model, pad_id, self.temperature, kept_logits, self.num_generations)
+            self.value_function.attach(self.model, reference, self.accelerator, self.passes)
 
     def _generate_and_score_completions(self, inputs):
         """One update up to its loss, from the rows of the data set to the batch that the loss is computed of."""
@@ -278,18 +263,30 @@ class StepPPOTrainer(ExactResume, PolicyOnVLLM, GRPOTrainer):
 
     # --- Loss.
 
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The loss of a micro-batch; with `tokens_per_device` in pieces, those before the last with their backward."""
+        whole, budget = partial(super().compute_loss, model), self.passes.budget
+        if budget is None or not self.model.training:
+            return whole(inputs, return_outputs, num_items_in_batch)
+        pieces = budget.pieces(inputs)
+        if len(pieces) == 1:
+            return whole(inputs)
+        with self.training_log.one_value_each(inputs["completion_mask"], pieces):
+            return budget.loss(model, inputs, pieces, self.loss_type, whole)
+
     def _compute_loss(self, model, inputs):
         """TRL's policy loss, the KL where it is not TRL's, and the value loss, in one backward pass."""
-        tap, mask_BT = Tap(model), inputs["completion_mask"]
+        # An evaluation's completions have no returns: nothing is trained on them.
+        valued, mask_BT = "returns" in inputs, inputs["completion_mask"]
+        tap = Tap(model, self.value_function.beside_policy if valued else None)
         with trls_kl(self, added=self.args.kl_is_trls):
             loss = super()._compute_loss(tap, inputs)
         if self.beta and self.args.kl == "loss" and not self.args.kl_is_trls:
             kl_BT = kl_estimate(tap.log_probs_BT, inputs["ref_per_token_logps"], self.args.kl_kind[1])
             self.training_log.log_token_mean("kl", kl_BT.detach(), mask_BT)
             loss = loss + self.beta * (self._token_weights(inputs) * kl_BT).sum()
-        # An evaluation's completions have no returns: nothing is trained on them.
-        if "returns" in inputs:
-            value_loss, logged = self.value_function.loss(model, inputs, self._token_weights(inputs))
+        if valued:
+            value_loss, logged = self.value_function.loss(model, inputs, self._token_weights(inputs), tap.values_BT)
             for name, values_BT in logged.items():
                 self.training_log.log_token_mean(name, values_BT, mask_BT)
             loss = loss + value_loss
@@ -299,16 +296,9 @@ class StepPPOTrainer(ExactResume, PolicyOnVLLM, GRPOTrainer):
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **more
     ):
         """TRL reads the policy and its reference here alone, for the loss as before it."""
-        tap, packed = (model, self.packed_forward) if isinstance(model, Tap) else (Tap(model), self.packed_forward)
-        if packed is not None and packed.fits(attention_mask):
-            with self.accelerator.autocast():
-                read = *packed(tap.model, input_ids, attention_mask, logits_to_keep, batch_size), None
-        else:
-            read = super()._get_per_token_logps_and_entropies(
-                tap.model, input_ids, attention_mask, logits_to_keep, batch_size, **more
-            )
-        tap.log_probs_BT = read[0]
-        return read
+        tap = model if isinstance(model, Tap) else Tap(model)
+        padded = partial(super()._get_per_token_logps_and_entropies, **more)
+        return self.passes.read(tap, padded, input_ids, attention_mask, logits_to_keep, batch_size)
 
     def _token_weights(self, inputs: dict[str, Tensor]) -> Tensor:
         """(B, T): how much each token counts in TRL's loss, for terms that stand beside it."""

@@ -24,6 +24,7 @@ from rlstep.policy.rewards.sources import (
     wants_base,
 )
 from rlstep.policy.start import PolicyStart, check_tied, policy_start
+from rlstep.policy.token_budget import check_budget
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.policy.validation import check_step_settings, check_together
 from rlstep.runtime.checkpoints import newest_checkpoint
@@ -96,6 +97,8 @@ def _trainer(
     texts = [problem.prompt for problem in everyone]
     prompt_format = prompts.for_model(tokenizer, texts, read_prompt_format(path), path)
     lengths = prompt_lengths(everyone, tokenizer, prompt_format, policy_config)
+    if args.tokens_per_device is not None:
+        check_budget(lengths, args.max_completion_length, args.tokens_per_device)
     start = start.prepare(model, args)
     base = None
     if model.use_peft and wants_base(options):

@@ -42,9 +42,12 @@ def options(task, tiny_lm, tokenizer, tmp_path) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
+@pytest.mark.parametrize("critic", ["adapter", "head"])
 @pytest.mark.parametrize("stage", [2, 3])
-def test_critic_and_policy_share_the_base_under_zero(stage, options, tmp_path, launch):
-    launch(["ppo", *options, "--deepspeed", f"ds_configs/zero{stage}.json"], by="deepspeed")
+def test_critic_and_policy_share_the_base_under_zero(stage, critic, options, tmp_path, launch):
+    # The head in pieces of about one row, so that each rank makes several passes, in number its own or the other's.
+    words = ["--critic", "head", "--tokens_per_device", "40"] if critic == "head" else []
+    launch(["ppo", *options, *words, "--deepspeed", f"ds_configs/zero{stage}.json"], by="deepspeed")
     out = tmp_path / "out"
     history = json.loads((out / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history] == [1, 2]
@@ -53,11 +56,11 @@ def test_critic_and_policy_share_the_base_under_zero(stage, options, tmp_path, l
     assert history[1]["kl"] > 0
     assert history[-1]["samples"] == 8
 
-    adapter, critic = load_file(out / "adapter_model.safetensors"), load_file(out / "critic.safetensors")
+    adapter, own = load_file(out / "adapter_model.safetensors"), load_file(out / "critic.safetensors")
     assert not any("critic" in name for name in adapter)
-    assert critic["value_head.weight"].shape == (1, 32)
-    assert len(critic) == len(adapter) + 2
-    for name, tensor in [*adapter.items(), *critic.items()]:
+    assert own["value_head.weight"].shape == (1, 32)
+    assert len(own) == 2 + (len(adapter) if critic == "adapter" else 0)
+    for name, tensor in [*adapter.items(), *own.items()]:
         assert tensor.numel() > 0, f"{name} is a shard's placeholder"
         # Adapters start with lora_B at 0 and so does the value head: what is not 0 has been trained.
         assert tensor.any(), f"{name} did not move"
@@ -67,7 +70,7 @@ def test_critic_and_policy_share_the_base_under_zero(stage, options, tmp_path, l
 
     ranks = get_fp32_state_dict_from_zero_checkpoint(str(out / "checkpoint-2"))
     saved = {name.replace(".weight", ".default.weight"): tensor for name, tensor in adapter.items()}
-    saved |= {f"critic.{name}": tensor for name, tensor in critic.items()}
+    saved |= {f"critic.{name}": tensor for name, tensor in own.items()}
     assert saved.keys() <= ranks.keys()
     for name, tensor in saved.items():
         torch.testing.assert_close(ranks[name], tensor, atol=1e-6, rtol=0)
@@ -78,7 +81,8 @@ def test_critic_and_policy_share_the_base_under_zero(stage, options, tmp_path, l
         assert not torch.allclose(loaded(torch.arange(1, 9)[None]).logits, logits)
 
 
-def test_critic_and_policy_train_under_plain_data_parallelism(options, tmp_path, launch):
-    launch(["ppo", *options])
-    critic = load_file(tmp_path / "out" / "critic.safetensors")
-    assert all(tensor.any() for tensor in critic.values())
+@pytest.mark.parametrize("critic", ["adapter", "head"])
+def test_critic_and_policy_train_under_plain_data_parallelism(critic, options, tmp_path, launch):
+    launch(["ppo", *options, "--critic", critic, *(["--tokens_per_device", "40"] if critic == "head" else [])])
+    own = load_file(tmp_path / "out" / "critic.safetensors")
+    assert all(tensor.any() for tensor in own.values())

@@ -44,6 +44,27 @@ from rlstep.runtime.errors import UserError
         ({"kl_estimator": "k2"}, "beta is 0.0, so kl_estimator would do nothing"),
         ({"beta": 0.1, "kl_estimator": "k1"}, "'k1' has zero expected gradient as a loss"),
         ({"beta": 0.1, "kl": "reward", "advantage": "vine"}, "Monte-Carlo values do not include the KL"),
+        # the critic
+        ({"critic": "head"}, "advantage is 'group', so critic would do nothing; set advantage to 'gae'"),
+        (
+            {"advantage": "gae", "critic_trunk_scale": 0.5},
+            "critic is 'adapter', so critic_trunk_scale would do nothing",
+        ),
+        (
+            {"advantage": "gae", "critic": "head", "critic_trunk_scale": 1.5},
+            "critic_trunk_scale is 1.5; it must be at least 0 and at most 1",
+        ),
+        ({"advantage": "gae", "critic": "twin"}, "critic is 'twin'; it must be one of adapter, head"),
+        # the token budget
+        ({"tokens_per_device": 0}, "tokens_per_device is 0; it must be at least 1"),
+        (
+            {"tokens_per_device": 256, "max_completion_length": 256},
+            "tokens_per_device 256 is no more than max_completion_length 256, and a prompt comes on top",
+        ),
+        ({"tokens_per_device": 4096, "top_entropy_quantile": 0.5}, "quantile of each pass, which tokens_per_device"),
+        ({"tokens_per_device": 4096, "entropy_coef": 0.1}, "only loss_type 'bnpo' is a mean over them, too"),
+        ({"tokens_per_device": 4096, "use_adaptive_entropy": True}, "only loss_type 'bnpo' is a mean over them, too"),
+        ({"tokens_per_device": 4096, "optim": "lomo"}, "optim 'lomo' makes a step in each backward pass"),
         # ranges
         ({"advantage": "vine", "vine_rollouts": 0}, "vine_rollouts is 0; it must be at least 1"),
         ({"gamma": 1.5}, "gamma is 1.5; it must be at least 0 and at most 1"),

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, set_seed
 
-from rlstep.policy.critic import Critic, load_own
+from rlstep.policy.critic import AdapterCritic, Critic, load_own, values_of
 from rlstep.verifiers.adapters import save_adapter, unfreeze
 from rlstep.verifiers.forward import logits_at
 from rlstep.verifiers.heads import CLASS_HEADS
@@ -40,8 +40,12 @@ def start(critic: Critic) -> Critic:
     return critic
 
 
+def values(critic: AdapterCritic, last: bool = False) -> torch.Tensor:
+    return values_of(critic, critic.backbone, IDS_BT, MASK_BT, 3, last)
+
+
 def loss_of(critic: Critic) -> torch.Tensor:
-    return critic(IDS_BT, MASK_BT, 3).square().sum()
+    return values(critic).square().sum()
 
 
 @pytest.fixture
@@ -52,31 +56,31 @@ def base(tiny_lm):
 def test_values_are_the_heads_of_the_states_before_each_token(base):
     with torch.no_grad():
         hidden = base.model(IDS_BT, attention_mask=MASK_BT).last_hidden_state
-    critic = Critic(base, lora())
-    assert not critic(IDS_BT, MASK_BT, 3).any()
+    critic = AdapterCritic(base, lora())
+    assert not values(critic).any()
     torch.nn.init.normal_(critic.value_head.weight)
     torch.nn.init.constant_(critic.value_head.bias, 0.5)
     # The adapter starts at 0, so the states are the base's: those at 3, 4 and 5 choose the tokens at 4, 5 and 6.
     expected_BT = hidden @ critic.value_head.weight[0] + 0.5
-    torch.testing.assert_close(critic(IDS_BT, MASK_BT, 3), expected_BT[:, 3:6])
-    torch.testing.assert_close(critic(IDS_BT, MASK_BT, 3, after=True), expected_BT[:, 3:7])
+    torch.testing.assert_close(values(critic), expected_BT[:, 3:6])
+    torch.testing.assert_close(values(critic, last=True), expected_BT[:, 3:7])
 
 
 def test_the_policys_adapter_and_the_critics_do_not_meet(base):
-    critic = start(Critic(base, lora()))
-    values = critic(IDS_BT, MASK_BT, 3)
-    before = base(IDS_BT, attention_mask=MASK_BT).logits
+    critic = start(AdapterCritic(base, lora()))
+    before = values(critic)
+    logits = base(IDS_BT, attention_mask=MASK_BT).logits
     policy = get_peft_model(base, lora(init_lora_weights=False))
-    torch.testing.assert_close(critic(IDS_BT, MASK_BT, 3), values, atol=0, rtol=0)
+    torch.testing.assert_close(values(critic), before, atol=0, rtol=0)
     with policy.disable_adapter():
-        torch.testing.assert_close(policy(IDS_BT, attention_mask=MASK_BT).logits, before, atol=0, rtol=0)
+        torch.testing.assert_close(policy(IDS_BT, attention_mask=MASK_BT).logits, logits, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_each_of_the_three_trains_its_own(base, tiny_lm, tokenizer, tmp_path, checkpointing):
     path = verifier_on(tiny_lm, tokenizer, tmp_path)
     verifier = load_verifier(path, base=Base(base, tiny_lm))
-    critic = start(Critic(base, lora()))
+    critic = start(AdapterCritic(base, lora()))
     policy = get_peft_model(base, lora(init_lora_weights=False))
     if checkpointing:
         for model in (policy, critic.backbone, verifier.model):
@@ -116,9 +120,9 @@ def test_each_of_the_three_trains_its_own(base, tiny_lm, tokenizer, tmp_path, ch
 def test_beside_a_policy_that_trains_all_of_its_weights(base):
     frozen = copy.deepcopy(base).requires_grad_(False)
     weights = {name: p.clone() for name, p in frozen.named_parameters()}
-    critic = start(Critic(frozen, lora()))
+    critic = start(AdapterCritic(frozen, lora()))
     assert all(p.requires_grad for p in base.parameters())
-    values = critic(IDS_BT, MASK_BT, 3)
+    before = values(critic)
     own = critic.own_parameters()
     assert {name for name, p in critic.named_parameters() if p.requires_grad} == set(own)
     optimizer = torch.optim.SGD([*base.parameters(), *own.values()], lr=0.01)
@@ -128,7 +132,7 @@ def test_beside_a_policy_that_trains_all_of_its_weights(base):
     optimizer.step()
     assert all(torch.equal(p, weights[name]) for name, p in frozen.named_parameters())
     assert not torch.equal(base.model.embed_tokens.weight, frozen.model.embed_tokens.weight)
-    assert not torch.allclose(critic(IDS_BT, MASK_BT, 3), values)
+    assert not torch.allclose(values(critic), before)
     # all that it shares is the frozen model's, so it costs an adapter and a head more than the reference does
     storages = {p.data_ptr() for p in frozen.parameters()}
     assert {n for n, p in critic.named_parameters() if p.data_ptr() not in storages} == set(own)
@@ -136,17 +140,17 @@ def test_beside_a_policy_that_trains_all_of_its_weights(base):
 
 def test_on_the_policy_itself_it_freezes_the_base(base):
     """As an adapter's base has to be; why a policy that trains all of its weights gives another model."""
-    Critic(base, lora())
+    AdapterCritic(base, lora())
     assert not any(p.requires_grad for p in base.model.parameters())
 
 
 def test_saved_weights_come_back_and_others_are_refused(base):
-    critic = start(Critic(base, lora()))
+    critic = start(AdapterCritic(base, lora()))
     state = {name: p.detach().clone() for name, p in critic.own_parameters().items()}
-    values = critic(IDS_BT, MASK_BT, 3)
-    again = Critic(base, lora())
+    before = values(critic)
+    again = AdapterCritic(base, lora())
     load_own(again, state)
-    assert torch.equal(again(IDS_BT, MASK_BT, 3), values)
+    assert torch.equal(values(again), before)
     with pytest.raises(ValueError, match="do not match"):
         load_own(again, {name: p for name, p in state.items() if "bias" not in name})
 
@@ -172,7 +176,7 @@ def test_policy_critic_and_prm_take_little_more_than_the_base(family, tied, toke
     alone = base.num_parameters()
     model, reason = model_on_base(prm, Base(base, path))
     assert reason is None
-    critic = Critic(base, lora(r=16))
+    critic = AdapterCritic(base, lora(r=16))
     policy = get_peft_model(base, lora(r=16))
     counted = {p.data_ptr(): p.numel() for one in (policy, critic, model) for p in one.parameters()}
     ratio = sum(counted.values()) / alone

@@ -220,7 +220,7 @@ def test_training_packed_is_training_padded(scripted, rows, settings):
         set_seed(0)
         # The group's prompt is one token, and so are the beginnings.
         trainer = scripted(rows, packing=packing_on, **settings)
-        assert (trainer.packed_forward is not None) == packing_on
+        assert (trainer.passes.packed is not None) == packing_on
         set_seed(1)
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
@@ -250,5 +250,5 @@ def test_a_problems_samples_are_trained_in_one_micro_batch(scripted, row):
 def test_why_rows_are_padded_is_said(scripted, rows, monkeypatch, caplog):
     monkeypatch.setattr(PackedForward, "refusal", staticmethod(lambda model: "its attention is unknown"))
     trainer = scripted(rows)
-    assert trainer.packed_forward is None
+    assert trainer.passes.packed is None
     assert "completions are padded, which takes longer: its attention is unknown" in caplog.text

@@ -31,6 +31,7 @@ from trl import GRPOTrainer
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.resume import WALL_CLOCK, ExactResume
 from rlstep.policy.rewards.scored import ScoredCompletion
+from rlstep.policy.token_budget import TokenBudget
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime import checkpoints
 from rlstep.runtime.checkpoints import newest_checkpoint, read_state, write_state
@@ -178,6 +179,26 @@ def test_the_rest_of_a_batch_is_trained_on_after_a_resume(step, run):
     assert len(generated) == (1 if step == 1 else 0), "a batch that had been begun was sampled again"
     done = read_state(whole.folder / "checkpoint-2", "state_0")
     assert done["batch"] == {"step": 4, "slices": None}, "a batch that is done takes no room"
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_critic_that_is_a_head_goes_on(lora, run):
+    """Within a batch and at its end."""
+    whole = run(advantage="gae", critic="head", critic_trunk_scale=0.5, max_steps=4, lora=lora)
+    assert "critic.value_head.weight" in whole.end["weights"]
+    for step in (1, 2):
+        assert_same(run(resume=step), whole)
+
+
+def test_micro_batches_that_are_cut_by_tokens_go_on(run, monkeypatch):
+    """Rows of about 20 tokens, two in a micro-batch: mostly one a pass."""
+    cuts = []
+    pieces = TokenBudget.pieces
+    monkeypatch.setattr(TokenBudget, "pieces", lambda *args: cuts.append(pieces(*args)) or cuts[-1])
+    whole = run(advantage="gae", critic="head", tokens_per_device=36, max_steps=4, num_generations=2, packing=False)
+    assert max(map(len, cuts)) > 1
+    for step in (1, 2):
+        assert_same(run(resume=step), whole)
 
 
 def test_an_epoch_that_accumulation_does_not_divide(run):

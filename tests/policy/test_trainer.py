@@ -8,10 +8,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
-from rlstep.policy.critic import CRITIC_FILE
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.task_rewards import TaskRewards
 from rlstep.policy.trainer import StepPPOTrainer
+from rlstep.policy.value_function import CRITIC_FILE
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.small import small_model
 from rlstep.verifiers.scoring.reward_model import RewardModel

@@ -1,7 +1,7 @@
 """What `rlstep/policy/` relies on in TRL and transformers beyond their public interfaces.
 
-Of its modules trainer.py, critic.py, kl.py, rollouts.py, vllm_sync.py, vllm_adapter.py, resume.py and
-monitoring/training_log.py do. A new TRL or transformers that breaks them fails here.
+Of its modules trainer.py, passes.py, token_budget.py, value_function.py, kl.py, rollouts.py, vllm_sync.py,
+vllm_adapter.py, resume.py and monitoring/training_log.py do. A new TRL or transformers that breaks them fails here.
 """
 
 import inspect
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import GradientState
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer
@@ -39,6 +40,7 @@ def trainer(scripted, row):
         (GRPOTrainer._generate_and_score_completions, ["inputs"]),
         (GRPOTrainer._tokenize_prompts, ["prompts"]),
         (GRPOTrainer._calculate_rewards, ["inputs", "prompts", "completions", "completion_ids_list"]),
+        (GRPOTrainer.compute_loss, ["model", "inputs", "return_outputs", "num_items_in_batch"]),
         (GRPOTrainer._compute_loss, ["model", "inputs"]),
         (GRPOTrainer._get_train_sampler, ["dataset"]),
         (GRPOTrainer.log, ["logs", "start_time"]),
@@ -76,6 +78,7 @@ def test_methods_that_are_overridden(method, parameters):
         (Trainer.train, ["self", "resume_from_checkpoint"]),
         (Trainer._load_rng_state, ["self", "checkpoint"]),
         (rotate_checkpoints, ["output_dir", "save_total_limit", "best_model_checkpoint", "use_mtime"]),
+        (GradientState._set_sync_gradients, ["self", "sync_gradients"]),
         (disable_dropout_in_model, ["model"]),
         (disable_gradient_checkpointing, ["model", "gradient_checkpointing_kwargs"]),
         (create_model_from_path, ["model_id", "architecture", "kwargs"]),

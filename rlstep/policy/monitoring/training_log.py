@@ -1,6 +1,9 @@
 """What a step-PPO run logs in addition to TRL's own metrics, in the same lines of the log."""
 
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -68,6 +71,37 @@ class TrainingLog:
             shown.pop()
         shown.extend(means)
 
+    @contextmanager
+    def one_value_each(self, mask_BT: Tensor, pieces: list[slice]) -> Iterator[None]:
+        """Within it a micro-batch is computed in pieces; what each adds to a metric becomes one value in the end.
+
+        That is the mean over the pieces, weighted by the tokens that all ranks have in each; the least of minima, the
+        largest of maxima. What fewer pieces report stays as it is.
+
+        Args:
+            mask_BT: one on the micro-batch's completion tokens.
+            pieces: its rows, as many pieces on each rank.
+        """
+        before = {name: len(values) for name, values in self._metrics.items()}
+        yield
+        tokens_P = torch.stack([mask_BT[rows].sum() for rows in pieces])
+        weights = self.trainer.accelerator.reduce(tokens_P, reduction="sum").tolist()
+        for name, values in self._metrics.items():
+            start = before.get(name, 0)
+            if len(values) - start == len(pieces):
+                values[start:] = [_of_pieces(name, values[start:], weights)]
+
     @property
     def _metrics(self) -> dict[str, list[float]]:
         return self.trainer._metrics["train" if self.trainer.model.training else "eval"]
+
+
+def _of_pieces(name: str, values: list[float], weights: list[int]) -> float:
+    """One value of a metric for all pieces of a micro-batch; NaN where none has one."""
+    known = [(value, weight) for value, weight in zip(values, weights, strict=True) if not math.isnan(value)]
+    if not known:
+        return math.nan
+    if name.endswith(("_min", "_max")):
+        return (min if name.endswith("_min") else max)(value for value, _ in known)
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else known[0][0]

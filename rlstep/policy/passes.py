@@ -1,0 +1,97 @@
+"""How the trainer's batches go through a model: with or without padding, at once or within a budget of tokens.
+
+`tests/policy/test_trl_seam.py` checks the private names of TRL that are used here.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+
+from rlstep.policy.forward import PackedForward, Tap, hidden_states
+from rlstep.policy.token_budget import TokenBudget
+from rlstep.runtime.errors import UserError
+from rlstep.verifiers.forward import pad_id_of
+
+logger = logging.getLogger(__name__)
+
+# TRL's method for padded rows: (model, input_ids, attention_mask, T, rows at once) to log-probabilities (B, T),
+# entropies (B, T) or None, and the router's auxiliary loss or None.
+ReadPadded = Callable[..., tuple[Tensor, Tensor | None, Tensor | None]]
+
+
+class Passes:
+    """Reads batches as the settings and the model admit.
+
+    Args:
+        trainer: with its model and accelerator.
+
+    Attributes:
+        packed: reads rows without padding; None where they are padded, which is said.
+        budget: cuts batches by `tokens_per_device`; None without it.
+
+    Raises:
+        UserError: the loss would depend on how the budget cuts.
+    """
+
+    def __init__(self, trainer: GRPOTrainer):
+        self._accelerator = trainer.accelerator
+        self.packed, self.budget = _packed(trainer), None
+        if trainer.args.tokens_per_device is None:
+            return
+        if trainer.aux_loss_enabled:
+            raise UserError(
+                "a router's auxiliary loss is of each pass as a whole, which tokens_per_device would change; set "
+                "router_aux_loss_coef: 0, or leave out tokens_per_device."
+            )
+        self.budget = TokenBudget(trainer.args.tokens_per_device, self.packed, self._accelerator)
+
+    def read(
+        self,
+        tap: Tap,
+        padded: ReadPadded,
+        input_ids_BS: Tensor,
+        attention_mask_BS: Tensor,
+        T: int,
+        rows_at_once: int | None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What `padded` gives; the tap gets what is computed beside it."""
+        batch = input_ids_BS, attention_mask_BS, T
+        if self.budget is None or torch.is_grad_enabled():
+            return self._read(tap, padded, *batch, rows_at_once)
+        return self.budget.read(lambda *piece: self._read(tap, padded, *piece, None), *batch)
+
+    def _read(
+        self, tap: Tap, padded: ReadPadded, input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, rows: int | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        batch = input_ids_BS, attention_mask_BS, T, rows
+        if self.packed is not None and self.packed.fits(attention_mask_BS):
+            with self._accelerator.autocast():
+                log_probs_BT, entropies_BT, *values = self.packed(tap.model, *batch, tap.read_values)
+            aux_loss = None
+        else:
+            with hidden_states(tap.model) if tap.read_values else nullcontext() as seen:
+                log_probs_BT, entropies_BT, aux_loss = padded(tap.model, *batch)
+            with self._accelerator.autocast():
+                values = [tap.read_values(seen[-1][:, -T - 1 : -1])] if tap.read_values else []
+        tap.log_probs_BT, tap.values_BT = log_probs_BT, (values[0] if values else None)
+        return log_probs_BT, entropies_BT, aux_loss
+
+
+def _packed(trainer: GRPOTrainer) -> PackedForward | None:
+    if not trainer.args.packing:
+        return None
+    refusal = PackedForward.refusal(trainer.model)
+    if trainer.is_fsdp_enabled:
+        refusal = "FSDP shards its weights by module"
+    elif trainer.aux_loss_enabled:
+        refusal = "its router's auxiliary loss counts the prompt's tokens once for each sample"
+    if refusal is not None:
+        logger.warning("completions are padded, which takes longer: %s", refusal)
+        return None
+    kept_logits = int(trainer.args.kept_logits_gib * 2**30 / 4)
+    pad_id = pad_id_of(trainer._tokenizer)
+    return PackedForward(trainer.model, pad_id, trainer.temperature, kept_logits, trainer.num_generations)
