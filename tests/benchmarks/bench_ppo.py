@@ -8,6 +8,12 @@ them. Policy, reference, critic and PRM stand on one base.
 are paid from a script, so that neither asks a PRM or a critic: what is left is the price of finding steps in tokens, of
 token advantages and of the metrics.
 
+`--work update` runs a plain GRPOTrainer and ours on the same completions, an update each in turn, without their
+generation (`tests/benchmarks/update.py`): at lengths like those of GSM8K, with long prompts, and with rows that have
+neither padding nor anything to share. It verifies that gradients are equal and prints the ratio (plain over ours), the
+seconds, the memory and the useful operations; on a GPU also tokens per second and the model FLOP utilisation. Times on
+a CPU are those of one thread.
+
 Run: python -m tests.benchmarks.bench_ppo --work full
 """
 
@@ -19,15 +25,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+from transformers import AutoConfig, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.steps.boundaries import line_steps
-from tests.benchmarks.trainers import NEW_TOKENS, ROWS, arguments, base, lora, prompts, tokenizer, updates_of
+from tests.benchmarks.trainers import NEW_TOKENS, ROWS, SHAPES, arguments, base, lora, prompts, tokenizer, updates_of
+from tests.benchmarks.update import SAMPLES, SIDES, WORK, Setting, draw, memory, timed, useful_flops
 
 
 def prm_adapter(folder: Path, model: str) -> str:
@@ -157,24 +168,77 @@ def dense(folder: Path, updates: int, micro: int) -> dict:
     return {"seconds_an_update": medians, "ratio": medians["ours"] / medians["plain"], "updates": updates}
 
 
+def update(options, folder: Path) -> dict:
+    """One kind of work: ratio and seconds, and each side's memory from a process of its own."""
+    model = base(folder, options.shape)
+    words, lengths = AutoTokenizer.from_pretrained(model), WORK[options.lengths]
+    count = options.rows // SAMPLES
+    problems = draw(lengths, count * (options.updates + 1), len(words), words.eos_token_id)
+    batches = [problems[start : start + count] for start in range(0, len(problems), count)]
+    setting = Setting(folder, model, words, batches, lengths.cap, options.epochs, options.micro, options.device)
+    if options.memory_of:
+        return {"bytes": memory(replace(setting, batches=batches[:1]), options.memory_of)}
+    result = timed(setting)
+    used = {side: _child(["--memory-of", side, "--lengths", options.lengths])["bytes"] for side in SIDES}
+    config = AutoConfig.from_pretrained(model)
+    adapter = sum(p.numel() for p in setting.trainer("plain").model.parameters() if p.requires_grad)
+    flops = statistics.median(useful_flops(config, batch, adapter, options.epochs) for batch in batches[1:])
+    seconds = result["cpu_seconds" if options.device == "cpu" else "wall_seconds"]
+    result |= {
+        "memory_mib": {side: size / 2**20 for side, size in used.items()},
+        "memory_ratio": used["ours"] / used["plain"],
+        "useful_gflop": flops / 1e9,
+        "useful_gflop_per_second": {side: flops / 1e9 / seconds[side] for side in SIDES},
+    }
+    if options.device == "cuda":
+        tokens = statistics.median(sum(len(t) for p in batch for t in p.completions) for batch in batches[1:])
+        result["completion_tokens_per_second"] = {side: tokens / seconds[side] for side in SIDES}
+        result["model_flop_utilisation"] = {side: flops / seconds[side] / 1e12 / options.peak_tflops for side in SIDES}
+    return result
+
+
+def _child(more: list[str]) -> dict:
+    """What this benchmark prints in a process of its own, whose peak memory is the run's."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_ppo", *sys.argv[1:], *more, "--child"]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", choices=("full", "dense"), required=True)
-    parser.add_argument("--updates", type=int, default=3, help="timed ones; two more warm up and end the run")
-    parser.add_argument("--epochs", type=int, default=4, help="full: PPO epochs over a batch")
-    parser.add_argument("--micro", type=int, default=4, help="rows a forward pass")
+    parser.add_argument("--work", choices=("full", "dense", "update"), required=True)
+    parser.add_argument("--updates", type=int, default=3, help="timed ones; full, dense: two more warm up and end it")
+    parser.add_argument("--epochs", type=int, help="full, update: PPO epochs over a batch; by default 4 and 1")
+    parser.add_argument("--micro", type=int, help="rows a forward pass; by default 4, update: 8")
+    parser.add_argument("--rows", type=int, default=ROWS, help="update: completions an update")
+    parser.add_argument("--shape", choices=SHAPES, default="6m", help="update: the policy's")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="update")
+    parser.add_argument("--peak-tflops", type=float, default=989, help="the GPU's in bfloat16; by default an H100's")
+    parser.add_argument("--lengths", choices=WORK, help="update: one kind of lengths alone")
+    parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.epochs = options.epochs or (1 if options.work == "update" else 4)
+    options.micro = options.micro or (8 if options.work == "update" else 4)
+    if options.device == "cpu":
+        torch.set_num_threads(1)
     if not options.child:
-        # A process of its own, whose peak memory is the run's.
-        subprocess.run([sys.executable, "-m", "tests.benchmarks.bench_ppo", *sys.argv[1:], "--child"], check=True)
+        if options.work == "update":
+            kinds = [options.lengths] if options.lengths else list(WORK)
+            found = {kind: _child(["--lengths", kind]) for kind in kinds}
+        else:
+            found = _child([])
+        print(json.dumps(found, indent=2))
         return
-    with tempfile.TemporaryDirectory() as folder:
+    # Standard output is for the result.
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         if options.work == "full":
             found = full(Path(folder), options.updates, options.epochs, options.micro)
-        else:
+        elif options.work == "dense":
             found = dense(Path(folder), options.updates, options.micro)
-    print(json.dumps({"rows": ROWS, "new_tokens": NEW_TOKENS, "micro_batch": options.micro, **found}, indent=2))
+        else:
+            found = update(options, Path(folder))
+    sizes = {"new_tokens": NEW_TOKENS} if options.work != "update" else {"shape": options.shape}
+    print(json.dumps({"rows": options.rows, **sizes, "micro_batch": options.micro, **found}))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """What the benchmarks of PPO share: a random policy, its prompts, the trainers' arguments and their loop."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, set_seed
 
 from rlstep.tasks.wordlevel import word_level_tokenizer
 
@@ -19,16 +20,33 @@ def tokenizer(vocabulary: int = 8192):
     return word_level_tokenizer(pieces)
 
 
-def base(folder: Path) -> str:
-    """A random Qwen2 of six million parameters (four layers of 256), with its tokenizer."""
-    words = tokenizer()
+SHAPES = {
+    "6m": (
+        Qwen2Config,
+        {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4,
+         "num_key_value_heads": 4},
+        8192,
+    ),
+    # SmolLM2-135M
+    "135m": (
+        LlamaConfig,
+        {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+         "num_key_value_heads": 3},
+        49152,
+    ),
+}  # fmt: skip
+
+
+def base(folder: Path, shape: str = "6m") -> str:
+    """A random model (`6m`: a Qwen2 of six million parameters, four layers of 256), with its tokenizer."""
+    kind, sizes, vocabulary = SHAPES[shape]
+    words = tokenizer(vocabulary)
     set_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(words), hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=True,
-        pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id, bos_token_id=None,
+    config = kind(
+        vocab_size=len(words), max_position_embeddings=2048, tie_word_embeddings=True,
+        pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id, bos_token_id=None, **sizes,
     )  # fmt: skip
-    Qwen2ForCausalLM(config).save_pretrained(folder / "base")
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "base")
     words.save_pretrained(folder / "base")
     return str(folder / "base")
 
@@ -39,13 +57,16 @@ def prompts(words, rows: int) -> Dataset:
     return Dataset.from_list([{"prompt": words.decode(row), "reference": ""} for row in ids])
 
 
-def arguments(kind, folder: Path, updates: int, epochs: int, micro: int, **more):
+def arguments(
+    kind, folder: Path, updates: int, epochs: int, micro: int, rows: int = ROWS, new_tokens: int = NEW_TOKENS, **more
+):
+    options = {"use_cpu": True, "bf16": False} | more
     return kind(
-        output_dir=str(folder / "out"), per_device_train_batch_size=micro, gradient_accumulation_steps=ROWS // micro,
-        steps_per_generation=ROWS // micro, num_generations=8, num_iterations=epochs, max_steps=updates * epochs,
-        max_completion_length=NEW_TOKENS, learning_rate=1e-4, beta=0.05, gradient_checkpointing=False, bf16=False,
-        use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False, save_strategy="no", logging_steps=epochs,
-        report_to="none", **more,
+        output_dir=str(folder / "out"), per_device_train_batch_size=micro, gradient_accumulation_steps=rows // micro,
+        steps_per_generation=rows // micro, num_generations=8, num_iterations=epochs, max_steps=updates * epochs,
+        max_completion_length=new_tokens, learning_rate=1e-4, beta=0.05, gradient_checkpointing=False,
+        disable_tqdm=True, dataloader_pin_memory=False, save_strategy="no", logging_steps=epochs, report_to="none",
+        **options,
     )  # fmt: skip
 
 
@@ -53,17 +74,26 @@ def lora() -> LoraConfig:
     return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-def updates_of(trainer):
-    """The trainer's loop, an update at a time: batches in, a backward pass each, one optimizer step."""
+def updates_of(trainer, epochs: int = 1, before_step: Callable | None = None):
+    """The trainer's loop, an update at a time: batches in, a backward pass each, an optimizer step per epoch.
+
+    Args:
+        trainer: TRL's or ours.
+        epochs: its `num_iterations`.
+        before_step: called with the trainer when an optimizer step's gradients are complete.
+    """
     loader = iter(trainer.get_train_dataloader())
     trainer.create_optimizer()
     accumulation = trainer.args.gradient_accumulation_steps
     trainer.current_gradient_accumulation_steps = accumulation
     while True:
-        for micro in range(accumulation):
-            trainer.accelerator.gradient_state._set_sync_gradients(micro == accumulation - 1)
-            trainer.training_step(trainer.model, next(loader), None)
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
-        trainer.state.global_step += 1
+        for _ in range(epochs):
+            for micro in range(accumulation):
+                trainer.accelerator.gradient_state._set_sync_gradients(micro == accumulation - 1)
+                trainer.training_step(trainer.model, next(loader), None)
+            if before_step is not None:
+                before_step(trainer)
+            trainer.optimizer.step()
+            trainer.optimizer.zero_grad()
+            trainer.state.global_step += 1
         yield
