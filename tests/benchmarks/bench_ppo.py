@@ -75,18 +75,20 @@ class Clock:
     """Seconds from one generated batch to the next."""
 
     def __init__(self, trainer):
-        self.marks, generate = [], trainer._generate_and_score_completions
+        self.marks, self.cpu_marks, generate = [], [], trainer._generate_and_score_completions
 
         def timed(inputs):
             if trainer.model.training:
                 self.marks.append(time.perf_counter())
+                self.cpu_marks.append(time.process_time())
             return generate(inputs)
 
         trainer._generate_and_score_completions = timed
 
-    def updates(self) -> list[float]:
+    def updates(self, marks: list[float] | None = None) -> list[float]:
         """The first update warms up and is left out; so is the last, which has no next one."""
-        return [b - a for a, b in zip(self.marks[1:], self.marks[2:], strict=False)]
+        marks = self.marks if marks is None else marks
+        return [b - a for a, b in zip(marks[1:], marks[2:], strict=False)]
 
 
 def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
@@ -100,10 +102,13 @@ def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
     model = load_base(path, args)
     base_elements = storage(model)
     verifier = load_verifier(adapter, base=Base(model, path))
+    scoring: list[float] = []
 
     def source(asked, completions, references):
         steps = [line_steps(text) for text in completions]
+        start = time.process_time()
         scores = verifier.score(asked, completions, steps)
+        scoring.append(time.process_time() - start)
         return [
             ScoredCompletion(s, [2 * p - 1 for p in row], 0.0, False, False, row)
             for s, row in zip(steps, scores, strict=True)
@@ -118,6 +123,9 @@ def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
     log = [row for row in trainer.state.log_history if "loss" in row]
     return {
         "seconds_an_update": statistics.median(clock.updates()),
+        "cpu_seconds_an_update": (cpu := statistics.median(clock.updates(clock.cpu_marks))),
+        # All threads' time on both sides of the ratio.
+        "share_of_the_prm": statistics.median(scoring[1:]) / cpu,
         "peak_gib": peak_gib(),
         "base_parameters": base_elements,
         "all_parameters": storage(trainer.model, verifier.model),
