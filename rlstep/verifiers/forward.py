@@ -186,8 +186,7 @@ def _inputs(model: nn.Module, batch: dict[str, Tensor], prefix: Prefix | None) -
         key_values = copy.deepcopy(prefix.key_values)
         key_values.batch_repeat_interleave(bins)
         cache = {"past_key_values": key_values}
-    if (dtype := mask_dtype(model)) is not None:
-        mask = added_mask(mask, dtype)
+    mask = added_mask(mask, mask_dtype(model))
     return {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": position_ids, **cache}
 
 

@@ -16,6 +16,8 @@ token the value that it has in its row alone.
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, repeat, takewhile
+from operator import mul
 
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ from torch import Tensor
 # Sharing fewer tokens than this is not worth keeping two rows in one bin.
 WORTH_SHARING = 8
 # Bins grow to this many tokens at most, unless a row is longer, to hold more rows of one prefix.
-LARGEST_BIN = 2048
+LARGEST_BIN = 4096
 
 
 @dataclass
@@ -143,7 +145,9 @@ def _capacity(rows, runs, work_per_token: float | None) -> int:
     if work_per_token is None or all(len(run) == 1 for run in runs):
         return longest
     whole_runs = {size for size, _ in _pieces(rows, runs, LARGEST_BIN)}
-    wanted = {128, 256, 512, 1024, LARGEST_BIN} | whole_runs | {sum(whole_runs)}
+    # Each a quarter longer than the one before: the bins' own length is that of what they are filled with.
+    steps = takewhile(lambda size: size < LARGEST_BIN, accumulate(repeat(1.25), mul, initial=longest))
+    wanted = {int(size) for size in steps} | whole_runs | {sum(whole_runs), LARGEST_BIN}
     sizes = {longest} | {size for size in wanted if longest < size <= LARGEST_BIN}
 
     def work(capacity: int) -> float:
@@ -200,9 +204,13 @@ def work_per_token(config) -> float:
     return (4 * hidden + 3 * inner) / 2
 
 
-def mask_dtype(model) -> torch.dtype | None:
-    """The type of the mask that a model's attention adds; None where it takes booleans."""
-    return model.dtype if model.config.get_text_config()._attn_implementation == "eager" else None
+def mask_dtype(model) -> torch.dtype:
+    """The type of the mask that a model's attention adds to its scores.
+
+    sdpa takes booleans, too, but writes them out as numbers in every layer, and keeps those for the backward pass.
+    """
+    device = model.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
 
 
 def window_of(config) -> int | None:
@@ -264,12 +272,12 @@ def _same_when_packed(model: torch.nn.Module) -> bool:
     ids = [index % model.config.get_text_config().vocab_size for index in range(3, 3 + 3 * WORTH_SHARING)]
     rows = [ids, ids[: 2 * WORTH_SHARING] + ids[:2], ids[5:9]]
     packed = pack(rows, 0)
-    device, dtype = model.device, mask_dtype(model)
+    device = model.device
     mask = forest_mask(packed.ends).to(device)
     packed_BLV = model(
         input_ids=packed.input_ids.to(device),
         position_ids=packed.position_ids.to(device),
-        attention_mask=mask if dtype is None else added_mask(mask, dtype),
+        attention_mask=added_mask(mask, mask_dtype(model)),
         use_cache=False,
     ).logits.float()
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
