@@ -2,8 +2,7 @@
 
 What it reads depends on the `attn_implementation` that the model was loaded with:
 
-    sdpa                     a mask of booleans
-    eager                    a mask that is added to the scores
+    sdpa, eager              a mask that is added to the scores
     flex_attention           a block mask: the same forest, and blocks of places without a one are never computed
     flash_attention_2, ...   how long the rows of a bin are, and no mask: rows are then packed without sharing places
 
@@ -35,10 +34,10 @@ from transformers.masking_utils import (
 
 from rlstep.runtime.errors import UserError
 
-Reads = Literal["booleans", "scores", "blocks", "lengths"]
+Reads = Literal["scores", "blocks", "lengths"]
 
 _READS: dict[Any, Reads] = {
-    sdpa_mask: "booleans",
+    sdpa_mask: "scores",
     eager_mask: "scores",
     flex_attention_mask: "blocks",
     flash_attention_mask: "lengths",
@@ -110,7 +109,8 @@ def attention_inputs(model: PreTrainedModel, ends_BL: Tensor, before: int = 0) -
     mask = forest_mask(ends_BL)
     if before:
         mask = torch.nn.functional.pad(mask, (before, 0), value=True)
-    return {"attention_mask": added_mask(mask, model.dtype) if kind == "scores" else mask}
+    # sdpa takes booleans, too, but writes them out as numbers in every layer, and keeps those for the backward pass.
+    return {"attention_mask": added_mask(mask, _type_of_scores(model))}
 
 
 def forest_mask(ends_BL: Tensor) -> Tensor:
@@ -123,6 +123,11 @@ def forest_mask(ends_BL: Tensor) -> Tensor:
 def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A boolean mask as one that is added to attention scores."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def _type_of_scores(model: PreTrainedModel) -> torch.dtype:
+    device = model.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
 
 
 def block_mask(ends_BL: Tensor, before: int = 0):

@@ -17,6 +17,8 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, repeat, takewhile
+from operator import mul
 
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ from rlstep.verifiers.attention import attention_inputs, reads, shares_places, t
 # Sharing fewer tokens than this is not worth keeping two rows in one bin.
 WORTH_SHARING = 8
 # Bins grow to this many tokens at most, unless a row is longer, to hold more rows of one prefix.
-LARGEST_BIN = 2048
+LARGEST_BIN = 4096
 
 
 @dataclass
@@ -157,7 +159,9 @@ def _capacity(rows, runs, work_per_token: float | None) -> int:
     if work_per_token is None or all(len(run) == 1 for run in runs):
         return longest
     whole_runs = {size for size, _ in _pieces(rows, runs, LARGEST_BIN)}
-    wanted = {128, 256, 512, 1024, LARGEST_BIN} | whole_runs | {sum(whole_runs)}
+    # Each a quarter longer than the one before: the bins' own length is that of what they are filled with.
+    steps = takewhile(lambda size: size < LARGEST_BIN, accumulate(repeat(1.25), mul, initial=longest))
+    wanted = {int(size) for size in steps} | whole_runs | {sum(whole_runs), LARGEST_BIN}
     sizes = {longest} | {size for size in wanted if longest < size <= LARGEST_BIN}
 
     def work(capacity: int) -> float:

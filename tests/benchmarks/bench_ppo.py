@@ -8,7 +8,13 @@ them. Policy, reference, critic and PRM stand on one base.
 are paid from a script, so that neither asks a PRM or a critic: what is left is the price of finding steps in tokens, of
 token advantages and of the metrics.
 
-Run: python tests/benchmarks/bench_ppo.py --work full
+`--work update` runs a plain GRPOTrainer and ours on the same completions, an update each in turn, without their
+generation (`tests/benchmarks/update.py`): at lengths like those of GSM8K, with long prompts, and with rows that have
+neither padding nor anything to share. It verifies that gradients are equal and prints the ratio (plain over ours), the
+seconds, the memory and the useful operations; on a GPU also tokens per second and the model FLOP utilisation. Times on
+a CPU are those of one thread.
+
+Run: python -m tests.benchmarks.bench_ppo --work full
 """
 
 import argparse
@@ -19,62 +25,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from datasets import Dataset
-from peft import LoraConfig
-from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import AutoConfig, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.steps.boundaries import line_steps
-from rlstep.tasks.wordlevel import word_level_tokenizer
-
-ROWS, NEW_TOKENS, PROMPT_TOKENS = 64, 128, 32
-LINES = 10  # every tenth piece ends a line, so steps have about ten tokens
-
-
-def tokenizer(vocabulary: int = 8192):
-    """256 bytes, two special tokens, and pieces that decode and encode one to one."""
-    pieces = [f" t{i}" + ("\n" if i % LINES == 0 else "") for i in range(vocabulary - 258)]
-    return word_level_tokenizer(pieces)
-
-
-def base(folder: Path) -> str:
-    """A random Qwen2 of six million parameters (four layers of 256), with its tokenizer."""
-    words = tokenizer()
-    set_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(words), hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=True,
-        pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id, bos_token_id=None,
-    )  # fmt: skip
-    Qwen2ForCausalLM(config).save_pretrained(folder / "base")
-    words.save_pretrained(folder / "base")
-    return str(folder / "base")
-
-
-def prompts(words, rows: int) -> Dataset:
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(300, len(words), (rows, PROMPT_TOKENS), generator=generator)
-    return Dataset.from_list([{"prompt": words.decode(row), "reference": ""} for row in ids])
-
-
-def arguments(kind, folder: Path, updates: int, epochs: int, micro: int, **more):
-    return kind(
-        output_dir=str(folder / "out"), per_device_train_batch_size=micro, gradient_accumulation_steps=ROWS // micro,
-        steps_per_generation=ROWS // micro, num_generations=8, num_iterations=epochs, max_steps=updates * epochs,
-        max_completion_length=NEW_TOKENS, learning_rate=1e-4, beta=0.05, gradient_checkpointing=False, bf16=False,
-        use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False, save_strategy="no", logging_steps=epochs,
-        report_to="none", **more,
-    )  # fmt: skip
-
-
-def lora() -> LoraConfig:
-    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+from tests.benchmarks.trainers import NEW_TOKENS, ROWS, SHAPES, arguments, base, lora, prompts, tokenizer, updates_of
+from tests.benchmarks.update import SAMPLES, SIDES, WORK, Setting, draw, memory, timed, useful_flops
 
 
 def prm_adapter(folder: Path, model: str) -> str:
@@ -111,18 +75,20 @@ class Clock:
     """Seconds from one generated batch to the next."""
 
     def __init__(self, trainer):
-        self.marks, generate = [], trainer._generate_and_score_completions
+        self.marks, self.cpu_marks, generate = [], [], trainer._generate_and_score_completions
 
         def timed(inputs):
             if trainer.model.training:
                 self.marks.append(time.perf_counter())
+                self.cpu_marks.append(time.process_time())
             return generate(inputs)
 
         trainer._generate_and_score_completions = timed
 
-    def updates(self) -> list[float]:
+    def updates(self, marks: list[float] | None = None) -> list[float]:
         """The first update warms up and is left out; so is the last, which has no next one."""
-        return [b - a for a, b in zip(self.marks[1:], self.marks[2:], strict=False)]
+        marks = self.marks if marks is None else marks
+        return [b - a for a, b in zip(marks[1:], marks[2:], strict=False)]
 
 
 def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
@@ -136,10 +102,13 @@ def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
     model = load_base(path, args)
     base_elements = storage(model)
     verifier = load_verifier(adapter, base=Base(model, path))
+    scoring: list[float] = []
 
     def source(asked, completions, references):
         steps = [line_steps(text) for text in completions]
+        start = time.process_time()
         scores = verifier.score(asked, completions, steps)
+        scoring.append(time.process_time() - start)
         return [
             ScoredCompletion(s, [2 * p - 1 for p in row], 0.0, False, False, row)
             for s, row in zip(steps, scores, strict=True)
@@ -154,6 +123,9 @@ def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
     log = [row for row in trainer.state.log_history if "loss" in row]
     return {
         "seconds_an_update": statistics.median(clock.updates()),
+        "cpu_seconds_an_update": (cpu := statistics.median(clock.updates(clock.cpu_marks))),
+        # All threads' time on both sides of the ratio.
+        "share_of_the_prm": statistics.median(scoring[1:]) / cpu,
         "peak_gib": peak_gib(),
         "base_parameters": base_elements,
         "all_parameters": storage(trainer.model, verifier.model),
@@ -193,7 +165,7 @@ def dense(folder: Path, updates: int, micro: int) -> dict:
         data, processing_class=words, peft_config=lora(),
     )  # fmt: skip
     seconds = {"plain": [], "ours": []}
-    loops = {name: _updates(trainer) for name, trainer in (("plain", plain), ("ours", ours))}
+    loops = {name: updates_of(trainer) for name, trainer in (("plain", plain), ("ours", ours))}
     for number in range(updates + 1):
         # Who goes first changes, so that neither always finds the machine as the other left it.
         for name in sorted(loops, reverse=number % 2 == 1):
@@ -204,40 +176,77 @@ def dense(folder: Path, updates: int, micro: int) -> dict:
     return {"seconds_an_update": medians, "ratio": medians["ours"] / medians["plain"], "updates": updates}
 
 
-def _updates(trainer):
-    """The trainer's loop, an update at a time: batches in, a backward pass each, one optimizer step."""
-    loader = iter(trainer.get_train_dataloader())
-    trainer.create_optimizer()
-    accumulation = trainer.args.gradient_accumulation_steps
-    trainer.current_gradient_accumulation_steps = accumulation
-    while True:
-        for micro in range(accumulation):
-            trainer.accelerator.gradient_state._set_sync_gradients(micro == accumulation - 1)
-            trainer.training_step(trainer.model, next(loader), None)
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
-        trainer.state.global_step += 1
-        yield
+def update(options, folder: Path) -> dict:
+    """One kind of work: ratio and seconds, and each side's memory from a process of its own."""
+    model = base(folder, options.shape)
+    words, lengths = AutoTokenizer.from_pretrained(model), WORK[options.lengths]
+    count = options.rows // SAMPLES
+    problems = draw(lengths, count * (options.updates + 1), len(words), words.eos_token_id)
+    batches = [problems[start : start + count] for start in range(0, len(problems), count)]
+    setting = Setting(folder, model, words, batches, lengths.cap, options.epochs, options.micro, options.device)
+    if options.memory_of:
+        return {"bytes": memory(replace(setting, batches=batches[:1]), options.memory_of)}
+    result = timed(setting)
+    used = {side: _child(["--memory-of", side, "--lengths", options.lengths])["bytes"] for side in SIDES}
+    config = AutoConfig.from_pretrained(model)
+    adapter = sum(p.numel() for p in setting.trainer("plain").model.parameters() if p.requires_grad)
+    flops = statistics.median(useful_flops(config, batch, adapter, options.epochs) for batch in batches[1:])
+    seconds = result["cpu_seconds" if options.device == "cpu" else "wall_seconds"]
+    result |= {
+        "memory_mib": {side: size / 2**20 for side, size in used.items()},
+        "memory_ratio": used["ours"] / used["plain"],
+        "useful_gflop": flops / 1e9,
+        "useful_gflop_per_second": {side: flops / 1e9 / seconds[side] for side in SIDES},
+    }
+    if options.device == "cuda":
+        tokens = statistics.median(sum(len(t) for p in batch for t in p.completions) for batch in batches[1:])
+        result["completion_tokens_per_second"] = {side: tokens / seconds[side] for side in SIDES}
+        result["model_flop_utilisation"] = {side: flops / seconds[side] / 1e12 / options.peak_tflops for side in SIDES}
+    return result
+
+
+def _child(more: list[str]) -> dict:
+    """What this benchmark prints in a process of its own, whose peak memory is the run's."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_ppo", *sys.argv[1:], *more, "--child"]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", choices=("full", "dense"), required=True)
-    parser.add_argument("--updates", type=int, default=3, help="timed ones; two more warm up and end the run")
-    parser.add_argument("--epochs", type=int, default=4, help="full: PPO epochs over a batch")
-    parser.add_argument("--micro", type=int, default=4, help="rows a forward pass")
+    parser.add_argument("--work", choices=("full", "dense", "update"), required=True)
+    parser.add_argument("--updates", type=int, default=3, help="timed ones; full, dense: two more warm up and end it")
+    parser.add_argument("--epochs", type=int, help="full, update: PPO epochs over a batch; by default 4 and 1")
+    parser.add_argument("--micro", type=int, help="rows a forward pass; by default 4, update: 8")
+    parser.add_argument("--rows", type=int, default=ROWS, help="update: completions an update")
+    parser.add_argument("--shape", choices=SHAPES, default="6m", help="update: the policy's")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="update")
+    parser.add_argument("--peak-tflops", type=float, default=989, help="the GPU's in bfloat16; by default an H100's")
+    parser.add_argument("--lengths", choices=WORK, help="update: one kind of lengths alone")
+    parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.epochs = options.epochs or (1 if options.work == "update" else 4)
+    options.micro = options.micro or (8 if options.work == "update" else 4)
+    if options.device == "cpu":
+        torch.set_num_threads(1)
     if not options.child:
-        # A process of its own, whose peak memory is the run's.
-        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--child"], check=True)
+        if options.work == "update":
+            kinds = [options.lengths] if options.lengths else list(WORK)
+            found = {kind: _child(["--lengths", kind]) for kind in kinds}
+        else:
+            found = _child([])
+        print(json.dumps(found, indent=2))
         return
-    with tempfile.TemporaryDirectory() as folder:
+    # Standard output is for the result.
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         if options.work == "full":
             found = full(Path(folder), options.updates, options.epochs, options.micro)
-        else:
+        elif options.work == "dense":
             found = dense(Path(folder), options.updates, options.micro)
-    print(json.dumps({"rows": ROWS, "new_tokens": NEW_TOKENS, "micro_batch": options.micro, **found}, indent=2))
+        else:
+            found = update(options, Path(folder))
+    sizes = {"new_tokens": NEW_TOKENS} if options.work != "update" else {"shape": options.shape}
+    print(json.dumps({"rows": options.rows, **sizes, "micro_batch": options.micro, **found}))
 
 
 if __name__ == "__main__":

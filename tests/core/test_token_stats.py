@@ -23,7 +23,7 @@ def test_by_hand():
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
 @pytest.mark.parametrize("read", [("log_prob",), ("entropy",), ("log_prob", "entropy")])
 def test_values_and_gradients_are_those_of_torchs_distributions(temperature, read, monkeypatch):
-    monkeypatch.setattr(token_stats, "PIECE", 40)  # three rows at a time
+    monkeypatch.setattr(token_stats, "CPU_PIECE", 40)  # three rows at a time
     torch.manual_seed(0)
     logits_NV = torch.randn(10, 13, requires_grad=True)
     tokens_N, weights_2N = torch.randint(13, (10,)), torch.randn(2, 10)

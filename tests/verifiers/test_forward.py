@@ -44,6 +44,17 @@ def test_rows_are_read_alike_packed_and_padded_and_under_a_wrapper(packing, atte
     assert (laid_out["input_ids"] == 3).sum() == (1 if packing else 3)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "autocast"])
+def test_layers_share_one_mask_in_the_type_of_the_scores(attention, mixed, configs):
+    """Written out once: sdpa would make numbers of booleans in each layer, and keep them for the backward pass."""
+    model = AutoModelForTokenClassification.from_config(configs["qwen2"], attn_implementation=attention)
+    rows = [Feature(torch.arange(3, 8), torch.tensor([4])), Feature(torch.tensor([9, 8]), torch.tensor([1]))]
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        inputs = forward.inputs_of(model, batch_of(model, rows, 0, packing=True))
+    assert inputs["attention_mask"].dtype == (torch.bfloat16 if mixed else torch.float32)
+
+
 def test_head_runs_on_the_chosen_tokens_alone(configs, batch):
     model = AutoModelForTokenClassification.from_config(configs["qwen2"])
     seen = []

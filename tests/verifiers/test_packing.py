@@ -114,6 +114,12 @@ def test_bins_grow_only_where_sharing_repays_the_longer_attention():
     assert len(shared_runs(rows)) == 1
 
 
+def test_bins_grow_to_some_rows_of_a_prefix():
+    """Work is places x (1 + length / 1664): 8 x 159 apart 1,394, three to a bin 3 x 413 1,546, two to a bin least."""
+    rows = [[*range(32), 100 + index, *range(126)] for index in range(8)]
+    assert pack(rows, 0, work_per_token=1664).input_ids.shape == (4, 32 + 2 * 127)
+
+
 def test_a_row_longer_than_the_largest_bin_gets_its_own_length():
     rows = [[1] * (LARGEST_BIN + 5), [2, 3]]
     assert pack(rows, 0, work_per_token=1e9).input_ids.shape == (2, LARGEST_BIN + 5)
