@@ -17,7 +17,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.critic import ValueFunction
+from rlstep.policy.value_function import ValueFunction
 
 # In output_dir. What begins with an underscore is not uploaded to the hub.
 ADAPTER_FOLDER = "_vllm_adapter"

@@ -390,7 +390,7 @@ def test_unknown_kinds_are_refused_in_one_line():
 
 
 def test_what_a_kind_reads_is_what_its_masks_are_made_for():
-    kinds = {"sdpa": "booleans", "eager": "scores", "flex_attention": "blocks", "flash_attention_3": "lengths"}
+    kinds = {"sdpa": "scores", "eager": "scores", "flex_attention": "blocks", "flash_attention_3": "lengths"}
     config = LlamaConfig(**SIZES)
     for kind, expected in {**kinds, "rows_by_hand": "lengths", None: None}.items():
         config._attn_implementation = kind
