@@ -8,6 +8,8 @@ gradients are formed from them.
 import torch
 from torch import Tensor
 
+__all__ = ["log_probs_and_entropies"]
+
 # Logits are worked through in pieces of this many, so that what is temporary stays small: 64 MiB in float32 on a GPU,
 # and 4 MiB on a CPU, which then finds it in its cache.
 PIECE, CPU_PIECE = 2**24, 2**20

@@ -33,11 +33,12 @@ IDENTITY = {
         train_sampling_strategy use_cache use_liger_kernel warmup_steps weight_decay
     """,
     StepPPOConfig: """
-        advantage beta cache_implementation cast_lm_head_to_fp32 chat_template_kwargs delta disable_dropout entropy_coef
-        entropy_coef_delta entropy_coef_max entropy_coef_min entropy_target epsilon epsilon_high gamma
-        generation_batch_size generation_kwargs importance_sampling_level kl kl_estimator lam loss_type
-        mask_truncated_completions max_completion_length max_tool_calling_iterations min_p model_init_kwargs
-        multi_objective_aggregation num_generations num_iterations off_policy_mask_threshold pad_to_multiple_of
+        advantage beta cache_implementation cast_lm_head_to_fp32 chat_template_kwargs critic critic_trunk_scale delta
+        disable_dropout entropy_coef entropy_coef_delta entropy_coef_max entropy_coef_min entropy_target epsilon
+        epsilon_high gamma generation_batch_size generation_kwargs importance_sampling_level kept_logits_gib kl
+        kl_estimator lam loss_type mask_truncated_completions max_completion_length max_tool_calling_iterations min_p
+        model_init_kwargs multi_objective_aggregation num_generations num_iterations off_policy_mask_threshold packing
+        pad_to_multiple_of
         ref_model_mixup_alpha ref_model_sync_steps repetition_penalty reward_weights router_aux_loss_coef
         sapo_temperature_neg sapo_temperature_pos scale_rewards shuffle_dataset step_baseline step_discount
         steps_per_generation sync_ref_model temperature top_entropy_quantile top_k top_p
