@@ -148,7 +148,7 @@ def test_training_makes_logits_at_labelled_positions_alone(tiny_lm, solutions, a
 OPENED_WITH = {
     "batch_tokens": (77, 77), "kind": ("orm", "orm"), "layout": ("trl", "trl"), "neutral": ("ignore", "ignore"),
     "boundary": ("sentence", Boundary("sentence")), "packing": (False, False), "dtype": ("bfloat16", "bfloat16"),
-    "trust_remote_code": (True, True),
+    "trust_remote_code": (True, True), "attn_implementation": ("eager", "eager"),
 }  # fmt: skip
 # What the stage itself reads; tests/stages/test_score.py changes each.
 OF_THE_STAGE = {"model", "data", "out", "name", "chunk_rows", "boundary_tag"}
