@@ -91,14 +91,14 @@ class Clock:
         return [b - a for a, b in zip(marks[1:], marks[2:], strict=False)]
 
 
-def full(folder: Path, updates: int, epochs: int, micro: int) -> dict:
+def full(folder: Path, updates: int, epochs: int, micro: int, critic: str) -> dict:
     from rlstep.policy.models import load_base
     from rlstep.verifiers.load import load_verifier
     from rlstep.verifiers.shared_base import Base
 
     path = base(folder)
     adapter = prm_adapter(folder, path)
-    args = arguments(StepPPOConfig, folder, updates + 2, epochs, micro, advantage="gae")
+    args = arguments(StepPPOConfig, folder, updates + 2, epochs, micro, advantage="gae", critic=critic)
     model = load_base(path, args)
     base_elements = storage(model)
     verifier = load_verifier(adapter, base=Base(model, path))
@@ -217,6 +217,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=3, help="timed ones; full, dense: two more warm up and end it")
     parser.add_argument("--epochs", type=int, help="full, update: PPO epochs over a batch; by default 4 and 1")
     parser.add_argument("--micro", type=int, help="rows a forward pass; by default 4, update: 8")
+    parser.add_argument("--critic", choices=("adapter", "head"), default="adapter", help="full: of gae")
     parser.add_argument("--rows", type=int, default=ROWS, help="update: completions an update")
     parser.add_argument("--shape", choices=SHAPES, default="6m", help="update: the policy's")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="update")
@@ -240,7 +241,7 @@ def main() -> None:
     # Standard output is for the result.
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         if options.work == "full":
-            found = full(Path(folder), options.updates, options.epochs, options.micro)
+            found = full(Path(folder), options.updates, options.epochs, options.micro, options.critic)
         elif options.work == "dense":
             found = dense(Path(folder), options.updates, options.micro)
         else:
