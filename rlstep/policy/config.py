@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from trl import GRPOConfig, ModelConfig
 
 from rlstep.runtime.constraints import Choices, Constraint, Idle, Range, ReadBy, ReadUnless, check, library_faults
+from rlstep.runtime.tracking import PROJECT_HELP, default_project
 from rlstep.runtime.trainer_settings import MEASURED, PLACED, SHARED, SHOWN, may_change, merged
 
 # Loss types that weigh each token by its own advantage; TRL's others (vespo, luspo) assume one per sequence.
@@ -236,7 +237,8 @@ class StepPPOConfig(GRPOConfig):
             "tokens other probabilities in each pass: its ratio is not 1 and its KL not 0."
         },
     )
-    report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
+    report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, trackio, tensorboard."})
+    project: str = field(default_factory=default_project, metadata={"help": PROJECT_HELP})
 
     def __post_init__(self):
         faults = library_faults(super().__post_init__)

@@ -18,6 +18,7 @@ from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
 from rlstep.runtime.paths import recipe
 from rlstep.runtime.pipeline import Pipeline, Stage
 from rlstep.runtime.recipes import load_recipe
+from rlstep.runtime.tracking import grouped
 from rlstep.stages import COMMANDS, config_classes, run
 from rlstep.stages.report import ReportConfig, report
 
@@ -89,7 +90,8 @@ def lab(config: LabConfig) -> dict:
     for seed, folder in zip(seeds, folders, strict=True):
         if not config.in_out:
             print(f"seed {seed}: {folder}")
-        pipeline.run_all(folder, seed, config.workers)
+        with grouped("/".join(folder.resolve().parts[-1 if config.in_out else -2 :])):
+            pipeline.run_all(folder, seed, config.workers)
         if not config.contrast:
             summary = report(ReportConfig(str(folder)))
     if config.contrast:
