@@ -31,14 +31,14 @@ MADE_OF = {
 _OF_THE_RUN = ("runtime", "per_second", "total_flos", "epoch", "samples", "demonstrations", "packing")
 
 
-def write_card(folder: Path, form: Form, run: Path, place: Path, facts: dict[str, Any]) -> None:
+def write_card(folder: Path, form: Form, run: Path, place: str, facts: dict[str, Any]) -> None:
     """Writes the card into an exported model's folder.
 
     Args:
         folder: the exported model.
         form: what it is.
         run: the folder that was exported, with its `run.json` in it or, for a checkpoint, beside it.
-        place: where the model will be, by which the card tells to load it.
+        place: folder or hub id by which the card tells to load it.
         facts: what the record does not hold: `base` of an adapter, its `rank`, and why vLLM cannot take it (`no_vllm`).
     """
     (folder / CARD).write_text(_card(place, form, read_record(run), facts), encoding="utf-8")
@@ -52,7 +52,7 @@ def read_record(run: Path) -> dict[str, Any]:
     return {}
 
 
-def _card(place: Path, form: Form, record: dict[str, Any], facts: dict[str, Any]) -> str:
+def _card(place: str, form: Form, record: dict[str, Any], facts: dict[str, Any]) -> str:
     config = record.get("config", {})
     base = facts.get("base") or config.get("model_name_or_path")
     parts = [f"---\n{_metadata(form, base)}---\n\n# {name_of(place)}\n", _what(form, record)]
@@ -82,10 +82,10 @@ def _card(place: Path, form: Form, record: dict[str, Any], facts: dict[str, Any]
     return "\n".join(parts)
 
 
-def name_of(place: Path) -> str:
+def name_of(place: str) -> str:
     """A model's name, after its folder; a folder of one of two forms is called after what it is in."""
-    place = place.resolve()
-    return place.parent.name if place.name in ("adapter", "merged") else place.name
+    path = Path(place).resolve()
+    return path.parent.name if path.name in ("adapter", "merged") else path.name
 
 
 def _metadata(form: Form, base: str | None) -> str:
@@ -120,12 +120,12 @@ def _measured(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _loading(place: Path, form: Form, base: str | None, facts: dict[str, Any]) -> str:
+def _loading(place: str, form: Form, base: str | None, facts: dict[str, Any]) -> str:
     text = {"adapter": _ADAPTER, "merged": _MERGED, "prm": _PRM}[form]
     vllm = {"adapter": _VLLM_ADAPTER, "merged": _VLLM_MERGED, "prm": _VLLM_PRM}[form]
     if reason := facts.get("no_vllm"):
         vllm = f"vLLM does not take it: {reason}.\n"
-    filled = {"DIR": str(place), "NAME": name_of(place), "BASE": base or "BASE", "RANK": str(facts.get("rank", 16))}
+    filled = {"DIR": place, "NAME": name_of(place), "BASE": base or "BASE", "RANK": str(facts.get("rank", 16))}
     for word, value in filled.items():
         text, vllm = text.replace(f"<{word}>", value), vllm.replace(f"<{word}>", value)
     return textwrap.dedent(text) + "\n" + textwrap.dedent(vllm)

@@ -81,7 +81,7 @@ def _write(form: Form, run: Path, folder: Path, config: ExportConfig) -> dict[st
         counts["parameters"] = write_merged(run, folder, config.dtype, config.trust_remote_code)
     else:
         counts["parameters"] = export_verifier(run, folder, config.dtype, config.trust_remote_code)
-    place = Path(config.out) if config.what else Path(config.out) / form
+    place = config.push_to_hub or str(Path(config.out) if config.what else Path(config.out) / form)
     write_card(folder, form, run, place, _facts(form, run, folder))
     return counts
 

@@ -303,6 +303,9 @@ def test_a_push_uploads_the_export_without_its_record(tiny_lm, tmp_path, monkeyp
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "secret")
     export(config)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# mine\n" in card
+    assert "vllm serve me/mine --served-model-name mine" in card
     assert sent == [
         "me/mine", {"repo_id": "me/mine", "folder_path": tmp_path / "out", "ignore_patterns": ["run.json"]}
     ]  # fmt: skip
