@@ -204,3 +204,11 @@ def test_trackio_gets_the_same(train, tmp_path, monkeypatch):
     assert run.name.startswith("first-")
     assert (run.config["_Group"], run.config["stage"], run.config["tags"]) == ("pipeline", "sft", ["sft", "long"])
     assert TRACKERS["trackio"].module() is None
+
+
+def test_tensorboard_shows_the_whole_configuration(train, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is an optional package: pip install tensorboard")
+    train(report_to="tensorboard", max_steps=1)
+    (events,) = (tmp_path / "pipeline" / "first").rglob("events.out.tfevents.*")
+    assert b'"merge_base": false' in events.read_bytes()
+    assert not list(tmp_path.rglob("tracking.json"))
