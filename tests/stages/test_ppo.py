@@ -186,11 +186,18 @@ def test_wandb_is_left_alone_unless_it_is_asked_for(problems, model, arguments, 
     assert not (tmp_path / "wandb").exists()
 
 
-def test_wandb_offline_leaves_a_run(problems, model, arguments, wandb_folder):
-    ppo(PPOOptions(problems), arguments(report_to="wandb", run_name="two updates"), model)
+def test_wandb_offline_leaves_a_run(problems, model, arguments, wandb_folder, tmp_path):
+    args = arguments(report_to="wandb", run_name="two updates", save_strategy="steps", save_steps=2)
+    ppo(PPOOptions(problems), args, model)
     (tracked,) = read_offline(wandb_folder)
     assert (tracked.name, tracked.job_type, tracked.exit_code) == ("two updates", "ppo", 0)
-    assert [row["train/rewards/outcome/mean"] for row in tracked.history if "train/loss" in row][-1] == 0.0
+    rewards = [row[name] for row in tracked.history for name in row if name == "train/rewards/outcome/mean"]
+    assert rewards[-1] == 0.0
+    # Not only the Trainer's arguments: rewards, credit, guards, the model.
+    settings = {"problems", "process_weight", "credit", "guard_filler", "refresh_every", "alarm", "lora_r"}
+    assert settings <= tracked.config.keys()
+    (kept,) = (tmp_path / "out").glob("checkpoint-2/tracking.json")
+    assert json.loads(kept.read_text())["id"] == tracked.id
 
 
 # --- What is refused.
