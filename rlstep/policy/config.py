@@ -8,6 +8,7 @@ from trl import GRPOConfig, ModelConfig
 
 from rlstep.policy.inherited import IN_VLLM_SERVER, INHERITED
 from rlstep.runtime.constraints import Choices, Constraint, Idle, Range, ReadBy, check, library_faults
+from rlstep.runtime.tracking import PROJECT_HELP, default_project
 from rlstep.runtime.trainer_settings import PLACED
 
 
@@ -155,7 +156,8 @@ class StepPPOConfig(GRPOConfig):
             "tokens other probabilities in each pass: its ratio is not 1 and its KL not 0."
         },
     )
-    report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
+    report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, trackio, tensorboard."})
+    project: str = field(default_factory=default_project, metadata={"help": PROJECT_HELP})
 
     def __post_init__(self):
         faults = library_faults(super().__post_init__)

@@ -1,4 +1,4 @@
-"""Exports a trained LoRA policy in two forms: the adapter, and the model with the adapter merged."""
+"""Exports a trained policy: its LoRA adapter, and the model with the adapter merged. Nothing of a critic goes along."""
 
 import json
 import logging
@@ -25,33 +25,64 @@ def check_adapter(policy: Path) -> None:
     missing = [name for name in ADAPTER_FILES if not (policy / name).is_file()]
     if missing:
         raise UserError(
-            f"{policy} holds no LoRA adapter ({missing[0]} is missing). A full model loads as it is, without an export."
+            f"{policy} holds no LoRA adapter ({missing[0]} is missing). A full model loads as it is, without an "
+            "export; with a model card, or in another dtype, what: merged writes it."
         )
     refuse_verifier(str(policy))
 
 
 def export_adapter(policy: Path, out: Path, dtype: str = "auto", trust_remote_code: bool = False) -> int:
-    """Writes `out`/adapter (loads with AutoPeftModelForCausalLM) and `out`/merged (with AutoModelForCausalLM).
+    """Writes `out`/adapter and `out`/merged.
 
     Returns:
         The merged model's number of parameters.
     """
+    write_adapter(policy, out / "adapter", trust_remote_code)
+    return write_merged(policy, out / "merged", dtype, trust_remote_code)
+
+
+def write_adapter(policy: Path, folder: Path, trust_remote_code: bool = False) -> None:
+    """Writes a policy's adapter, which AutoPeftModelForCausalLM loads.
+
+    Args:
+        policy: a folder that `check_adapter` accepts.
+        folder: made where it is missing.
+        trust_remote_code: run a tokenizer's code from the hub.
+    """
     tokenizer = load_policy_tokenizer(str(policy), trust_remote_code)
-    (out / "adapter").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ADAPTER_FILES + BESIDE:
         if (policy / name).is_file():
-            shutil.copyfile(policy / name, out / "adapter" / name)
-    _name_base_in_full(out / "adapter" / ADAPTER_CONFIG)
-    tokenizer.save_pretrained(out / "adapter")
+            shutil.copyfile(policy / name, folder / name)
+    _name_base_in_full(folder / ADAPTER_CONFIG, policy)
+    tokenizer.save_pretrained(folder)
+
+
+def write_merged(policy: Path, folder: Path, dtype: str = "auto", trust_remote_code: bool = False) -> int:
+    """Writes a policy as one plain model, which AutoModelForCausalLM loads.
+
+    Args:
+        policy: folder of a LoRA policy, or of whole weights.
+        folder: made where it is missing.
+        dtype: the weights' type; auto: that of the checkpoint.
+        trust_remote_code: run model code from the hub.
+
+    Returns:
+        The number of parameters.
+
+    Raises:
+        UserError: it is a verifier, or it or its base cannot be loaded.
+    """
+    tokenizer = load_policy_tokenizer(str(policy), trust_remote_code)
     merged = load_policy(str(policy), dtype, trust_remote_code)
-    merged.save_pretrained(out / "merged")
-    tokenizer.save_pretrained(out / "merged")
+    merged.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     if (policy / PROMPT_FORMAT).is_file():
-        shutil.copyfile(policy / PROMPT_FORMAT, out / "merged" / PROMPT_FORMAT)
+        shutil.copyfile(policy / PROMPT_FORMAT, folder / PROMPT_FORMAT)
     return merged.num_parameters()
 
 
-def _name_base_in_full(file: Path) -> None:
+def _name_base_in_full(file: Path, policy: Path) -> None:
     """Makes an adapter's path to its base one that is the same from every folder; a hub id stays as it is."""
     settings = json.loads(file.read_text(encoding="utf-8"))
     base = settings["base_model_name_or_path"]
@@ -59,7 +90,8 @@ def _name_base_in_full(file: Path) -> None:
         settings["base_model_name_or_path"] = str(Path(base).resolve())
         file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
         logger.warning(
-            "%s needs its base, the folder %s, wherever it is loaded; share merged/ with who does not have it",
-            file.parent,
+            "the adapter of %s needs its base, the folder %s, wherever it is loaded; share the merged model with who "
+            "does not have it",
+            policy,
             settings["base_model_name_or_path"],
         )

@@ -6,6 +6,7 @@ import matplotlib.pyplot  # noqa: F401 - wandb.Image(figure) fails where nobody 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from transformers import TrainerCallback
@@ -13,6 +14,8 @@ from transformers import TrainerCallback
 from rlstep.core.calibration import Reliability
 from rlstep.core.stats import wilson_interval
 from rlstep.report.style import BLUE, GREY, STYLE, VERMILION
+from rlstep.runtime.trackers import active_trackers
+from rlstep.runtime.tracking import unharmed
 
 
 def reliability_figure(reliability: Reliability, title: str = "Are the probabilities right?") -> Figure:
@@ -72,7 +75,7 @@ class Calibrated(Protocol):
 
 
 class PlotReliability(TrainerCallback):
-    """Sends the reliability figure of every evaluation to wandb, if the run logs there.
+    """Sends the reliability figure of every evaluation to the trackers that the run reports to.
 
     Args:
         trainer: the trainer that evaluates.
@@ -82,14 +85,17 @@ class PlotReliability(TrainerCallback):
         self.trainer = trainer
 
     def on_evaluate(self, args, state, control, **_):
-        if not (state.is_world_process_zero and "wandb" in args.report_to and self.trainer.reliability):
+        if not (state.is_world_process_zero and self.trainer.reliability):
             return
-        import wandb
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        for tracker in active_trackers(args):
+            with unharmed(f"{tracker.__name__}: the reliability figure"):
+                picture = tracker.Image(pixels(reliability_figure(self.trainer.reliability)))
+                # The Trainer's callback sets the x axis of everything that is logged.
+                tracker.log({"eval/reliability": picture, "train/global_step": state.global_step})
 
-        canvas = FigureCanvasAgg(reliability_figure(self.trainer.reliability))
-        canvas.draw()
-        # wandb's own callback sets the x axis of everything that is logged.
-        wandb.log(
-            {"eval/reliability": wandb.Image(np.asarray(canvas.buffer_rgba())), "train/global_step": state.global_step}
-        )
+
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure as an image: height, width, and four channels of eight bits."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -103,6 +104,12 @@ class RunRecord:
         if not is_record(self.path):
             raise ValueError(f"'{name}' is not a name for a run's record; it must end in {RECORD}")
         self.metrics: dict = {}
+        # Called after the record is written, or on an error in its place, with the metrics and whether it failed.
+        self.at_end: list[Callable[[dict, bool], None]] = []
+
+    def about(self) -> dict:
+        """What is known of the run before it ends: stage, commit, versions and every setting, on one level."""
+        return {"stage": self.stage, "commit": git_commit(), "versions": versions(), **self.config}
 
     def __enter__(self) -> "RunRecord":
         self._start = time.perf_counter()
@@ -110,17 +117,18 @@ class RunRecord:
 
     def __exit__(self, kind, *_):
         # Only the first of several processes writes; the others would race it for the same file.
-        if kind is not None or os.environ.get("RANK", "0") != "0":
-            return
-        write_json(
-            self.path,
-            {
-                "stage": self.stage,
-                "seed": self.seed,
-                "commit": git_commit(),
-                "versions": versions(),
-                "seconds": round(time.perf_counter() - self._start, 3),
-                "metrics": self.metrics,
-                "config": self.config,
-            },
-        )
+        if kind is None and os.environ.get("RANK", "0") == "0":
+            write_json(
+                self.path,
+                {
+                    "stage": self.stage,
+                    "seed": self.seed,
+                    "commit": git_commit(),
+                    "versions": versions(),
+                    "seconds": round(time.perf_counter() - self._start, 3),
+                    "metrics": self.metrics,
+                    "config": self.config,
+                },
+            )
+        for ended in self.at_end:
+            ended(self.metrics, kind is not None)

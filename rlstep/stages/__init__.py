@@ -38,7 +38,9 @@ COMMANDS = {
     "serve": Command("rlstep.stages.serve", "serve", "Serve a reward model's step scores over HTTP."),
     "evaluate": Command("rlstep.stages.evaluate", "evaluate", "Best-of-N curves of scored solutions."),
     "ppo": Command("rlstep.stages.ppo", "ppo", "Train the policy by PPO on step rewards or on the outcome."),
-    "export": Command("rlstep.stages.export", "export", "Write a policy's LoRA adapter and the merged model."),
+    "export": Command(
+        "rlstep.stages.export", "export", "Write a policy or verifier for PEFT, transformers and vLLM.", ("policy",)
+    ),
     "report": Command("rlstep.stages.report", "report", "Summary, tables and figures of a lab run."),
 }
 

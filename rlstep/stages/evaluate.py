@@ -18,11 +18,13 @@ from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, ScoredSamples, r
 from rlstep.report.figures import draw_best_of_n
 from rlstep.report.reliability import reliability_figure
 from rlstep.report.tables import plain_best_of_n
-from rlstep.report.wandb_curves import log_best_of_n
+from rlstep.report.tracked_curves import log_best_of_n
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
+from rlstep.runtime.tracking import PROJECT_HELP, UNTRACKED, TrackingOptions, check_tracking, default_project, track
 from rlstep.steps.answers import failed_gradings
 from rlstep.steps.fields import parse_fields
 from rlstep.verifiers.metrics import RowScores, labelled_steps, step_metrics
@@ -30,6 +32,7 @@ from rlstep.verifiers.metrics import RowScores, labelled_steps, step_metrics
 OUTPUT = "best_of_n.json"
 PICTURE = "best_of_n.png"
 RELIABILITY = "reliability.png"
+TRACKED = ReadBy("report_to", "wandb", "trackio")
 
 
 @dataclass
@@ -72,10 +75,13 @@ class EvaluateConfig:
         default=400, metadata={"help": "Random draws per problem and N for the votes."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of these draws."})
-    report_to: Literal["none", "wandb"] = field(default="none", metadata={"help": "Where to log the curves as well."})
-    run_name: Annotated[str | None, ReadBy("report_to", "wandb")] = field(
-        default=None, metadata={"help": "wandb: the run's name."}
+    report_to: Literal["none", "wandb", "trackio"] = field(
+        default="none", metadata={"help": "Where to log the curves as well."}
     )
+    run_name: Annotated[str | None, TRACKED] = field(
+        default=None, metadata={"help": "wandb, trackio: the run's name; by default that of the folder out."}
+    )
+    project: Annotated[str, TRACKED] = field(default_factory=default_project, metadata={"help": PROJECT_HELP})
 
     def __post_init__(self):
         check(self, self._faults())
@@ -92,7 +98,7 @@ class EvaluateConfig:
             yield str(error)
 
 
-def evaluate(config: EvaluateConfig) -> dict:
+def evaluate(config: EvaluateConfig, tracking: TrackingOptions = UNTRACKED) -> dict:
     """Writes `best_of_n.json` and `best_of_n.png` into `config.out`, prints the curves, and returns the run's metrics
     (each curve at the largest N).
 
@@ -100,8 +106,10 @@ def evaluate(config: EvaluateConfig) -> dict:
         DataError: a row of the data cannot be used (`rlstep.evaluation.samples.read_samples`).
         UserError: a problem has fewer samples than the largest N.
     """
+    check_packages(config)
+    check_tracking(tracking, config)
     out = Path(config.out)
-    with RunRecord("evaluate", asdict(config), out, config.seed) as record:
+    with RunRecord("evaluate", asdict(config) | asdict(tracking), out, config.seed) as record:
         with failed_gradings() as failed:
             scored = read_samples(config.data, _choice(config), parse_fields(config.fields, FIELDS))
             ns = config.ns or powers_of_two(fewest_samples(scored.problems)[1])
@@ -116,8 +124,8 @@ def evaluate(config: EvaluateConfig) -> dict:
         for curve, measured in measures.items():
             record.metrics |= {f"{curve}_step_{name}": value for name, value in measured.items()}
         record.metrics |= {f"{name}@{ns[-1]}": curve["mean"][-1] for name, curve in curves.items()}
-        if config.report_to == "wandb":
-            log_best_of_n(curves, ns, config.run_name, asdict(config))
+        for tracker in track(record, tracking, config, [config.data]):
+            log_best_of_n(tracker, curves, ns)
     print("\n".join([*_describe(scored, config, ns), "", plain_best_of_n(result), "", f"{out / PICTURE}"]))
     return record.metrics
 

@@ -1,31 +1,154 @@
-"""The `export` stage: a trained LoRA policy as an adapter to share and as a merged model to serve."""
+"""The `export` stage: a trained policy or verifier in the layouts that other libraries load, with a model card."""
 
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from rlstep.policy.export import check_adapter, export_adapter
+from rlstep.policy.export import check_adapter, write_adapter, write_merged
+from rlstep.report.model_card import Form, write_card
 from rlstep.runtime.constraints import check
-from rlstep.runtime.record import RunRecord
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.record import RECORD, RunRecord
+from rlstep.runtime.weights import check_whole, weight_names
+from rlstep.verifiers.adapters import find_adapter
+from rlstep.verifiers.export import export_verifier
 
 
 @dataclass
 class ExportConfig:
-    policy: str = field(metadata={"help": "Folder that `rlstep ppo` or `rlstep sft` wrote with use_peft."})
-    out: str = field(metadata={"help": "Folder for adapter/ and merged/."})
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
-        default="auto", metadata={"help": "Type of the merged weights; auto: that of the checkpoint."}
+    policy: str = field(
+        metadata={"help": "Folder that `rlstep ppo`, `sft`, `prm` or `orm` wrote, or one of its checkpoints."}
     )
+    out: str = field(
+        metadata={
+            "aliases": ["--to"],
+            "help": "Folder for the model that `what` names; without `what`, for adapter/ and merged/.",
+        }
+    )
+    what: Literal["adapter", "merged", "prm"] | None = field(
+        default=None,
+        metadata={
+            "help": "adapter: a policy's LoRA adapter, for PEFT and vLLM; merged: a policy as one plain model; prm: a "
+            "verifier as a token classifier. By default both forms of a LoRA policy."
+        },
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto", metadata={"help": "Type of the weights, an adapter's excepted; auto: that of the checkpoint."}
+    )
+    push_to_hub: str | None = field(
+        default=None, metadata={"help": "With what: also upload it to this repository of the hub, OWNER/NAME."}
+    )
+    force: bool = field(default=False, metadata={"help": "Replace an earlier export in out."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
 
     def __post_init__(self):
-        check(self)
+        check(self, self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        if self.push_to_hub is not None and self.what is None:
+            yield "push_to_hub uploads one model, and without what two are written; set what"
+        if self.what == "adapter" and self.dtype != "auto":
+            yield f"what is 'adapter', which is copied as it is, so dtype '{self.dtype}' would do nothing; leave it out"
 
 
 def export(config: ExportConfig) -> dict:
-    """Writes `out`/adapter and `out`/merged, see `rlstep.policy.export`."""
-    policy, out = Path(config.policy), Path(config.out)
-    check_adapter(policy)
-    with RunRecord("export", asdict(config), out) as record:
-        record.metrics["parameters"] = export_adapter(policy, out, config.dtype, config.trust_remote_code)
+    """Writes what the options name into `config.out`, whole or not at all, with a model card; may upload it."""
+    run, out = Path(config.policy), Path(config.out)
+    if config.what is None or config.what == "adapter":
+        check_adapter(run)
+    check_whole(run)
+    if config.push_to_hub is not None:
+        _require_token()
+    with _replacing(out, config.force) as folder, RunRecord("export", asdict(config), folder) as record:
+        for form in ("adapter", "merged") if config.what is None else (config.what,):
+            target = folder / form if config.what is None else folder
+            record.metrics |= _write(form, run, target, config)
+    if config.push_to_hub is not None:
+        _push(out, config.push_to_hub)
     return record.metrics
+
+
+def _write(form: Form, run: Path, folder: Path, config: ExportConfig) -> dict[str, int]:
+    """Writes one form of a model and its card; returns what is counted of it."""
+    counts: dict[str, int] = {}
+    if form == "adapter":
+        write_adapter(run, folder, config.trust_remote_code)
+    elif form == "merged":
+        counts["parameters"] = write_merged(run, folder, config.dtype, config.trust_remote_code)
+    else:
+        counts["parameters"] = export_verifier(run, folder, config.dtype, config.trust_remote_code)
+    place = config.push_to_hub or str(Path(config.out) if config.what else Path(config.out) / form)
+    write_card(folder, form, run, place, _facts(form, run, folder))
+    return counts
+
+
+def _facts(form: Form, run: Path, folder: Path) -> dict[str, Any]:
+    """What a card says and the run's record does not hold."""
+    adapter = find_adapter(str(run))
+    facts: dict[str, Any] = {} if adapter is None else {"base": adapter.base}
+    if form == "adapter":
+        lora = find_adapter(str(folder)).lora
+        facts |= {"base": lora.base_model_name_or_path, "rank": max([lora.r, *lora.rank_pattern.values()])}
+        whole = lora.modules_to_save or lora.target_parameters
+        if whole or lora.use_dora:
+            what = "DoRA" if lora.use_dora else f"whole weights beside LoRA ({', '.join(whole)})"
+            facts["no_vllm"] = f"it holds {what}; export what: merged"
+    elif form == "prm" and not any(name.startswith("score.") for name in weight_names(folder)):
+        facts["no_vllm"] = "its head is not called score"
+    return facts
+
+
+@contextmanager
+def _replacing(out: Path, force: bool) -> Iterator[Path]:
+    """A hidden folder beside `out`, which takes its place at the end and is removed on an error.
+
+    Raises:
+        UserError: `out` holds something, and `force` is off or it is no export.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not _is_export(out):
+            raise UserError(f"{out} exists and is not an export, so it is not replaced; give another out.")
+        if not force:
+            raise UserError(f"{out} holds an earlier export; give another out, or force: true to replace it.")
+    folder = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_export(folder: Path) -> bool:
+    file = folder / RECORD
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("stage") == "export"
+    except (OSError, ValueError):
+        return False
+
+
+def _require_token() -> None:
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise UserError("push_to_hub needs an access token: run `hf auth login`, or set HF_TOKEN.")
+
+
+def _push(folder: Path, repository: str) -> None:
+    """Uploads an export, without its record, which holds paths of this machine."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=[RECORD])
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(f"the export is in {folder}, but its upload to {repository} failed: {error}") from error

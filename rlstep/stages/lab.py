@@ -18,6 +18,7 @@ from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
 from rlstep.runtime.paths import recipe
 from rlstep.runtime.pipeline import Pipeline, Stage
 from rlstep.runtime.recipes import load_recipe
+from rlstep.runtime.tracking import grouped
 from rlstep.stages import COMMANDS, config_classes, run
 from rlstep.stages.report import ReportConfig, report
 
@@ -89,7 +90,8 @@ def lab(config: LabConfig) -> dict:
     for seed, folder in zip(seeds, folders, strict=True):
         if not config.in_out:
             print(f"seed {seed}: {folder}")
-        pipeline.run_all(folder, seed, config.workers)
+        with grouped("/".join(folder.resolve().parts[-1 if config.in_out else -2 :])):
+            pipeline.run_all(folder, seed, config.workers)
         if not config.contrast:
             summary = report(ReportConfig(str(folder)))
     if config.contrast:
@@ -122,7 +124,7 @@ def stages(config: LabConfig, recipes: Path) -> list[Stage]:
     sft_inputs = {"model_name_or_path": "prepare/model", "data": "prepare/demonstrations.jsonl"}
     merge, generator = [], "sft"
     if load_recipe(recipes / "sft.yaml").get("use_peft"):
-        merge = [Stage("merge", "export", "merge", {"policy": "sft"}, ("out", "generator"), seeded=False)]
+        merge = [_export("merge", "sft", "generator")]
         generator = "generator/merged"
     verifier_inputs = {"model_name_or_path": generator, "data": "train/labelled.jsonl"}
     to_rl = [
@@ -136,7 +138,7 @@ def stages(config: LabConfig, recipes: Path) -> list[Stage]:
     ]
     if config.contrast:
         return to_rl
-    export = Stage("export", "export", "export", {"policy": arms.PROCESS.folder}, ("out", "export"), seeded=False)
+    export = _export("export", arms.PROCESS.folder, "export")
     return [
         *to_rl,
         Stage("orm", "orm", "orm", verifier_inputs, ("output_dir", "orm"), resumes=True),
@@ -162,6 +164,11 @@ def _label(split: str) -> Stage:
 def _score(verifier: str, data: str, out: str) -> Stage:
     inputs = {"model": verifier, "data": data}
     return Stage(f"score_{verifier}", "score", f"score_{verifier}", inputs, ("out", out), seeded=False)
+
+
+def _export(name: str, policy: str, out: str) -> Stage:
+    # A stage that was killed right after it had written its output runs again, and then replaces that.
+    return Stage(name, "export", name, {"policy": policy}, ("out", out), seeded=False, settings={"force": "true"})
 
 
 def _ppo(arm: Arm, generator: str) -> Stage:

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from rlstep.policy.prompt_files import read_prompt_format
 from rlstep.report.reliability import PlotReliability
 from rlstep.runtime.constraints import Range, ReadBy
+from rlstep.runtime.tracking import UNTRACKED, TrackingOptions
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.verifiers.spec import ImplicitSpec, VerifierSpec
 from rlstep.verifiers.training.arguments import VerifierArguments
@@ -49,10 +50,15 @@ class ORMConfig(VerifierConfig):
         return VerifierSpec("orm", boundary=self.steps)
 
 
-def orm(config: ORMConfig, args: VerifierArguments, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
+def orm(
+    config: ORMConfig,
+    args: VerifierArguments,
+    prompts: PromptOptions = BY_CHECKPOINT,
+    tracking: TrackingOptions = UNTRACKED,
+) -> dict:
     """Trains an outcome reward model, or an implicit PRM, and leaves it in `args.output_dir`."""
     trainer_class, options = (ImplicitTrainer, {}) if config.loss == "implicit" else (ORMTrainer, {"loss": config.loss})
     need, callbacks = ("correct",), [PlotReliability]
     return train_verifier(
-        trainer_class, config, args, config.spec, need, prompts, read_prompt_format, callbacks, **options
+        trainer_class, config, args, config.spec, need, prompts, read_prompt_format, tracking, callbacks, **options
     )

@@ -31,6 +31,8 @@ from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.identity import run_identity
 from rlstep.runtime.record import RunRecord
+from rlstep.runtime.track_training import track_training
+from rlstep.runtime.tracking import KINDS, UNTRACKED, TrackingOptions, check_tracking
 from rlstep.steps.answers import failed_gradings
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.records import Problem
@@ -47,21 +49,24 @@ def ppo(
     args: StepPPOConfig,
     model: PolicyModel,
     prompts: PromptOptions = BY_CHECKPOINT,
+    tracking: TrackingOptions = UNTRACKED,
 ) -> dict:
     """Trains a policy (with `--use_peft`, a LoRA adapter on it) and writes it to `args.output_dir`."""
     check_together(options, guards, alarm, refresh, args, model)
+    check_tracking(tracking, args, KINDS)
     start = policy_start(model, options.merge_base, args.trust_remote_code)
     if args.use_vllm:
         check_tied(start, args.trust_remote_code)
     problems, eval_problems = training_problems(options, args), evaluation_problems(options, args)
     parts = (options, guards, alarm, refresh, args, model, prompts)
     identity = run_identity(*parts)
-    config = {name: value for part in parts for name, value in settings(part).items()}
+    config = {name: value for part in (*parts, tracking) for name, value in settings(part).items()}
     out, curve = Path(args.output_dir), LearningCurve(Path(args.output_dir) / CURVE)
     with RunRecord("ppo", config, args.output_dir, args.seed) as record:
         trainer, verifiers = _trainer(*parts, start, problems, eval_problems, identity)
         trainer.add_callback(curve)
         checkpoint = newest_checkpoint(args.output_dir, exact=True) if options.resume else None
+        track_training(trainer, record, tracking, checkpoint, [options.problems, options.eval_problems])
         with failed_gradings() as failed:
             result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from rlstep.policy.prompt_files import read_prompt_format
 from rlstep.report.reliability import PlotReliability
 from rlstep.runtime.constraints import ReadBy
+from rlstep.runtime.tracking import UNTRACKED, TrackingOptions
 from rlstep.steps.labels import LabelPolicy
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.verifiers.spec import VerifierSpec, label_token_ids
@@ -52,7 +53,12 @@ class PRMConfig(VerifierConfig):
         return replace(spec, label_tokens=label_token_ids(tokenizer, texts, spec))
 
 
-def prm(config: PRMConfig, args: VerifierArguments, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
+def prm(
+    config: PRMConfig,
+    args: VerifierArguments,
+    prompts: PromptOptions = BY_CHECKPOINT,
+    tracking: TrackingOptions = UNTRACKED,
+) -> dict:
     """Trains a process reward model and leaves it in `args.output_dir`."""
     need, callbacks = ("steps", "labels"), [PlotReliability]
-    return train_verifier(PRMTrainer, config, args, config.spec, need, prompts, read_prompt_format, callbacks)
+    return train_verifier(PRMTrainer, config, args, config.spec, need, prompts, read_prompt_format, tracking, callbacks)

@@ -20,6 +20,8 @@ from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, f
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord
+from rlstep.runtime.track_training import track_training
+from rlstep.runtime.tracking import KINDS, PROJECT_HELP, UNTRACKED, TrackingOptions, check_tracking, default_project
 from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.prompts import PromptFormat
@@ -74,7 +76,8 @@ class SFTArguments(SFTConfig):
     max_length: Annotated[int | None, Range(at_least=1)] = field(
         default=None, metadata={"help": "Truncate longer rows to this many tokens; by default none is truncated."}
     )
-    report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
+    report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, trackio, tensorboard."})
+    project: str = field(default_factory=default_project, metadata={"help": PROJECT_HELP})
 
     def __post_init__(self):
         check(self, library_faults(super().__post_init__))
@@ -95,16 +98,25 @@ class KeepHowToAsk(TrainerCallback):
         write_generation_config(model, folder)
 
 
-def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
+def sft(
+    options: SFTOptions,
+    args: SFTArguments,
+    model: PolicyModel,
+    prompts: PromptOptions = BY_CHECKPOINT,
+    tracking: TrackingOptions = UNTRACKED,
+) -> dict:
     """Trains a causal LM (or a LoRA adapter on it, `--use_peft`) on the completions of `options.data`."""
     raise_faults(faults_of(model, PolicyModel))
     check_packages(args, model)
+    check_tracking(tracking, args, KINDS)
     start = policy_start(model, options.merge_base, args.trust_remote_code)
     solutions = read_solutions(options.data)
     identity = run_identity(options, args, model, prompts)
     checkpoint = newest_checkpoint(args.output_dir) if options.resume else None
     check_checkpoint(checkpoint, identity)
-    config = {name: value for part in (options, args, model, prompts) for name, value in settings(part).items()}
+    config = {
+        name: value for part in (options, args, model, prompts, tracking) for name, value in settings(part).items()
+    }
     with RunRecord("sft", config, args.output_dir, args.seed) as record:
         tokenizer = load_policy_tokenizer(model.model_name_or_path, args.trust_remote_code)
         prompt_format = _prompt_format(prompts, tokenizer, solutions, model.model_name_or_path)
@@ -127,6 +139,7 @@ def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel, prompts: Pr
         how_to_ask = KeepHowToAsk(prompt_format)
         trainer.add_callback(how_to_ask)
         trainer.add_callback(KeepIdentity(identity))
+        track_training(trainer, record, tracking, checkpoint, [options.data])
         result = trainer.train(resume_from_checkpoint=checkpoint)
         without_router_loss(trainer.model.config)
         trainer.save_model()

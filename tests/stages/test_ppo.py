@@ -22,6 +22,7 @@ from rlstep.tasks.small import small_model
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.spec import VerifierSpec
 from rlstep.verifiers.training.start import new_verifier
+from tests.offline_runs import read_offline
 
 # What an untrained policy writes has no answer, and is to be paid for all the same.
 LENIENT = Guards(guard_no_answer=False, guard_min_steps=0)
@@ -185,17 +186,18 @@ def test_wandb_is_left_alone_unless_it_is_asked_for(problems, model, arguments, 
     assert not (tmp_path / "wandb").exists()
 
 
-def test_wandb_offline_leaves_a_run(problems, model, arguments, monkeypatch, tmp_path):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    try:
-        ppo(PPOOptions(problems), arguments(report_to="wandb", run_name="two updates"), model)
-        assert wandb.run.name == "two updates"
-        assert wandb.run.summary["train/rewards/outcome/mean"] == 0.0
-    finally:
-        wandb.finish()
-    (run,) = (tmp_path / "wandb").glob("offline-run-*")
-    assert any(file.suffix == ".wandb" and file.stat().st_size > 0 for file in run.iterdir())
+def test_wandb_offline_leaves_a_run(problems, model, arguments, wandb_folder, tmp_path):
+    args = arguments(report_to="wandb", run_name="two updates", save_strategy="steps", save_steps=2)
+    ppo(PPOOptions(problems), args, model)
+    (tracked,) = read_offline(wandb_folder)
+    assert (tracked.name, tracked.job_type, tracked.exit_code) == ("two updates", "ppo", 0)
+    rewards = [row[name] for row in tracked.history for name in row if name == "train/rewards/outcome/mean"]
+    assert rewards[-1] == 0.0
+    # Not only the Trainer's arguments: rewards, credit, guards, the model.
+    settings = {"problems", "process_weight", "credit", "guard_filler", "refresh_every", "alarm", "lora_r"}
+    assert settings <= tracked.config.keys()
+    (kept,) = (tmp_path / "out").glob("checkpoint-2/tracking.json")
+    assert json.loads(kept.read_text())["id"] == tracked.id
 
 
 # --- What is refused.

@@ -29,8 +29,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.monitoring.run_log import wandb_of
 from rlstep.runtime.constraints import MayChange, Range, ReadBy, check
+from rlstep.runtime.trackers import active_trackers
+from rlstep.runtime.tracking import unharmed
 
 logger = logging.getLogger(__name__)
 
@@ -100,10 +101,11 @@ class Alarm:
         )
 
     def tell(self, args: StepPPOConfig) -> None:
-        """Warns in the log, and by a wandb alert if the run logs there; call it on the main process only."""
+        """Warns in the log and at the trackers that the run reports to; call it on the main process only."""
         logger.warning("%s", self)
-        if wandb := wandb_of(args):
-            wandb.alert(title="Reward hacking", text=str(self), level=wandb.AlertLevel.WARN)
+        for tracker in active_trackers(args):
+            with unharmed(f"{tracker.__name__}: the alert"):
+                tracker.alert(title="Reward hacking", text=str(self), level=tracker.AlertLevel.WARN)
 
 
 class HackingAlarm:

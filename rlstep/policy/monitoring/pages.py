@@ -4,12 +4,14 @@ import html
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from rlstep.core.aggregate import solution_score, vote_weight
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.monitoring.run_log import wandb_of
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.rows import atomic
+from rlstep.runtime.trackers import active_trackers
+from rlstep.runtime.tracking import unharmed
 from rlstep.steps.prompts import Prompt, problem_text
 
 PAGES = "completions"
@@ -20,8 +22,8 @@ EVENLY, TELLINGLY = "evenly through the batch", "wrong, with the highest step re
 class CompletionTable:
     """Every so many updates, a page that shows a few completions.
 
-    There is a page for the first update and every `every`-th one from then on; if the run logs to wandb, a table
-    `completions/steps` has the same. Only the main process writes.
+    There is a page for the first update and every `every`-th one from then on; trackers that the run reports to get
+    a table `completions/steps` of the same. Only the main process writes.
 
     Args:
         args: output_dir, report_to, and which process this is.
@@ -65,17 +67,21 @@ class CompletionTable:
         with atomic(Path(self.args.output_dir) / PAGES / f"{update:05d}.html") as temporary:
             title = f"Update {update}, {samples:,} samples"
             temporary.write_text(page(title, [(why, fragment) for why, _, fragment in shown]), encoding="utf-8")
-        if wandb := wandb_of(self.args):
-            self._to_wandb(wandb, update, samples, scored, shown)
+        for tracker in active_trackers(self.args):
+            with unharmed(f"{tracker.__name__}: the completions"):
+                self._log_table(tracker, update, samples, scored, shown)
 
-    def _to_wandb(self, wandb, update: int, samples: int, scored, shown) -> None:
-        table = wandb.Table(columns=["update", "chosen", "completion", "process", "outcome", "right"])
+    def _log_table(self, tracker: ModuleType, update: int, samples: int, scored, shown) -> None:
+        columns, rows = ["update", "chosen", "completion", "process", "outcome", "right"], []
+        # What a model wrote is never treated as a path (trackio takes nothing with a tag in it for one), and no style
+        # sheet is fetched for it.
+        options = {"inject": False} | ({"data_is_not_path": True} if tracker.__name__ == "wandb" else {})
         for why, row, fragment in shown:
-            # What a model wrote is never treated as a path, and no style sheet is fetched for it.
-            cell = wandb.Html(f"<style>{STYLE}</style>{fragment}", inject=False, data_is_not_path=True)
+            cell = tracker.Html(f"<style>{STYLE}</style>{fragment}", **options)
             worth = scored[row]
-            table.add_data(update, why, cell, float(sum(worth.step_rewards)), float(worth.outcome), worth.correct)
-        wandb.log({"completions/steps": table, "train/samples": samples})
+            rows.append([update, why, cell, float(sum(worth.step_rewards)), float(worth.outcome), worth.correct])
+        table = tracker.Table(columns=columns, data=rows)
+        tracker.log({"completions/steps": table, "train/samples": samples})
 
 
 def choose(scored: Sequence[ScoredCompletion]) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from rlstep.runtime.errors import DataError
 from rlstep.runtime.rows import atomic
+from rlstep.runtime.trackers import TRACKERS
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -94,15 +95,6 @@ class SamplesAxis(TrainerCallback):
     """
 
     def on_train_begin(self, args, state, control, **_):
-        if state.is_world_process_zero and (wandb := wandb_of(args)):
+        if state.is_world_process_zero and "wandb" in args.report_to and (wandb := TRACKERS["wandb"].module()):
             wandb.define_metric("train/samples")
             wandb.define_metric("*", step_metric="train/samples", step_sync=True)
-
-
-def wandb_of(args):
-    """The module wandb if the run logs to it, else None, without importing it."""
-    if "wandb" not in args.report_to:
-        return None
-    import wandb
-
-    return wandb if wandb.run is not None else None

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from transformers import TrainingArguments
 
 from rlstep.runtime.constraints import Constraint, Idle, Range, check, library_faults
+from rlstep.runtime.tracking import PROJECT_HELP, default_project
 from rlstep.runtime.trainer_settings import SHARED, merged
 
 NO_METRICS = (Idle("a verifier's loss and evaluation do not read it"),)
@@ -63,7 +64,8 @@ class VerifierArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "no, steps, epoch or best."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it off: rows hold no model arguments."})
-    report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, tensorboard."})
+    report_to: str = field(default="none", metadata={"help": "Where to log: none, wandb, trackio, tensorboard."})
+    project: str = field(default_factory=default_project, metadata={"help": PROJECT_HELP})
 
     def __post_init__(self):
         check(self, library_faults(super().__post_init__))

@@ -16,6 +16,8 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord
+from rlstep.runtime.track_training import track_training
+from rlstep.runtime.tracking import KINDS, TrackingOptions, check_tracking
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import PromptOptions
 from rlstep.steps.prompts import PromptFormat
@@ -47,6 +49,7 @@ def train_verifier(
     need: Sequence[str],
     prompts: PromptOptions,
     taught_of: Callable[[str], PromptFormat | None],
+    tracking: TrackingOptions,
     callbacks: Sequence[Callable[[VerifierTrainer], TrainerCallback]] = (),
     **options,
 ) -> dict:
@@ -60,6 +63,7 @@ def train_verifier(
         need: what every solution must have, for example steps and labels.
         prompts: how prompts are to be written; by default as they were for the policy that sampled the solutions.
         taught_of: from the generator's path to how it was taught that they are written, for solutions that do not say.
+        tracking: what trackers show of the run, if it is reported to any.
         callbacks: each makes one, for the trainer.
         **options: passed to the trainer.
 
@@ -70,6 +74,7 @@ def train_verifier(
         UserError: the data, the generator or the settings cannot be used.
     """
     check_packages(config, args)
+    check_tracking(tracking, args, KINDS)
     if args.eval_strategy != "no" and config.eval_data is None:
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
     start = verifier_start(config, trainer_class.kind == IMPLICIT, args.output_dir)
@@ -80,7 +85,7 @@ def train_verifier(
     evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
     if "steps" in need:
         _warn_of_other_steps(config.data, train[:LOOKED_AT], config.steps)
-    chosen = settings(config) | settings(args) | settings(prompts)
+    chosen = settings(config) | settings(args) | settings(prompts) | settings(tracking)
     with RunRecord(trainer_class.kind, chosen, args.output_dir, args.seed) as record:
         start_devices(args)
         set_seed(args.seed)
@@ -102,6 +107,7 @@ def train_verifier(
             trainer.add_callback(DescribeCheckpoints())
         trainer.add_callback(KeepIdentity(identity))
         record.metrics |= trainer.train_counts | {"packing": trainer.packing}
+        track_training(trainer, record, tracking, checkpoint, [config.data, config.eval_data])
         record.metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
         if evaluation:
             record.metrics |= {f"eval_{name}": count for name, count in trainer.eval_counts.items()}
