@@ -19,7 +19,13 @@ from rlstep.verifiers.merging import load_config_of
 from rlstep.verifiers.pretrained import ADAPTER_CONFIG
 
 # Matrices of a layer that read the same tensor, by the last part of their names.
-_SAME_INPUT = {"q_proj": "attention", "k_proj": "attention", "v_proj": "attention", "gate_proj": "mlp", "up_proj": "mlp"}
+_SAME_INPUT = {
+    "q_proj": "attention",
+    "k_proj": "attention",
+    "v_proj": "attention",
+    "gate_proj": "mlp",
+    "up_proj": "mlp",
+}
 # Matrices whose input the attention keeps anyway.
 _KEPT_ANYWAY = ("o_proj", "out_proj", "dense")
 
@@ -183,7 +189,9 @@ class Models:
         adapter = find_adapter(path)
         try:
             return Model(
-                path if adapter is None else adapter.base, load_config_of(path, adapter, trust), adapter and adapter.lora
+                path if adapter is None else adapter.base,
+                load_config_of(path, adapter, trust),
+                adapter and adapter.lora,
             )
         except UserError as error:
             if here or path == self._stand_in:

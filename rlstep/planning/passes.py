@@ -17,6 +17,9 @@ from rlstep.verifiers.packing import pack, work_per_token
 
 # Tiles in which TRL's fused head works: tokens, and rows of the output embedding.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
+# Tiles at once: Triton works in place. In torch, on a CPU, the backward pass of one holds scaled logits twice, their
+# logarithms, probabilities, the gradient, two temporaries in float32, and a mask of booleans.
+TILES, CPU_TILES = 1.0, 8.25
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Trunk:
         return layout.places * working_per_place(self.shape, self.precision, layer, self.checkpointing)
 
 
-def fused_head(shape: Shape, asked: int, number: int, trained: bool) -> float:
+def fused_head(shape: Shape, asked: int, number: int, trained: bool, tiles: float = TILES) -> float:
     """Bytes of TRL's fused head: a tile of logits, what it reads and its gradient, and the weights' gradient.
 
     Args:
@@ -94,8 +97,9 @@ def fused_head(shape: Shape, asked: int, number: int, trained: bool) -> float:
         asked: tokens that the head sees.
         number: bytes of a logit.
         trained: whether its weights are trained; their gradient is summed up in float32.
+        tiles: held at once.
     """
-    tile = min(asked, TILE_TOKENS) * min(shape.vocabulary, TILE_VOCABULARY) * number
+    tile = tiles * min(asked, TILE_TOKENS) * min(shape.vocabulary, TILE_VOCABULARY) * number
     return tile + asked * shape.hidden * (FLOAT + number) + (FLOAT * shape.hidden * shape.vocabulary if trained else 0)
 
 

@@ -40,9 +40,7 @@ def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, mac
     flops = _flops(trainee, values, work, critic, verifier_parameters)
     optimizer_steps = values["num_iterations"] * _slices(values) / values["gradient_accumulation_steps"]
     problems = rows_in(values["problems"], lengths.rows)
-    updates = updates_of(
-        values, problems and problems * values["num_generations"], sampled * gpus, optimizer_steps
-    )
+    updates = updates_of(values, problems and problems * values["num_generations"], sampled * gpus, optimizer_steps)
     sampling_flops = forward_flops(shape, sampling)
     return StagePlan(
         recipe=recipe,
@@ -126,9 +124,7 @@ def _layout(trainee: Trainee, values: Mapping, lengths: Lengths, T: int) -> tupl
         # Of a row's last token nothing is asked, so packed rows end before it.
         packing, attention = bool(values["packing"]), trainee.trunk.attention
         completion = T - 1 if packing else T
-        return layout_of(
-            trainee.model, rows, lengths.prompt, completion, values["num_generations"], packing, attention
-        )
+        return layout_of(trainee.model, rows, lengths.prompt, completion, values["num_generations"], packing, attention)
 
     rows, budget = values["per_device_train_batch_size"], values["tokens_per_device"]
     while rows > 1 and budget is not None and of(rows).places > budget:
@@ -145,7 +141,7 @@ def _training_peak(trainee: Trainee, values: Mapping, layout: Layout, asked: int
     if values["packing"] and logits * FLOAT <= values["kept_logits_gib"] * GIB:
         head, left = kept_head(trunk.shape, asked, number, whole), number * logits
     else:
-        head, left = fused_head(trunk.shape, asked, trainee.precision.compute, whole), 0.0
+        head, left = fused_head(trunk.shape, asked, trainee.precision.compute, whole, trainee.tiles), 0.0
     kept = trunk.kept(layout)
     first = max(trunk.working(layout), head)
     # The critic's pass comes after the policy's head, and its backward pass before.

@@ -45,9 +45,7 @@ def supervised_plan(
     per_update = rows * values["gradient_accumulation_steps"] * gpus
     mean = lengths.average(longest)
     work = rows_work(0, mean, asked=max(1, round(asked / rows * lengths.filled))).times(per_update)
-    flops = training_flops(
-        trainee.trunk.shape, work, trainee.adapter_parameters, outputs, trainee.trunk.checkpointing
-    )
+    flops = training_flops(trainee.trunk.shape, work, trainee.adapter_parameters, outputs, trainee.trunk.checkpointing)
     updates = updates_of(values, rows_in(values["data"], lengths.rows), per_update)
     return StagePlan(
         recipe=recipe,
@@ -55,9 +53,7 @@ def supervised_plan(
         model=trainee.model.path,
         trained=trainee.trained + head,
         frozen=(trainee.parameters if trainee.adapter else 0) + (trainee.parameters if implicit else 0),
-        parts=in_gib(
-            weights=states.weights, gradients=states.gradients, optimizer=states.optimizer, activations=peak
-        ),
+        parts=in_gib(weights=states.weights, gradients=states.gradients, optimizer=states.optimizer, activations=peak),
         tokens=per_update * mean,
         flops=flops,
         updates=updates,
@@ -87,7 +83,7 @@ def _head(stage: str, trainee: Trainee, asked: int, classes: int | None, implici
     """Bytes of the head at the beginning of the backward pass."""
     shape, number = trainee.trunk.shape, trainee.precision.compute
     if stage == "sft":
-        return fused_head(shape, asked, number, trainee.adapter is None)
+        return fused_head(shape, asked, number, trainee.adapter is None, trainee.tiles)
     width = classes or shape.vocabulary
     logits = min(asked * width, LARGEST_LOGITS) if implicit else asked * width
     return 3 * FLOAT * logits + asked * shape.hidden * (FLOAT + number)

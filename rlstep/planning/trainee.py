@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rlstep.core.memory import FLOAT, Adapter, Precision, States, Zero, cast_weights, states_of
 from rlstep.planning.models import Model, Models, lora_of
-from rlstep.planning.passes import Trunk
+from rlstep.planning.passes import CPU_TILES, TILES, Trunk
 from rlstep.planning.settings import checkpointing_of, optimizer_states, precision_of, zero_of
 
 
@@ -22,6 +22,7 @@ class Trainee:
         trunk: its layers in a pass with gradients.
         parameters: of the whole weights, a class head in place of the language model's if it has one.
         states_each: numbers that the optimizer keeps for a trained one.
+        tiles: of logits that the fused head holds at once.
     """
 
     model: Model
@@ -32,6 +33,7 @@ class Trainee:
     trunk: Trunk
     parameters: int
     states_each: float
+    tiles: float
 
     @property
     def continued(self) -> bool:
@@ -102,4 +104,5 @@ def trainee_of(stage: str, values: Mapping, models: Models, class_head: int | No
     attention = values.get("attn_implementation") or "sdpa"
     trunk = Trunk(shape, precision, adapter, attention, checkpointing_of(values))
     states_each = optimizer_states(str(getattr(values["optim"], "value", values["optim"])))
-    return Trainee(model, precision, zero, adapter, adapter_parameters, trunk, parameters, states_each)
+    tiles = CPU_TILES if values.get("use_cpu") else TILES
+    return Trainee(model, precision, zero, adapter, adapter_parameters, trunk, parameters, states_each, tiles)

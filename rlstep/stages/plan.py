@@ -27,9 +27,7 @@ STAGES = ("sft", "prm", "orm", "ppo", "sample", "score")
 class PlanConfig:
     recipe: str = field(metadata={"help": "A recipe's file, the name of a shipped one, or a folder of recipes."})
     gpus: Annotated[int, Range(at_least=1)] = field(default=1, metadata={"help": "How many GPUs there are."})
-    memory: Annotated[float, Range(above=0)] = field(
-        default=80.0, metadata={"help": "Memory of one of them, in GiB."}
-    )
+    memory: Annotated[float, Range(above=0)] = field(default=80.0, metadata={"help": "Memory of one of them, in GiB."})
     stage: Annotated[str | None, Choices(STAGES)] = field(
         default=None,
         metadata={
@@ -118,9 +116,7 @@ def settings_of(stage: str, path: Path) -> Mapping:
     return parser.values(["--config", str(path)])
 
 
-def _plan(
-    recipe: str, stage: str, models: Models, lengths: Lengths, machine: Machine, values: Mapping
-) -> StagePlan:
+def _plan(recipe: str, stage: str, models: Models, lengths: Lengths, machine: Machine, values: Mapping) -> StagePlan:
     planners = {"sample": sample_plan, "score": score_plan, "ppo": ppo_plan}
     if stage in planners:
         return planners[stage](recipe, values, models, lengths, machine)
