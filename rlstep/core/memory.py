@@ -163,17 +163,17 @@ def layer_bytes(
         attention: transformers' name of the implementation.
         length: places that a place may attend to; read by eager attention.
     """
-    H, I, Q, c = shape.hidden, shape.inner, shape.queries, precision.compute
+    H, inner, Q, c = shape.hidden, shape.inner, shape.queries, precision.compute
     written_out = attention in ("sdpa", "eager")
     K = Q if written_out else shape.keys
-    total = 2 * FLOAT * (H + 1) + c * (2 * Q + 2 * K) + FLOAT * shape.heads + (3 if shape.gated else 1) * c * I
+    total = 2 * FLOAT * (H + 1) + c * (2 * Q + 2 * K) + FLOAT * shape.heads + (3 if shape.gated else 1) * c * inner
     if shape.qk_norm:
         total += FLOAT * (Q + shape.keys + shape.heads + shape.kv_heads)
     if attention == "eager":
         total += shape.heads * length * (FLOAT + (c if c != FLOAT else 0))
     if adapter is None:
         cast = precision.weights != c
-        total += 2 * precision.weights * H + c * H * (3 if cast else 1) + c * I
+        total += 2 * precision.weights * H + c * H * (3 if cast else 1) + c * inner
         total += c * H * (2 if cast and shape.gated else 1)
         return total + (c * (Q + shape.keys) if shape.qk_norm else 0)
     own_copies = adapter.dropout or adapter.weights != precision.weights or precision.weights != c
@@ -198,8 +198,8 @@ def kept_per_place(shape: Shape, precision: Precision, layer: float, checkpointi
 def working_per_place(shape: Shape, precision: Precision, layer: float, checkpointing: bool) -> float:
     """Bytes per place that the backward pass of one layer needs beside what is kept.
 
-    Gradients of the MLP's three inner tensors, 3 c I, of the attention's, 4 c Q, or of the residual stream, whichever is
-    most; under checkpointing the layer's own activations, which are computed again, come on top.
+    Gradients of the MLP's three inner tensors, 3 c I, or of the attention's four, 4 c Q, whichever is more, and of the
+    residual stream, w H; under checkpointing the layer's own activations, which are computed again, come on top.
 
     Args:
         shape, precision: the model's.

@@ -63,9 +63,8 @@ def _ppo(values: Mapping) -> Iterator[Changes]:
         yield {"packing": True}
     elif values["kept_logits_gib"] > 0:
         yield {"kept_logits_gib": 0.0}
-    if values["use_vllm"] and values["vllm_mode"] == "colocate":
-        if not values["vllm_enable_sleep_mode"] and values["vllm_gpu_memory_utilization"] > 0.2:
-            yield {"vllm_gpu_memory_utilization": 0.2}
+    if values["use_vllm"] and values["vllm_mode"] == "colocate" and values["vllm_gpu_memory_utilization"] > 0.2:
+        yield {"vllm_gpu_memory_utilization": 0.2}
     if values["advantage"] == "gae" and values["critic"] == "adapter":
         yield {"critic": "head"}
 

@@ -75,8 +75,8 @@ def zero_of(path: str | None) -> Zero:
 def precision_of(stage: str, values: Mapping, config_dtype: str | None, zero: Zero) -> Precision:
     """Bytes of a weight, and where matrices are multiplied.
 
-    TRL trains in bfloat16 where neither `bf16` nor `fp16` is set, transformers' Trainer only if told to. DeepSpeed casts
-    the weights themselves.
+    TRL trains in bfloat16 where neither `bf16` nor `fp16` is set, transformers' Trainer only if told to. DeepSpeed
+    casts the weights themselves.
     """
     weights = bytes_of(values.get("dtype"), config_dtype)
     bf16 = values.get("bf16")

@@ -2,7 +2,8 @@
 
 Each recipe is planned from its file and then run as a user would run it, in a process of its own. Its peak is the most
 resident memory while the trainer trains, above what the process held before it loaded the model; large blocks are
-given back to the system as soon as they are freed, so that what is resident is what is in use. Models are random.
+given back to the system as soon as they are freed, so that what is resident is what is in use. Models are random, and the
+policy of `ppo` is given its completions, as sampling them takes a CPU long: what is measured is the update.
 
 Run: python -m tests.benchmarks.bench_plan
 """
@@ -19,7 +20,7 @@ import yaml
 
 STAGES = ("sft", "prm", "ppo")
 ROWS, SAMPLES, LINES = 8, 8, 10
-VOCABULARY = 8192
+VOCABULARY, FIRST_PIECE = 8192, 300
 SIZES = {
     # All weights; an adapter; all weights with activation checkpointing.
     "wide": ({"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 8,
@@ -74,8 +75,10 @@ def recipe_of(stage: str, shape: str, folder: Path) -> Path:
             problems.write(json.dumps({"id": row.problem_id, "prompt": row.prompt, "reference": "1"}) + "\n")
     recipe = COMMON | more | {"model_name_or_path": str(folder / "model"), "output_dir": str(folder / "out")}
     if stage == "ppo":
-        recipe |= {"problems": str(folder / "problems.jsonl"), "task": "answers", "grader": "exact",
-                   "max_completion_length": T, "num_generations": SAMPLES, "num_iterations": 1, "beta": 0.05}  # fmt: skip
+        recipe |= {
+            "problems": str(folder / "problems.jsonl"), "task": "answers", "grader": "exact", "beta": 0.05,
+            "max_completion_length": T, "num_generations": SAMPLES, "num_iterations": 1,
+        }  # fmt: skip
     else:
         recipe |= {"data": str(folder / "rows.jsonl"), "max_length": P + T}
     if more.get("use_peft") and stage != "prm":
@@ -107,6 +110,7 @@ def measure(recipe: Path) -> float:
     """Runs a recipe's stage in this process; GiB of its peak above the process without the model."""
     import torch
     from transformers import Trainer
+    from trl import GRPOTrainer
 
     from rlstep.stages import config_classes, run
 
@@ -123,7 +127,11 @@ def measure(recipe: Path) -> float:
         peaks.append(memory("VmHWM"))
         return result
 
-    Trainer.train = watched
+    def write(self, prompts, *_):
+        ids = torch.randint(FIRST_PIECE, VOCABULARY, (len(prompts), self.max_completion_length))
+        return ids.tolist(), None
+
+    Trainer.train, GRPOTrainer._generate_single_turn = watched, write
     run(stage, ["--config", str(recipe)])
     return (peaks[0] - floor) / 2**30
 

@@ -48,14 +48,14 @@ def test_eager_attention_keeps_its_probabilities():
 
 
 KINDS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
-H, I, HEADS, KV_HEADS, HEAD_SIZE, RANK, ROWS, LENGTH = 96, 224, 6, 2, 16, 8, 2, 40
+HIDDEN, INNER, HEADS, KV_HEADS, HEAD_SIZE, RANK, ROWS, LENGTH = 96, 224, 6, 2, 16, 8, 2, 40
 
 
 def kept_by_autograd(kind: str, layers: int, dtype: torch.dtype, autocast: bool, lora: bool) -> int:
     """Bytes of the tensors that the layers' forward pass saves, each storage once, without parameters."""
     torch.manual_seed(0)
     config = KINDS[kind](
-        vocab_size=64, hidden_size=H, intermediate_size=I, num_hidden_layers=layers, num_attention_heads=HEADS,
+        vocab_size=64, hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=layers, num_attention_heads=HEADS,
         num_key_value_heads=KV_HEADS, head_dim=HEAD_SIZE, tie_word_embeddings=True,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -93,12 +93,12 @@ def kept_by_autograd(kind: str, layers: int, dtype: torch.dtype, autocast: bool,
 )
 def test_a_layer_keeps_what_autograd_keeps(kind, dtype, autocast, lora):
     one, two = (kept_by_autograd(kind, layers, dtype, autocast, lora) for layers in (1, 2))
-    shape = Shape(1, H, I, HEADS, KV_HEADS, HEAD_SIZE, 64, qk_norm=kind == "qwen3")
+    shape = Shape(1, HIDDEN, INNER, HEADS, KV_HEADS, HEAD_SIZE, 64, qk_norm=kind == "qwen3")
     weights = 4 if dtype == torch.float32 else 2
     precision = Precision(weights, 2 if autocast else weights)
-    inputs = (H, H, H, HEADS * HEAD_SIZE, H, H, I)
-    outputs = (96, 32, 32, H, I, I, H)
-    adapter = Adapter(RANK, inputs, H + H + I) if lora else None
+    inputs = (HIDDEN,) * 3 + (HEADS * HEAD_SIZE, HIDDEN, HIDDEN, INNER)
+    outputs = (96, 32, 32, HIDDEN, INNER, INNER, HIDDEN)
+    adapter = Adapter(RANK, inputs, HIDDEN + HIDDEN + INNER) if lora else None
     matrices = RANK * (sum(inputs) + sum(outputs)) if lora else 0
     planned = ROWS * LENGTH * layer_bytes(shape, precision, adapter)
     planned += cast_weights(shape.layer_matrices, matrices, precision)
