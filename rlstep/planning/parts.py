@@ -22,6 +22,8 @@ class StagePlan:
         updates: of the run; None where its length is not known.
         hours: the run's.
         notes: what the figures rest on.
+        vllm_sleeps: whether vLLM gives its share back while the policy trains.
+        faults: why it cannot run whatever the total is.
         limit: GiB of a GPU that a plan may fill.
         remedies: what to change where it does not fit.
     """
@@ -38,17 +40,22 @@ class StagePlan:
     hours: float | None
     limit: float
     notes: list[str] = field(default_factory=list)
+    vllm_sleeps: bool = False
+    faults: list[str] = field(default_factory=list)
     remedies: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> float:
         """GiB at the peak: what stays, and whatever is more of the update and of sampling."""
-        stays = sum(self.parts[name] for name in ("weights", "optimizer", "vllm"))
-        return stays + max(self.parts["gradients"] + self.parts["activations"], self.parts["kv_cache"])
+        training, sampling = self.parts["gradients"] + self.parts["activations"], self.parts["kv_cache"]
+        if self.vllm_sleeps:
+            sampling += self.parts["vllm"]
+        stays = self.parts["weights"] + self.parts["optimizer"] + (0 if self.vllm_sleeps else self.parts["vllm"])
+        return stays + max(training, sampling)
 
     @property
     def fits(self) -> bool:
-        return self.total <= self.limit
+        return self.total <= self.limit and not self.faults
 
     def to_dict(self) -> dict:
         """As JSON has it."""
@@ -57,6 +64,7 @@ class StagePlan:
             "memory_gib": {**self.parts, "total": self.total, "limit": self.limit},
             "fits": self.fits,
             "notes": self.notes,
+            "faults": self.faults,
             "remedies": self.remedies,
         }
 

@@ -32,6 +32,7 @@ def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, mac
     layout, rows = _layout(trainee, values, lengths, T)
     training = _training_peak(trainee, values, layout, rows * T, adapter_critic=critic > 0 and not _is_head(values))
     vllm_here = values["use_vllm"] and values["vllm_mode"] == "colocate"
+    share = values["vllm_gpu_memory_utilization"] * machine.memory * GIB if vllm_here else 0.0
     cache = 0.0
     if not values["use_vllm"]:
         cache = key_value_cache(shape, sampled, lengths.prompt + T, trainee.precision.weights)
@@ -54,18 +55,33 @@ def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, mac
             optimizer=states.optimizer,
             activations=training,
             kv_cache=cache,
-            vllm=values["vllm_gpu_memory_utilization"] * machine.memory * GIB if vllm_here else 0.0,
+            vllm=share,
         ),
         tokens=work.tokens,
         flops=flops + sampling_flops,
         updates=updates,
         hours=hours_of(flops, sampling_flops, updates, gpus, machine),
         limit=machine.memory * (1 - machine.headroom),
+        vllm_sleeps=vllm_here and values["vllm_enable_sleep_mode"],
+        faults=_vllm_faults(trainee, values, share, lengths.prompt + T, machine.memory) if vllm_here else [],
         notes=[
             f"prompts of {lengths.prompt} and completions of {T} tokens at the longest, {rows} rows in a pass, "
             f"{sampled * gpus} completions an update"
         ],
     )
+
+
+def _vllm_faults(trainee: Trainee, values: Mapping, share: float, length: int, memory: float) -> list[str]:
+    """Why vLLM cannot start in its share: it holds the whole policy, and the keys and values of one row at least."""
+    longest, number = values["vllm_max_model_length"] or length, trainee.precision.weights
+    needs = trainee.parameters * number + key_value_cache(trainee.trunk.shape, 1, longest, number)
+    needs /= values["vllm_tensor_parallel_size"]
+    if needs <= share:
+        return []
+    return [
+        f"vLLM's share is {share / GIB:.1f} GiB, and the policy with a row of {longest} tokens takes "
+        f"{needs / GIB:.1f}: set vllm_gpu_memory_utilization above {needs / GIB / memory:.2f}"
+    ]
 
 
 def _slices(values: Mapping) -> int:

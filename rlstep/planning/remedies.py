@@ -19,6 +19,8 @@ def remedies(plan: StagePlan, values: Mapping, plan_with: Callable[[Mapping], St
         values: its settings.
         plan_with: plans the same recipe with other settings.
     """
+    if plan.total <= plan.limit:
+        return list(plan.faults)
     together: Changes = {}
     for changes in proposals(plan.stage, values):
         alone = plan_with({**values, **changes})
@@ -63,8 +65,8 @@ def _ppo(values: Mapping) -> Iterator[Changes]:
         yield {"packing": True}
     elif values["kept_logits_gib"] > 0:
         yield {"kept_logits_gib": 0.0}
-    if values["use_vllm"] and values["vllm_mode"] == "colocate" and values["vllm_gpu_memory_utilization"] > 0.2:
-        yield {"vllm_gpu_memory_utilization": 0.2}
+    if values["use_vllm"] and values["vllm_mode"] == "colocate" and not values["vllm_enable_sleep_mode"]:
+        yield {"vllm_enable_sleep_mode": True}
     if values["advantage"] == "gae" and values["critic"] == "adapter":
         yield {"critic": "head"}
 

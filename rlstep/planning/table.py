@@ -31,12 +31,15 @@ def as_text(plans: Sequence[StagePlan], machine: Machine) -> str:
     ]
     if any(plan.hours is None for plan in plans):
         parts.append("Hours are open where a run is as long as its data, which is not there: give --rows.")
-    parts += [
-        f"{plan.recipe} does not fit: {plan.total:.1f} GiB of {plan.limit:.1f}. {' '.join(plan.remedies).capitalize()}"
-        for plan in plans
-        if not plan.fits
-    ]
+    parts += [_refusal(plan) for plan in plans if not plan.fits]
     return "\n\n".join(parts)
+
+
+def _refusal(plan: StagePlan) -> str:
+    """Why a recipe does not fit, and what to change."""
+    if plan.total <= plan.limit:
+        return f"{plan.recipe} will not run: {'; '.join(plan.faults)}."
+    return f"{plan.recipe} does not fit, {plan.total:.1f} GiB of {plan.limit:.1f}: {'; '.join(plan.remedies)}."
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -2,7 +2,7 @@
 
 Each recipe is planned from its file and then run as a user would run it, in a process of its own. Its peak is the most
 resident memory while the trainer trains, above what the process held before it loaded the model; large blocks are
-given back to the system as soon as they are freed, so that what is resident is what is in use. Models are random, and the
+given back to the system as soon as they are freed, so that what is resident is what is in use. Models are random. The
 policy of `ppo` is given its completions, as sampling them takes a CPU long: what is measured is the update.
 
 Run: python -m tests.benchmarks.bench_plan

@@ -137,6 +137,21 @@ def test_vllm_on_the_same_gpu_takes_its_share(planned):
     assert planned("ppo", settings, memory=40.0)["memory_gib"]["vllm"] == 10.0
 
 
+def test_vllm_that_sleeps_gives_its_share_back_to_the_update(planned):
+    settings = PPO | {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.25}
+    awake, asleep = (planned("ppo", settings | {"vllm_enable_sleep_mode": how}, memory=4.0) for how in (False, True))
+    parts = asleep["memory_gib"]
+    assert awake["memory_gib"]["total"] - parts["total"] == pytest.approx(parts["gradients"] + parts["activations"])
+
+
+def test_a_share_in_which_vllm_cannot_hold_the_policy(planned):
+    settings = PPO | {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.01}
+    found = planned("ppo", settings, memory=0.03)
+    assert not found["fits"]
+    assert "set vllm_gpu_memory_utilization above 0.0" in found["faults"][0]
+    assert found["remedies"] == found["faults"]
+
+
 @pytest.mark.parametrize(
     ("smaller", "larger"),
     [
