@@ -114,7 +114,8 @@ def states_of(
 
     Without DeepSpeed every trained number of b bytes has a gradient of b bytes and `states` numbers of b bytes in the
     optimizer (2 for AdamW: first and second moment). With DeepSpeed in 16 bits the optimizer keeps a float32 copy of
-    the weights and its states in float32: 4 + 4 x states bytes, 12 for AdamW. ZeRO divides by the number of GPUs the
+    the weights and its states in float32: 4 + 4 x states bytes, 12 for AdamW. Without it, several GPUs have gradients
+    twice: DistributedDataParallel copies them into the buckets that it reduces. ZeRO divides by the number of GPUs the
     optimizer from stage 1 on, gradients from stage 2 on, and all weights, the frozen ones included, in stage 3.
 
     Args:
@@ -128,6 +129,8 @@ def states_of(
     if zero.engine and trained_bytes == 2:
         optimizer = trained * FLOAT * (1 + states)
     weights, gradients = frozen * frozen_bytes + trained * trained_bytes, trained * trained_bytes
+    if gpus > 1 and not zero.engine:
+        gradients *= 2
     shards = [gpus if zero.stage >= stage else 1 for stage in (3, 2, 1)]
     return States(
         weights=0.0 if zero.weights_away else weights / shards[0],

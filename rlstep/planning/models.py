@@ -14,7 +14,7 @@ from transformers.utils import CONFIG_NAME
 from rlstep.core.memory import Adapter, Shape
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.adapters import find_adapter
-from rlstep.verifiers.lora_targets import ALL_LINEAR, as_targets, skeleton
+from rlstep.verifiers.lora_targets import ALL_LINEAR, as_targets, check_targets, skeleton
 from rlstep.verifiers.merging import load_config_of
 from rlstep.verifiers.pretrained import ADAPTER_CONFIG
 
@@ -79,6 +79,9 @@ class Model:
             lora: the adapter's settings.
             number: bytes of one of its weights.
             dropout: whether its inputs go through dropout.
+
+        Raises:
+            UserError: the model has no such layers.
         """
         key = (str(lora.to_dict()), number, dropout)
         if key not in self._adapters:
@@ -86,6 +89,7 @@ class Model:
         return self._adapters[key]
 
     def _adapter(self, lora: LoraConfig, number: int, dropout: bool) -> tuple[Adapter, int]:
+        check_targets(lora, self.path, self.skeleton)
         bare = skeleton(self.config, AutoModelForCausalLM, self.trust_remote_code)
         with torch.device("meta"):
             wrapped = get_peft_model(bare, lora, low_cpu_mem_usage=True)
@@ -136,19 +140,18 @@ def shape_of(config: PretrainedConfig, modules: set[str]) -> Shape:
     )
 
 
-def lora_of(values: Mapping, rank: int = 16) -> LoraConfig | None:
+def lora_of(stage: str, values: Mapping) -> LoraConfig | None:
     """The adapter that a recipe's settings ask for; None without `use_peft`."""
     if not values.get("use_peft"):
         return None
     targets = as_targets(values.get("lora_target_modules"))
-    if targets is None and "lora_target_parameters" not in values:
-        targets = ALL_LINEAR  # a verifier's default; a policy's is PEFT's own
-    saved = values.get("lora_modules_to_save")
+    if targets is None and stage in ("prm", "orm"):
+        targets = ALL_LINEAR  # a policy's default is PEFT's own
     return LoraConfig(
-        r=values.get("lora_r") or rank,
+        r=values.get("lora_r") or 16,
         lora_dropout=values.get("lora_dropout") or 0.0,
         target_modules=targets,
-        modules_to_save=saved,
+        modules_to_save=values.get("lora_modules_to_save"),
         task_type="CAUSAL_LM",
     )
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from rlstep.core.memory import GIB
+from rlstep.planning.settings import Machine
 
 # Bytes on one GPU, in the order of the table.
 PARTS = ("weights", "gradients", "optimizer", "activations", "kv_cache", "vllm")
@@ -74,7 +75,7 @@ def in_gib(**parts: float) -> dict[str, float]:
     return {name: parts.get(name, 0.0) / GIB for name in PARTS}
 
 
-def hours_of(flops: float, sampling: float, times: float | None, gpus: int, machine) -> float | None:
+def hours_of(flops: float, sampling: float, times: float | None, gpus: int, machine: Machine) -> float | None:
     """Hours of `times` updates.
 
     Args:

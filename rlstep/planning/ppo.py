@@ -6,6 +6,8 @@ on `num_iterations` times.
 
 from collections.abc import Mapping
 
+from peft import LoraConfig
+
 from rlstep.core.flops import Work, forward_flops, rows_work, training_flops
 from rlstep.core.memory import FLOAT, GIB, key_value_cache
 from rlstep.planning.models import Models
@@ -107,8 +109,6 @@ def _critic(trainee: Trainee, values: Mapping) -> tuple[int, int]:
         return head, 0
     if trainee.adapter is not None:
         return trainee.adapter_parameters + head, 0
-    from peft import LoraConfig
-
     _, parameters = trainee.model.adapter(LoraConfig(**CRITIC_LORA), trainee.adapter_number)
     return parameters + head, trainee.parameters
 

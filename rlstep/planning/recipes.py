@@ -7,6 +7,7 @@ from pathlib import Path
 from rlstep.planning.models import Source, lora_of
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.paths import recipe as shipped_recipe
+from rlstep.runtime.paths import recipes as shipped_recipes
 
 PLANNED = ("sft", "prm", "orm", "ppo", "sample", "score")
 # Stages whose recipes tell where a model comes from.
@@ -73,7 +74,7 @@ def _written_by(stage: str, values: Mapping) -> dict[str, Source]:
     if not (start and out):
         return {}
     kept_apart = values.get("use_peft") and not (stage in ("prm", "orm") and values.get("merge_adapter"))
-    return {str(Path(out)): Source(start, lora_of(values) if kept_apart else None)}
+    return {str(Path(out)): Source(start, lora_of(stage, values) if kept_apart else None)}
 
 
 def _in_folder(folder: Path) -> list[Recipe]:
@@ -94,7 +95,5 @@ def _folder(path: str) -> Path | None:
     if Path(path).is_dir():
         return Path(path)
     name = path.removeprefix("recipes/").rstrip("/")
-    try:
-        return shipped_recipe(f"{name}/sft").parent
-    except UserError:
-        return None
+    inside = [recipe for recipe in shipped_recipes() if recipe.startswith(f"{name}/")]
+    return shipped_recipe(inside[0]).parent if inside else None

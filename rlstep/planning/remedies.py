@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rlstep.planning.parts import StagePlan
+from rlstep.runtime.describe import as_yaml
 
 Changes = dict[str, Any]
 TRAINS = ("sft", "prm", "orm", "ppo")
@@ -53,7 +54,8 @@ def proposals(stage: str, values: Mapping) -> Iterator[Changes]:
     if not values.get("deepspeed"):
         yield {"deepspeed": "ds_configs/zero2.json"}
     if not values.get("use_peft"):
-        yield {"use_peft": True, "dtype": "bfloat16", "bf16": True}
+        layers = {} if stage in ("prm", "orm") else {"lora_target_modules": ["all-linear"]}
+        yield {"use_peft": True, **layers, "dtype": "bfloat16", "bf16": True}
     elif values.get("dtype") != "bfloat16":
         yield {"dtype": "bfloat16", "bf16": True}
     if not values.get("use_peft") and values.get("deepspeed") != "ds_configs/zero3.json":
@@ -89,4 +91,4 @@ def _halves(number: int) -> Iterator[int]:
 
 
 def _written(changes: Changes) -> str:
-    return ", ".join(f"{name}: {str(value).lower() if value is True else value}" for name, value in changes.items())
+    return ", ".join(f"{name}: {as_yaml(value)}" for name, value in changes.items())

@@ -95,7 +95,7 @@ def trainee_of(stage: str, values: Mapping, models: Models, class_head: int | No
         # A token classifier has no output embedding; one that is tied to the input's is counted once already.
         parameters -= shape.hidden * shape.vocabulary
     further = model.lora if values.get("use_peft") and not values.get("merge_base") else None
-    lora, adapter, adapter_parameters = further or lora_of(values), None, 0
+    lora, adapter, adapter_parameters = further or lora_of(stage, values), None, 0
     if lora is not None:
         number = 2 if zero.engine and precision.compute == 2 else FLOAT
         dropout = lora.lora_dropout > 0 and not values.get("disable_dropout", stage in ("prm", "orm"))

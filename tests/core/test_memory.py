@@ -138,8 +138,12 @@ def of(zero: Zero, frozen: int = 0, trained: int = 1000, trained_bytes: int = 4,
 
 def test_states_without_deepspeed():
     """AdamW: two moments like the weights. 500 frozen ones take two bytes each."""
-    assert of(Zero(), frozen=500) == (1000 + 4000, 4000, 8000)
-    assert of(Zero(), trained_bytes=2) == (2000, 2000, 4000)
+    assert of(Zero(), frozen=500, gpus=1) == (1000 + 4000, 4000, 8000)
+    assert of(Zero(), trained_bytes=2, gpus=1) == (2000, 2000, 4000)
+
+
+def test_several_gpus_without_deepspeed_have_gradients_twice():
+    assert of(Zero(), gpus=2) == (4000, 8000, 8000)
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,11 @@ def test_a_shipped_recipe_with_a_model_of_its_size(base, capsys):
     assert found["memory_gib"]["vllm"] == pytest.approx(0.3 * 40)
 
 
+def test_a_shipped_folder_without_a_generator(base, capsys):
+    metrics = plan(PlanConfig("math_shepherd", model=str(base)))
+    assert [*metrics["plans"]] == ["math_shepherd/prm_1.5b_lora", "math_shepherd/prm_7b"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -295,6 +300,11 @@ def test_a_model_that_is_not_there_is_one_line(planned, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="there is no config.json, no recipe of the plan writes it, .* with --model"):
         planned("sft", {"data": "rows.jsonl", "model_name_or_path": "runs/none/sft"})
+
+
+def test_layers_that_the_model_does_not_have_are_one_line(planned):
+    with pytest.raises(UserError, match="no module is named 'query'"):
+        planned("ppo", PPO | {"use_peft": True, "lora_target_modules": ["query"]})
 
 
 def test_a_file_of_another_name_has_its_stage_named(tmp_path, base):
