@@ -1,14 +1,16 @@
 """`rlstep plan` against what `sft`, `prm` and `ppo` take on a CPU: planned over measured peak, at three shapes.
 
 Each recipe is planned from its file and then run as a user would run it, in a process of its own. Its peak is the most
-resident memory while the trainer trains, above what the process held before it loaded the model; large blocks are
-given back to the system as soon as they are freed, so that what is resident is what is in use. Models are random. The
+resident memory while the trainer trains, above what the process held after it had trained a tiny model in the same
+way: libraries and trainers take 0.1 GiB that have nothing to do with the model. Large blocks are given back to the
+system as soon as they are freed, so that what is resident is what is in use. Models are random. The
 policy of `ppo` is given its completions, as sampling them takes a CPU long: what is measured is the update.
 
 Run: python -m tests.benchmarks.bench_plan
 """
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import yaml
 
+TINY = "tiny"
 STAGES = ("sft", "prm", "ppo")
 ROWS, SAMPLES, LINES = 8, 8, 10
 VOCABULARY, FIRST_PIECE = 8192, 300
@@ -29,6 +32,8 @@ SIZES = {
               "num_key_value_heads": 4}, 64, 192, {"use_peft": True}),
     "long": ({"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 6,
               "num_key_value_heads": 2}, 128, 512, {"gradient_checkpointing": True}),
+    TINY: ({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "num_key_value_heads": 2}, 16, 32, {}),
 }  # fmt: skip
 COMMON = {
     "use_cpu": True, "bf16": False, "dtype": "float32", "gradient_checkpointing": False, "max_steps": 2,
@@ -99,27 +104,25 @@ def planned(recipe: Path, prompt_tokens: int) -> dict:
 def measured(recipe: Path) -> float:
     """GiB of the peak, in a process of its own."""
     settings = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": "0", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "tests.benchmarks.bench_plan", "--measure", str(recipe)]
+    tiny = recipe.parent / TINY
+    tiny.mkdir()
+    first = recipe_of(recipe.stem, TINY, tiny)
+    command = [sys.executable, "-m", "tests.benchmarks.bench_plan", "--measure", str(first), str(recipe)]
     run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **settings})
     if run.returncode:
         raise RuntimeError(run.stderr[-3000:])
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def measure(recipe: Path) -> float:
-    """Runs a recipe's stage in this process; GiB of its peak above the process without the model."""
+def measure(first: Path, recipe: Path) -> float:
+    """Runs two recipes of a stage in this process, one after the other; GiB of the second's peak above the floor."""
     import torch
     from transformers import Trainer
     from trl import GRPOTrainer
 
-    from rlstep.stages import config_classes, run
+    from rlstep.stages import run
 
-    stage = recipe.stem
-    config_classes(stage)  # imports what the stage needs
-    layer = torch.nn.Linear(64, 64)
-    torch.optim.AdamW(layer.parameters(), fused=True)
-    layer(torch.ones(8, 64)).sum().backward()  # what torch allocates once
-    floor, train, peaks = memory("VmRSS"), Trainer.train, []
+    train, peaks = Trainer.train, []
 
     def watched(self, *args, **options):
         Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident
@@ -132,8 +135,11 @@ def measure(recipe: Path) -> float:
         return ids.tolist(), None
 
     Trainer.train, GRPOTrainer._generate_single_turn = watched, write
-    run(stage, ["--config", str(recipe)])
-    return (peaks[0] - floor) / 2**30
+    run(first.stem, ["--config", str(first)])
+    gc.collect()
+    floor = memory("VmRSS")
+    run(recipe.stem, ["--config", str(recipe)])
+    return (peaks[1] - floor) / 2**30
 
 
 def memory(field: str) -> int:
@@ -144,11 +150,11 @@ def memory(field: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
-    parser.add_argument("--shapes", nargs="+", choices=SIZES, default=[*SIZES])
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--shapes", nargs="+", choices=SIZES, default=[name for name in SIZES if name != TINY])
+    parser.add_argument("--measure", type=Path, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure)))
+        print(json.dumps(measure(*options.measure)))
         return
     for stage in options.stages:
         for shape in options.shapes:
