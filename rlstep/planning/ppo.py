@@ -24,7 +24,8 @@ VERIFIERS = ("prm", "orm", "implicit")
 def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, machine: Machine) -> StagePlan:
     """What a recipe of ppo takes; arguments and errors as in `supervised_plan`."""
     trainee, gpus, T = trainee_of("ppo", values, models), machine.gpus, values["max_completion_length"]
-    shape, sampled = trainee.trunk.shape, _sampled(values)
+    shape, slices = trainee.trunk.shape, _slices(values, gpus)
+    sampled = values["per_device_train_batch_size"] * slices  # completions of a batch on one rank
     critic, critic_base = _critic(trainee, values)
     reference = trainee.parameters if trainee.adapter is None and values["beta"] else 0
     kept_reference = trainee.adapter_parameters if trainee.continued and values["beta"] else 0
@@ -40,8 +41,8 @@ def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, mac
         cache = key_value_cache(shape, sampled, lengths.prompt + T, trainee.precision.weights)
         cache += FLOAT * sampled * shape.vocabulary
     work, sampling = _work(values, lengths, T, sampled * gpus)
-    flops = _flops(trainee, values, work, critic, verifier_parameters)
-    optimizer_steps = values["num_iterations"] * _slices(values) / values["gradient_accumulation_steps"]
+    flops = _flops(trainee, values, work, slices, critic, verifier_parameters)
+    optimizer_steps = values["num_iterations"] * slices / values["gradient_accumulation_steps"]
     problems = rows_in(values["problems"], lengths.rows)
     updates = updates_of(values, problems and problems * values["num_generations"], sampled * gpus, optimizer_steps)
     sampling_flops = forward_flops(shape, sampling)
@@ -65,7 +66,10 @@ def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, mac
         hours=hours_of(flops, sampling_flops, updates, gpus, machine),
         limit=machine.memory * (1 - machine.headroom),
         vllm_sleeps=vllm_here and values["vllm_enable_sleep_mode"],
-        faults=_vllm_faults(trainee, values, share, lengths.prompt + T, machine.memory) if vllm_here else [],
+        faults=[
+            *(_vllm_faults(trainee, values, share, lengths.prompt + T, machine.memory) if vllm_here else []),
+            *_budget_faults(values, layout),
+        ],
         notes=[
             f"prompts of {lengths.prompt} and completions of {T} tokens at the longest, {rows} rows in a pass, "
             f"{sampled * gpus} completions an update"
@@ -86,14 +90,19 @@ def _vllm_faults(trainee: Trainee, values: Mapping, share: float, length: int, m
     ]
 
 
-def _slices(values: Mapping) -> int:
+def _budget_faults(values: Mapping, layout: Layout) -> list[str]:
+    """Why `tokens_per_device` fits no row."""
+    budget = values["tokens_per_device"]
+    if budget is None or layout.places <= budget:
+        return []
+    return [f"tokens_per_device is {budget}, and the longest row has {layout.places}: set it to that or more"]
+
+
+def _slices(values: Mapping, gpus: int) -> int:
     """Micro-batches that a batch of completions is cut into on one rank."""
+    if whole := values["generation_batch_size"]:
+        return max(1, whole // (values["per_device_train_batch_size"] * gpus))
     return values["steps_per_generation"] or values["gradient_accumulation_steps"]
-
-
-def _sampled(values: Mapping) -> int:
-    """Completions of a batch on one rank."""
-    return values["per_device_train_batch_size"] * _slices(values)
 
 
 def _is_head(values: Mapping) -> bool:
@@ -174,13 +183,13 @@ def _work(values: Mapping, lengths: Lengths, T: int, completions: int) -> tuple[
     return (shared if values["packing"] else rows_work(prompt, mean).times(completions)), shared
 
 
-def _flops(trainee: Trainee, values: Mapping, work: Work, critic: int, verifier_parameters: int) -> float:
+def _flops(trainee: Trainee, values: Mapping, work: Work, slices: int, critic: int, verifier_parameters: int) -> float:
     """Operations of an update from completions on."""
     shape, adapter, epochs = trainee.trunk.shape, trainee.adapter_parameters, values["num_iterations"]
     again = trainee.trunk.checkpointing
     total = epochs * training_flops(shape, work, adapter, checkpointing=again)
-    # The log-probabilities when the batch was sampled are read off the first pass only if that is the whole batch's.
-    if epochs > 1 or values["use_vllm"] or values["gradient_accumulation_steps"] % _slices(values):
+    # The log-probabilities at sampling are those of the training pass only where one optimizer step takes all of it.
+    if values["use_vllm"] or values["gradient_accumulation_steps"] % (slices * epochs):
         total += forward_flops(shape, work, adapter)
     if values["beta"]:
         total += forward_flops(shape, work)

@@ -201,6 +201,19 @@ def test_tokens_and_updates_by_hand(planned):
     assert found["updates"] == 4
 
 
+def test_a_batch_of_completions_may_be_given_whole(planned):
+    """32 completions are 4 micro-batches of 4 on two GPUs, two optimizer steps in each of two epochs."""
+    found = planned("ppo", PPO | {"generation_batch_size": 32}, gpus=2)
+    assert found["updates"] == 8 / 4
+    assert gib(found, "kv_cache") == 2 * gib(planned("ppo", PPO), "kv_cache")
+
+
+def test_a_budget_that_no_row_fits(planned):
+    found = planned("ppo", PPO | {"tokens_per_device": 50}, prompt_tokens=40)
+    assert found["faults"] == ["tokens_per_device is 50, and the longest row has 71: set it to that or more"]
+    assert not found["fits"]
+
+
 def test_hours_are_operations_over_speed(planned):
     settings = {"data": "rows.jsonl", "max_steps": 1000, "num_train_epochs": 1}
     found = planned("sft", settings, gpus=2, tflops=1.0, utilisation=0.5)
