@@ -9,7 +9,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.stages import COMMANDS, run
 
 # These commands print their results themselves.
-TALKATIVE = ("lab", "example", "report", "data", "evaluate")
+TALKATIVE = ("lab", "example", "report", "data", "evaluate", "plan")
 
 
 def main(argv: list[str] | None = None) -> int:

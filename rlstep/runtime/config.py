@@ -79,11 +79,7 @@ class StrictParser(TrlParser):
         Raises:
             UserError: no such recipe, not a mapping, unknown keys, wrong types or choices, all of them in one message.
         """
-        required = [action for action in self._actions if action.required]
-        for action in required:
-            action.required = False
-        values, origins = self._resolve(argv)
-        missing = {action.dest for action in required} - origins.keys()
+        values, origins, missing = self._resolve_incomplete(argv)
         lines = []
         for kind in self.dataclass_types:
             lines += ["", f"# {kind.__name__}"]
@@ -96,6 +92,24 @@ class StrictParser(TrlParser):
                 else:
                     lines.append(f"{name}: {as_yaml(redacted(plain(values[name])))}  # {origin}")
         return "\n".join(lines[1:])
+
+    def values(self, argv: Sequence[str]) -> dict:
+        """The settings of `argv` by name, those of all dataclasses; required ones that are not given are None.
+
+        No configuration is built.
+
+        Raises:
+            UserError: as in `resolved`.
+        """
+        return self._resolve_incomplete(argv)[0]
+
+    def _resolve_incomplete(self, argv: Sequence[str]) -> tuple[dict, dict[str, str], set[str]]:
+        """What `_resolve` gives where required settings may be missing, and which are."""
+        required = [action for action in self._actions if action.required]
+        for action in required:
+            action.required = False
+        values, origins = self._resolve(argv)
+        return values, origins, {action.dest for action in required} - origins.keys()
 
     def _resolve(self, argv: Sequence[str]) -> tuple[dict, dict[str, str]]:
         """Every setting's value, and the origin of those that were given: a recipe's path, or the command line."""

@@ -28,6 +28,7 @@ COMMANDS = {
     "data": Command(
         "rlstep.stages.data", "data", "Check, count and convert a data set of solutions.", ("format", "path")
     ),
+    "plan": Command("rlstep.stages.plan", "plan", "Memory, tokens and hours of recipes, before a launch.", ("recipe",)),
     "prepare": Command("rlstep.stages.prepare", "prepare", "Write a task's problems, demonstrations and small model."),
     "sft": Command("rlstep.stages.sft", "sft", "Train a generator on demonstrations."),
     "sample": Command("rlstep.stages.sample", "sample", "Sample N solutions of every problem."),

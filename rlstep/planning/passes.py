@@ -1,0 +1,109 @@
+"""Passes with gradients: how rows are laid out, and what is in memory when the backward pass begins."""
+
+from dataclasses import dataclass
+
+from rlstep.core.memory import (
+    FLOAT,
+    Adapter,
+    Precision,
+    Shape,
+    kept_per_place,
+    layer_bytes,
+    mask_bytes,
+    working_per_place,
+)
+from rlstep.planning.models import Model
+from rlstep.verifiers.packing import pack, work_per_token
+
+# Tiles in which TRL's fused head works: tokens, and rows of the output embedding.
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
+# Tiles at once: Triton works in place. In torch, on a CPU, the backward pass of one holds scaled logits twice, their
+# logarithms, probabilities, the gradient, two temporaries in float32, and a mask of booleans.
+TILES, CPU_TILES = 1.0, 8.25
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The places of a pass: `bins` of `length`, and whether they are packed rows."""
+
+    bins: int
+    length: int
+    packed: bool
+
+    @property
+    def places(self) -> int:
+        return self.bins * self.length
+
+
+def layout_of(
+    model: Model, rows: int, prompt: int, completion: int, group: int, packing: bool, attention: str
+) -> Layout:
+    """Where rows of the longest kind stand in a pass.
+
+    Args:
+        model: whose sizes decide how long bins become.
+        rows: in one pass.
+        prompt, completion: tokens that go through the model.
+        group: neighbouring rows with the same prompt.
+        packing: rows without padding, shared prefixes once.
+        attention: transformers' name of the implementation.
+    """
+    if not packing:
+        return Layout(rows, prompt + completion, False)
+    if "flash" in attention:
+        return Layout(1, rows * (prompt + completion), True)
+    # Only equality of tokens matters: a number per problem, and then one per row.
+    ids = [[row // group] * prompt + [rows + row] * completion for row in range(rows)]
+    bins, length = pack(ids, 0, work_per_token=work_per_token(model.config)).input_ids.shape
+    return Layout(bins, length, True)
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The layers of a model in a pass with gradients.
+
+    Attributes:
+        shape, precision: the model's.
+        adapter: None where all weights are trained.
+        attention: transformers' name of the implementation.
+        checkpointing: whether activations are computed again.
+    """
+
+    shape: Shape
+    precision: Precision
+    adapter: Adapter | None
+    attention: str
+    checkpointing: bool
+
+    def kept(self, layout: Layout) -> float:
+        """Bytes that all layers keep for the backward pass."""
+        layer = layer_bytes(self.shape, self.precision, self.adapter, self.attention, layout.length)
+        mask = mask_bytes(
+            self.shape, self.precision, layout.bins, layout.length, layout.packed, self.attention, self.checkpointing
+        )
+        return layout.places * kept_per_place(self.shape, self.precision, layer, self.checkpointing) + mask
+
+    def working(self, layout: Layout) -> float:
+        """Bytes that the backward pass of one layer needs beside them."""
+        layer = layer_bytes(self.shape, self.precision, self.adapter, self.attention, layout.length)
+        return layout.places * working_per_place(self.shape, self.precision, layer, self.checkpointing)
+
+
+def fused_head(shape: Shape, asked: int, number: int, trained: bool, tiles: float = TILES) -> float:
+    """Bytes of TRL's fused head: a tile of logits, what it reads and its gradient, and the weights' gradient.
+
+    Args:
+        shape: the model's.
+        asked: tokens that the head sees.
+        number: bytes of a logit.
+        trained: whether its weights are trained; their gradient is summed up in float32.
+        tiles: held at once.
+    """
+    tile = tiles * min(asked, TILE_TOKENS) * min(shape.vocabulary, TILE_VOCABULARY) * number
+    return tile + asked * shape.hidden * (FLOAT + number) + (FLOAT * shape.hidden * shape.vocabulary if trained else 0)
+
+
+def kept_head(shape: Shape, asked: int, number: int, trained: bool) -> float:
+    """Bytes of logits that are kept: their probabilities and the gradient, each as large, and the weights' gradient."""
+    weights = number * shape.hidden * shape.vocabulary if trained else 0
+    return 2 * number * asked * shape.vocabulary + number * asked * shape.hidden + weights

@@ -1,0 +1,123 @@
+"""The `plan` stage: what recipes will take, before anything is launched; no weights are loaded."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from rlstep.planning.inference import sample_plan, score_plan
+from rlstep.planning.models import Models
+from rlstep.planning.parts import StagePlan
+from rlstep.planning.ppo import ppo_plan
+from rlstep.planning.recipes import find_recipes, sources_of
+from rlstep.planning.remedies import TRAINS, remedies
+from rlstep.planning.settings import Lengths, Machine
+from rlstep.planning.supervised import supervised_plan
+from rlstep.planning.table import as_text
+from rlstep.runtime.config import StrictParser
+from rlstep.runtime.constraints import Choices, Range, check
+from rlstep.runtime.errors import UserError
+
+STAGES = ("sft", "prm", "orm", "ppo", "sample", "score")
+
+
+@dataclass
+class PlanConfig:
+    recipe: str = field(metadata={"help": "A recipe's file, the name of a shipped one, or a folder of recipes."})
+    gpus: Annotated[int, Range(at_least=1)] = field(default=1, metadata={"help": "How many GPUs there are."})
+    memory: Annotated[float, Range(above=0)] = field(default=80.0, metadata={"help": "Memory of one of them, in GiB."})
+    stage: Annotated[str | None, Choices(STAGES)] = field(
+        default=None,
+        metadata={
+            "help": "The stage of a recipe whose file's name does not begin with it.",
+            "choices": list(STAGES),
+        },
+    )
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or hub id whose config.json stands for models that are not there and that no recipe writes."
+        },
+    )
+    deepspeed: str | None = field(
+        default=None, metadata={"help": "DeepSpeed configuration of the launch, for recipes that name none."}
+    )
+    prompt_tokens: Annotated[int, Range(at_least=1)] = field(default=512, metadata={"help": "The longest prompt."})
+    completion_tokens: Annotated[int, Range(at_least=1)] = field(
+        default=512,
+        metadata={"help": "The longest solution of sft, prm, orm and score; ppo and sample have their own limit."},
+    )
+    filled: Annotated[float, Range(above=0, at_most=1)] = field(
+        default=0.5,
+        metadata={"help": "How long rows are on average, as a share of the longest: for tokens, FLOPs and hours."},
+    )
+    rows: Annotated[int | None, Range(at_least=1)] = field(
+        default=None,
+        metadata={"help": "Rows of the data (problems, for ppo and sample) where the file is not there, for hours."},
+    )
+    tflops: Annotated[float, Range(above=0)] = field(
+        default=312.0,
+        metadata={"help": "What a GPU can do, in 10^12 operations per second: an A100 312, an H100 989, in bfloat16."},
+    )
+    utilisation: Annotated[float, Range(above=0, at_most=1)] = field(
+        default=0.3, metadata={"help": "The share of that which training and scoring reach."}
+    )
+    sampling_utilisation: Annotated[float, Range(above=0, at_most=1)] = field(
+        default=0.05, metadata={"help": "The share of that which sampling reaches."}
+    )
+    headroom: Annotated[float, Range(at_least=0, below=1)] = field(
+        default=0.1,
+        metadata={"help": "Share of a GPU's memory to be left free: CUDA's own, buffers of communication, gaps."},
+    )
+    json: bool = field(default=False, metadata={"help": "Print the plan as JSON."})
+
+    def __post_init__(self):
+        check(self)
+
+
+def plan(config: PlanConfig) -> dict:
+    """Prints what each recipe takes and what to change where it does not fit.
+
+    Returns:
+        `recipes`, `fitting`, and `plans`: what each takes, by recipe.
+
+    Raises:
+        UserError: no such recipe, a setting that is wrong, or a model whose configuration is not there.
+    """
+    recipes = find_recipes(config.recipe, config.stage)
+    models = Models(sources_of(recipes, settings_of), config.model)
+    machine = Machine(
+        config.gpus, config.memory, config.tflops, config.utilisation, config.sampling_utilisation, config.headroom
+    )
+    lengths = Lengths(config.prompt_tokens, config.completion_tokens, config.filled, config.rows)
+    plans = []
+    for recipe in recipes:
+        values = settings_of(recipe.stage, recipe.path)
+        if recipe.stage in TRAINS and not values.get("deepspeed"):
+            values = {**values, "deepspeed": config.deepspeed}
+        plan_with = partial(_plan, recipe.name, recipe.stage, models, lengths, machine)
+        try:
+            one = plan_with(values)
+            plans.append(one if one.fits else replace(one, remedies=remedies(one, values, plan_with)))
+        except UserError as error:
+            raise UserError(f"{recipe.path}: {error}") from error
+    shown = {one.recipe: one.to_dict() for one in plans}
+    print(json.dumps(shown, indent=2) if config.json else as_text(plans, machine))
+    return {"recipes": len(plans), "fitting": sum(one.fits for one in plans), "plans": shown}
+
+
+def settings_of(stage: str, path: Path) -> Mapping:
+    """A recipe's settings, defaults included; they are not checked against each other, as a run does."""
+    from rlstep.stages import config_classes
+
+    parser = StrictParser(config_classes(stage), prog=f"rlstep {stage}")
+    return parser.values(["--config", str(path)])
+
+
+def _plan(recipe: str, stage: str, models: Models, lengths: Lengths, machine: Machine, values: Mapping) -> StagePlan:
+    planners = {"sample": sample_plan, "score": score_plan, "ppo": ppo_plan}
+    if stage in planners:
+        return planners[stage](recipe, values, models, lengths, machine)
+    return supervised_plan(recipe, stage, values, models, lengths, machine)

@@ -1,0 +1,327 @@
+"""`rlstep plan`: numbers of parameters against real models, memory and hours by hand, and what it says to change."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, Qwen2Config
+
+from rlstep import cli
+from rlstep.runtime.errors import UserError
+from rlstep.stages.plan import PlanConfig, plan
+
+GIB = 2**30
+H, LAYERS, VOCABULARY = 64, 2, 512
+PPO = {
+    "problems": "problems.jsonl", "num_generations": 4, "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2, "max_completion_length": 32, "max_steps": 8, "num_iterations": 2, "beta": 0.0,
+    "gradient_checkpointing": False, "bf16": False,
+}  # fmt: skip
+
+
+def config_of(vocabulary: int = VOCABULARY, hidden: int = H) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=160, num_hidden_layers=LAYERS,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, dtype="float32",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def base(tmp_path) -> Path:
+    """A model's configuration, and nothing else."""
+    config_of().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def planned(tmp_path, base):
+    """Plans one recipe of the given settings."""
+
+    def of(stage: str, settings: dict, **options) -> dict:
+        folder = tmp_path / "recipes"
+        folder.mkdir(exist_ok=True)
+        start = {"model_name_or_path": str(base), "output_dir": str(tmp_path / "out")}
+        if stage in ("sample", "score"):
+            start = {"model": str(base), "out": str(tmp_path / "out.jsonl")}
+        file = folder / f"{stage}.yaml"
+        file.write_text(yaml.safe_dump(start | settings), encoding="utf-8")
+        (found,) = plan(PlanConfig(str(file), **options))["plans"].values()
+        return found
+
+    return of
+
+
+def gib(plan: dict, part: str) -> float:
+    return plan["memory_gib"][part] * GIB
+
+
+def parameters(model) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def trained(model) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+# --- Parameters
+
+
+def test_all_weights_of_a_generator(planned):
+    found = planned("sft", {"data": "rows.jsonl"})
+    assert (found["trained"], found["frozen"]) == (parameters(AutoModelForCausalLM.from_config(config_of())), 0)
+
+
+def test_an_adapter_of_a_policy_and_its_frozen_base(planned):
+    found = planned("ppo", PPO | {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "down_proj"]})
+    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    model = AutoModelForCausalLM.from_config(config_of())
+    assert found["frozen"] == parameters(model)
+    assert found["trained"] == trained(get_peft_model(model, lora))
+
+
+def test_a_class_head_is_counted_and_the_language_models_is_not(planned, base):
+    untied = config_of()
+    untied.tie_word_embeddings = False
+    untied.save_pretrained(base)
+    untied.num_labels = 3
+    model = AutoModelForTokenClassification.from_config(untied)
+    bias = 3  # of transformers' head
+    assert planned("prm", {"data": "rows.jsonl", "neutral": "class"})["trained"] == parameters(model) - bias
+
+
+@pytest.mark.parametrize(("critic", "more"), [("head", H + 1), ("adapter", H + 1)])
+def test_a_critic_is_a_head_and_perhaps_an_adapter(planned, critic, more):
+    settings = PPO | {"use_peft": True, "lora_target_modules": ["all-linear"]}
+    policy = planned("ppo", settings)["trained"]
+    found = planned("ppo", settings | {"advantage": "gae", "critic": critic})
+    assert found["trained"] == policy + more + (policy if critic == "adapter" else 0)
+
+
+def test_the_reference_of_a_full_policy_is_a_second_model(planned):
+    alone, beside = planned("ppo", PPO), planned("ppo", PPO | {"beta": 0.1})
+    assert (alone["frozen"], beside["frozen"]) == (0, alone["trained"])
+    assert gib(beside, "weights") == 2 * gib(alone, "weights")
+
+
+# --- Memory
+
+
+def test_states_by_hand(planned):
+    """Float32 weights, their gradients, and AdamW's two moments."""
+    found = planned("sft", {"data": "rows.jsonl", "bf16": False})
+    assert [gib(found, part) for part in ("weights", "gradients", "optimizer")] == [
+        4 * found["trained"], 4 * found["trained"], 8 * found["trained"],
+    ]  # fmt: skip
+
+
+def test_zero_shards_the_weights_of_four_gpus(planned):
+    settings = {"data": "rows.jsonl", "dtype": "bfloat16", "bf16": True}
+    found = planned("sft", settings, gpus=4, deepspeed="ds_configs/zero3.json")
+    n = found["trained"]
+    assert [gib(found, part) for part in ("weights", "gradients", "optimizer")] == [2 * n / 4, 2 * n / 4, 12 * n / 4]
+    second = planned("sft", settings, gpus=4, deepspeed="ds_configs/zero2.json")
+    assert gib(second, "weights") == 2 * n
+
+
+def test_the_cache_of_sampling_by_hand(planned):
+    """2 layers x 8 rows x 42 tokens x 32 numbers of keys and of values, and the last places' logits."""
+    found = planned("ppo", PPO, prompt_tokens=10)
+    assert gib(found, "kv_cache") == 2 * LAYERS * 8 * 42 * 32 * 4 + 4 * 8 * VOCABULARY
+    assert gib(planned("ppo", PPO | {"use_vllm": True, "vllm_mode": "server"}), "kv_cache") == 0
+
+
+def test_vllm_on_the_same_gpu_takes_its_share(planned):
+    settings = PPO | {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.25}
+    assert planned("ppo", settings, memory=40.0)["memory_gib"]["vllm"] == 10.0
+
+
+def test_vllm_that_sleeps_gives_its_share_back_to_the_update(planned):
+    settings = PPO | {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.25}
+    awake, asleep = (planned("ppo", settings | {"vllm_enable_sleep_mode": how}, memory=4.0) for how in (False, True))
+    parts = asleep["memory_gib"]
+    assert awake["memory_gib"]["total"] - parts["total"] == pytest.approx(parts["gradients"] + parts["activations"])
+
+
+def test_a_share_in_which_vllm_cannot_hold_the_policy(planned):
+    settings = PPO | {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.01}
+    found = planned("ppo", settings, memory=0.03)
+    assert not found["fits"]
+    assert "set vllm_gpu_memory_utilization above 0.0" in found["faults"][0]
+    assert found["remedies"] == found["faults"]
+
+
+@pytest.mark.parametrize(
+    ("smaller", "larger"),
+    [
+        ({"gradient_checkpointing": True}, {}),
+        ({"per_device_train_batch_size": 4}, {"per_device_train_batch_size": 16}),
+        ({"kept_logits_gib": 0.0}, {}),
+        ({"packing": True}, {"packing": False}),
+        ({"tokens_per_device": 200}, {"per_device_train_batch_size": 8}),
+        ({"advantage": "gae", "critic": "head"}, {"advantage": "gae"}),
+        ({"bf16": True, "dtype": "bfloat16"}, {}),
+        (
+            {"attn_implementation": "flash_attention_2", "packing": False},
+            {"attn_implementation": "sdpa", "packing": False},
+        ),
+    ],
+)
+def test_what_lowers_activations(planned, smaller, larger):
+    settings = PPO | {"per_device_train_batch_size": 8, "use_peft": True, "lora_target_modules": ["all-linear"]}
+    less, more = (planned("ppo", settings | some, prompt_tokens=64) for some in (smaller, larger))
+    assert gib(less, "activations") < gib(more, "activations")
+
+
+def test_the_peak_is_whichever_of_sampling_and_update_is_more(planned):
+    for settings in ({}, {"steps_per_generation": 2000, "gradient_accumulation_steps": 2000}):
+        parts = planned("ppo", PPO | settings)["memory_gib"]
+        moments = parts["gradients"] + parts["activations"], parts["kv_cache"]
+        assert parts["total"] == pytest.approx(parts["weights"] + parts["optimizer"] + max(moments))
+        assert (moments[1] > moments[0]) == bool(settings)
+
+
+@pytest.mark.parametrize("stage", ["sample", "score"])
+def test_a_model_that_only_reads_has_no_optimizer(planned, stage):
+    data = {"problems": "problems.jsonl"} if stage == "sample" else {"data": "rows.jsonl"}
+    found = planned(stage, data | {"dtype": "bfloat16"})
+    assert found["trained"] == found["memory_gib"]["optimizer"] == found["memory_gib"]["gradients"] == 0
+    assert gib(found, "weights") == 2 * found["frozen"]
+
+
+# --- Work
+
+
+def test_tokens_and_updates_by_hand(planned):
+    """Eight completions of two problems, half as long as they may be: 2 x (10 + 4 x (16 - 1)). Eight optimizer steps,
+    two for each batch of completions."""
+    found = planned("ppo", PPO, prompt_tokens=20, filled=0.5)
+    assert found["tokens"] == 2 * (10 + 4 * 15)
+    assert found["updates"] == 4
+
+
+def test_a_batch_of_completions_may_be_given_whole(planned):
+    """32 completions are 4 micro-batches of 4 on two GPUs, two optimizer steps in each of two epochs."""
+    found = planned("ppo", PPO | {"generation_batch_size": 32}, gpus=2)
+    assert found["updates"] == 8 / 4
+    assert gib(found, "kv_cache") == 2 * gib(planned("ppo", PPO), "kv_cache")
+
+
+def test_a_budget_that_no_row_fits(planned):
+    found = planned("ppo", PPO | {"tokens_per_device": 50}, prompt_tokens=40)
+    assert found["faults"] == ["tokens_per_device is 50, and the longest row has 71: set it to that or more"]
+    assert not found["fits"]
+
+
+def test_hours_are_operations_over_speed(planned):
+    settings = {"data": "rows.jsonl", "max_steps": 1000, "num_train_epochs": 1}
+    found = planned("sft", settings, gpus=2, tflops=1.0, utilisation=0.5)
+    assert found["hours"] == pytest.approx(1000 * found["flops"] / (2 * 1e12 * 0.5) / 3600)
+
+
+def test_rows_are_counted_or_given(planned, tmp_path):
+    settings = {"num_train_epochs": 3, "per_device_train_batch_size": 4, "data": str(tmp_path / "rows.jsonl")}
+    assert planned("sft", settings)["hours"] is None
+    assert planned("sft", settings, rows=40)["updates"] == 30
+    (tmp_path / "rows.jsonl").write_text("{}\n" * 8, encoding="utf-8")
+    assert planned("sft", settings, rows=40)["updates"] == 6
+
+
+# --- What to change
+
+
+def test_one_setting_that_is_enough_is_named(planned):
+    """The total that is promised is the one of the changed recipe."""
+    settings = {"data": "rows.jsonl", "per_device_train_batch_size": 64, "gradient_checkpointing": False}
+    whole = planned("sft", settings)["memory_gib"]["total"]
+    less = planned("sft", settings | {"gradient_checkpointing": True})["memory_gib"]["total"]
+    found = planned("sft", settings, memory=(whole + less) / 2, headroom=0.0)
+    assert not found["fits"]
+    assert found["remedies"] == [f"set gradient_checkpointing: true: {less:.1f} GiB"]
+
+
+def test_a_smaller_batch_keeps_the_global_one(planned):
+    settings = {"data": "rows.jsonl", "per_device_train_batch_size": 64, "gradient_checkpointing": True}
+    whole = planned("sft", settings)["memory_gib"]["total"]
+    (remedy,) = planned("sft", settings, memory=0.7 * whole, headroom=0.0)["remedies"]
+    assert "per_device_train_batch_size: 32, gradient_accumulation_steps: 2" in remedy
+
+
+def test_what_nothing_helps_is_said(planned):
+    (remedy,) = planned("sft", {"data": "rows.jsonl"}, memory=1e-4)["remedies"]
+    assert remedy.endswith("still too much: take more GPUs with deepspeed, or a smaller model")
+
+
+# --- Recipes and models
+
+
+def test_a_folder_is_planned_from_models_that_are_still_to_be_trained(tmp_path, base, capsys):
+    folder, runs = tmp_path / "mine", tmp_path / "runs"
+    folder.mkdir()
+    recipes = {
+        "sft": {"model_name_or_path": str(base), "data": "d.jsonl", "output_dir": f"{runs}/sft"},
+        "prm": {"model_name_or_path": f"{runs}/sft", "data": "d.jsonl", "output_dir": f"{runs}/prm",
+                "use_peft": True, "merge_adapter": False},
+        "ppo_process": PPO | {"model_name_or_path": f"{runs}/sft", "output_dir": f"{runs}/ppo", "use_peft": True,
+                              "lora_target_modules": ["all-linear"], "reward": ["prm"], "prm": f"{runs}/prm"},
+        "report": {"run": "x"},
+    }  # fmt: skip
+    for name, settings in recipes.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    metrics = plan(PlanConfig(str(folder)))
+    found = metrics["plans"]
+    assert [*found] == ["mine/sft", "mine/prm", "mine/ppo_process"]
+    whole, adapter = found["mine/sft"]["trained"], found["mine/prm"]["trained"] - 2 * H
+    # The PRM's adapter is on the policy's own base, which is there once.
+    assert found["mine/ppo_process"]["frozen"] == whole + adapter
+    assert gib(found["mine/ppo_process"], "weights") == 4 * (whole + 2 * adapter)
+    text = capsys.readouterr().out
+    assert "Memory of a GPU in GiB" in text
+    assert metrics["fitting"] == 3
+
+
+def test_a_shipped_recipe_with_a_model_of_its_size(base, capsys):
+    assert cli.main(["plan", "gsm8k/ppo_process", "--model", str(base), "--gpus", "8", "--memory", "40", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["gsm8k/ppo_process"]
+    assert found["updates"] == 200  # its header says so
+    assert found["memory_gib"]["vllm"] == pytest.approx(0.3 * 40)
+
+
+def test_a_shipped_folder_without_a_generator(base, capsys):
+    metrics = plan(PlanConfig("math_shepherd", model=str(base)))
+    assert [*metrics["plans"]] == ["math_shepherd/prm_1.5b_lora", "math_shepherd/prm_7b"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recipe": "nowhere"}, "nowhere: no such file, and no shipped recipe of that name"),
+        ({"recipe": "arithmetic/label"}, "its name does not begin with sft, prm"),
+        ({"recipe": "gsm8k", "stage": "ppo"}, "leave out stage"),
+        ({"recipe": "gsm8k/ppo", "deepspeed": "none.json", "model": "."}, "deepspeed none.json"),
+    ],
+)
+def test_wrong_input_is_one_line(options, message, base):
+    if options.get("model"):
+        options = options | {"model": str(base)}
+    with pytest.raises(UserError, match=message):
+        plan(PlanConfig(**options))
+
+
+def test_a_model_that_is_not_there_is_one_line(planned, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="there is no config.json, no recipe of the plan writes it, .* with --model"):
+        planned("sft", {"data": "rows.jsonl", "model_name_or_path": "runs/none/sft"})
+
+
+def test_layers_that_the_model_does_not_have_are_one_line(planned):
+    with pytest.raises(UserError, match="no module is named 'query'"):
+        planned("ppo", PPO | {"use_peft": True, "lora_target_modules": ["query"]})
+
+
+def test_a_file_of_another_name_has_its_stage_named(tmp_path, base):
+    file = tmp_path / "mine.yaml"
+    settings = {"model_name_or_path": str(base), "data": "d.jsonl", "output_dir": "o"}
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert plan(PlanConfig(str(file), stage="orm"))["recipes"] == 1
