@@ -19,6 +19,7 @@ from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.packages import check_packages
+from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
@@ -106,6 +107,7 @@ def sft(options: SFTOptions, args: SFTArguments, model: PolicyModel, prompts: Pr
     check_checkpoint(checkpoint, identity)
     config = {name: value for part in (options, args, model, prompts) for name, value in settings(part).items()}
     with RunRecord("sft", config, args.output_dir, args.seed) as record:
+        start_processes(args)
         tokenizer = load_policy_tokenizer(model.model_name_or_path, args.trust_remote_code)
         prompt_format = _prompt_format(prompts, tokenizer, solutions, model.model_name_or_path)
         end = taught_end(tokenizer, prompt_format, args.eos_token)
