@@ -27,7 +27,9 @@ STEPS = 3
 @pytest.fixture
 def options(task, tiny_lm, tmp_path):
     """Makes the words of a run with `rows` per process."""
-    solutions = [checked(task, s) for s in task.demonstrations(24, seed=0)]
+    # Six problems, each with right and wrong solutions.
+    solutions = sorted((checked(task, s) for s in task.demonstrations(24, seed=0)), key=lambda s: s.correct)
+    solutions = [replace(s, problem_id=f"p{place % 6}") for place, s in enumerate(solutions)]
     # Soft labels, which bfloat16 does not hold exactly.
     soft = [replace(s, labels=[0.9 * label + 0.07 for label in s.labels]) for s in solutions]
     write_rows(tmp_path / "soft.jsonl", (s.to_row() for s in soft))

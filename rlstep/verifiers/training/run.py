@@ -156,7 +156,7 @@ def _save(trainer: VerifierTrainer, config: VerifierConfig) -> None:
         save_adapter(model, tokenizer, folder / UNMERGED, writes)
     if writes:
         # No rank has all weights of a base that is sharded: the first reads it again.
-        merged = _load_adapter(folder / UNMERGED, config) if sharded else model
+        merged = _load_adapter(folder / UNMERGED, trainer.spec, config) if sharded else model
         merged = merged.merge_and_unload().to(getattr(torch, config.dtype))
         merged.config.rlstep_verifier.pop("base_weights", None)
         merged.save_pretrained(folder)
@@ -165,9 +165,8 @@ def _save(trainer: VerifierTrainer, config: VerifierConfig) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def _load_adapter(folder: Path, config: VerifierConfig) -> PeftModel:
+def _load_adapter(folder: Path, spec: VerifierSpec, config: VerifierConfig) -> PeftModel:
     """A verifier's adapter on its base, whole in this process."""
-    described = load_config(str(folder))
-    head = VerifierSpec.from_config(str(folder), described).head
+    options = (spec.head, config.dtype, config.trust_remote_code)
     with no_sharding():
-        return load_adapter(find_adapter(str(folder)), described, head, config.dtype, config.trust_remote_code)
+        return load_adapter(find_adapter(str(folder)), load_config(str(folder)), *options)
