@@ -84,7 +84,7 @@ def _compile_cpu_adam(args: "TrainingArguments") -> None:
     try:
         get_accelerator().create_op_builder("CPUAdamBuilder").load(verbose=False)
     except Exception as error:  # of the compiler, of torch's extension loader, of a version check
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             f"{args.deepspeed} keeps the optimizer on the CPU, and DeepSpeed's CPU Adam cannot be compiled here: "
             f"{reason}. It needs g++, ninja and Python.h (on Debian and Ubuntu: apt-get install g++ ninja-build "
