@@ -26,7 +26,7 @@ PACKAGE = {
 def launch(tmp_path):
     """Runs `rlstep WORDS` on two ranks by torchrun, or (`by="deepspeed"`) DeepSpeed's launcher; returns the log."""
 
-    def run(words: list[str], by: str = "torchrun", ranks: int = 2) -> str:
+    def run(words: list[str], by: str = "torchrun", ranks: int = 2, code: int = 0) -> str:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             port = str(found.getsockname()[1])
@@ -37,12 +37,12 @@ def launch(tmp_path):
         else:
             command = [str(python), "-m", "torch.distributed.run", "--nproc_per_node", number, "--master_port", port]
             command += ["-m"]
-        return _run([*command, "rlstep", *words], tmp_path / "log.txt")
+        return _run([*command, "rlstep", *words], tmp_path / "log.txt", code)
 
     return run
 
 
-def _run(command: list[str], log: Path) -> str:
+def _run(command: list[str], log: Path, expected: int) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "RLSTEP_TRACEBACK": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     with log.open("w") as output:
@@ -55,7 +55,7 @@ def _run(command: list[str], log: Path) -> str:
             process.wait(timeout=60)
             raise
     text = log.read_text()
-    assert code == 0, text[-6000:]
+    assert code == expected, text[-6000:]
     return text
 
 

@@ -148,3 +148,17 @@ def test_ppo_on_two_ranks_has_the_losses_of_one(
         names |= {"critic/value_loss", "critic/explained_variance", "num_tokens"}
         for name in left.keys() & names:
             assert right[name] == pytest.approx(left[name], rel=5e-3, abs=2e-5), (name, left, right)
+
+
+def test_an_error_of_all_ranks_is_reported_once(tiny_lm, launch, tmp_path):
+    (tmp_path / "empty.jsonl").write_text("{}\n")
+    words = words_of(
+        {
+            "model_name_or_path": tiny_lm,
+            "data": tmp_path / "empty.jsonl",
+            "output_dir": tmp_path / "out",
+            "use_cpu": "true",
+        }
+    )
+    log = launch(["sft", *words], code=1)
+    assert log.count("rlstep sft: error:") == 1

