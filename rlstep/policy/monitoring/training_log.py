@@ -59,7 +59,7 @@ class TrainingLog:
 
     def log_token_mean(self, name: str, values_BT: Tensor, mask_BT: Tensor) -> None:
         """The mean over the completion tokens of all ranks, however they lie on these; NaN where there is none."""
-        own = torch.stack([(values_BT * mask_BT).sum().float(), mask_BT.sum().float()])
+        own = torch.stack([values_BT[mask_BT.bool()].float().sum(), mask_BT.bool().sum().float()])
         total, count = self.trainer.accelerator.gather(own[None]).sum(dim=0)
         self._metrics[name].append((total / count).item())
 
