@@ -6,7 +6,7 @@ import sys
 
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.processes import is_first_process, speak_once, wait_for_the_first
+from rlstep.runtime.ranks import is_first_process, speak_once, wait_for_the_first
 from rlstep.stages import COMMANDS, run
 
 # These commands print their results themselves.

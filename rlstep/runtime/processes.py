@@ -1,48 +1,12 @@
-"""The processes of a run that a launcher starts: which of them speaks, and DeepSpeed's group.
+"""The processes of a training run: started before any weights are loaded, because ZeRO-3 shards weights in loading."""
 
-The group is started before any weights are loaded, because ZeRO-3 shards weights in loading.
-"""
-
-import logging
 import os
-import time
-import warnings
 from typing import TYPE_CHECKING
 
 from rlstep.runtime.errors import UserError
 
 if TYPE_CHECKING:  # imports torch
     from transformers import TrainingArguments
-
-
-# Progress bars and log lines of libraries; read when these are imported.
-QUIET = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
-# A launcher ends all processes within a second or so after one has failed.
-GRACE_S = 10.0
-
-
-def is_first_process() -> bool:
-    """Whether this is the first process of a launcher, or one that no launcher started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def speak_once() -> None:
-    """Keeps the warnings, log lines and progress bars of all processes but the first from being shown again."""
-    if is_first_process():
-        return
-    os.environ.update(QUIET)
-    logging.getLogger("rlstep").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-
-
-def wait_for_the_first() -> None:
-    """Lets the first process report an error that all have; one that it does not have is reported after this."""
-    if not is_first_process():
-        time.sleep(GRACE_S)
 
 
 def start_processes(args: "TrainingArguments") -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rlstep.runtime.processes import is_first_process
+from rlstep.runtime.ranks import is_first_process
 
 T = TypeVar("T")
 LINE_EVERY_S = 15.0

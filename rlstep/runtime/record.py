@@ -13,7 +13,7 @@ from pathlib import Path
 
 import rlstep
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.processes import is_first_process
+from rlstep.runtime.ranks import is_first_process
 from rlstep.runtime.rows import write_json
 
 PACKAGES = (
