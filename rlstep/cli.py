@@ -6,6 +6,7 @@ import sys
 
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.ranks import is_first_process, speak_once, wait_for_the_first
 from rlstep.stages import COMMANDS, run
 
 # These commands print their results themselves.
@@ -15,6 +16,7 @@ TALKATIVE = ("lab", "example", "report", "data", "evaluate", "plan")
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0, 2 for wrong input, 130 when interrupted."""
     argv = _take_local_rank(sys.argv[1:] if argv is None else argv)
+    speak_once()
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
         return 0 if argv else 2
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         return _fail("rlstep", f"unknown command '{name}'{hint}. `rlstep --help` lists the commands.")
     try:
         metrics = run(name, options)
-        if metrics and name not in TALKATIVE and os.environ.get("RANK", "0") == "0":
+        if metrics and name not in TALKATIVE and is_first_process():
             print(f"{name}: {_summary(metrics)}")
         sys.stdout.flush()
     except UserError as error:
@@ -86,5 +88,6 @@ def _summary(metrics: dict) -> str:
 
 
 def _fail(who: str, message: object) -> int:
+    wait_for_the_first()
     print(f"{who}: error: {' '.join(str(message).split())}", file=sys.stderr)
     return 2

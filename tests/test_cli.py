@@ -181,6 +181,35 @@ def test_deepspeeds_local_rank_does_not_overwrite(stubbed, monkeypatch):
     assert os.environ["LOCAL_RANK"] == "3"
 
 
+@pytest.mark.parametrize(("rank", "said"), [("0", True), ("1", False)])
+def test_the_first_of_several_processes_alone_speaks(rank, said):
+    code = (
+        "import logging, sys, warnings; from rlstep import cli; cli.main(['--version'])\n"
+        "from rlstep.runtime.progress import track\n"
+        "warnings.warn('a warning'); logging.getLogger('rlstep.policy').warning('a log line')\n"
+        "sys.stderr.isatty = lambda: True\n"
+        "assert list(track([1, 2], 'a bar', total=2)) == [1, 2]"
+    )
+    environment = os.environ | {"RANK": rank}
+    environment.pop("PYTHONWARNINGS", None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [text in done.stderr for text in ("a warning", "a log line", "a bar")] == [said] * 3
+
+
+def test_an_error_of_all_processes_is_reported_by_the_first(stubbed, monkeypatch, capsys):
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    assert cli.main(["stub", "--what", "user"]) == 2
+    assert not waits
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("rlstep.cli.speak_once", lambda: None)  # it changes this process's settings
+    assert cli.main(["stub", "--what", "user"]) == 2
+    # The launcher ends this process before the wait is over, if the first one has failed too.
+    assert waits == [10.0]
+    assert "wrong" in capsys.readouterr().err
+
+
 def test_recipes_are_found_by_name(tmp_path, monkeypatch):
     checkout = tmp_path / "checkout"
     for root, text in ((checkout, "checkout"), (checkout / "rlstep" / "_shipped", "package")):

@@ -11,7 +11,6 @@ policy (`rollouts.py`), vLLM (`vllm_sync.py`), the log (`monitoring/training_log
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from accelerate.utils import gather_object
 from peft import PeftConfig
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 
 from rlstep.core.kl import kl_estimate
@@ -39,6 +37,7 @@ from rlstep.policy.rollouts import Rollouts
 from rlstep.policy.value_function import ValueFunction
 from rlstep.policy.vllm_sync import PolicyOnVLLM
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.processes import start_processes
 from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.adapters import Adapter
 from rlstep.verifiers.merging import put_adapter
@@ -100,9 +99,7 @@ class StepPPOTrainer(ExactResume, PolicyOnVLLM, GRPOTrainer):
         self.prompt_format = (prompt_format or PromptFormat()).resolved(train_dataset["prompt"])
         self.observers: list[Callable[[ScoredBatch], None]] = []
         self.rollouts, self.training_log = Rollouts(self), TrainingLog(self)
-        if is_deepspeed_zero3_enabled():
-            # Loading shards the weights over the ranks. Of those on CPU, DeepSpeed has not been told yet.
-            import_module("deepspeed").init_distributed()
+        start_processes(args)
         self.value_function: ValueFunction | None = None
         if args.advantage == "gae":
             if args.critic == "head" and critic_config is not None:

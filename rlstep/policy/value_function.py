@@ -108,14 +108,15 @@ class ValueFunction:
 
         Returns:
             what is added to the batch, `advantages`, `old_values` and `returns`, all (B, T); and the share of the
-            returns' variance that the values explain, NaN where there is no token.
+            returns' variance that the values explain, over all ranks, NaN where there is no token.
         """
         mask_BT = batch["completion_mask"]
         values_BT, bootstrap_B = self._values_when_sampled(model, batch, finished)
         advantages_BT, returns_BT = gae(rewards_BT, values_BT, mask_BT, self.args.gamma, self.args.lam, bootstrap_B)
-        explained = values_BT.new_tensor(torch.nan)
-        if mask_BT.any():
-            explained = explained_variance(values_BT, returns_BT, mask_BT)
+        # Of all ranks' tokens: a mean of the ranks' own shares would be another number.
+        gathered = (self.accelerator.pad_across_processes(x_BT, dim=1) for x_BT in (values_BT, returns_BT, mask_BT))
+        everyone = [self.accelerator.gather(x_BT) for x_BT in gathered]
+        explained = explained_variance(*everyone) if everyone[-1].any() else values_BT.new_tensor(torch.nan)
         return {"advantages": advantages_BT, "old_values": values_BT * mask_BT, "returns": returns_BT}, explained
 
     @torch.no_grad()

@@ -8,12 +8,14 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rlstep.runtime.ranks import is_first_process
+
 T = TypeVar("T")
 LINE_EVERY_S = 15.0
 
 
 def track(items: Iterable[T], what: str, total: int | None, done: int = 0, weight=lambda _: 1) -> Iterator[T]:
-    """Yields `items`, showing progress on stderr.
+    """Yields `items`, showing progress on stderr; of several processes the first alone shows its own.
 
     Args:
         items: the work items.
@@ -22,6 +24,9 @@ def track(items: Iterable[T], what: str, total: int | None, done: int = 0, weigh
         done: work done in an earlier run.
         weight: an item's share of `total`.
     """
+    if not is_first_process():
+        yield from items
+        return
     if not sys.stderr.isatty():
         yield from _plain(items, what, total, done, weight)
         return

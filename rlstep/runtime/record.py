@@ -5,7 +5,6 @@ A stage that fills a folder leaves `run.json` in it; one that writes `x.jsonl` l
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import rlstep
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.ranks import is_first_process
 from rlstep.runtime.rows import write_json
 
 PACKAGES = (
@@ -117,7 +117,7 @@ class RunRecord:
 
     def __exit__(self, kind, *_):
         # Only the first of several processes writes; the others would race it for the same file.
-        if kind is None and os.environ.get("RANK", "0") == "0":
+        if kind is None and is_first_process():
             write_json(
                 self.path,
                 {

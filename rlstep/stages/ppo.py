@@ -30,6 +30,7 @@ from rlstep.policy.validation import check_step_settings, check_together
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.identity import run_identity
+from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.track_training import track_training
 from rlstep.runtime.tracking import KINDS, UNTRACKED, TrackingOptions, check_tracking
@@ -63,6 +64,7 @@ def ppo(
     config = {name: value for part in (*parts, tracking) for name, value in settings(part).items()}
     out, curve = Path(args.output_dir), LearningCurve(Path(args.output_dir) / CURVE)
     with RunRecord("ppo", config, args.output_dir, args.seed) as record:
+        start_processes(args)
         trainer, verifiers = _trainer(*parts, start, problems, eval_problems, identity)
         trainer.add_callback(curve)
         checkpoint = newest_checkpoint(args.output_dir, exact=True) if options.resume else None

@@ -19,6 +19,7 @@ from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.packages import check_packages
+from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.track_training import track_training
 from rlstep.runtime.tracking import KINDS, PROJECT_HELP, UNTRACKED, TrackingOptions, check_tracking, default_project
@@ -118,6 +119,7 @@ def sft(
         name: value for part in (options, args, model, prompts, tracking) for name, value in settings(part).items()
     }
     with RunRecord("sft", config, args.output_dir, args.seed) as record:
+        start_processes(args)
         tokenizer = load_policy_tokenizer(model.model_name_or_path, args.trust_remote_code)
         prompt_format = _prompt_format(prompts, tokenizer, solutions, model.model_name_or_path)
         end = taught_end(tokenizer, prompt_format, args.eos_token)

@@ -19,11 +19,13 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import cached_file, find_adapter_config_file
 
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.heads import CLASS_HEADS, head_of, keep_own_type
 from rlstep.verifiers.pretrained import ADAPTER_CONFIG, auto_class_of, load_weights
+from rlstep.verifiers.sharded import whole, whole_shape
 from rlstep.verifiers.spec import Head, config_entry
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -110,36 +112,44 @@ def is_verifier(path: str, trust_remote_code: bool = False) -> bool:
     return config_entry(config).get("kind") in ("prm", "orm")
 
 
-def save_adapter(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+def save_adapter(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, writes: bool = True
+) -> None:
     """Writes a verifier without its base.
 
     Args:
         model: a verifier with an adapter, wrapped by PEFT or not, with `rlstep_verifier` in its configuration.
         tokenizer: the verifier's.
         folder: made where it is missing.
+        writes: whether this process writes; where ZeRO-3 shards the model, all of them have to call this.
     """
     model = _inner(model)
+    config = described(model)
+    with whole(own_parameters(model).values()):
+        weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+        # Copies: what is gathered is taken back at the end.
+        weights = {PEFT_PREFIX + name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
+    if not writes:
+        return
     Path(folder).mkdir(parents=True, exist_ok=True)
     (lora,) = (copy.deepcopy(config) for config in model.peft_config.values())
     lora.inference_mode = True
     if isinstance(lora.target_modules, set):
         lora.target_modules = sorted(lora.target_modules)  # the same file from the same run
     lora.revision = lora.revision or _commit(lora.base_model_name_or_path)
-    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
-    weights = {PEFT_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(weights, Path(folder) / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     lora.save_pretrained(str(folder))
-    describe_adapter(model, folder)
+    config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def describe_adapter(model: PreTrainedModel | PeftModel, folder: str | Path) -> None:
-    """Writes the configuration by which an adapter's folder is a verifier."""
+def described(model: PreTrainedModel | PeftModel) -> PretrainedConfig:
+    """The configuration by which an adapter's folder is a verifier; all ranks call it where ZeRO-3 shards the model."""
     model = _inner(model)
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = [type(model).__name__], model.dtype
     config.rlstep_verifier = config.rlstep_verifier | {"base_weights": weight_sample(model.base_model)}
-    config.save_pretrained(folder)
+    return config
 
 
 def _inner(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -181,13 +191,14 @@ def attach_adapter(model: PreTrainedModel, adapter: Adapter, head: Head) -> Peft
     Raises:
         UserError: the files do not fit the model.
     """
+    own_type = not is_deepspeed_zero3_enabled()  # which takes one type for all
     if head == "classification":
-        keep_own_type(head_of(model).float())
+        keep_own_type(head_of(model).float() if own_type else head_of(model))
     weights = adapter.weights()
     lora = copy.deepcopy(adapter.lora)
     lora.inference_mode = True
     try:
-        wrapper = PeftModel(model, lora)
+        wrapper = PeftModel(model, lora, autocast_adapter_dtype=own_type)
         set_peft_model_state_dict(wrapper, {PEFT_PREFIX + name: tensor for name, tensor in weights.items()})
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{adapter.path} does not fit its base: {str(error).strip().splitlines()[-1]}") from error
@@ -246,10 +257,15 @@ def _commit(path: str) -> str | None:
 
 def weight_sample(backbone: nn.Module) -> list[float]:
     """The middle weight of each of up to `SAMPLED_MATRICES` matrices, spread over the backbone; adapters left out."""
-    matrices = [p for name, p in backbone.named_parameters() if "lora_" not in name and p.dim() > 1]
+    matrices = [p for name, p in backbone.named_parameters() if "lora_" not in name and len(whole_shape(p)) > 1]
     count = min(SAMPLED_MATRICES, len(matrices))
     chosen = (matrices[index * len(matrices) // count] for index in range(count))
-    return [matrix.detach().reshape(-1)[matrix.numel() // 2].item() for matrix in chosen]
+    return [_middle(matrix) for matrix in chosen]
+
+
+def _middle(matrix: nn.Parameter) -> float:
+    with whole([matrix]):
+        return matrix.detach().reshape(-1)[matrix.numel() // 2].item()
 
 
 def trained_since(config: PretrainedConfig, backbone: PreTrainedModel) -> str | None:

@@ -15,6 +15,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.adapters import ADAPTER_WEIGHTS, Adapter, is_verifier, load_adapter
+from rlstep.verifiers.lora_targets import no_sharding
 from rlstep.verifiers.pretrained import (
     ADAPTER_CONFIG,
     load_causal_lm,
@@ -139,23 +140,26 @@ def write_merged_base(
     Returns:
         The folder, `output_dir`/base.
     """
-    if is_deepspeed_zero3_enabled():
-        raise UserError("merge_base under ZeRO-3 is not supported: merge first (`rlstep export`), or take ZeRO-2.")
     folder, state = Path(output_dir) / BASE, PartialState()
     if state.is_main_process:
-        if is_verifier(adapter.path, trust_remote_code):
-            config = load_config(adapter.path, trust_remote_code)
-            head = VerifierSpec.from_config(adapter.path, config).head
-            model = load_adapter(adapter, config, head, dtype, trust_remote_code).merge_and_unload()
-            model.config.rlstep_verifier.pop("base_weights", None)
-        else:
-            model = merge(load_with_adapter(adapter, dtype, trust_remote_code))
+        with no_sharding():
+            model = _merged(adapter, dtype, trust_remote_code)
         if dtype != "auto":
             model.to(getattr(torch, dtype))
         model.save_pretrained(folder)
         load_tokenizer(adapter.path, trust_remote_code).save_pretrained(folder)
     state.wait_for_everyone()
     return str(folder)
+
+
+def _merged(adapter: Adapter, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
+    if not is_verifier(adapter.path, trust_remote_code):
+        return merge(load_with_adapter(adapter, dtype, trust_remote_code))
+    config = load_config(adapter.path, trust_remote_code)
+    head = VerifierSpec.from_config(adapter.path, config).head
+    model = load_adapter(adapter, config, head, dtype, trust_remote_code).merge_and_unload()
+    model.config.rlstep_verifier.pop("base_weights", None)
+    return model
 
 
 def remove_merged_base(output_dir: str | Path) -> None:

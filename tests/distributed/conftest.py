@@ -10,26 +10,39 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# As much of vLLM as TRL imports; nothing of it is called where an adapter is sent to a server.
+PACKAGE = {
+    "__init__.py": '__version__ = "0.24.0"\nLLM = RequestOutput = SamplingParams = None\n',
+    "sampling_params.py": "StructuredOutputsParams = None\n",
+    "utils/__init__.py": "",
+    "utils/network_utils.py": "get_ip = get_open_port = None\n",
+    "distributed/__init__.py": "",
+    "distributed/weight_transfer/__init__.py": "",
+    "distributed/weight_transfer/nccl_engine.py": "NCCLTrainerSendWeightsArgs = NCCLWeightTransferEngine = None\n",
+}
+
 
 @pytest.fixture
 def launch(tmp_path):
-    """Runs `rlstep WORDS` on two ranks, by torchrun or (`by="deepspeed"`) DeepSpeed's launcher."""
+    """Runs `rlstep WORDS` on two ranks by torchrun, or (`by="deepspeed"`) DeepSpeed's launcher; returns the log."""
 
-    def run(words: list[str], by: str = "torchrun") -> None:
+    def run(words: list[str], by: str = "torchrun", ranks: int = 2, code: int = 0) -> str:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             port = str(found.getsockname()[1])
-        python = Path(sys.executable)
+        python, number = Path(sys.executable), str(ranks)
         if by == "deepspeed":
-            command = [str(python.with_name("deepspeed")), "--num_accelerators", "2", "--master_port", port, "--module"]
+            command = [str(python.with_name("deepspeed")), "--num_accelerators", number, "--master_port", port]
+            command += ["--module"]
         else:
-            command = [str(python), "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port, "-m"]
-        _run([*command, "rlstep", *words], tmp_path / "log.txt")
+            command = [str(python), "-m", "torch.distributed.run", "--nproc_per_node", number, "--master_port", port]
+            command += ["-m"]
+        return _run([*command, "rlstep", *words], tmp_path / "log.txt", code)
 
     return run
 
 
-def _run(command: list[str], log: Path) -> None:
+def _run(command: list[str], log: Path, expected: int) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "RLSTEP_TRACEBACK": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     with log.open("w") as output:
@@ -41,4 +54,16 @@ def _run(command: list[str], log: Path) -> None:
             process.terminate()
             process.wait(timeout=60)
             raise
-    assert code == 0, log.read_text()[-6000:]
+    text = log.read_text()
+    assert code == expected, text[-6000:]
+    return text
+
+
+@pytest.fixture
+def vllm_package(tmp_path, monkeypatch):
+    """Lets the processes that `launch` starts import it."""
+    for name, text in PACKAGE.items():
+        path = tmp_path / "packages" / "vllm" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))

@@ -12,26 +12,6 @@ from tests.policy.vllm_server import StubVLLM
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-# As much of vLLM as TRL imports; nothing of it is called where an adapter is sent to a server.
-PACKAGE = {
-    "__init__.py": '__version__ = "0.24.0"\nLLM = RequestOutput = SamplingParams = None\n',
-    "sampling_params.py": "StructuredOutputsParams = None\n",
-    "utils/__init__.py": "",
-    "utils/network_utils.py": "get_ip = get_open_port = None\n",
-    "distributed/__init__.py": "",
-    "distributed/weight_transfer/__init__.py": "",
-    "distributed/weight_transfer/nccl_engine.py": "NCCLTrainerSendWeightsArgs = NCCLWeightTransferEngine = None\n",
-}
-
-
-@pytest.fixture
-def vllm_package(tmp_path, monkeypatch):
-    for name, text in PACKAGE.items():
-        path = tmp_path / "packages" / "vllm" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
-
 
 @pytest.fixture
 def server(tiny_lm, tokenizer):

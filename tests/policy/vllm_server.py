@@ -28,6 +28,7 @@ class StubVLLM:
         max_lora_rank: of `--max-lora-rank`; None is a server without `--enable-lora`.
         copies: `--data-parallel-size`.
         updating: whether adapters may be loaded (VLLM_ALLOW_RUNTIME_LORA_UPDATING).
+        repeats: whether a prompt is continued the same, whatever was asked for before.
 
     Attributes:
         model: the weights as they are now; replaced after `/finish_weight_update`.
@@ -36,7 +37,9 @@ class StubVLLM:
         updates: for each weight update the names that came.
     """
 
-    def __init__(self, path: str, eos: int, context=512, max_lora_rank: int | None = None, copies=1, updating=True):
+    def __init__(
+        self, path: str, eos: int, context=512, max_lora_rank: int | None = None, copies=1, updating=True, repeats=False
+    ):
         self.path, self.eos, self.context = path, eos, context
         self.info = {
             "model_config": {"max_model_len": context, "logprobs_mode": "processed_logprobs"},
@@ -44,7 +47,8 @@ class StubVLLM:
             "parallel_config": {"data_parallel_size": copies},
             "weight_transfer_config": {"backend": "nccl"},
         }
-        self.updating, self.model = updating, AutoModelForCausalLM.from_pretrained(path).eval()
+        self.updating, self.repeats = updating, repeats
+        self.model = AutoModelForCausalLM.from_pretrained(path).eval()
         self.adapters: dict[str, PeftModel] = {}
         self.sent: queue.Queue = queue.Queue()
         self.calls: list[tuple[str, dict]] = []
@@ -167,6 +171,8 @@ class StubVLLM:
             top_k=body["top_k"], top_p=body["top_p"], eos_token_id=self.eos, pad_token_id=self.eos,
             output_scores=True, return_dict_in_generate=True,
         )  # fmt: skip
+        if self.repeats:
+            torch.manual_seed(sum(place * token for place, token in enumerate(ids, start=1)))
         drawn = model.generate(input_ids=torch.tensor([ids]), generation_config=config)
         logprobs = model.compute_transition_scores(drawn.sequences, drawn.scores, normalize_logits=True)
         rows = []

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from rlstep.core.masked import masked_mean
 from rlstep.policy.monitoring.metrics import batch_metrics
 from rlstep.policy.rewards.scored import ScoredBatch
 
@@ -59,8 +58,10 @@ class TrainingLog:
         self._metrics[name].append(self.trainer.accelerator.gather(value.reshape(1)).nanmean().item())
 
     def log_token_mean(self, name: str, values_BT: Tensor, mask_BT: Tensor) -> None:
-        """The mean over this rank's completion tokens, and of that over the ranks that have any."""
-        self.log_value(name, masked_mean(values_BT, mask_BT) if mask_BT.any() else values_BT.new_tensor(torch.nan))
+        """The mean over the completion tokens of all ranks, however they lie on these; NaN where there is none."""
+        own = torch.stack([values_BT[mask_BT.bool()].float().sum(), mask_BT.bool().sum().float()])
+        total, count = self.trainer.accelerator.gather(own[None]).sum(dim=0)
+        self._metrics[name].append((total / count).item())
 
     def log_advantages(self, advantages_BT: Tensor, mask_BT: Tensor) -> None:
         """Their mean size; and in the completions that TRL shows, each one's mean in place of TRL's own advantage."""

@@ -1,10 +1,12 @@
 """The verifiers behind the rewards: loaded, on the policy's base where they can share it, with cached scores."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from rlstep.policy.config import StepPPOConfig
@@ -27,6 +29,8 @@ from rlstep.verifiers.serving.client import is_url
 from rlstep.verifiers.shared_base import Base
 from rlstep.verifiers.spec import Gives
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Verifiers:
@@ -44,7 +48,14 @@ class Verifiers:
 def wants_base(options: PPOOptions) -> bool:
     """Whether a verifier may share the policy's base, so that this has to be loaded before the trainer wraps it."""
     paths = [path for path in (options.prm, options.orm) if path]
-    return options.share_base and any(not is_url(path) and find_adapter(path) is not None for path in paths)
+    wanted = options.share_base and any(not is_url(path) and find_adapter(path) is not None for path in paths)
+    if wanted and is_deepspeed_zero3_enabled():
+        logger.warning(
+            "verifiers are on bases of their own, whole on every rank: ZeRO-3 shards the policy's weights, and its "
+            "engine alone gathers them"
+        )
+        return False
+    return wanted
 
 
 def load_verifiers(

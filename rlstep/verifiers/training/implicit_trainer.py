@@ -8,7 +8,7 @@ import contextlib
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -19,22 +19,23 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.core.implicit import implicit_rewards
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.processes import start_processes
 from rlstep.steps.records import Solution
 from rlstep.verifiers.batches import padded_batches
 from rlstep.verifiers.features import TokenFeature, encode_rows, token_feature
 from rlstep.verifiers.forward import collate, logps_at, pad_id_of
 from rlstep.verifiers.heads import require_plain_head
 from rlstep.verifiers.scoring.implicit import REFERENCE
+from rlstep.verifiers.sharded import is_sharded, whole_state, whole_when_used
 from rlstep.verifiers.spec import IMPLICIT, ImplicitSpec
 from rlstep.verifiers.training.arguments import VerifierArguments
-from rlstep.verifiers.training.start import new_verifier, start_devices
+from rlstep.verifiers.training.start import new_verifier
 from rlstep.verifiers.training.trainer import VerifierTrainer
 
-REFERENCE_TOKENS = 16384  # in a forward pass, while the reference's log-probabilities are computed
+TOKENS = 16384  # in a forward pass, while the reference's log-probabilities are computed
 
 
 class ImplicitTrainer(VerifierTrainer):
@@ -50,7 +51,7 @@ class ImplicitTrainer(VerifierTrainer):
         **options: passed to the Trainer.
 
     Raises:
-        UserError: the weights are sharded by ZeRO-3, or the model changes its head's logits.
+        UserError: the model changes its head's logits.
     """
 
     kind = IMPLICIT
@@ -65,21 +66,17 @@ class ImplicitTrainer(VerifierTrainer):
         spec: ImplicitSpec | None = None,
         **options,
     ):
-        start_devices(args)
-        if is_deepspeed_zero3_enabled():
-            raise UserError(
-                "implicit PRMs cannot be trained under ZeRO-3: the reference runs before there is an engine."
-            )
+        start_processes(args)
         spec = spec or ImplicitSpec()
         if isinstance(model, str):
             set_seed(args.seed)
             model = new_verifier(model, spec)
-        require_plain_head(model)
+        with whole_when_used(model):
+            require_plain_head(model)
         self._start, self._start_args = model, args
         super().__init__(model, args, train_dataset, eval_dataset, processing_class, spec, **options)
         del self._start, self._start_args
-        if args.should_save:
-            save_reference(self.model, Path(args.output_dir) / REFERENCE)
+        save_reference(self.model, Path(args.output_dir) / REFERENCE, args.should_save)
 
     def _features(self, solutions, tokenizer, limit, keep_unknown: bool = False):
         for number, solution in enumerate(solutions, start=1):
@@ -135,35 +132,60 @@ def reference_logps(
     """The rows with the log-probabilities of the model as it is now, without its adapter; ranks share the work."""
     state = PartialState()
     model.to(args.device).eval()
-    mine = features[state.process_index :: state.num_processes]
+    mine = range(state.process_index, len(features), state.num_processes)
     bare = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
-    of_rows: list[tuple[int, Tensor]] = []
-    # In the precision of training, or the ratio would hold the difference of the two.
-    dtype = torch.bfloat16 if args.bf16 else torch.float16
-    with bare, torch.autocast(args.device.type, dtype, enabled=args.bf16 or args.fp16):
-        for indices in padded_batches([row.ids for row in mine], REFERENCE_TOKENS):
-            rows = [mine[index] for index in indices]
+    known: dict[int, Tensor] = {}
+    with bare, _precision_of_training(model, args), whole_when_used(model):
+        passes = [[mine[place] for place in batch] for batch in padded_batches([features[i].ids for i in mine], TOKENS)]
+        # ZeRO-3 needs equally many passes of all ranks; a rank that has fewer repeats the first row.
+        most = max(gather_object([len(passes)]))
+        for indices in passes + [[0]] * (most - len(passes)):
+            rows = [features[index] for index in indices]
             batch = collate(rows, pad_id, packing=False)
             batch = {name: tensor.to(args.device) for name, tensor in batch.items()}
-            logps_N = logps_at(model, batch).cpu()
-            pieces = logps_N.split([len(row.positions) for row in rows])
-            of_rows += [
-                (state.process_index + index * state.num_processes, piece.clone())
-                for index, piece in zip(indices, pieces, strict=True)
-            ]
-    known = dict(gather_object(of_rows))
+            pieces = logps_at(model, batch).cpu().split([len(row.positions) for row in rows])
+            known |= {index: piece.clone() for index, piece in zip(indices, pieces, strict=True)}
+    known = dict(gather_object(list(known.items())))
     return [replace(row, reference=known[index]) for index, row in enumerate(features)]
 
 
-def save_reference(model: PreTrainedModel, folder: Path) -> None:
-    """The model as it is now, without its adapter, as a plain causal LM."""
-    base, weights = model, model.state_dict()
-    if hasattr(model, "get_base_model"):
-        base = model.get_base_model()
+@contextlib.contextmanager
+def _precision_of_training(model: PreTrainedModel, args: VerifierArguments) -> Iterator[None]:
+    """Computes as training will, or the log-ratio would hold the difference of two precisions."""
+    if not args.deepspeed:
+        dtype = torch.bfloat16 if args.bf16 else torch.float16
+        with torch.autocast(args.device.type, dtype, enabled=args.bf16 or args.fp16):
+            yield
+        return
+    # DeepSpeed's engine casts the weights, and uses no autocast.
+    dtype = args.hf_deepspeed_config.dtype()
+    own = {p: p.data for p in model.parameters() if not is_sharded(p) and p.dtype != dtype}
+    try:
+        for parameter in own:
+            parameter.data = parameter.data.to(dtype)
+        yield
+    finally:
+        for parameter, data in own.items():
+            parameter.data = data
+
+
+def save_reference(model: PreTrainedModel, folder: Path, writes: bool = True) -> None:
+    """The model as it is now, without its adapter, as a plain causal LM.
+
+    Args:
+        model: wrapped by PEFT or not.
+        folder: made where it is missing.
+        writes: whether this process writes; where ZeRO-3 shards the model, all of them have to call this.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    weights = whole_state(base, writes)
+    if not writes:
+        return
+    if base is not model:
         # PEFT's layers hold the weights that they wrap, and copies of those that they train whole.
         weights = {
             re.sub(r"\.(base_layer|original_module)(?=\.)", "", name): tensor
-            for name, tensor in base.state_dict().items()
+            for name, tensor in weights.items()
             if "lora_" not in name and ".modules_to_save." not in name
         }
     base.save_pretrained(folder, state_dict=weights)

@@ -11,7 +11,7 @@ from rlstep.runtime.constraints import changed
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.adapters import (
     Adapter,
-    describe_adapter,
+    described,
     find_adapter,
     is_verifier,
     load_adapter,
@@ -154,10 +154,9 @@ def with_lora(model: PreTrainedModel, spec: VerifierSpec, lora: LoraConfig, args
         args: the Trainer's arguments.
 
     Raises:
-        UserError: the weights are sharded by ZeRO-3, or a token head's adapter would be on tied embeddings.
+        UserError: a token head's adapter would be on tied embeddings.
     """
-    if is_deepspeed_zero3_enabled():
-        raise UserError("use_peft under ZeRO-3 is not supported for verifiers: take ZeRO-2, or train all weights.")
+    own_type = not is_deepspeed_zero3_enabled()  # which takes one type for all
     new_head = spec.head == "classification"
     if not new_head and touches_tied_embeddings(lora, model):
         raise UserError(
@@ -170,11 +169,11 @@ def with_lora(model: PreTrainedModel, spec: VerifierSpec, lora: LoraConfig, args
     lora.exclude_modules = list(CLASS_HEADS) if new_head else None
     if args.activation_checkpointing:
         model.enable_input_require_grads()
-    wrapped = get_peft_model(model, lora)
+    wrapped = get_peft_model(model, lora, autocast_adapter_dtype=own_type)
     if new_head:
         # Small updates of a weight in bfloat16 are rounded away: a new head is trained in float32 on any backbone.
         for head in head_of(wrapped).modules_to_save.values():
-            keep_own_type(head.float())
+            keep_own_type(head.float() if own_type else head)
     return wrapped
 
 
@@ -182,5 +181,6 @@ class DescribeCheckpoints(TrainerCallback):
     """Makes the adapters of a run's checkpoints verifiers, which can be scored as whole checkpoints can."""
 
     def on_save(self, args, state, control, model=None, **_):
+        config = described(model)  # all processes, for what ZeRO-3 shards
         if state.is_world_process_zero:
-            describe_adapter(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            config.save_pretrained(Path(args.output_dir) / f"checkpoint-{state.global_step}")

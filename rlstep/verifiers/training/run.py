@@ -2,19 +2,23 @@
 
 import logging
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import torch
+from peft import PeftModel
 from transformers import TrainerCallback, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
 from rlstep.runtime.packages import check_packages
+from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.track_training import track_training
 from rlstep.runtime.tracking import KINDS, TrackingOptions, check_tracking
@@ -22,14 +26,14 @@ from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import PromptOptions
 from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Solution, read_solutions
-from rlstep.verifiers.adapters import save_adapter
+from rlstep.verifiers.adapters import find_adapter, load_adapter, save_adapter
 from rlstep.verifiers.attention import choose_attention
-from rlstep.verifiers.pretrained import load_tokenizer
+from rlstep.verifiers.lora_targets import no_sharding
+from rlstep.verifiers.pretrained import load_config, load_tokenizer
 from rlstep.verifiers.spec import IMPLICIT, VerifierSpec
 from rlstep.verifiers.training.arguments import VerifierArguments
 from rlstep.verifiers.training.lora import DescribeCheckpoints, verifier_start
 from rlstep.verifiers.training.options import VerifierConfig
-from rlstep.verifiers.training.start import start_devices
 from rlstep.verifiers.training.trainer import VerifierTrainer
 from rlstep.verifiers.vocabulary import check_texts, check_vocabulary
 
@@ -39,6 +43,9 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 1000
 # Weights of a whole model or an adapter, by the names that transformers and PEFT give their files.
 WEIGHTS = re.compile(r"adapter_config\.json|(adapter_)?model.*\.safetensors(\.index\.json)?")
+
+# Where an adapter is for a moment, before it is merged into a base that was sharded.
+UNMERGED = "unmerged"
 
 
 def train_verifier(
@@ -87,7 +94,7 @@ def train_verifier(
         _warn_of_other_steps(config.data, train[:LOOKED_AT], config.steps)
     chosen = settings(config) | settings(args) | settings(prompts) | settings(tracking)
     with RunRecord(trainer_class.kind, chosen, args.output_dir, args.seed) as record:
-        start_devices(args)
+        start_processes(args)
         set_seed(args.seed)
         tokenizer = load_tokenizer(config.model_name_or_path, config.trust_remote_code)
         check_vocabulary(tokenizer, start.described)
@@ -145,11 +152,27 @@ def _save(trainer: VerifierTrainer, config: VerifierConfig) -> None:
                 file.unlink()
     if not config.use_peft:
         trainer.save_model()
-    elif trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if not config.merge_adapter:
-            save_adapter(model, trainer.processing_class, folder)
-            return
-        merged = model.merge_and_unload().to(getattr(torch, config.dtype))
+        return
+    model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
+    writes, sharded = trainer.is_world_process_zero(), is_deepspeed_zero3_enabled()
+    if not config.merge_adapter:
+        save_adapter(model, tokenizer, folder, writes)
+        return
+    if sharded:
+        save_adapter(model, tokenizer, folder / UNMERGED, writes)
+    if writes:
+        # No rank has all weights of a base that is sharded: the first reads it again.
+        merged = _load_adapter(folder / UNMERGED, trainer.spec, config) if sharded else model
+        merged = merged.merge_and_unload().to(getattr(torch, config.dtype))
+        merged.config.rlstep_verifier.pop("base_weights", None)
         merged.save_pretrained(folder)
-        trainer.processing_class.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        shutil.rmtree(folder / UNMERGED, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _load_adapter(folder: Path, spec: VerifierSpec, config: VerifierConfig) -> PeftModel:
+    """A verifier's adapter on its base, whole in this process."""
+    options = (spec.head, config.dtype, config.trust_remote_code)
+    with no_sharding():
+        return load_adapter(find_adapter(str(folder)), load_config(str(folder)), *options)

@@ -1,7 +1,8 @@
-"""What a verifier's training starts from: the processes, and a model with the generator's weights."""
+"""What a verifier's training starts from: a model with the generator's weights."""
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.adapters import find_adapter, load_adapter
@@ -13,20 +14,6 @@ from rlstep.verifiers.pretrained import (
     require_token_classifier,
 )
 from rlstep.verifiers.spec import CLASSES, IMPLICIT, VerifierSpec, config_entry
-
-
-def start_devices(args: TrainingArguments) -> None:
-    """Starts the process group, which ZeRO-3 needs before weights are loaded, and refuses torch's DataParallel."""
-    if args.n_gpu > 1:
-        raise UserError(
-            f"{args.n_gpu} GPUs are visible to one process. Start one process per GPU (`accelerate launch` or "
-            "`torchrun`), or show it one GPU (CUDA_VISIBLE_DEVICES=0)."
-        )
-    if args.deepspeed:
-        # With use_cpu the Trainer starts torch's process group and leaves DeepSpeed's own unset.
-        import deepspeed
-
-        deepspeed.init_distributed(auto_mpi_discovery=False)
 
 
 def new_verifier(
@@ -51,6 +38,11 @@ def new_verifier(
     """
     config = verifier_config(generator, spec, trust_remote_code)
     if adapter := find_adapter(generator):
+        if is_deepspeed_zero3_enabled():
+            raise UserError(
+                f"{generator} is a LoRA adapter, which cannot be merged into a base that ZeRO-3 shards; merge it first "
+                "(`rlstep export`, or merge_base: true)."
+            )
         model = load_adapter(adapter, config, spec.head, dtype, trust_remote_code).merge_and_unload()
         model.to(getattr(torch, dtype)).requires_grad_(True)
     else:

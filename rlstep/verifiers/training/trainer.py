@@ -27,6 +27,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rlstep.core.calibration import Reliability
 from rlstep.core.losses import pairwise_loss, right_log_odds, step_label_loss
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.processes import start_processes
 from rlstep.steps.prompt_options import BY_CHECKPOINT
 from rlstep.steps.records import Solution
 from rlstep.verifiers.attention import shares_places
@@ -38,7 +39,7 @@ from rlstep.verifiers.spec import Kind, VerifierSpec
 from rlstep.verifiers.training.arguments import VerifierArguments
 from rlstep.verifiers.training.evaluation import UNUSED, evaluation_metrics
 from rlstep.verifiers.training.sampling import LengthGroupedSampler
-from rlstep.verifiers.training.start import new_verifier, start_devices
+from rlstep.verifiers.training.start import new_verifier
 from rlstep.verifiers.training.units import pair_up, require_both_classes, require_rows, tree_units
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class VerifierTrainer(Trainer):
         spec: VerifierSpec | None = None,
         **options,
     ):
-        start_devices(args)
+        start_processes(args)
         if isinstance(model, str):
             set_seed(args.seed)  # the head's first weights
             spec = spec or _spec_of(load_config(model), self.kind)
@@ -150,6 +151,16 @@ class VerifierTrainer(Trainer):
             ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
             loss = loss * (len(targets_N) * ranks / num_items_in_batch)
         return (loss, {"logits": logits_NV}) if return_outputs else loss
+
+    def _prepare_input(self, data):
+        """A batch on the model's device, each tensor in its own type.
+
+        The Trainer casts floats to the model's type under DeepSpeed. None of these goes into the model: soft labels and
+        a reference's log-probabilities would be rounded.
+        """
+        if isinstance(data, Tensor):
+            return data.to(self.args.device)
+        return super()._prepare_input(data)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """(None, margins, (targets, problems, shared)): (F, N), each row's positions, and (F,), for ranks to gather."""

@@ -238,6 +238,13 @@ def test_sharing_can_be_left_off_and_whole_models_have_nothing_to_share(adapter_
     assert not wants_base(PPOOptions(problems, reward=["prm"], prm="http://127.0.0.1:1"))
 
 
+def test_no_base_is_loaded_to_be_shared_under_zero_3(adapter_path, problems, zero_3, caplog):
+    options = PPOOptions(problems, reward=["prm"], prm=adapter_path)
+    zero_3()
+    assert not wants_base(options)
+    assert "verifiers are on bases of their own" in caplog.text
+
+
 def test_a_base_that_is_another_one_is_said_and_not_shared(adapter_path, problems, tiny_lm, arguments, caplog):
     from rlstep.policy.models import load_base
 

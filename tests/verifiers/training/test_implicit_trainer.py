@@ -189,10 +189,3 @@ def test_outcomes_are_needed_and_of_both_kinds(tiny_lm, solutions, arguments):
         ImplicitTrainer(tiny_lm, arguments(), [solutions[0], replace(solutions[1], correct=None)], spec=SPEC)
     with pytest.raises(UserError, match="there is nothing to tell apart"):
         ImplicitTrainer(tiny_lm, arguments(), [replace(s, correct=True) for s in solutions], spec=SPEC)
-
-
-def test_zero_3_is_refused(tiny_lm, solutions, arguments, zero_3):
-    args = arguments()
-    zero_3()
-    with pytest.raises(UserError, match="cannot be trained under ZeRO-3"):
-        ImplicitTrainer(tiny_lm, args, solutions)

@@ -1,9 +1,13 @@
 """What a verifier's training starts from: the generator's weights, and nothing at random but a new head."""
 
+import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForTokenClassification, GPT2LMHeadModel, Qwen2ForCausalLM
 
+from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import LabelPolicy
+from rlstep.verifiers.adapters import save_adapter
 from rlstep.verifiers.forward import logits_at
 from rlstep.verifiers.pretrained import load_config
 from rlstep.verifiers.spec import VerifierSpec
@@ -60,3 +64,11 @@ def test_token_head_is_the_language_model_itself(tiny_lm):
     assert type(verifier) is Qwen2ForCausalLM
     for name, weight in generator.named_parameters():
         assert torch.equal(weight, verifier.get_parameter(name)), name
+
+
+def test_an_adapter_is_not_merged_into_shards(tiny_lm, tokenizer, tmp_path, zero_3):
+    lora = LoraConfig(task_type="TOKEN_CLS", r=2, target_modules="all-linear", exclude_modules=["score"])
+    save_adapter(get_peft_model(new_verifier(tiny_lm, PRM), lora), tokenizer, tmp_path)
+    zero_3()
+    with pytest.raises(UserError, match="is a LoRA adapter, which cannot be merged into a base that ZeRO-3 shards"):
+        new_verifier(str(tmp_path), PRM)

@@ -1,10 +1,12 @@
 import json
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, TrainerCallback
 
@@ -65,6 +67,18 @@ def test_loss_is_the_mean_over_the_labelled_tokens_of_the_whole_batch(tiny_lm, s
     counts = [len(f.targets) for f in train_features("prm", solutions, tokenizer, None)[0]]
     assert sum(counts[:4]) != sum(counts[4:8])
     torch.testing.assert_close(halves, whole, atol=1e-6, rtol=1e-4)
+
+
+def test_labels_keep_their_type_under_deepspeed_and_bfloat16(tiny_lm, solutions, arguments, monkeypatch):
+    """The Trainer casts all floats of a batch to the type of the weights; a soft label is no input of the model."""
+    soft = [replace(s, labels=[0.7 if label else 0.1 for label in s.labels]) for s in solutions]
+    trainer = PRMTrainer(tiny_lm, arguments(max_steps=1, save_strategy="no"), soft)
+    batch = next(iter(trainer.get_train_dataloader()))
+    plugin = SimpleNamespace(hf_ds_config=SimpleNamespace(dtype=lambda: torch.bfloat16))
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
+    monkeypatch.setattr(AcceleratorState, "deepspeed_plugin", plugin)
+    labels = trainer._prepare_inputs(batch)["labels"]
+    assert {round(label, 6) for label in labels.tolist()} == {0.1, 0.7}
 
 
 @pytest.mark.parametrize(("trainer_class", "kind"), [(PRMTrainer, "prm"), (ORMTrainer, "orm")])

@@ -1,0 +1,57 @@
+"""The processes of a training run: started before any weights are loaded, because ZeRO-3 shards weights in loading."""
+
+import os
+from typing import TYPE_CHECKING
+
+from rlstep.runtime.errors import UserError
+
+if TYPE_CHECKING:  # imports torch
+    from transformers import TrainingArguments
+
+
+def start_processes(args: "TrainingArguments") -> None:
+    """Starts the process group under DeepSpeed; without it, the Trainer's arguments have done so. May be called again.
+
+    Args:
+        args: the Trainer's arguments.
+
+    Raises:
+        UserError: one process sees several GPUs, which torch's DataParallel would share out; DeepSpeed is asked for in
+            a process that no launcher started; or its optimizer for the CPU cannot be compiled.
+    """
+    if args.n_gpu > 1:
+        raise UserError(
+            f"{args.n_gpu} GPUs are visible to one process. Start one process per GPU (`accelerate launch` or "
+            "`torchrun`), or show it one GPU (CUDA_VISIBLE_DEVICES=0)."
+        )
+    if not args.deepspeed:
+        return
+    if "RANK" not in os.environ:
+        raise UserError(
+            "deepspeed is set, but no launcher started this process; start it with `deepspeed --num_gpus N --module "
+            "rlstep ...`, also on one GPU, or with `torchrun`."
+        )
+    # With use_cpu the Trainer starts torch's process group and leaves DeepSpeed's own unset.
+    import deepspeed
+
+    deepspeed.init_distributed(auto_mpi_discovery=False)
+    if args.hf_deepspeed_config.get_value("zero_optimization.offload_optimizer.device", "none") != "none":
+        _compile_cpu_adam(args)
+
+
+def _compile_cpu_adam(args: "TrainingArguments") -> None:
+    """Builds the optimizer that an offload needs, which DeepSpeed would do after the weights are loaded."""
+    from deepspeed.accelerator import get_accelerator
+
+    if not args.hf_deepspeed_config.get_value("zero_force_ds_cpu_optimizer", True):
+        return
+    try:
+        get_accelerator().create_op_builder("CPUAdamBuilder").load(verbose=False)
+    except Exception as error:  # of the compiler, of torch's extension loader, of a version check
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{args.deepspeed} keeps the optimizer on the CPU, and DeepSpeed's CPU Adam cannot be compiled here: "
+            f"{reason}. It needs g++, ninja and Python.h (on Debian and Ubuntu: apt-get install g++ ninja-build "
+            "python3-dev) and, with a GPU, the CUDA toolkit of torch's version (CUDA_HOME). Or take a configuration "
+            "without offload, ds_configs/zero2.json or zero3.json."
+        ) from error
