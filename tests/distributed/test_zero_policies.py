@@ -22,6 +22,11 @@ pytestmark = [
 ]
 
 
+def also(*combination):
+    """One more combination of what the default run has tried already."""
+    return pytest.param(*combination, marks=pytest.mark.thorough)
+
+
 @pytest.fixture
 def paths(task, tiny_lm, tokenizer, tmp_path) -> dict[str, str]:
     """Data, and a PRM that is an adapter on the policy's base."""
@@ -43,7 +48,7 @@ def history(folder) -> list[dict]:
     return json.loads((newest / "trainer_state.json").read_text())["log_history"]
 
 
-@pytest.mark.parametrize(("stage", "lora"), [(2, False), (3, False), (3, True)])
+@pytest.mark.parametrize(("stage", "lora"), [also(2, False), also(3, False), (3, True)])
 def test_sft_on_two_ranks_is_sft_in_one_process(stage, lora, paths, tiny_lm, launch, tmp_path):
     """With the recipe's settings; `lora` trains an adapter further, whose base is loaded before there is a trainer."""
 
@@ -75,7 +80,7 @@ def test_sft_on_two_ranks_is_sft_in_one_process(stage, lora, paths, tiny_lm, lau
         assert (weights[1][name] - weight).abs().mean() < 5e-4, name
 
 
-@pytest.mark.parametrize(("stage", "precision"), [(3, "float32"), (3, "bfloat16"), (2, "bfloat16")])
+@pytest.mark.parametrize(("stage", "precision"), [also(3, "float32"), (3, "bfloat16"), also(2, "bfloat16")])
 def test_ppo_with_the_recipes_settings_and_an_adapter_prm(
     stage, precision, paths, tiny_lm, tokenizer, launch, tmp_path
 ):
@@ -119,7 +124,8 @@ def server(tiny_lm, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("stage", "advantage"), [(3, "group"), (2, "gae"), (3, "gae"), (2, "rloo"), (2, "vine"), (3, "vine")]
+    ("stage", "advantage"),
+    [also(3, "group"), also(2, "gae"), (3, "gae"), also(2, "rloo"), (2, "vine"), also(3, "vine")],
 )
 def test_ppo_on_two_ranks_has_the_losses_of_one(
     stage, advantage, paths, verifier_paths, tiny_lm, server, vllm_package, launch, tmp_path

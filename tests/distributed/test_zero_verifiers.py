@@ -24,6 +24,11 @@ LORA = ["--use_peft", "true", "--lora_r", "4"]
 STEPS = 3
 
 
+def also(*combination):
+    """One more combination of what the default run has tried already."""
+    return pytest.param(*combination, marks=pytest.mark.thorough)
+
+
 @pytest.fixture
 def options(task, tiny_lm, tmp_path):
     """Makes the words of a run with `rows` per process."""
@@ -71,8 +76,10 @@ KINDS = {
 
 @pytest.mark.parametrize(
     ("stage", "kind"),
-    [(3, "prm_lora"), (3, "prm_class_adapter"), (3, "prm_adapter"), (2, "orm"), (3, "orm_pairwise"), (3, "implicit"),
-     (3, "implicit_lora"), (2, "prm_class_adapter")],
+    [
+        also(3, "prm_lora"), (3, "prm_class_adapter"), also(3, "prm_adapter"), (2, "orm"), also(3, "orm_pairwise"),
+        also(3, "implicit"), (3, "implicit_lora"), also(2, "prm_class_adapter"),
+    ],
 )  # fmt: skip
 def test_two_ranks_train_what_one_process_does(stage, kind, options, launch, tmp_path, task):
     command, *words = KINDS[kind]
@@ -93,8 +100,10 @@ def test_two_ranks_train_what_one_process_does(stage, kind, options, launch, tmp
 
 @pytest.mark.parametrize(
     ("stage", "kind"),
-    [(2, "prm"), (3, "prm"), (3, "orm"), (3, "prm_class_adapter"), (2, "implicit"), (3, "implicit")],
-)
+    [
+        also(2, "prm"), also(3, "prm"), also(3, "orm"), (3, "prm_class_adapter"), also(2, "implicit"), (3, "implicit"),
+    ],
+)  # fmt: skip
 def test_verifiers_train_and_evaluate_in_bfloat16(stage, kind, options, launch, tmp_path):
     command, *words = KINDS[kind]
     if kind == "implicit":
