@@ -68,16 +68,16 @@ class StepPPOConfig(GRPOConfig):
         },
     )
     critic: Annotated[Literal["adapter", "head"], ReadBy("advantage", "gae")] = field(
-        default="adapter",
+        default="head",
         metadata={
-            "help": "gae: an adapter of its own on the frozen base, with a value head and a pass of its own (adapter); "
-            "or a value head on the policy's hidden states, in the policy's pass (head)."
+            "help": "gae: a value head on the policy's hidden states, in the policy's pass (head); or an adapter of "
+            "its own on the frozen base, with a value head and a pass of its own (adapter)."
         },
     )
     critic_trunk_scale: Annotated[
         float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae"), ReadBy("critic", "head")
     ] = field(
-        default=1.0,
+        default=0.0,
         metadata={
             "help": "critic head: what the value loss's gradients into the policy's weights are multiplied by; 0: the "
             "value loss trains the head alone."

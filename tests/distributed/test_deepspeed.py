@@ -46,7 +46,7 @@ def options(task, tiny_lm, tokenizer, tmp_path) -> list[str]:
 @pytest.mark.parametrize("stage", [2, 3])
 def test_critic_and_policy_share_the_base_under_zero(stage, critic, options, tmp_path, launch):
     # The head in pieces of about one row, so that each rank makes several passes, in number its own or the other's.
-    words = ["--critic", "head", "--tokens_per_device", "40"] if critic == "head" else []
+    words = ["--critic", critic, *(["--tokens_per_device", "40"] if critic == "head" else [])]
     launch(["ppo", *options, *words, "--deepspeed", f"ds_configs/zero{stage}.json"], by="deepspeed")
     out = tmp_path / "out"
     history = json.loads((out / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]

@@ -45,9 +45,9 @@ from rlstep.runtime.errors import UserError
         ({"beta": 0.1, "kl_estimator": "k1"}, "'k1' has zero expected gradient as a loss"),
         ({"beta": 0.1, "kl": "reward", "advantage": "vine"}, "Monte-Carlo values do not include the KL"),
         # the critic
-        ({"critic": "head"}, "advantage is 'group', so critic would do nothing; set advantage to 'gae'"),
+        ({"critic": "adapter"}, "advantage is 'group', so critic would do nothing; set advantage to 'gae'"),
         (
-            {"advantage": "gae", "critic_trunk_scale": 0.5},
+            {"advantage": "gae", "critic": "adapter", "critic_trunk_scale": 0.5},
             "critic is 'adapter', so critic_trunk_scale would do nothing",
         ),
         (

@@ -207,7 +207,7 @@ def loss_and_gradients(trainer) -> tuple[torch.Tensor, list[torch.Tensor]]:
     "settings",
     [
         {"advantage": "group", "beta": 0.1},
-        {"advantage": "gae", "beta": 0.1, "kl": "reward", "truncated": "bootstrap"},
+        {"advantage": "gae", "critic": "adapter", "beta": 0.1, "kl": "reward", "truncated": "bootstrap"},
         {"advantage": "gae", "mask_truncated_completions": True},
         {"loss_type": "grpo", "entropy_coef": 0.05},
         {"loss_type": "dr_grpo", "entropy_coef": 0.05, "top_entropy_quantile": 0.5},

@@ -155,8 +155,9 @@ def test_a_run_continued_from_any_checkpoint_ends_where_the_uninterrupted_one_do
     Without a critic there is less to keep: of its checkpoints one within a batch, one at an evaluation and the last.
     """
     last = 9 if accumulation == 1 else 6
+    critic = {"critic": "adapter"} if advantage == "gae" else {}
     whole = run(
-        advantage=advantage, gradient_accumulation_steps=accumulation, max_steps=last,
+        advantage=advantage, **critic, gradient_accumulation_steps=accumulation, max_steps=last,
         eval_on_start=True, eval_strategy="steps", eval_steps=4,
     )  # fmt: skip
     assert [entry["step"] for entry in whole.end["history"] if "loss" in entry] == list(range(3, last + 1, 3))

@@ -70,7 +70,8 @@ def gradients(trainer, batch) -> tuple[float, dict[str, torch.Tensor]]:
     return loss.item(), {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
 
 
-GROUP, ADAPTER, HEAD = {"advantage": "group"}, {"advantage": "gae"}, {"advantage": "gae", "critic": "head"}
+GROUP, ADAPTER = {"advantage": "group"}, {"advantage": "gae", "critic": "adapter"}
+HEAD = {"advantage": "gae", "critic": "head", "critic_trunk_scale": 1.0}
 CASES = {
     "dapo": HEAD | {"loss_type": "dapo"},
     "cispo": HEAD | {"loss_type": "cispo", "epsilon_high": 5.0},
@@ -122,7 +123,7 @@ def test_the_entropy_bonus_is_the_whole_micro_batchs(make, bonus):
 
 
 def test_passes_without_gradients_keep_to_it_too(make):
-    settings = {"advantage": "gae", "beta": 0.1, "kl": "reward", "truncated": "bootstrap"}
+    settings = {"advantage": "gae", "critic": "adapter", "beta": 0.1, "kl": "reward", "truncated": "bootstrap"}
     for packing in (True, False):
         plain, cut = (make(packing=packing, tokens_per_device=budget, **settings) for budget in (None, LONGEST + 1))
         seen = passes_of(cut)

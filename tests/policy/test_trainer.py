@@ -309,7 +309,7 @@ def test_vf_coef_and_value_clip_shape_the_value_loss(scripted, rows):
 
 
 def test_one_base_two_adapters_and_a_head(scripted, rows, tiny_lm):
-    trainer = scripted(rows, **GAE)
+    trainer = scripted(rows, **GAE, critic="adapter")
     base = AutoModelForCausalLM.from_pretrained(tiny_lm)
     policy = {name.replace(".base_layer", ""): p for name, p in trainer.model.base_model.model.model.named_parameters()}
     backbone = trainer.model.critic.backbone.base_model.model

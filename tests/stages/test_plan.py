@@ -160,7 +160,7 @@ def test_a_share_in_which_vllm_cannot_hold_the_policy(planned):
         ({"kept_logits_gib": 0.0}, {}),
         ({"packing": True}, {"packing": False}),
         ({"tokens_per_device": 200}, {"per_device_train_batch_size": 8}),
-        ({"advantage": "gae", "critic": "head"}, {"advantage": "gae"}),
+        ({"advantage": "gae", "critic": "head"}, {"advantage": "gae", "critic": "adapter"}),
         ({"bf16": True, "dtype": "bfloat16"}, {}),
         (
             {"attn_implementation": "flash_attention_2", "packing": False},

@@ -257,7 +257,7 @@ def test_a_base_that_is_another_one_is_said_and_not_shared(adapter_path, problem
 
 @pytest.mark.parametrize("share", [True, False])
 def test_a_policy_trains_beside_an_adapter_prm(share, run, adapter_path, arguments, tmp_path):
-    run(arguments(advantage="gae"), prm=adapter_path, share_base=share)
+    run(arguments(advantage="gae", critic="adapter"), prm=adapter_path, share_base=share)
     weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert all(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
 
