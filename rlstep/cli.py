@@ -6,6 +6,7 @@ import sys
 
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.processes import end_processes
 from rlstep.runtime.ranks import is_first_process, speak_once, wait_for_the_first
 from rlstep.stages import COMMANDS, run
 
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         if metrics and name not in TALKATIVE and is_first_process():
             print(f"{name}: {_summary(metrics)}")
         sys.stdout.flush()
+        end_processes()
     except UserError as error:
         return _fail(f"rlstep {name}", error)
     except BrokenPipeError:

@@ -16,7 +16,7 @@ from transformers import (
 from trl import SFTTrainer
 
 from rlstep.policy.config import PolicyModel
-from rlstep.policy.export import export_adapter
+from rlstep.policy.export import write_adapter, write_merged
 from rlstep.policy.first_batch import Look, warn_of_first_batch
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import PPOOptions
@@ -256,7 +256,8 @@ def test_an_adapter_stops_where_it_was_taught_to(chats, model, chat_lm):
         assert GenerationConfig.from_pretrained(folder).eos_token_id == ends
         assert json.loads((folder / "prompt_format.json").read_text()) == {"form": "text"}
 
-    export_adapter(policy, chats / "export")
+    write_adapter(policy, chats / "export" / "adapter")
+    write_merged(policy, chats / "export" / "merged")
     for form in ("adapter", "merged"):
         exported = draw(chats, chats / "export" / form, n=1, temperature=0.0, out=str(chats / f"{form}.jsonl"))
         assert [row.finished for row in exported] == [True] * 4
@@ -400,7 +401,8 @@ def test_the_whole_way_on_messages(chats, model, improve, read):
     (feature,) = verifier.query_format.features([scored[0].prompt], ["a"], [[(0, 1)]], verifier.tokenizer)
     assert feature.ids.tolist()[: len(tokens[0])] == tokens[0]
 
-    export_adapter(improved, chats / "export")
+    write_adapter(improved, chats / "export" / "adapter")
+    write_merged(improved, chats / "export" / "merged")
     merged = chats / "export" / "merged"
     assert json.loads((merged / "prompt_format.json").read_text()) == kept
     read.clear()

@@ -31,16 +31,6 @@ def check_adapter(policy: Path) -> None:
     refuse_verifier(str(policy))
 
 
-def export_adapter(policy: Path, out: Path, dtype: str = "auto", trust_remote_code: bool = False) -> int:
-    """Writes `out`/adapter and `out`/merged.
-
-    Returns:
-        The merged model's number of parameters.
-    """
-    write_adapter(policy, out / "adapter", trust_remote_code)
-    return write_merged(policy, out / "merged", dtype, trust_remote_code)
-
-
 def write_adapter(policy: Path, folder: Path, trust_remote_code: bool = False) -> None:
     """Writes a policy's adapter, which AutoPeftModelForCausalLM loads.
 

@@ -1,6 +1,7 @@
 """The processes of a training run: started before any weights are loaded, because ZeRO-3 shards weights in loading."""
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from rlstep.runtime.errors import UserError
@@ -37,6 +38,13 @@ def start_processes(args: "TrainingArguments") -> None:
     deepspeed.init_distributed(auto_mpi_discovery=False)
     if args.hf_deepspeed_config.get_value("zero_optimization.offload_optimizer.device", "none") != "none":
         _compile_cpu_adam(args)
+
+
+def end_processes() -> None:
+    """Closes the process group that a launcher's process has; its threads could abort the interpreter at the end."""
+    distributed = sys.modules.get("torch.distributed")
+    if "RANK" in os.environ and distributed is not None and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _compile_cpu_adam(args: "TrainingArguments") -> None:

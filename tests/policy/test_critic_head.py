@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, set_seed
 
 from rlstep.policy.critic import HeadCritic, values_of
-from rlstep.policy.export import export_adapter
+from rlstep.policy.export import write_adapter, write_merged
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.policy.value_function import CRITIC_FILE
 from rlstep.runtime.errors import UserError
@@ -168,7 +168,8 @@ def test_checkpoints_and_exports_hold_the_head_beside_the_policy(new_trainer, tm
         "value_head.bias": (1,),
     }
     assert not any("critic" in name for name in adapter)
-    export_adapter(tmp_path, tmp_path / "export")
+    write_adapter(tmp_path, tmp_path / "export" / "adapter")
+    write_merged(tmp_path, tmp_path / "export" / "merged")
     assert not any("critic" in name for name in load_file(tmp_path / "export" / "merged" / "model.safetensors"))
     AutoPeftModelForCausalLM.from_pretrained(tmp_path / "export" / "adapter")
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.processes import start_processes
+from rlstep.runtime.processes import end_processes, start_processes
 
 CONFIGS = Path(__file__).parents[2] / "ds_configs"
 NAMES = ("zero2", "zero2_offload", "zero3", "zero3_offload")
@@ -44,6 +44,19 @@ def test_deepspeed_needs_a_launcher(arguments, monkeypatch):
     monkeypatch.delenv("RANK")
     with pytest.raises(UserError, match="no launcher started this process; start it with `deepspeed"):
         start_processes(args)
+
+
+def test_a_launchers_process_closes_its_group(monkeypatch, tmp_path):
+    import torch.distributed
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    monkeypatch.delenv("RANK", raising=False)
+    end_processes()
+    assert torch.distributed.is_initialized()
+    monkeypatch.setenv("RANK", "0")
+    end_processes()
+    assert not torch.distributed.is_initialized()
+    end_processes()
 
 
 def test_an_optimizer_that_cannot_be_compiled_is_said_before_weights_are_loaded(arguments, monkeypatch, tmp_path):
