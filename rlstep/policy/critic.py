@@ -5,6 +5,7 @@ hidden states, in the policy's pass. Neither owns a base.
 """
 
 import copy
+from abc import ABC, abstractmethod
 
 import torch
 from peft import PeftConfig, get_peft_model
@@ -18,7 +19,7 @@ from rlstep.verifiers.share_weights import share_weights
 ADAPTER = "critic"
 
 
-class Critic(nn.Module):
+class Critic(nn.Module, ABC):
     """What both critics are to the value function: a child of the policy that reads values from hidden states.
 
     Args:
@@ -34,17 +35,17 @@ class Critic(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
+    @abstractmethod
     def backbone_of(self, policy: nn.Module) -> nn.Module:
         """The model whose hidden states are read, beside a policy that may be wrapped."""
-        raise NotImplementedError
 
     def read(self, states: Tensor) -> Tensor:
         """(...) the expected return from each state on, of the backbone's hidden states (..., H)."""
         return self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1).float()
 
+    @abstractmethod
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """What is trained and saved, without the weights that it shares."""
-        raise NotImplementedError
 
 
 class AdapterCritic(Critic):

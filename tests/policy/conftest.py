@@ -41,6 +41,23 @@ def lora():
 
 
 @pytest.fixture
+def pays_ones():
+    """A reward source: every line with a 1 is worth 1, and a text of odd length as a whole 1 more."""
+    from rlstep.policy.rewards.scored import ScoredCompletion
+    from rlstep.steps.boundaries import line_steps
+
+    def judge(prompts, completions, references):
+        scored = []
+        for text in completions:
+            steps = line_steps(text)
+            worth = [float("1" in text[start:end]) for start, end in steps]
+            scored.append(ScoredCompletion(steps, worth, float(len(text) % 2), correct=False, clean=False))
+        return scored
+
+    return judge
+
+
+@pytest.fixture
 def scripted(tiny_lm, tokenizer, arguments, lora):
     """Makes a trainer that "samples" the given rows, a problem's two samples one after the other.
 

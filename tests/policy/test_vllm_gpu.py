@@ -14,9 +14,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.trainer import StepPPOTrainer
-from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.small import small_model
 
 pytestmark = [
@@ -38,20 +36,12 @@ def model(tokenizer, tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def make(model, tokenizer, arguments, lora):
-    def judge(prompts, completions, references):
-        scored = []
-        for text in completions:
-            steps = line_steps(text)
-            worth = [float("1" in text[start:end]) for start, end in steps]
-            scored.append(ScoredCompletion(steps, worth, float(len(text) % 2), correct=False, clean=False))
-        return scored
-
+def make(model, tokenizer, arguments, lora, pays_ones):
     def trainer(adapter: bool = True, **changes) -> StepPPOTrainer:
         given = {"use_cpu": False, "bf16": False, "use_vllm": True, "max_steps": 3, "num_iterations": 1} | changes
         return StepPPOTrainer(
             model,
-            judge,
+            pays_ones,
             arguments(**given),
             Dataset.from_list([{"prompt": f"{n} + 3\n", "reference": "1"} for n in range(4)]),
             processing_class=tokenizer,

@@ -10,10 +10,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from trl.generation import vllm_client, vllm_generation
 
-from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime.errors import UserError
-from rlstep.steps.boundaries import line_steps
 from tests.policy.vllm_server import BASE, StubVLLM
 
 PROMPTS = ["7 + 3\n", "Left to right, mod 20: 7 + 3 * 7\n"]
@@ -50,21 +48,13 @@ def serve(tiny_lm, tokenizer, monkeypatch):
 
 
 @pytest.fixture
-def make(tiny_lm, tokenizer, arguments, lora):
+def make(tiny_lm, tokenizer, arguments, lora, pays_ones):
     """Makes a trainer whose policy the server samples; every line with a 1 is worth 1."""
-
-    def judge(prompts, completions, references):
-        scored = []
-        for text in completions:
-            steps = line_steps(text)
-            worth = [float("1" in text[start:end]) for start, end in steps]
-            scored.append(ScoredCompletion(steps, worth, float(len(text) % 2), correct=False, clean=False))
-        return scored
 
     def trainer(server: StubVLLM, adapter: bool = True, **changes) -> StepPPOTrainer:
         return StepPPOTrainer(
             tiny_lm,
-            judge,
+            pays_ones,
             arguments(use_vllm=True, vllm_mode="server", vllm_server_base_url=server.url, **changes),
             Dataset.from_list([{"prompt": prompt, "reference": "1"} for prompt in PROMPTS] * 2),
             processing_class=tokenizer,
