@@ -57,12 +57,12 @@ def find_recipes(path: str, stage: str | None = None) -> list[Recipe]:
 
 def sources_of(recipes: list[Recipe], settings_of: SettingsOf) -> dict[str, Source]:
     """The folders that the recipes and those beside them will write, and what they will hold."""
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     for folder in dict.fromkeys(recipe.path.parent for recipe in recipes):
         for recipe in _in_folder(folder):
             if recipe.stage in WRITES_MODELS:
-                found |= _written_by(recipe.stage, settings_of(recipe.stage, recipe.path))
-    return found
+                sources |= _written_by(recipe.stage, settings_of(recipe.stage, recipe.path))
+    return sources
 
 
 def _written_by(stage: str, values: Mapping) -> dict[str, Source]:

@@ -217,12 +217,12 @@ class MonteCarlo:
         beginnings = [request.begun for request in batch]
         # A batch's own seed: what is drawn after a kill is what the uninterrupted run would have drawn.
         seed = self.options.seed * 1_000_003 + number
-        found = self.draw(beginnings, [request.number for request in batch], seed)
+        continuations = self.draw(beginnings, [request.number for request in batch], seed)
         states = [
             (request.key, request.number, sum(self._is_right(request, tail) for tail in tails))
-            for request, tails in zip(batch, found.texts, strict=True)
+            for request, tails in zip(batch, continuations.texts, strict=True)
         ]
-        return {"states": states, "tokens": found.tokens, "prefix_tokens": found.prefix_tokens}
+        return {"states": states, "tokens": continuations.tokens, "prefix_tokens": continuations.prefix_tokens}
 
     def _is_right(self, request: Request, tail: str) -> bool:
         prompt, begun = request.begun

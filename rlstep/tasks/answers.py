@@ -101,8 +101,8 @@ class Answers(PublishedTask):
             return self._matched(completion)
         final = stated(completion)
         if self.grader == "number" and (final is None or _number(final.answer) is None):
-            found = list(_NUMBER.finditer(completion))
-            return Stated(*found[-1].span(), found[-1][0]) if found else None
+            numbers = list(_NUMBER.finditer(completion))
+            return Stated(*numbers[-1].span(), numbers[-1][0]) if numbers else None
         if self.grader == "choice" and (final is None or _choice(final.answer) is None):
             lines = [span for span in line_steps(completion) if _choice(completion[slice(*span)].strip())]
             return Stated(*lines[-1], completion[slice(*lines[-1])].strip()) if lines else None
@@ -154,12 +154,12 @@ def compiled(pattern: str) -> regex.Pattern:
         UserError: it is no regular expression, or has no group.
     """
     try:
-        found = regex.compile(pattern, regex.MULTILINE)
+        expression = regex.compile(pattern, regex.MULTILINE)
     except regex.error as error:
         raise UserError(f"answer_pattern is {pattern!r}, which is no regular expression: {error}.") from None
-    if not found.groups:
+    if not expression.groups:
         raise UserError(f"answer_pattern is {pattern!r}; it needs a group, in round brackets, that holds the answer.")
-    return found
+    return expression
 
 
 def _number(text: str) -> Fraction | None:
