@@ -186,8 +186,9 @@ def update(options, folder: Path) -> dict:
     setting = Setting(folder, model, words, batches, lengths.cap, options.epochs, options.micro, options.device)
     if options.memory_of:
         return {"bytes": memory(replace(setting, batches=batches[:1]), options.memory_of)}
-    result = timed(setting)
+    # First, while this process holds no trainers: both sides' and a child's together may not fit.
     used = {side: _child(["--memory-of", side, "--lengths", options.lengths])["bytes"] for side in SIDES}
+    result = timed(setting)
     config = AutoConfig.from_pretrained(model)
     adapter = sum(p.numel() for p in setting.trainer("plain").model.parameters() if p.requires_grad)
     flops = statistics.median(useful_flops(config, batch, adapter, options.epochs) for batch in batches[1:])
