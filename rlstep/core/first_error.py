@@ -16,6 +16,8 @@ __all__ = [
     "ProcessBench",
     "best_threshold",
     "cross_fitted_f1",
+    "cross_fitted_thresholds",
+    "f1_of_counts",
     "first_error",
     "min_is_last_share",
     "processbench_f1",
@@ -96,8 +98,7 @@ def best_threshold(rows: Sequence[Row]) -> float:
 def cross_fitted_f1(rows: Sequence[Row], keys: Sequence[str]) -> ProcessBench:
     """F1 and both accuracies of all rows, each evaluated at the threshold that is best for the other half of the keys.
 
-    A threshold tuned on the rows it is reported on is optimistic. The keys (problem ids: solutions of one problem are
-    alike) are split in half in the order of their hashes, so the halves are the same in every run and share no key.
+    A threshold tuned on the rows it is reported on is optimistic (`cross_fitted_thresholds`).
 
     Args:
         rows: (probs (S,), first wrong step or -1).
@@ -110,18 +111,55 @@ def cross_fitted_f1(rows: Sequence[Row], keys: Sequence[str]) -> ProcessBench:
     Raises:
         ValueError: not one key per row; a row is malformed (as `processbench_f1`).
     """
+    low_R, high_R, wrong_R = _intervals(rows)
+    threshold_R, halves = cross_fitted_thresholds(rows, keys)
+    if math.isnan(halves[0]):
+        return ProcessBench(math.nan, math.nan, math.nan, halves)
+    return _measured((low_R < threshold_R) & (threshold_R <= high_R), wrong_R, halves)
+
+
+def cross_fitted_thresholds(rows: Sequence[Row], keys: Sequence[str]) -> tuple[np.ndarray, tuple[float, float]]:
+    """For each row the threshold that is best for the other half of the keys.
+
+    The keys (problem ids: solutions of one problem are alike) are split in half in the order of their hashes, so the
+    halves are the same in every run and share no key.
+
+    Args:
+        rows: (probs (S,), first wrong step or -1).
+        keys: one per row.
+
+    Returns:
+        (R,) each row's threshold, and those of the first and of the second half; all NaN if a half lacks solutions with
+        or without a wrong step.
+
+    Raises:
+        ValueError: not one key per row; a row is malformed (as `processbench_f1`).
+    """
     if len(rows) != len(keys):
         raise ValueError(f"{len(rows)} rows, {len(keys)} keys; give one key per row.")
-    low_R, high_R, wrong_R = _intervals(rows)
     order = sorted(set(keys), key=lambda key: (hashlib.sha256(key.encode()).digest(), key))
     second = set(order[len(order) // 2 :])
     second_R = np.array([key in second for key in keys], dtype=bool)
     halves = [[row for row, here in zip(rows, half_R, strict=True) if here] for half_R in (~second_R, second_R)]
     if any(len({first < 0 for _, first in half}) < 2 for half in halves):
-        return ProcessBench(math.nan, math.nan, math.nan, (math.nan, math.nan))
+        return np.full(len(rows), math.nan), (math.nan, math.nan)
     for_second, for_first = best_threshold(halves[0]), best_threshold(halves[1])
-    threshold_R = np.where(second_R, for_second, for_first)
-    return _measured((low_R < threshold_R) & (threshold_R <= high_R), wrong_R, (for_first, for_second))
+    return np.where(second_R, for_second, for_first), (for_first, for_second)
+
+
+def f1_of_counts(counts: np.ndarray) -> np.ndarray:
+    """F1 from counts of solutions: the harmonic mean of the accuracies on those with and without a wrong step.
+
+    Args:
+        counts: (..., 4): with a wrong step: located, all; without one: none called wrong, all.
+
+    Returns:
+        (...); NaN where solutions of one kind are missing.
+    """
+    located, wrong, kept, right = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
+    both = (wrong > 0) & (right > 0)
+    f1 = _harmonic(located / np.where(both, wrong, 1), kept / np.where(both, right, 1))
+    return np.where(both, f1, np.nan)
 
 
 def min_is_last_share(probs: Sequence[Sequence[float]]) -> float:

@@ -7,7 +7,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import scipy  # loads scipy.stats and scipy.special, which take a second, at their first use
 
-__all__ = ["Interval", "Z95", "auroc", "bootstrap_interval", "normal_margin", "t_interval", "wilson_interval"]
+__all__ = [
+    "Interval", "Z95", "auroc", "bootstrap_interval", "normal_margin", "percentile_interval", "resampled_sums",
+    "t_interval", "wilson_interval",
+]  # fmt: skip
 
 Unit = TypeVar("Unit")
 
@@ -123,6 +126,50 @@ def bootstrap_interval(
     )  # fmt: skip
     low, high = drawn.confidence_interval
     return Interval(estimate, float(low), float(high))
+
+
+def resampled_sums(counts_UK: np.ndarray, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Sums of counts over bootstrap resamples of their units: for statistics of sums, as F1 is of steps found.
+
+    Much faster than `bootstrap_interval` where a statistic needs only the sums. Statistics of several groups of units,
+    each resampled with a seed of its own, are resamples of a statistic over all groups.
+
+    Args:
+        counts_UK: (U, K) counts of each independent unit.
+        resamples: number of resamples R; each draws U units with replacement.
+        seed: seeds the draws.
+
+    Returns:
+        (R, K)
+
+    Raises:
+        ValueError: no units, or fewer than one resample.
+    """
+    U = len(counts_UK)
+    if U == 0:
+        raise ValueError("a statistic of no units")
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}; it must be at least 1.")
+    # How often each unit is drawn, instead of which ones are: a product of matrices then sums them.
+    times_RU = np.random.default_rng(seed).multinomial(U, np.full(U, 1 / U), size=resamples)
+    return times_RU @ np.asarray(counts_UK)
+
+
+def percentile_interval(estimate: float, drawn_R: np.ndarray) -> Interval:
+    """An estimate with the 2.5th and the 97.5th percentile of its resamples (Efron, 1979).
+
+    Args:
+        estimate: the statistic of all units.
+        drawn_R: (R,) that of each resample; NaN where the resample does not define it, which is left out.
+
+    Returns:
+        The interval; its ends are None where no resample defines the statistic.
+    """
+    known_R = drawn_R[~np.isnan(drawn_R)]
+    if not len(known_R):
+        return Interval(float(estimate), None, None)
+    low, high = np.percentile(known_R, [2.5, 97.5])
+    return Interval(float(estimate), float(low), float(high))
 
 
 def auroc(scores_N: np.ndarray, right_N: np.ndarray) -> float:

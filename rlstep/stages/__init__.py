@@ -37,6 +37,9 @@ COMMANDS = {
     "orm": Command("rlstep.stages.orm", "orm", "Train an outcome reward model on answer labels."),
     "score": Command("rlstep.stages.score", "score", "Add a reward model's step scores to solutions."),
     "serve": Command("rlstep.stages.serve", "serve", "Serve a reward model's step scores over HTTP."),
+    "bench": Command(
+        "rlstep.stages.bench", "bench", "Verifiers side by side on ProcessBench, PRMBench and best-of-N.", ("models",)
+    ),
     "evaluate": Command("rlstep.stages.evaluate", "evaluate", "Best-of-N curves of scored solutions."),
     "ppo": Command("rlstep.stages.ppo", "ppo", "Train the policy by PPO on step rewards or on the outcome."),
     "export": Command(

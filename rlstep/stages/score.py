@@ -81,6 +81,12 @@ class ScoreConfig:
             yield f"out is the path that data names, {self.data}; give another one"
 
 
+def as_in_score(name: str):
+    """An option of `rlstep score` for another stage, with its default and its help."""
+    option = ScoreConfig.__dataclass_fields__[name]
+    return field(default=option.default, metadata=option.metadata)
+
+
 def score(config: ScoreConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Scores every solution of `config.data` into `config.out`; steps that are null are found by the boundary rule."""
     check_packages(config)

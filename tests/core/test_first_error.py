@@ -7,6 +7,8 @@ from rlstep.core.first_error import (
     ProcessBench,
     best_threshold,
     cross_fitted_f1,
+    cross_fitted_thresholds,
+    f1_of_counts,
     first_error,
     min_is_last_share,
     processbench_f1,
@@ -181,3 +183,21 @@ def test_a_threshold_needs_both_kinds_and_a_row_its_key():
         best_threshold(ROWS[2:])
     with pytest.raises(ValueError, match="5 rows, 1 keys"):
         cross_fitted_f1(ROWS, ["a"])
+
+
+def test_f1_of_counts_by_hand():
+    # Located 1 of 4, kept 2 of 4: 2 (1/4) (1/2) / (3/4).
+    assert f1_of_counts([1, 4, 2, 4]) == pytest.approx(1 / 3)
+    assert f1_of_counts([0, 4, 0, 4]) == 0
+    assert math.isnan(f1_of_counts([0, 0, 2, 4]))
+    assert math.isnan(f1_of_counts([1, 2, 0, 0]))
+
+
+def test_every_row_gets_the_threshold_of_the_other_half():
+    rows, keys = random_rows(3, 60, 2), [f"p{k // 2}" for k in range(61)]
+    thresholds, (first, second) = cross_fitted_thresholds(rows, keys)
+    halves = {limit: [k for k, own in enumerate(thresholds) if own == limit] for limit in (first, second)}
+    assert first != second
+    for limit, other in ((first, second), (second, first)):
+        assert best_threshold([rows[k] for k in halves[other]]) == limit
+    assert not {keys[k] for k in halves[first]} & {keys[k] for k in halves[second]}

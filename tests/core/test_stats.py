@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from rlstep.core.stats import auroc, bootstrap_interval, normal_margin, t_interval, wilson_interval
+from rlstep.core.stats import (
+    Interval,
+    auroc,
+    bootstrap_interval,
+    normal_margin,
+    percentile_interval,
+    resampled_sums,
+    t_interval,
+    wilson_interval,
+)
 
 
 def test_t_interval_of_three_numbers_by_hand():
@@ -127,3 +136,34 @@ def test_bootstrap_of_too_little():
         bootstrap_interval([], mean)
     with pytest.raises(ValueError, match="resamples is 0"):
         bootstrap_interval([1.0, 2.0], mean, resamples=0)
+
+
+def test_resampled_sums_are_sums_of_as_many_units():
+    counts = np.array([[1, 0], [1, 10], [1, 100]])
+    sums = resampled_sums(counts, resamples=4000)
+    assert (sums[:, 0] == 3).all()
+    assert set(sums[:, 1].tolist()) == {sum(drawn) for drawn in itertools.product([0, 10, 100], repeat=3)}
+    # Each unit is drawn once on average; the variance of the sum is 3 times that of one draw.
+    assert sums[:, 1].mean() == pytest.approx(110, rel=0.03)
+    assert sums[:, 1].var() == pytest.approx(3 * np.var([0, 10, 100]), rel=0.1)
+    assert (resampled_sums(counts, 50, seed=1) != resampled_sums(counts, 50, seed=2)).any()
+
+
+def test_resampled_sums_give_the_interval_of_the_slow_bootstrap():
+    hits = [float(k % 3 == 0) for k in range(60)]
+    slow = bootstrap_interval(hits, lambda drawn: float(np.mean(drawn)))
+    sums = resampled_sums(np.array([[hit, 1] for hit in hits]))
+    quick = percentile_interval(20 / 60, sums[:, 0] / sums[:, 1])
+    assert quick == pytest.approx(slow, abs=0.02)
+
+
+@pytest.mark.parametrize(("counts", "resamples", "message"), [([], 5, "no units"), ([[1]], 0, "at least 1")])
+def test_sums_of_nothing_are_refused(counts, resamples, message):
+    with pytest.raises(ValueError, match=message):
+        resampled_sums(np.array(counts), resamples)
+
+
+def test_percentiles_leave_out_what_is_undefined():
+    drawn = np.array([np.nan, *np.linspace(0, 1, 41)])
+    assert percentile_interval(0.4, drawn) == pytest.approx((0.4, 0.025, 0.975))
+    assert percentile_interval(0.4, np.array([np.nan])) == Interval(0.4, None, None)

@@ -336,6 +336,8 @@ def test_prmbench_takes_the_original_solutions_once(tmp_path):
     assert found[2].prompt == "How many legs have 2 ducks?\n"
     assert found[2].completion == "1. A duck has 2 legs.\n2. 2 * 2 = 4."
     assert report.seen["original solution"] == 1
+    classes = ["counterfactual", "redundency", "original", "multi_solutions"]
+    assert [s.extra for s in found] == [{"classification": name} for name in classes]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from rlstep.steps.records import Solution
 
 # The published evaluation takes the unmodified solutions, each once, from the rows of this class.
 WITH_ORIGINAL = "redundency"
+# What `Solution.extra` says of a solution: its class, for the unmodified ones this word.
+CLASS, ORIGINAL = "classification", "original"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class PrmBenchReader(StepReader):
     published evaluation takes it as the sample without an error. The other classes repeat the same originals.
 
     Redundant and circular steps count as wrong in this benchmark, and in "multi_solutions" no step is wrong. The data
-    does not say whether a final answer is right.
+    does not say whether a final answer is right. `extra` holds each solution's class.
     """
 
     has_reference: ClassVar[bool] = False
@@ -36,18 +38,18 @@ class PrmBenchReader(StepReader):
         kind = row["classification"].text()
         question, steps = row["modified_question"].text(), _steps(row["modified_process"])
         wrong = {step.index(len(steps) + 1, lowest=1) - 1 for step in row["error_steps"].items()}
-        both = [(question, steps, [int(k not in wrong) for k in range(len(steps))])]
+        both = [(question, steps, [int(k not in wrong) for k in range(len(steps))], kind)]
         if kind == WITH_ORIGINAL:
             original = _steps(row["original_process"])
-            both.append((row["original_question"].text(), original, [1] * len(original)))
+            both.append((row["original_question"].text(), original, [1] * len(original), ORIGINAL))
             report.seen["original solution"] += 1
         report.seen[f"classification: {kind}"] += 1
         return [self._solution(*one) for one in both]
 
-    def _solution(self, question: str, steps: list[str], labels: list[int]) -> Solution:
+    def _solution(self, question: str, steps: list[str], labels: list[int], kind: str) -> Solution:
         completion, spans = self.join(steps)
-        key = f"prmbench-{problem_key(question)}"
-        return Solution(key, self.prompt_of(question), completion, "", steps=spans, labels=labels)
+        key, extra = f"prmbench-{problem_key(question)}", {CLASS: kind}
+        return Solution(key, self.prompt_of(question), completion, "", steps=spans, labels=labels, extra=extra)
 
 
 def _steps(process: Field) -> list[str]:

@@ -1,0 +1,254 @@
+"""The `bench` stage: verifiers side by side on ProcessBench, PRMBench and best-of-N, in one table with intervals.
+
+Scores are kept in OUT/scores, one file per verifier and benchmark: a run that was killed, or that is given one more
+verifier or benchmark, computes what is not there yet.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rlstep.evaluation.best_of_n import best_of_n_curves, fewest_samples, powers_of_two
+from rlstep.evaluation.samples import ScoreChoice, read_samples
+from rlstep.evaluation.verifier_bench import (
+    JudgedSolution,
+    Measure,
+    class_of,
+    prmbench,
+    processbench,
+    subset_of,
+)
+from rlstep.report.tables import number, table
+from rlstep.runtime.checkpoints import checkpoint_files
+from rlstep.runtime.constraints import Choices, Range, ReadBy, check
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.packages import check_packages
+from rlstep.runtime.record import RunRecord, digest
+from rlstep.runtime.rows import write_json
+from rlstep.stages.score import ScoreConfig, as_in_score, score
+from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
+from rlstep.steps.prompts import prompt_key
+from rlstep.steps.readers import read
+from rlstep.steps.records import Solution, iter_solutions, write_solutions
+from rlstep.steps.sources import is_hub_id
+from rlstep.verifiers.published import FAMILIES
+
+OUTPUT, TABLE = "bench.json", "bench.md"
+NAME = "bench"  # of the scores, in the files of scores
+PROCESSBENCH, PRMBENCH, BEST_OF_N = "processbench", "prmbench", "best_of_n"
+SOURCES_HELP = "Files or folders of its rows, or its hub id with a split, ID:SPLIT."
+READING = ("batch_tokens", "kind", "layout", "neutral", "packing", "dtype", "attn_implementation", "trust_remote_code")
+
+
+@dataclass
+class BenchConfig:
+    models: list[str] = field(metadata={"help": "Folders or hub ids of the verifiers."})
+    out: str = field(metadata={"help": f"Folder for {OUTPUT}, {TABLE} and the scores."})
+    processbench: list[str] | None = field(default=None, metadata={"help": f"ProcessBench: {SOURCES_HELP}"})
+    processbench_threshold: Annotated[str, ReadBy("processbench")] = field(
+        default="0.5",
+        metadata={
+            "help": "Steps below it are called wrong: a number, cross_fitted (the best of the other half of the "
+            "problems), or a subset on which it is chosen for all, as its authors do with gsm8k."
+        },
+    )
+    prmbench: list[str] | None = field(default=None, metadata={"help": f"PRMBench: {SOURCES_HELP}"})
+    prmbench_threshold: Annotated[float, Range(at_least=0, at_most=1), ReadBy("prmbench")] = field(
+        default=0.5, metadata={"help": "Steps below it are called wrong."}
+    )
+    best_of_n: list[str] | None = field(
+        default=None, metadata={"help": "Files or folders of samples, N of each problem, that rlstep sample wrote."}
+    )
+    aggregate: Annotated[Literal["product", "minimum", "last", "mean"], ReadBy("best_of_n")] = field(
+        default="product", metadata={"help": "How step scores become the solution's."}
+    )
+    batch_tokens: Annotated[int, Range(at_least=1)] = as_in_score("batch_tokens")
+    kind: Literal["prm", "orm"] | None = as_in_score("kind")
+    layout: Annotated[str | None, Choices((*FAMILIES,))] = as_in_score("layout")
+    neutral: Literal["positive", "negative", "ignore"] | None = as_in_score("neutral")
+    packing: bool = as_in_score("packing")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = as_in_score("dtype")
+    attn_implementation: str | None = as_in_score("attn_implementation")
+    trust_remote_code: bool = as_in_score("trust_remote_code")
+
+    def __post_init__(self):
+        check(self, self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        if not self.models:
+            yield "models is empty; name at least one verifier"
+        if repeated := sorted({model for model in self.models if self.models.count(model) > 1}):
+            yield f"models names {', '.join(repeated)} more than once"
+        if not (self.processbench or self.prmbench or self.best_of_n):
+            yield f"there is nothing to measure: give {PROCESSBENCH}, {PRMBENCH} or {BEST_OF_N}"
+        if not isinstance(self.threshold, str) and not 0 <= self.threshold <= 1:
+            yield f"processbench_threshold is {self.processbench_threshold}; a number must be from 0 to 1"
+
+    @property
+    def threshold(self) -> float | str:
+        try:
+            return float(self.processbench_threshold)
+        except ValueError:
+            return self.processbench_threshold
+
+
+def bench(config: BenchConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
+    """Scores the benchmarks with every verifier, prints one table, and writes it and all figures to `config.out`.
+
+    Returns:
+        By verifier, a benchmark's figure by name.
+
+    Raises:
+        UserError: a verifier cannot be opened, a row is too long for it, a subset or a sample is missing.
+        DataError: a malformed row.
+    """
+    check_packages(config)
+    out = Path(config.out)
+    with RunRecord("bench", asdict(config) | asdict(prompts), out) as record:
+        data = _data(config, out / "data")
+        # Before the scores, which may take hours: samples are missing here as there.
+        votes = _votes(config, data)
+        figures: dict[str, dict[str, dict]] = {}
+        for model in config.models:
+            figures[model] = {}
+            for benchmark, path in data.items():
+                scored = _scored(config, prompts, model, benchmark, path)
+                figures[model][benchmark] = _measure(config, benchmark, scored)
+        write_json(out / OUTPUT, {"verifiers": figures, "without_a_verifier": votes, "settings": asdict(config)})
+        text = _table(figures, votes)
+        (out / TABLE).write_text(text + "\n", encoding="utf-8")
+        record.metrics |= {model: {name: _headline(name, of)[0] for name, of in figures[model].items()}
+                           for model in figures}  # fmt: skip
+    print(text, "", out / OUTPUT, sep="\n")
+    return record.metrics
+
+
+def _data(config: BenchConfig, folder: Path) -> dict[str, str]:
+    """The path of each benchmark's solutions, by its name; the published ones are read into files of their own."""
+    data = {}
+    for benchmark in (PROCESSBENCH, PRMBENCH):
+        if sources := getattr(config, benchmark):
+            data[benchmark] = str(folder / f"{benchmark}.jsonl")
+            write_solutions(data[benchmark], _read(benchmark, sources))
+    for path in config.best_of_n or ():
+        data[f"{BEST_OF_N}: {path}"] = path
+    return data
+
+
+def _read(benchmark: str, sources: list[str]) -> Iterator[Solution]:
+    samples: dict[str, int] = {}
+    for source in sources:
+        path, _, split = source.rpartition(":")
+        of_the_hub = not Path(source).exists() and is_hub_id(path)
+        for solution in read(benchmark, path if of_the_hub else source, split=split if of_the_hub else None):
+            # Over all sources: a problem may be in several.
+            solution.sample = samples.get(solution.problem_id, 0)
+            samples[solution.problem_id] = solution.sample + 1
+            yield solution
+
+
+def _scored(config: BenchConfig, prompts: PromptOptions, model: str, benchmark: str, data: str) -> Path:
+    """The file of a benchmark's solutions with a verifier's scores."""
+    folder = Path(config.out) / "scores" / _file_name(model)
+    out = folder / f"{_file_name(benchmark)}.jsonl"
+    reading = {name: getattr(config, name) for name in READING}
+    key = digest(reading, asdict(prompts), prompts.template_text, Path(data), model, checkpoint_files(model))
+    finished = out.with_suffix(".key")
+    if not (out.is_file() and finished.is_file() and finished.read_text(encoding="utf-8") == key):
+        print(f"{model}: {benchmark}", flush=True)
+        score(ScoreConfig(model, data, str(out), name=NAME, **reading), prompts)
+        finished.write_text(key, encoding="utf-8")
+    return out
+
+
+def _file_name(name: str) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-')[-60:]}-{digest(name)[:6]}"
+
+
+def _measure(config: BenchConfig, benchmark: str, scored: Path) -> dict:
+    if benchmark == PROCESSBENCH:
+        return _as_dicts(processbench(_judged(scored, subset_of), config.threshold))
+    if benchmark == PRMBENCH:
+        return _as_dicts(prmbench(_judged(scored, class_of), config.prmbench_threshold))
+    curves = _curves(scored, ScoreChoice(names=(NAME,), aggregate=config.aggregate))
+    return {"ns": curves["ns"], "best_of_n": curves[NAME]}
+
+
+def _as_dicts(measures: dict[str, Measure]) -> dict[str, dict]:
+    return {name: measure.to_dict() for name, measure in measures.items()}
+
+
+def _judged(scored: Path, part_of: Callable[[Solution], str]) -> list[JudgedSolution]:
+    return [
+        JudgedSolution(part_of(solution), prompt_key(solution.prompt), solution.scores[NAME], solution.labels)
+        for solution in iter_solutions(scored)
+    ]
+
+
+def _curves(path: str | Path, choice: ScoreChoice) -> dict:
+    scored = read_samples(path, choice)
+    problem, fewest = fewest_samples(scored.problems)
+    if fewest < 2:
+        raise UserError(f"{path}: problem '{problem}' has one sample; best-of-N needs several of each problem.")
+    ns = powers_of_two(fewest)
+    return {"ns": ns} | best_of_n_curves(scored, ns, trials=400, seed=0)
+
+
+def _votes(config: BenchConfig, data: dict[str, str]) -> dict[str, dict]:
+    """What the samples of best-of-N give without a verifier."""
+    votes = {}
+    for benchmark, path in data.items():
+        if benchmark.startswith(BEST_OF_N):
+            curves = _curves(path, ScoreChoice(names=()))
+            votes[benchmark] = {name: curves[name] for name in ("ns", "majority", "pass_at_n") if name in curves}
+    return votes
+
+
+def _headline(benchmark: str, figures: dict) -> tuple[float, float | None, float | None]:
+    """A benchmark's one figure: the mean of subsets, all of PRMBench, or best-of-N at the largest N."""
+    if benchmark.startswith(BEST_OF_N):
+        return tuple(figures["best_of_n"][part][-1] for part in ("mean", "low", "high"))
+    figure = figures["average" if benchmark == PROCESSBENCH else "overall"]
+    return figure["score"], figure["low"], figure["high"]
+
+
+def _table(figures: dict[str, dict[str, dict]], votes: dict[str, dict]) -> str:
+    """Verifiers in rows; for best-of-N also the majority and the ceiling."""
+    benchmarks = list(next(iter(figures.values())))
+    heads = ["verifier", *(_head(benchmark, figures) for benchmark in benchmarks)]
+    rows = [[model, *(number(*_headline(name, of[name]), digits=3) for name in benchmarks)]
+            for model, of in figures.items()]  # fmt: skip
+    for vote, words in (("majority", "(majority vote)"), ("pass_at_n", "(any sample right)")):
+        curves = [votes.get(benchmark, {}).get(vote) for benchmark in benchmarks]
+        if any(curves):
+            ends = [number(*(curve[part][-1] for part in ("mean", "low", "high")), digits=3) if curve else "-"
+                    for curve in curves]  # fmt: skip
+            rows.append([words, *ends])
+    return "\n\n".join([table(heads, rows), *_details(figures)])
+
+
+def _head(benchmark: str, figures: dict[str, dict[str, dict]]) -> str:
+    if benchmark == PROCESSBENCH:
+        return "ProcessBench, F1"
+    if benchmark == PRMBENCH:
+        return "PRMBench, score"
+    n = next(iter(figures.values()))[benchmark]["ns"][-1]
+    return f"best of {n}, {benchmark.removeprefix(BEST_OF_N + ': ')}"
+
+
+def _details(figures: dict[str, dict[str, dict]]) -> Iterator[str]:
+    """A table of the parts of each published benchmark, with the thresholds that were used."""
+    for benchmark in (PROCESSBENCH, PRMBENCH):
+        of_each = {model: of[benchmark] for model, of in figures.items() if benchmark in of}
+        if not of_each:
+            continue
+        parts = list(next(iter(of_each.values())))
+        rows = []
+        for model, measures in of_each.items():
+            limits = sorted({limit for measure in measures.values() for limit in measure["thresholds"]})
+            scores = [number(*(measures[part][end] for end in ("score", "low", "high"))) for part in parts]
+            rows.append([model, *scores, ", ".join(f"{limit:.3g}" for limit in limits)])
+        counts = [f"{part} ({next(iter(of_each.values()))[part]['solutions']:,})" for part in parts]
+        yield table([benchmark, *counts, "thresholds"], rows)

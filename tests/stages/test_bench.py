@@ -1,0 +1,121 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.stages.bench import BenchConfig, bench
+from rlstep.steps.records import read_solutions
+from rlstep.verifiers.scoring.reward_model import RewardModel
+
+PROCESSBENCH = [
+    {"id": "gsm8k-0", "generator": "g", "problem": "7 + 3", "steps": ["7 + 3 = 10", "10 * 7 = 3"],
+     "final_answer_correct": False, "label": 1},
+    {"id": "gsm8k-1", "generator": "g", "problem": "7 + 4", "steps": ["7 + 4 = 11"], "final_answer_correct": True,
+     "label": -1},
+    {"id": "math-0", "generator": "g", "problem": "2 * 3", "steps": ["2 * 3 = 7"], "final_answer_correct": False,
+     "label": 0},
+    {"id": "math-1", "generator": "g", "problem": "2 * 4", "steps": ["2 * 4 = 8"], "final_answer_correct": True,
+     "label": -1},
+]  # fmt: skip
+PRMBENCH = [
+    {"original_question": "7 + 3", "original_process": ["7 + 3 = 10"], "modified_question": "7 + 3",
+     "modified_process": ["7 + 3 = 11"], "error_steps": [1], "classification": kind}
+    for kind in ("redundency", "circular")
+]  # fmt: skip
+
+
+@pytest.fixture
+def benchmarks(tmp_path, solutions) -> dict[str, list[str]]:
+    samples = [replace(one, problem_id=f"p{k // 2}", sample=k % 2).to_row() for k, one in enumerate(solutions)]
+    rows = {"processbench": PROCESSBENCH, "prmbench": PRMBENCH, "best_of_n": samples}
+    for name, of_it in rows.items():
+        write_rows(tmp_path / f"{name}.jsonl", of_it)
+    return {name: [str(tmp_path / f"{name}.jsonl")] for name in rows}
+
+
+def test_verifiers_side_by_side(verifier_paths, benchmarks, tmp_path, capsys):
+    models = list(verifier_paths.values())
+    metrics = bench(BenchConfig(models, str(tmp_path / "bench"), **benchmarks))
+    result = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    samples = f"best_of_n: {benchmarks['best_of_n'][0]}"
+    assert set(metrics[models[0]]) == {"processbench", "prmbench", samples}
+    prm = result["verifiers"][models[0]]
+    assert set(prm["processbench"]) == {"gsm8k", "math", "average"}
+    assert set(prm["prmbench"]) == {"overall", "redundency", "circular", "simplicity"}
+    assert prm[samples]["ns"] == [1, 2]
+    assert set(result["without_a_verifier"][samples]) == {"ns", "majority", "pass_at_n"}
+    text = (tmp_path / "bench" / "bench.md").read_text()
+    assert text in capsys.readouterr().out
+    heads = ["verifier", "ProcessBench, F1", "PRMBench, score", f"best of 2, {benchmarks['best_of_n'][0]}"]
+    assert text.splitlines()[0] == "| " + " | ".join(heads) + " |"
+    assert [line.split(" | ")[0] for line in text.splitlines()[2:6]] == [
+        *(f"| {model}" for model in models), "| (majority vote)", "| (any sample right)",
+    ]  # fmt: skip
+
+
+def test_scores_are_those_of_the_verifier(verifier_paths, benchmarks, tmp_path):
+    bench(BenchConfig([verifier_paths["prm"]], str(tmp_path / "bench"), processbench=benchmarks["processbench"]))
+    [file] = (tmp_path / "bench" / "scores").rglob("*.jsonl")
+    verifier = RewardModel.from_pretrained(verifier_paths["prm"])
+    for solution in read_solutions(file):
+        [wanted] = verifier.score([solution.prompt], [solution.completion], [solution.steps])
+        assert solution.scores["bench"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_what_is_scored_is_not_scored_again(verifier_paths, benchmarks, tmp_path, monkeypatch):
+    calls, plain = [], RewardModel.score
+    monkeypatch.setattr(RewardModel, "score", lambda self, *args: calls.append(self.kind) or plain(self, *args))
+
+    def run(models: list[str], **changes) -> list[str]:
+        calls[:] = []
+        bench(BenchConfig(models, str(tmp_path / "bench"), processbench=benchmarks["processbench"], **changes))
+        return calls
+
+    prm, orm = verifier_paths["prm"], verifier_paths["orm"]
+    assert run([prm]) == ["prm"]
+    assert run([prm], processbench_threshold="0.3") == []
+    assert run([prm, orm]) == ["orm"]
+    assert run([prm], batch_tokens=64) == ["prm"]
+    write_rows(benchmarks["processbench"][0], PROCESSBENCH[:2])
+    assert run([prm], batch_tokens=64) == ["prm"]
+
+
+def test_thresholds_act(verifier_paths, benchmarks, tmp_path):
+    def run(**changes) -> dict:
+        metrics = bench(BenchConfig([verifier_paths["prm"]], str(tmp_path / "bench"), **benchmarks, **changes))
+        return metrics[verifier_paths["prm"]]
+
+    assert run(processbench_threshold="0")["processbench"] == 0  # nothing is called wrong, no error located
+    assert run(prmbench_threshold=0.0)["prmbench"] != run(prmbench_threshold=1.0)["prmbench"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": []}, "models is empty"),
+        ({"models": ["a", "b", "a"]}, "names a more than once"),
+        ({"processbench": None}, "there is nothing to measure"),
+        ({"processbench_threshold": "1.5"}, "a number must be from 0 to 1"),
+        ({"prmbench_threshold": 0.3}, "prmbench_threshold"),
+    ],
+)
+def test_options_that_make_no_sense(changes, message):
+    with pytest.raises(UserError, match=message):
+        BenchConfig(**({"models": ["a"], "out": "out", "processbench": ["rows.jsonl"]} | changes))
+
+
+def test_bad_input(verifier_paths, benchmarks, tmp_path):
+    def run(**changes):
+        return bench(BenchConfig([verifier_paths["prm"]], str(tmp_path / "bench"), **changes))
+
+    with pytest.raises(UserError, match=r"nothing\.jsonl"):
+        run(processbench=[str(tmp_path / "nothing.jsonl")])
+    with pytest.raises(DataError, match=r"prmbench\.jsonl.* row 1"):
+        run(processbench=benchmarks["prmbench"])
+    with pytest.raises(UserError, match="one of the subsets that are there, gsm8k, math"):
+        run(processbench=benchmarks["processbench"], processbench_threshold="omnimath")
+    write_rows(tmp_path / "single.jsonl", [read_solutions(benchmarks["best_of_n"][0])[0].to_row()])
+    with pytest.raises(UserError, match="best-of-N needs several"):
+        run(best_of_n=[str(tmp_path / "single.jsonl")])
