@@ -4,6 +4,8 @@ import http.client
 import json
 import socket
 import threading
+import time
+from collections.abc import Callable
 from contextlib import contextmanager
 
 from rlstep.verifiers.serving.server import Limits, ScoreServer
@@ -92,3 +94,17 @@ def raw(server, request: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(request)
         return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def wait_until(happens: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Returns once it has happened; fails if it does not."""
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end, "it has not happened"
+        time.sleep(0.01)

@@ -2,37 +2,40 @@
 
 import json
 import math
-import os
+import random
 import re
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from types import SimpleNamespace
-from typing import get_type_hints
-from urllib.parse import urlsplit
 
 import pytest
 
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
-from rlstep.stages.score import ScoreConfig
-from rlstep.stages.serve import ServeConfig, serve
+from rlstep.stages.serve import ServeConfig
 from rlstep.steps.boundaries import Boundary
-from rlstep.steps.prompt_options import PromptOptions
 from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.serving import client as remote
 from rlstep.verifiers.serving import app
+from rlstep.verifiers.serving import client as remote
 from rlstep.verifiers.serving.client import RemoteRewardModel
 from rlstep.verifiers.serving.messages import BadRequest, parse
-from rlstep.verifiers.serving.server import ScoreServer
-from rlstep.verifiers.serving.worker import Loading
-from tests.verifiers.serving.servers import COMPLETION, PROMPT, SCORE, Recorded, exchanged, raw, running, sent, serving, texts
+from tests.verifiers.serving.servers import (
+    COMPLETION,
+    PROMPT,
+    SCORE,
+    Recorded,
+    exchanged,
+    free_port,
+    raw,
+    running,
+    sent,
+    serving,
+    texts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -515,13 +518,13 @@ class _Speaks(BaseHTTPRequestHandler):
         scores = self.server.scores
         self.say(*(scores.pop(0) if len(scores) > 1 else scores[0]))
 
-    def say(self, status, content, **headers):
+    def say(self, status, content, more=(), **headers):
         if status is None:
             return
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(200 if status == "cut" else status)
         self.send_header("Content-Length", str(len(body) + (50 if status == "cut" else 0)))
-        for name, value in headers.items():
+        for name, value in (headers | dict(more)).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
@@ -575,6 +578,77 @@ def test_what_may_pass_is_tried_again(fault, waits):
     assert other.asked == 3 + 8
 
 
+class _Middle:
+    """In place of the client's random numbers: the middle of each range."""
+
+    def uniform(self, low: float, high: float) -> float:
+        return (low + high) / 2
+
+
+def asking(url: str, **options) -> RemoteRewardModel:
+    """A client whose waits for a busy server are 1.25 times what they are in the least."""
+    client = RemoteRewardModel(url, **options)
+    client._spread = _Middle()
+    return client
+
+
+@pytest.mark.parametrize(
+    ("asks", "waited"),
+    [
+        ("3", [3.75, 3.75]),
+        ("1", [1.25, 1.25]),
+        ("0", [0.625, 1.25]),  # the client's own, which double
+        ("86400", [75.0, 75.0]),  # not for a day
+        (None, [0.625, 1.25]),
+        ("soon", [0.625, 1.25]),
+        ("-5", [0.625, 1.25]),
+        ("9" * 400, [0.625, 1.25]),
+        ("Wed, 21 Oct 2099 07:28:00 GMT", [0.625, 1.25]),
+    ],
+)
+def test_a_busy_server_is_asked_again_when_it_says(asks, waited, waits):
+    busy = (429, {"error": "9 rows are waiting"}) + (({"Retry-After": asks},) if asks is not None else ())
+    with running(Scripted(busy, busy, GOOD)) as other:
+        assert asking(other.url, retries=0).score(["p"], ["a\nb"]) == [[0.25, 1.0]]
+    assert waits == waited
+
+
+def test_patience_with_a_busy_server_ends_with_the_timeout(waits):
+    with running(Scripted((429, {"error": "9 rows are waiting"}, {"Retry-After": "20"}))) as other:
+        wanted = (
+            rf"{other.url} has too much to do \(status 429: 9 rows are waiting\): it refused a request 5 times in 100 "
+            "seconds. Start it with more --workers"
+        )
+        with pytest.raises(UserError, match=wanted):
+            asking(other.url, timeout=110, retries=0).score(["p"], ["a\nb"])
+    assert waits == [25.0] * 4
+    assert other.asked == 5
+
+
+def test_clients_of_a_busy_server_come_back_at_different_times(waits):
+    busy = (429, {}, {"Retry-After": "10"})
+    for _ in range(5):
+        with running(Scripted(busy, GOOD)) as other:
+            RemoteRewardModel(other.url).score(["p"], ["a\nb"])
+    assert all(10 <= wait <= 15 for wait in waits)
+    assert len(set(waits)) == 5
+
+
+def test_waiting_takes_no_random_number_of_the_run(waits):
+    random.seed(7)
+    wanted = random.random()
+    random.seed(7)
+    with running(Scripted((429, {}), GOOD)) as other:
+        RemoteRewardModel(other.url).score(["p"], ["a\nb"])
+    assert random.random() == wanted
+
+
+def test_an_unavailable_server_may_say_when_it_will_be_back(waits):
+    with running(Scripted((503, {"error": "loading"}, {"Retry-After": "5"}), (503, {}), GOOD)) as other:
+        RemoteRewardModel(other.url).score(["p"], ["a\nb"])
+    assert waits == [5.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -623,12 +697,6 @@ def test_a_server_that_is_no_verifier_is_refused(changes, waits):
             RemoteRewardModel(other.url)
         assert other.asked == 0
     assert waits == []
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def test_no_server_is_said_with_what_to_do(waits):
