@@ -36,6 +36,7 @@ from rlstep.verifiers.training.start import new_verifier
 SAME = 1e-5  # what batching may move a score by, with room
 APART = 10 * SAME
 MOST_ROWS = 16  # of a request
+POOL_ROWS = 2000  # a batch has few of them twice
 
 
 @dataclass
@@ -51,16 +52,20 @@ class Pool:
         solutions = Arithmetic().demonstrations(3 * rows, seed=1)
         texts = list(dict.fromkeys((solution.prompt, solution.completion) for solution in solutions))
         pool, prompts, completions = cls(), *zip(*texts, strict=True)
+        apart: dict[int, list[list[float]]] = {}  # by number of steps
         for prompt, completion, scores in zip(prompts, completions, verifier.score(prompts, completions), strict=True):
-            if len(pool.scores) < rows and not any(agree(scores, other, APART) for other in pool.scores):
+            others = apart.setdefault(len(scores), [])
+            near = others and (np.abs(np.array(others) - scores).max(axis=1) <= APART).any()
+            if len(pool.scores) < rows and not near:
+                others.append(scores)
                 pool.prompts.append(prompt)
                 pool.completions.append(completion)
                 pool.scores.append(scores)
         return pool
 
 
-def agree(scores: list[float], others: list[float], tolerance: float = SAME) -> bool:
-    return len(scores) == len(others) and np.allclose(scores, others, rtol=0, atol=tolerance)
+def agree(scores: list[float], others: list[float]) -> bool:
+    return len(scores) == len(others) and np.allclose(scores, others, rtol=0, atol=SAME)
 
 
 @dataclass
@@ -155,18 +160,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--max_queue", type=int, default=65536)
+    parser.add_argument("--batch_across_clients", choices=("true", "false"), default="true")
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        pool = Pool.draw(save_verifier(folder, options.hidden, options.layers), 256)
-        limits = "--workers", str(options.workers), "--max_queue", str(options.max_queue)
-        with serving(folder, *limits) as (_, url):
+        pool = Pool.draw(save_verifier(folder, options.hidden, options.layers), POOL_ROWS)
+        names = "workers", "max_queue", "batch_across_clients"
+        with serving(folder, *(text for name in names for text in (f"--{name}", str(getattr(options, name))))) as (
+            _,
+            url,
+        ):
             start = time.perf_counter()
             seen = load(url, pool, options.clients, options.seconds)
             seconds = time.perf_counter() - start
             batches = sample(url, "batch_rows_count")
             refused = sample(url, 'requests_total{path="/score",status="429"}')
+            scoring = sample(url, "batch_seconds_sum")
             rows, requests = sample(url, "batch_rows_sum"), sample(url, "batch_requests_sum")
     p50, p95, p99 = np.percentile(seen.latencies, [50, 95, 99])
     print(
@@ -180,6 +190,8 @@ def main() -> None:
                 "p50_s": round(p50, 4), "p95_s": round(p95, 4), "p99_s": round(p99, 4),
                 "rows_per_batch": round(rows / batches, 1),
                 "requests_per_batch": round(requests / batches, 1),
+                "seconds_per_batch": round(scoring / batches, 3),
+                "workers_busy": round(scoring / seconds / options.workers, 2),
                 "refused_429": int(refused),
                 "lost": seen.lost,
                 "mixed_up": seen.mixed_up,

@@ -177,8 +177,9 @@ class RemoteRewardModel:
                 return ask()
             except _Busy as error:
                 busy += 1
-                # Clients that were refused together should not come back together.
-                wait = max(_doubling(busy), error.retry_after) * self._spread.uniform(1, 1.5)
+                # Clients that were refused together should not come back together. A server that says when knows it:
+                # longer waits than that would leave those behind who were refused often.
+                wait = (error.retry_after or _doubling(busy)) * self._spread.uniform(1, 1.5)
                 if waited + wait > self.timeout:
                     raise UserError(
                         f"{self.url} has too much to do ({error}): it refused a request {busy} times in {waited:.0f} "
