@@ -80,16 +80,20 @@ class Pool:
 
     def _run(self, index: int) -> None:
         wait = FIRST_WAIT_S
-        while (worker := self._enter(index)) is not None:
+        while not self._closing.is_set():
+            worker = None
             try:
+                worker = self._enter(index)
+                if worker is None:
+                    return
                 worker.load()
                 self._loaded(index, worker)
                 wait = FIRST_WAIT_S
                 self._serve(worker)
-            except (UserError, Died) as error:
+            except (UserError, Died, OSError) as error:  # the last: the system has no room for another process
                 if self._closing.is_set():
                     return
-                if worker.identity is not None:
+                if worker is not None and worker.identity is not None:
                     self.metrics.deaths.inc()
                     logger.error("worker %d has died (%s); it is started again", index, error)
                 elif self._recovers(index, error, wait):
@@ -97,10 +101,12 @@ class Pool:
                 else:
                     return
             finally:
-                del self._workers[index]
-                worker.close()
+                if worker is not None:
+                    del self._workers[index]
+                    worker.close()
 
     def _enter(self, index: int) -> Worker | None:
+        """A new worker; None when the pool closes, which ends the workers that it finds."""
         with self._lock:
             if self._closing.is_set():
                 return None
@@ -198,7 +204,7 @@ def _one_by_one(parts: list[Part], error: Unanswered) -> list[list[Part]]:
     return []
 
 
-def _ended_while_loading(index: int, count: int, error: Died) -> UserError:
+def _ended_while_loading(index: int, count: int, error: Died | OSError) -> UserError:
     return UserError(
         f"worker {index} ended while it was loading ({error}); its own output above says more. If it ran out of "
         f"memory, start fewer workers than {count}, or load the verifier with a smaller dtype."

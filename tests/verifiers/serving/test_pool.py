@@ -72,12 +72,14 @@ class Office:
     """What the workers of a test did and are to do."""
 
     def __init__(self):
-        self.loads, self.load_faults, self.batches, self.closed = [], [], [], []
+        self.loads, self.load_faults, self.start_faults, self.batches, self.closed = [], [], [], [], []
         self.deadly, self.waits, self.go_on = True, threading.Event(), threading.Event()
         self.ready, self.failed = threading.Event(), threading.Event()
         self.workers: dict[int, Told] = {}
 
     def start(self, index: int) -> Told:
+        if self.start_faults:
+            raise self.start_faults.pop(0)
         self.workers[index] = Told(index, self)
         return self.workers[index]
 
@@ -221,11 +223,14 @@ def test_a_verifier_that_cannot_be_loaded_is_the_end(office):
     assert office.loads == [0]
 
 
-def test_a_worker_that_dies_while_it_loads_at_first_is_the_end(office):
-    office.load_faults = [Died("signal 9")]
+@pytest.mark.parametrize(
+    ("fault", "how"), [(Died("signal 9"), "signal 9"), (OSError(12, "no memory"), "[Errno 12] no memory")]
+)
+def test_a_worker_that_dies_while_it_loads_at_first_is_the_end(office, fault, how):
+    office.load_faults = [fault]
     with office.pool() as pool:
         assert office.failed.wait(60)
-        assert "worker 0 ended while it was loading (signal 9)" in str(pool.failure)
+        assert f"worker 0 ended while it was loading ({how})" in str(pool.failure)
         assert "start fewer workers than 1" in str(pool.failure)
 
 
@@ -251,3 +256,12 @@ def test_workers_can_be_killed_in_the_middle(office):
     pool.queue.abandon(Unanswered(503, "over"))
     assert told(answer) == (503, "over")
     assert pool.metrics.total("worker_deaths") == 0, "killed by us"
+
+
+def test_a_process_that_cannot_be_made_is_tried_again(office):
+    with office.pool() as pool:
+        assert office.ready.wait(60)
+        office.start_faults = [OSError(11, "no process left")]
+        office.workers[0].alive = False
+        wait_until(lambda: not office.start_faults and pool.ready == 1)
+        assert put(pool, "1").result(60) == [[1.0]]

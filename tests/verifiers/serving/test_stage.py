@@ -57,7 +57,10 @@ def interrupted(monkeypatch):
     return run
 
 
-def test_serve_says_where_and_counts(verifier_paths, local, task, interrupted, capsys):
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_serve_says_where_and_counts(verifier_paths, local, task, interrupted, capsys, monkeypatch):
+    monkeypatch.setenv("RLSTEP_SERVE_TOKEN", "s3cret")
     prompts, completions = texts(task, 4)
     found = []
 
@@ -70,7 +73,7 @@ def test_serve_says_where_and_counts(verifier_paths, local, task, interrupted, c
     config = ServeConfig(verifier_paths["prm"], port=0, name="mine")
     metrics, server = interrupted(config, ask)
     assert metrics == {"requests": 2, "rows": 4}
-    assert capsys.readouterr().out == f"prm 'mine' at {server.url} (Ctrl-C ends it)\n"
+    assert capsys.readouterr().out == f"prm 'mine' at {server.url}, for requests with its token (Ctrl-C ends it)\n"
     assert urlsplit(server.url).hostname == "127.0.0.1"
     assert sum(found, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
     with pytest.raises(UserError, match="cannot be reached"):
@@ -103,14 +106,17 @@ def test_serve_warns_of_an_open_server(verifier_paths, interrupted, caplog, caps
     assert "s3cret" not in capsys.readouterr().out + caplog.text
 
 
-def test_serve_takes_the_token_of_the_environment(verifier_paths, interrupted, monkeypatch, capsys):
+def test_serve_takes_the_token_of_the_environment(verifier_paths, interrupted, monkeypatch):
     monkeypatch.setenv("RLSTEP_SERVE_TOKEN", "s3cret")
-    kinds = []
-    interrupted(ServeConfig(verifier_paths["prm"], port=0), lambda url: kinds.append(RemoteRewardModel(url).kind))
-    assert kinds == ["prm"]
-    out = capsys.readouterr().out
-    assert out.endswith(", for requests with its token (Ctrl-C ends it)\n")
-    assert "s3cret" not in out
+    found = []
+
+    def ask(url):
+        server = SimpleNamespace(port=urlsplit(url).port)
+        for headers in ({}, {"Authorization": "Bearer s3cret"}):
+            found.append(exchanged(server, "GET", "/metrics", headers=headers.items())[0])
+
+    interrupted(ServeConfig(verifier_paths["prm"], port=0), ask, loaded=False)
+    assert found == [401, 200]
 
 
 def test_serve_takes_ipv6(local):
@@ -134,6 +140,8 @@ def test_a_taken_port_is_refused_before_anything_is_loaded():
         serve(ServeConfig("no/such/model", host="host.invalid", port=0))
 
 
+@pytest.mark.distributed
+@pytest.mark.slow
 def test_serve_refuses_what_is_no_verifier_and_frees_the_port(tiny_lm):
     port = free_port()
     with pytest.raises(UserError, match="is no rlstep verifier"):
