@@ -5,6 +5,7 @@
 
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +17,7 @@ from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.verifiers.published import FAMILIES
 from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token, is_loopback
 from rlstep.verifiers.serving.server import Limits, ScoreServer
-from rlstep.verifiers.serving.worker import Loading
+from rlstep.verifiers.serving.worker import Loading, WorkerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ def serve(config: ServeConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
             print(f"{kind} '{config.name}' at {server.url}{asks} (Ctrl-C ends it)", flush=True)
 
         server.on_ready = say
-        server.start(Loading(config.model, config.steps, prompts, options), config.workers)
+        loading = Loading(config.model, config.steps, prompts, options)
+        server.start(partial(WorkerProcess, loading, config.workers), config.workers)
         server.serve_forever()
         return {"requests": server.requests, "rows": server.rows}

@@ -339,7 +339,7 @@ def test_score_and_serve_pass_it_on(verifier_paths, solutions, tmp_path, monkeyp
     made.clear()
     # In this process, which counts the calls.
     monkeypatch.setattr(
-        ScoreServer, "start", lambda server, loading, workers: loading.load("cpu").score(["1 + 1"], ["2\n"])
+        ScoreServer, "start", lambda server, worker, workers: worker.args[0].load("cpu").score(["1 + 1"], ["2\n"])
     )
     monkeypatch.setattr(ScoreServer, "serve_forever", lambda server: None)
     serve(ServeConfig(verifier_paths["prm"], port=0, **chosen))

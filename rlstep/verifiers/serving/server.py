@@ -7,7 +7,6 @@ describes the protocol.
 
 import logging
 import socket
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ from dataclasses import dataclass
 import uvicorn
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.scoring.scorer import StepScorer
 from rlstep.verifiers.serving.app import create_app
 from rlstep.verifiers.serving.batching import BatchQueue, Unanswered
 from rlstep.verifiers.serving.pool import Pool
-from rlstep.verifiers.serving.worker import Loading, Worker, WorkerInThisProcess, WorkerProcess
+from rlstep.verifiers.serving.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +46,7 @@ class Limits:
 
 
 class ScoreServer:
-    """Holds a port, and answers at it once it is given a verifier.
+    """Holds a port, and answers at it once it is given workers.
 
     Args:
         host, port: where; port 0 takes a free one.
@@ -67,8 +65,6 @@ class ScoreServer:
         self.host, self.name, self.token, self.limits = host, name, token, limits or Limits()
         self.pool: Pool | None = None
         self.on_ready: Callable[[], None] = lambda: None
-        self._ended = threading.Event()
-        self._ended.set()
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -96,21 +92,16 @@ class ScoreServer:
         """Rows that were scored."""
         return self.pool.metrics.total("rows") if self.pool else 0
 
-    def open(self, verifier: StepScorer) -> None:
-        """Listens from now on with a verifier of this process; until then a client is refused the connection."""
-        ready = threading.Event()
-        self.on_ready = ready.set
-        self._listen(lambda _: WorkerInThisProcess(verifier), 1)
-        ready.wait()
+    def start(self, worker: Callable[[int], Worker], workers: int = 1) -> None:
+        """Listens from now on; until a worker is ready clients are told 503, before that they are refused a connection.
 
-    def start(self, loading: Loading, workers: int = 1) -> None:
-        """Listens from now on with verifiers that processes of their own load; until then clients are told 503."""
-        self._listen(lambda index: WorkerProcess(loading, index, workers), workers)
-
-    def _listen(self, start: Callable[[int], Worker], workers: int) -> None:
+        Args:
+            worker: makes the worker of a number, from 0.
+            workers: how many there are.
+        """
         limits = self.limits
         queue = BatchQueue(limits.max_queue, limits.batch_rows, limits.across_clients, workers)
-        self.pool = Pool(start, workers, queue, lambda: self.on_ready(), lambda: self._server.stop())
+        self.pool = Pool(worker, workers, queue, lambda: self.on_ready(), self.stop)
         held = HELD_REQUESTS * limits.max_request_bytes
         config = uvicorn.Config(
             create_app(self.name, self.pool, limits.max_request_bytes, held, self.token),
@@ -123,23 +114,18 @@ class ScoreServer:
         self.pool.begin()
 
     def serve_forever(self) -> None:
-        """Answers until `shutdown`, Ctrl-C or SIGTERM; what is queued then is still answered within a bound.
+        """Answers until `stop`, Ctrl-C or SIGTERM; what is queued then is still answered within a bound.
 
         Raises:
             UserError: a worker cannot load the verifier.
         """
-        self._ended.clear()
-        try:
-            self._server.run(sockets=[self._socket])
-        finally:
-            self._ended.set()
+        self._server.run(sockets=[self._socket])
         if self.pool.failure is not None:
             raise self.pool.failure
 
-    def shutdown(self) -> None:
-        """Ends `serve_forever`, which runs in another thread, and waits for its end."""
+    def stop(self) -> None:
+        """Ends `serve_forever`, from any thread, once what is queued has been answered."""
         self._server.stop()
-        self._ended.wait()
 
     def close(self) -> None:
         """Gives the port back and waits for the forward pass in hand."""

@@ -1,6 +1,6 @@
-"""What scores a server's batches: a verifier in this process, or in a process of its own.
+"""What scores a server's batches: a verifier in a process of its own.
 
-A process of its own is spoken to through a pipe, in JSON: floats come back as they were, and nothing is unpickled.
+It is spoken to through a pipe, in JSON: floats come back as they were, and nothing is unpickled.
 """
 
 import json
@@ -82,27 +82,6 @@ class Worker(Protocol):
     def close(self) -> None: ...
 
 
-class WorkerInThisProcess:
-    """A verifier that the calling process has loaded."""
-
-    alive = True
-
-    def __init__(self, verifier: StepScorer):
-        self.verifier, self.identity = verifier, identity(verifier)
-
-    def load(self) -> None:
-        pass
-
-    def score(self, rows: Sequence[Row]) -> tuple[list[list[float]], int]:
-        return score_rows(self.verifier, rows)
-
-    def kill(self) -> None:
-        """A thread cannot be ended: its forward pass goes on."""
-
-    def close(self) -> None:
-        pass
-
-
 def identity(verifier: StepScorer) -> dict[str, Any]:
     """What tells one verifier from another."""
     prompt_format = verifier.prompt_format
@@ -150,7 +129,7 @@ class Loading:
     prompts: PromptOptions
     options: dict[str, Any]
 
-    def load(self, device: str | None = None) -> StepScorer:
+    def load(self, device: str) -> StepScorer:
         return RewardModel.from_pretrained(
             self.model, device, boundary=self.boundary, prompts=self.prompts, **self.options
         )
@@ -161,11 +140,11 @@ class WorkerProcess:
 
     Args:
         loading: how it is loaded.
-        index: the worker's number, from 0; with several GPUs it says which one.
         workers: how many there are; on CPU they divide the cores.
+        index: the worker's number, from 0; with several GPUs it says which one.
     """
 
-    def __init__(self, loading: Loading, index: int, workers: int):
+    def __init__(self, loading: Loading, workers: int, index: int):
         self.identity: dict[str, Any] | None = None
         # A forked process could not use the GPU, and would have copies of the server's connections.
         context = multiprocessing.get_context("spawn")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 from rlstep.verifiers.serving.server import Limits, ScoreServer
+from rlstep.verifiers.serving.worker import identity, score_rows
 
 PROMPT, COMPLETION = "Left to right, mod 20: 7 + 3\n", "7 + 3 = 10\nAnswer: 10"
 SCORE = json.dumps({"prompts": [PROMPT], "completions": [COMPLETION]}).encode()
@@ -22,16 +23,45 @@ def running(server):
     try:
         yield server
     finally:
-        server.shutdown()
+        server.stop()
         thread.join()
         server.close()
+
+
+class InThisProcess:
+    """A worker whose verifier is in this process."""
+
+    alive = True
+
+    def __init__(self, verifier):
+        self.verifier, self.identity = verifier, identity(verifier)
+
+    def load(self) -> None:
+        pass
+
+    def score(self, rows) -> tuple[list[list[float]], int]:
+        return score_rows(self.verifier, rows)
+
+    def kill(self) -> None:
+        """A thread cannot be ended: its forward pass goes on."""
+
+    def close(self) -> None:
+        pass
+
+
+def opened(server: ScoreServer, verifier) -> ScoreServer:
+    """The server, which listens with a verifier of this process."""
+    ready = threading.Event()
+    server.on_ready = ready.set
+    server.start(lambda index: InThisProcess(verifier))
+    assert ready.wait(60)
+    return server
 
 
 @contextmanager
 def serving(verifier, port: int = 0, name: str = "tiny", token: str | None = None, **limits):
     server = ScoreServer("127.0.0.1", port, name, token, Limits(**limits))
-    server.open(verifier)
-    with running(server):
+    with running(opened(server, verifier)):
         yield server
 
 

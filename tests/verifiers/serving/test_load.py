@@ -13,12 +13,12 @@ from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving import server as server_module
 from rlstep.verifiers.serving.client import RemoteRewardModel
 from rlstep.verifiers.serving.server import Limits, ScoreServer
-from rlstep.verifiers.serving.worker import Loading, WorkerInThisProcess
 from tests.verifiers.serving.servers import (
     COMPLETION,
     PROMPT,
     SCORE,
     Gated,
+    InThisProcess,
     Recorded,
     asked,
     exchanged,
@@ -242,12 +242,12 @@ def test_what_nobody_waits_for_is_not_scored(local):
 
 
 @pytest.fixture
-def slow_to_load(local, monkeypatch):
+def slow_to_load(local):
     """A server whose worker loads when it is told."""
     loaded = threading.Event()
 
-    class Slow(WorkerInThisProcess):
-        def __init__(self, *_):
+    class Slow(InThisProcess):
+        def __init__(self, index):
             super().__init__(local)
             self.known, self.identity = self.identity, None
 
@@ -255,9 +255,8 @@ def slow_to_load(local, monkeypatch):
             assert loaded.wait(60)
             self.identity = self.known
 
-    monkeypatch.setattr(server_module, "WorkerProcess", Slow)
     server = ScoreServer("127.0.0.1", 0, "slow", "s3cret")
-    server.loaded = loaded
+    server.loaded, server.worker = loaded, Slow
     yield server
     loaded.set()
     server.close()
@@ -268,7 +267,7 @@ def test_while_it_loads_the_server_says_so(slow_to_load, local):
     with pytest.raises(UserError, match=r"refused\), after 1 attempts"):
         RemoteRewardModel(server.url, retries=0)
     server.on_ready = ready.set
-    server.start(Loading("folder", None, None, {}), workers=2)
+    server.start(server.worker, workers=2)
     with running(server):
         state = {"status": "loading", "workers": {"ready": 0, "of": 2}}
         status, headers, reply = exchanged(server, "GET", "/health")
@@ -290,13 +289,6 @@ def test_while_it_loads_the_server_says_so(slow_to_load, local):
 # --- The end.
 
 
-def stopping(server: ScoreServer) -> threading.Thread:
-    thread = threading.Thread(target=server.shutdown)
-    thread.start()
-    wait_until(lambda: server.pool.queue.stopped)
-    return thread
-
-
 def test_a_server_that_stops_finishes_what_it_has_and_refuses_the_rest(local):
     verifier = Gated(local)
     with serving(verifier) as server, ThreadPoolExecutor(4) as threads:
@@ -304,11 +296,10 @@ def test_a_server_that_stops_finishes_what_it_has_and_refuses_the_rest(local):
         assert verifier.begun.wait(60)
         replies += [threads.submit(sent, server, "POST", "/score", SCORE) for _ in range(3)]
         wait_until(lambda: server.pool.queue.unfinished == 4)
-        stop = stopping(server)
+        server.stop()
         assert sent(server, "POST", "/score", SCORE) == (503, {"error": "the server is stopping."})
         assert sent(server, "GET", "/health")[1]["status"] == "stopping"
         verifier.go_on.set()
-        stop.join()
         assert [reply.result() for reply in replies] == [(200, {"scores": local.score([PROMPT], [COMPLETION])})] * 4
 
 
@@ -319,7 +310,7 @@ def test_after_its_bound_a_server_that_stops_tells_those_who_wait(local):
         assert verifier.begun.wait(60)
         replies.append(threads.submit(sent, server, "POST", "/score", SCORE))
         wait_until(lambda: server.pool.queue.unfinished == 2)
-        stopping(server).join()
+        server.stop()
         assert [reply.result() for reply in replies] == [(503, {"error": "the server has stopped."})] * 2
         verifier.go_on.set()
 

@@ -505,7 +505,7 @@ class Scripted(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Speaks)
         self.scores, self.health, self.asked = list(scores), health, 0
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.close = self.server_close
+        self.stop, self.close = self.shutdown, self.server_close
 
 
 class _Speaks(BaseHTTPRequestHandler):

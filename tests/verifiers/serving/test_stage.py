@@ -23,7 +23,7 @@ from rlstep.steps.prompt_options import PromptOptions
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving.client import RemoteRewardModel
 from rlstep.verifiers.serving.server import Limits, ScoreServer
-from tests.verifiers.serving.servers import COMPLETION, PROMPT, exchanged, free_port, running, texts, wait_until
+from tests.verifiers.serving.servers import COMPLETION, PROMPT, exchanged, free_port, opened, running, texts, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def interrupted(monkeypatch):
                 wait_until(lambda: server.pool.ready == config.workers or not loaded)
                 ask(server.url)
             finally:
-                server.shutdown()
+                server.stop()
                 thread.join()
 
         monkeypatch.setattr(ScoreServer, "serve_forever", serve_forever)
@@ -124,8 +124,7 @@ def test_serve_takes_ipv6(local):
         server = ScoreServer("::1", 0, "six")
     except UserError:
         pytest.skip("this machine has no IPv6")
-    server.open(local)
-    with running(server):
+    with running(opened(server, local)):
         assert server.url.startswith("http://[::1]:")
         assert RemoteRewardModel(server.url).score([PROMPT], [COMPLETION]) == local.score([PROMPT], [COMPLETION])
 
@@ -156,7 +155,7 @@ def test_options_of_score_reach_the_verifier(verifier_paths, monkeypatch):
         given.update(options, path=path, device=device)
 
     monkeypatch.setattr(RewardModel, "from_pretrained", load)
-    monkeypatch.setattr(ScoreServer, "start", lambda server, loading, workers: loading.load("cpu"))
+    monkeypatch.setattr(ScoreServer, "start", lambda server, worker, workers: worker.args[0].load("cpu"))
     monkeypatch.setattr(ScoreServer, "serve_forever", lambda server: None)
     options = {
         "dtype": "bfloat16", "batch_tokens": 99, "kind": "orm", "layout": "qwen", "neutral": "ignore",
@@ -173,7 +172,7 @@ def test_options_of_score_reach_the_verifier(verifier_paths, monkeypatch):
 
 def test_limits_reach_the_server(monkeypatch):
     servers = []
-    monkeypatch.setattr(ScoreServer, "start", lambda server, loading, workers: servers.append((server, workers)))
+    monkeypatch.setattr(ScoreServer, "start", lambda server, worker, workers: servers.append((server, workers)))
     monkeypatch.setattr(ScoreServer, "serve_forever", lambda server: None)
     settings = {"max_queue": 5, "batch_rows": 6, "batch_across_clients": False, "stop_seconds": 7.5, "workers": 3}
     serve(ServeConfig("folder", port=0, max_request_mb=2, **settings))
