@@ -1,6 +1,8 @@
 """A server that many ask at once: each gets its own answer, too much is refused, nobody holds up the others."""
 
 import json
+import os
+import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from tests.verifiers.serving.servers import (
     Recorded,
     asked,
     exchanged,
+    opened,
     running,
     sent,
     serving,
@@ -313,6 +316,30 @@ def test_after_its_bound_a_server_that_stops_tells_those_who_wait(local):
         server.stop()
         assert [reply.result() for reply in replies] == [(503, {"error": "the server has stopped."})] * 2
         verifier.go_on.set()
+
+
+def test_a_second_signal_ends_the_server_at_once(local):
+    """In this thread, as signals reach no other."""
+    verifier, replies = Gated(local), []
+    server = opened(ScoreServer("127.0.0.1", 0, "tiny", limits=Limits(stop_s=600)), verifier)
+
+    def ask_and_interrupt():
+        with ThreadPoolExecutor(1) as threads:
+            reply = threads.submit(sent, server, "POST", "/score", SCORE)
+            assert verifier.begun.wait(60)
+            os.kill(os.getpid(), signal.SIGINT)
+            wait_until(lambda: server.pool.queue.stopped)
+            assert sent(server, "GET", "/health")[0] == 503, "it goes on for the sake of the first request"
+            os.kill(os.getpid(), signal.SIGINT)
+            replies.append(reply.result())
+
+    thread = threading.Thread(target=ask_and_interrupt)
+    thread.start()
+    server.serve_forever()
+    thread.join()
+    assert replies == [(503, {"error": "the server has stopped."})]
+    verifier.go_on.set()
+    server.close()
 
 
 # --- Counts.

@@ -220,7 +220,7 @@ def started(path: str, *options: str):
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        watchdog = threading.Timer(120, process.kill)
+        watchdog = threading.Timer(300, process.kill)
         watchdog.start()
         try:
             yield process, lambda: re.findall(r"http://127\.0\.0\.1:\d+", process.stdout.readline())[0]
