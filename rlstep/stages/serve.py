@@ -1,11 +1,11 @@
 """The `serve` stage: a verifier behind HTTP, for a policy that is trained in another process or on another machine.
 
-`rlstep.verifiers.serving.server` describes the protocol.
+`rlstep.verifiers.serving.app` describes the protocol.
 """
 
 import logging
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,9 +15,9 @@ from rlstep.stages.score import ScoreConfig
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.verifiers.published import FAMILIES
-from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token, is_loopback
-from rlstep.verifiers.serving.server import ScoreServer
+from rlstep.verifiers.serving.server import Limits, ScoreServer
+from rlstep.verifiers.serving.worker import Loading, WorkerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,34 @@ class ServeConfig:
     max_request_mb: Annotated[int, Range(at_least=1)] = field(
         default=64, metadata={"help": "Largest request, in MiB; clients split theirs to fit."}
     )
+    workers: Annotated[int, Range(at_least=1)] = field(
+        default=1,
+        metadata={"help": "Processes that score, each with a copy of the model; GPUs are given to them in turn."},
+    )
+    max_queue: Annotated[int, Range(at_least=1)] = field(
+        default=65536,
+        metadata={
+            "help": "Rows that may wait. A request that would make them more is refused with status 429, and its "
+            "client asks again; one of more rows is taken if nothing else waits."
+        },
+    )
+    batch_rows: Annotated[int, Range(at_least=1)] = field(
+        default=1024,
+        metadata={
+            "help": "Rows that a worker scores together, in forward passes of batch_tokens; a longer request is split."
+        },
+    )
+    batch_across_clients: bool = field(
+        default=True,
+        metadata={
+            "help": "Rows of several requests may be scored together. With false the last digits of scores do not "
+            "depend on what others ask."
+        },
+    )
+    stop_seconds: Annotated[float, Range(at_least=0)] = field(
+        default=30.0,
+        metadata={"help": "How long requests in the queue are still answered after Ctrl-C or SIGTERM, in seconds."},
+    )
     batch_tokens: Annotated[int, Range(at_least=1)] = _as_in_score("batch_tokens")
     kind: Literal["prm", "orm"] | None = _as_in_score("kind")
     layout: Annotated[str | None, Choices((*FAMILIES,))] = _as_in_score("layout")
@@ -78,18 +106,30 @@ class ServeConfig:
 def serve(config: ServeConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Answers requests until it is interrupted; returns how many it scored."""
     check_packages(config)
+    limits = Limits(
+        config.max_request_mb << 20,
+        config.max_queue,
+        config.batch_rows,
+        config.batch_across_clients,
+        config.stop_seconds,
+    )
+    options = {name: getattr(config, name) for name in LOADING}
     # The port comes first: a port in use should not be noticed after minutes of loading.
-    with ScoreServer(config.host, config.port, config.name, config.max_request_mb << 20, config.token) as server:
+    with ScoreServer(config.host, config.port, config.name, config.token, limits) as server:
         if config.token is None and not is_loopback(config.host):
             logger.warning(
                 "%s is open to everyone who can reach it: set %s here and where the clients run.",
                 server.url,
                 TOKEN_VARIABLE,
             )
-        options = {name: getattr(config, name) for name in LOADING}
-        server.open(RewardModel.from_pretrained(config.model, boundary=config.steps, prompts=prompts, **options))
-        asks = ", for requests with its token" if config.token is not None else ""
-        with suppress(KeyboardInterrupt):
-            print(f"{server.scorer.verifier.kind} '{config.name}' at {server.url}{asks} (Ctrl-C ends it)", flush=True)
-            server.serve_forever()
-        return {"requests": server.scorer.requests, "rows": server.scorer.rows}
+
+        def say() -> None:
+            asks = ", for requests with its token" if config.token is not None else ""
+            kind = server.pool.identity["kind"]
+            print(f"{kind} '{config.name}' at {server.url}{asks} (Ctrl-C ends it)", flush=True)
+
+        server.on_ready = say
+        loading = Loading(config.model, config.steps, prompts, options)
+        server.start(partial(WorkerProcess, loading, config.workers), config.workers)
+        server.serve_forever()
+        return {"requests": server.requests, "rows": server.rows}

@@ -337,7 +337,11 @@ def test_score_and_serve_pass_it_on(verifier_paths, solutions, tmp_path, monkeyp
     score(ScoreConfig(verifier_paths["prm"], str(data), str(tmp_path / "out.jsonl"), **chosen))
     assert made
     made.clear()
-    monkeypatch.setattr(ScoreServer, "serve_forever", lambda server: server.scorer.verifier.score(["1 + 1"], ["2\n"]))
+    # In this process, which counts the calls.
+    monkeypatch.setattr(
+        ScoreServer, "start", lambda server, worker, workers: worker.args[0].load("cpu").score(["1 + 1"], ["2\n"])
+    )
+    monkeypatch.setattr(ScoreServer, "serve_forever", lambda server: None)
     serve(ServeConfig(verifier_paths["prm"], port=0, **chosen))
     assert made
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import threading
-from contextlib import contextmanager
 from dataclasses import replace
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -27,11 +25,11 @@ from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.pretrained import load_config
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving.client import RemoteRewardModel
-from rlstep.verifiers.serving.server import ScoreServer
 from rlstep.verifiers.spec import ImplicitSpec, VerifierSpec
 from rlstep.verifiers.training.implicit_trainer import ImplicitTrainer
 from rlstep.verifiers.training.start import new_verifier
 from rlstep.verifiers.training.trainer import ORMTrainer, PRMTrainer
+from tests.verifiers.serving.servers import serving
 
 SYSTEM = {"role": "system", "content": "Work step by step."}
 
@@ -59,19 +57,6 @@ def chat_prm(chat_lm, chat_tokenizer, tmp_path_factory) -> str:
     new_verifier(chat_lm, VerifierSpec("prm", prompts=prompts)).save_pretrained(path)
     chat_tokenizer.save_pretrained(path)
     return str(path)
-
-
-@contextmanager
-def serving(verifier):
-    with ScoreServer("127.0.0.1", 0, "chat") as server:
-        server.open(verifier)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.url
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def rows_of(solutions):
@@ -240,11 +225,11 @@ def test_an_implicit_prm_is_asked_as_it_was_taught(chat_lm, chat_solutions, chat
 
 def test_messages_are_scored_over_http_to_the_last_bit(chat_prm, chat_solutions):
     verifier = RewardModel.from_pretrained(chat_prm)
-    with serving(verifier) as url:
-        client = RemoteRewardModel(url)
+    with serving(verifier) as server:
+        client = RemoteRewardModel(server.url)
         assert client.prompt_format == verifier.prompt_format
         assert client.score(*rows_of(chat_solutions)) == verifier.score(*rows_of(chat_solutions))
-        request = Request(url + "/score", b'{"prompts": ["a", [{"role": "user"}]], "completions": ["", ""]}')
+        request = Request(server.url + "/score", b'{"prompts": ["a", [{"role": "user"}]], "completions": ["", ""]}')
         with pytest.raises(HTTPError) as refused:
             urlopen(request)
         reason = 'field \'prompts\', row 1: expected a text or a list of messages, got [{"role": "user"}].'

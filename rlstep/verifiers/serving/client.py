@@ -7,6 +7,7 @@ no torch, and nothing that a server sends is run or unpickled.
 import http.client
 import json
 import math
+import random
 import re
 import ssl
 import time
@@ -28,6 +29,7 @@ Row = tuple[PromptKey, str, tuple[Span, ...]]
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 HEALTH_TIMEOUT_S = 30.0
 TRY_AGAIN = (502, 503, 504)
+LONGEST_ASKED_WAIT_S = 60.0  # of what a server asks for with Retry-After
 IDENTITY = ("name", "kind", "boundary", "prompt_format")
 ROW = re.compile(r"((?:field '\w+', )?row )(\d{1,9})(?=:)")
 SURROGATE = re.compile("[\ud800-\udfff]")  # UTF-8 has no place for it, and two would become one character in JSON
@@ -38,11 +40,12 @@ class RemoteRewardModel:
 
     Args:
         url: where `rlstep serve` listens, for example http://gpu7:8000.
-        timeout: seconds to wait for one request's scores.
+        timeout: seconds to wait for one request's scores, and as many again while the server says that it has too
+            much to do (429): the request is sent again when it asks for that (Retry-After).
         retries: how often a request is sent again when there is no connection, or the server is unavailable (502, 503,
             504). Waits double from half a second to 30 seconds: 5 retries last 15 seconds, 20 last seven minutes.
-        batch_rows: rows per request; fewer where they would exceed the server's limit in bytes. Rows of one request are
-            what the server batches, so this moves the scores' last digits.
+        batch_rows: rows per request; fewer where they would exceed the server's limit in bytes. How rows are batched
+            moves the scores' last digits.
         token: the server's token, where it asks for one; the environment's RLSTEP_SERVE_TOKEN by default.
 
     Raises:
@@ -64,6 +67,7 @@ class RemoteRewardModel:
         self.timeout, self.retries, self.batch_rows = timeout, retries, batch_rows
         self._token = find_token(token)
         # A proxy would look for a loopback address on its own machine instead of this one.
+        self._spread = random.Random()  # its own: a run's random numbers do not depend on how busy the server is
         self._opener = build_opener(_NoRedirects, ProxyHandler({} if is_loopback(host) else None))
         self._health = self._persistently(self._ask_health)
         self.kind: Literal["prm", "orm"] = self._health["kind"]
@@ -151,6 +155,8 @@ class RemoteRewardModel:
         names = (*IDENTITY, "max_request_bytes")
         health = {name: reply.get(name) for name in names} if isinstance(reply, dict) else {}
         limit = health.get("max_request_bytes")
+        if self._token is None and isinstance(reply, dict) and reply.get("status") == "ready" and "kind" not in reply:
+            raise self._without_token("asks for a token")
         try:
             if health.get("kind") not in ("prm", "orm") or type(limit) is not int or limit < 1:
                 raise UserError("a PRM or an ORM says its kind and the size of its requests")
@@ -164,18 +170,32 @@ class RemoteRewardModel:
         return health
 
     def _persistently(self, ask: Callable[[], T]) -> T:
-        """What `ask` returns; it is called again while the server is unavailable."""
-        for attempt in range(self.retries + 1):
-            if attempt:
-                time.sleep(min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S))
+        """What `ask` returns; it is called again while the server is unavailable or has too much to do."""
+        failures, busy, waited = 0, 0, 0.0
+        while True:
             try:
                 return ask()
+            except _Busy as error:
+                busy += 1
+                # Clients that were refused together should not come back together. A server that says when knows it:
+                # longer waits than that would leave those behind who were refused often.
+                wait = (error.retry_after or _doubling(busy)) * self._spread.uniform(1, 1.5)
+                if waited + wait > self.timeout:
+                    raise UserError(
+                        f"{self.url} has too much to do ({error}): it refused a request {busy} times in {waited:.0f} "
+                        "seconds. Start it with more --workers or a larger --max_queue, ask it from fewer processes, "
+                        "or wait longer with a larger timeout."
+                    ) from None
+                waited += wait
             except _Unavailable as error:
-                reason = error
-        raise UserError(
-            f"{self.url} cannot be reached ({reason}), after {self.retries + 1} attempts. Start a verifier there "
-            "(`rlstep serve --model PATH`), correct the address, or wait longer with more retries."
-        )
+                failures += 1
+                if failures > self.retries:
+                    raise UserError(
+                        f"{self.url} cannot be reached ({error}), after {failures} attempts. Start a verifier there "
+                        "(`rlstep serve --model PATH`), correct the address, or wait longer with more retries."
+                    ) from None
+                wait = max(_doubling(failures), error.retry_after)
+            time.sleep(wait)
 
     def _request(self, path: str, body: bytes | None, timeout: float, numbers: Sequence[int] = ()):
         """The JSON of one reply.
@@ -188,6 +208,7 @@ class RemoteRewardModel:
 
         Raises:
             _Unavailable: it may be there on another attempt.
+            _Busy: it may have room on another attempt.
             UserError: it would say the same again.
         """
         headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -218,23 +239,51 @@ class RemoteRewardModel:
                 "address of an `rlstep serve`?"
             ) from None
 
+    def _without_token(self, what: str) -> UserError:
+        return UserError(f"{self.url} {what}. Set {TOKEN_VARIABLE} to the token of the server.")
+
     def _refused(self, path: str, error: HTTPError, numbers: Sequence[int]) -> Exception:
         reason = _reason(error)
         if error.code in TRY_AGAIN:
-            return _Unavailable(f"status {error.code}: {reason}")
+            return _Unavailable(f"status {error.code}: {reason}", _retry_after(error))
+        if error.code == 429:
+            return _Busy(f"status 429: {reason}", _retry_after(error))
         if 300 <= error.code < 400:
             target = error.headers.get("Location", "nowhere")
             return UserError(f"{self.url}{path} redirects to {target}, which is not followed: give the final address.")
         if error.code == 401:
             answer = "asks for a token" if self._token is None else "refuses the token that it was given"
-            return UserError(f"{self.url} {answer} (status 401). Set {TOKEN_VARIABLE} to the token of the server.")
+            return self._without_token(f"{answer} (status 401)")
         if error.code in (400, 422) and numbers:
             return UserError(f"{self.url} refuses the rows: {_renumbered(reason, numbers)}")
         return UserError(f"{self.url}{path} answers with status {error.code}: {reason}")
 
 
 class _Unavailable(Exception):
-    """No connection, or a server that says that it cannot answer now."""
+    """No connection, or a server that says that it cannot answer now.
+
+    Attributes:
+        retry_after: seconds that it asks to wait.
+    """
+
+    def __init__(self, reason: str, retry_after: float = 0.0):
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class _Busy(_Unavailable):
+    """A server that is there, and has too much to do."""
+
+
+def _doubling(attempt: int) -> float:
+    """Seconds to wait after so many attempts, where the server does not ask for more."""
+    return min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S)
+
+
+def _retry_after(error: HTTPError) -> float:
+    """Seconds that a server asks to wait, within reason; 0 where it does not say, or gives a date."""
+    text = error.headers.get("Retry-After", "")
+    return min(float(text), LONGEST_ASKED_WAIT_S) if re.fullmatch("[0-9]{1,9}", text) else 0.0
 
 
 class _NoRedirects(HTTPRedirectHandler):

@@ -1,7 +1,7 @@
 """What a reward server takes and gives, as pydantic models; a request that does not fit is refused by field and row."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -79,24 +79,6 @@ class ScoreReply(BaseModel):
     """One score for each step of each row, with the digits that give the same float back."""
 
     scores: list[list[Annotated[float, Field(ge=0, le=1)]]]
-
-
-class BoundaryRule(BaseModel):
-    """See `rlstep.steps.boundaries.Boundary`."""
-
-    rule: str
-    tag: str | None
-
-
-class Health(BaseModel):
-    """What a client needs to know of a verifier, and by what it notices that another has taken its place."""
-
-    rlstep: str
-    name: str
-    kind: Literal["prm", "orm"]
-    boundary: BoundaryRule
-    prompt_format: dict[str, Any] | None  # None: a published PRM, which is given the problem's text
-    max_request_bytes: int
 
 
 class BadRequest(ValueError):

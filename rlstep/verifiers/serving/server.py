@@ -1,228 +1,70 @@
-r"""A verifier behind HTTP.
+"""A verifier behind HTTP: one process that listens, and the workers that score what it is asked.
 
-What travels is text and character spans, never tokens, so policy and verifier need not share a tokenizer::
-
-    GET  /health  -> {"rlstep": "0.1.0", "name": "prm", "kind": "prm", "boundary": {"rule": "line", "tag": null},
-                      "prompt_format": {"form": "text"}, "max_request_bytes": 67108864}
-    POST /score   {"prompts": ["7 + 3\n"], "completions": ["7 + 3 = 10\n"], "steps": [[[0, 11]]]}
-                  -> {"scores": [[0.98]]}
-
-A prompt is a text or a list of messages, [{"role": "user", "content": "7 + 3"}]. Spans count code points, as Python
-does. Without `steps`, or where they are null, the verifier's boundary rule splits
-the completions. A request that cannot be answered gets {"error": why} and a status: 400 for one that is malformed
-(field and row are named; rows count from 0), 401 without the server's token, 408 for a body that stops coming, 411 and
-413 for one without a length or too large, 422 for rows that the verifier cannot score, 500 for a fault of the server,
-which its own output explains, 503 while it stops. Only what is not HTTP at all is answered by uvicorn, with 400 in
-plain text. The other side is `rlstep.verifiers.serving.client`.
-
-A token (`Authorization: Bearer TOKEN`) keeps others from using the server; there is no encryption.
+The process that listens parses requests, queues them, hands batches to the workers and counts: it is the one place
+that all requests pass through, so batches are made across all clients and workers. `rlstep.verifiers.serving.app`
+describes the protocol.
 """
 
-import asyncio
 import logging
-import re
-import secrets
 import socket
-import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated
+from dataclasses import dataclass
 
 import uvicorn
-from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.requests import ClientDisconnect
 
-from rlstep import __version__
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.serving.access import TOKEN_VARIABLE
-from rlstep.verifiers.serving.messages import BadRequest, Health, ScoreReply, ScoreRequest, parse
+from rlstep.verifiers.serving.app import create_app
+from rlstep.verifiers.serving.batching import BatchQueue, Unanswered
+from rlstep.verifiers.serving.pool import Pool
+from rlstep.verifiers.serving.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-MAX_REQUEST_BYTES = 64 << 20
-MOST_DISCARDED = 1 << 30  # bytes of a request over the limit that are read all the same, so that its client hears why
-SILENCE_S = 60.0  # a body of which nothing comes for so long is given up
-BACKLOG = 128  # as many ranks may ask at once
+BACKLOG = 1024  # connections that may wait to be accepted; the system may allow fewer
+HELD_REQUESTS = 16  # largest requests that are held at a time
+GOODBYE_S = 5.0  # for clients to read their answers once all are there
 
 
-class Scorer:
-    """A verifier that scores the rows of one request at a time, in the order in which the requests came.
+@dataclass(frozen=True)
+class Limits:
+    """How much a server takes.
 
     Attributes:
-        requests, rows: how many it has scored.
+        max_request_bytes: the largest request.
+        max_queue: rows that may wait; more are refused with 429.
+        batch_rows: rows that are scored together.
+        across_clients: whether they may be of several requests.
+        stop_s: seconds in which requests are finished after the server is told to stop.
     """
 
-    def __init__(self, verifier: RewardModel, name: str):
-        self.verifier, self.name = verifier, name
-        self.requests = self.rows = 0
-        self._stopped = False
-        # One thread is the queue, too, and a forward pass finds the same thread's buffers again.
-        self._worker = ThreadPoolExecutor(1, "scoring")
-
-    async def score(self, request: ScoreRequest) -> list[list[float]]:
-        """The verifier's scores.
-
-        Raises:
-            UserError: the verifier cannot score a row.
-            HTTPException: 503, the scorer has been stopped.
-        """
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._score, request)
-
-    def _score(self, request: ScoreRequest) -> list[list[float]]:
-        if self._stopped:
-            raise HTTPException(503, "the server is stopping.")
-        scores = self.verifier.score(request.prompts, request.completions, request.steps)
-        self.requests += 1
-        self.rows += len(request.prompts)
-        return scores
-
-    def stop(self) -> None:
-        """Lets no other request begin; the one in hand goes on."""
-        self._stopped = True
-
-    def close(self) -> None:
-        """Returns when no forward pass runs any more: none may outlive the interpreter."""
-        self.stop()
-        self._worker.shutdown()
-
-
-def create_app(scorer: Scorer, max_request_bytes: int = MAX_REQUEST_BYTES, token: str | None = None) -> FastAPI:
-    """The application that answers with a verifier's scores.
-
-    Args:
-        scorer: holds the verifier.
-        max_request_bytes: the largest body that is read.
-        token: what a request must bring; None asks for none.
-    """
-    app = FastAPI(
-        title="rlstep serve",
-        version=__version__,
-        openapi_url=None,
-        redirect_slashes=False,
-        dependencies=[Depends(_require(token))] if token is not None else [],
-        exception_handlers={
-            StarletteHTTPException: _refuse,
-            ClientDisconnect: _client_has_gone,
-            Exception: _fail,
-        },
-    )
-
-    async def rows(request: Request) -> ScoreRequest:
-        body = await _read_body(request, max_request_bytes)
-        try:
-            return await run_in_threadpool(parse, body)  # a large one would hold up every other request
-        except BadRequest as error:
-            raise HTTPException(400, str(error)) from None
-
-    @app.get("/health")
-    async def health() -> Health:
-        prompt_format = scorer.verifier.prompt_format
-        return Health(
-            rlstep=__version__,
-            name=scorer.name,
-            kind=scorer.verifier.kind,
-            boundary=scorer.verifier.boundary.to_dict(),
-            prompt_format=None if prompt_format is None else prompt_format.to_dict(),
-            max_request_bytes=max_request_bytes,
-        )
-
-    @app.post("/score")
-    async def score(request: Annotated[ScoreRequest, Depends(rows)]) -> ScoreReply:
-        try:
-            return ScoreReply(scores=await scorer.score(request))
-        except UserError as error:
-            raise HTTPException(422, str(error)) from None
-
-    return app
-
-
-def _require(token: str) -> Callable:
-    """A dependency that lets through the requests that bring the token."""
-
-    def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
-        # In constant time: how long a refusal takes must not tell how much of a guess is right.
-        if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
-            reason = f"this server asks for its token (Authorization: Bearer TOKEN; rlstep's client: {TOKEN_VARIABLE})."
-            raise HTTPException(401, reason, {"WWW-Authenticate": "Bearer"})
-
-    return check
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    """The body, of which never more than `limit` bytes are held.
-
-    Raises:
-        HTTPException: 408, 411 or 413.
-    """
-    length = request.headers.get("Content-Length", "")
-    if not re.fullmatch(r"[0-9]{1,18}", length) or "Transfer-Encoding" in request.headers:
-        raise HTTPException(411, "the request needs a Content-Length.")
-    too_large = int(length) > limit
-    body, discarded, chunks = bytearray(), 0, request.stream()
-    try:
-        while chunk := await asyncio.wait_for(anext(chunks, b""), SILENCE_S):
-            if not too_large:
-                body += chunk
-            elif (discarded := discarded + len(chunk)) > MOST_DISCARDED:
-                break
-    except TimeoutError:
-        raise HTTPException(408, f"nothing of the request came for {SILENCE_S:g} seconds.") from None
-    if too_large:
-        reason = f"the request has {int(length)} bytes, the server takes {limit}: send fewer rows at a time."
-        raise HTTPException(413, reason)
-    return bytes(body)
-
-
-async def _refuse(request: Request, error: StarletteHTTPException) -> JSONResponse:
-    reason = error.detail
-    if error.status_code == 404:
-        reason = "there are GET /health and POST /score."
-    elif error.status_code == 405:
-        reason = f"{request.url.path} does not take {request.method}."
-    logger.warning("%s: %d: %s", request.client.host if request.client else "unknown", error.status_code, reason)
-    return JSONResponse({"error": reason}, error.status_code, error.headers)
-
-
-async def _client_has_gone(request: Request, _: ClientDisconnect) -> JSONResponse:
-    logger.warning("%s: the client has gone", request.client.host if request.client else "unknown")
-    return JSONResponse({"error": "the request ended early."}, 400)  # which nobody reads
-
-
-async def _fail(*_) -> JSONResponse:
-    # A fault of ours, or a full GPU: told here in one line; uvicorn prints the traceback.
-    return JSONResponse({"error": "the server failed; its own output says how."}, 500)
+    max_request_bytes: int = 64 << 20
+    max_queue: int = 65536
+    batch_rows: int = 1024
+    across_clients: bool = True
+    stop_s: float = 30.0
 
 
 class ScoreServer:
-    """Holds a port, and answers at it once it is given a verifier.
+    """Holds a port, and answers at it once it is given workers.
 
     Args:
         host, port: where; port 0 takes a free one.
         name: the verifier's, for clients.
-        max_request_bytes: the largest request.
         token: what a request must bring; None asks for none.
+        limits: how much it takes.
+
+    Attributes:
+        on_ready: called in another thread when all workers are ready.
 
     Raises:
         UserError: the port cannot be had.
     """
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        name: str,
-        max_request_bytes: int = MAX_REQUEST_BYTES,
-        token: str | None = None,
-    ):
-        self.host, self.name, self.max_request_bytes, self.token = host, name, max_request_bytes, token
-        self.scorer: Scorer | None = None
-        self._ended = threading.Event()
-        self._ended.set()
+    def __init__(self, host: str, port: int, name: str, token: str | None = None, limits: Limits | None = None):
+        self.host, self.name, self.token, self.limits = host, name, token, limits or Limits()
+        self.pool: Pool | None = None
+        self.on_ready: Callable[[], None] = lambda: None
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -240,36 +82,56 @@ class ScoreServer:
         host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
-    def open(self, verifier: RewardModel) -> None:
-        """Listens from now on; until then a client is refused the connection, and tries again."""
-        self.scorer = Scorer(verifier, self.name)
+    @property
+    def requests(self) -> int:
+        """Requests that got their scores."""
+        return self.pool.metrics.total("requests", path="/score", status="200") if self.pool else 0
+
+    @property
+    def rows(self) -> int:
+        """Rows that were scored."""
+        return self.pool.metrics.total("rows") if self.pool else 0
+
+    def start(self, worker: Callable[[int], Worker], workers: int = 1) -> None:
+        """Listens from now on; until a worker is ready clients are told 503, before that they are refused a connection.
+
+        Args:
+            worker: makes the worker of a number, from 0.
+            workers: how many there are.
+        """
+        limits = self.limits
+        queue = BatchQueue(limits.max_queue, limits.batch_rows, limits.across_clients, workers)
+        self.pool = Pool(worker, workers, queue, lambda: self.on_ready(), self.stop)
+        held = HELD_REQUESTS * limits.max_request_bytes
         config = uvicorn.Config(
-            create_app(self.scorer, self.max_request_bytes, self.token),
+            create_app(self.name, self.pool, limits.max_request_bytes, held, self.token),
             http="h11", ws="none", loop="asyncio", lifespan="off", backlog=BACKLOG, proxy_headers=False,
             server_header=False, access_log=False, log_config=None, log_level="warning",
+            timeout_graceful_shutdown=GOODBYE_S,
         )  # fmt: skip
-        self._server = _Server(config, on_exit=self.scorer.stop)
+        self._server = _Server(config, self.pool, limits.stop_s)
         self._socket.listen(BACKLOG)
+        self.pool.begin()
 
     def serve_forever(self) -> None:
-        """Answers until `shutdown`, Ctrl-C or SIGTERM; the request that is being scored then is still answered."""
-        self._ended.clear()
-        try:
-            self._server.run(sockets=[self._socket])
-        finally:
-            self._ended.set()
+        """Answers until `stop`, Ctrl-C or SIGTERM; what is queued then is still answered within a bound.
 
-    def shutdown(self) -> None:
-        """Ends `serve_forever`, which runs in another thread, and waits for its end."""
-        self.scorer.stop()
-        self._server.should_exit = True
-        self._ended.wait()
+        Raises:
+            UserError: a worker cannot load the verifier.
+        """
+        self._server.run(sockets=[self._socket])
+        if self.pool.failure is not None:
+            raise self.pool.failure
+
+    def stop(self) -> None:
+        """Ends `serve_forever`, from any thread, once what is queued has been answered."""
+        self._server.stop()
 
     def close(self) -> None:
         """Gives the port back and waits for the forward pass in hand."""
         self._socket.close()
-        if self.scorer is not None:
-            self.scorer.close()
+        if self.pool is not None:
+            self.pool.close()
 
     def __enter__(self) -> "ScoreServer":
         return self
@@ -279,10 +141,31 @@ class ScoreServer:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]):
+    """uvicorn, which on a signal goes on listening until what is queued has been answered."""
+
+    def __init__(self, config: uvicorn.Config, pool: Pool, stop_s: float):
         super().__init__(config)
-        self._on_exit = on_exit
+        self._pool, self._stop_s = pool, stop_s
+        self._deadline: float | None = None
 
     def handle_exit(self, sig, frame) -> None:
-        self._on_exit()
-        super().handle_exit(sig, frame)
+        impatient = self._deadline is not None  # a second signal
+        self.stop()
+        if impatient:
+            self._deadline = 0.0
+
+    def stop(self) -> None:
+        """Refuses new requests from now on, and ends when none is unfinished any more; from any thread."""
+        self._pool.queue.stop()
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._stop_s
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._deadline is not None and not self.should_exit:
+            unfinished = self._pool.queue.unfinished
+            self.should_exit = not unfinished or time.monotonic() >= self._deadline
+            if unfinished and self.should_exit:
+                logger.warning("%d requests are not finished: their clients are told 503", unfinished)
+                self._pool.kill()
+                self._pool.queue.abandon(Unanswered(503, "the server has stopped."))
+        return await super().on_tick(counter)

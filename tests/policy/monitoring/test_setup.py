@@ -1,7 +1,6 @@
 """The alarm, the refresh and the logs, wired to the trainer and through the `ppo` stage."""
 
 import json
-import threading
 from dataclasses import asdict
 from itertools import chain, repeat
 
@@ -263,18 +262,11 @@ def test_a_policy_trains_beside_an_adapter_prm(share, run, adapter_path, argumen
 
 
 def test_a_prm_on_a_server_pays_the_same(run, prm_path, arguments, tmp_path):
-    from rlstep.verifiers.serving.server import ScoreServer
+    from tests.verifiers.serving.servers import serving
 
     here = [line["reward/process"] for line in run() if "reward/process" in line]
-    server = ScoreServer("127.0.0.1", 0, "prm")
-    server.open(RewardModel.from_pretrained(prm_path))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(RewardModel.from_pretrained(prm_path)) as server:
         there = [line["reward/process"] for line in run(prm=server.url) if "reward/process" in line]
-    finally:
-        server.shutdown()
-        server.close()
     assert there == here
     assert any(here)
 

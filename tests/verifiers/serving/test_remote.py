@@ -1,62 +1,41 @@
 """A verifier behind HTTP: the same scores to the last bit, and an answer to whatever may go wrong on either side."""
 
-import asyncio
-import http.client
 import json
 import math
-import os
+import random
 import re
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import tracemalloc
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from types import SimpleNamespace
-from typing import get_type_hints
-from urllib.parse import urlsplit
 
 import pytest
 
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
-from rlstep.stages.score import ScoreConfig
-from rlstep.stages.serve import ServeConfig, serve
+from rlstep.stages.serve import ServeConfig
 from rlstep.steps.boundaries import Boundary
-from rlstep.steps.prompt_options import PromptOptions
 from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.serving import app
 from rlstep.verifiers.serving import client as remote
-from rlstep.verifiers.serving import server as server_module
 from rlstep.verifiers.serving.client import RemoteRewardModel
 from rlstep.verifiers.serving.messages import BadRequest, parse
-from rlstep.verifiers.serving.server import Scorer, ScoreServer
-
-PROMPT, COMPLETION = "Left to right, mod 20: 7 + 3\n", "7 + 3 = 10\nAnswer: 10"
-
-
-@contextmanager
-def running(server):
-    """Answers in a thread until the block ends."""
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.close()
-
-
-@contextmanager
-def serving(verifier, port: int = 0, name: str = "tiny", **options):
-    server = ScoreServer("127.0.0.1", port, name, **options)
-    server.open(verifier)
-    with running(server):
-        yield server
+from tests.verifiers.serving.servers import (
+    COMPLETION,
+    PROMPT,
+    SCORE,
+    Recorded,
+    exchanged,
+    free_port,
+    raw,
+    running,
+    sent,
+    serving,
+    texts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,41 +49,12 @@ def server(local):
         yield running
 
 
-class Recorded:
-    """A verifier that keeps what it was asked to score."""
-
-    def __init__(self, verifier):
-        self.verifier, self.kind, self.boundary = verifier, verifier.kind, verifier.boundary
-        self.prompt_format = verifier.prompt_format
-        self.asked = []
-
-    def score(self, prompts, completions, steps):
-        self.asked.append(completions)
-        return self.verifier.score(prompts, completions, steps)
-
-
 @pytest.fixture
 def waits(monkeypatch) -> list[float]:
     """The seconds waited between attempts, which the tests do not wait."""
     found: list[float] = []
     monkeypatch.setattr(remote.time, "sleep", found.append)
     return found
-
-
-def texts(task, n: int = 24) -> tuple[list[str], list[str]]:
-    solutions = task.demonstrations(n, seed=5)
-    return [s.prompt for s in solutions], [s.completion for s in solutions]
-
-
-def sent(server, method: str, path: str, body: bytes | None = None, headers=()) -> tuple[int, dict]:
-    """Status and JSON of one reply."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    try:
-        connection.request(method, path, body, dict(headers))
-        reply = connection.getresponse()
-        return reply.status, json.loads(reply.read() or b"{}")
-    finally:
-        connection.close()
 
 
 # --- The same scores.
@@ -127,7 +77,7 @@ def test_every_float_survives():
     """Among them ones that are near each other, and one that no decimal of 15 digits gives back."""
 
     class Fixed:
-        kind, boundary, prompt_format = "prm", Boundary("line"), None
+        kind, boundary, prompt_format, tokens_scored = "prm", Boundary("line"), None, 0
         values = [0.1 + 0.2, math.nextafter(0.5, 1), math.nextafter(0.5, 0), 5e-324, 1 / 3, 0.0, 1.0]
 
         def score(self, prompts, completions, steps):
@@ -177,9 +127,10 @@ def test_repeated_rows_are_sent_once_and_answered_in_order(local, task):
     prompts, completions = texts(task, 6)
     plain = local.score(prompts, completions)
     order = [3, 0, 3, 5, 0, 1, 3]
-    with serving(Recorded(local)) as server:
+    recorded = Recorded(local)
+    with serving(recorded) as server:
         scores = RemoteRewardModel(server.url).score([prompts[i] for i in order], [completions[i] for i in order])
-        assert server.scorer.verifier.asked == [[completions[i] for i in (3, 0, 5, 1)]]
+    assert recorded.asked == [[completions[i] for i in (3, 0, 5, 1)]]
     for index, values in zip(order, scores, strict=True):
         assert values == pytest.approx(plain[index], abs=1e-6)
     scores[0].append(2.0)
@@ -190,9 +141,10 @@ def test_repeated_rows_are_sent_once_and_answered_in_order(local, task):
 def test_batch_rows_cuts_requests(local, task, options, counts):
     prompts, completions = texts(task, 7)
     assert len(set(completions)) == 7
-    with serving(Recorded(local)) as server:
+    recorded = Recorded(local)
+    with serving(recorded) as server:
         scores = RemoteRewardModel(server.url, **options).score(prompts, completions)
-        assert [len(rows) for rows in server.scorer.verifier.asked] == counts
+    assert [len(rows) for rows in recorded.asked] == counts
     assert sum(scores, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
 
 
@@ -201,8 +153,8 @@ def test_requests_keep_to_the_servers_limit(local, task):
     with serving(local, max_request_bytes=600) as server:
         client = RemoteRewardModel(server.url)
         found = client.score(prompts, completions)
-        assert server.scorer.requests > 1
-        assert server.scorer.rows == 8
+        assert server.requests > 1
+        assert server.rows == 8
         with pytest.raises(UserError, match=r"row 1 makes a request of \d+ bytes; .* takes 600\. Drop the row"):
             client.score([PROMPT, PROMPT], [COMPLETION, "7 + 3 = 10\n" * 100])
     assert sum(found, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
@@ -210,40 +162,10 @@ def test_requests_keep_to_the_servers_limit(local, task):
 
 def test_nothing_asked_is_nothing_sent(server):
     client = RemoteRewardModel(server.url)
-    before = server.scorer.requests
+    before = server.requests
     assert client.score([], []) == []
-    assert server.scorer.requests == before
+    assert server.requests == before
     assert client.score([PROMPT, PROMPT], ["", "\n \n"]) == [[], []]
-
-
-def test_many_clients_are_answered_one_after_the_other(local, task):
-    class Watched:
-        kind, boundary, prompt_format = local.kind, local.boundary, local.prompt_format
-        inside, most = 0, 0
-
-        def score(self, *rows):
-            self.inside += 1
-            self.most = max(self.most, self.inside)
-            try:
-                return local.score(*rows)
-            finally:
-                self.inside -= 1
-
-    prompts, completions = texts(task)
-    wanted, found = local.score(prompts, completions), {}
-    with serving(Watched()) as server:
-
-        def ask(client: int) -> None:
-            found[client] = RemoteRewardModel(server.url).score(prompts, completions)
-
-        threads = [threading.Thread(target=ask, args=(client,)) for client in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert server.scorer.verifier.most == 1
-        assert (server.scorer.requests, server.scorer.rows) == (6, 6 * len(set(zip(prompts, completions, strict=True))))
-    assert list(found.values()) == [wanted] * 6
 
 
 # --- What the server says.
@@ -253,6 +175,8 @@ def test_health(server):
     assert sent(server, "GET", "/health") == (
         200,
         {
+            "status": "ready",
+            "workers": {"ready": 1, "of": 1},
             "rlstep": __version__,
             "name": "tiny",
             "kind": "prm",
@@ -361,12 +285,6 @@ def test_other_addresses_and_methods(server, method, path, status):
     assert set(reply) == ({"error"} if method != "HEAD" else set())
 
 
-def raw(server, request: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
-        connection.sendall(request)
-        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
-
-
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -397,7 +315,7 @@ def test_what_is_no_http_is_refused_and_cut_off(server, request_):
 
 
 def test_a_body_that_stops_coming_is_given_up(server, monkeypatch):
-    monkeypatch.setattr(server_module, "SILENCE_S", 0.2)
+    monkeypatch.setattr(app, "SILENCE_S", 0.2)
     reply = raw(server, b"POST /score HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n\r\n{}")
     assert reply.startswith(b"HTTP/1.1 408 ")
 
@@ -437,11 +355,11 @@ def test_rows_that_cannot_be_scored_are_422(server, local):
     assert sent(server, "POST", "/score", body) == (422, {"error": str(wanted.value)})
 
 
-def test_a_fault_of_the_server_stays_there(server, monkeypatch, caplog):
+def test_a_fault_of_the_server_stays_there(server, local, monkeypatch, caplog):
     def fails(*_):
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(server.scorer.verifier, "score", fails)
+    monkeypatch.setattr(local, "score", fails)
     with pytest.raises(UserError, match=r"answers with status 500: the server failed; its own output says how\."):
         RemoteRewardModel(server.url).score([PROMPT], [COMPLETION])
     monkeypatch.undo()
@@ -469,14 +387,10 @@ def guarded(local):
         yield server
 
 
-SCORE = json.dumps({"prompts": [PROMPT], "completions": [COMPLETION]}).encode()
-
-
-@pytest.mark.parametrize("path", ["/health", "/score"])
+@pytest.mark.parametrize("path", ["/health", "/score", "/metrics"])
 @pytest.mark.parametrize(
     ("given", "status"),
     [
-        (None, 401),
         ("Bearer s3cret", 200),
         ("bearer s3cret", 200),  # the scheme's case is free (RFC 7235)
         ("Bearer S3CRET", 401),
@@ -489,11 +403,19 @@ SCORE = json.dumps({"prompts": [PROMPT], "completions": [COMPLETION]}).encode()
     ],
 )
 def test_only_the_token_opens(guarded, path, given, status):
-    method, body = ("GET", None) if path == "/health" else ("POST", SCORE)
-    headers = {"Authorization": given} if given is not None else {}
-    found, reply = sent(guarded, method, path, body, headers.items())
+    method, body = ("POST", SCORE) if path == "/score" else ("GET", None)
+    found, _, reply = exchanged(guarded, method, path, body, {"Authorization": given}.items())
     assert found == status
-    assert ("error" in reply) == (status != 200)
+    assert (b'{"error":' in reply) == (status != 200)
+
+
+@pytest.mark.parametrize("path", ["/score", "/metrics"])
+def test_without_a_token_there_are_no_scores_and_no_counts(guarded, path):
+    assert sent(guarded, "POST" if path == "/score" else "GET", path, b"{}")[0] == 401
+
+
+def test_a_probe_without_the_token_learns_no_more_than_the_state(guarded):
+    assert sent(guarded, "GET", "/health") == (200, {"status": "ready", "workers": {"ready": 1, "of": 1}})
 
 
 def test_without_the_token_no_body_is_read(guarded):
@@ -505,7 +427,7 @@ def test_without_the_token_no_body_is_read(guarded):
 def test_the_client_brings_the_token(guarded, local, monkeypatch, waits):
     wanted = local.score([PROMPT], [COMPLETION])
     monkeypatch.delenv("RLSTEP_SERVE_TOKEN", raising=False)
-    with pytest.raises(UserError, match=rf"{guarded.url} asks for a token .* Set RLSTEP_SERVE_TOKEN to the token of"):
+    with pytest.raises(UserError, match=rf"{guarded.url} asks for a token.* Set RLSTEP_SERVE_TOKEN to the token of"):
         RemoteRewardModel(guarded.url)
     with pytest.raises(UserError, match="refuses the token that it was given") as error:
         RemoteRewardModel(guarded.url, token="another")
@@ -583,7 +505,7 @@ class Scripted(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Speaks)
         self.scores, self.health, self.asked = list(scores), health, 0
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.close = self.server_close
+        self.stop, self.close = self.shutdown, self.server_close
 
 
 class _Speaks(BaseHTTPRequestHandler):
@@ -596,13 +518,13 @@ class _Speaks(BaseHTTPRequestHandler):
         scores = self.server.scores
         self.say(*(scores.pop(0) if len(scores) > 1 else scores[0]))
 
-    def say(self, status, content, **headers):
+    def say(self, status, content, more=(), **headers):
         if status is None:
             return
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(200 if status == "cut" else status)
         self.send_header("Content-Length", str(len(body) + (50 if status == "cut" else 0)))
-        for name, value in headers.items():
+        for name, value in (headers | dict(more)).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
@@ -657,6 +579,64 @@ def test_what_may_pass_is_tried_again(fault, waits):
 
 
 @pytest.mark.parametrize(
+    ("asks", "least"),
+    [
+        ("3", [3, 3]),
+        ("1", [1, 1]),
+        ("0", [0.5, 1]),  # the client's own, which double
+        ("86400", [60, 60]),  # not for a day
+        (None, [0.5, 1]),
+        ("soon", [0.5, 1]),
+        ("-5", [0.5, 1]),
+        ("9" * 400, [0.5, 1]),
+        ("Wed, 21 Oct 2099 07:28:00 GMT", [0.5, 1]),
+    ],
+)
+def test_a_busy_server_is_asked_again_when_it_says(asks, least, waits):
+    busy = (429, {"error": "9 rows are waiting"}) + (({"Retry-After": asks},) if asks is not None else ())
+    with running(Scripted(busy, busy, GOOD)) as other:
+        assert RemoteRewardModel(other.url, retries=0).score(["p"], ["a\nb"]) == [[0.25, 1.0]]
+    assert len(waits) == 2
+    assert all(wanted <= wait <= 1.5 * wanted for wanted, wait in zip(least, waits, strict=True))
+
+
+def test_patience_with_a_busy_server_ends_with_the_timeout(waits):
+    busy = (429, {"error": "9 rows are waiting"}, {"Retry-After": "20"})
+    with running(Scripted(busy)) as other, pytest.raises(UserError) as error:
+        RemoteRewardModel(other.url, timeout=110, retries=0).score(["p"], ["a\nb"])
+    assert 110 - 30 < sum(waits) <= 110
+    assert other.asked == len(waits) + 1
+    assert str(error.value).startswith(
+        f"{other.url} has too much to do (status 429: 9 rows are waiting): it refused a request {other.asked} times in "
+        f"{sum(waits):.0f} seconds. Start it with more --workers"
+    )
+
+
+def test_clients_of_a_busy_server_come_back_at_different_times(waits):
+    busy = (429, {}, {"Retry-After": "10"})
+    for _ in range(5):
+        with running(Scripted(busy, GOOD)) as other:
+            RemoteRewardModel(other.url).score(["p"], ["a\nb"])
+    assert all(10 <= wait <= 15 for wait in waits)
+    assert len(set(waits)) == 5
+
+
+def test_waiting_takes_no_random_number_of_the_run(waits):
+    random.seed(7)
+    wanted = random.random()
+    random.seed(7)
+    with running(Scripted((429, {}), GOOD)) as other:
+        RemoteRewardModel(other.url).score(["p"], ["a\nb"])
+    assert random.random() == wanted
+
+
+def test_an_unavailable_server_may_say_when_it_will_be_back(waits):
+    with running(Scripted((503, {"error": "loading"}, {"Retry-After": "5"}), (503, {}), GOOD)) as other:
+        RemoteRewardModel(other.url).score(["p"], ["a\nb"])
+    assert waits == [5.0, 1.0]
+
+
+@pytest.mark.parametrize(
     ("fault", "reason"),
     [
         ((400, {"error": "field 'prompts': missing."}), "refuses the rows: field 'prompts': missing"),
@@ -704,12 +684,6 @@ def test_a_server_that_is_no_verifier_is_refused(changes, waits):
             RemoteRewardModel(other.url)
         assert other.asked == 0
     assert waits == []
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def test_no_server_is_said_with_what_to_do(waits):
@@ -875,217 +849,3 @@ def test_the_client_needs_no_torch():
     script = "import rlstep.verifiers.serving.client, sys; print('torch' in sys.modules, 'transformers' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", "False"]
-
-
-# --- The stage.
-
-
-@pytest.fixture
-def interrupted(monkeypatch):
-    """`serve` in this process: calls the given function with the server's URL, then interrupts."""
-
-    answer = ScoreServer.serve_forever
-
-    def run(config, ask) -> tuple[dict, ScoreServer]:
-        servers = []
-
-        def serve_forever(server):
-            servers.append(server)
-            thread = threading.Thread(target=answer, args=(server,))
-            thread.start()
-            try:
-                ask(server.url)
-            finally:
-                server.shutdown()
-                thread.join()
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(ScoreServer, "serve_forever", serve_forever)
-        return serve(config), servers[0]
-
-    return run
-
-
-def test_serve_says_where_and_counts(verifier_paths, local, task, interrupted, capsys):
-    prompts, completions = texts(task, 4)
-    found = []
-
-    def ask(url):
-        client = RemoteRewardModel(url, batch_rows=3)
-        found.extend(client.score(prompts, completions))
-        with pytest.raises(UserError):
-            client.score([PROMPT], ["7 + 3 = 10\n" * 200])
-
-    config = ServeConfig(verifier_paths["prm"], port=0, name="mine")
-    metrics, server = interrupted(config, ask)
-    assert metrics == {"requests": 2, "rows": 4}
-    assert capsys.readouterr().out == f"prm 'mine' at {server.url} (Ctrl-C ends it)\n"
-    assert urlsplit(server.url).hostname == "127.0.0.1"
-    assert sum(found, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
-    with pytest.raises(UserError, match="cannot be reached"):
-        RemoteRewardModel(server.url, retries=0)
-
-
-def test_serve_listens_to_other_machines_when_asked(verifier_paths, interrupted):
-    config = ServeConfig(verifier_paths["prm"], host="0.0.0.0", port=0, max_request_mb=2)
-    _, server = interrupted(config, lambda url: None)
-    assert urlsplit(server.url).hostname == socket.gethostname().lower()
-    assert server.max_request_bytes == 2 << 20
-    assert ServeConfig(verifier_paths["prm"]).host == "127.0.0.1"
-    assert "no authentication" in ServeConfig.__dataclass_fields__["host"].metadata["help"]
-
-
-@pytest.mark.parametrize(
-    ("host", "token", "warned"),
-    [("0.0.0.0", None, True), ("0.0.0.0", "s3cret", False), ("127.0.0.1", None, False), ("localhost", None, False)],
-)
-def test_serve_warns_of_an_open_server(verifier_paths, interrupted, caplog, capsys, monkeypatch, host, token, warned):
-    monkeypatch.delenv("RLSTEP_SERVE_TOKEN", raising=False)
-    answered = []
-    _, server = interrupted(
-        ServeConfig(verifier_paths["prm"], host=host, port=0, token=token),
-        lambda url: answered.append(sent(SimpleNamespace(port=urlsplit(url).port), "GET", "/health")[0]),
-    )
-    assert ("is open to everyone who can reach it: set RLSTEP_SERVE_TOKEN" in caplog.text) == warned
-    assert answered == [200 if token is None else 401]
-    out = capsys.readouterr().out
-    assert ("for requests with its token" in out) == (token is not None)
-    assert "s3cret" not in out + caplog.text
-
-
-def test_serve_takes_the_token_of_the_environment(verifier_paths, interrupted, monkeypatch):
-    monkeypatch.setenv("RLSTEP_SERVE_TOKEN", "s3cret")
-    kinds = []
-    interrupted(ServeConfig(verifier_paths["prm"], port=0), lambda url: kinds.append(RemoteRewardModel(url).kind))
-    monkeypatch.delenv("RLSTEP_SERVE_TOKEN")
-    with pytest.raises(UserError, match="asks for a token"):
-        interrupted(ServeConfig(verifier_paths["prm"], port=0, token="s3cret"), RemoteRewardModel)
-    assert kinds == ["prm"]
-
-
-def test_a_scorer_that_is_stopped_finishes_one_request_and_refuses_the_others(local):
-    """The others are told 503, which a client takes for a server that will be back."""
-    begun, go_on = threading.Event(), threading.Event()
-
-    class Slow(Recorded):
-        def score(self, *rows):
-            begun.set()
-            assert go_on.wait(30)
-            return super().score(*rows)
-
-    async def ask() -> list:
-        waiting = [asyncio.create_task(scorer.score(parse(SCORE))) for _ in range(3)]
-        await asyncio.to_thread(begun.wait, 30)
-        scorer.stop()
-        go_on.set()
-        return await asyncio.gather(*waiting, return_exceptions=True)
-
-    scorer = Scorer(Slow(local), "slow")
-    first, *others = asyncio.run(ask())
-    scorer.close()
-    assert first == local.score([PROMPT], [COMPLETION])
-    assert [(error.status_code, error.detail) for error in others] == [(503, "the server is stopping.")] * 2
-    assert (scorer.requests, scorer.rows) == (1, 1)
-
-
-def test_serve_takes_ipv6(local):
-    try:
-        server = ScoreServer("::1", 0, "six")
-    except UserError:
-        pytest.skip("this machine has no IPv6")
-    server.open(local)
-    with running(server):
-        assert server.url.startswith("http://[::1]:")
-        assert RemoteRewardModel(server.url).score([PROMPT], [COMPLETION]) == local.score([PROMPT], [COMPLETION])
-
-
-def test_a_taken_port_is_refused_before_anything_is_loaded(server):
-    with pytest.raises(UserError, match=r"cannot listen at 127.0.0.1, port \d+ \(Address already in use\)"):
-        serve(ServeConfig("no/such/model", port=server.port))
-    with pytest.raises(UserError, match="cannot listen at host.invalid, port 0"):
-        serve(ServeConfig("no/such/model", host="host.invalid", port=0))
-
-
-def test_serve_refuses_what_is_no_verifier_and_frees_the_port(tiny_lm):
-    port = free_port()
-    with pytest.raises(UserError, match="is no rlstep verifier"):
-        serve(ServeConfig(tiny_lm, port=port))
-    ScoreServer("127.0.0.1", port, "free").close()
-
-
-def test_a_client_waits_while_the_verifier_loads(local, waits):
-    server = ScoreServer("127.0.0.1", 0, "slow")
-    with pytest.raises(UserError, match=r"refused\), after 3 attempts"):
-        RemoteRewardModel(server.url, retries=2)
-    server.open(local)
-    with running(server):
-        assert RemoteRewardModel(server.url, retries=0).kind == "prm"
-
-
-def test_options_of_score_reach_the_verifier(verifier_paths, monkeypatch):
-    given = {}
-
-    def load(path, **options):
-        given.update(options, path=path)
-        raise UserError("enough")
-
-    monkeypatch.setattr(RewardModel, "from_pretrained", load)
-    options = {
-        "dtype": "bfloat16", "batch_tokens": 99, "kind": "orm", "layout": "qwen", "neutral": "ignore",
-        "packing": False, "trust_remote_code": True, "attn_implementation": "eager",
-    }  # fmt: skip
-    with pytest.raises(UserError, match="enough"):
-        serve(ServeConfig("folder", port=0, boundary="tag", boundary_tag="=", **options), PromptOptions("chat"))
-    assert given == options | {"path": "folder", "boundary": Boundary("tag", "="), "prompts": PromptOptions("chat")}
-    hints, theirs = get_type_hints(ServeConfig), get_type_hints(ScoreConfig)
-    for name in (*options, "boundary", "boundary_tag"):
-        mine, other = ServeConfig.__dataclass_fields__[name], ScoreConfig.__dataclass_fields__[name]
-        assert (hints[name], mine.default, mine.metadata) == (theirs[name], other.default, other.metadata)
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"port": -1}, "port is -1"),
-        ({"port": 65536}, "port is 65536"),
-        ({"batch_tokens": 0}, "batch_tokens is 0"),
-        ({"max_request_mb": 0}, "max_request_mb is 0"),
-        ({"boundary_tag": "="}, "boundary is null, so boundary_tag would do nothing"),
-        ({"boundary": "tag"}, 'boundary rule "tag" needs the text'),
-    ],
-)
-def test_settings_are_checked(options, reason):
-    with pytest.raises(UserError, match=reason):
-        ServeConfig("folder", **options)
-
-
-def test_the_name_is_the_folders_or_the_hubs(tmp_path):
-    assert ServeConfig(str(tmp_path)).name == tmp_path.name
-    assert ServeConfig("Qwen/Qwen2.5-Math-PRM-7B").name == "Qwen/Qwen2.5-Math-PRM-7B"
-    assert ServeConfig(str(tmp_path), name="mine").name == "mine"
-
-
-@pytest.mark.distributed
-@pytest.mark.slow
-def test_rlstep_serve_ends_at_ctrl_c(verifier_paths, local):
-    # A test run in the background has SIGINT ignored, and its children inherit that.
-    script = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from rlstep.cli import main"
-    command = [sys.executable, "-c", f"{script}; sys.exit(main())", "serve", "--model", verifier_paths["prm"]]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-    with subprocess.Popen(
-        [*command, "--port", "0"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        watchdog = threading.Timer(120, process.kill)
-        watchdog.start()
-        try:
-            line = process.stdout.readline()
-            (url,) = re.findall(r"http://127\.0\.0\.1:\d+", line)
-            found = RemoteRewardModel(url).score([PROMPT], [COMPLETION])
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate()
-        finally:
-            watchdog.cancel()
-            process.kill()
-    assert found == local.score([PROMPT], [COMPLETION])
-    assert (process.returncode, out) == (0, "serve: requests 1, rows 1\n")
-    assert "Traceback" not in err
