@@ -4,6 +4,7 @@ import ipaddress
 from urllib.parse import urlsplit
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.redaction import redacted
 
 
 def checked_address(url: str, whose: str) -> tuple[str, str]:
@@ -22,7 +23,7 @@ def checked_address(url: str, whose: str) -> tuple[str, str]:
     except ValueError:  # a port that is no number, or half an IPv6 address
         plain = False
     if not plain or " " in url or parts.username is not None or parts.query or parts.fragment:
-        raise UserError(f"{url!r} is no {whose}'s address; give http://HOST:PORT or https://HOST:PORT.")
+        raise UserError(f"{redacted(url)!r} is no {whose}'s address; give http://HOST:PORT or https://HOST:PORT.")
     return url.rstrip("/"), parts.hostname
 
 
