@@ -15,8 +15,8 @@ from rlstep.runtime.packages import check_packages
 from rlstep.stages.score import ScoreConfig
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
+from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.published import FAMILIES
-from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token
 from rlstep.verifiers.serving.server import ScoreServer
 
@@ -33,7 +33,7 @@ def _as_in_score(name: str):
 
 @dataclass
 class ServeConfig:
-    model: str = field(metadata={"help": "Folder or hub id of the verifier: rlstep's own, or a published PRM."})
+    model: str = _as_in_score("model")
     host: str = field(
         default="127.0.0.1",
         metadata={
@@ -88,7 +88,7 @@ def serve(config: ServeConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
                 TOKEN_VARIABLE,
             )
         options = {name: getattr(config, name) for name in LOADING}
-        server.open(RewardModel.from_pretrained(config.model, boundary=config.steps, prompts=prompts, **options))
+        server.open(load_verifier(config.model, boundary=config.steps, prompts=prompts, **options))
         asks = ", for requests with its token" if config.token is not None else ""
         with suppress(KeyboardInterrupt):
             print(f"{server.scorer.verifier.kind} '{config.name}' at {server.url}{asks} (Ctrl-C ends it)", flush=True)

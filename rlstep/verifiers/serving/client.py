@@ -244,11 +244,6 @@ class _NoRedirects(HTTPRedirectHandler):
         return None
 
 
-def is_url(text: str) -> bool:
-    """Whether a verifier's path is the address of a server."""
-    return text.lower().startswith(("http://", "https://"))
-
-
 def _prompt_format(health: dict) -> PromptFormat | None:
     """What a server says of how prompts are written; None of one that is given the problem's text."""
     return None if health["prompt_format"] is None else PromptFormat.from_dict(health["prompt_format"])

@@ -38,7 +38,7 @@ from starlette.requests import ClientDisconnect
 
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.interface import Verifier
 from rlstep.verifiers.serving.access import TOKEN_VARIABLE
 from rlstep.verifiers.serving.messages import BadRequest, Health, ScoreReply, ScoreRequest, parse
 
@@ -57,7 +57,7 @@ class Scorer:
         requests, rows: how many it has scored.
     """
 
-    def __init__(self, verifier: RewardModel, name: str):
+    def __init__(self, verifier: Verifier, name: str):
         self.verifier, self.name = verifier, name
         self.requests = self.rows = 0
         self._stopped = False
@@ -240,7 +240,7 @@ class ScoreServer:
         host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
-    def open(self, verifier: RewardModel) -> None:
+    def open(self, verifier: Verifier) -> None:
         """Listens from now on; until then a client is refused the connection, and tries again."""
         self.scorer = Scorer(verifier, self.name)
         config = uvicorn.Config(
