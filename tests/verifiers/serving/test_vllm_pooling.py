@@ -1,21 +1,33 @@
 """A verifier on a vLLM server: the values of a `RewardModel`, from a stub that runs the same weights."""
 
 import json
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import requests
 import torch
 from fastapi.responses import PlainTextResponse
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
+from rlstep.policy.options import PPOOptions
+from rlstep.policy.rewards.sources import load_verifiers, wants_base
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.export import ExportConfig, export
 from rlstep.stages.score import ScoreConfig, score
+from rlstep.stages.serve import ServeConfig
+from rlstep.stages.serve import serve as serve_stage
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import read_solutions
+from rlstep.tasks.small import small_model
 from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.serving.server import ScoreServer
 from rlstep.verifiers.spec import VerifierSpec
 from rlstep.verifiers.training.start import new_verifier
 from tests.model_server import ModelServer, error
@@ -163,6 +175,30 @@ def test_an_rlstep_serve_is_not_what_the_stage_asks(data, tmp_path):
         ScoreConfig("http://gpu7:8000", data, str(tmp_path / "out.jsonl"))
 
 
+# --- Elsewhere
+
+
+def test_rlstep_serve_stands_before_it(serve, verifier_paths, rows, monkeypatch):
+    server, values = serve(verifier_paths["prm"]), []
+
+    def ask(score_server):
+        values.extend(score_server.scorer.verifier.score(*rows))
+
+    monkeypatch.setattr(ScoreServer, "serve_forever", ask)
+    serve_stage(ServeConfig(address(server), port=0))
+    assert values == load_verifier(address(server)).score(*rows)
+    with pytest.raises(UserError, match="batch_tokens is 7, but vllm.http.* makes no use of it"):
+        serve_stage(ServeConfig(address(server), port=0, batch_tokens=7))
+
+
+def test_ppo_takes_it_for_its_prm(serve, verifier_paths, rows, ppo_arguments):
+    server = serve(verifier_paths["prm"])
+    options = PPOOptions("problems.jsonl", reward=["prm"], prm=address(server))
+    assert not wants_base(options)
+    verifier = load_verifiers(options, ppo_arguments()).models["prm"]
+    assert verifier.score(*rows) == load_verifier(address(server)).score(*rows)
+
+
 # --- What can go wrong
 
 
@@ -244,3 +280,54 @@ def test_a_served_softmax_would_be_noticed(serve, verifier_paths, rows):
     server.fault = lambda _, body: body.pop("use_activation", None) or None
     with pytest.raises(UserError, match="gave probabilities"):
         verifier.score(*rows)
+
+
+# --- vLLM itself
+
+
+@pytest.fixture
+def vllm_serve(tmp_path):
+    """Starts `vllm serve` with the given options; gives its address once it answers."""
+    started = []
+
+    def start(*options: str) -> str:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = str(unused.getsockname()[1])
+        output = (tmp_path / "vllm.txt").open("w")
+        command = [str(Path(sys.executable).with_name("vllm")), "serve", *options, "--port", port]
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        started.append((process, output))
+        for _ in range(240):
+            try:
+                if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok:
+                    return f"http://127.0.0.1:{port}"
+            except requests.RequestException:
+                assert process.poll() is None, (tmp_path / "vllm.txt").read_text()[-4000:]
+            time.sleep(1)
+        raise TimeoutError((tmp_path / "vllm.txt").read_text()[-4000:])
+
+    yield start
+    for process, output in started:
+        process.terminate()
+        process.wait(timeout=60)
+        output.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vllm: pip install 'rlstep[vllm]'")
+def test_vllm_itself(vllm_serve, tokenizer, rows, tmp_path):
+    """Heads of 64: vLLM's attention kernels have no smaller ones."""
+    lm, prm = str(tmp_path / "lm"), str(tmp_path / "prm")
+    small_model(tokenizer, hidden_size=128, layers=2, heads=2, intermediate_size=256).save_pretrained(lm)
+    new_verifier(lm, VerifierSpec("prm")).save_pretrained(prm)
+    tokenizer.save_pretrained(prm)
+    url = vllm_serve(
+        prm, "--runner", "pooling", "--convert", "classify", "--dtype", "float32", "--max-model-len", "256"
+    )
+    for ours, theirs in zip(
+        load_verifier(f"vllm+{url}/{prm}").score(*rows), load_verifier(prm, device="cpu").score(*rows), strict=True
+    ):
+        assert ours == pytest.approx(theirs, abs=1e-3)
