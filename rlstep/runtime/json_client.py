@@ -21,7 +21,7 @@ from rlstep.runtime.addresses import checked_address, is_loopback
 from rlstep.runtime.errors import UserError
 
 API_KEY_VARIABLE = "RLSTEP_API_KEY"
-CONNECT_TIMEOUT_S = 20.0
+CONNECT_TIMEOUT_S, GET_TIMEOUT_S = 20.0, 30.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 TRY_AGAIN = (408, 429, *range(500, 600))
 LONGEST_REASON = 400  # characters of a server's message
@@ -45,7 +45,7 @@ class JsonClient:
 
     Args:
         url: http(s)://HOST:PORT of the server, perhaps with a path.
-        timeout: seconds to wait for the answer to one request.
+        request_timeout: seconds to wait for the answer to one request.
         retry_for: seconds, from a request's beginning, in which it is sent again if it fails in a way that may pass.
         connections: requests at a time that find an open connection.
 
@@ -53,9 +53,9 @@ class JsonClient:
         UserError: the URL is no address, or the key cannot stand in a header.
     """
 
-    def __init__(self, url: str, timeout: float = 600.0, retry_for: float = 300.0, connections: int = 1):
+    def __init__(self, url: str, request_timeout: float = 600.0, retry_for: float = 300.0, connections: int = 1):
         self.url, host = checked_address(url, "server")
-        self.timeout, self.retry_for = timeout, retry_for
+        self.request_timeout, self.retry_for = request_timeout, retry_for
         self._key = _key_of_environment()
         self._stopped = threading.Event()
         self._session = requests.Session()
@@ -67,7 +67,9 @@ class JsonClient:
             self._session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0))
 
     def get(self, path: str):
-        """The answer to GET; errors as in `post`."""
+        """The answer to a question that costs the server nothing, so that a late one is asked again; errors as in
+        `post`.
+        """
         return self._persistently("GET", path, None)
 
     def post(self, path: str, body: Mapping):
@@ -104,19 +106,21 @@ class JsonClient:
             )
 
     def _once(self, method: str, path: str, body: Mapping | None):
+        limit = self.request_timeout if body is not None else min(self.request_timeout, GET_TIMEOUT_S)
+        timeouts = (CONNECT_TIMEOUT_S, limit)
         try:
-            reply = self._session.request(
-                method, self.url + path, json=body, timeout=(CONNECT_TIMEOUT_S, self.timeout), allow_redirects=False
-            )
+            reply = self._session.request(method, self.url + path, json=body, timeout=timeouts, allow_redirects=False)
         except requests.exceptions.SSLError as error:
             raise UserError(
                 f"{self.url}: no secure connection ({_cause(error)}). Is it http://, or its certificate unknown here?"
             ) from None
         except requests.ReadTimeout:
+            if body is None:
+                raise _Unavailable(f"has not answered within {limit:g} seconds") from None
             # Sent again, it would take as long.
             raise UserError(
-                f"{self.url}{path} has not answered within {self.timeout:g} seconds. Raise request_timeout, or ask for "
-                "less at a time (concurrency, max_new_tokens)."
+                f"{self.url}{path} has not answered within {limit:g} seconds. Raise request_timeout, or ask for less "
+                "at a time (concurrency, max_new_tokens)."
             ) from None
         except requests.RequestException as error:
             raise _Unavailable(f"cannot be reached ({_cause(error)})") from None
@@ -136,7 +140,7 @@ class JsonClient:
             raise Refused(status, self._reason(reply))
         try:
             return reply.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             begins = self._shown(reply.text[:80])
             raise UserError(
                 f"{self.url}{path} does not answer in JSON (it begins with {begins!r}). Is it the address of a model "
@@ -147,7 +151,7 @@ class JsonClient:
         """What the server says of an error, in the forms that vLLM, OpenAI and FastAPI give it."""
         try:
             said = reply.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             said = None
         if isinstance(said, dict):
             said = next((said[name] for name in ("error", "message", "detail") if said.get(name)), None)

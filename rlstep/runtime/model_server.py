@@ -19,7 +19,7 @@ class ModelServer:
     Args:
         url: http(s)://HOST:PORT, with or without the closing /v1.
         name: the model's, as the server calls it; an adapter has a name of its own there.
-        timeout, retry_for: as in `JsonClient`.
+        request_timeout, retry_for: as in `JsonClient`.
         concurrency: requests at a time.
 
     Attributes:
@@ -29,9 +29,11 @@ class ModelServer:
         UserError: there is no server, or it has no model of this name.
     """
 
-    def __init__(self, url: str, name: str, timeout: float = 600.0, retry_for: float = 300.0, concurrency: int = 64):
+    def __init__(
+        self, url: str, name: str, request_timeout: float = 600.0, retry_for: float = 300.0, concurrency: int = 64
+    ):
         self.name, self.concurrency = name, concurrency
-        self.client = JsonClient(url.rstrip("/").removesuffix("/v1"), timeout, retry_for, concurrency)
+        self.client = JsonClient(url.rstrip("/").removesuffix("/v1"), request_timeout, retry_for, concurrency)
         self.url = self.client.url
         self.max_length = self._look_up()
 

@@ -5,12 +5,18 @@ Each solution is one request, with a seed of its own. Tokens go there and come b
 the request holds nothing that OpenAI's protocol lacks, and a completion is finished if the server says "stop".
 """
 
+import json
+import re
+
 from rlstep.policy.engines.base import Completion, Engine, Prompting, Sampling, check_reason, sampling_parameters
 from rlstep.policy.sampling import Batch, solutions_of
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.json_client import Refused
 from rlstep.runtime.model_server import ModelServer
 from rlstep.steps.records import Problem, Solution, shown
+
+TOKENS = range(2**31)
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
 
 
 class ServerEngine(Engine):
@@ -57,13 +63,14 @@ class ServerEngine(Engine):
 
     def _check_content(self, where: str, choice: dict) -> None:
         if self.as_text:
-            if not isinstance(choice.get("text"), str):
-                raise UserError(f"{where} gave no completion: expected a text, got {shown(choice.get('text'))}.")
+            text = choice.get("text")
+            if not isinstance(text, str) or SURROGATE.search(text):
+                raise UserError(f"{where} gave no completion: expected a text, got {json.dumps(text)[:60]}.")
             return
         ids, most = choice.get("token_ids"), self.sampling.max_new_tokens
         if ids is None:
             raise UserError(f"{where} gave no tokens with the text; take vLLM 0.10.2 or later, or prompts_as: text.")
-        if not isinstance(ids, list) or len(ids) > most or any(type(id) is not int or id < 0 for id in ids):
+        if not isinstance(ids, list) or len(ids) > most or any(type(id) is not int or id not in TOKENS for id in ids):
             raise UserError(f"{where} gave no completion: expected {most} tokens at most, got {shown(ids)}.")
 
     def _body(self, prompt: str | list[int]) -> dict:

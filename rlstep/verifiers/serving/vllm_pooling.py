@@ -38,7 +38,7 @@ class PooledRewardModel(RowScorer):
         boundary: what a step is where no spans are given; of a PRM, must be what it was taught.
         trust_remote_code: run code from the hub, for the tokenizer and the configuration.
         prompts: how prompts are to be written; of rlstep's own verifiers, must be what they were taught.
-        timeout, retry_for, concurrency: as in `ModelServer`; each row is one request.
+        request_timeout, retry_for, concurrency: as in `ModelServer`; each row is one request.
 
     Raises:
         UserError: no such address or server, the server does not serve NAME, or NAME is no verifier with a class head.
@@ -52,7 +52,7 @@ class PooledRewardModel(RowScorer):
         boundary: Boundary | None = None,
         trust_remote_code: bool = False,
         prompts: PromptOptions = BY_CHECKPOINT,
-        timeout: float = 600.0,
+        request_timeout: float = 600.0,
         retry_for: float = 300.0,
         concurrency: int = 64,
     ):
@@ -68,7 +68,7 @@ class PooledRewardModel(RowScorer):
             )
         tokenizer = load_tokenizer(name, trust_remote_code)
         written = prompts.agreed(tokenizer, spec.prompts, name) or PromptFormat()
-        self.server, self.classes = ModelServer(url, name, timeout, retry_for, concurrency), spec.classes
+        self.server, self.classes = ModelServer(url, name, request_timeout, retry_for, concurrency), spec.classes
         longest = self.server.max_length or max_positions(config)
         super().__init__(
             tokenizer,

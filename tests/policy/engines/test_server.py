@@ -169,6 +169,14 @@ def test_of_text_the_server_says_whether_it_is_finished(rows_of, serve, tiny_lm,
     assert {(row["completion"], row["finished"]) for row in rows} == {("7 + 3 = 10\n", finished)}
 
 
+@pytest.mark.parametrize("text", [None, 7, "7 + \ud83d"])
+def test_what_is_no_text_is_refused(rows_of, serve, tiny_lm, text):
+    answer = PlainTextResponse(json.dumps({"choices": [{"text": text, "finish_reason": "stop"}]}))
+    server = serve(models={tiny_lm: tiny_lm}, fault=only_completions(answer))
+    with pytest.raises(UserError, match="expected a text, got"):
+        rows_of(engine="server", url=server.url, prompts_as="text")
+
+
 # --- Many requests
 
 
@@ -237,6 +245,8 @@ ANSWERS = {
     "text alone": (NO_TOKENS, "gave no tokens with the text; take vLLM 0.10.2 or later, or prompts_as: text"),
     "too many": ({"choices": [{"token_ids": [5] * 13, "finish_reason": "length"}]}, "expected 12 tokens at most"),
     "no numbers": ({"choices": [{"token_ids": ["7"], "finish_reason": "stop"}]}, r'at most, got \["7"\]'),
+    "no token": ({"choices": [{"token_ids": [2**40], "finish_reason": "stop"}]}, r"at most, got \[1099511627776\]"),
+    "endless brackets": (PlainTextResponse("[" * 100_000), "does not answer in JSON"),
     "refused": (error(400, "bad prompt.\nReally."), r"refuses the request, status 400: bad prompt. Really \(prom"),
     "gone": (error(404, "The model does not exist."), "v1/completions is not there, or the model"),
     "elsewhere": (RedirectResponse("https://example.com/"), "redirects to https://example.com/, which is not followed"),
@@ -272,6 +282,20 @@ def test_a_slow_server_is_given_up(from_server, server):
     with pytest.raises(UserError, match="has not answered within 0.2 seconds. Raise request_timeout, or ask for less"):
         from_server(request_timeout=0.2, n=1, batch_size=1)
     awake.set()
+
+
+def test_a_server_that_lists_its_models_late_is_asked_again(from_server, server, monkeypatch):
+    monkeypatch.setattr("rlstep.runtime.json_client.GET_TIMEOUT_S", 0.5)
+    late = threading.Event()
+
+    def fault(path, _):
+        if path == "/v1/models" and not late.is_set():
+            late.set()
+            threading.Event().wait(2)
+
+    server.fault = fault
+    from_server(n=1)
+    assert [call.path for call in server.calls].count("/v1/models") == 2
 
 
 def test_an_unknown_model_is_told_what_there_is(rows_of, serve, tiny_lm):
