@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 from rlstep.core.flops import forward_flops, rows_work
-from rlstep.core.memory import FLOAT, Precision, key_value_cache, mask_bytes, working_per_place
-from rlstep.planning.models import Models
+from rlstep.core.memory import FLOAT, GIB, Precision, key_value_cache, mask_bytes, working_per_place
+from rlstep.planning.models import Model, Models
 from rlstep.planning.parts import StagePlan, hours_of, in_gib
 from rlstep.planning.settings import Lengths, Machine, bytes_of, rows_in
+from rlstep.verifiers.serving.addresses import checkpoint_of, is_pooling_address
 
 
 def sample_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, machine: Machine) -> StagePlan:
@@ -23,28 +24,47 @@ def sample_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, 
     # Sampled one by one, a problem's samples each compute its prompt.
     work = rows_work(lengths.average(lengths.prompt), lengths.average(T)).times(total)
     flops = forward_flops(shape, work)
+    engine, share = values["engine"], values["gpu_memory_utilization"] * machine.memory * GIB
+    where, parts = "one GPU", in_gib(weights=model.parameters * number, activations=prefill, kv_cache=cache + prefill)
+    if engine == "server":
+        where, parts = "on a server, whose memory is not counted", in_gib()
+    elif engine == "vllm":
+        where, parts = f"vLLM on {values['tensor_parallel_size']} GPU(s)", in_gib(vllm=share)
     return StagePlan(
         recipe=recipe,
         stage="sample",
         model=model.path,
         trained=0,
-        frozen=model.parameters,
-        parts=in_gib(weights=model.parameters * number, activations=prefill, kv_cache=cache + prefill),
+        frozen=0 if engine == "server" else model.parameters,
+        parts=parts,
         tokens=work.tokens,
         flops=flops,
         updates=1 if problems else None,
         hours=hours_of(0, flops, 1 if problems else None, 1, machine),
         limit=machine.memory * (1 - machine.headroom),
         notes=[
-            f"prompts of {lengths.prompt} and completions of {T} tokens at the longest, {rows} at a time, one GPU"
+            f"prompts of {lengths.prompt} and completions of {T} tokens at the longest, {rows} at a time, {where}"
             + ("" if problems else "; tokens and FLOPs are those of one problem")
         ],
+        faults=_vllm_faults(model, number, values, share, lengths.prompt + T, machine) if engine == "vllm" else [],
     )
+
+
+def _vllm_faults(model: Model, number: int, values: Mapping, share: float, length: int, machine: Machine) -> list[str]:
+    """Why vLLM cannot start in its share: it holds the weights, and the keys and values of one row at least."""
+    needs = model.parameters * number + key_value_cache(model.shape, 1, length, number)
+    needs /= values["tensor_parallel_size"]
+    if needs <= share:
+        return []
+    return [
+        f"vLLM's share is {share / GIB:.1f} GiB, and the policy with a row of {length} tokens takes {needs / GIB:.1f}: "
+        f"set gpu_memory_utilization above {needs / GIB / machine.memory:.2f}, or tensor_parallel_size higher"
+    ]
 
 
 def score_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, machine: Machine) -> StagePlan:
     """What a recipe of score takes; arguments and errors as in `supervised_plan`."""
-    model = models.find(values["model"], bool(values.get("trust_remote_code")))
+    model = models.find(checkpoint_of(values["model"]), bool(values.get("trust_remote_code")))
     number = bytes_of(values["dtype"] or "auto", str(model.config.dtype).removeprefix("torch."))
     shape, longest, rows = model.shape, lengths.prompt + lengths.completion, rows_in(values["data"], lengths.rows)
     precision, places = Precision(number, number), max(values["batch_tokens"], longest)
@@ -53,20 +73,22 @@ def score_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, m
     passes += mask_bytes(shape, precision, max(1, places // longest), longest, True, attention, False)
     work = rows_work(0, lengths.average(longest), asked=1).times(rows or 1)
     flops = forward_flops(shape, work, outputs=2)
+    here = not is_pooling_address(values["model"])
     return StagePlan(
         recipe=recipe,
         stage="score",
         model=model.path,
         trained=0,
-        frozen=model.parameters,
-        parts=in_gib(weights=model.parameters * number, activations=passes),
+        frozen=model.parameters if here else 0,
+        parts=in_gib(weights=model.parameters * number, activations=passes) if here else in_gib(),
         tokens=work.tokens,
         flops=flops,
         updates=1 if rows else None,
         hours=hours_of(flops, 0, 1 if rows else None, machine.gpus, machine),
         limit=machine.memory * (1 - machine.headroom),
         notes=[
-            f"rows of {longest} tokens at the longest, {places} tokens in a pass"
+            f"rows of {longest} tokens at the longest, "
+            + (f"{places} tokens in a pass" if here else "on a vLLM server, whose memory is not counted")
             + ("" if rows else "; tokens and FLOPs are those of one row")
         ],
     )

@@ -16,7 +16,7 @@ from rlstep.planning.passes import Layout, fused_head, kept_head, layout_of
 from rlstep.planning.settings import Lengths, Machine, bytes_of, rows_in, updates_of
 from rlstep.planning.trainee import Trainee, trainee_of
 from rlstep.policy.value_function import CRITIC_LORA
-from rlstep.verifiers.serving.client import is_url
+from rlstep.verifiers.serving.addresses import is_url
 
 VERIFIERS = ("prm", "orm", "implicit")
 

@@ -7,7 +7,7 @@ has a generation configuration of its own, since its base may end otherwise.
 
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from rlstep.runtime.errors import UserError
@@ -45,7 +45,12 @@ def taught_end(tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, 
 
 def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end a completion, as TRL has them: the tokenizer's, and those of the generation configuration."""
-    configured = model.generation_config.eos_token_id
+    return stop_tokens_of(model.generation_config, tokenizer)
+
+
+def stop_tokens_of(configured: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """`stop_tokens` of a generation configuration."""
+    configured = configured.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
     return list(dict.fromkeys(token for token in (tokenizer.eos_token_id, *configured) if token is not None))
 

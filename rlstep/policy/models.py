@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import GRPOConfig, ModelConfig
 from trl.trainer.utils import create_model_from_path
 
@@ -12,7 +12,7 @@ from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Problem
 from rlstep.verifiers.adapters import find_adapter
 from rlstep.verifiers.merging import load_config_of, load_with_adapter, merge, refuse_verifier
-from rlstep.verifiers.pretrained import load_causal_lm, load_tokenizer
+from rlstep.verifiers.pretrained import load_causal_lm, load_tokenizer, read_generation_config
 from rlstep.verifiers.vocabulary import check_tokens
 
 
@@ -46,6 +46,24 @@ def load_policy(path: str, dtype: str = "auto", trust_remote_code: bool = False)
 def load_policy_config(path: str, trust_remote_code: bool = False) -> PretrainedConfig:
     """The configuration of the policy at `path`, that of its base where it is an adapter."""
     return load_config_of(path, find_adapter(path), trust_remote_code)
+
+
+def load_generation_config(path: str, config: PretrainedConfig) -> GenerationConfig:
+    """The generation configuration that `load_policy` gives the policy at `path`, without its weights.
+
+    Args:
+        path: as in `load_policy`.
+        config: of `load_policy_config`.
+    """
+    adapter, revision = find_adapter(path), None
+    if adapter is not None:
+        if own := read_generation_config(adapter.folder):
+            return own
+        path, revision = adapter.base, adapter.lora.revision
+    try:
+        return GenerationConfig.from_pretrained(path, revision=revision or "main")
+    except OSError:  # there is none: transformers makes one of the model's configuration
+        return GenerationConfig.from_model_config(config)
 
 
 def load_base(model: str | PreTrainedModel, args: GRPOConfig) -> PreTrainedModel:
@@ -85,20 +103,23 @@ def prompt_lengths(
     return {problem.id: len(prompt_ids) for problem, prompt_ids in zip(problems, ids, strict=True)}
 
 
-def check_prompt_lengths(lengths: dict[str, int], new_tokens: int, limit: int | None) -> None:
+def check_prompt_lengths(
+    lengths: dict[str, int], new_tokens: int, limit: int | None, whose: str = "the model's"
+) -> None:
     """Refuses prompts that leave too little room in the model's context.
 
     Args:
         lengths: of `prompt_lengths`.
         new_tokens: tokens to be generated after each.
         limit: the model's positions (`rlstep.verifiers.pretrained.max_positions`); None is no limit.
+        whose: they are, for the message.
     """
     if limit is None or not lengths:
         return
     longest = max(lengths, key=lengths.__getitem__)
     if lengths[longest] + new_tokens > limit:
         raise UserError(
-            f"problem '{longest}': {lengths[longest]} prompt tokens and {new_tokens} new ones exceed the model's"
+            f"problem '{longest}': {lengths[longest]} prompt tokens and {new_tokens} new ones exceed {whose}"
             f" {limit} positions. Drop it, lower the number of new tokens, or take a model with a longer context."
         )
 

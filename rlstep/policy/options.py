@@ -67,7 +67,11 @@ class PPOOptions:
         },
     )
     prm: str | None = field(
-        default=None, metadata={"help": "reward prm: folder or hub id, or http://HOST:PORT of `rlstep serve`."}
+        default=None,
+        metadata={
+            "help": "reward prm: folder or hub id, http://HOST:PORT of `rlstep serve`, or vllm+http://HOST:PORT/NAME "
+            "of `vllm serve`."
+        },
     )
     orm: str | None = field(default=None, metadata={"help": "reward orm: folder or hub id, or its server."})
     implicit: str | None = field(default=None, metadata={"help": "reward implicit: folder or hub id."})

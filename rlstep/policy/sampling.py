@@ -1,6 +1,6 @@
 """Sampling a policy: N solutions of every problem, a batch at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -56,6 +56,19 @@ def generate(
     ids_BT = model.generate(**prompts)[:, prompts["input_ids"].shape[1] :]
     finished_B = torch.isin(ids_BT, torch.tensor(stops, device=ids_BT.device)).any(dim=1).tolist()
     texts = tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
+    return solutions_of(batch, texts, finished_B, prompt_format)
+
+
+def solutions_of(
+    batch: Batch, texts: Sequence[str], finished: Sequence[bool], prompt_format: PromptFormat
+) -> list[Solution]:
+    """The solutions that a batch's completions are.
+
+    Args:
+        texts: the completions, without special tokens.
+        finished: whether the model ended each of them.
+        prompt_format: how the prompts were written.
+    """
     written = prompt_format.to_dict()
     return [
         Solution(
@@ -64,11 +77,11 @@ def generate(
             text,
             problem.reference,
             sample=index,
-            finished=finished,
+            finished=ended,
             prompt_format=written,
             extra=problem.extra,
         )
-        for (problem, index), text, finished in zip(batch, texts, finished_B, strict=True)
+        for (problem, index), text, ended in zip(batch, texts, finished, strict=True)
     ]
 
 

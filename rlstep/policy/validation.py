@@ -13,7 +13,7 @@ from rlstep.policy.rewards.task_rewards import credit_settings
 from rlstep.runtime.constraints import changed, faults_of, raise_faults
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.packages import package_faults
-from rlstep.verifiers.serving.client import is_url
+from rlstep.verifiers.serving.addresses import is_url
 
 
 def check_together(

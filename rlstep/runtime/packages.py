@@ -22,6 +22,8 @@ SWITCHES = {
     "use_liger_kernel": "liger_kernel",
     "deepspeed": "deepspeed",
 }
+# Values of the setting `engine` that need a module of their own.
+ENGINES = {"vllm": "vllm"}
 # Optimizers that torch does not have, by what their names begin with.
 OPTIMIZERS = {
     **dict.fromkeys(("adamw_bnb", "adamw_8bit", "ademamix", "lion_", "paged_", "rmsprop_bnb"), "bitsandbytes"),
@@ -85,6 +87,8 @@ def _needed(config) -> Iterator[tuple[str, Any, str]]:
     for name, module in SWITCHES.items():
         if value := getattr(config, name, None):
             yield name, value, module
+    if (engine := getattr(config, "engine", None)) in ENGINES:
+        yield "engine", engine, ENGINES[engine]
     places = getattr(config, "report_to", None) or []
     for place in [places] if isinstance(places, str) else places:
         if place in LOGGERS:

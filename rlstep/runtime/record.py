@@ -28,6 +28,7 @@ PACKAGES = (
     "deepspeed",
     "wandb",
     "math-verify",
+    "vllm",
 )
 RECORD = "run.json"
 

@@ -27,7 +27,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import write_json
-from rlstep.stages.score import ScoreConfig, as_in_score, score
+from rlstep.stages.score import ScoreConfig, as_in_score, model_faults, score
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.prompts import prompt_key
 from rlstep.steps.readers import read
@@ -77,6 +77,8 @@ class BenchConfig:
         check(self, self._faults())
 
     def _faults(self) -> Iterator[str]:
+        for model in self.models:
+            yield from model_faults(model)
         if not self.models:
             yield "models is empty; name at least one verifier"
         if repeated := sorted({model for model in self.models if self.models.count(model) > 1}):

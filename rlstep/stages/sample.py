@@ -7,20 +7,16 @@ from typing import Annotated, Literal
 
 import torch
 
+from rlstep.policy.engines.base import Sampling
+from rlstep.policy.engines.opening import open_engine
+from rlstep.policy.engines.options import EngineOptions
 from rlstep.policy.first_batch import Look, warn_of_first_batch
-from rlstep.policy.models import (
-    check_prompt_lengths,
-    device,
-    load_policy,
-    load_policy_config,
-    load_policy_tokenizer,
-    prompt_lengths,
-)
-from rlstep.policy.prompt_files import read_prompt_format
-from rlstep.policy.sampling import batches, generate
+from rlstep.policy.sampling import batches
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.config import settings
-from rlstep.runtime.constraints import Range, ReadBy, check
+from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
+from rlstep.runtime.identity import run_identity
+from rlstep.runtime.packages import check_packages
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
@@ -29,12 +25,10 @@ from rlstep.steps.boundaries import line_steps
 from rlstep.steps.problems import CONFIG_NAME_HELP, FIELDS_HELP, PROBLEMS_HELP, SPLIT_HELP, fields_faults, read_problems
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.records import Solution
-from rlstep.verifiers.pretrained import max_positions
-from rlstep.verifiers.vocabulary import check_vocabulary
 
 
 @dataclass
-class SampleConfig:
+class SampleConfig(EngineOptions):
     model: str = field(metadata={"help": "Hub id or folder of the policy: a causal LM or a LoRA adapter."})
     problems: str = field(metadata={"help": PROBLEMS_HELP})
     out: str = field(metadata={"help": "Where the solutions go (JSONL)."})
@@ -58,7 +52,7 @@ class SampleConfig:
     split: str | None = field(default=None, metadata={"help": SPLIT_HELP})
     config_name: str | None = field(default=None, metadata={"help": CONFIG_NAME_HELP})
     seed: int = field(default=0, metadata={"help": "Seed of the sampling."})
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], ReadUnless("engine", "server")] = field(
         default="auto", metadata={"help": "The weights' type; auto: that of the checkpoint."}
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
@@ -68,36 +62,34 @@ class SampleConfig:
 
     def _faults(self) -> Iterator[str]:
         yield from fields_faults(self.fields)
+        yield from self.engine_faults(self.top_k)
         if self.temperature == 0 and self.n > 1:
             yield f"temperature 0 gives one solution {self.n} times over; set n to 1, or temperature above 0"
 
 
 def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Samples `config.n` solutions of every problem into `config.out`."""
+    check_packages(config)
     problems = read_problems(config.problems, config.fields, config.split, config.config_name)
     out, chosen = Path(config.out), settings(config) | settings(prompts)
     written_by = checkpoint_files(config.model), prompts.template_text
-    fingerprint = digest(chosen, [asdict(problem) for problem in problems], *written_by)
+    identity = run_identity(config, prompts)
+    fingerprint = digest(identity, [asdict(problem) for problem in problems], *written_by)
     with (
         RunRecord("sample", chosen, out.parent, config.seed, name=out.name + ".run.json") as record,
         ResumableRows(out, fingerprint) as rows,
     ):
         done, total = len(rows.rows), len(problems) * config.n
         if done < total:
-            tokenizer = load_policy_tokenizer(config.model, config.trust_remote_code)
-            policy_config = load_policy_config(config.model, config.trust_remote_code)
-            check_vocabulary(tokenizer, policy_config, generates=True)
-            texts = [problem.prompt for problem in problems]
-            prompt_format = prompts.for_model(tokenizer, texts, read_prompt_format(config.model), config.model)
-            lengths = prompt_lengths(problems, tokenizer, prompt_format, policy_config)
-            model = load_policy(config.model, config.dtype, config.trust_remote_code).to(device()).eval()
-            check_prompt_lengths(lengths, config.max_new_tokens, max_positions(model.config))
-            sampling = {name: getattr(config, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
+            sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, config.top_k, config.seed)
+            engine = open_engine(
+                config, config.model, sampling, problems, prompts, config.dtype, config.trust_remote_code
+            )
             jobs, whole = batches(problems, config.n, config.batch_size, done), done - done % config.batch_size
             for number, batch in track(jobs, "sampling", total, whole, weight=lambda job: len(job[1])):
                 # A batch's own seed: the rows after a kill are those the uninterrupted run would have written.
                 torch.manual_seed(config.seed * 1_000_003 + number)
-                solutions = generate(model, tokenizer, batch, prompt_format, **sampling)
+                solutions = engine.generate(batch)
                 if number == 0:
                     warn_of_first_batch([_look(solution) for solution in solutions], "max_new_tokens")
                 # A kill may have cut a batch in two: then its first rows are there already.

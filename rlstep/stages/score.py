@@ -16,6 +16,7 @@ from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
+from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.published import FAMILIES
 from rlstep.verifiers.scoring.data_set import (
     ScoringJob,
@@ -25,13 +26,18 @@ from rlstep.verifiers.scoring.data_set import (
     is_one_file,
     score_data_set,
 )
-from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.scoring.scorer import StepScorer
+from rlstep.verifiers.scoring.scorer import RowScorer
+from rlstep.verifiers.serving.addresses import checkpoint_of, is_pooling_address, is_url
 
 
 @dataclass
 class ScoreConfig:
-    model: str = field(metadata={"help": "Folder or hub id of the verifier: rlstep's own, or a published PRM."})
+    model: str = field(
+        metadata={
+            "help": "Folder or hub id of the verifier: rlstep's own, or a published PRM; or vllm+http://HOST:PORT/NAME "
+            "of one that a vLLM server holds."
+        }
+    )
     data: str = field(metadata={"help": "Solutions (JSONL, Parquet or a folder of them), labelled or not."})
     out: str = field(metadata={"help": "Where the scored solutions go: NAME.jsonl, or a folder of Parquet shards."})
     name: str = field(default="prm", metadata={"help": "The scores' name in every solution's `scores`."})
@@ -77,8 +83,15 @@ class ScoreConfig:
         self.steps = None if self.boundary is None else Boundary(self.boundary, self.boundary_tag)
 
     def _faults(self) -> Iterator[str]:
+        yield from model_faults(self.model)
         if Path(self.out).resolve() == Path(self.data).resolve():
             yield f"out is the path that data names, {self.data}; give another one"
+
+
+def model_faults(model: str) -> Iterator[str]:
+    """What is wrong with a verifier's path where verifiers are loaded."""
+    if is_url(model) and not is_pooling_address(model):
+        yield f"model is {model}; give a verifier's folder or hub id, or a vLLM server: vllm+http://HOST:PORT/NAME"
 
 
 def as_in_score(name: str):
@@ -91,15 +104,20 @@ def score(config: ScoreConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Scores every solution of `config.data` into `config.out`; steps that are null are found by the boundary rule."""
     check_packages(config)
     out, chosen = Path(config.out), settings(config) | settings(prompts)
+    # Of a verifier on a server its name, which stays where the server moves.
+    checkpoint = checkpoint_of(config.model)
     if not is_one_file(out):
-        check_folder(out, (config.data, config.model))
+        check_folder(out, (config.data, checkpoint))
     job = ScoringJob(
         data=config.data,
         out=out,
         name=config.name,
         chunk_rows=config.chunk_rows,
         fingerprint=digest(
-            chosen, prompts.template_text, data_digest(Path(config.data)), checkpoint_files(config.model)
+            chosen | {"model": checkpoint},
+            prompts.template_text,
+            data_digest(Path(config.data)),
+            checkpoint_files(checkpoint),
         ),
         open_verifier=lambda device: open_verifier(config, device, prompts),
     )
@@ -109,9 +127,9 @@ def score(config: ScoreConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     return record.metrics
 
 
-def open_verifier(config: ScoreConfig, device=None, prompts: PromptOptions = BY_CHECKPOINT) -> StepScorer:
+def open_verifier(config: ScoreConfig, device=None, prompts: PromptOptions = BY_CHECKPOINT) -> RowScorer:
     """The verifier that the options name."""
-    return RewardModel.from_pretrained(
+    return load_verifier(
         config.model,
         device=device,
         dtype=config.dtype,

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+from rlstep.runtime.addresses import is_loopback
 from rlstep.runtime.constraints import Choices, Range, ReadBy, check
 from rlstep.runtime.packages import check_packages
-from rlstep.stages.score import ScoreConfig
+from rlstep.stages.score import as_in_score, model_faults
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.verifiers.published import FAMILIES
-from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token, is_loopback
+from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token
 from rlstep.verifiers.serving.server import Limits, ScoreServer
 from rlstep.verifiers.serving.worker import Loading, WorkerProcess
 
@@ -24,15 +25,9 @@ logger = logging.getLogger(__name__)
 LOADING = ("dtype", "batch_tokens", "kind", "layout", "neutral", "packing", "attn_implementation", "trust_remote_code")
 
 
-def _as_in_score(name: str):
-    """An option of `rlstep score`, with its default and its help."""
-    option = ScoreConfig.__dataclass_fields__[name]
-    return field(default=option.default, metadata=option.metadata)
-
-
 @dataclass
 class ServeConfig:
-    model: str = field(metadata={"help": "Folder or hub id of the verifier: rlstep's own, or a published PRM."})
+    model: str = as_in_score("model")
     host: str = field(
         default="127.0.0.1",
         metadata={
@@ -85,19 +80,19 @@ class ServeConfig:
         default=30.0,
         metadata={"help": "How long requests in the queue are still answered after Ctrl-C or SIGTERM, in seconds."},
     )
-    batch_tokens: Annotated[int, Range(at_least=1)] = _as_in_score("batch_tokens")
-    kind: Literal["prm", "orm"] | None = _as_in_score("kind")
-    layout: Annotated[str | None, Choices((*FAMILIES,))] = _as_in_score("layout")
-    neutral: Literal["positive", "negative", "ignore"] | None = _as_in_score("neutral")
-    boundary: Rule | None = _as_in_score("boundary")
-    boundary_tag: Annotated[str | None, ReadBy("boundary", "tag")] = _as_in_score("boundary_tag")
-    packing: bool = _as_in_score("packing")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = _as_in_score("dtype")
-    attn_implementation: str | None = _as_in_score("attn_implementation")
-    trust_remote_code: bool = _as_in_score("trust_remote_code")
+    batch_tokens: Annotated[int, Range(at_least=1)] = as_in_score("batch_tokens")
+    kind: Literal["prm", "orm"] | None = as_in_score("kind")
+    layout: Annotated[str | None, Choices((*FAMILIES,))] = as_in_score("layout")
+    neutral: Literal["positive", "negative", "ignore"] | None = as_in_score("neutral")
+    boundary: Rule | None = as_in_score("boundary")
+    boundary_tag: Annotated[str | None, ReadBy("boundary", "tag")] = as_in_score("boundary_tag")
+    packing: bool = as_in_score("packing")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = as_in_score("dtype")
+    attn_implementation: str | None = as_in_score("attn_implementation")
+    trust_remote_code: bool = as_in_score("trust_remote_code")
 
     def __post_init__(self):
-        check(self)
+        check(self, model_faults(self.model))
         self.steps = None if self.boundary is None else Boundary(self.boundary, self.boundary_tag)
         self.name = self.name or (Path(self.model).resolve().name if Path(self.model).is_dir() else self.model)
         self.token = find_token(self.token)

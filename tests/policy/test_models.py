@@ -3,7 +3,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, Qwen2ForCausalLM
 
-from rlstep.policy.models import check_prompt_lengths, load_policy, load_policy_tokenizer
+from rlstep.policy.end_tokens import stop_tokens, stop_tokens_of, write_generation_config
+from rlstep.policy.models import (
+    check_prompt_lengths,
+    load_generation_config,
+    load_policy,
+    load_policy_config,
+    load_policy_tokenizer,
+)
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.pretrained import max_positions
 
@@ -49,6 +56,31 @@ def _tensors(path):
     from safetensors.torch import load_file
 
     return load_file(path).items()
+
+
+@pytest.mark.parametrize("ends", [None, [7], [7, 9]])
+@pytest.mark.parametrize("form", ["whole", "adapter", "adapter with its own"])
+def test_end_tokens_without_the_weights_are_those_with_them(tiny_lm, tokenizer, tmp_path, form, ends):
+    model = AutoModelForCausalLM.from_pretrained(tiny_lm)
+    if ends is None:  # nothing but the model's configuration says
+        model.config.eos_token_id = model.generation_config.eos_token_id = 11
+    else:
+        model.generation_config.eos_token_id = ends
+    path = _saved(tokenizer, tmp_path / "lm")
+    model.save_pretrained(path)
+    if ends is None:
+        (tmp_path / "lm" / "generation_config.json").unlink()
+    if form != "whole":
+        lora = LoraConfig(r=2, target_modules=["q_proj"])
+        path = _saved(tokenizer, tmp_path / "adapter")
+        get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "lm"), lora).save_pretrained(path)
+        if form == "adapter with its own":
+            model.generation_config.eos_token_id = [13]
+            write_generation_config(model, path)
+    stops = stop_tokens_of(load_generation_config(path, load_policy_config(path)), tokenizer)
+    assert stops == stop_tokens(load_policy(path), tokenizer)
+    own = [13] if form == "adapter with its own" else ends or [11]
+    assert stops == [tokenizer.eos_token_id, *own]
 
 
 def test_the_models_positions(tiny_lm):

@@ -91,6 +91,31 @@ def test_a_class_head_is_counted_and_the_language_models_is_not(planned, base):
     assert planned("prm", {"data": "rows.jsonl", "neutral": "class"})["trained"] == parameters(model) - bias
 
 
+def test_sampling_by_vllm_takes_its_share_and_by_a_server_nothing(planned):
+    settings = {"problems": "problems.jsonl"}
+    here = planned("sample", settings)
+    offline = planned("sample", settings | {"engine": "vllm", "gpu_memory_utilization": 0.25}, memory=40.0)
+    assert offline["memory_gib"]["vllm"] == offline["memory_gib"]["total"] == 10.0
+    served = planned("sample", settings | {"engine": "server", "url": "http://gpu7:8000"})
+    assert (served["memory_gib"]["total"], served["frozen"], here["frozen"] > 0) == (0, 0, True)
+    assert here["flops"] == offline["flops"] == served["flops"]
+
+
+def test_a_share_in_which_vllm_cannot_hold_the_policy_to_sample(planned):
+    settings = {"problems": "problems.jsonl", "engine": "vllm", "gpu_memory_utilization": 0.01}
+    found = planned("sample", settings, memory=0.03)
+    assert "set gpu_memory_utilization above 0.0" in found["faults"][0]
+    assert not found["fits"]
+    assert planned("sample", settings | {"tensor_parallel_size": 8}, memory=0.03)["faults"] == []
+
+
+def test_scoring_on_a_server_takes_nothing_here(planned, base):
+    here = planned("score", {"data": "rows.jsonl"})
+    served = planned("score", {"data": "rows.jsonl", "model": f"vllm+http://gpu7:8000/{base}"})
+    assert (served["memory_gib"]["total"], served["frozen"]) == (0, 0)
+    assert served["flops"] == here["flops"] > 0
+
+
 @pytest.mark.parametrize(("critic", "more"), [("head", H + 1), ("adapter", H + 1)])
 def test_a_critic_is_a_head_and_perhaps_an_adapter(planned, critic, more):
     settings = PPO | {"use_peft": True, "lora_target_modules": ["all-linear"]}

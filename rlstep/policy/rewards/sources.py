@@ -25,7 +25,7 @@ from rlstep.verifiers.interface import Verifier
 from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.scoring.scorer import StepScorer
-from rlstep.verifiers.serving.client import is_url
+from rlstep.verifiers.serving.addresses import is_url
 from rlstep.verifiers.shared_base import Base
 from rlstep.verifiers.spec import Gives
 

@@ -26,7 +26,7 @@ from rlstep.steps.parquet import write_parquet
 from rlstep.steps.prompt_options import written_as
 from rlstep.steps.records import Solution, iter_solutions
 from rlstep.steps.sources import shards
-from rlstep.verifiers.scoring.scorer import StepScorer, TooLong
+from rlstep.verifiers.scoring.scorer import RowScorer, TooLong
 
 FINGERPRINT = ".fingerprint"
 SHARD = re.compile(r"part-\d{5,}\.parquet|\.fingerprint")
@@ -51,7 +51,7 @@ class ScoringJob:
     name: str
     chunk_rows: int
     fingerprint: str
-    open_verifier: Callable[[torch.device | None], StepScorer]
+    open_verifier: Callable[[torch.device | None], RowScorer]
 
     @property
     def one_file(self) -> bool:
@@ -191,7 +191,7 @@ def _prepare(folder: Path, fingerprint: str) -> None:
 class _ChunkScorer:
     """Adds scores chunk by chunk and keeps the time."""
 
-    def __init__(self, verifier: StepScorer, job: ScoringJob):
+    def __init__(self, verifier: RowScorer, job: ScoringJob):
         self.verifier, self.job = verifier, job
         self.rows = 0
         self.start = time.perf_counter()

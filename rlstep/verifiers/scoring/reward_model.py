@@ -125,11 +125,7 @@ class RewardModel(StepScorer):
             return cls(model.to(device), tokenizer, "prm", query_format=query_format, boundary=boundary, **options)
         if layout is not None:
             raise UserError(f"layout '{layout}' is for published PRMs; {path} needs none here.")
-        spec = VerifierSpec.from_config(path, config) if own or kind is None else VerifierSpec(kind)
-        if kind is not None and kind != spec.kind:
-            raise UserError(f"{path} is a {spec.kind}, not a {kind}; leave kind out.")
-        _check_boundary(path, spec, boundary if own else None)
-        _check_neutral(path, spec, neutral)
+        spec = read_spec(path, config, kind, neutral, boundary)
         if model is None:
             model = load_model(path, config, spec, dtype or "auto", trust_remote_code).to(device)
         choose_attention(model, attn_implementation)
@@ -156,6 +152,23 @@ class RewardModel(StepScorer):
 
     def _pass(self, batch: dict[str, Tensor], prefix: Prefix | None) -> Tensor:
         return self.query_format.values(logits_at(self.model, batch, prefix))
+
+
+def read_spec(
+    path: str, config: PretrainedConfig, kind: Kind | None, neutral: CountNeutralAs | None, boundary: Boundary | None
+) -> VerifierSpec:
+    """What a verifier's values mean that is no published one; arguments as in `RewardModel.from_pretrained`.
+
+    Raises:
+        UserError: it does not say, or says something else than the arguments.
+    """
+    own = getattr(config, "rlstep_verifier", None) is not None
+    spec = VerifierSpec.from_config(path, config) if own or kind is None else VerifierSpec(kind)
+    if kind is not None and kind != spec.kind:
+        raise UserError(f"{path} is a {spec.kind}, not a {kind}; leave kind out.")
+    _check_boundary(path, spec, boundary if own else None)
+    _check_neutral(path, spec, neutral)
+    return spec
 
 
 def load_model(

@@ -38,19 +38,18 @@ class TooLong(UserError):
         self.row, self.problem = row, problem
 
 
-class StepScorer(ABC):
-    """A verifier that scores text, whichever tokenizer wrote it.
+class RowScorer(ABC):
+    """A verifier that scores text, whichever tokenizer wrote it: text becomes tokens here, equal rows once.
 
-    A subclass says what one forward pass gives (`_pass`), and what a row's values are made of it (`_values`).
+    A subclass says what numbers stand at a row's positions (`_numbers`), and what its values are made of them
+    (`_values`).
 
     Args:
-        model: a model of transformers.
         tokenizer: the verifier's own.
         kind: what it was taught, "prm" or "orm".
         query_format: how it is asked.
-        batch_tokens: tokens in a forward pass.
         boundary: what a step is where no spans are given; lines by default.
-        packing: rows without padding and shared prefixes once, where the model admits it; False pads.
+        longest: tokens that a row may have; None without a limit.
 
     Attributes:
         gives: what `score` gives for each step: "probability", in [0, 1], or "reward", of either sign.
@@ -62,24 +61,14 @@ class StepScorer(ABC):
 
     def __init__(
         self,
-        model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         kind: Kind,
         query_format: QueryFormat,
-        batch_tokens: int = 16384,
         boundary: Boundary | None = None,
-        packing: bool = True,
+        longest: int | None = None,
     ):
-        if batch_tokens < 1:
-            raise UserError(f"batch_tokens is {batch_tokens}; it must be at least 1.")
-        self.model, self.tokenizer, self.kind, self.batch_tokens = model.eval(), tokenizer, kind, batch_tokens
-        self.query_format, self.boundary = query_format, boundary or Boundary()
-        self.max_positions = max_positions(model.config)
-        refusal = can_pack(model) if packing else None
-        if refusal:
-            logger.warning("rows are padded, and shared prefixes repeated: %s", refusal)
-        self.packing = packing and refusal is None
-        self.caching = self.packing and can_cache(model)
+        self.tokenizer, self.kind, self.query_format = tokenizer, kind, query_format
+        self.boundary, self.max_positions = boundary or Boundary(), longest
         self.tokens_scored = self.rows_scored = 0
 
     @property
@@ -102,8 +91,8 @@ class StepScorer(ABC):
         """
 
     @abstractmethod
-    def _pass(self, batch: dict[str, torch.Tensor], prefix: Prefix | None) -> torch.Tensor:
-        """(N,) numbers at a batch's positions, from one forward pass."""
+    def _numbers(self, features: list[Feature]) -> list[list[float]]:
+        """For each row the numbers at its positions."""
 
     def _values(self, feature: Feature, numbers: list[float]) -> list[float]:
         """A row's values, one per step, of the numbers at its positions."""
@@ -140,9 +129,45 @@ class StepScorer(ABC):
                     "sample shorter completions, or take a verifier with a longer context.",
                 )
 
+
+class StepScorer(RowScorer):
+    """A verifier with its model in this process: rows are batched into forward passes.
+
+    A subclass says what one forward pass gives (`_pass`).
+
+    Args:
+        model: a model of transformers.
+        tokenizer, kind, query_format, boundary: as in `RowScorer`.
+        batch_tokens: tokens in a forward pass.
+        packing: rows without padding and shared prefixes once, where the model admits it; False pads.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        kind: Kind,
+        query_format: QueryFormat,
+        batch_tokens: int = 16384,
+        boundary: Boundary | None = None,
+        packing: bool = True,
+    ):
+        if batch_tokens < 1:
+            raise UserError(f"batch_tokens is {batch_tokens}; it must be at least 1.")
+        super().__init__(tokenizer, kind, query_format, boundary, max_positions(model.config))
+        self.model, self.batch_tokens = model.eval(), batch_tokens
+        refusal = can_pack(model) if packing else None
+        if refusal:
+            logger.warning("rows are padded, and shared prefixes repeated: %s", refusal)
+        self.packing = packing and refusal is None
+        self.caching = self.packing and can_cache(model)
+
+    @abstractmethod
+    def _pass(self, batch: dict[str, torch.Tensor], prefix: Prefix | None) -> torch.Tensor:
+        """(N,) numbers at a batch's positions, from one forward pass."""
+
     @torch.inference_mode()
     def _numbers(self, features: list[Feature]) -> list[list[float]]:
-        """For each row the numbers at its positions."""
         numbers: list[list[float]] = [[] for _ in features]
         self.rows_scored += len(features)
         asked = [index for index, feature in enumerate(features) if len(feature.positions)]

@@ -1,6 +1,5 @@
-"""Access to a reward server: its token, on either side, and whether an address is local to this machine."""
+"""Access to a reward server: its token, on either side."""
 
-import ipaddress
 import os
 import re
 
@@ -23,11 +22,3 @@ def find_token(given: str | None = None) -> str | None:
             f"`python -c 'import secrets; print(secrets.token_urlsafe())'`, or leave {name} unset."
         )
     return token
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is reached from this machine alone."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

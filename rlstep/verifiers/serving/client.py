@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
+from rlstep.runtime.addresses import checked_address, is_loopback
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import Prompt, PromptFormat, PromptKey, prompt_key, prompt_of
 from rlstep.steps.records import Span, shown
-from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token, is_loopback
+from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token
 
 T = TypeVar("T")
 Row = tuple[PromptKey, str, tuple[Span, ...]]
@@ -63,7 +63,7 @@ class RemoteRewardModel:
             raise UserError(f"retries is {retries}; it must be 0 or more.")
         if batch_rows < 1:
             raise UserError(f"batch_rows is {batch_rows}; it must be at least 1.")
-        self.url, host = _checked(url)
+        self.url, host = checked_address(url, "verifier")
         self.timeout, self.retries, self.batch_rows = timeout, retries, batch_rows
         self._token = find_token(token)
         # A proxy would look for a loopback address on its own machine instead of this one.
@@ -291,23 +291,6 @@ class _NoRedirects(HTTPRedirectHandler):
 
     def redirect_request(self, *_):
         return None
-
-
-def is_url(text: str) -> bool:
-    """Whether a verifier's path is the address of a server."""
-    return text.lower().startswith(("http://", "https://"))
-
-
-def _checked(url: str) -> tuple[str, str]:
-    """The URL without a closing slash, and its host."""
-    try:
-        parts = urlsplit(url)
-        plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable()
-    except ValueError:  # a port that is no number, or half an IPv6 address
-        plain = False
-    if not plain or " " in url or parts.username is not None or parts.query or parts.fragment:
-        raise UserError(f"{url!r} is no verifier's address; give http://HOST:PORT or https://HOST:PORT.")
-    return url.rstrip("/"), parts.hostname
 
 
 def _prompt_format(health: dict) -> PromptFormat | None:

@@ -20,8 +20,8 @@ from transformers.utils import logging as transformers_logging
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompt_options import PromptOptions
-from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.scoring.scorer import StepScorer, TooLong
+from rlstep.verifiers.load import load_verifier
+from rlstep.verifiers.scoring.scorer import RowScorer, TooLong
 from rlstep.verifiers.serving.batching import Row
 
 LAST_WORDS_S = 5.0  # for a process that is told to end; then it is killed
@@ -82,7 +82,7 @@ class Worker(Protocol):
     def close(self) -> None: ...
 
 
-def identity(verifier: StepScorer) -> dict[str, Any]:
+def identity(verifier: RowScorer) -> dict[str, Any]:
     """What tells one verifier from another."""
     prompt_format = verifier.prompt_format
     return {
@@ -92,7 +92,7 @@ def identity(verifier: StepScorer) -> dict[str, Any]:
     }
 
 
-def score_rows(verifier: StepScorer, rows: Sequence[Row]) -> tuple[list[list[float]], int]:
+def score_rows(verifier: RowScorer, rows: Sequence[Row]) -> tuple[list[list[float]], int]:
     """(scores, tokens that they took).
 
     Raises:
@@ -120,8 +120,8 @@ class Loading:
     """How a worker's process loads the verifier.
 
     Attributes:
-        model: folder or hub id.
-        boundary, prompts, options: of `RewardModel.from_pretrained`.
+        model: folder, hub id, or the address of a vLLM server.
+        boundary, prompts, options: of `load_verifier`.
     """
 
     model: str
@@ -129,10 +129,8 @@ class Loading:
     prompts: PromptOptions
     options: dict[str, Any]
 
-    def load(self, device: str) -> StepScorer:
-        return RewardModel.from_pretrained(
-            self.model, device, boundary=self.boundary, prompts=self.prompts, **self.options
-        )
+    def load(self, device: str) -> RowScorer:
+        return load_verifier(self.model, device=device, boundary=self.boundary, prompts=self.prompts, **self.options)
 
 
 class WorkerProcess:
@@ -229,7 +227,7 @@ def _work(connection: Connection, loading: Loading, index: int, workers: int) ->
         pass  # the server has gone
 
 
-def _reply(verifier: StepScorer, rows: list[Row]) -> dict:
+def _reply(verifier: RowScorer, rows: list[Row]) -> dict:
     try:
         scores, tokens = score_rows(verifier, rows)
     except Refused as error:
