@@ -203,3 +203,14 @@ def test_all_that_is_unfinished_can_be_refused():
             job.answer.result(0)
     in_hand.fill(0, [[0.5]])
     assert (waiting.rows, waiting.unfinished) == (0, 0)
+
+
+def test_what_is_to_be_scored_alone_joins_no_batch_before_it():
+    waiting = queue()
+    for name in "abc":
+        waiting.put(request(1, name))
+    (part, *others) = waiting.take(0)
+    for other in others:
+        waiting.put_back(other.by_itself())
+    waiting.put_back(part)
+    assert [taken(waiting) for _ in range(3)] == [[("a", 0, 1)], [("c", 0, 1)], [("b", 0, 1)]]
