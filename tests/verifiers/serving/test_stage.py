@@ -162,7 +162,7 @@ def test_options_of_score_reach_the_verifier(verifier_paths, monkeypatch):
         "packing": False, "trust_remote_code": True, "attn_implementation": "eager",
     }  # fmt: skip
     serve(ServeConfig("folder", port=0, boundary="tag", boundary_tag="=", **options), PromptOptions("chat"))
-    place = {"path": "folder", "device": "cpu"}
+    place = {"path": "folder", "device": "cpu", "gives": "probability"}
     assert given == options | place | {"boundary": Boundary("tag", "="), "prompts": PromptOptions("chat")}
     hints, theirs = get_type_hints(ServeConfig), get_type_hints(ScoreConfig)
     for name in (*options, "boundary", "boundary_tag"):
