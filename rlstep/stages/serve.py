@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from rlstep.runtime.access import TOKEN_VARIABLE, find_token, is_loopback
 from rlstep.runtime.constraints import Choices, Range, ReadBy, check
 from rlstep.runtime.packages import check_packages
 from rlstep.stages.score import ScoreConfig
@@ -16,7 +17,6 @@ from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.verifiers.published import FAMILIES
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token, is_loopback
 from rlstep.verifiers.serving.server import ScoreServer
 
 logger = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
+from rlstep.runtime.access import TOKEN_VARIABLE, find_token, is_loopback
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import Prompt, PromptFormat, PromptKey, prompt_key, prompt_of
 from rlstep.steps.records import Span, shown
-from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token, is_loopback
 
 T = TypeVar("T")
 Row = tuple[PromptKey, str, tuple[Span, ...]]

@@ -37,9 +37,9 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from rlstep import __version__
+from rlstep.runtime.access import TOKEN_VARIABLE
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.scoring.reward_model import RewardModel
-from rlstep.verifiers.serving.access import TOKEN_VARIABLE
 from rlstep.verifiers.serving.messages import BadRequest, Health, ScoreReply, ScoreRequest, parse
 
 logger = logging.getLogger(__name__)
