@@ -21,8 +21,6 @@ A token (`Authorization: Bearer TOKEN`) keeps others from using the server; ther
 import asyncio
 import logging
 import re
-import secrets
-import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,13 +30,13 @@ import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from rlstep import __version__
 from rlstep.runtime.access import TOKEN_VARIABLE
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.http import address, bind, require_token
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving.messages import BadRequest, Health, ScoreReply, ScoreRequest, parse
 
@@ -104,7 +102,7 @@ def create_app(scorer: Scorer, max_request_bytes: int = MAX_REQUEST_BYTES, token
         version=__version__,
         openapi_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(_require(token))] if token is not None else [],
+        dependencies=[] if token is None else [Depends(require_token(token, f"rlstep's client: {TOKEN_VARIABLE}"))],
         exception_handlers={
             StarletteHTTPException: _refuse,
             ClientDisconnect: _client_has_gone,
@@ -139,18 +137,6 @@ def create_app(scorer: Scorer, max_request_bytes: int = MAX_REQUEST_BYTES, token
             raise HTTPException(422, str(error)) from None
 
     return app
-
-
-def _require(token: str) -> Callable:
-    """A dependency that lets through the requests that bring the token."""
-
-    def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
-        # In constant time: how long a refusal takes must not tell how much of a guess is right.
-        if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
-            reason = f"this server asks for its token (Authorization: Bearer TOKEN; rlstep's client: {TOKEN_VARIABLE})."
-            raise HTTPException(401, reason, {"WWW-Authenticate": "Bearer"})
-
-    return check
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
@@ -223,22 +209,12 @@ class ScoreServer:
         self.scorer: Scorer | None = None
         self._ended = threading.Event()
         self._ended.set()
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((host, port))
-        except OSError as error:
-            self._socket.close()
-            raise UserError(
-                f"cannot listen at {host}, port {port} ({error.strerror or error}). Give a host of this machine and a "
-                "port that is free, or port 0."
-            ) from error
+        self._socket = bind(host, port)
         self.port: int = self._socket.getsockname()[1]
 
     @property
     def url(self) -> str:
-        host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return address(self.host, self.port)
 
     def open(self, verifier: RewardModel) -> None:
         """Listens from now on; until then a client is refused the connection, and tries again."""
