@@ -5,9 +5,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from rlstep.annotation.desk import Assignment, Progress
-from rlstep.annotation.rows import FinishReason, Marks, Rating
+from rlstep.annotation.rows import FinishReason, Marks
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+_Rating = Annotated[int, Field(ge=-1, le=1)]  # a Literal would take true for 1
 
 
 class _Request(BaseModel):
@@ -26,7 +27,7 @@ class SaveRequest(Visit):
 
     item: Name
     revision: Annotated[int, Field(ge=1)]
-    ratings: Annotated[list[Rating], Field(max_length=100_000)]
+    ratings: Annotated[list[_Rating], Field(max_length=100_000)]
     finish_reason: FinishReason | None
     milliseconds: Annotated[int, Field(ge=0, le=10**12)]
 

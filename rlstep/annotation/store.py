@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import BinaryIO
 
 from rlstep.annotation.rows import Marks, parse_row
 from rlstep.runtime.errors import DataError, UserError
@@ -57,7 +58,7 @@ class LabelStore:
             self._out = _Appender(self.out)
             self._journal = _Appender(self.journal)
         except BaseException:
-            os.close(self._lock)
+            self._lock.close()
             raise
 
     def _read_rows(self, find_item: Callable[[str, list[str]], str | None]) -> None:
@@ -136,33 +137,35 @@ class LabelStore:
         self.drafts[key] = revision, marks
 
     def close(self) -> None:
-        """Gives the file to others."""
+        """Gives the file to others. May be called again."""
+        if self._lock.closed:
+            return
         self._out.close()
         self._journal.close()
         if not self.drafts:
             self.journal.unlink(missing_ok=True)
-        os.close(self._lock)
+        self._lock.close()
 
 
 class _Appender:
     """Appends whole lines, durably; a line that cannot be written whole is taken back."""
 
     def __init__(self, path: Path):
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self._file = path.open("ab", buffering=0)
 
     def append(self, line: bytes) -> None:
-        end = os.lseek(self._file, 0, os.SEEK_END)
+        end = self._file.seek(0, os.SEEK_END)
         try:
             rest = memoryview(line)
             while rest:
-                rest = rest[os.write(self._file, rest) :]
-            os.fsync(self._file)
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
         except OSError:
-            os.ftruncate(self._file, end)  # the next line must not go on in the middle of this one
+            self._file.truncate(end)  # the next line must not go on in the middle of this one
             raise
 
     def close(self) -> None:
-        os.close(self._file)
+        self._file.close()
 
 
 def _event(key: Key, revision: int, marks: Marks) -> bytes:
@@ -172,13 +175,13 @@ def _event(key: Key, revision: int, marks: Marks) -> bytes:
     return json.dumps(event).encode() + b"\n"
 
 
-def _lock(out: Path) -> int:
+def _lock(out: Path) -> BinaryIO:
     """An open file that locks `out` for this process: on its own, because `out` is replaced by an undo."""
-    file = os.open(out.with_name(out.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    file = out.with_name(out.name + ".lock").open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        os.close(file)
+        file.close()
         raise UserError(
             f"{out}: another `rlstep annotate` has this file open. Several labellers use one server (--labeller A B); "
             "end the other one, or give another out."

@@ -95,7 +95,7 @@ function showProgress({ needed, done, mine }) {
   $("progress").hidden = false;
   $("bar").max = needed;
   $("bar").value = done;
-  $("count").textContent = done === mine ? `${done} of ${needed}` : `${done} of ${needed}, ${mine} by you`;
+  $("count").textContent = `${done} of ${needed} done` + (done === mine ? "" : `, ${mine} by you`);
 }
 
 function stepElement(step, rating) {

@@ -7,7 +7,19 @@ const LONGEST = 20000; // characters of one formula; a longer one is shown as it
 
 /** Replaces what an element holds by a text, with its formulas typeset. */
 export function typeset(element, text) {
-  element.replaceChildren(...pieces(text).map(node));
+  element.replaceChildren(...withoutGaps(pieces(text)).map(node));
+}
+
+/** Without the line breaks around what stands on lines of its own anyway. */
+function withoutGaps(list) {
+  const isBlock = (piece) => piece && (piece.kind === "code" || piece.display);
+  return list.map((piece, place) => {
+    if (piece.kind !== "text") return piece;
+    let { text } = piece;
+    if (isBlock(list[place + 1])) text = text.replace(/\s+$/, "");
+    if (isBlock(list[place - 1])) text = text.replace(/^\s+/, "");
+    return { ...piece, text };
+  });
 }
 
 function node(piece) {
@@ -38,7 +50,7 @@ function node(piece) {
 }
 
 /** The pieces of a text, in order: {kind: "text" | "math" | "code", text, raw, display}. */
-export function pieces(text) {
+function pieces(text) {
   const found = [];
   let plain = "";
   let at = 0;
