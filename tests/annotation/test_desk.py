@@ -250,6 +250,18 @@ def test_a_reopened_solution_survives_a_restart(make_desk, out):
     assert rows(out) == []
 
 
+def test_a_finished_solution_is_no_longer_begun_after_a_kill(make_desk, out):
+    desk = make_desk("ada", "ben", overlap=1.0)
+    at = desk.open("ada", "tab")
+    desk.save("ada", "tab", at.item.id, 1, Marks((1,)))
+    desk.save("ada", "tab", at.item.id, 2, Marks((1, -1), "found_error"))
+    journal = out.with_name("labels.jsonl.journal")
+    left = journal.read_bytes()
+    desk.close()
+    journal.write_bytes(left)
+    assert make_desk("ada", "ben", overlap=1.0).open("ben", "tab").item.id == at.item.id
+
+
 def test_labels_survive_labellers_who_have_left(make_desk, items):
     finish(make_desk("ada", "ben"), "ben")
     desk = make_desk("ada")

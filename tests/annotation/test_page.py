@@ -469,6 +469,8 @@ TEXTS = [
     ("Therefore \\boxed{\\frac{3}{4}}.", ["\\boxed{\\frac{3}{4}}"], "Therefore "),
     ("Points $AB, CD$ and $5 \\text{ of the } n$", ["AB, CD", "5 \\text{ of the } n"], "Points "),
     ("She has $5 and gets $10 more, or $15.", [], "She has $5 and gets $10 more, or $15."),
+    ("He pays $N for apples and $M for pears.", [], "He pays $N for apples and $M for pears."),
+    ("Notes of $5, $10, $20", [], "Notes of $5, $10, $20"),
     ("It costs $3 per kilo and $x$ is the weight.", ["x"], "It costs $3 per kilo and "),
     ("It costs \\$4.50, 20\\% off", [], "It costs $4.50, 20% off"),
     ("a lone $ sign", [], "a lone $ sign"),
