@@ -1,6 +1,7 @@
 """The server as a browser and as others may speak to it."""
 
 import json
+import re
 
 import pytest
 from fastapi.testclient import TestClient
@@ -153,6 +154,19 @@ def test_every_answer_forbids_what_is_not_of_this_server(client, path):
     assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
     assert {policy[f"{kind}-src"] for kind in ("script", "style", "font", "img", "connect")} == {"'self'"}
     assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_everything_that_the_page_loads_is_there(client):
+    html = client.get("/").text
+    named = re.findall(r'(?:src|href)="(static/[^"]+)"', html)
+    script = client.get("/static/annotate.js").text
+    named += [f"static/{name}" for name in re.findall(r'from "\./([^"]+)"', script)]
+    style = client.get("/static/katex/katex.min.css").text
+    named += [f"static/katex/{font}" for font in re.findall(r"url\((fonts/[^)]+\.woff2)\)", style)]
+    assert len(named) == 5 + 2 + 20
+    for name in named:
+        assert client.get(f"/{name}").status_code == 200, name
+    assert not re.search(r"""["'(]\s*(https?:)?//""", html + script)
 
 
 def test_agreement(client):
