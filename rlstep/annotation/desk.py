@@ -110,7 +110,11 @@ class Desk:
         self._lock = threading.Lock()
         self._browsers: dict[str, str] = {}
         self._store = LabelStore(out, self._find, set(self.items))
-        self._done = Counter(item for _, item in self._store.finished)
+        self._done: Counter[str] = Counter()  # by item
+        self._done_by: Counter[str] = Counter()  # by labeller
+        self._all_needed, self._all_done = self._needed.total(), 0
+        for labeller, item in self._store.finished:
+            self._count(labeller, item, 1)
         # When each labeller last worked on what they have begun, the newest last. After a restart it is still theirs.
         self._begun: dict[str, dict[str, float]] = {}
         for labeller, item in self._store.drafts:
@@ -166,9 +170,16 @@ class Desk:
 
     def _finish(self, labeller: str, item: str, revision: int, marks: Marks) -> None:
         self._store.finish((labeller, item), marks, row_of(self.items[item], labeller, marks))
-        self._done[item] += 1
+        self._count(labeller, item, 1)
         self._begun.get(labeller, {}).pop(item, None)
         self._last_revision[labeller, item] = revision
+
+    def _count(self, labeller: str, item: str, change: int) -> None:
+        """Counts a finished row in, or out again. What an item has beyond what it needs does not count as done."""
+        before = min(self._done[item], self._needed[item])
+        self._done[item] += change
+        self._done_by[labeller] += change
+        self._all_done += min(self._done[item], self._needed[item]) - before
 
     def _is_new(self, labeller: str, item: str, revision: int, marks: Marks) -> bool:
         """Whether marks are to be kept; False if they are kept already.
@@ -205,7 +216,7 @@ class Desk:
             ratings = marks.ratings[:-1] if ended_by_rating else marks.ratings
             revision = self._last_revision.get(last, 0) + 1
             self._store.reopen(last, revision, replace(marks, ratings=ratings, finish_reason=None))
-            self._done[last[1]] -= 1
+            self._count(*last, -1)
             self._reserve(*last)
             return self._assignment(*last)
 
@@ -217,13 +228,12 @@ class Desk:
         """
         with self._lock:
             self._check_labeller(labeller)
-            needed = self._needed.items()
-            reserved = self._reserved_for_others(labeller)
+            reserved = self._reserved_for_others(labeller).items()
             return Progress(
-                needed=self._needed.total(),
-                done=sum(min(self._done[item], labels) for item, labels in needed),
-                mine=sum(who == labeller for who, _ in self._store.finished),
-                open=sum(min(reserved[item], max(0, labels - self._done[item])) for item, labels in needed),
+                needed=self._all_needed,
+                done=self._all_done,
+                mine=self._done_by[labeller],
+                open=sum(min(others, max(0, self._needed[item] - self._done[item])) for item, others in reserved),
             )
 
     def agreement(self) -> tuple[list[PairAgreement], list[Pace]]:

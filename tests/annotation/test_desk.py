@@ -4,10 +4,12 @@ import json
 import os
 import resource
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from rlstep.annotation.desk import RESERVED_S, Desk, Refused
+from rlstep.annotation.items import Item, item_id
 from rlstep.annotation.rows import Marks
 from rlstep.runtime.errors import DataError, UserError
 from tests.annotation.conftest import read_back, rows
@@ -187,6 +189,23 @@ def test_work_keeps_a_reservation(make_desk, items, clock):
         clock.now += 0.6 * RESERVED_S
         desk.save("ada", "a", items[0].id, revision, Marks(ratings))
     assert desk.open("ben", "b") is None
+
+
+def test_labellers_at_the_same_time_leave_nothing_out_and_label_nothing_twice(make_desk, out):
+    problems, steps = [f"What is {k}?" for k in range(60)], ("one", "two")
+    items = [Item(item_id(problem, list(steps)), problem, steps, None, None) for problem in problems]
+    names = ("ada", "ben", "cyd", "dan")
+    desk = make_desk(*names, items=items)
+
+    def work(name: str) -> None:
+        while at := desk.open(name, "tab"):
+            desk.save(name, "tab", at.item.id, at.revision + 1, Marks((1,)))
+            desk.save(name, "tab", at.item.id, at.revision + 2, whole(2))
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(work, names))
+    assert sorted(row["question"]["problem"] for row in rows(out)) == sorted(problems)
+    assert len(read_back(out)) == 60
 
 
 @pytest.mark.parametrize(("overlap", "twice"), [(0.0, []), (0.25, [3]), (0.5, [1, 3]), (1.0, [0, 1, 2, 3])])
