@@ -33,6 +33,7 @@ COMMANDS = {
     "sft": Command("rlstep.stages.sft", "sft", "Train a generator on demonstrations."),
     "sample": Command("rlstep.stages.sample", "sample", "Sample N solutions of every problem."),
     "label": Command("rlstep.stages.label", "label", "Label solutions and their steps, by checker or rollouts."),
+    "annotate": Command("rlstep.stages.annotate", "annotate", "A page to label steps by hand, as in PRM800K."),
     "prm": Command("rlstep.stages.prm", "prm", "Train a process reward model on step labels."),
     "orm": Command("rlstep.stages.orm", "orm", "Train an outcome reward model on answer labels."),
     "score": Command("rlstep.stages.score", "score", "Add a reward model's step scores to solutions."),

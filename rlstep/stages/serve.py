@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+from rlstep.runtime.access import TOKEN_VARIABLE, find_token
 from rlstep.runtime.addresses import is_loopback
 from rlstep.runtime.constraints import Choices, Range, ReadBy, check
 from rlstep.runtime.packages import check_packages
@@ -16,7 +17,6 @@ from rlstep.stages.score import as_in_score, model_faults
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.verifiers.published import FAMILIES
-from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token
 from rlstep.verifiers.serving.server import Limits, ScoreServer
 from rlstep.verifiers.serving.worker import Loading, WorkerProcess
 

@@ -62,6 +62,8 @@ def test_shell_lines_parse(block, own_environment, monkeypatch):
         if words[0] == "make":
             targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
             assert words[1] in targets
+        if words[0] == "export":
+            os.environ.update(word.split("=", 1) for word in words[1:])
         if (found := ours(words)) is None:
             continue
         name, options = found

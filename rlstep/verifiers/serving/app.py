@@ -24,7 +24,6 @@ says only status and workers, for probes.
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -33,13 +32,13 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from rlstep import __version__
-from rlstep.verifiers.serving.access import TOKEN_VARIABLE
+from rlstep.runtime.access import TOKEN_VARIABLE
+from rlstep.runtime.http import Bearer, check_token
 from rlstep.verifiers.serving.batching import Job, Unanswered
 from rlstep.verifiers.serving.messages import BadRequest, ScoreReply, ScoreRequest, parse
 from rlstep.verifiers.serving.metrics import GONE, CountsReplies
@@ -88,12 +87,11 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
         },
     )
     app.add_middleware(CountsReplies, metrics=pool.metrics)
-    bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
     held = Held(max_held_bytes)
 
-    def known(given: bearer) -> None:
-        if token is not None and not _is(given, token):
-            raise _unauthorized()
+    def known(given: Bearer) -> None:
+        if token is not None:
+            check_token(given, token, f"rlstep's client: {TOKEN_VARIABLE}")
 
     async def rows(request: Request) -> AsyncIterator[ScoreRequest]:
         _check_ready(pool)
@@ -107,7 +105,7 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
             body.release()
 
     @app.get("/health")
-    async def health(request: Request, given: bearer) -> Response:
+    async def health(request: Request, given: Bearer) -> Response:
         whole = token is None or "Authorization" in request.headers
         if whole:
             known(given)
@@ -131,16 +129,6 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
         return Response(pool.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return app
-
-
-def _is(given: HTTPAuthorizationCredentials | None, token: str) -> bool:
-    # In constant time: how long a refusal takes must not tell how much of a guess is right.
-    return given is not None and secrets.compare_digest(given.credentials.encode(), token.encode())
-
-
-def _unauthorized() -> HTTPException:
-    reason = f"this server asks for its token (Authorization: Bearer TOKEN; rlstep's client: {TOKEN_VARIABLE})."
-    return HTTPException(401, reason, {"WWW-Authenticate": "Bearer"})
 
 
 def _status(pool: Pool) -> tuple[str, str]:

@@ -16,12 +16,12 @@ from typing import Literal, TypeVar
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
+from rlstep.runtime.access import TOKEN_VARIABLE, find_token
 from rlstep.runtime.addresses import checked_address, is_loopback
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import Prompt, PromptFormat, PromptKey, prompt_key, prompt_of
 from rlstep.steps.records import Span, shown
-from rlstep.verifiers.serving.access import TOKEN_VARIABLE, find_token
 
 T = TypeVar("T")
 Row = tuple[PromptKey, str, tuple[Span, ...]]

@@ -6,14 +6,13 @@ describes the protocol.
 """
 
 import logging
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import uvicorn
 
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.http import address, bind
 from rlstep.verifiers.serving.app import create_app
 from rlstep.verifiers.serving.batching import BatchQueue, Unanswered
 from rlstep.verifiers.serving.pool import Pool
@@ -65,22 +64,12 @@ class ScoreServer:
         self.host, self.name, self.token, self.limits = host, name, token, limits or Limits()
         self.pool: Pool | None = None
         self.on_ready: Callable[[], None] = lambda: None
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((host, port))
-        except OSError as error:
-            self._socket.close()
-            raise UserError(
-                f"cannot listen at {host}, port {port} ({error.strerror or error}). Give a host of this machine and a "
-                "port that is free, or port 0."
-            ) from error
+        self._socket = bind(host, port)
         self.port: int = self._socket.getsockname()[1]
 
     @property
     def url(self) -> str:
-        host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return address(self.host, self.port)
 
     @property
     def requests(self) -> int:

@@ -1,4 +1,4 @@
-"""Access to a reward server: its token, on either side."""
+"""Access to a server: its token, on either side."""
 
 import os
 import re
@@ -6,15 +6,20 @@ import re
 from rlstep.runtime.errors import UserError
 
 TOKEN_VARIABLE = "RLSTEP_SERVE_TOKEN"
+ANNOTATE_TOKEN_VARIABLE = "RLSTEP_ANNOTATE_TOKEN"
 
 
-def find_token(given: str | None = None) -> str | None:
+def find_token(given: str | None = None, variable: str = TOKEN_VARIABLE) -> str | None:
     """The token that was given, or the environment's; None where neither is set.
+
+    Args:
+        given: the setting `token`.
+        variable: the environment variable that is read where it is not set.
 
     Raises:
         UserError: it is empty, or cannot stand in an HTTP header.
     """
-    name, token = ("token", given) if given is not None else (TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE))
+    name, token = ("token", given) if given is not None else (variable, os.environ.get(variable))
     # The message does not repeat the token: it may be a real one with a line break at its end.
     if token is not None and not re.fullmatch("[!-~]+", token):
         raise UserError(

@@ -1,0 +1,63 @@
+"""What the page sends and gets, as pydantic models. Requests hold ratings, and no text to keep."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rlstep.annotation.desk import Assignment, Progress
+from rlstep.annotation.rows import FinishReason, Marks
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+_Rating = Annotated[int, Field(ge=-1, le=1)]  # a Literal would take true for 1
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Visit(_Request):
+    """Who asks, and from which browser tab (a random name that the page makes)."""
+
+    labeller: Name
+    browser: Name
+
+
+class SaveRequest(Visit):
+    """All marks on a solution; see `rlstep.annotation.desk.Desk.save`."""
+
+    item: Name
+    revision: Annotated[int, Field(ge=1)]
+    ratings: Annotated[list[_Rating], Field(max_length=100_000)]
+    finish_reason: FinishReason | None
+    milliseconds: Annotated[int, Field(ge=0, le=10**12)]
+
+    def marks(self) -> Marks:
+        return Marks(tuple(self.ratings), self.finish_reason, self.milliseconds)
+
+
+def screen(assignment: Assignment | None, progress: Progress, show_reference: bool) -> dict:
+    """What the page needs to show a solution; `item` is null where there is none left for this labeller.
+
+    Args:
+        assignment, progress: of the labeller.
+        show_reference: whether the right answer is sent along.
+    """
+    return {
+        "item": None if assignment is None else _item(assignment, show_reference),
+        "progress": {
+            "needed": progress.needed, "done": progress.done, "mine": progress.mine, "open": progress.open,
+        },
+    }  # fmt: skip
+
+
+def _item(assignment: Assignment, show_reference: bool) -> dict:
+    return {
+        "id": assignment.item.id,
+        "number": assignment.number,
+        "problem": assignment.item.problem,
+        "steps": assignment.item.steps,
+        "reference": assignment.item.reference if show_reference else None,
+        "revision": assignment.revision,
+        "ratings": assignment.marks.ratings,
+        "milliseconds": assignment.marks.milliseconds,
+    }
