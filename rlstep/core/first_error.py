@@ -17,6 +17,7 @@ __all__ = [
     "best_threshold",
     "cross_fitted_f1",
     "first_error",
+    "first_error_agreement",
     "min_is_last_share",
     "processbench_f1",
 ]
@@ -53,6 +54,27 @@ def first_error(probs: Sequence[float], threshold: float) -> int:
     """
     below = np.flatnonzero(np.asarray(probs, dtype=np.float64) < threshold)
     return int(below[0]) if len(below) else NONE
+
+
+def first_error_agreement(first_a: Sequence[int], first_b: Sequence[int]) -> float:
+    """The share of solutions whose first wrong step two labellers see at the same place, or both see none.
+
+    >>> first_error_agreement([2, NONE, 0, 1], [2, NONE, 1, NONE])
+    0.5
+
+    Args:
+        first_a, first_b: for each solution the index of the first wrong step, -1 where every step is right.
+
+    Returns:
+        In [0, 1]; NaN for no solutions.
+
+    Raises:
+        ValueError: not one of each per solution.
+    """
+    if len(first_a) != len(first_b):
+        raise ValueError(f"{len(first_a)} first errors and {len(first_b)}; give both labellers' of the same solutions.")
+    same = [a == b for a, b in zip(first_a, first_b, strict=True)]
+    return sum(same) / len(same) if same else math.nan
 
 
 def processbench_f1(rows: Sequence[Row], threshold: float) -> ProcessBench:

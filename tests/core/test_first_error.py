@@ -8,6 +8,7 @@ from rlstep.core.first_error import (
     best_threshold,
     cross_fitted_f1,
     first_error,
+    first_error_agreement,
     min_is_last_share,
     processbench_f1,
 )
@@ -181,3 +182,11 @@ def test_a_threshold_needs_both_kinds_and_a_row_its_key():
         best_threshold(ROWS[2:])
     with pytest.raises(ValueError, match="5 rows, 1 keys"):
         cross_fitted_f1(ROWS, ["a"])
+
+
+def test_agreement_on_the_first_error_by_hand():
+    # Places 2 and none alike; 0 against 1, and an error against none.
+    assert first_error_agreement([2, -1, 0, 3, 1], [2, -1, 1, -1, 1]) == 3 / 5
+    assert math.isnan(first_error_agreement([], []))
+    with pytest.raises(ValueError, match="1 first errors and 2"):
+        first_error_agreement([0], [0, 1])
