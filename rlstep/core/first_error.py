@@ -18,6 +18,7 @@ __all__ = [
     "cross_fitted_f1",
     "first_error",
     "first_error_agreement",
+    "labels_to_first_error",
     "min_is_last_share",
     "processbench_f1",
 ]
@@ -75,6 +76,22 @@ def first_error_agreement(first_a: Sequence[int], first_b: Sequence[int]) -> flo
         raise ValueError(f"{len(first_a)} first errors and {len(first_b)}; give both labellers' of the same solutions.")
     same = [a == b for a, b in zip(first_a, first_b, strict=True)]
     return sum(same) / len(same) if same else math.nan
+
+
+def labels_to_first_error(first: int, steps: int) -> list[float | None]:
+    """A solution's labels from the place of its first wrong step: 1 before it, 0 there, None after it.
+
+    >>> labels_to_first_error(1, 3), labels_to_first_error(NONE, 2)
+    ([1.0, 0.0, None], [1.0, 1.0])
+
+    Raises:
+        ValueError: no such step.
+    """
+    if not NONE <= first < steps:
+        raise ValueError(f"the first wrong step is {first} of {steps} steps; give its index from 0, or -1 for none.")
+    if first == NONE:
+        return [1.0] * steps
+    return [*[1.0] * first, 0.0, *[None] * (steps - first - 1)]
 
 
 def processbench_f1(rows: Sequence[Row], threshold: float) -> ProcessBench:
