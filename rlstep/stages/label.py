@@ -3,7 +3,7 @@
 Who labels the steps is `by`: a task's exact checker, rollouts of a policy, a teacher or a judge.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -99,7 +99,9 @@ def label(config: LabelConfig) -> dict:
             room for a solution; or labellers agree on nothing.
         DataError: a malformed row.
     """
-    out, seed = Path(config.out), config.seed if config.by in ("monte_carlo", "judge") else None
+    # A server's sampling is its own.
+    out, samples_here = Path(config.out), config.by == "monte_carlo" or config.judge is not None
+    seed = config.seed if samples_here else None
     with (
         RunRecord("label", settings(config), out.parent, seed, name=out.name + ".run.json") as record,
         ResumableRows(out, _fingerprint(config)) as rows,
@@ -165,15 +167,15 @@ def _by_rollouts(config: LabelConfig, data: str, task: Task, journal: ResumableR
 
 def _fingerprint(config: LabelConfig) -> str:
     """Of all that decides what a run writes: not of its path, nor of what may change in a resumed run."""
-    may_change = {name for name, (_, kinds) in constraints_of(LabelConfig).items() if _may_change(kinds)}
+    may_change = {
+        name
+        for name, (_, constraints) in constraints_of(LabelConfig).items()
+        if any(isinstance(constraint, MayChange) for constraint in constraints)
+    }
     asked = {name: value for name, value in settings(config).items() if name not in {"data", "out"} | may_change}
     models = {"monte_carlo": config.policy, "teacher": config.teacher, "judge": config.judge}
     other = Path(config.other) if config.by == "consensus" else None
     return digest(Path(config.data), asked, _model_files(models.get(config.by)), other)
-
-
-def _may_change(constraints: Iterable) -> bool:
-    return any(isinstance(constraint, MayChange) for constraint in constraints)
 
 
 def _model_files(path: str | None) -> list[tuple[str, int, int]] | None:

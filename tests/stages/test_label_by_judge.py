@@ -81,7 +81,7 @@ def test_solutions_are_labelled_by_what_the_judge_says(config):
         "completion_tokens": 20 * ROWS, "left_by_budget": 0,
     }  # fmt: skip
     record = json.loads(Path(given.out + ".run.json").read_text())
-    assert (record["metrics"], record["config"]["judge_model"]) == (metrics, "m")
+    assert (record["metrics"], record["config"]["judge_model"], record["seed"]) == (metrics, "m", None)
 
 
 def test_the_reference_is_not_shown_to_the_judge(config, tmp_path):
@@ -104,10 +104,14 @@ def test_settings_reach_the_server(config):
 
 
 def test_no_more_solutions_are_judged_at_a_time_than_asked_for(config):
-    def slowly(body: dict) -> Reply:
-        return Reply(judge(body).body, after=0.05)
-
     for concurrency in (1, 3):
+        # Nobody is answered before so many have asked, and a moment later.
+        all_asked = threading.Barrier(concurrency)
+
+        def slowly(body: dict, all_asked=all_asked) -> Reply:
+            all_asked.wait(60)
+            return Reply(judge(body).body, after=0.05)
+
         with serving(slowly) as server:
             label(config(server.url, judge_concurrency=concurrency))
         assert server.most_at_once == concurrency
@@ -338,6 +342,7 @@ def test_a_model_in_this_process_judges_in_batches(local, speaks):
     # Eight answers are two of four solutions.
     assert [[number for _, number in draw] for draw in model.asked] == [[2] * 4] * 3
     assert len(set(model.seeds)) == 3
+    assert json.loads(Path(local().out + ".run.json").read_text())["seed"] == 0
     assert (metrics["prompt_tokens"], metrics["completion_tokens"]) == (100 * ROWS, 20 * ROWS)
 
 
