@@ -73,7 +73,7 @@ def test_a_redirect_is_not_followed_with_the_key(monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, "k")
     with (
         serving(lambda body: answers("a")) as other,
-        serving(lambda body: Reply({}, 307, {"Location": other.url + "/chat/completions"})) as server,
+        serving(lambda body: Reply({}, 302, {"Location": other.url + "/chat/completions"})) as server,
         pytest.raises(UserError, match="redirects to .* not followed"),
     ):
         client(server.url).ask(MESSAGES, 1)
