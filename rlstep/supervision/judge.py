@@ -3,6 +3,7 @@
 Every batch of verdicts leaves one row in a journal; a killed run reads it and judges the rest.
 """
 
+import logging
 from collections.abc import Sequence
 
 from rlstep.runtime.errors import UserError
@@ -14,6 +15,8 @@ from rlstep.supervision.checker import name_of
 from rlstep.supervision.judges import Case, Judge, Judged, LocalJudge, RemoteJudge
 from rlstep.supervision.options import JudgeOptions
 from rlstep.supervision.verdicts import Ballot, question
+
+logger = logging.getLogger(__name__)
 
 
 class JudgedLabels:
@@ -74,6 +77,19 @@ class JudgedLabels:
             self.ballots[row].labels() if row in self.ballots else [None] * len(solution.steps)
             for row, solution in enumerate(self.solutions)
         ]
+
+    def warn_of_unread(self) -> None:
+        """Says so where most answers cannot be read: the labels that are missing are then no verdict on solutions."""
+        metrics = self.metrics()
+        unread, answers = metrics["answers_unread"], metrics["answers"]
+        if 2 * unread > answers:
+            logger.warning(
+                "%d of %d answers of the judge do not end with a step in a box; max_new_tokens %d may cut them off, or "
+                "the model may be too weak",
+                unread,
+                answers,
+                self.options.max_new_tokens,
+            )
 
     def metrics(self) -> dict:
         """Verdicts, answers, those that could not be read, solutions without a majority, tokens, and what was left."""

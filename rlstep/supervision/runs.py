@@ -51,6 +51,7 @@ def by_judge(options: JudgeOptions, data: str, task: Task, journal: ResumableRow
     judged = JudgedLabels([solutions[row] for row in unlabelled], options, journal, data)
     if judged.open:
         judged.run(open_judge(options))
+    judged.warn_of_unread()
     for row, labels in zip(unlabelled, judged.labels(), strict=True):
         solutions[row] = replace(solutions[row], labels=labels)
     journal.finish(solution.to_row() for solution in solutions)

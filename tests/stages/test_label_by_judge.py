@@ -64,11 +64,12 @@ def labels(config: LabelConfig) -> list:
     return [one.labels for one in read_solutions(config.out)]
 
 
-def test_solutions_are_labelled_by_what_the_judge_says(config):
+def test_solutions_are_labelled_by_what_the_judge_says(config, caplog):
     with serving(judge) as server:
         given = config(server.url)
         metrics = label(given)
     assert labels(given) == [expected(number) for number in range(ROWS)]
+    assert "do not end with" not in caplog.text
     assert all(one.correct and one.answer == one.reference for one in read_solutions(given.out))
     # Two answers that agree are a majority of three: the third is not asked for.
     assert len(server.bodies) == ROWS
@@ -117,13 +118,14 @@ def test_no_more_solutions_are_judged_at_a_time_than_asked_for(config):
         assert server.most_at_once == concurrency
 
 
-def test_a_judge_that_answers_nonsense_labels_nothing(config):
+def test_a_judge_that_answers_nonsense_labels_nothing_and_that_is_said(config, caplog):
     with serving(lambda body: answers(*["\\boxed{exit()}"] * body["n"])) as server:
         given = config(server.url)
         metrics = label(given)
     assert labels(given) == [[None] * 3] * ROWS
     assert (metrics["no_majority"], metrics["answers_unread"], metrics["answers"]) == (ROWS, 2 * ROWS, 2 * ROWS)
     assert metrics["step_accuracy"] is None
+    assert "24 of 24 answers of the judge do not end with a step in a box; max_new_tokens 512 may" in caplog.text
 
 
 def test_votes_that_differ_are_settled_by_a_further_one(config):
