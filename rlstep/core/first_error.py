@@ -19,6 +19,8 @@ __all__ = [
     "cross_fitted_thresholds",
     "f1_of_counts",
     "first_error",
+    "first_error_agreement",
+    "labels_to_first_error",
     "min_is_last_share",
     "processbench_f1",
 ]
@@ -55,6 +57,43 @@ def first_error(probs: Sequence[float], threshold: float) -> int:
     """
     below = np.flatnonzero(np.asarray(probs, dtype=np.float64) < threshold)
     return int(below[0]) if len(below) else NONE
+
+
+def first_error_agreement(first_a: Sequence[int], first_b: Sequence[int]) -> float:
+    """The share of solutions whose first wrong step two labellers see at the same place, or both see none.
+
+    >>> first_error_agreement([2, NONE, 0, 1], [2, NONE, 1, NONE])
+    0.5
+
+    Args:
+        first_a, first_b: for each solution the index of the first wrong step, -1 where every step is right.
+
+    Returns:
+        In [0, 1]; NaN for no solutions.
+
+    Raises:
+        ValueError: not one of each per solution.
+    """
+    if len(first_a) != len(first_b):
+        raise ValueError(f"{len(first_a)} first errors and {len(first_b)}; give both labellers' of the same solutions.")
+    same = [a == b for a, b in zip(first_a, first_b, strict=True)]
+    return sum(same) / len(same) if same else math.nan
+
+
+def labels_to_first_error(first: int, steps: int) -> list[float | None]:
+    """A solution's labels from the place of its first wrong step: 1 before it, 0 there, None after it.
+
+    >>> labels_to_first_error(1, 3), labels_to_first_error(NONE, 2)
+    ([1.0, 0.0, None], [1.0, 1.0])
+
+    Raises:
+        ValueError: no such step.
+    """
+    if not NONE <= first < steps:
+        raise ValueError(f"the first wrong step is {first} of {steps} steps; give its index from 0, or -1 for none.")
+    if first == NONE:
+        return [1.0] * steps
+    return [*[1.0] * first, 0.0, *[None] * (steps - first - 1)]
 
 
 def processbench_f1(rows: Sequence[Row], threshold: float) -> ProcessBench:

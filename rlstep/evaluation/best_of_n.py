@@ -22,8 +22,11 @@ is never picked and has no vote, as in the published evaluation of PRM800K; if n
 the problem counts as wrong. Intervals are 95%, over problems.
 """
 
+import math
+
 from rlstep.core.aggregate import vote_weight
 from rlstep.core.curves import best_of_n, pass_at_n, vote_at_n
+from rlstep.core.trace_error import final_answer_error, trace_error
 from rlstep.evaluation.samples import ORM, PRM, Samples, ScoredSamples
 from rlstep.runtime.progress import track
 from rlstep.steps.answers import group_by_value
@@ -59,6 +62,38 @@ def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: in
         clean = [samples.clean for samples in problems]
         curves |= {f"{curve}_clean": best_of_n(values, clean, ns, answered) for curve, values in scores.items()}
     return {name: {"mean": curve.mean, "low": curve.low, "high": curve.high} for name, curve in curves.items()}
+
+
+def pick_errors(scored: ScoredSamples, curves: dict[str, dict]) -> dict[str, dict[str, list[float | None]]]:
+    """Wrong answers, and right answers on a wrong step, of what each score picks (`rlstep.core.trace_error`).
+
+    Args:
+        scored: the samples.
+        curves: of `best_of_n_curves`.
+
+    Returns:
+        By score, and for `sample`, one that is picked at random: `final_answer_error` and `trace_error`, lists along
+        the numbers of samples; a trace error is None where no answer is right. Nothing where steps have no labels.
+    """
+    if not scored.has_clean:
+        return {}
+    problems = scored.problems.values()
+    means = [[sum(marks) / len(marks) for marks in (samples.correct, samples.clean)] for samples in problems]
+    correct, clean = zip(*means, strict=True)
+    ns = len(curves["pass_at_n"]["mean"])
+    errors = {"sample": _errors([correct] * ns, [clean] * ns)}
+    for name in scored.aggregates:
+        errors[name] = _errors(*([[mean] for mean in curves[one]["mean"]] for one in (name, f"{name}_clean")))
+    return errors
+
+
+def _errors(correct_NP, clean_NP) -> dict[str, list[float | None]]:
+    """For each N, of the problems' probabilities or of their mean."""
+    traces = [trace_error(*pair) for pair in zip(correct_NP, clean_NP, strict=True)]
+    return {
+        "final_answer_error": [final_answer_error(correct) for correct in correct_NP],
+        "trace_error": [None if math.isnan(error) else error for error in traces],
+    }
 
 
 def _votes(samples: Samples) -> tuple[list[int | None], list[bool]]:

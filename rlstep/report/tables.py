@@ -87,6 +87,16 @@ def plain_best_of_n(curves: dict) -> str:
     return "\n".join(lines)
 
 
+def plain_errors(ns: Sequence[int], errors: dict[str, dict]) -> str:
+    """Wrong answers and right answers on a wrong step at the largest N for a terminal, one line per way to pick."""
+    lines = [f"errors at N = {ns[-1]}: of the answer; of a step, among right answers"]
+    width = max(map(len, errors))
+    for name, one in errors.items():
+        answer, trace = one["final_answer_error"][-1], one["trace_error"][-1]
+        lines.append(f"{name:<{width}}{answer:>8.3f}" + (f"{trace:>8.3f}" if trace is not None else f"{'-':>8}"))
+    return "\n".join(lines)
+
+
 def prm_steps(measures: dict[str, float]) -> str:
     """How well the PRM scores single steps (`rlstep.verifiers.metrics.STEP_METRICS`), one row per measure."""
     return table(["measure", "value"], [[name.replace("_", " "), f"{value:.3f}"] for name, value in measures.items()])

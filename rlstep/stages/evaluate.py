@@ -2,7 +2,8 @@
 
 `rlstep.evaluation.samples` describes the samples. `prm_steps` says how well the PRM scores single steps,
 up to and including each solution's first wrong one (`rlstep.verifiers.metrics.step_metrics`), where steps have labels;
-`reliability.png` shows its calibration.
+`reliability.png` shows its calibration. Then `errors` has the final-answer error and the trace error of what is picked,
+too (`rlstep.evaluation.best_of_n.pick_errors`).
 """
 
 import re
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from rlstep.core.calibration import reliability
-from rlstep.evaluation.best_of_n import best_of_n_curves, fewest_samples, missing_parts, powers_of_two
+from rlstep.evaluation.best_of_n import best_of_n_curves, fewest_samples, missing_parts, pick_errors, powers_of_two
 from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, ScoredSamples, read_samples
 from rlstep.report.figures import draw_best_of_n
 from rlstep.report.reliability import reliability_figure
-from rlstep.report.tables import plain_best_of_n
+from rlstep.report.tables import plain_best_of_n, plain_errors
 from rlstep.report.tracked_curves import log_best_of_n
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
@@ -115,7 +116,9 @@ def evaluate(config: EvaluateConfig, tracking: TrackingOptions = UNTRACKED) -> d
             ns = config.ns or powers_of_two(fewest_samples(scored.problems)[1])
             _check_numbers(scored, ns, config.data)
             curves = best_of_n_curves(scored, ns, config.trials, config.seed)
-        result = {"ns": ns, **curves, **_about(scored), "aggregate": config.aggregate}
+        errors = pick_errors(scored, curves)
+        about = {**_about(scored), "aggregate": config.aggregate} | ({"errors": errors} if errors else {})
+        result = {"ns": ns, **curves, **about}
         measures = {curve: _measure_steps(rows, out, curve) for curve, rows in scored.steps.items()}
         measures = {curve: measured for curve, measured in measures.items() if measured}
         write_json(out / OUTPUT, result | {f"{curve}_steps": measured for curve, measured in measures.items()})
@@ -124,9 +127,13 @@ def evaluate(config: EvaluateConfig, tracking: TrackingOptions = UNTRACKED) -> d
         for curve, measured in measures.items():
             record.metrics |= {f"{curve}_step_{name}": value for name, value in measured.items()}
         record.metrics |= {f"{name}@{ns[-1]}": curve["mean"][-1] for name, curve in curves.items()}
+        record.metrics |= {
+            f"{name}_{kind}@{ns[-1]}": values[-1] for name, both in errors.items() for kind, values in both.items()
+        }
         for tracker in track(record, tracking, config, [config.data]):
             log_best_of_n(tracker, curves, ns)
-    print("\n".join([*_describe(scored, config, ns), "", plain_best_of_n(result), "", f"{out / PICTURE}"]))
+    tables = [plain_best_of_n(result), *([plain_errors(ns, errors)] if errors else [])]
+    print("\n\n".join(["\n".join(_describe(scored, config, ns)), *tables, f"{out / PICTURE}"]))
     return record.metrics
 
 

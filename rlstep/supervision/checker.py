@@ -55,6 +55,18 @@ def label_solution(task: Task, solution: Solution, path: str) -> Solution:
     return relabelled
 
 
+def grade_solution(task: Task, solution: Solution, path: str) -> Solution:
+    """As `label_solution`, but where the solution has no step labels of its own it gets none: somebody else labels.
+
+    Raises:
+        UserError: as `label_solution`.
+    """
+    relabelled = label_solution(task, solution, path)
+    if has_step_labels(solution):
+        return relabelled
+    return replace(relabelled, labels=[None] * len(relabelled.steps))
+
+
 def _graded(solution: Solution, relabelled: Solution) -> Solution:
     """The solution with its own labels; its answer and correctness are the checker's."""
     if relabelled.answer is None and solution.answer is not None:

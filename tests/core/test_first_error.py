@@ -10,6 +10,7 @@ from rlstep.core.first_error import (
     cross_fitted_thresholds,
     f1_of_counts,
     first_error,
+    first_error_agreement,
     min_is_last_share,
     processbench_f1,
 )
@@ -201,3 +202,11 @@ def test_every_row_gets_the_threshold_of_the_other_half():
     for limit, other in ((first, second), (second, first)):
         assert best_threshold([rows[k] for k in halves[other]]) == limit
     assert not {keys[k] for k in halves[first]} & {keys[k] for k in halves[second]}
+
+
+def test_agreement_on_the_first_error_by_hand():
+    # Places 2 and none alike; 0 against 1, and an error against none.
+    assert first_error_agreement([2, -1, 0, 3, 1], [2, -1, 1, -1, 1]) == 3 / 5
+    assert math.isnan(first_error_agreement([], []))
+    with pytest.raises(ValueError, match="1 first errors and 2"):
+        first_error_agreement([0], [0, 1])

@@ -141,7 +141,7 @@ def test_what_a_recipe_reads_another_one_writes(family):
     # One recipe labels both the training and the test samples; its header gives the other's paths.
     written = {*outputs, *(out for path in paths for out in re.findall(r"--out (\S+)", path.read_text()))}
     read = ("data", "eval_data", "model", "model_name_or_path", "problems", "eval_problems", "policy", "prm", "orm",
-            "implicit", "refresh_replay")  # fmt: skip
+            "implicit", "refresh_replay", "teacher", "other")  # fmt: skip
     for name, recipe in recipes.items():
         for path in (recipe[key] for key in read if str(recipe.get(key)).startswith("runs/")):
             assert any(path == out or path.startswith(f"{out}/") for out in written), f"{name}: nobody writes {path}"

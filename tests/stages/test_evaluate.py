@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -47,7 +48,7 @@ def run(tmp_path, solutions, **options) -> dict:
 def test_curves_are_the_hand_worked_ones(tmp_path, hand):
     result = run(tmp_path, hand)
     curves = ["prm", "orm", "majority", "weighted", "pass_at_n", "prm_clean", "orm_clean"]
-    about = ["problems", "samples_per_problem", "unanswered", "aggregate", "prm_steps"]
+    about = ["problems", "samples_per_problem", "unanswered", "aggregate", "errors", "prm_steps"]
     assert list(result) == ["ns", *curves, *about]
     assert result["ns"] == [1, 3]
     # One sample: a is right with 2/3, b with 1/3, whatever picks. All three: the pick is known.
@@ -70,6 +71,39 @@ def test_two_of_three_samples_by_hand(tmp_path, hand):
     # Clean: the PRM picks sample 0 of a with 2/3 and sample 2 of b with 1/3; the ORM those with 0 and 2/3.
     assert result["prm_clean"]["mean"] == pytest.approx([0.5])
     assert result["orm_clean"]["mean"] == pytest.approx([1 / 3])
+
+
+def test_errors_of_answers_and_traces_by_hand(tmp_path, hand, capsys):
+    """All three samples are drawn: the PRM picks a right and clean answer in a, a wrong one in b; the ORM the reverse.
+
+    Of one sample, or one at random, the answer is right with 2/3 and 1/3, clean with 1/3 and 1/3.
+    """
+    errors = run(tmp_path, hand)["errors"]
+    assert list(errors) == ["sample", "prm", "orm"]
+    for name in errors:
+        assert errors[name]["final_answer_error"][0] == pytest.approx(1 / 2)
+        assert errors[name]["trace_error"][0] == pytest.approx(1 - (2 / 3) / (3 / 3))
+    assert [errors[name]["final_answer_error"][1] for name in errors] == pytest.approx([0.5, 0.5, 0.5])
+    assert [errors[name]["trace_error"][1] for name in errors] == pytest.approx([1 / 3, 0.0, 0.0])
+    out = capsys.readouterr().out
+    assert (
+        "errors at N = 3: of the answer; of a step, among right answers\nsample   0.500   0.333\nprm      0.500" in out
+    )
+    metrics = json.loads((tmp_path / "out" / "run.json").read_text())["metrics"]
+    assert (metrics["prm_trace_error@3"], metrics["prm_final_answer_error@3"]) == (0.0, 0.5)
+
+
+def test_without_a_right_answer_there_is_no_trace_error(tmp_path, hand, capsys):
+    errors = run(tmp_path, [replace(one, correct=False) for one in hand])["errors"]
+    assert errors["prm"] == {"final_answer_error": [1.0, 1.0], "trace_error": [None, None]}
+    assert "prm      1.000       -" in capsys.readouterr().out
+
+
+def test_errors_need_labels_and_no_scores(tmp_path, hand, capsys):
+    result = run(tmp_path, [replace(one, scores={}) for one in hand])
+    assert list(result["errors"]) == ["sample"]
+    assert "errors" not in run(tmp_path, [replace(one, labels=None) for one in hand])
+    assert capsys.readouterr().out.count("errors at N") == 1
 
 
 def test_weighted_vote_adds_prm_scores(tmp_path, hand):

@@ -285,7 +285,7 @@ def test_model_code_from_the_hub_is_run_only_if_asked(config, careful, monkeypat
         ({"search": "binary", "labels": "soft"}, "search is 'binary', so labels would do nothing; set search to 'lin"),
         ({"search": "binary", "after_first_error": "label"}, "so after_first_error would do nothing"),
         ({"boundary_tag": "x"}, "boundary is .line., so boundary_tag would do nothing"),
-        ({"by": "checker"}, "by is 'checker', so policy, max_new_tokens, batch_size would do nothing; set by to 'mon"),
+        ({"by": "checker"}, "by is 'checker', so policy would do nothing; set by to 'monte_carlo'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config, options, message):

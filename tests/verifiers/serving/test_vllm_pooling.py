@@ -171,9 +171,7 @@ def test_options_of_the_weights_are_refused(serve, verifier_paths, data, tmp_pat
 
 
 def test_an_rlstep_serve_is_not_what_the_stage_asks(data, tmp_path):
-    with pytest.raises(
-        UserError, match="model is http://gpu7:8000; give a verifier.s folder or hub id"
-    ):
+    with pytest.raises(UserError, match="model is http://gpu7:8000; give a verifier.s folder or hub id"):
         ScoreConfig("http://gpu7:8000", data, str(tmp_path / "out.jsonl"))
 
 

@@ -1,0 +1,214 @@
+"""The client of a chat server: what it sends, what it takes for an answer, when it tries again and when it gives up."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from rlstep.runtime.errors import UserError
+from rlstep.supervision import chat
+from rlstep.supervision.chat import KEY_VARIABLE, Answers, ChatClient, Stopped
+from tests.supervision.chat_server import Reply, answers, error, serving
+
+MESSAGES = [{"role": "user", "content": "Which?"}]
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Waits of a millisecond."""
+    monkeypatch.setattr(chat, "FIRST_WAIT_S", 0.001)
+
+
+def client(url: str, **options) -> ChatClient:
+    return ChatClient(**{"url": url, "model": "m", "parameters": {}, "timeout": 20.0, "retries": 3} | options)
+
+
+def in_turn(*replies: Reply):
+    """Each reply once, in order."""
+    left = iter(replies)
+    return lambda body: next(left)
+
+
+def test_a_request_holds_model_messages_number_and_parameters():
+    with serving(lambda body: answers("a", "b")) as server:
+        parameters = {"temperature": 0.5, "top_p": None, "seed": 1}
+        found = client(server.url + "/", parameters=parameters).ask(MESSAGES, 2)
+    assert found == Answers(["a", "b"], 100, 20)
+    assert server.bodies == [
+        {"path": "/v1/chat/completions", "model": "m", "messages": MESSAGES, "n": 2, "temperature": 0.5, "seed": 1}
+    ]
+    assert server.keys == [None]
+
+
+def test_a_single_answer_asks_for_no_number():
+    """Some servers refuse the field."""
+    with serving(lambda body: answers("a")) as server:
+        client(server.url).ask(MESSAGES, 1)
+        client(server.url, parameters={"n": None}).ask(MESSAGES, 3)
+    assert all("n" not in body for body in server.bodies)
+
+
+def test_the_key_comes_from_the_environment_and_is_in_no_message(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "sk-secret")
+    with serving(in_turn(answers("a"), error(401, "bad key"))) as server:
+        asked = client(server.url)
+        asked.ask(MESSAGES, 1)
+        with pytest.raises(UserError, match="refuses the key that it was given .status 401: bad key.") as failure:
+            asked.ask(MESSAGES, 1)
+    assert server.keys == ["Bearer sk-secret"] * 2
+    assert "sk-secret" not in str(failure.value)
+    monkeypatch.setenv(KEY_VARIABLE, "sk-secret\n")
+    with pytest.raises(UserError, match=f"{KEY_VARIABLE} is empty or has characters") as failure:
+        client(server.url)
+    assert "sk-secret" not in str(failure.value)
+
+
+def test_a_redirect_is_not_followed_with_the_key(monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "k")
+    with (
+        serving(lambda body: answers("a")) as other,
+        serving(lambda body: Reply({}, 302, {"Location": other.url + "/chat/completions"})) as server,
+        pytest.raises(UserError, match="redirects to .* not followed"),
+    ):
+        client(server.url).ask(MESSAGES, 1)
+    assert other.bodies == []
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 529])
+def test_what_may_pass_is_asked_again(quick, status):
+    with serving(in_turn(error(status), error(status), answers("a"))) as server:
+        assert client(server.url).ask(MESSAGES, 1).texts == ["a"]
+    assert len(server.bodies) == 3
+
+
+def test_a_slow_answer_is_asked_for_again(quick):
+    slow = answers("late")
+    slow.after = 5.0
+    with serving(in_turn(slow, answers("a"))) as server:
+        assert client(server.url, timeout=2.0).ask(MESSAGES, 1).texts == ["a"]
+
+
+def test_retries_end_with_a_message_that_says_what_is_kept(quick):
+    with serving(lambda body: error(429, "rate limit")) as server:
+        with pytest.raises(UserError, match=r"asked 3 times \(status 429: rate limit\).*What is judged so far is kept"):
+            client(server.url, retries=2).ask(MESSAGES, 1)
+        with pytest.raises(UserError, match="asked once"):
+            client(server.url, retries=0).ask(MESSAGES, 1)
+    assert len(server.bodies) == 4
+
+
+def test_a_server_that_is_down_is_named(quick):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+    with pytest.raises(UserError, match=f"{url}/chat/completions gave no answer, asked 2 times .*refused"):
+        client(url, retries=1).ask(MESSAGES, 1)
+
+
+def test_waits_double_up_to_the_longest_or_are_the_servers(monkeypatch):
+    waits, wait = [], threading.Event.wait
+
+    def no_wait(event, seconds=None):
+        return wait(event) if seconds is None else waits.append(seconds)
+
+    monkeypatch.setattr(threading.Event, "wait", no_wait)
+    with serving(lambda body: error(503)) as server:
+        asked = client(server.url, retries=8)
+        waits.clear()
+        with pytest.raises(UserError):
+            asked.ask(MESSAGES, 1)
+        assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+        for header, expected in (("7", 7), ("900", 60), ("Thu, 01 Jan 2026 00:00:00 GMT", 1)):
+            server.reply = lambda body, header=header: error(429, Retry_After=header)
+            waits.clear()
+            with pytest.raises(UserError):
+                client(server.url, retries=1).ask(MESSAGES, 1)
+            assert waits == [expected]
+
+
+def test_a_stopped_client_waits_and_asks_no_more():
+    with serving(lambda body: error(503, Retry_After="30")) as server:
+        asked = client(server.url)
+        outcome = []
+
+        def ask():
+            try:
+                asked.ask(MESSAGES, 1)
+            except Stopped:
+                outcome.append("stopped")
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while not server.bodies:
+            time.sleep(0.01)
+        asked.stop()
+        thread.join(timeout=20)
+        assert outcome == ["stopped"]
+        with pytest.raises(Stopped):
+            asked.ask(MESSAGES, 1)
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (error(400, "top_p is not supported"), r"refuses the request \(status 400: top_p is not supported\)"),
+        (error(404, "no such model"), "judge_url is what comes before /chat/completions, mostly ending in /v1"),
+        (error(403, "no"), f"asks for a key .status 403: no.. Set {KEY_VARIABLE}"),
+        (Reply({"detail": "unprocessable"}, 422), "status 422: unprocessable"),
+        (Reply(b"<html>", 418), "status 418: <html>"),
+        (Reply(b"<html>"), "does not answer in HTTP and JSON"),
+        (Reply(b"\xff"), "does not answer in HTTP and JSON"),
+        (Reply([]), r"expected 1 to 2 choices, got \[\]"),
+        (Reply({"choices": []}), r"expected 1 to 2 choices, got \[\]"),
+        (Reply({"choices": "x"}), "expected 1 to 2 choices"),
+        (answers("a", "b", "c"), "expected 1 to 2 choices"),
+        (Reply({"choices": ["x"]}), "expected a choice with a message's content"),
+        (Reply({"choices": [{"text": "x"}]}), "expected a choice with a message's content"),
+        (Reply({"choices": [{"message": {"content": 3}}]}), "expected a choice with a message's content"),
+    ],
+)
+def test_what_is_no_answer_is_refused_at_once(reply, message):
+    with serving(lambda body: reply) as server, pytest.raises(UserError, match=message):
+        client(server.url).ask(MESSAGES, 2)
+    assert len(server.bodies) == 1
+
+
+def test_fewer_answers_and_empty_ones_are_answers():
+    with serving(in_turn(answers("a"), answers(None, "b"), Reply({"choices": [{"message": {}}]}))) as server:
+        asked = client(server.url)
+        assert asked.ask(MESSAGES, 2).texts == ["a"]
+        assert asked.ask(MESSAGES, 2).texts == ["", "b"]
+        assert asked.ask(MESSAGES, 2) == Answers([""], None, None)
+
+
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": "many"}, {"prompt_tokens": -1}, []])
+def test_tokens_that_are_not_counted_are_none(usage):
+    reply = Reply({"choices": [{"message": {"content": "a"}}], "usage": usage})
+    with serving(lambda body: reply) as server:
+        assert client(server.url).ask(MESSAGES, 1) == Answers(["a"], None, None)
+
+
+def test_an_endless_reply_is_not_read_to_its_end(monkeypatch):
+    monkeypatch.setattr(chat, "MOST_BYTES", 1000)
+    with serving(lambda body: answers("a" * 2000)) as server, pytest.raises(UserError, match="more than"):
+        client(server.url).ask(MESSAGES, 1)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "host/v1", "ftp://host", "http://", "http://a:b@host/v1", "http://host/v1?key=x", "http://ho st"]
+)
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(UserError, match="judge_url is .*; give http"):
+        client(url)
+
+
+def test_the_path_of_a_request_is_no_part_of_the_address():
+    with pytest.raises(UserError, match="leave /chat/completions out"):
+        client("http://host/v1/chat/completions/")
