@@ -101,6 +101,11 @@ class StepScorer(ABC):
             UserError: a row is longer than the model.
         """
 
+    def lengths(self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]]) -> list[int]:
+        """The tokens that the verifier reads of each row: up to the last that it is asked about; 0 without steps."""
+        rows = self.query_format.features(prompts, completions, steps, self.tokenizer) if prompts else []
+        return [len(feature.ids) for feature in rows]
+
     @abstractmethod
     def _pass(self, batch: dict[str, torch.Tensor], prefix: Prefix | None) -> torch.Tensor:
         """(N,) numbers at a batch's positions, from one forward pass."""
