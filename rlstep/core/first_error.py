@@ -6,7 +6,7 @@ one, -1 where every step is right. The verifier's answer is the first step whose
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,7 @@ def first_error(probs: Sequence[float], threshold: float) -> int:
     return int(below[0]) if len(below) else NONE
 
 
-def processbench_f1(rows: Sequence[Row], threshold: float) -> ProcessBench:
+def processbench_f1(rows: Collection[Row], threshold: float) -> ProcessBench:
     """F1 and both accuracies of `rows`, at a threshold that was not chosen on them.
 
     Args:
@@ -69,7 +69,7 @@ def processbench_f1(rows: Sequence[Row], threshold: float) -> ProcessBench:
     return _measured((low_R < threshold) & (threshold <= high_R), wrong_R, float(threshold))
 
 
-def best_threshold(rows: Sequence[Row]) -> float:
+def best_threshold(rows: Collection[Row]) -> float:
     """The threshold with the highest F1 on `rows`, exactly: F1 is a step function, and every step is evaluated.
 
     The threshold is the midpoint between two changes of F1. Among several with the highest F1, it is the one nearest to
@@ -81,7 +81,10 @@ def best_threshold(rows: Sequence[Row]) -> float:
     Raises:
         ValueError: no row has a wrong step, or all have; a row is malformed (as `processbench_f1`).
     """
-    low_R, high_R, wrong_R = _intervals(rows)
+    return _best_threshold(*_intervals(rows))
+
+
+def _best_threshold(low_R: np.ndarray, high_R: np.ndarray, wrong_R: np.ndarray) -> float:
     if not wrong_R.any() or wrong_R.all():
         raise ValueError("a threshold needs solutions with and without a wrong step; F1 is undefined on one kind.")
     thresholds_C = _candidates(low_R, high_R)
@@ -93,7 +96,7 @@ def best_threshold(rows: Sequence[Row]) -> float:
     return float(best[np.abs(best - 0.5).argmin()])
 
 
-def cross_fitted_f1(rows: Sequence[Row], keys: Sequence[str]) -> ProcessBench:
+def cross_fitted_f1(rows: Collection[Row], keys: Sequence[str]) -> ProcessBench:
     """F1 and both accuracies of all rows, each evaluated at the threshold that is best for the other half of the keys.
 
     A threshold tuned on the rows it is reported on is optimistic. The keys (problem ids: solutions of one problem are
@@ -116,15 +119,15 @@ def cross_fitted_f1(rows: Sequence[Row], keys: Sequence[str]) -> ProcessBench:
     order = sorted(set(keys), key=lambda key: (hashlib.sha256(key.encode()).digest(), key))
     second = set(order[len(order) // 2 :])
     second_R = np.array([key in second for key in keys], dtype=bool)
-    halves = [[row for row, here in zip(rows, half_R, strict=True) if here] for half_R in (~second_R, second_R)]
-    if any(len({first < 0 for _, first in half}) < 2 for half in halves):
+    halves = [(low_R[half_R], high_R[half_R], wrong_R[half_R]) for half_R in (~second_R, second_R)]
+    if any(not wrong.any() or wrong.all() for _, _, wrong in halves):
         return ProcessBench(math.nan, math.nan, math.nan, (math.nan, math.nan))
-    for_second, for_first = best_threshold(halves[0]), best_threshold(halves[1])
+    for_second, for_first = _best_threshold(*halves[0]), _best_threshold(*halves[1])
     threshold_R = np.where(second_R, for_second, for_first)
     return _measured((low_R < threshold_R) & (threshold_R <= high_R), wrong_R, (for_first, for_second))
 
 
-def min_is_last_share(probs: Sequence[Sequence[float]]) -> float:
+def min_is_last_share(probs: Iterable[Sequence[float]]) -> float:
     """The share of solutions whose last step has the lowest p, among those with two or more steps.
 
     High if a verifier scores answers rather than steps. A tie goes to the earlier step, so a verifier that gives every
@@ -136,11 +139,15 @@ def min_is_last_share(probs: Sequence[Sequence[float]]) -> float:
     Returns:
         The share; NaN if no solution has two steps.
     """
-    several = [np.asarray(row) for row in probs if len(row) > 1]
-    return float(np.mean([row.argmin() == len(row) - 1 for row in several])) if several else math.nan
+    last = several = 0
+    for row in probs:
+        if len(row) > 1:
+            several += 1
+            last += int(np.asarray(row).argmin() == len(row) - 1)
+    return last / several if several else math.nan
 
 
-def _intervals(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _intervals(rows: Collection[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each row (low, high, has a wrong step): the verifier's answer is right iff low < threshold <= high.
 
     With the first wrong step at k: iff p_k is below the threshold and no earlier p is. Without one: iff no p is.

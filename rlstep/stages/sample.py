@@ -75,8 +75,8 @@ class SampleConfig:
     on_long_row: Literal["error", "skip"] = field(
         default="error",
         metadata={
-            "help": "A problem that leaves no room for max_new_tokens in the model's context: error: ends the run before "
-            "anything is sampled, named by file and row; skip: has no solutions."
+            "help": "A problem that leaves no room for max_new_tokens in the model's context: error: ends the run "
+            "before anything is sampled, named by file and row; skip: has no solutions."
         },
     )
     fields: list[str] | None = field(default=None, metadata={"help": FIELDS_HELP})

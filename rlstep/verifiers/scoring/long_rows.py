@@ -33,7 +33,7 @@ class LongRow:
 
 
 def with_steps(verifier: StepScorer, solution: Solution) -> Solution:
-    """The solution, with steps by the verifier's boundary rule where it has none, and a mapping for scores of its own."""
+    """The solution, split by the verifier's boundary rule where it has no steps; its mapping of scores is a copy."""
     steps = verifier.boundary.split(solution.completion) if solution.steps is None else solution.steps
     return replace(solution, steps=steps, scores=dict(solution.scores))
 
