@@ -7,8 +7,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlstep.policy.end_tokens import stop_tokens
-from rlstep.runtime.output import Unit
 from rlstep.runtime.record import digest
+from rlstep.runtime.units import Unit
 from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Problem, Solution
 

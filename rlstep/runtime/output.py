@@ -24,27 +24,15 @@ from rlstep.runtime.manifest import MANIFEST, UNFINISHED, Manifest, Shard, file_
 from rlstep.runtime.processes import Processes, my_share
 from rlstep.runtime.record import digest
 from rlstep.runtime.rows import atomic, write_json
+from rlstep.runtime.units import Unit
 
 logger = logging.getLogger(__name__)
 
+# Names that look like a file of another kind than is written.
+NO_FOLDER = (".json", ".gz", ".parquet", ".csv", ".txt")
 SHARD = re.compile(r"part-\d{5,}\.parquet")
 
 Counts = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A unit of work.
-
-    Attributes:
-        number: its place among all units, from 0.
-        key: a digest of everything that its rows depend on.
-        rows: how many rows it is about; it may write fewer.
-    """
-
-    number: int
-    key: str
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -156,6 +144,8 @@ class Output:
                 raise UserError(
                     f"out is {self.path}, which holds {source} and would be replaced; give a folder of its own."
                 )
+        if self.path.suffix in NO_FOLDER:
+            raise UserError(f"out is {self.path}; give NAME.jsonl for one file, or a folder's name for Parquet shards.")
         if self.one_file:
             if self.path.is_dir():
                 raise UserError(f"out is the folder {self.path}; give a file in it, or a folder's name without .jsonl.")
@@ -164,8 +154,9 @@ class Output:
         elif self.path.is_dir():
             _refuse_foreign(self.path, lambda name: SHARD.fullmatch(name) or name == MANIFEST)
         if self.partial.is_dir():
-            ours = (self.partial / UNFINISHED).is_file() or not any(self.partial.iterdir())
-            if not ours:
+            # A kill right at the start leaves no more than the mark's beginning.
+            begun = all(path.name.startswith(UNFINISHED) for path in self.partial.iterdir())
+            if not (begun or (self.partial / UNFINISHED).is_file()):
                 raise UserError(
                     f"{self.partial} is not of an earlier run, and would be written into. Move it elsewhere."
                 )
@@ -180,7 +171,8 @@ class Output:
         self.partial.mkdir(parents=True, exist_ok=True)
         about = {"stage": self.stage, "out": str(self.path), "settings": self.settings}
         write_json(self.partial / UNFINISHED, about)
-        shutil.rmtree(self._replaced, ignore_errors=True)
+        for left in (self._replaced, self._used):
+            shutil.rmtree(left, ignore_errors=True)
         shard_of = {shard.key: shard for shard in self._earlier_shards()}
         kept = 0
         for unit in units:
@@ -252,6 +244,11 @@ class Output:
         """Where an earlier output is while this one takes its place."""
         return self.path.with_name(f".{self.path.name}.replaced")
 
+    @property
+    def _used(self) -> Path:
+        """Where the unfinished folder is while it is removed."""
+        return self.path.with_name(f".{self.path.name}.used")
+
     def _join(self, units: Sequence[Unit], receipts: Sequence[Receipt]) -> None:
         with atomic(self.path) as temporary, temporary.open("wb") as joined:
             for unit in units:
@@ -280,13 +277,10 @@ class Output:
         shutil.rmtree(self._replaced, ignore_errors=True)
 
     def _clear(self) -> None:
-        """Removes the unfinished folder, the mark last: what a kill leaves of it is still known to be unfinished."""
-        mark = self.partial / UNFINISHED
-        for path in self.partial.iterdir():
-            if path != mark:
-                path.unlink()
-        mark.unlink()
-        self.partial.rmdir()
+        """Removes the unfinished folder, which is all there until it has another name."""
+        shutil.rmtree(self._used, ignore_errors=True)
+        os.replace(self.partial, self._used)
+        shutil.rmtree(self._used)
 
 
 def is_one_file(path: str | Path) -> bool:

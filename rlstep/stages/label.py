@@ -2,33 +2,40 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Idle, ReadBy, check
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.output import Done, Output, is_one_file
+from rlstep.runtime.processes import launched_processes
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import ResumableRows
+from rlstep.runtime.units import Unit
 from rlstep.steps.answers import failed_gradings
 from rlstep.steps.boundaries import Boundary, Rule
+from rlstep.steps.chunks import chunk_units, chunks_of
 from rlstep.steps.prompt_options import BY_CHECKPOINT, written_as
 from rlstep.steps.prompts import PromptFormat
-from rlstep.steps.records import Solution, iter_solutions
+from rlstep.steps.records import Solution, iter_solutions, write_solution_rows
+from rlstep.steps.sources import iter_rows
 from rlstep.supervision.checker import has_step_labels, label_metrics, label_solution, name_of, refuse_step_labels
 from rlstep.supervision.options import MonteCarloOptions
 from rlstep.tasks import GRADER_HELP, PATTERN_HELP, TASK_HELP, Grader, get, task_faults
 from rlstep.tasks.base import Task
 
-# Rows made durable at a time: a kill loses less than a second of work.
-CHUNK = 256
+# Rows made durable at a time, a shard of a folder: a kill loses seconds of work.
+CHUNK = 512
 
 
 @dataclass
 class LabelConfig(MonteCarloOptions):
-    data: str = field(metadata={"help": "Solutions (JSONL)."})
-    out: str = field(metadata={"help": "Where the labelled solutions go (JSONL)."})
+    data: str = field(metadata={"help": "Solutions (JSONL, Parquet or a folder of them)."})
+    out: str = field(
+        metadata={"help": "Where labelled solutions go: NAME.jsonl, or, by the checker, a folder of Parquet shards."}
+    )
     task: str = field(metadata={"help": f"The task whose checker labels, or with rollouts checks answers. {TASK_HELP}"})
     grader: Annotated[Grader, ReadBy("task", "answers")] = field(default="math", metadata={"help": GRADER_HELP})
     answer_pattern: Annotated[str | None, ReadBy("grader", "regex")] = field(
@@ -70,38 +77,63 @@ def label(config: LabelConfig) -> dict:
         DataError: a malformed row.
     """
     task = get(config.task, boundary=config.steps, grader=config.grader, pattern=config.answer_pattern)
-    out = Path(config.out)
-    # What a run writes depends on all but its path; a budget only ends it.
-    asked = {name: value for name, value in settings(config).items() if name not in ("data", "out", "token_budget")}
-    policy, seed = (_policy_files(config.policy), config.seed) if config.by == "monte_carlo" else (None, None)
-    with (
-        RunRecord("label", settings(config), out.parent, seed, name=out.name + ".run.json") as record,
-        ResumableRows(out, digest(Path(config.data), asked, policy)) as rows,
-    ):
-        # A first pass over the file finds a malformed last row before an hour of labelling, not after.
-        total = 0
-        for solution in iter_solutions(config.data, need=("reference",)):
-            total += 1
-            if config.labelled == "error":
-                refuse_step_labels(solution, config.data)
-        by = _by_checker if config.by == "checker" else _by_rollouts
+    out, seed = Path(config.out), config.seed if config.by == "monte_carlo" else None
+    by = _by_checker if config.by == "checker" else _by_rollouts
+    with RunRecord("label", settings(config), out.parent, seed, name=out.name + ".run.json") as record:
         with failed_gradings() as failed:
-            record.metrics |= by(config, task, rows, total)
+            record.metrics |= by(config, task)
         record.metrics |= failed
     return record.metrics
 
 
-def _by_checker(config: LabelConfig, task: Task, rows: ResumableRows, total: int) -> dict:
-    done = len(rows.rows)
-    todo = islice(iter_solutions(config.data), done, None)
-    for chunk in track(_chunks(todo), "labelling", total, done, weight=len):
-        rows.append(label_solution(task, solution, config.data).to_row() for solution in chunk)
-    rows.finish()
-    return label_metrics(Solution(**row) for row in rows.rows)
+def _asked(config: LabelConfig) -> dict:
+    """The settings that labels depend on: all but the paths; a budget only ends a run."""
+    return {name: value for name, value in settings(config).items() if name not in ("data", "out", "token_budget")}
 
 
-def _by_rollouts(config: LabelConfig, task: Task, journal: ResumableRows, total: int) -> dict:
+def _solutions(config: LabelConfig) -> Iterator[Solution]:
+    """The solutions to be labelled.
+
+    A first pass over the data finds a malformed last row before an hour of labelling, not after.
+    """
+    for solution in iter_solutions(config.data, need=("reference",)):
+        if config.labelled == "error":
+            refuse_step_labels(solution, config.data)
+        yield solution
+
+
+def _by_checker(config: LabelConfig, task: Task) -> dict:
+    """Several processes label together, each every so many-th chunk; the output is that of `rlstep.runtime.output`."""
+    processes = launched_processes()
+    output = Output(config.out, "label", settings(config), write_solution_rows, processes)
+    output.check_place(sources=(config.data,))
+    units = list(chunk_units(_solutions(config), CHUNK, digest(_asked(config))))
+
+    def work(mine: list[Unit]) -> Iterator[Done]:
+        chunks = chunks_of(iter_rows(config.data), units, (unit.number for unit in mine))
+        rows = sum(unit.rows for unit in mine)
+        for unit, chunk in track(chunks, "labelling", rows, weight=lambda chunk: chunk[0].rows):
+            yield Done(unit, (label_solution(task, one.solution, config.data).to_row() for one in chunk))
+
+    output.fill(units, work)
+    # Steps that solutions of a tree share are counted once, so the metrics are of all rows together.
+    return label_metrics(iter_solutions(config.out)) if processes.index == 0 else {}
+
+
+def _by_rollouts(config: LabelConfig, task: Task) -> dict:
     """As long as it runs, the partial file holds what became of each batch of rollouts."""
+    if launched_processes().number > 1 or not is_one_file(config.out):
+        raise UserError(
+            f"out is {config.out}: rollouts are drawn by one process, into one file. Give NAME.jsonl, and start label "
+            "without a launcher."
+        )
+    # What a run writes depends on all but its path.
+    fingerprint = digest(Path(config.data), _asked(config), _policy_files(config.policy))
+    with ResumableRows(config.out, fingerprint) as journal:
+        return _rolled_out(config, task, journal, sum(1 for _ in _solutions(config)))
+
+
+def _rolled_out(config: LabelConfig, task: Task, journal: ResumableRows, total: int) -> dict:
     # Here, because the checker needs no torch.
     from rlstep.policy.continuations import Continuer
     from rlstep.policy.models import device, load_policy, load_policy_config, load_policy_tokenizer
@@ -137,11 +169,6 @@ def _policy_files(path: str) -> list[tuple[str, int, int]]:
     from rlstep.runtime.checkpoints import checkpoint_files
 
     return checkpoint_files(path)
-
-
-def _chunks(solutions: Iterator[Solution]) -> Iterator[list[Solution]]:
-    while chunk := list(islice(solutions, CHUNK)):
-        yield chunk
 
 
 def _prompt_format(policy: str, tokenizer, solutions: list[Solution]) -> PromptFormat:

@@ -28,10 +28,11 @@ from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import DataError
-from rlstep.runtime.output import Done, Output, Unit
+from rlstep.runtime.output import Done, Output
 from rlstep.runtime.processes import launched_processes
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
+from rlstep.runtime.units import Unit
 from rlstep.steps.answers import extract
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.problems import CONFIG_NAME_HELP, FIELDS_HELP, PROBLEMS_HELP, SPLIT_HELP, fields_faults, read_problems

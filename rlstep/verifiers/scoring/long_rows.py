@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.output import Unit
 from rlstep.runtime.processes import Processes
+from rlstep.runtime.units import Unit
+from rlstep.steps.chunks import Placed
 from rlstep.steps.records import Solution
-from rlstep.verifiers.scoring.chunks import Placed
 from rlstep.verifiers.scoring.scorer import StepScorer
 
 NAMED = 5  # rows that an error names

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rlstep.runtime.output import Unit
+from rlstep.runtime.units import Unit
 from rlstep.steps.records import Solution, solution_of
 from rlstep.steps.sources import Row
 
