@@ -230,7 +230,7 @@ class Output:
         rows = self.write(temporary, done.rows)
         with temporary.open("rb") as content:
             os.fsync(content.fileno())
-        receipt = Receipt(rows, temporary.stat().st_size, file_digest(temporary), done.counts)
+        receipt = Receipt(rows, temporary.stat().st_size, file_digest(temporary), dict(done.counts))
         os.replace(temporary, file)
         self._sign(done.unit, receipt)
 

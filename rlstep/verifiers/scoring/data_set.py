@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -120,7 +119,7 @@ class _ChunkScorer:
             solutions[row].scores[self.name] = scores + [None] * missing
         self.rows += len(kept)
         counted = COUNTED_AS[self.on_long_row]
-        return [solutions[row] for row in kept], Counter({counted: len(long)} if long else {})
+        return [solutions[row] for row in kept], {counted: len(long)} if long else {}
 
     def _check_prompts(self, chunk: list[Solution]) -> None:
         """Refuses solutions whose prompts were written for the policy in another way than the verifier reads them."""
