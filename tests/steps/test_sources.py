@@ -190,14 +190,11 @@ def test_a_filled_folder_is_read_in_the_manifests_order(filled):
 
 
 def test_a_filled_folder_is_read_by_others_too(filled):
+    import pandas
     import pyarrow.dataset
 
     assert pyarrow.dataset.dataset(filled).to_table()["problem_id"].to_pylist() == NAMES
-    # Also one shard alone, which would not outnumber the manifest.
-    for name in ("part-00001.parquet", "part-00002.parquet"):
-        (filled / name).unlink()
-    rows = datasets.load_dataset(str(filled), split="train", cache_dir=str(filled.with_name("cache")))
-    assert rows["problem_id"][:] == NAMES[:2]
+    assert pandas.read_parquet(filled)["problem_id"].tolist() == NAMES
 
 
 def test_a_filled_folder_of_which_something_is_missing_is_refused(filled):
