@@ -62,7 +62,7 @@ def test_two_processes_score_what_one_does(verifier_paths, data, tmp_path, launc
 def test_two_processes_sample_what_one_does(tiny_lm, problems, tmp_path, launch, by, name):
     options = {"model": tiny_lm, "problems": problems, "n": 4, "batch_size": 5, "max_new_tokens": 12}
     sample(SampleConfig(**options, out=str(tmp_path / "one.jsonl")))
-    log = launch(["sample", *words(options), "--out", str(tmp_path / name)], by=by)
+    log = launch(["--", "sample", *words(options), "--out", str(tmp_path / name)], by=by)
     assert metrics(tmp_path / name)["processes"] == 2
     assert read_solutions(tmp_path / name) == read_solutions(tmp_path / "one.jsonl")
     # The first batch has no answer: a warning of the process that drew it, once.
@@ -102,7 +102,7 @@ def test_a_killed_run_of_one_process_is_finished_by_two(tiny_lm, problems, tmp_p
     process.wait()
     times = {path: path.stat().st_mtime_ns for path in kept if path.is_file()}
     if partial.is_dir():  # else it was faster than we are
-        launch(["sample", *words(options), "--out", str(out)])
+        launch(["--", "sample", *words(options), "--out", str(out)])
     assert times
     assert read_solutions(out) == read_solutions(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out")) == ["out", "out.run.json"]
