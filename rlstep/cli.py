@@ -17,8 +17,6 @@ TALKATIVE = ("lab", "example", "report", "data", "evaluate", "plan")
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0, 2 for wrong input, 130 when interrupted."""
     argv = _take_local_rank(sys.argv[1:] if argv is None else argv)
-    # Launchers take `--n 4` for the beginning of an option of their own, unless `--` is before it.
-    argv = argv[1:] if argv[:1] == ["--"] else argv
     speak_once()
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())

@@ -181,12 +181,6 @@ def test_deepspeeds_local_rank_does_not_overwrite(stubbed, monkeypatch):
     assert os.environ["LOCAL_RANK"] == "3"
 
 
-@pytest.mark.parametrize("argv", [["--", "stub", "--what", "pass"], ["--local_rank=0", "--", "stub"]])
-def test_a_launcher_may_be_told_where_its_own_options_end(stubbed, monkeypatch, argv):
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    assert cli.main(argv) == 0
-
-
 @pytest.mark.parametrize(("rank", "said"), [("0", True), ("1", False)])
 def test_the_first_of_several_processes_alone_speaks(rank, said):
     code = (

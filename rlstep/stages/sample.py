@@ -28,7 +28,7 @@ from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import DataError
-from rlstep.runtime.output import Done, Output
+from rlstep.runtime.output import Counts, Done, Output
 from rlstep.runtime.processes import launched_processes
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
@@ -110,8 +110,10 @@ def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict
     of_a_batch = {name: value for name, value in chosen.items() if name not in NOT_OF_A_BATCH}
     made_by = digest(of_a_batch, checkpoint_files(config.model), prompts.template_text)
     batches = SampledBatches(problems, config.n, config.batch_size)
-    skips = config.on_long_row == "skip"
-    accepts = lambda counts: skips or not counts.get(SKIPPED)  # noqa: E731 - one line says it
+
+    def accepts(counts: Counts) -> bool:
+        return config.on_long_row == "skip" or not counts.get(SKIPPED)
+
     output = Output(out, "sample", chosen, write_solution_rows, processes, accepts)
     output.check_place(sources=(config.problems, config.model))
     with RunRecord("sample", chosen, out.parent, config.seed, name=out.name + ".run.json") as record:

@@ -40,6 +40,12 @@ def words(options: dict) -> list[str]:
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
+def recipe(folder: Path) -> list[str]:
+    """Four samples of each problem; launchers take `--n` for an option of their own that is not written out."""
+    (folder / "sample.yaml").write_text("n: 4\n")
+    return ["--config", str(folder / "sample.yaml")]
+
+
 def metrics(out: Path) -> dict:
     return json.loads(out.with_name(out.name + ".run.json").read_text())["metrics"]
 
@@ -60,9 +66,9 @@ def test_two_processes_score_what_one_does(verifier_paths, data, tmp_path, launc
 
 @pytest.mark.parametrize(("by", "name"), [("torchrun", "two"), ("deepspeed", "two.jsonl")])
 def test_two_processes_sample_what_one_does(tiny_lm, problems, tmp_path, launch, by, name):
-    options = {"model": tiny_lm, "problems": problems, "n": 4, "batch_size": 5, "max_new_tokens": 12}
-    sample(SampleConfig(**options, out=str(tmp_path / "one.jsonl")))
-    log = launch(["--", "sample", *words(options), "--out", str(tmp_path / name)], by=by)
+    options = {"model": tiny_lm, "problems": problems, "batch_size": 5, "max_new_tokens": 12}
+    sample(SampleConfig(**options, n=4, out=str(tmp_path / "one.jsonl")))
+    log = launch(["sample", *recipe(tmp_path), *words(options), "--out", str(tmp_path / name)], by=by)
     assert metrics(tmp_path / name)["processes"] == 2
     assert read_solutions(tmp_path / name) == read_solutions(tmp_path / "one.jsonl")
     # The first batch has no answer: a warning of the process that drew it, once.
@@ -90,10 +96,11 @@ def test_long_rows_of_all_processes_are_in_one_error(verifier_paths, data, tmp_p
 
 def test_a_killed_run_of_one_process_is_finished_by_two(tiny_lm, problems, tmp_path, launch):
     """SIGKILL after two of twelve batches."""
-    options = {"model": tiny_lm, "problems": problems, "n": 4, "batch_size": 2, "max_new_tokens": 12}
-    sample(SampleConfig(**options, out=str(tmp_path / "whole")))
+    options = {"model": tiny_lm, "problems": problems, "batch_size": 2, "max_new_tokens": 12}
+    sample(SampleConfig(**options, n=4, out=str(tmp_path / "whole")))
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "rlstep", "sample", *words(options), "--out", str(out)]
+    asked = ["sample", *recipe(tmp_path), *words(options), "--out", str(out)]
+    command = [sys.executable, "-m", "rlstep", *asked]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     partial = tmp_path / "out.partial"
     while len(kept := list(partial.glob("*.json"))) < 3 and process.poll() is None:
@@ -102,7 +109,7 @@ def test_a_killed_run_of_one_process_is_finished_by_two(tiny_lm, problems, tmp_p
     process.wait()
     times = {path: path.stat().st_mtime_ns for path in kept if path.is_file()}
     if partial.is_dir():  # else it was faster than we are
-        launch(["--", "sample", *words(options), "--out", str(out)])
+        launch(asked)
     assert times
     assert read_solutions(out) == read_solutions(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out")) == ["out", "out.run.json"]

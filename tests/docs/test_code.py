@@ -48,8 +48,7 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
         if words[0] == launcher:
             place = words.index("rlstep")
             assert words[place - 1] in ("--module", "-m")
-            rest = [word for word in words[place + 1 :] if word != "--"]
-            return rest[0], rest[1:]
+            return words[place + 1], words[place + 2 :]
     if words[0] == "rlstep":
         return words[1], words[2:]
     assert words[0] in FOREIGN, f"{words[0]}: no program that the documentation should call"

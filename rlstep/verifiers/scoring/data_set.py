@@ -49,6 +49,7 @@ class ScoringJob:
     on_long_row: OnLongRow
     processes: Processes
     speed: dict[str, float] = field(default_factory=dict)
+    _units: list[Unit] = field(default_factory=list, init=False)
 
     def units(self) -> list[Unit]:
         """The chunks.
