@@ -190,6 +190,12 @@ def test_a_sample_that_did_not_fit_into_a_verifier_is_its_last_choice(run, capsy
     assert run(rows, ns=[3], scores="logits")[0]["prm"]["mean"] == [0]
 
 
+@pytest.mark.parametrize("sample", [-1, 2**63])
+def test_samples_are_numbered_from_0(run, sample):
+    with pytest.raises(DataError, match="row 1, field 'sample': expected a whole number from 0"):
+        run([row("a") | {"sample": sample}])
+
+
 def test_numbers_of_steps_must_agree(run):
     with pytest.raises(DataError, match=r"row 1, field 'scores\.rm': 1 values for 2 steps; give one per step, or a nu"):
         run([row("a", scores={"rm": [0.5]}, steps=["First.", "Then."])])
