@@ -6,7 +6,7 @@ one, -1 where every step is right. The verifier's answer is the first step whose
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +96,7 @@ def labels_to_first_error(first: int, steps: int) -> list[float | None]:
     return [*[1.0] * first, 0.0, *[None] * (steps - first - 1)]
 
 
-def processbench_f1(rows: Sequence[Row], threshold: float) -> ProcessBench:
+def processbench_f1(rows: Collection[Row], threshold: float) -> ProcessBench:
     """F1 and both accuracies of `rows`, at a threshold that was not chosen on them.
 
     Args:
@@ -110,7 +110,7 @@ def processbench_f1(rows: Sequence[Row], threshold: float) -> ProcessBench:
     return _measured((low_R < threshold) & (threshold <= high_R), wrong_R, float(threshold))
 
 
-def best_threshold(rows: Sequence[Row]) -> float:
+def best_threshold(rows: Collection[Row]) -> float:
     """The threshold with the highest F1 on `rows`, exactly: F1 is a step function, and every step is evaluated.
 
     The threshold is the midpoint between two changes of F1. Among several with the highest F1, it is the one nearest to
@@ -122,7 +122,10 @@ def best_threshold(rows: Sequence[Row]) -> float:
     Raises:
         ValueError: no row has a wrong step, or all have; a row is malformed (as `processbench_f1`).
     """
-    low_R, high_R, wrong_R = _intervals(rows)
+    return _best_threshold(*_intervals(rows))
+
+
+def _best_threshold(low_R: np.ndarray, high_R: np.ndarray, wrong_R: np.ndarray) -> float:
     if not wrong_R.any() or wrong_R.all():
         raise ValueError("a threshold needs solutions with and without a wrong step; F1 is undefined on one kind.")
     thresholds_C = _candidates(low_R, high_R)
@@ -134,7 +137,7 @@ def best_threshold(rows: Sequence[Row]) -> float:
     return float(best[np.abs(best - 0.5).argmin()])
 
 
-def cross_fitted_f1(rows: Sequence[Row], keys: Sequence[str]) -> ProcessBench:
+def cross_fitted_f1(rows: Collection[Row], keys: Sequence[str]) -> ProcessBench:
     """F1 and both accuracies of all rows, each evaluated at the threshold that is best for the other half of the keys.
 
     A threshold tuned on the rows it is reported on is optimistic (`cross_fitted_thresholds`).
@@ -151,13 +154,13 @@ def cross_fitted_f1(rows: Sequence[Row], keys: Sequence[str]) -> ProcessBench:
         ValueError: not one key per row; a row is malformed (as `processbench_f1`).
     """
     low_R, high_R, wrong_R = _intervals(rows)
-    threshold_R, halves = cross_fitted_thresholds(rows, keys)
+    threshold_R, halves = _cross_fitted(low_R, high_R, wrong_R, keys)
     if math.isnan(halves[0]):
         return ProcessBench(math.nan, math.nan, math.nan, halves)
     return _measured((low_R < threshold_R) & (threshold_R <= high_R), wrong_R, halves)
 
 
-def cross_fitted_thresholds(rows: Sequence[Row], keys: Sequence[str]) -> tuple[np.ndarray, tuple[float, float]]:
+def cross_fitted_thresholds(rows: Collection[Row], keys: Sequence[str]) -> tuple[np.ndarray, tuple[float, float]]:
     """For each row the threshold that is best for the other half of the keys.
 
     The keys (problem ids: solutions of one problem are alike) are split in half in the order of their hashes, so the
@@ -174,15 +177,21 @@ def cross_fitted_thresholds(rows: Sequence[Row], keys: Sequence[str]) -> tuple[n
     Raises:
         ValueError: not one key per row; a row is malformed (as `processbench_f1`).
     """
-    if len(rows) != len(keys):
-        raise ValueError(f"{len(rows)} rows, {len(keys)} keys; give one key per row.")
+    return _cross_fitted(*_intervals(rows), keys)
+
+
+def _cross_fitted(
+    low_R: np.ndarray, high_R: np.ndarray, wrong_R: np.ndarray, keys: Sequence[str]
+) -> tuple[np.ndarray, tuple[float, float]]:
+    if len(wrong_R) != len(keys):
+        raise ValueError(f"{len(wrong_R)} rows, {len(keys)} keys; give one key per row.")
     order = sorted(set(keys), key=lambda key: (hashlib.sha256(key.encode()).digest(), key))
     second = set(order[len(order) // 2 :])
     second_R = np.array([key in second for key in keys], dtype=bool)
-    halves = [[row for row, here in zip(rows, half_R, strict=True) if here] for half_R in (~second_R, second_R)]
-    if any(len({first < 0 for _, first in half}) < 2 for half in halves):
-        return np.full(len(rows), math.nan), (math.nan, math.nan)
-    for_second, for_first = best_threshold(halves[0]), best_threshold(halves[1])
+    halves = [(low_R[half_R], high_R[half_R], wrong_R[half_R]) for half_R in (~second_R, second_R)]
+    if any(not wrong.any() or wrong.all() for _, _, wrong in halves):
+        return np.full(len(keys), math.nan), (math.nan, math.nan)
+    for_second, for_first = _best_threshold(*halves[0]), _best_threshold(*halves[1])
     return np.where(second_R, for_second, for_first), (for_first, for_second)
 
 
@@ -201,7 +210,7 @@ def f1_of_counts(counts: np.ndarray) -> np.ndarray:
     return np.where(both, f1, np.nan)
 
 
-def min_is_last_share(probs: Sequence[Sequence[float]]) -> float:
+def min_is_last_share(probs: Iterable[Sequence[float]]) -> float:
     """The share of solutions whose last step has the lowest p, among those with two or more steps.
 
     High if a verifier scores answers rather than steps. A tie goes to the earlier step, so a verifier that gives every
@@ -213,11 +222,15 @@ def min_is_last_share(probs: Sequence[Sequence[float]]) -> float:
     Returns:
         The share; NaN if no solution has two steps.
     """
-    several = [np.asarray(row) for row in probs if len(row) > 1]
-    return float(np.mean([row.argmin() == len(row) - 1 for row in several])) if several else math.nan
+    last = several = 0
+    for row in probs:
+        if len(row) > 1:
+            several += 1
+            last += int(np.asarray(row).argmin() == len(row) - 1)
+    return last / several if several else math.nan
 
 
-def _intervals(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _intervals(rows: Collection[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each row (low, high, has a wrong step): the verifier's answer is right iff low < threshold <= high.
 
     With the first wrong step at k: iff p_k is below the threshold and no earlier p is. Without one: iff no p is.

@@ -19,15 +19,18 @@ unless grading fails on some spelling.
 
 A sample without an answer (truncated at the length limit, or no answer could be extracted) is drawn like any other but
 is never picked and has no vote, as in the published evaluation of PRM800K; if none of the drawn samples has an answer,
-the problem counts as wrong. Intervals are 95%, over problems.
+the problem counts as wrong. A sample that did not fit into a verifier has that verifier's lowest score: it is picked
+after all others, and its vote weighs nothing. Intervals are 95%, over problems.
 """
 
 import math
 
-from rlstep.core.aggregate import vote_weight
+import numpy as np
+
+from rlstep.core.aggregate import Aggregate, vote_weight
 from rlstep.core.curves import best_of_n, pass_at_n, vote_at_n
 from rlstep.core.trace_error import final_answer_error, trace_error
-from rlstep.evaluation.samples import ORM, PRM, Samples, ScoredSamples
+from rlstep.evaluation.samples import ORM, PRM, ByProblem, ScoredSamples
 from rlstep.runtime.progress import track
 from rlstep.steps.answers import group_by_value
 
@@ -41,25 +44,22 @@ def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: in
         trials: random draws per problem and N, for the votes.
         seed: seeds these draws.
     """
-    problems = list(scored.problems.values())
-    correct = [samples.correct for samples in problems]
-    has_answers = scored.gives_answers
-    answered = [[answer is not None for answer in samples.answers] for samples in problems] if has_answers else None
-    scores = {curve: [samples.scores[curve] for samples in problems] for curve in scored.aggregates}
+    correct, has_answers = scored.by_problem(scored.correct), scored.gives_answers
+    answered = scored.by_problem(scored.answers >= 0) if has_answers else None
+    scores = {curve: scored.by_problem(values) for curve, values in scored.scores.items()}
 
     curves = {curve: best_of_n(values, correct, ns, answered) for curve, values in scores.items()}
     if has_answers:
-        votes = list(track((_votes(samples) for samples in problems), "grouping answers", len(problems)))
-        groups, right = ([one[part] for one in votes] for part in (0, 1))
+        groups, right = _votes(scored)
         curves["majority"] = vote_at_n(groups, right, ns, trials=trials, seed=seed)
         for curve, how in scored.aggregates.items():
             if curve != ORM:
-                weights = [[vote_weight(score, how) for score in row] for row in scores[curve]]
+                weights = scored.by_problem(scored.scores[curve], lambda part, how=how: _weights(part, how))
                 name = "weighted" if curve == PRM else f"weighted_{curve}"
                 curves[name] = vote_at_n(groups, right, ns, weights=weights, trials=trials, seed=seed)
     curves["pass_at_n"] = pass_at_n(correct, ns)
     if scored.has_clean:
-        clean = [samples.clean for samples in problems]
+        clean = scored.by_problem(scored.clean)
         curves |= {f"{curve}_clean": best_of_n(values, clean, ns, answered) for curve, values in scores.items()}
     return {name: {"mean": curve.mean, "low": curve.low, "high": curve.high} for name, curve in curves.items()}
 
@@ -77,9 +77,9 @@ def pick_errors(scored: ScoredSamples, curves: dict[str, dict]) -> dict[str, dic
     """
     if not scored.has_clean:
         return {}
-    problems = scored.problems.values()
-    means = [[sum(marks) / len(marks) for marks in (samples.correct, samples.clean)] for samples in problems]
-    correct, clean = zip(*means, strict=True)
+    correct, clean = (
+        [float(part.mean()) for part in scored.by_problem(marks)] for marks in (scored.correct, scored.clean)
+    )
     ns = len(curves["pass_at_n"]["mean"])
     errors = {"sample": _errors([correct] * ns, [clean] * ns)}
     for name in scored.aggregates:
@@ -96,20 +96,32 @@ def _errors(correct_NP, clean_NP) -> dict[str, list[float | None]]:
     }
 
 
-def _votes(samples: Samples) -> tuple[list[int | None], list[bool]]:
-    """For each sample, the group of answers it votes for, and whether that group's answer is right."""
-    groups = group_by_value(samples.answers)
-    marks: dict[int | None, list[bool]] = {}
-    for group, correct in zip(groups, samples.correct, strict=True):
-        marks.setdefault(group, []).append(correct)
-    right = {group: 2 * sum(marked) > len(marked) for group, marked in marks.items()}
-    return groups, [right[group] for group in groups]
+def _votes(scored: ScoredSamples) -> tuple[ByProblem, ByProblem]:
+    """For each sample of each problem, the group of answers it votes for, and whether that group's answer is right."""
+    group_N, right_N = np.empty(scored.rows, dtype=np.int32), np.empty(scored.rows, dtype=bool)
+    parts = zip(scored.by_problem(group_N), scored.by_problem(right_N), strict=True)  # views, which are filled
+    samples = zip(scored.by_problem(scored.answers), scored.by_problem(scored.correct), parts, strict=True)
+    for answers, correct, (group, right) in track(samples, "grouping answers", len(scored.ids)):
+        # No answer is no group, and is marked like the others that have none.
+        groups = [-1 if one is None else one for one in group_by_value(scored.spelled(answers))]
+        group[:] = groups
+        votes, marks = np.bincount(group + 1), np.bincount(group + 1, correct)
+        right[:] = (2 * marks > votes)[group + 1]
+    return scored.by_problem(group_N, _as_votes), scored.by_problem(right_N)
 
 
-def fewest_samples(problems: dict[str, Samples]) -> tuple[str, int]:
+def _as_votes(groups: np.ndarray) -> list[int | None]:
+    return [None if group < 0 else group for group in groups.tolist()]
+
+
+def _weights(scores: np.ndarray, how: Aggregate) -> list[float]:
+    return [vote_weight(score, how) for score in scores.tolist()]
+
+
+def fewest_samples(scored: ScoredSamples) -> tuple[str, int]:
     """(id, number of samples) of the problem with the fewest samples."""
-    name = min(problems, key=lambda name: len(problems[name].answers))
-    return name, len(problems[name].answers)
+    fewest = int(scored.sizes.argmin())
+    return scored.ids[fewest], int(scored.sizes[fewest])
 
 
 def powers_of_two(limit: int) -> list[int]:

@@ -7,7 +7,8 @@ A row is one sample of one problem, in JSONL or Parquet or a folder of such shar
     problem_id   text or a whole number; the only field that every row needs
     sample       its number among the problem's samples; a duplicate is an error
     scores       by name, one value per step, or one number for the whole solution; a list or a number without a name
-                 is a score named `score`
+                 is a score named `score`. A null in a list is a step that did not fit into the verifier: the sample has
+                 the lowest score, as its last steps are not known, and is left out where single steps are measured
     correct      true or false; if it is null or absent, the answer is graded against the reference
     answer       text or a number; null or blank is a sample without an answer. If the field is absent, or null in a
                  row that is not graded either, the answer is extracted from the completion
@@ -21,11 +22,14 @@ A row is one sample of one problem, in JSONL or Parquet or a folder of such shar
 Other fields are ignored. Curves whose data is missing are left out (`rlstep.evaluation.best_of_n`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from rlstep.core.aggregate import Aggregate
+import numpy as np
+
+from rlstep.core.aggregate import LOWEST, Aggregate
 from rlstep.evaluation import scored_rows
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.progress import track
@@ -34,7 +38,7 @@ from rlstep.steps.fields import rename_fields
 from rlstep.steps.records import shown
 from rlstep.steps.sources import Row, iter_rows
 from rlstep.steps.trees import Beginnings
-from rlstep.verifiers.metrics import RowScores
+from rlstep.verifiers.step_table import StepTable, column
 
 FIELDS = (
     "problem_id", "sample", "scores", "scores.*", "correct", "answer", "reference", "completion", "labels", "neutral",
@@ -78,56 +82,94 @@ class ScoreChoice:
         return "last" if curve == ORM else self.aggregate
 
 
-@dataclass
-class Samples:
-    """The samples of one problem as columns; only what the curves need, so that large files fit in memory.
+class ByProblem(Sequence):
+    """A column of all samples, cut into those of each problem when they are asked for.
 
-    Attributes:
-        answers: as text; None for a sample without one.
-        correct: whether the answer is right.
-        clean: whether the answer and every step are right.
-        scores: by curve, solution scores (`rlstep.core.aggregate`).
+    Args:
+        column: (N,) one value per sample, those of a problem one after the other.
+        starts: (P + 1,) where each problem begins, and the end.
+        change: what becomes of a problem's part.
     """
 
-    answers: list[str | None] = field(default_factory=list)
-    correct: list[bool] = field(default_factory=list)
-    clean: list[bool] = field(default_factory=list)
-    scores: dict[str, list[float]] = field(default_factory=dict)
+    def __init__(self, column: np.ndarray, starts: np.ndarray, change: Callable = lambda part: part):
+        self._column, self._starts, self._change = column, starts, change
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, problem: int):
+        if problem >= len(self):
+            raise IndexError(problem)
+        return self._change(self._column[self._starts[problem] : self._starts[problem + 1]])
 
 
 @dataclass
 class ScoredSamples:
-    """A file's samples, and which fields it has.
+    """A file's samples as columns, those of a problem one after the other, and which fields it has.
+
+    What the curves need takes ten bytes a sample and eight more per curve; the values per step, of labelled solutions,
+    sixteen bytes a step. Of the texts, each different answer is kept once.
 
     Attributes:
-        problems: by id.
+        ids: the problems'.
+        starts: (P + 1,) where the samples of each problem begin, and the end.
+        spellings: the different answers.
+        answers: (N,) indices of the answers among these; -1 for a sample without one.
+        correct: (N,) whether the answer is right.
+        clean: (N,) whether the answer and every step are right.
+        scores: by curve, (N,) solution scores (`rlstep.core.aggregate`).
         aggregates: by curve, how its solution scores were computed.
         steps: by curve, except the ORM's, the values per step of each labelled solution, with its PRM training targets.
-        rows: number of rows; of these, `labelled` have labels, `graded` were graded here, and `extracted` had their
-            answer extracted here.
+        cut: by curve, the number of samples with a step without a score, because they did not fit into the verifier
+            (`rlstep score --on_long_row cut`): they have the lowest score and are not among `steps`.
+        labelled: rows that have labels; `graded` were graded here, and `extracted` had their answer extracted here.
         any_label: whether the label of any step is known.
         gives_answers: whether any row states its answer, or that it has none; if none does, every sample may be picked.
     """
 
-    problems: dict[str, Samples] = field(default_factory=dict)
-    aggregates: dict[str, Aggregate] = field(default_factory=dict)
-    steps: dict[str, list[RowScores]] = field(default_factory=dict)
-    rows: int = 0
-    labelled: int = 0
-    graded: int = 0
-    extracted: int = 0
-    any_label: bool = False
-    gives_answers: bool = False
+    ids: list[str]
+    starts: np.ndarray
+    spellings: list[str]
+    answers: np.ndarray
+    correct: np.ndarray
+    clean: np.ndarray
+    scores: dict[str, np.ndarray]
+    aggregates: dict[str, Aggregate]
+    steps: dict[str, StepTable]
+    cut: dict[str, int]
+    labelled: int
+    graded: int
+    extracted: int
+    any_label: bool
+    gives_answers: bool
+
+    @property
+    def rows(self) -> int:
+        """The number of samples."""
+        return len(self.answers)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(P,) samples of each problem."""
+        return np.diff(self.starts)
 
     @property
     def answered(self) -> int:
         """Rows with an answer."""
-        return sum(answer is not None for samples in self.problems.values() for answer in samples.answers)
+        return int((self.answers >= 0).sum())
 
     @property
     def has_clean(self) -> bool:
         """Whether the labels say which solutions are right in every step."""
         return self.any_label and self.labelled == self.rows
+
+    def by_problem(self, column: np.ndarray, change: Callable = lambda part: part) -> ByProblem:
+        """A column's parts for each problem."""
+        return ByProblem(column, self.starts, change)
+
+    def spelled(self, answers: np.ndarray) -> list[str | None]:
+        """The answers of a part of the column `answers`."""
+        return [None if answer < 0 else self.spellings[answer] for answer in answers.tolist()]
 
 
 def read_samples(path: str | Path, choice: ScoreChoice, fields: dict[str, str] | None = None) -> ScoredSamples:
@@ -143,32 +185,121 @@ def read_samples(path: str | Path, choice: ScoreChoice, fields: dict[str, str] |
             type than the module docstring says; a duplicate sample.
         UserError: a score has the name of another curve.
     """
-    scored, curves, names, first_rows, beginnings = ScoredSamples(), {}, set(), {}, Beginnings()
+    columns = _Columns(choice)
     for row in track(iter_rows(path), "reading", None):
-        row = rename_fields(row, fields or {})
+        columns.add(rename_fields(row, fields or {}))
+    _refuse_repeated(path, columns)
+    return columns.sorted()
+
+
+class _Columns:
+    """The samples in the order of the file."""
+
+    def __init__(self, choice: ScoreChoice):
+        self.choice = choice
+        self.curves: dict[str, str] = {}
+        self._names: set[str] = set()
+        self.problems: dict[str, int] = {}
+        self._spellings: dict[str, int] = {}
+        self.problem, self._answer = array("i"), array("i")
+        self.sample = array("q")  # -1 where the row does not say
+        self._correct, self._clean = array("b"), array("b")
+        self._scores: dict[str, array] = {}
+        self._steps: dict[str, StepTable] = {}
+        self._cut: dict[str, int] = {}
+        self._beginnings = Beginnings()
+        self._labelled = self._graded = self._extracted = 0
+        self._any_label = self._gives_answers = False
+
+    def add(self, row: Row) -> None:
+        """Adds a row, whose fields have our names."""
         scores = scored_rows.scores_of(row)
-        if not scored.rows:
-            names, curves = set(scores), choice.curves(list(scores))
-            _refuse_clashes(row, curves)
-            scored.aggregates = {curve: choice.how(curve) for curve in curves}
-        elif choice.takes_all and (more := sorted(set(scores) - names)):
+        self._check_names(row, scores)
+        problem_id = scored_rows.problem_id_of(row)
+        self.sample.append(scored_rows.sample_of(row))
+        self.problem.append(self.problems.setdefault(problem_id, len(self.problems)))
+        correct = self._add_answer(row)
+        labels = self._add_labels(row, correct)
+        targets = scored_rows.targets_of(row, labels)
+        shared = scored_rows.shared_steps(row, labels, self._beginnings)
+        for curve, name in self.curves.items():
+            probs = scored_rows.probabilities(row, name, scores, self.choice.logits)
+            if None in probs:
+                self._scores[curve].append(LOWEST)
+                self._cut[curve] = self._cut.get(curve, 0) + 1
+                continue
+            self._scores[curve].append(scored_rows.aggregated(row, name, probs, self.choice.how(curve)))
+            if labels and curve != ORM and isinstance(scores[name], list):
+                scored_rows.check_length(row, name, len(probs), len(labels), "labels")
+                table = self._steps.setdefault(curve, StepTable())
+                table.add([min(p, 1.0) for p in probs], targets, problem_id, shared)
+
+    def sorted(self) -> ScoredSamples:
+        """The samples by problem, in the order of each problem's first row."""
+        problem = column(self.problem)
+        order = np.argsort(problem, kind="stable")
+        sizes = np.bincount(problem, minlength=len(self.problems))
+        return ScoredSamples(
+            ids=list(self.problems),
+            starts=np.concatenate([[0], np.cumsum(sizes)]),
+            spellings=list(self._spellings),
+            answers=column(self._answer)[order],
+            correct=column(self._correct)[order].astype(bool),
+            clean=column(self._clean)[order].astype(bool),
+            scores={curve: column(values)[order] for curve, values in self._scores.items()},
+            aggregates={curve: self.choice.how(curve) for curve in self.curves},
+            steps=self._steps,
+            cut=self._cut,
+            labelled=self._labelled,
+            graded=self._graded,
+            extracted=self._extracted,
+            any_label=self._any_label,
+            gives_answers=self._gives_answers,
+        )
+
+    def _check_names(self, row: Row, scores: dict) -> None:
+        """Takes the curves from the first row, and refuses scores that it does not have."""
+        if not self.problem:
+            self._names, self.curves = set(scores), self.choice.curves(list(scores))
+            _refuse_clashes(row, self.curves)
+            self._scores = {curve: array("d") for curve in self.curves}
+        elif self.choice.takes_all and (more := sorted(set(scores) - self._names)):
             problem = "the first row has no such score; give every row the same scores, or choose some with scores_of."
             raise DataError(row.source, row.number, f"scores.{more[0]}", problem)
-        problem_id = scored_rows.problem_id_of(row)
-        _refuse_repeated(row, problem_id, first_rows)
-        samples = scored.problems.setdefault(problem_id, Samples(scores={curve: [] for curve in curves}))
-        _add_answer(row, samples, scored)
-        labels = _add_labels(row, samples, scored)
-        targets, shared = scored_rows.targets_of(row, labels), scored_rows.shared_steps(row, labels, beginnings)
-        for curve, name in curves.items():
-            probs = scored_rows.probabilities(row, name, scores, choice.logits)
-            samples.scores[curve].append(scored_rows.aggregated(row, name, probs, choice.how(curve)))
-            if labels is not None and curve != ORM and isinstance(scores[name], list):
-                scored_rows.check_length(row, name, len(probs), len(labels), "labels")
-                measured = RowScores([min(p, 1.0) for p in probs], targets, problem_id, shared)
-                scored.steps.setdefault(curve, []).append(measured)
-        scored.rows += 1
-    return scored
+
+    def _add_answer(self, row: Row) -> bool:
+        """Adds the row's answer and whether it is right, which it returns: as given in the file, else extracted and
+        graded here."""
+        values, correct = row.values, row.values.get("correct")
+        answer, completion = scored_rows.text_of(row, "answer"), values.get("completion")
+        states_answer = "answer" in values and (values["answer"] is not None or correct is not None)
+        self._gives_answers |= states_answer or completion is not None
+        if not states_answer and completion is not None:
+            answer = extract(scored_rows.expect(row, "completion", completion, (str,), "text"))
+            self._extracted += 1
+        if correct is None:
+            reference = scored_rows.text_of(row, "reference")
+            if reference is None or (completion is None and "answer" not in values):
+                problem = (
+                    "missing, and there is nothing to grade; give it, or 'reference' and 'answer' or 'completion'. For"
+                    f" other names: --fields reference=NAME,answer=NAME. The row has {', '.join(sorted(values))}."
+                )
+                raise DataError(row.source, row.number, "correct", problem)
+            correct = answer is not None and same_answer(answer, reference)
+            self._graded += 1
+        elif correct not in (0, 1):
+            raise DataError(row.source, row.number, "correct", f"expected true or false, got {shown(correct)}.")
+        self._answer.append(-1 if answer is None else self._spellings.setdefault(answer, len(self._spellings)))
+        self._correct.append(bool(correct))
+        return bool(correct)
+
+    def _add_labels(self, row: Row, correct: bool) -> list[float | None] | None:
+        """Adds whether the row is clean; returns its labels."""
+        labels = scored_rows.labels_of(row)
+        self._clean.append(correct and bool(labels) and all(label == 1 for label in labels))
+        self._any_label |= any(label is not None for label in labels or ())
+        self._labelled += labels is not None
+        return labels
 
 
 def _refuse_clashes(row: Row, curves: dict[str, str]) -> None:
@@ -183,46 +314,17 @@ def _refuse_clashes(row: Row, curves: dict[str, str]) -> None:
         )
 
 
-def _refuse_repeated(row: Row, problem_id: str, first_rows: dict[tuple[str, int], tuple[str, int]]) -> None:
-    if (sample := row.values.get("sample")) is None:
+def _refuse_repeated(path: str | Path, columns: _Columns) -> None:
+    """Refuses two rows with the same sample of the same problem: the first row that repeats another is named."""
+    problem, sample = column(columns.problem), column(columns.sample)
+    order = np.lexsort((sample, problem))  # stable: of equal ones the first row comes first
+    same = (problem[order[1:]] == problem[order[:-1]]) & (sample[order[1:]] == sample[order[:-1]])
+    same &= sample[order[1:]] >= 0
+    if not same.any():
         return
-    scored_rows.expect(row, "sample", sample, (int,), "a whole number")
-    source, number = first_rows.setdefault((problem_id, sample), (row.source, row.number))
-    if (source, number) != (row.source, row.number):
-        place = f"row {number}" if source == row.source else f"{source}, row {number}"
-        problem = f"sample {sample} of '{problem_id}' is already in {place}."
-        raise DataError(row.source, row.number, "sample", problem)
-
-
-def _add_answer(row: Row, samples: Samples, scored: ScoredSamples) -> None:
-    """Adds the row's answer and whether it is right: as given in the file, else extracted and graded here."""
-    values, correct = row.values, row.values.get("correct")
-    answer, completion = scored_rows.text_of(row, "answer"), values.get("completion")
-    states_answer = "answer" in values and (values["answer"] is not None or correct is not None)
-    scored.gives_answers |= states_answer or completion is not None
-    if not states_answer and completion is not None:
-        answer = extract(scored_rows.expect(row, "completion", completion, (str,), "text"))
-        scored.extracted += 1
-    if correct is None:
-        reference = scored_rows.text_of(row, "reference")
-        if reference is None or (completion is None and "answer" not in values):
-            problem = (
-                "missing, and there is nothing to grade; give it, or 'reference' and 'answer' or 'completion'. For"
-                f" other names: --fields reference=NAME,answer=NAME. The row has {', '.join(sorted(values))}."
-            )
-            raise DataError(row.source, row.number, "correct", problem)
-        correct = answer is not None and same_answer(answer, reference)
-        scored.graded += 1
-    elif correct not in (0, 1):
-        raise DataError(row.source, row.number, "correct", f"expected true or false, got {shown(correct)}.")
-    samples.answers.append(answer)
-    samples.correct.append(bool(correct))
-
-
-def _add_labels(row: Row, samples: Samples, scored: ScoredSamples) -> list[float | None] | None:
-    """Adds whether the row, whose answer was added before, is clean; returns its labels."""
-    labels = scored_rows.labels_of(row)
-    samples.clean.append(samples.correct[-1] and bool(labels) and all(label == 1 for label in labels))
-    scored.any_label |= any(label is not None for label in labels or ())
-    scored.labelled += labels is not None
-    return labels
+    later, earlier = min(zip(order[1:][same].tolist(), order[:-1][same].tolist(), strict=True))
+    places = {index: row for index, row in enumerate(iter_rows(path)) if index in (earlier, later)}
+    first, row = places[earlier], places[later]
+    place = f"row {first.number}" if first.source == row.source else f"{first.source}, row {first.number}"
+    name = next(name for name, number in columns.problems.items() if number == problem[later])
+    raise DataError(row.source, row.number, "sample", f"sample {sample[later]} of '{name}' is already in {place}.")

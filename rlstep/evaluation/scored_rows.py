@@ -26,6 +26,17 @@ def problem_id_of(row: Row) -> str:
     return str(expect(row, "problem_id", value, (str, int), "text or a whole number"))
 
 
+def sample_of(row: Row) -> int:
+    """The sample's number among those of its problem, -1 where the row does not say."""
+    value = row.values.get("sample")
+    if value is None:
+        return -1
+    expect(row, "sample", value, (int,), "a whole number")
+    if not 0 <= value < 1 << 63:
+        raise DataError(row.source, row.number, "sample", f"expected a whole number from 0, got {shown(value)}.")
+    return value
+
+
 def expect(row: Row, name: str, value, kinds: tuple[type, ...], wanted: str):
     """The value, if it has one of the types; true and false do not count as numbers."""
     if isinstance(value, bool) or not isinstance(value, kinds):
@@ -80,14 +91,14 @@ def shared_steps(row: Row, labels: list[float | None] | None, beginnings: Beginn
     return beginnings.take(Solution("", "", completion, "", steps=steps, tree=tree))
 
 
-def scores_of(row: Row) -> dict[str, list[float] | float]:
-    """The row's scores by name."""
+def scores_of(row: Row) -> dict[str, list[float | None] | float]:
+    """The row's scores by name; None for a step without one."""
     scores = row.values.get("scores")
     if scores is None:
         return {}
     named = scores if isinstance(scores, dict) else {UNNAMED: scores}
     for name, value in named.items():
-        if not all(map(_is_number, value if isinstance(value, list) else [value])):
+        if not (all(v is None or _is_number(v) for v in value) if isinstance(value, list) else _is_number(value)):
             place = f"scores.{name}" if isinstance(scores, dict) else "scores"
             problem = f"expected a number, or a list of one number per step, got {shown(value)}."
             raise DataError(row.source, row.number, place, problem)
@@ -106,13 +117,15 @@ def check_length(row: Row, name: str, values: int, steps: int, of: str) -> None:
         raise DataError(row.source, row.number, f"scores.{name}", problem)
 
 
-def probabilities(row: Row, name: str, scores: dict[str, list[float] | float], logits: bool) -> list[float]:
+def probabilities(
+    row: Row, name: str, scores: dict[str, list[float | None] | float], logits: bool
+) -> list[float | None]:
     if name not in scores:
         present = ", ".join(sorted(scores)) or "none"
         problem = f"missing (scores present: {present}); run `rlstep score --name {name}` on this file first."
         raise DataError(row.source, row.number, f"scores.{name}", problem)
     values = scores[name] if isinstance(scores[name], list) else [scores[name]]
-    return [_sigmoid(value) for value in values] if logits else values
+    return [value if value is None else _sigmoid(value) for value in values] if logits else values
 
 
 def _sigmoid(logit: float) -> float:

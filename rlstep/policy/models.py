@@ -103,23 +103,27 @@ def prompt_lengths(
     return {problem.id: len(prompt_ids) for problem, prompt_ids in zip(problems, ids, strict=True)}
 
 
-def check_prompt_lengths(
-    lengths: dict[str, int], new_tokens: int, limit: int | None, whose: str = "the model's"
-) -> None:
-    """Refuses prompts that leave too little room in the model's context.
+def long_prompts(lengths: dict[str, int], new_tokens: int, limit: int | None) -> list[str]:
+    """The ids of the problems whose prompts leave too little room in the model's context.
 
     Args:
         lengths: of `prompt_lengths`.
         new_tokens: tokens to be generated after each.
         limit: the model's positions (`rlstep.verifiers.pretrained.max_positions`); None is no limit.
-        whose: they are, for the message.
     """
-    if limit is None or not lengths:
-        return
-    longest = max(lengths, key=lengths.__getitem__)
-    if lengths[longest] + new_tokens > limit:
+    return [] if limit is None else [name for name, length in lengths.items() if length + new_tokens > limit]
+
+
+def check_prompt_lengths(lengths: dict[str, int], new_tokens: int, limit: int | None) -> None:
+    """Refuses `long_prompts`, whose arguments it takes.
+
+    Raises:
+        UserError: there are some; the longest is named.
+    """
+    if long := long_prompts(lengths, new_tokens, limit):
+        longest = max(long, key=lengths.__getitem__)
         raise UserError(
-            f"problem '{longest}': {lengths[longest]} prompt tokens and {new_tokens} new ones exceed {whose}"
+            f"problem '{longest}': {lengths[longest]} prompt tokens and {new_tokens} new ones exceed the model's"
             f" {limit} positions. Drop it, lower the number of new tokens, or take a model with a longer context."
         )
 

@@ -1,29 +1,67 @@
 """Sampling a policy: N solutions of every problem, a batch at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlstep.policy.end_tokens import stop_tokens
+from rlstep.runtime.record import digest
+from rlstep.runtime.units import Unit
 from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Problem, Solution
 
 Batch = list[tuple[Problem, int]]  # (problem, the number of the sample among those of its problem)
 
 
-def batches(problems: list[Problem], n: int, batch_size: int, done: int) -> Iterator[tuple[int, Batch]]:
-    """(number, batch) of each batch that is not written whole yet.
+class SampledBatches:
+    """The batches of a run: each problem is sampled `n` times, one problem after the other.
+
+    A batch is made when it is asked for: of a million samples there is no list.
 
     Args:
-        problems: each is sampled `n` times, one problem after the other.
-        done: solutions that are written already; they may end within a batch.
+        problems: in order.
+        n: samples of each.
+        batch_size: samples of a batch.
     """
-    pairs = [(problem, index) for problem in problems for index in range(n)]
-    for number, start in enumerate(range(0, len(pairs), batch_size)):
-        batch = pairs[start : start + batch_size]
-        if start + len(batch) > done:
-            yield number, batch
+
+    def __init__(self, problems: Sequence[Problem], n: int, batch_size: int):
+        self.problems, self.n, self.batch_size = problems, n, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.problems) * self.n // self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        return [(self.problems[place // self.n], place % self.n) for place in self._places(number)]
+
+    def units(self, made_by: str, seed: int) -> list[Unit]:
+        """The units of work that the batches are.
+
+        A batch's key depends on its number, which its seed is made of, and on what is sampled in it, but not on other
+        batches: after a problem was mended, the batches without it are still what they were.
+
+        Args:
+            made_by: a digest of the policy and the settings.
+            seed: the run's.
+        """
+        contents = [digest(asdict(problem)) for problem in self.problems]
+        units = []
+        for number in range(len(self)):
+            places = self._places(number)
+            asked = [contents[index] for index in range(places[0] // self.n, places[-1] // self.n + 1)]
+            key = digest(made_by, batch_seed(seed, number), asked, places[0] % self.n, self.n, len(places))
+            units.append(Unit(number, key, len(places)))
+        return units
+
+    def _places(self, number: int) -> range:
+        start = number * self.batch_size
+        return range(start, min(start + self.batch_size, len(self.problems) * self.n))
+
+
+def batch_seed(seed: int, number: int) -> int:
+    """A batch's own seed: its samples do not depend on which process draws them, nor on what was drawn before."""
+    return seed * 1_000_003 + number
 
 
 @torch.inference_mode()

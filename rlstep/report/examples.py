@@ -51,6 +51,8 @@ def read_step_scores(path: str | Path) -> StepScores:
         for name in (PRM, ORM):
             if name not in solution.scores:
                 raise DataError(path, row, f"scores.{name}", "missing; run `rlstep score` on this file first.")
+            if None in solution.scores[name]:
+                raise DataError(path, row, f"scores.{name}", "has null for a step; score with on_long_row: skip.")
         wrong, flagged = first_wrong(solution), first_flagged(solution)
         counts["solutions"] += 1
         counts["right_answer"] += solution.correct

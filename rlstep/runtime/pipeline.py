@@ -116,8 +116,8 @@ def _options(stage: Stage, folder: Path, seed: int) -> list[str]:
 
 def remove_output(output: Path) -> None:
     """Removes what another configuration left, including checkpoints and partial rows."""
-    if output.is_dir():
-        shutil.rmtree(output)
-    else:
-        for path in (output, output.with_name(output.name + ".partial")):
+    for path in (output, output.with_name(output.name + ".partial")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
             path.unlink(missing_ok=True)

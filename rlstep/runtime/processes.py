@@ -1,13 +1,24 @@
-"""The processes of a training run: started before any weights are loaded, because ZeRO-3 shards weights in loading."""
+"""The processes of a run: one, or those that a launcher (torchrun, accelerate launch, deepspeed) has started.
+
+Those of a training run are started before any weights are loaded, because ZeRO-3 shards weights in loading. Those of
+`sample`, `score` and `label` share no weights: each works through its own part of the data.
+"""
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rlstep.runtime.errors import UserError
 
 if TYPE_CHECKING:  # imports torch
     from transformers import TrainingArguments
+
+T = TypeVar("T")
+# Processes wait for the slowest one at the end, for as long as its last batches take.
+PATIENCE = timedelta(days=30)
 
 
 def start_processes(args: "TrainingArguments") -> None:
@@ -38,6 +49,65 @@ def start_processes(args: "TrainingArguments") -> None:
     deepspeed.init_distributed(auto_mpi_discovery=False)
     if args.hf_deepspeed_config.get_value("zero_optimization.offload_optimizer.device", "none") != "none":
         _compile_cpu_adam(args)
+
+
+class Processes(Protocol):
+    """The processes that work on one output.
+
+    Attributes:
+        index: this one's number, from 0.
+        number: how many there are.
+    """
+
+    index: int
+    number: int
+
+    def wait(self) -> None:
+        """Returns once all of them have come here."""
+
+    def gather(self, value: T) -> list[T]:
+        """The values that all of them give, in their order; small ones, as they are pickled between processes."""
+
+
+def launched_processes() -> Processes:
+    """The processes that a launcher has started; this one alone without a launcher."""
+    return _Launched() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Alone()
+
+
+def my_share(processes: Processes, items: Iterable[T]) -> Iterator[T]:
+    """Every so many-th item: this process's part of them."""
+    return islice(items, processes.index, None, processes.number)
+
+
+class Alone:
+    """The one process of a run that no launcher has started; it needs no torch."""
+
+    index, number = 0, 1
+
+    def wait(self) -> None:
+        pass
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+
+class _Launched:
+    """One of a launcher's processes, in their group."""
+
+    def __init__(self):
+        import torch
+        from accelerate import PartialState
+
+        self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        self.index, self.number = self._state.process_index, self._state.num_processes
+
+    def wait(self) -> None:
+        self._state.wait_for_everyone()
+
+    def gather(self, value: T) -> list[T]:
+        from accelerate.utils import gather_object
+
+        return gather_object([value])
 
 
 def end_processes() -> None:

@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -227,31 +228,45 @@ def write_json(path: str | Path, value) -> None:
 class ResumableRows:
     """Appends rows to `path`.partial and renames it to `path` when all are written.
 
-    A row is durable once `append` returns. After a kill, `rows` holds what was written before, in order; a truncated
-    last line is removed. The caller skips as many units of work as `rows` shows.
+    A row is durable once `append` returns. After a kill, `count` says how many rows were written before, and `earlier`
+    reads them, in order; a truncated last line is removed. No rows are kept in memory.
 
     `fingerprint` identifies the inputs and settings the rows come from; a partial file with another fingerprint is
     discarded, so that rows of two configurations are never mixed.
+
+    Attributes:
+        count: rows that are there.
     """
 
     def __init__(self, path: str | Path, fingerprint: str):
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        header = json.dumps({"fingerprint": fingerprint})
-        self.rows: list[dict] = []
-        kept = [header]
+        header = (json.dumps({"fingerprint": fingerprint}) + "\n").encode()
+        if self.partial.is_dir():
+            raise UserError(
+                f"{self.partial} is a folder, of an unfinished run of another kind. Remove it and start again."
+            )
+        self._start, self.count, end = len(header), 0, 0
         if self.partial.is_file():
-            # What follows the last newline was being written when the process died; it may end inside a character.
-            complete, _, _ = self.partial.read_bytes().rpartition(b"\n")
-            complete = complete.decode("utf-8").split("\n")
-            if complete[0] == header:
-                kept = complete
-                self.rows = [json.loads(line) for line in complete[1:]]
-        temporary = self.partial.with_name(self.partial.name + ".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, self.partial)
+            with self.partial.open("rb") as file:
+                if file.readline() == header:
+                    end = self._start
+                    # What follows the last newline was being written when the process died.
+                    for line in file:
+                        if line.endswith(b"\n"):
+                            self.count, end = self.count + 1, end + len(line)
+        if end:
+            os.truncate(self.partial, end)
+        else:
+            with atomic(self.partial) as temporary:
+                temporary.write_bytes(header)
+        self._earlier = self.count
         self._file = self.partial.open("a", encoding="utf-8")
+
+    def earlier(self) -> Iterator[dict]:
+        """The rows that were there when the file was opened, read one at a time."""
+        return (json.loads(line) for line in islice(self._lines(), self._earlier))
 
     def append(self, rows: Iterable[dict]) -> None:
         rows = list(rows)
@@ -259,7 +274,7 @@ class ResumableRows:
         self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.rows.extend(rows)
+        self.count += len(rows)
 
     def finish(self, rows: Iterable[dict] | None = None) -> None:
         """Writes the complete file without the header and removes the partial one.
@@ -268,8 +283,17 @@ class ResumableRows:
             rows: those of the complete file, where what was appended is what they are made of, and not they.
         """
         self._file.close()
-        write_rows(self.path, self.rows if rows is None else rows)
+        if rows is not None:
+            write_rows(self.path, rows)
+        else:
+            with atomic(self.path) as temporary, temporary.open("wb") as complete:
+                complete.writelines(self._lines())
         self.partial.unlink()
+
+    def _lines(self) -> Iterator[bytes]:
+        with self.partial.open("rb") as file:
+            file.seek(self._start)
+            yield from file
 
     def __enter__(self) -> "ResumableRows":
         return self

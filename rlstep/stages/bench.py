@@ -191,7 +191,7 @@ def _judged(scored: Path, part_of: Callable[[Solution], str]) -> list[JudgedSolu
 
 def _curves(path: str | Path, choice: ScoreChoice) -> dict:
     scored = read_samples(path, choice)
-    problem, fewest = fewest_samples(scored.problems)
+    problem, fewest = fewest_samples(scored)
     if fewest < 2:
         raise UserError(f"{path}: problem '{problem}' has one sample; best-of-N needs several of each problem.")
     ns = powers_of_two(fewest)

@@ -7,7 +7,7 @@ too (`rlstep.evaluation.best_of_n.pick_errors`).
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,8 @@ from rlstep.runtime.rows import write_json
 from rlstep.runtime.tracking import PROJECT_HELP, UNTRACKED, TrackingOptions, check_tracking, default_project, track
 from rlstep.steps.answers import failed_gradings
 from rlstep.steps.fields import parse_fields
-from rlstep.verifiers.metrics import RowScores, labelled_steps, step_metrics
+from rlstep.verifiers.metrics import step_metrics
+from rlstep.verifiers.step_table import StepTable
 
 OUTPUT = "best_of_n.json"
 PICTURE = "best_of_n.png"
@@ -113,7 +114,7 @@ def evaluate(config: EvaluateConfig, tracking: TrackingOptions = UNTRACKED) -> d
     with RunRecord("evaluate", asdict(config) | asdict(tracking), out, config.seed) as record:
         with failed_gradings() as failed:
             scored = read_samples(config.data, _choice(config), parse_fields(config.fields, FIELDS))
-            ns = config.ns or powers_of_two(fewest_samples(scored.problems)[1])
+            ns = config.ns or powers_of_two(fewest_samples(scored)[1])
             _check_numbers(scored, ns, config.data)
             curves = best_of_n_curves(scored, ns, config.trials, config.seed)
         errors = pick_errors(scored, curves)
@@ -142,7 +143,7 @@ def _choice(config: EvaluateConfig) -> ScoreChoice:
 
 
 def _check_numbers(scored: ScoredSamples, ns: list[int], data: str) -> None:
-    problem, fewest = fewest_samples(scored.problems)
+    problem, fewest = fewest_samples(scored)
     if fewest < ns[-1]:
         raise UserError(
             f"{data}: ns asks for best-of-{ns[-1]}, but problem '{problem}' has {fewest} samples."
@@ -151,46 +152,47 @@ def _check_numbers(scored: ScoredSamples, ns: list[int], data: str) -> None:
 
 
 def _about(scored: ScoredSamples) -> dict:
-    about = {"problems": len(scored.problems), "samples_per_problem": fewest_samples(scored.problems)[1]}
+    about = {"problems": len(scored.ids), "samples_per_problem": fewest_samples(scored)[1]}
     return about | ({"unanswered": 1 - scored.answered / scored.rows} if scored.gives_answers else {})
 
 
 def _counts(scored: ScoredSamples) -> dict:
-    counts = {"problems": len(scored.problems), "solutions": scored.rows}
+    counts = {"problems": len(scored.ids), "solutions": scored.rows}
     counts |= {name: value for name, value in _about(scored).items() if name == "unanswered"}
+    counts |= {f"cut_by_{curve}": number for curve, number in scored.cut.items()}
     found_here = {"answers_extracted": scored.extracted, "graded_here": scored.graded}
     return counts | {name: count for name, count in found_here.items() if count}
 
 
 def _describe(scored: ScoredSamples, config: EvaluateConfig, ns: list[int]) -> Iterator[str]:
     """What was read, extracted and graded, one line each."""
-    sizes = {len(samples.answers) for samples in scored.problems.values()}
-    fewest, most = min(sizes), max(sizes)
+    fewest, most = int(scored.sizes.min()), int(scored.sizes.max())
     each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    yield f"{scored.rows:,} samples of {len(scored.problems):,} problems, {each} each"
+    yield f"{scored.rows:,} samples of {len(scored.ids):,} problems, {each} each"
     if scored.gives_answers:
         yield f"without an answer: {1 - scored.answered / scored.rows:.1%}"
     if scored.extracted:
         yield f"answers read from completions: {scored.extracted:,}"
     if scored.graded:
         yield f"graded here, by value: {scored.graded:,}"
+    for curve, number in scored.cut.items():
+        yield f"with a step that has no score of {curve}, so the lowest for it: {number:,}"
     if parts := missing_parts(scored):
         yield f"left out: {', '.join(parts)}"
     if config.ns is None and fewest < most:
-        yield f"N goes up to {ns[-1]}: problem '{fewest_samples(scored.problems)[0]}' has {fewest} samples"
+        yield f"N goes up to {ns[-1]}: problem '{fewest_samples(scored)[0]}' has {fewest} samples"
 
 
 def _caption(scored: ScoredSamples) -> str:
-    return f"{len(scored.problems):,} problems, {scored.rows:,} samples. Shaded: 95% interval over problems."
+    return f"{len(scored.ids):,} problems, {scored.rows:,} samples. Shaded: 95% interval over problems."
 
 
-def _measure_steps(rows: Sequence[RowScores], out: Path, curve: str) -> dict[str, float]:
+def _measure_steps(table: StepTable, out: Path, curve: str) -> dict[str, float]:
     """The measures of a verifier's step scores, whose calibration is drawn; empty if no step has a label."""
-    rows = [row for row in rows if len(row.probs)]
-    probs, targets = labelled_steps(rows)
+    probs, targets = table.labelled()
     if not len(probs):
         return {}
     out.mkdir(parents=True, exist_ok=True)
     name = RELIABILITY if curve == PRM else f"reliability_{re.sub(r'[^A-Za-z0-9.-]+', '_', curve)}.png"
     reliability_figure(reliability(probs, targets)).savefig(out / name, dpi=150)
-    return step_metrics(rows)
+    return step_metrics(table)

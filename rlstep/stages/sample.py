@@ -1,37 +1,53 @@
-"""The `sample` stage: N solutions of every problem, written as they come; a killed run continues where it stopped."""
+"""The `sample` stage: N solutions of every problem, written as they come; a killed run continues where it stopped.
 
+Several processes (`torchrun`, `accelerate launch`, `deepspeed`) sample together, each every so many-th batch. A batch's
+seed depends on its number alone, so the rows are the same whatever the number of processes. The output is a file or a
+folder of shards (`rlstep.runtime.output`).
+"""
+
+import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 
 from rlstep.policy.engines.base import Sampling
-from rlstep.policy.engines.opening import open_engine
+from rlstep.policy.engines.opening import EngineOpening
 from rlstep.policy.engines.options import EngineOptions
 from rlstep.policy.first_batch import Look, warn_of_first_batch
-from rlstep.policy.sampling import batches
+from rlstep.policy.sampling import SampledBatches, batch_seed
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
+from rlstep.runtime.errors import DataError
 from rlstep.runtime.identity import run_identity
+from rlstep.runtime.output import Counts, Done, Output
 from rlstep.runtime.packages import check_packages
+from rlstep.runtime.processes import launched_processes
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
-from rlstep.runtime.rows import ResumableRows
+from rlstep.runtime.units import Unit
 from rlstep.steps.answers import extract
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.problems import CONFIG_NAME_HELP, FIELDS_HELP, PROBLEMS_HELP, SPLIT_HELP, fields_faults, read_problems
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
-from rlstep.steps.records import Solution
+from rlstep.steps.records import Solution, write_solution_rows
+from rlstep.steps.sources import Row
+
+logger = logging.getLogger(__name__)
+
+# Of these a batch's solutions do not depend, but for the problems in it.
+NOT_OF_A_BATCH = ("problems", "out", "n", "batch_size", "fields", "split", "config_name", "on_long_row")
+FINISHED, SKIPPED = "finished", "skipped_rows"
 
 
 @dataclass
 class SampleConfig(EngineOptions):
     model: str = field(metadata={"help": "Hub id or folder of the policy: a causal LM or a LoRA adapter."})
     problems: str = field(metadata={"help": PROBLEMS_HELP})
-    out: str = field(metadata={"help": "Where the solutions go (JSONL)."})
+    out: str = field(metadata={"help": "Where the solutions go: NAME.jsonl, or a folder of Parquet shards."})
     n: Annotated[int, Range(at_least=1)] = field(default=1, metadata={"help": "Solutions per problem."})
     temperature: Annotated[float, Range(at_least=0)] = field(
         default=1.0, metadata={"help": "Sampling temperature; 0 is greedy."}
@@ -46,7 +62,14 @@ class SampleConfig(EngineOptions):
         default=512, metadata={"help": "Longest completion, in tokens."}
     )
     batch_size: Annotated[int, Range(at_least=1)] = field(
-        default=512, metadata={"help": "Solutions generated at a time."}
+        default=512, metadata={"help": "Solutions generated and written at a time, a shard of a folder."}
+    )
+    on_long_row: Literal["error", "skip"] = field(
+        default="error",
+        metadata={
+            "help": "A problem that leaves no room for max_new_tokens in the model's context: error: ends the run "
+            "before anything is sampled, named by file and row; skip: has no solutions."
+        },
     )
     fields: list[str] | None = field(default=None, metadata={"help": FIELDS_HELP})
     split: str | None = field(default=None, metadata={"help": SPLIT_HELP})
@@ -68,37 +91,78 @@ class SampleConfig(EngineOptions):
 
 
 def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
-    """Samples `config.n` solutions of every problem into `config.out`."""
+    """Samples `config.n` solutions of every problem into `config.out`.
+
+    Metrics: `problems`, `solutions`, the share `finished` of them that the model ended itself, `processes`, and where
+    problems were left out `skipped_rows`, the number of solutions that they would have had.
+    """
     check_packages(config)
-    problems = read_problems(config.problems, config.fields, config.split, config.config_name)
-    out, chosen = Path(config.out), settings(config) | settings(prompts)
-    written_by = checkpoint_files(config.model), prompts.template_text
+    places: dict[str, Row] = {}
+    problems = read_problems(config.problems, config.fields, config.split, config.config_name, places)
+    out, chosen, processes = Path(config.out), settings(config) | settings(prompts), launched_processes()
     identity = run_identity(config, prompts)
-    fingerprint = digest(identity, [asdict(problem) for problem in problems], *written_by)
-    with (
-        RunRecord("sample", chosen, out.parent, config.seed, name=out.name + ".run.json") as record,
-        ResumableRows(out, fingerprint) as rows,
-    ):
-        done, total = len(rows.rows), len(problems) * config.n
-        if done < total:
-            sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, config.top_k, config.seed)
-            engine = open_engine(
-                config, config.model, sampling, problems, prompts, config.dtype, config.trust_remote_code
-            )
-            jobs, whole = batches(problems, config.n, config.batch_size, done), done - done % config.batch_size
-            for number, batch in track(jobs, "sampling", total, whole, weight=lambda job: len(job[1])):
-                # A batch's own seed: the rows after a kill are those the uninterrupted run would have written.
-                torch.manual_seed(config.seed * 1_000_003 + number)
-                solutions = engine.generate(batch)
-                if number == 0:
-                    warn_of_first_batch([_look(solution) for solution in solutions], "max_new_tokens")
-                # A kill may have cut a batch in two: then its first rows are there already.
-                written = len(rows.rows) - number * config.batch_size
-                rows.append(solution.to_row() for solution in solutions[written:])
-        rows.finish()
-        finished = sum(row["finished"] for row in rows.rows)
-        record.metrics |= {"problems": len(problems), "solutions": total, "finished": finished / total}
+    of_a_batch = {name: value for name, value in identity.items() if name not in NOT_OF_A_BATCH}
+    made_by = digest(of_a_batch, checkpoint_files(config.model), prompts.template_text)
+    batches = SampledBatches(problems, config.n, config.batch_size)
+
+    def accepts(counts: Counts) -> bool:
+        return config.on_long_row == "skip" or not counts.get(SKIPPED)
+
+    output = Output(out, "sample", chosen, write_solution_rows, processes, accepts)
+    output.check_place(sources=(config.problems, config.model))
+    with RunRecord("sample", chosen, out.parent, config.seed, name=out.name + ".run.json") as record:
+        units = batches.units(made_by, config.seed)
+        totals = output.fill(units, lambda mine: _sampled(config, prompts, batches, places, mine))
+        counts = {"problems": len(problems), "solutions": totals.rows}
+        record.metrics |= counts | {FINISHED: totals.counts[FINISHED] / totals.rows, "processes": processes.number}
+        if skipped := totals.counts[SKIPPED]:
+            record.metrics[SKIPPED] = skipped
+            logger.warning(
+                "%s: the prompts of %d problems are too long for the model; they have no solutions in %s",
+                config.problems, skipped // config.n, config.out,
+            )  # fmt: skip
     return record.metrics
+
+
+def _sampled(
+    config: SampleConfig, prompts: PromptOptions, batches: SampledBatches, places: dict[str, Row], mine: list[Unit]
+) -> Iterator[Done]:
+    """This process's batches, sampled."""
+    sampling = Sampling(config.max_new_tokens, config.temperature, config.top_p, config.top_k, config.seed)
+    opening = EngineOpening(
+        config, config.model, sampling, batches.problems, prompts, config.dtype, config.trust_remote_code
+    )
+    long = set(opening.long)
+    if long and config.on_long_row == "error":
+        raise _too_long(opening, places)
+    if not mine:
+        return
+    engine = opening.open()
+    for unit in track(mine, "sampling", sum(unit.rows for unit in mine), weight=lambda unit: unit.rows):
+        whole = batches[unit.number]
+        batch = [(problem, index) for problem, index in whole if problem.id not in long]
+        # A batch's own seed, for an engine that draws from torch's generator.
+        torch.manual_seed(batch_seed(config.seed, unit.number))
+        solutions = engine.generate(batch) if batch else []
+        if unit.number == 0 and solutions:
+            warn_of_first_batch([_look(solution) for solution in solutions], "max_new_tokens")
+        counts = {FINISHED: sum(solution.finished for solution in solutions)}
+        if len(batch) < len(whole):
+            counts[SKIPPED] = len(whole) - len(batch)
+        yield Done(unit, (solution.to_row() for solution in solutions), counts)
+
+
+def _too_long(opening: EngineOpening, places: dict[str, Row]) -> DataError:
+    """The error of the first problem whose prompt is too long."""
+    first = opening.long[0]
+    return DataError(
+        places[first].source,
+        places[first].number,
+        "prompt",
+        f"{opening.lengths[first]} tokens (problem '{first}') and {opening.sampling.max_new_tokens} new ones exceed "
+        f"{opening.whose} {opening.limit} positions. Problems that are too long: {len(opening.long):,}. With "
+        "on_long_row: skip they have no solutions; or lower max_new_tokens, or take a model with a longer context.",
+    )
 
 
 def _look(solution: Solution) -> Look:

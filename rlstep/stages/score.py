@@ -1,9 +1,10 @@
 """The `score` stage: adds a verifier's value of every step to solutions; a killed run continues.
 
-A path ending in `.jsonl` gets one file, from one process. Any other path is a folder of Parquet shards, which several
-processes (`accelerate launch -m rlstep score ...`) fill together.
+Several processes (`torchrun`, `accelerate launch`, `deepspeed`) score one data set together, each every so many-th
+chunk of it. The output is a file or a folder of shards (`rlstep.runtime.output`).
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,22 +13,23 @@ from typing import Annotated, Literal
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Choices, Range, ReadBy, check
+from rlstep.runtime.output import Output
 from rlstep.runtime.packages import check_packages
+from rlstep.runtime.processes import launched_processes
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
+from rlstep.steps.records import write_solution_rows
 from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.published import FAMILIES
-from rlstep.verifiers.scoring.data_set import (
-    ScoringJob,
-    check_folder,
-    count_rows,
-    data_digest,
-    is_one_file,
-    score_data_set,
-)
+from rlstep.verifiers.scoring.data_set import CUT, SKIPPED, ScoringJob
 from rlstep.verifiers.scoring.scorer import RowScorer
 from rlstep.verifiers.serving.addresses import checkpoint_of, is_pooling_address, is_url
+
+logger = logging.getLogger(__name__)
+
+# Of these the scores do not depend, but for the rows that are read.
+NOT_OF_A_ROW = ("data", "out", "chunk_rows", "on_long_row")
 
 
 @dataclass
@@ -45,7 +47,19 @@ class ScoreConfig:
         default=16384, metadata={"help": "Tokens per forward pass."}
     )
     chunk_rows: Annotated[int, Range(at_least=1)] = field(
-        default=4096, metadata={"help": "Rows written at a time; equal rows of a chunk count once."}
+        default=4096,
+        metadata={
+            "help": "Rows written at a time at most, a shard of a folder; equal rows of a chunk count once. What they "
+            "hold decides where a chunk ends, so that a row that is dropped or mended leaves other chunks as they are."
+        },
+    )
+    on_long_row: Literal["error", "skip", "cut"] = field(
+        default="error",
+        metadata={
+            "help": "A row with more tokens than the verifier has positions: error: ends the run before anything is "
+            "scored, named by file and row; skip: is left out; cut: is scored up to the last step that fits, as if it "
+            "ended there, and its other steps have null for a score."
+        },
     )
     kind: Literal["prm", "orm"] | None = field(
         default=None, metadata={"help": "What label 1 means, for a token classifier that rlstep did not train."}
@@ -104,27 +118,39 @@ def score(config: ScoreConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Scores every solution of `config.data` into `config.out`; steps that are null are found by the boundary rule."""
     check_packages(config)
     out, chosen = Path(config.out), settings(config) | settings(prompts)
+    processes = launched_processes()
     # Of a verifier on a server its name, which stays where the server moves.
     checkpoint = checkpoint_of(config.model)
-    if not is_one_file(out):
-        check_folder(out, (config.data, checkpoint))
+    of_a_row = {name: value for name, value in chosen.items() if name not in NOT_OF_A_ROW} | {"model": checkpoint}
     job = ScoringJob(
         data=config.data,
-        out=out,
         name=config.name,
         chunk_rows=config.chunk_rows,
-        fingerprint=digest(
-            chosen | {"model": checkpoint},
-            prompts.template_text,
-            data_digest(Path(config.data)),
-            checkpoint_files(checkpoint),
-        ),
-        open_verifier=lambda device: open_verifier(config, device, prompts),
+        made_by=digest(of_a_row, prompts.template_text, checkpoint_files(checkpoint)),
+        open_verifier=lambda: open_verifier(config, prompts=prompts),
+        on_long_row=config.on_long_row,
+        processes=processes,
     )
+    output = Output(out, "score", chosen, write_solution_rows, processes, job.accepts)
+    output.check_place(sources=(config.data, checkpoint))
     with RunRecord("score", chosen, out.parent, name=out.name + ".run.json") as record:
-        record.metrics["rows"] = total = count_rows(job)
-        record.metrics |= score_data_set(job, total)
+        totals = output.fill(job.units(), job.work)
+        long = {name: int(totals.counts[name]) for name in (SKIPPED, CUT) if totals.counts[name]}
+        record.metrics |= {"rows": totals.rows, "processes": processes.number, **job.speed, **long}
+    _tell_long_rows(config, long)
     return record.metrics
+
+
+def _tell_long_rows(config: ScoreConfig, long: dict[str, int]) -> None:
+    if skipped := long.get(SKIPPED):
+        logger.warning(
+            "%s: %d rows are longer than the verifier and are left out of %s", config.data, skipped, config.out
+        )
+    if cut := long.get(CUT):
+        logger.warning(
+            "%s: %d rows are longer than the verifier; their steps that do not fit have null for a score in %s",
+            config.data, cut, config.out,
+        )  # fmt: skip
 
 
 def open_verifier(config: ScoreConfig, device=None, prompts: PromptOptions = BY_CHECKPOINT) -> RowScorer:

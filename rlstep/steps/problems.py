@@ -51,6 +51,7 @@ def read_problems(
     fields: Sequence[str] | None = None,
     split: str | None = None,
     config_name: str | None = None,
+    places: dict[str, Row] | None = None,
 ) -> list[Problem]:
     """All problems of a file, of a folder of shards, or of a data set of the hub.
 
@@ -62,6 +63,7 @@ def read_problems(
         fields: our names of fields and theirs, `prompt=question` (`rlstep.steps.fields`).
         split: the hub data set's split; of a folder, the shards with this word in their name.
         config_name: the hub data set's configuration, where it has several.
+        places: is filled with the row of each problem, by the problem's id, for errors that are found later.
 
     Raises:
         UserError: nothing is there, a field that nothing reads, or a folder of several data sets or splits.
@@ -69,7 +71,7 @@ def read_problems(
     """
     mapping = parse_fields(fields, NAMES)
     problems: dict[str, Problem] = {}
-    places: dict[str, Row] = {}
+    places = {} if places is None else places
     repeated = 0
     for row in _rows(str(path), split, config_name):
         problem, has_id = _problem(rename_fields(row, mapping), mapping)

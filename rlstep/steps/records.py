@@ -54,7 +54,8 @@ class Solution:
         answer: the final answer that the completion states, None if it states none.
         correct: whether the answer is right.
         scores: by verifier name, one value per step: its probability that the step is right (PRM) or, read at the
-            step's end, that the final answer will be right (ORM).
+            step's end, that the final answer will be right (ORM); None for a step that did not fit into the verifier
+            (`rlstep score --on_long_row cut`).
         neutral: indices of the steps that were rated neutral, neither right nor wrong; their label is None.
         tree: solutions with the same value branch off one labelled trajectory and share their first steps.
         prompt_format: how the prompt was written for the policy (`rlstep.steps.prompts.PromptFormat.to_dict`); None if
@@ -72,7 +73,7 @@ class Solution:
     labels: list[float | None] | None = None
     answer: str | None = None
     correct: bool | None = None
-    scores: dict[str, list[float]] = field(default_factory=dict)
+    scores: dict[str, list[float | None]] = field(default_factory=dict)
     neutral: list[int] | None = None
     tree: str | None = None
     prompt_format: dict | None = None
@@ -103,6 +104,10 @@ def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_number_or_none(value) -> bool:
+    return value is None or _is_number(value)
+
+
 def _is_label(value) -> bool:
     return value is None or (_is_number(value) and 0 <= value <= 1)
 
@@ -116,7 +121,7 @@ def _is_list_of(holds: Callable, value) -> bool:
 
 
 def _are_scores(value) -> bool:
-    return isinstance(value, dict) and all(_is_list_of(_is_number, scores) for scores in value.values())
+    return isinstance(value, dict) and all(_is_list_of(_is_number_or_none, scores) for scores in value.values())
 
 
 # Python would accept a string as a list and true as 1, and fail stages later, so each field's type is checked.
@@ -134,7 +139,7 @@ _OPTIONAL = {
     "extra": (lambda v: isinstance(v, dict), "a mapping of names to values"),
     "answer": (lambda v: v is None or isinstance(v, str), "text or null"),
     "correct": (lambda v: v is None or isinstance(v, bool), "true, false or null"),
-    "scores": (_are_scores, "a mapping of names to lists of finite numbers"),
+    "scores": (_are_scores, "a mapping of names to lists of finite numbers or null"),
 }
 
 
@@ -227,7 +232,12 @@ def read_solutions(path: str | Path, need: tuple[str, ...] = ()) -> list[Solutio
 
 def write_solutions(path: str | Path, solutions: Iterable[Solution]) -> int:
     """Writes a `.jsonl` or `.parquet` file, atomically and in batches; returns the number of solutions."""
-    path, rows = Path(path), (solution.to_row() for solution in solutions)
+    return write_solution_rows(path, (solution.to_row() for solution in solutions))
+
+
+def write_solution_rows(path: str | Path, rows: Iterable[dict]) -> int:
+    """As `write_solutions`, from rows (`Solution.to_row`)."""
+    path = Path(path)
     if path.suffix == ".jsonl":
         return write_rows(path, rows)
     if path.suffix == ".parquet":

@@ -3,7 +3,7 @@
 By its name, a file is JSON lines (`.jsonl`, or any unknown ending), one JSON list (`.json`), either of them compressed
 (`.gz`), or Parquet (`.parquet`). A folder's shards are its files of these kinds, in the order of their names; other
 files (a README, run records, unfinished files, the hub's descriptions) are skipped. All shards must belong to one data
-set.
+set. Of a folder that a stage has filled, the manifest says which its shards are (`rlstep.runtime.manifest`).
 """
 
 import re
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.manifest import MANIFEST, UNFINISHED, shards_listed
 from rlstep.runtime.record import is_record
 from rlstep.runtime.rows import OnFault, read_rows, refuse
 
@@ -20,6 +21,7 @@ SHARDS = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
 BAD_ROWS = ".bad_rows.jsonl"
 # What the `datasets` library and the hub put next to shards.
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+NO_ROWS = (*DESCRIPTIONS, MANIFEST, UNFINISHED)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -67,7 +69,9 @@ def rows_of(files: Sequence[Path], on_fault: OnFault = refuse) -> Iterator[Row]:
 def _refuse_two_data_sets(files: Sequence[Path]) -> None:
     """Refuses files whose first rows each have a field that the other lacks; one may have more than the other."""
     seen: list[tuple[Path, set[str]]] = []
-    for file in files if len(files) > 1 else ():
+    # A manifest's files were written by one run.
+    several = len(files) > 1 and not (files[0].parent / MANIFEST).is_file()
+    for file in files if several else ():
         # Anything that is not a row is reported when it is read.
         first = next((values for _, values in _read(file, lambda _: None)), None)
         if first is None:
@@ -107,7 +111,7 @@ def shards(path: str | Path, split: str | None = None, editions: Sequence[str] =
         if split is not None and path.is_file():
             raise UserError(f"split is '{split}', but {path} is one file. Leave split out, or give its folder.")
         return [path]
-    there = _shards_in(path)
+    there = shards_listed(path, _shards_in(path))
     if not there:
         raise UserError(_no_shard(path))
     chosen = [p for p in there if split is None or has_word(split, p.name)]
@@ -130,7 +134,7 @@ def _shards_in(folder: Path) -> list[Path]:
 def _is_shard(path: Path) -> bool:
     name = path.name
     # Names that start with a dot are hidden: macOS puts `._train.jsonl` next to a file.
-    passed_over = name.startswith(".") or name.endswith(BAD_ROWS) or name in DESCRIPTIONS or is_record(path)
+    passed_over = name.startswith(".") or name.endswith(BAD_ROWS) or name in NO_ROWS or is_record(path)
     return name.endswith(SHARDS) and not passed_over
 
 

@@ -39,7 +39,7 @@ class JudgedLabels:
         self.ballots: dict[int, Ballot] = {}
         self.prompt_tokens = self.completion_tokens = 0
         self.uncounted = False
-        for row in journal.rows:
+        for row in journal.earlier():
             self._count(_from_row(row, solutions, options.votes))
 
     @property

@@ -88,6 +88,7 @@ class MonteCarlo:
         journal: ResumableRows,
     ):
         self.task, self.options, self.draw, self.journal = task, options, draw, journal
+        self._earlier = journal.earlier()
         self.rows = [Unlabelled(solution, options.new_search(len(solution.steps))) for solution in solutions]
         self.counts: dict[str, Count] = {}
         self.tokens = self.prefix_tokens = 0
@@ -199,9 +200,10 @@ class MonteCarlo:
 
     def _take(self, number: int, batch: Sequence[Request]) -> None:
         """Counts what came of a batch: from the journal where it was drawn before."""
-        if number == len(self.journal.rows):
-            self.journal.append([self._drawn(number, batch)])
-        drawn = self.journal.rows[number]
+        drawn = next(self._earlier, None)
+        if drawn is None:
+            drawn = self._drawn(number, batch)
+            self.journal.append([drawn])
         if [(key, n) for key, n, _ in drawn["states"]] != [(request.key, request.number) for request in batch]:
             raise UserError(
                 f"{self.journal.partial}: its batch {number} asked other states than this version of rlstep does. "

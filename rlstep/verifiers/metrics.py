@@ -1,14 +1,15 @@
 """How well a verifier separates right from wrong: single steps, and the first wrong step of a solution."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlstep.core.calibration import brier_score, expected_calibration_error
-from rlstep.core.first_error import NONE, cross_fitted_f1, first_error, min_is_last_share
+from rlstep.core.first_error import cross_fitted_f1, first_error, min_is_last_share
 from rlstep.core.stats import auroc
+from rlstep.verifiers.step_table import OPEN, JudgedRows, StepTable, first_labelled_error
 
 THRESHOLD = 0.5  # a step whose probability or soft label is at least this counts as right
 STEP_METRICS = (
@@ -62,16 +63,10 @@ class RowScores:
         return ~np.isnan(self.targets)
 
     @property
-    def counted(self) -> np.ndarray:
-        """(S,) whether a step has a label that is not counted with another row."""
-        return self.known & (np.arange(len(self.targets)) >= self.shared)
-
-    @property
     def first_error(self) -> int | None:
         """The first step labelled wrong, -1 where all are right; None where unlabelled steps leave that open."""
-        first = first_error(self.targets, THRESHOLD)  # NaN is not below it
-        before = self.known if first == NONE else self.known[:first]
-        return first if before.all() else None
+        first = first_labelled_error(self.targets, THRESHOLD)
+        return None if first == OPEN else first
 
 
 def binary_metrics(margins: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -87,15 +82,15 @@ def binary_metrics(margins: np.ndarray, targets: np.ndarray) -> dict[str, float]
     return {"loss": float(losses.mean()), **_classification(margins, said_right, right)}
 
 
-def labelled_steps(rows: Sequence[RowScores]) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) probabilities and (N,) targets of the steps that have a label, over all rows, each step once."""
-    nothing = np.empty(0)
-    probs = [row.probs[row.counted] for row in rows]
-    targets = [row.targets[row.counted] for row in rows]
-    return np.concatenate([nothing, *probs]), np.concatenate([nothing, *targets])
+def table_of(rows: Iterable[RowScores]) -> StepTable:
+    """The rows as one table."""
+    table = StepTable()
+    for row in rows:
+        table.add(row.probs, row.targets, row.key, row.shared)
+    return table
 
 
-def step_metrics(rows: Sequence[RowScores]) -> dict[str, float]:
+def step_metrics(rows: Sequence[RowScores] | StepTable) -> dict[str, float]:
     """Everything that `STEP_METRICS` names and the data define; `undefined` lists what they do not.
 
     Over labelled steps, those that several solutions of a tree share once::
@@ -116,24 +111,25 @@ def step_metrics(rows: Sequence[RowScores]) -> dict[str, float]:
         min_is_last         share whose lowest p is the last one (`rlstep.core.first_error.min_is_last_share`)
 
     Args:
-        rows: one per solution.
+        rows: one per solution, or a table of them.
     """
-    probs, targets = labelled_steps(rows)
+    table = rows if isinstance(rows, StepTable) else table_of(rows)
+    probs, targets = table.labelled()
     measures: dict[str, float] = {}
     if len(probs):
         measures |= _classification(probs, probs >= THRESHOLD, targets >= THRESHOLD)
         measures |= {"ece": expected_calibration_error(probs, targets), "brier": brier_score(probs, targets)}
-    judged = [(row, first) for row in rows if (first := row.first_error) is not None]
-    if judged:
-        hits = [first_error(row.probs, THRESHOLD) == first for row, first in judged]
-        bench = cross_fitted_f1([(row.probs, first) for row, first in judged], [row.key for row, _ in judged])
+    judged = JudgedRows(table, table.first_errors(THRESHOLD))
+    if len(judged):
+        hits = sum(first_error(probs, THRESHOLD) == first for probs, first in judged)
+        bench = cross_fitted_f1(judged, judged.keys)
         measures |= {
-            "first_error_exact": float(np.mean(hits)),
+            "first_error_exact": hits / len(judged),
             "processbench_f1": bench.f1,
             "processbench_accuracy_on_errors": bench.accuracy_on_errors,
             "processbench_accuracy_on_correct": bench.accuracy_on_correct,
         }
-    measures["min_is_last"] = min_is_last_share([row.probs for row in rows])
+    measures["min_is_last"] = min_is_last_share(probs for probs, _ in table.rows())
     return {name: value for name, value in measures.items() if not math.isnan(value)}
 
 

@@ -165,10 +165,35 @@ def test_logits(run, capsys):
     assert run(rows, scores="logits", ns=[3])[0]["weighted_rm"]["mean"] == [1]
 
 
-@pytest.mark.parametrize("values", [["0.5"], "0.5", [True], [math.nan], {"x": 1}, [None]])
+@pytest.mark.parametrize("values", [["0.5"], "0.5", [True], [math.nan], {"x": 1}, None, [0.5, "0.5"]])
 def test_scores_of_another_kind_are_refused(run, values):
     with pytest.raises(DataError, match=r"row 1, field 'scores\.rm': expected a number, or a list of one number per"):
         run([row("a", scores={"rm": values})])
+
+
+def test_a_sample_that_did_not_fit_into_a_verifier_is_its_last_choice(run, capsys):
+    """The right sample is the only one with a step that has no score: it wins no pick and no weighted vote."""
+    steps = {"labels": [1, 1], "steps": ["First.", "Then."]}
+    rows = [row("a", answer, answer == "1", {"prm": scores}, **steps) for answer, scores in (
+        ("1", [0.9, None]), ("2", [0.2, 0.1]), ("3", [0.1, 0.1]),
+    )]  # fmt: skip
+    result = run(rows, ns=[1, 3])[0]
+    assert result["prm"]["mean"] == pytest.approx([1 / 3, 0])
+    assert result["weighted"]["mean"][1] == 0
+    assert result["pass_at_n"]["mean"][1] == 1
+    # Of single steps, those of the two whole samples are measured: all are right, none is called so.
+    assert result["prm_steps"]["accuracy"] == 0
+    assert "with a step that has no score of prm, so the lowest for it: 1" in capsys.readouterr().out
+    # Whatever becomes of step scores: a mean of what is there would have put it first.
+    for aggregate in ("minimum", "last", "mean"):
+        assert run(rows, ns=[3], aggregate=aggregate)[0]["prm"]["mean"] == [0]
+    assert run(rows, ns=[3], scores="logits")[0]["prm"]["mean"] == [0]
+
+
+@pytest.mark.parametrize("sample", [-1, 2**63])
+def test_samples_are_numbered_from_0(run, sample):
+    with pytest.raises(DataError, match="row 1, field 'sample': expected a whole number from 0"):
+        run([row("a") | {"sample": sample}])
 
 
 def test_numbers_of_steps_must_agree(run):

@@ -1,10 +1,11 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from rlstep.runtime.errors import DataError, UserError
-from rlstep.runtime.rows import ResumableRows, write_rows
+from rlstep.runtime.rows import write_rows
 from rlstep.stages.label import LabelConfig, label
 from rlstep.steps.records import Solution, read_solutions
 from rlstep.supervision.checker import label_metrics
@@ -86,7 +87,7 @@ def test_a_killed_run_continues_where_it_stopped(config, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         label(config)
     assert not out.exists()
-    written = len((tmp_path / "out" / "labelled.jsonl.partial").read_text().splitlines()) - 1
+    written = sum(len(part.read_text().splitlines()) for part in (tmp_path / "out").glob("*.partial/*.jsonl"))
     assert 500 < written <= 900
     calls.clear()
     monkeypatch.setattr(Increasing, "check", lambda self, *row: calls.append(row) or check(self, *row))
@@ -95,11 +96,16 @@ def test_a_killed_run_continues_where_it_stopped(config, tmp_path, monkeypatch):
     assert out.read_text() == expected
 
 
-def test_changed_data_is_labelled_from_the_start(config, tmp_path):
-    with ResumableRows(config.out, "rows of other data") as rows:
-        rows.append([{"stale": True}])
-    assert label(config)["rows"] == 30
-    assert "stale" not in (tmp_path / "out" / "labelled.jsonl").read_text()
+def test_rows_of_other_data_are_labelled_again(config, tmp_path, monkeypatch):
+    label(config)
+    expected = (tmp_path / "out" / "labelled.jsonl").read_text()
+    rows = (Path(config.data)).read_text().splitlines(keepends=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("rlstep.stages.label.Output._join", lambda *_: None)  # killed when all rows are written
+        label(config)
+    (Path(config.data)).write_text("".join(rows[1:]))
+    assert label(config)["rows"] == 29
+    assert (tmp_path / "out" / "labelled.jsonl").read_text() == "".join(expected.splitlines(keepends=True)[1:])
 
 
 def test_completions_without_steps_or_answer_are_kept_and_counted(tmp_path):
@@ -195,8 +201,7 @@ def test_a_malformed_last_row_is_found_before_anything_is_written(config, tmp_pa
         file.write('{"problem_id": 3}\n')
     with pytest.raises(DataError, match="row 31"):
         label(config)
-    partial = tmp_path / "out" / "labelled.jsonl.partial"
-    assert len(partial.read_text().splitlines()) == 1
+    assert not (tmp_path / "out" / "labelled.jsonl.partial").exists()
 
 
 def test_a_missing_file_is_a_user_error(config):

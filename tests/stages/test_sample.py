@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GenerationMixin
 
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.sample import SampleConfig, sample
 from rlstep.steps.problems import read_problems
@@ -40,7 +40,8 @@ def test_n_solutions_of_every_problem_in_order(config, tmp_path):
     assert found == [(p.id, p.prompt, p.reference, index) for p in problems for index in range(4)]
     assert len({s.completion for s in solutions}) > 6
     assert all(s.steps is None and s.labels is None and s.correct is None for s in solutions)
-    assert metrics == {"problems": 3, "solutions": 12, "finished": sum(s.finished for s in solutions) / 12}
+    finished = sum(s.finished for s in solutions) / 12
+    assert metrics == {"problems": 3, "solutions": 12, "finished": finished, "processes": 1}
     assert [path.name for path in (tmp_path / "out").glob("*")] == ["samples.jsonl", "samples.jsonl.run.json"]
 
 
@@ -75,7 +76,7 @@ def test_a_killed_run_continues_to_the_same_rows(config, tmp_path, monkeypatch, 
         with pytest.raises(Killed):
             sample(config)
     partial = Path(config.out + ".partial")
-    assert len(partial.read_text().splitlines()) == 1 + 5 * batches
+    assert sum(len(file.read_text().splitlines()) for file in partial.glob("*.jsonl")) == 5 * batches
     assert not Path(config.out).exists()
     with monkeypatch.context() as patch:
         kill_before(3 - batches, patch)
@@ -83,17 +84,40 @@ def test_a_killed_run_continues_to_the_same_rows(config, tmp_path, monkeypatch, 
     assert not partial.exists()
 
 
-@pytest.mark.parametrize("rows", [3, 7, 11, 12])
-def test_a_batch_cut_in_two_is_completed(config, tmp_path, monkeypatch, rows):
+@pytest.mark.parametrize("number", range(3))
+def test_a_batch_cut_in_two_is_drawn_again(config, tmp_path, monkeypatch, number):
     whole = run(replace(config, out=str(tmp_path / "whole.jsonl")))
     with monkeypatch.context() as patch:
-        patch.setattr("rlstep.runtime.rows.ResumableRows.finish", lambda self: None)
+        patch.setattr("rlstep.runtime.output.Output._join", lambda *_: None)
         sample(config)
-    partial = Path(config.out + ".partial")
-    lines = partial.read_text().splitlines(keepends=True)
-    # The header, whole rows, and half of the next one.
-    partial.write_text("".join(lines[: 1 + rows]) + "".join(lines[1 + rows : 2 + rows])[:40])
-    assert run(config) == whole
+    part = sorted(Path(config.out + ".partial").glob("*.jsonl"))[number]
+    part.write_bytes(part.read_bytes()[:40])
+    with monkeypatch.context() as patch:
+        kill_before(1, patch)
+        assert run(config) == whole
+
+
+def test_a_folder_gets_the_same_solutions_as_shards(config, tmp_path):
+    folder = replace(config, out=str(tmp_path / "shards"))
+    metrics = sample(folder)
+    assert sample(config) == metrics
+    assert read_solutions(folder.out) == read_solutions(config.out)
+    parts = [f"part-0000{number}.parquet" for number in range(3)]
+    assert sorted(path.name for path in Path(folder.out).iterdir()) == ["_manifest.json", *parts]
+
+
+def test_a_mended_problem_leaves_other_batches_as_they_are(config, tmp_path, monkeypatch, task):
+    """Five of problem a's and b's, five of b's and c's, two of c's: after a change of a the first are drawn again."""
+    config = replace(config, out=str(tmp_path / "shards"))
+    sample(config)
+    before = read_solutions(config.out)
+    rows = [asdict(p) for p in task.problems("test", 3, seed=0)]
+    write_rows(config.problems, [rows[0] | {"reference": "99"}, *rows[1:]])
+    kill_before(1, monkeypatch)
+    sample(config)
+    after = read_solutions(config.out)
+    assert after[5:] == before[5:]
+    assert [solution.reference for solution in after[:4]] == ["99"] * 4
 
 
 @pytest.mark.parametrize("change", ["problems", "settings", "model"])
@@ -207,13 +231,39 @@ def test_an_adapter_samples_as_its_merged_model(config, tmp_path):
     assert rows["adapter"] != run(replace(config, n=1, temperature=0.0))
 
 
-def test_a_prompt_longer_than_the_model_is_named(config, task):
-    rows = [asdict(p) for p in task.problems("test", 2, seed=0)]
+@pytest.fixture
+def long_prompt(config, task) -> None:
+    """The second of the three prompts fills the model's 512 positions."""
+    rows = [asdict(p) for p in task.problems("test", 3, seed=0)]
     rows[1] |= {"id": "endless", "prompt": "Left to right, mod 20: 1" + " + 1" * 600 + "\n"}
     write_rows(config.problems, rows)
-    with pytest.raises(UserError, match=r"problem 'endless': 603 prompt tokens and 12 new ones exceed the model's 512"):
+
+
+@pytest.mark.usefixtures("long_prompt")
+def test_a_prompt_longer_than_the_model_is_named_before_anything_is_sampled(config, monkeypatch):
+    kill_before(0, monkeypatch)
+    named = (
+        r"problems.jsonl, row 2, field 'prompt': 603 tokens \(problem 'endless'\) and 12 new ones exceed the model's"
+    )
+    with pytest.raises(DataError, match=named + " 512.* that are too long: 1. With on_long_row: skip"):
         sample(config)
     assert not Path(config.out).exists()
+
+
+@pytest.mark.usefixtures("long_prompt")
+def test_a_prompt_longer_than_the_model_may_be_left_out(config, caplog):
+    config = replace(config, on_long_row="skip")
+    metrics = sample(config)
+    assert [(s.problem_id == "endless", s.sample) for s in read_solutions(config.out)] == [
+        (False, index) for _ in range(2) for index in range(4)
+    ]
+    assert (metrics["solutions"], metrics["skipped_rows"]) == (8, 4)
+    assert caplog.text.count("the prompts of 1 problems are too long") == 1
+    # Batches of long prompts alone are passed over; with an error they are not taken for finished.
+    config = replace(config, batch_size=1, out=config.out.removesuffix(".jsonl"))
+    assert sample(config)["solutions"] == 8
+    with pytest.raises(DataError, match="on_long_row"):
+        sample(replace(config, on_long_row="error"))
 
 
 @pytest.mark.parametrize(

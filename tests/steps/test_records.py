@@ -39,7 +39,7 @@ MALFORMED = [
     ("correct", "yes"),
     ("scores", [0.5, 0.25]),
     ("scores", {"prm": 0.5}),
-    ("scores", {"prm": [0.5, None]}),
+    ("scores", {"prm": [0.5, "0.5"]}),
     ("scores", {"prm": [0.5, float("inf")]}),
     ("neutral", 1),
     ("neutral", [True]),

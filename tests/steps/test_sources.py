@@ -5,8 +5,13 @@ import pytest
 from datasets.exceptions import DatasetNotFoundError
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.manifest import MANIFEST
+from rlstep.runtime.output import Done, Output
+from rlstep.runtime.processes import Alone
 from rlstep.runtime.rows import write_rows
+from rlstep.runtime.units import Unit
 from rlstep.steps.readers import ReadReport, read
+from rlstep.steps.records import Solution, write_solution_rows
 from rlstep.steps.sources import BAD_ROWS, is_hub_id, iter_rows, shards, stem
 
 ROW = {"prompt": "What?", "completions": ["a", "b"], "labels": [1, 0.5]}
@@ -150,3 +155,67 @@ def test_what_only_the_hub_has_is_an_error_for_a_file(tmp_path, option):
     write_rows(tmp_path / "x.jsonl", [ROW])
     with pytest.raises(UserError, match=f"{option} is 'main', but .*x.jsonl is not a data set on the hub"):
         read("stepwise", tmp_path / "x.jsonl", **{option: "main"})
+
+
+# --- folders that a stage has filled
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A folder of three shards with two solutions each, and a manifest."""
+
+    def work(mine):
+        for unit in mine:
+            rows = [Solution(f"p{unit.number}", "p?", "x", "1", sample=k).to_row() for k in range(2)]
+            yield Done(unit, rows)
+
+    folder = tmp_path / "filled"
+    units = [Unit(number, f"key{number}", 2) for number in range(3)]
+    Output(folder, "sample", {}, write_solution_rows, Alone()).fill(units, work)
+    return folder
+
+
+NAMES = [f"p{number}" for number in (0, 0, 1, 1, 2, 2)]
+
+
+def test_a_filled_folder_is_read_in_the_manifests_order(filled):
+    assert [row.values["problem_id"] for row in iter_rows(filled)] == NAMES
+    assert [solution.problem_id for solution in read("solutions", filled)] == NAMES
+    (filled / "README.md").touch()
+    (filled / "._part-00000.parquet").touch()
+    assert len(shards(filled)) == 3
+    text = (filled / MANIFEST).read_text()
+    (filled / MANIFEST).write_text(text.replace("00000", "x").replace("00002", "00000").replace("x", "00002"))
+    assert [row.values["problem_id"] for row in iter_rows(filled)] == NAMES[::-1]
+
+
+def test_a_filled_folder_is_read_by_others_too(filled):
+    import pandas
+    import pyarrow.dataset
+
+    assert pyarrow.dataset.dataset(filled).to_table()["problem_id"].to_pylist() == NAMES
+    assert pandas.read_parquet(filled)["problem_id"].tolist() == NAMES
+
+
+def test_a_filled_folder_of_which_something_is_missing_is_refused(filled):
+    shard = filled / "part-00001.parquet"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(UserError, match=r"part-00001.parquet: [\d,]+ bytes, and the manifest says"):
+        list(iter_rows(filled))
+    shard.unlink()
+    with pytest.raises(UserError, match=r"part-00001.parquet is missing, which the manifest names. Copy the folder"):
+        list(iter_rows(filled))
+
+
+def test_a_file_that_somebody_put_into_a_filled_folder_is_refused(filled):
+    write_rows(filled / "more.jsonl", [ROW])
+    with pytest.raises(UserError, match=r"more.jsonl is not in the folder's manifest"):
+        list(iter_rows(filled))
+
+
+def test_a_manifest_names_files_of_its_own_folder(filled):
+    text = (filled / MANIFEST).read_text()
+    (filled / MANIFEST).write_text(text.replace("part-00000.parquet", "../secret.parquet"))
+    with pytest.raises(UserError, match=r"secret.parquet is not a name in this folder"):
+        list(iter_rows(filled))

@@ -189,7 +189,8 @@ def test_progress_adds_up_to_the_solutions(monte_carlo):
 
 
 def test_a_journal_of_other_requests_is_refused(monte_carlo):
+    earlier = monte_carlo(Policy(a="!"), [solution("a!")])
+    earlier.journal.append([{"states": [["other", 1, 1]], "tokens": 1, "prefix_tokens": 1}])
     run = monte_carlo(Policy(a="!"), [solution("a!")])
-    run.journal.append([{"states": [["other", 1, 1]], "tokens": 1, "prefix_tokens": 1}])
     with pytest.raises(UserError, match="its batch 0 asked other states"):
         labels(run)

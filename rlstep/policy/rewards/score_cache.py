@@ -9,6 +9,7 @@ from typing import Literal
 from rlstep.steps.prompts import Prompt
 from rlstep.steps.records import Span
 from rlstep.verifiers.interface import Verifier
+from rlstep.verifiers.scoring.scorer import TooLong
 
 
 class ScoreCache:
@@ -41,7 +42,11 @@ class ScoreCache:
     def score(
         self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
     ) -> list[list[float]]:
-        """The verifier's values, one per step of each completion; only rows that are not cached are scored."""
+        """The verifier's values, one per step of each completion; only rows that are not cached are scored.
+
+        Raises:
+            TooLong: a row is longer than the verifier.
+        """
         spans = [None] * len(prompts) if steps is None else steps
         keys = [_key(*row) for row in zip(prompts, completions, spans, strict=True)]
         new_rows = {key: row for row, key in enumerate(keys) if key not in self._known}
@@ -51,9 +56,12 @@ class ScoreCache:
         if new_rows:
             rows = new_rows.values()
             new_steps = None if steps is None else [steps[row] for row in rows]
-            new_scores = self.verifier.score(
-                [prompts[row] for row in rows], [completions[row] for row in rows], new_steps
-            )
+            try:
+                new_scores = self.verifier.score(
+                    [prompts[row] for row in rows], [completions[row] for row in rows], new_steps
+                )
+            except TooLong as error:
+                raise TooLong(list(rows)[error.row], error.problem) from None
             scores_by_key |= dict(zip(new_rows, new_scores, strict=True))
         for key in dict.fromkeys(keys):
             self._known[key] = scores_by_key[key]

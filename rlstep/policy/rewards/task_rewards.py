@@ -16,8 +16,10 @@ from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import extract
 from rlstep.steps.prompts import Prompt, problem_text
+from rlstep.steps.records import Span, shown
 from rlstep.tasks.base import Check, Task
 from rlstep.verifiers.interface import Verifier
+from rlstep.verifiers.scoring.scorer import TooLong
 
 PROCESS = ("prm", "checker", "implicit")
 OUTCOME = ("orm", "outcome")
@@ -95,12 +97,29 @@ class TaskRewards:
         problems = [problem_text(prompt) for prompt in prompts]
         checks = [self.task.check(*row) for row in zip(problems, completions, references, strict=True)]
         spans = [check.steps for check in checks]
-        values = {name: model.score(prompts, completions, spans) for name, model in self.verifiers.items()}
+        values = {name: self._verified(name, prompts, completions, spans) for name in self.verifiers}
         values |= {name: own(prompts, completions, references, spans, columns) for name, own in self.own.items()}
         return [
             self._score(problem, completion, check, {name: rows[row] for name, rows in values.items()})
             for row, (problem, completion, check) in enumerate(zip(problems, completions, checks, strict=True))
         ]
+
+    def _verified(
+        self, name: str, prompts: Sequence[Prompt], completions: Sequence[str], spans: Sequence[list[Span]]
+    ) -> list[list[float]]:
+        """A verifier's values.
+
+        Raises:
+            UserError: a completion has more tokens for it than it has positions; one process alone may raise this, and
+                the launcher ends the others.
+        """
+        try:
+            return self.verifiers[name].score(prompts, completions, spans)
+        except TooLong as error:
+            raise UserError(
+                f"the {name} cannot read a completion of the problem {shown(prompts[error.row])}: {error.problem} In "
+                "RL its length is bounded by max_completion_length, in the policy's tokens: lower that."
+            ) from None
 
     def _score(self, problem: str, completion: str, check: Check, values: dict[str, list[float]]) -> ScoredCompletion:
         """One completion; `values` are the verifiers' by source, one per step."""

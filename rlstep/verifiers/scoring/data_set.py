@@ -1,216 +1,126 @@
-"""Scores of every solution of a data set, written chunk by chunk; a killed run continues.
+"""Scores of every solution of a data set, chunk by chunk (`rlstep.runtime.output`): the work of the `score` stage."""
 
-A path ending in `.jsonl` gets one file, from one process. Any other path is a folder of Parquet shards, which several
-processes fill together: each scores every so many-th chunk, and a chunk's shard is there whole or not at all. The
-folder gets its name when all of them are there.
-"""
-
-import os
-import re
-import shutil
+import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
-from itertools import islice
-from pathlib import Path
-
-import torch
-from accelerate import PartialState
+from dataclasses import dataclass, field
+from typing import Literal
 
 from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.output import Counts, Done
+from rlstep.runtime.processes import Processes
 from rlstep.runtime.progress import track
-from rlstep.runtime.record import digest
-from rlstep.runtime.rows import ResumableRows, write_json
-from rlstep.steps.parquet import write_parquet
+from rlstep.runtime.units import Unit
+from rlstep.steps.chunks import Placed, chunk_units, chunks_of
 from rlstep.steps.prompt_options import written_as
-from rlstep.steps.records import Solution, iter_solutions
-from rlstep.steps.sources import shards
-from rlstep.verifiers.scoring.scorer import RowScorer, TooLong
+from rlstep.steps.records import Solution, solution_of
+from rlstep.steps.sources import iter_rows
+from rlstep.verifiers.scoring.long_rows import check_lengths, cut, too_long, with_steps
+from rlstep.verifiers.scoring.scorer import RowScorer
 
-FINGERPRINT = ".fingerprint"
-SHARD = re.compile(r"part-\d{5,}\.parquet|\.fingerprint")
+logger = logging.getLogger(__name__)
+
+OnLongRow = Literal["error", "skip", "cut"]
+# Rows that were left out, and rows of which steps have no score, because they are longer than the verifier.
+SKIPPED, CUT = "skipped_rows", "cut_rows"
+COUNTED_AS = {"error": None, "skip": SKIPPED, "cut": CUT}
 
 
-@dataclass(frozen=True)
+@dataclass
 class ScoringJob:
-    """What is scored, by what, to where.
+    """What is scored, and by what; `work` is what `rlstep.runtime.output.Output.fill` calls.
 
     Attributes:
         data: solutions, labelled or not; the verifier's boundary rule splits those without steps.
-        out: NAME.jsonl, or a folder.
         name: the scores' name in every solution's `scores`.
-        chunk_rows: rows written at a time; equal rows of a chunk count once.
-        fingerprint: of data, verifier and settings; the rows of an unfinished run with another one are not kept.
-        open_verifier: from the device, or None for the usual one, to the verifier; not called where nothing is left
-            to score.
+        chunk_rows: rows written at a time at most; equal rows of a chunk count once.
+        made_by: a digest of the verifier and the settings, of which the scores depend beside the rows.
+        open_verifier: opens the verifier; not called where nothing is left to score.
+        on_long_row: what becomes of a row that is longer than the verifier.
+        processes: those that score.
+        speed: of this process, filled by `work`: what was computed and how fast.
     """
 
     data: str
-    out: Path
     name: str
     chunk_rows: int
-    fingerprint: str
-    open_verifier: Callable[[torch.device | None], RowScorer]
+    made_by: str
+    open_verifier: Callable[[], RowScorer]
+    on_long_row: OnLongRow
+    processes: Processes
+    speed: dict[str, float] = field(default_factory=dict)
+    _units: list[Unit] = field(default_factory=list, init=False)
 
-    @property
-    def one_file(self) -> bool:
-        return is_one_file(self.out)
+    def units(self) -> list[Unit]:
+        """The chunks.
 
+        A first pass over the data finds a malformed last row before hours of scoring, not after.
 
-def is_one_file(out: Path) -> bool:
-    """Whether scores go to one file, and not to a folder of shards."""
-    return out.suffix == ".jsonl"
+        Raises:
+            DataError: a row is malformed, or has scores of this name.
+        """
+        self._units = list(chunk_units(self._solutions(), self.chunk_rows, self.made_by))
+        return self._units
 
+    def accepts(self, counts: Counts) -> bool:
+        """Whether a chunk that was scored earlier is what `on_long_row` asks for."""
+        wanted = COUNTED_AS[self.on_long_row]
+        return all(not counts.get(name) for name in (SKIPPED, CUT) if name != wanted)
 
-def count_rows(job: ScoringJob) -> int:
-    """How many solutions there are to score.
+    def work(self, mine: list[Unit]) -> Iterator[Done]:
+        """Scores chunks.
 
-    A first pass over the data finds a malformed last row before hours of scoring, not after.
+        Raises:
+            UserError: `on_long_row` is "error", and a row of any process is longer than the verifier; or prompts were
+                written otherwise for the policy than the verifier reads them.
+        """
+        verifier = self.open_verifier()
+        if self.on_long_row == "error" and verifier.max_positions is not None:
+            check_lengths(verifier, self._read(mine, "measuring"), self.processes)
+        scorer = _ChunkScorer(verifier, self.name, self.on_long_row)
+        for unit, chunk in self._read(mine, "scoring"):
+            solutions, counts = scorer.add_scores(chunk)
+            yield Done(unit, (solution.to_row() for solution in solutions), counts)
+        self.speed = scorer.speed()
 
-    Raises:
-        DataError: a row is malformed, or has scores of this name.
-    """
-    return sum(1 for _ in _solutions(job))
+    def _solutions(self) -> Iterator[Solution]:
+        for row in iter_rows(self.data):
+            solution = solution_of(row)
+            if self.name in solution.scores:
+                problem = "is there already; choose another name."
+                raise DataError(row.source, row.number, f"scores.{self.name}", problem)
+            yield solution
 
-
-def score_data_set(job: ScoringJob, total: int) -> dict:
-    """Scores `job.data` into `job.out`.
-
-    Args:
-        job: what is scored.
-        total: of `count_rows`.
-
-    Returns:
-        What this run computed and how fast; of shards also how many processes there were.
-
-    Raises:
-        UserError: several processes would write one file.
-    """
-    return (_into_file if job.one_file else _into_shards)(job, total)
-
-
-def data_digest(data: Path) -> list[str] | list[list]:
-    """What stands for the data in a fingerprint: a large file's contents would take long to read."""
-    files = shards(data)
-    if sum(file.stat().st_size for file in files if file.is_file()) < 1 << 30:
-        return [digest(file) for file in files]
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
-def check_folder(out: Path, sources: tuple[str, str]) -> None:
-    """Refuses a folder that would be replaced with more in it than an earlier run's shards.
-
-    Args:
-        out: the folder.
-        sources: the paths of the data and of the verifier.
-
-    Raises:
-        UserError: it holds one of the sources or other files, or is a file.
-    """
-    for source in sources:
-        if Path(source).resolve().is_relative_to(out.resolve()):
-            raise UserError(f"out is {out}, which holds {source} and would be replaced; give a folder of its own.")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"out is the file {out}; shards need a folder. Give another name, or NAME.jsonl.")
-    if out.is_dir() and any(not SHARD.fullmatch(path.name) for path in out.iterdir()):
-        raise UserError(f"{out} holds files that are no shards of an earlier run; give another folder.")
-
-
-def _solutions(job: ScoringJob) -> Iterator[Solution]:
-    for number, solution in enumerate(iter_solutions(job.data), start=1):
-        if job.name in solution.scores:
-            raise DataError(job.data, number, f"scores.{job.name}", "is there already; choose another name.")
-        yield solution
-
-
-def _chunks(job: ScoringJob) -> Iterator[list[Solution]]:
-    solutions = _solutions(job)
-    while chunk := list(islice(solutions, job.chunk_rows)):
-        yield chunk
-
-
-def _into_file(job: ScoringJob, total: int) -> dict:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            f"out is one file, {job.out}, and several processes cannot share it: give a folder, for shards."
-        )
-    with ResumableRows(job.out, job.fingerprint) as rows:
-        done = len(rows.rows)
-        metrics = {}
-        if done < total:
-            # A chunk that a kill cut in two is scored again as a whole: the same batches give the same last digits.
-            whole = done - done % job.chunk_rows
-            todo = islice(_chunks(job), whole // job.chunk_rows, None)
-            scorer = _ChunkScorer(job.open_verifier(None), job)
-            for chunk in track(todo, "scoring", total, whole, weight=len):
-                scorer.add_scores(chunk)
-                written = len(rows.rows) % job.chunk_rows
-                rows.append(solution.to_row() for solution in chunk[written:])
-            metrics = scorer.speed()
-        rows.finish()
-    return metrics
-
-
-def _into_shards(job: ScoringJob, total: int) -> dict:
-    # Processes wait for the slowest at the end, for as long as its last chunks take.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))
-    unfinished = job.out.with_name(job.out.name + ".partial")
-    if state.is_main_process:
-        _prepare(unfinished, job.fingerprint)
-    state.wait_for_everyone()
-    scorer = None
-    mine = ((i, chunk) for i, chunk in enumerate(_chunks(job)) if i % state.num_processes == state.process_index)
-    share = -(-total // state.num_processes)
-    for index, chunk in track(mine, "scoring", share, 0, weight=lambda pair: len(pair[1])):
-        shard = unfinished / f"part-{index:05d}.parquet"
-        if not shard.is_file():
-            scorer = scorer or _ChunkScorer(job.open_verifier(state.device), job)
-            scorer.add_scores(chunk)
-            write_parquet(shard, (solution.to_row() for solution in chunk))
-    state.wait_for_everyone()
-    if state.is_main_process:
-        if job.out.is_dir():
-            shutil.rmtree(job.out)
-        os.replace(unfinished, job.out)
-        # Last: a kill before it leaves what the next run recognises.
-        (job.out / FINGERPRINT).unlink()
-    state.wait_for_everyone()
-    return {"processes": state.num_processes} | (scorer.speed() if scorer else {})
-
-
-def _prepare(folder: Path, fingerprint: str) -> None:
-    """Keeps the shards of an interrupted run with the same inputs and settings; removes others."""
-    file = folder / FINGERPRINT
-    if not (file.is_file() and file.read_text(encoding="utf-8").strip() == f'"{fingerprint}"'):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_json(file, fingerprint)
+    def _read(self, mine: list[Unit], what: str) -> Iterator[tuple[Unit, list[Placed]]]:
+        chunks = chunks_of(iter_rows(self.data), self._units, (unit.number for unit in mine))
+        return track(chunks, what, sum(unit.rows for unit in mine), weight=lambda chunk: chunk[0].rows)
 
 
 class _ChunkScorer:
     """Adds scores chunk by chunk and keeps the time."""
 
-    def __init__(self, verifier: RowScorer, job: ScoringJob):
-        self.verifier, self.job = verifier, job
+    def __init__(self, verifier: RowScorer, name: str, on_long_row: OnLongRow):
+        self.verifier, self.name, self.on_long_row = verifier, name, on_long_row
         self.rows = 0
         self.start = time.perf_counter()
 
-    def add_scores(self, chunk: list[Solution]) -> None:
-        for solution in chunk:
-            if solution.steps is None:
-                solution.steps = self.verifier.boundary.split(solution.completion)
-        self._check_prompts(chunk)
-        asked = [s.prompt for s in chunk], [s.completion for s in chunk], [s.steps for s in chunk]
-        try:
-            values = self.verifier.score(*asked)
-        except TooLong as error:
-            long = chunk[error.row]
-            where = f"{self.job.data}, problem '{long.problem_id}', sample {long.sample}"
-            raise UserError(f"{where}: {error.problem}") from None
-        for solution, scores in zip(chunk, values, strict=True):
-            solution.scores[self.job.name] = scores
-        self.rows += len(chunk)
+    def add_scores(self, chunk: list[Placed]) -> tuple[list[Solution], Counts]:
+        """The chunk's solutions with scores, and how many rows were left out or cut."""
+        solutions = [with_steps(self.verifier, placed.solution) for placed in chunk]
+        self._check_prompts(solutions)
+        long = {} if self.on_long_row == "error" else too_long(self.verifier, solutions)
+        asked: list[Solution | None] = list(solutions)
+        for row in long:
+            asked[row] = cut(self.verifier, solutions[row]) if self.on_long_row == "cut" else None
+        kept = [row for row, solution in enumerate(asked) if solution is not None]
+        read = [asked[row] for row in kept]
+        values = self.verifier.score([s.prompt for s in read], [s.completion for s in read], [s.steps for s in read])
+        for row, scores in zip(kept, values, strict=True):
+            missing = len(solutions[row].steps) - len(scores)
+            solutions[row].scores[self.name] = scores + [None] * missing
+        self.rows += len(kept)
+        counted = COUNTED_AS[self.on_long_row]
+        return [solutions[row] for row in kept], {counted: len(long)} if long else {}
 
     def _check_prompts(self, chunk: list[Solution]) -> None:
         """Refuses solutions whose prompts were written for the policy in another way than the verifier reads them."""

@@ -90,6 +90,11 @@ class RowScorer(ABC):
             UserError: a row is longer than the model.
         """
 
+    def lengths(self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]]) -> list[int]:
+        """The tokens that the verifier reads of each row: up to the last that it is asked about; 0 without steps."""
+        rows = self.query_format.features(prompts, completions, steps, self.tokenizer) if prompts else []
+        return [len(feature.ids) for feature in rows]
+
     @abstractmethod
     def _numbers(self, features: list[Feature]) -> list[list[float]]:
         """For each row the numbers at its positions."""

@@ -287,3 +287,19 @@ def test_step_rewards_of_ones_own_are_added_without_a_credit_scheme_and_guarded(
     # No answer: the guard that is on by default takes what the steps are paid.
     (row,) = judge(alone, "7 + 3 = 10\n10 * 7 = 10\n")
     assert (row.step_rewards, row.own) == ([0.0, 0.0], {"mine": 1.0})
+
+
+def test_a_completion_that_a_verifier_cannot_read_is_named(task, verifier_paths):
+    """By its problem, whatever was scored before and is cached: the verifier knows a row of those it is asked."""
+    from rlstep.policy.rewards.score_cache import ScoreCache
+    from rlstep.verifiers.scoring.reward_model import RewardModel
+
+    verifier = ScoreCache(RewardModel.from_pretrained(verifier_paths["prm"]), 100)
+    rewards = TaskRewards(task, {"prm": 1.0}, {"prm": verifier}, guards=UNGUARDED)
+    judge(rewards, RIGHT)
+    prompts = [PROMPT, PROMPT, PROMPT.replace("3", "5")]
+    completions = [RIGHT, WRONG_STEP, RIGHT.replace("3", "5") + "\n7 + 3 = 10" * 200]
+    with pytest.raises(
+        UserError, match=r"the prm cannot read a completion of the problem .*7 \+ 5 \* 7.*512 positions"
+    ):
+        rewards(prompts, completions, ["10"] * 3)
