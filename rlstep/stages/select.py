@@ -92,7 +92,8 @@ def select(config: SelectConfig) -> dict:
     """Writes the solutions of `config.data` that are to be labelled to `config.out`, those to label first in front.
 
     Metrics (`rlstep.supervision.selection.selection_metrics`): `rows`, `candidates`, and those left out as `repeated`,
-    `unanswered` or `without_steps`; `problems`, `selected`, `steps_to_label`, and the `wrong_share` of the selected.
+    `unanswered`, `without_steps` or `cut`; `problems`, `selected`, `steps_to_label`, and the `wrong_share` of what is
+    selected.
 
     Raises:
         UserError: there is nothing to select, or the budget is too small for one solution.

@@ -16,10 +16,10 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
+from rlstep.runtime.addresses import is_loopback
 from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import Message
 from rlstep.steps.records import shown
-from rlstep.verifiers.serving.access import is_loopback
 
 KEY_VARIABLE = "RLSTEP_JUDGE_KEY"
 PATH = "/chat/completions"

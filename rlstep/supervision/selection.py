@@ -87,7 +87,8 @@ class Candidates:
 
     Attributes:
         rows: in the file.
-        repeated, unanswered, without_steps: those that are no candidates, for these reasons.
+        repeated, unanswered, without_steps, cut: those that are no candidates, for these reasons; of a cut one some
+            step has no score, because it did not fit into the verifier.
 
     Raises:
         DataError: a row lacks a score or what is needed to grade it, or has scores that are no probabilities.
@@ -95,7 +96,7 @@ class Candidates:
 
     def __init__(self, path: str | Path, criterion: Criterion, task: Task | None = None):
         self.criterion = criterion
-        self.rows = self.repeated = self.unanswered = self.without_steps = 0
+        self.rows = self.repeated = self.unanswered = self.without_steps = self.cut = 0
         self._of_problem: dict[str, list[Candidate]] = {}
         seen: set[bytes] = set()
         for row in iter_rows(path):
@@ -107,6 +108,8 @@ class Candidates:
                 self.without_steps += _has_steps(solution, row)
             elif not criterion.unanswered and solution.answer is None and solution.correct is not None:
                 self.unanswered += 1
+            elif self._is_cut(solution):
+                self.cut += 1
             elif not criterion.repeats and text in seen:
                 self.repeated += 1
             else:
@@ -147,6 +150,10 @@ class Candidates:
         tie = int.from_bytes(key[:8], "big") / 2**64
         candidate = Candidate(place, self._value(solution, row), solution.correct, steps, tie)
         self._of_problem.setdefault(solution.problem_id, []).append(candidate)
+
+    def _is_cut(self, solution: Solution) -> bool:
+        names = () if self.criterion.strategy == "uniform" else self.criterion.scores
+        return any(None in solution.scores.get(name, ()) for name in names)
 
     def _value(self, solution: Solution, row: Row) -> float:
         if self.criterion.strategy == "uniform":
@@ -213,6 +220,7 @@ def selection_metrics(candidates: Candidates, selected: Sequence[Candidate]) -> 
         "candidates": len(candidates),
         "repeated": candidates.repeated,
         "unanswered": candidates.unanswered,
+        "cut": candidates.cut,
         "without_steps": candidates.without_steps,
         "problems": candidates.problems,
         "selected": len(selected),

@@ -84,6 +84,11 @@ class TeacherLabels:
                 f"{where}: it has no scores '{name}' (there are: {present}). Run `rlstep score --name {name}` on the "
                 "file first, or give the teacher's path."
             )
+        if None in solution.scores[name]:
+            raise UserError(
+                f"{where}: a step has no score '{name}', because the solution did not fit into the verifier. Score "
+                "with on_long_row: skip, or give a teacher that reads it whole."
+            )
         if not all(0 <= p <= 1 + 1e-6 for p in solution.scores[name]):
             raise UserError(f"{where}: its scores '{name}' are no probabilities from 0 to 1; a teacher's are.")
         return solution.scores[name]
@@ -99,7 +104,7 @@ def open_teacher(options: TeacherOptions, boundary: Boundary) -> "Verifier | Non
         return None
     # Here, because the other labellers need no verifier.
     from rlstep.verifiers.load import load_verifier
-    from rlstep.verifiers.serving.client import is_url
+    from rlstep.verifiers.serving.addresses import is_url
 
     remote = is_url(options.teacher)
     dtype = None if options.dtype == "auto" else options.dtype

@@ -101,7 +101,7 @@ def test_rows_of_other_data_are_labelled_again(config, tmp_path, monkeypatch):
     expected = (tmp_path / "out" / "labelled.jsonl").read_text()
     rows = (Path(config.data)).read_text().splitlines(keepends=True)
     with monkeypatch.context() as patch:
-        patch.setattr("rlstep.stages.label.Output._join", lambda *_: None)  # killed when all rows are written
+        patch.setattr("rlstep.supervision.runs.Output._join", lambda *_: None)  # killed when all rows are written
         label(config)
     (Path(config.data)).write_text("".join(rows[1:]))
     assert label(config)["rows"] == 29

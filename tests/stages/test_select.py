@@ -51,8 +51,8 @@ def test_the_most_convincing_wrong_answers_and_the_best_of_the_rest(config):
     metrics = select(replace(config, per_problem=4))
     assert letters(config) == "acbd"
     assert metrics == {
-        "rows": 5, "candidates": 5, "repeated": 0, "unanswered": 0, "without_steps": 0, "problems": 1, "selected": 4,
-        "steps_to_label": 2 + 3 + 1 + 1, "wrong_share": 3 / 4,
+        "rows": 5, "candidates": 5, "repeated": 0, "unanswered": 0, "cut": 0, "without_steps": 0, "problems": 1,
+        "selected": 4, "steps_to_label": 2 + 3 + 1 + 1, "wrong_share": 3 / 4,
     }  # fmt: skip
 
 
@@ -134,6 +134,14 @@ def test_solutions_that_state_no_answer_are_left_out(tmp_path):
     assert letters(config) == "ac"
     select(replace(config, unanswered="keep"))
     assert letters(config) == "ga"
+
+
+def test_solutions_that_did_not_fit_into_the_verifier_are_left_out(tmp_path):
+    pool = [solution("p", 0, [0.9, None], False), solution("p", 1, [0.2, 0.2], False)]
+    config = configured(tmp_path, pool)
+    assert select(config)["cut"] == 1
+    assert letters(config) == "b"
+    assert select(replace(config, strategy="uniform"))["cut"] == 0
 
 
 def test_the_seed_decides_between_equals(tmp_path):
