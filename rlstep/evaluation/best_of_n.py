@@ -30,7 +30,8 @@ import numpy as np
 from rlstep.core.aggregate import Aggregate, vote_weight
 from rlstep.core.curves import best_of_n, pass_at_n, vote_at_n
 from rlstep.core.trace_error import final_answer_error, trace_error
-from rlstep.evaluation.samples import ORM, PRM, ByProblem, ScoredSamples
+from rlstep.evaluation.sample_columns import ByProblem, ScoredSamples
+from rlstep.evaluation.samples import ORM, PRM
 from rlstep.runtime.progress import track
 from rlstep.steps.answers import group_by_value
 

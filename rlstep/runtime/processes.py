@@ -7,6 +7,7 @@ Those of a training run are started before any weights are loaded, because ZeRO-
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -102,12 +103,24 @@ class _Launched:
         self.index, self.number = self._state.process_index, self._state.num_processes
 
     def wait(self) -> None:
-        self._state.wait_for_everyone()
+        with _others_alive():
+            self._state.wait_for_everyone()
 
     def gather(self, value: T) -> list[T]:
         from accelerate.utils import gather_object
 
-        return gather_object([value])
+        with _others_alive():
+            return gather_object([value])
+
+
+@contextmanager
+def _others_alive() -> Iterator[None]:
+    """Says in one line that another process has ended, which has said why, where torch would show a traceback."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"this process waited for another one, which has ended ({reason[:200]}).") from error
 
 
 def end_processes() -> None:

@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 
 from rlstep.core.calibration import reliability
 from rlstep.evaluation.best_of_n import best_of_n_curves, fewest_samples, missing_parts, pick_errors, powers_of_two
-from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, ScoredSamples, read_samples
+from rlstep.evaluation.sample_columns import ScoredSamples
+from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, read_samples
 from rlstep.report.figures import draw_best_of_n
 from rlstep.report.reliability import reliability_figure
 from rlstep.report.tables import plain_best_of_n, plain_errors

@@ -14,7 +14,9 @@ import pytest
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.sample import SampleConfig, sample
 from rlstep.stages.score import ScoreConfig, score
+from rlstep.steps.chunks import chunk_units
 from rlstep.steps.records import read_solutions
+from rlstep.verifiers.spec import ImplicitSpec
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -92,6 +94,26 @@ def test_long_rows_of_all_processes_are_in_one_error(verifier_paths, data, tmp_p
     assert log.count("2 rows are longer than the verifier") == 1
     assert metrics(tmp_path / "two")["skipped_rows"] == 2
     assert len(read_solutions(tmp_path / "two")) == 48
+
+
+def test_an_error_of_one_process_ends_all_of_them(tiny_lm, tokenizer, data, tmp_path, launch):
+    """The second has a row that an implicit PRM cannot be asked about; the first waits for it."""
+    from transformers import AutoModelForCausalLM
+
+    path = tmp_path / "implicit"
+    model = AutoModelForCausalLM.from_pretrained(tiny_lm)
+    model.save_pretrained(path)
+    told = json.loads((path / "config.json").read_text()) | {"rlstep_verifier": ImplicitSpec(beta=0.1).to_config()}
+    (path / "config.json").write_text(json.dumps(told))
+    model.save_pretrained(path / "reference")
+    tokenizer.save_pretrained(path)
+    solutions = read_solutions(data)
+    solutions[next(chunk_units(solutions, 12, "")).rows].prompt = ""
+    write_rows(data, (solution.to_row() for solution in solutions))
+    log = launch(["score", *words({"model": path, "data": data, "chunk_rows": 12, "out": tmp_path / "out"})], code=1)
+    assert log.count("a prompt is empty") == 1
+    # The launcher has a traceback of its own; ours say in a line what happened.
+    assert "[rank0]: Traceback" not in log
 
 
 def test_a_killed_run_of_one_process_is_finished_by_two(tiny_lm, problems, tmp_path, launch):

@@ -1,5 +1,6 @@
 """Which engine samples, and the settings of each."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -68,6 +69,11 @@ class EngineOptions:
         Args:
             top_k: of the sampling.
         """
+        if self.engine == "vllm" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            yield (
+                "engine is 'vllm', which starts processes of its own: start one process, with tensor_parallel_size for "
+                "several GPUs, or one `vllm serve` for all processes, with engine: server"
+            )
         if self.engine != "server":
             return
         if self.url is None:

@@ -5,7 +5,6 @@ order does not matter; vLLM promises equal samples for equal seeds on the same h
 rounding, which depends on what is computed at the same time, unless VLLM_BATCH_INVARIANT=1 is set.
 """
 
-import os
 from types import SimpleNamespace
 
 from transformers import PretrainedConfig
@@ -37,7 +36,7 @@ class VLLMEngine(Engine):
         trust_remote_code: run model code from the hub.
 
     Raises:
-        UserError: vLLM cannot load the model or serve the adapter, or a launcher started several processes.
+        UserError: vLLM cannot load the model or serve the adapter.
     """
 
     def __init__(
@@ -52,11 +51,6 @@ class VLLMEngine(Engine):
         dtype: str = "auto",
         trust_remote_code: bool = False,
     ):
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError(
-                "engine is 'vllm', which starts processes of its own: start one process, with tensor_parallel_size for "
-                "several GPUs, or one `vllm serve` for all processes, with engine: server."
-            )
         self.prompting, self.sampling = prompting, sampling
         arguments = {
             "model": path,
