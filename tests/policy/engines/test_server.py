@@ -124,7 +124,7 @@ def test_a_chat_is_rendered_here(config, chat_lm, serve):
     server = serve(models={chat_lm: chat_lm})
     rows = []
     for name, options in (("server", {"engine": "server", "url": server.url}), ("here", {})):
-        out = config.out + name
+        out = str(Path(config.out).with_name(f"{name}.jsonl"))
         given = {"model": chat_lm, "out": out, "n": 1, "temperature": 0.0} | options
         sample(replace(config, **given), PromptOptions(prompt_format="chat", system_prompt="Answer: "))
         rows.append(Path(out).read_text())
@@ -319,7 +319,7 @@ def test_a_prompt_too_long_for_the_served_model_is_named(config, rows_of, serve,
     write_rows(config.problems, rows)
     with pytest.raises(
         UserError,
-        match=r"'endless': 23 prompt tokens and 18 new ones exceed the served model's \(max_model_len of .* 40",
+        match=r"row 2, .* 23 tokens .* and 18 new ones exceed the served model's \(max_model_len of .* 40 positions",
     ):
         rows_of(engine="server", url=server.url, max_new_tokens=18)
     assert server.asked(COMPLETIONS) == []
