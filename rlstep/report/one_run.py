@@ -69,12 +69,14 @@ def _text(summary: dict, examples: list[Example]) -> str:
     if summary["missing"]:
         parts += ["## Missing", "\n".join(f"- {what}" for what in summary["missing"])]
     if summary["best_of_n"]:
-        parts += ["## Best of N", "![Best of N](best_of_n.png)", tables.best_of_n(summary["best_of_n"])]
+        parts += ["## Best of N", "![Best of N](best_of_n.png)", tables.table(*tables.best_of_n(summary["best_of_n"]))]
         parts += ["In brackets: 95% intervals over problems."]
         if measures := summary["best_of_n"].get("prm_steps"):
-            parts += ["The PRM on single steps, up to and including the first wrong one:", tables.prm_steps(measures)]
+            parts += ["The PRM on single steps, up to and including the first wrong one:"]
+            parts += [tables.table(*tables.prm_steps(measures))]
     if any(summary["rl"].values()):
-        parts += ["## Reinforcement learning", "![RL curves](rl_curves.png)", tables.learning_curves(summary["rl"])]
+        parts += ["## Reinforcement learning", "![RL curves](rl_curves.png)"]
+        parts += [tables.table(*tables.learning_curves(summary["rl"]))]
     if summary["rl_comparison"]:
         parts += ["\n".join(_reach(key, summary["rl_comparison"][key]) for key in KEYS)]
     if summary["step_scores"]:
@@ -84,7 +86,7 @@ def _text(summary: dict, examples: list[Example]) -> str:
         for example in examples:
             parts += [f"{example.title} (PRM score, exact checker, step)", tables.steps(example.solution)]
     if summary["seconds"]:
-        parts += ["## Time", tables.seconds(summary["seconds"])]
+        parts += ["## Time", tables.table(*tables.seconds(summary["seconds"]))]
     return "\n\n".join([*parts, "## Words", GLOSSARY]) + "\n"
 
 

@@ -7,6 +7,7 @@ from rlstep.core.stats import t_interval
 from rlstep.evaluation.learning_curves import KEYS, over_seeds
 from rlstep.report import arms, tables
 from rlstep.report.summary import summarize
+from rlstep.report.tables import Cells
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_json
 
@@ -116,7 +117,7 @@ def _draw(summary: dict, out: Path) -> None:
 
     caption = f"Lines: mean of {len(summary['seeds'])} seeds. Shaded: 95% t-interval over seeds."
     if summary["best_of_n"]:
-        figures.draw_best_of_n(_without_gaps(summary["best_of_n"]), out / "best_of_n.png", caption)
+        figures.draw_best_of_n(without_gaps(summary["best_of_n"]), out / "best_of_n.png", caption)
     if any(summary["rl"].values()):
         figures.draw_rl_curves(summary["rl"], out / "rl_curves.png", caption)
 
@@ -128,31 +129,34 @@ def _text(summary: dict) -> str:
     if summary["missing"]:
         parts += ["## Missing", "\n".join(f"- {what}" for what in summary["missing"])]
     if curves := summary["best_of_n"]:
-        parts += ["## Best of N", "![Best of N](best_of_n.png)", tables.best_of_n(_without_gaps(curves))]
-        parts += [_gap_table(curves)] if GAPS.keys() & curves.keys() else []
+        parts += ["## Best of N", "![Best of N](best_of_n.png)"]
+        parts += [tables.table(*tables.best_of_n(without_gaps(curves)))]
+        parts += [tables.table(*gap_cells(curves))] if GAPS.keys() & curves.keys() else []
     if any(summary["rl"].values()):
         parts += [
             "## Reinforcement learning",
             "![RL curves](rl_curves.png)",
-            tables.learning_curves(summary["rl"], summary["rl_gap"]),
+            tables.table(*tables.learning_curves(summary["rl"], summary["rl_gap"])),
         ]
     if summary["rl_comparison"]:
         parts += ["Samples to the outcome arm's last accuracy, at the first evaluation at or above it:"]
-        parts += [_comparison_table(seeds, summary["rl_comparison"])]
+        parts += [tables.table(*comparison_cells(seeds, summary["rl_comparison"]))]
     return "\n\n".join(parts) + "\n"
 
 
-def _without_gaps(curves: dict) -> dict:
+def without_gaps(curves: dict) -> dict:
+    """Best-of-N curves alone."""
     return {name: value for name, value in curves.items() if name not in GAPS}
 
 
-def _gap_table(curves: dict) -> str:
+def gap_cells(curves: dict) -> Cells:
+    """The gaps between the ways to pick, one row per N."""
     gaps = {gap: head for gap, (_, _, head) in GAPS.items() if gap in curves}
     rows = [[str(n), *(tables.at(curves[gap], place) for gap in gaps)] for place, n in enumerate(curves["ns"])]
-    return tables.table(["N", *gaps.values()], rows)
+    return Cells(["N", *gaps.values()], rows)
 
 
-def _comparison_table(seeds: Sequence, comparison: dict) -> str:
+def comparison_cells(seeds: Sequence, comparison: dict) -> Cells:
     """One row per accuracy and seed, and one for the mean ratio."""
     rows = []
     for key, one in comparison.items():
@@ -163,4 +167,4 @@ def _comparison_table(seeds: Sequence, comparison: dict) -> str:
         if one["ratio"]:
             mean = tables.number(*one["ratio"].values(), digits=1)
             rows.append([tables.KEY_HEADS[key], "mean", "", "", mean])
-    return tables.table(["accuracy", "seed", "outcome", "process", "ratio"], rows)
+    return Cells(["accuracy", "seed", "outcome", "process", "ratio"], rows)
