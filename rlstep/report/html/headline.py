@@ -1,0 +1,99 @@
+"""The figures that a report begins with, each with its interval where there is one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rlstep.core.stats import t_interval
+from rlstep.report import arms, tables
+from rlstep.report.finished import FinishedRun
+from rlstep.report.html.training import Training
+
+# By seed, what an arm logged; by arm.
+Trainings = Mapping[str, Mapping[str, Training]]
+
+STEP_MEASURES = {
+    "first_error_exact": "first wrong step found exactly",
+    "processbench_f1": "ProcessBench F1",
+    "balanced_accuracy": "balanced accuracy of single steps",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """Figures that belong together.
+
+    Attributes:
+        title: what they are.
+        rows: (label, one text per run).
+    """
+
+    title: str
+    rows: list[tuple[str, list[str]]]
+
+
+def cards(runs: Sequence[FinishedRun], trainings: Sequence[Trainings]) -> list[Card]:
+    """The headline figures of the runs, side by side; a figure that a run lacks is a dash."""
+    figures = [dict(_figures(run, training)) for run, training in zip(runs, trainings, strict=True)]
+    keys = dict.fromkeys(key for one in figures for key in one)
+    made: dict[str, Card] = {}
+    for title, label in keys:
+        texts = [one.get((title, label), "-") for one in figures]
+        made.setdefault(title, Card(title, [])).rows.append((label, texts))
+    return list(made.values())
+
+
+def _figures(run: FinishedRun, training: Trainings):
+    """((card, label), text) of each figure of one run."""
+    yield from _best_of_n(run.summary["best_of_n"])
+    yield from _after_rl(run.summary["rl"])
+    yield from _samples_needed(run)
+    yield from _prm_steps(run.summaries)
+    yield from _hacking(training)
+
+
+def _best_of_n(curves: dict | None):
+    if curves:
+        names = tables.curve_names(curves)
+        for name in names:
+            if not name.endswith(tables.CLEAN):
+                text = tables.at(curves[name], -1)
+                yield (f"Best of {curves['ns'][-1]}: right answer", tables.curve_head(name, names)), text
+
+
+def _after_rl(curves: dict):
+    for key, title in (("accuracy", "After RL: right answer"), ("clean_accuracy", "After RL: every step right, too")):
+        for arm in arms.ARMS:
+            if curve := curves.get(arm.name):
+                yield (title, f"{arm.label}, {curve['samples'][-1]:,} samples"), tables.at(curve[key], -1)
+
+
+def _samples_needed(run: FinishedRun):
+    comparison = run.summary["rl_comparison"] or {}
+    for key, one in comparison.items():
+        ratio = one["ratio"]
+        values = ratio.values() if isinstance(ratio, dict) else [ratio]
+        text = "-" if ratio is None else tables.number(*values, digits=1) + " times fewer"
+        yield ("Samples to where outcome-only RL ends", f"process, {tables.KEY_HEADS[key]}"), text
+
+
+def _prm_steps(summaries: Sequence[dict]):
+    measured = [(summary["best_of_n"] or {}).get("prm_steps") for summary in summaries]
+    for name, label in STEP_MEASURES.items():
+        values = [measures[name] for measures in measured if measures and measures.get(name) is not None]
+        if values and len(values) == len(measured):
+            yield ("The PRM on single steps", label), tables.number(*t_interval(values), digits=3)
+
+
+def _hacking(training: Trainings):
+    for arm in arms.ARMS:
+        seeds = training.get(arm.name)
+        if not seeds:
+            continue
+        raised = [f"{seed}, update {one.alarms[0][0]}" for seed, one in seeds.items() if one.alarms]
+        yield ("Alarm for reward hacking", arm.label), "; ".join(raised) or "never raised"
+        shares = [
+            max(one.values["steps/withheld"].values()) for one in seeds.values() if "steps/withheld" in one.values
+        ]
+        if shares:
+            text = f"{max(shares):.1%} of a batch's steps"
+            yield ("Most that guards withheld", arm.label), text

@@ -1,0 +1,113 @@
+"""Writes report.html: one file, which loads nothing and stays under 5 MB.
+
+Its data is JSON in a script element that is not run; its one script and its style sheet are named by their hashes in
+the page's content security policy, so nothing that a model or a data set wrote can run, whatever escapes the escaping.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from rlstep.report.finished import FinishedRun
+from rlstep.report.html import charts
+from rlstep.report.html.body import body
+from rlstep.report.html.choice import KINDS
+from rlstep.report.html.headline import cards
+from rlstep.report.html.solutions import as_json, check_same_task, solution_sets
+from rlstep.report.html.training import read_arms, training_charts
+from rlstep.runtime.rows import atomic
+
+PAGE = "report.html"
+MOST = 500  # solutions per run and seed
+MOST_BYTES = 5_000_000
+_FILES = files("rlstep.report.html") / "page_files"
+_SCRIPTS = ("dom.js", "charts.js", "solutions.js", "page.js")
+
+
+def write_page(path: Path, runs: Sequence[FinishedRun], most: int = MOST) -> None:
+    """Writes the page of a run, or of two side by side.
+
+    Args:
+        path: the file.
+        runs: one or two; what they lack is named.
+        most: solutions per run and seed; fewer where the page would grow beyond `MOST_BYTES`.
+
+    Raises:
+        UserError: the runs are of different tasks.
+    """
+    check_same_task([(run.name, list(run.folders.values())) for run in runs])
+    trainings, missing = zip(*(read_arms(run.folders) for run in runs), strict=True)
+    summaries = [run.summary for run in runs]
+    sections = {
+        "best_of_n": charts.best_of_n(summaries, _over(runs, "95% interval over problems")),
+        "rl": charts.learning_curves(summaries, f"Test problems, by the exact checker. {_bands(runs)}"),
+        "training": training_charts(trainings),
+    }
+    drawn = [chart for made in sections.values() for chart in made]
+    places, start = {}, 0
+    for name, made in sections.items():
+        places[name] = list(range(start, start + len(made)))
+        start += len(made)
+    names = [run.name for run in runs]
+    data = {"runs": names, "charts": drawn, "kinds": [[kind.name, kind.title] for kind in KINDS], "sets": []}
+    named = [what for run, more in zip(runs, missing, strict=True) for what in (*run.summary["missing"], *more)]
+    headline = cards(runs, trainings)
+
+    def page() -> str:
+        return render(" and ".join(names), body(runs, headline, places, named, bool(data["sets"])), data)
+
+    room = MOST_BYTES - len(page().encode()) - 10_000  # the last for the browser's frame
+    data["sets"] = solution_sets([run.folders for run in runs], most, room)
+    with atomic(path) as temporary:
+        temporary.write_text(page(), encoding="utf-8")
+
+
+def _over(runs: Sequence[FinishedRun], one: str) -> str:
+    several = "95% t-interval over seeds"
+    over = {run.over_seeds for run in runs}
+    return several if over == {True} else one if over == {False} else f"{one}, of several seeds {several}"
+
+
+def _bands(runs: Sequence[FinishedRun]) -> str:
+    return "Shaded: 95% t-interval over seeds." if any(run.over_seeds for run in runs) else ""
+
+
+def render(title: str, content: str, data: dict) -> str:
+    """The whole page.
+
+    Args:
+        title: of the window, plain text.
+        content: HTML of the body.
+        data: what the script draws.
+    """
+    style = _read("page.css")
+    script = "\n".join(_read(name) for name in _SCRIPTS)
+    return Template(_read("page.html")).substitute(
+        title=escape(title),
+        policy="; ".join(
+            [
+                "default-src 'none'",
+                f"script-src '{_hash(script)}'",
+                f"style-src '{_hash(style)}'",
+                "base-uri 'none'",
+                "form-action 'none'",
+                "require-trusted-types-for 'script'",
+            ]
+        ),
+        style=style,
+        script=script,
+        content=content,
+        data=as_json(data),
+    )
+
+
+def _read(name: str) -> str:
+    return (_FILES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
