@@ -16,7 +16,7 @@ class FinishedRun:
     """A run, or several that differ by their seeds.
 
     Attributes:
-        name: the folder, as it was given.
+        name: the last two parts of the folder's path: no more is the business of whoever gets the page.
         folders: run folders by what the page calls them ("seed 0").
         summaries: the content of each one's summary.json, in that order.
         summary: of the only one, or over seeds (`summarize_seeds`).
@@ -44,7 +44,7 @@ def open_one(run: str | Path, missing: Sequence[str] = ()) -> tuple[FinishedRun,
     """
     summary, step_scores = summarize(run)
     summary["missing"] += missing
-    return FinishedRun(str(run), {_label(summary, run): Path(run)}, [summary], summary), step_scores
+    return FinishedRun(_name(run), {_label(summary, run): Path(run)}, [summary], summary), step_scores
 
 
 def open_seeds(runs: Sequence[str | Path], missing: Sequence[str] = ()) -> FinishedRun:
@@ -61,7 +61,11 @@ def open_seeds(runs: Sequence[str | Path], missing: Sequence[str] = ()) -> Finis
     summary = summarize_seeds(summaries, runs)
     summary["missing"] += missing
     folders = {_label(one, run): Path(run) for one, run in zip(summaries, runs, strict=True)}
-    return FinishedRun(str(Path(runs[0]).parent), folders, summaries, summary)
+    return FinishedRun(_name(Path(runs[0]).parent), folders, summaries, summary)
+
+
+def _name(run: str | Path) -> str:
+    return "/".join(Path(run).resolve().parts[-2:])
 
 
 def _label(summary: dict, run: str | Path) -> str:

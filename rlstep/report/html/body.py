@@ -92,7 +92,7 @@ def _what_was_run(runs: Sequence[FinishedRun]) -> str:
             parts.append(f"PRM solution score: {curves['aggregate']}")
         says = [_text(part) for part in parts]
         if run.summary["missing"]:
-            says.append('<a href="#missing">not complete</a>')
+            says.append('<a href="#missing">what is missing</a>')
         who = f'<span class="run">{LETTERS[place]}</span> ' if len(runs) > 1 else ""
         lines.append(f"<p>{who}{DOT.join(says)}</p>" if says else "")
     return "".join(lines)

@@ -11,6 +11,7 @@ from rlstep.report.html.training import Training
 # By seed, what an arm logged; by arm.
 Trainings = Mapping[str, Mapping[str, Training]]
 
+RIGHT = {"accuracy": "answer right", "clean_accuracy": "answer and every step right"}
 STEP_MEASURES = {
     "first_error_exact": "first wrong step found exactly",
     "processbench_f1": "ProcessBench F1",
@@ -57,14 +58,17 @@ def _best_of_n(curves: dict | None):
         for name in names:
             if not name.endswith(tables.CLEAN):
                 text = tables.at(curves[name], -1)
-                yield (f"Best of {curves['ns'][-1]}: right answer", tables.curve_head(name, names)), text
+                yield (f"Best of {curves['ns'][-1]}: answer right", tables.curve_head(name, names)), text
 
 
 def _after_rl(curves: dict):
-    for key, title in (("accuracy", "After RL: right answer"), ("clean_accuracy", "After RL: every step right, too")):
+    for key, right in RIGHT.items():
         for arm in arms.ARMS:
             if curve := curves.get(arm.name):
-                yield (title, f"{arm.label}, {curve['samples'][-1]:,} samples"), tables.at(curve[key], -1)
+                yield (
+                    (f"After RL: {right}", f"{arm.label}, {curve['samples'][-1]:,} samples"),
+                    tables.at(curve[key], -1),
+                )
 
 
 def _samples_needed(run: FinishedRun):
@@ -73,7 +77,7 @@ def _samples_needed(run: FinishedRun):
         ratio = one["ratio"]
         values = ratio.values() if isinstance(ratio, dict) else [ratio]
         text = "-" if ratio is None else tables.number(*values, digits=1) + " times fewer"
-        yield ("Samples to where outcome-only RL ends", f"process, {tables.KEY_HEADS[key]}"), text
+        yield ("Samples to where outcome-only RL ends", f"{arms.PROCESS.label}: {RIGHT[key]}"), text
 
 
 def _prm_steps(summaries: Sequence[dict]):

@@ -1,6 +1,7 @@
 // Charts as inline SVG: lines with the bands of their intervals, the alarm's marks, and values under the pointer.
 
-const CHART = { height: 250, left: 52, right: 14, top: 14, bottom: 42 };
+const MARGIN = { left: 52, right: 14, top: 14, bottom: 42 };
+const DOTTED = 20; // points, up to which each one is marked
 
 /** Draws one chart into its figure, and again whenever its width changes or a line is hidden. */
 function showChart(figure, chart, runs) {
@@ -19,7 +20,7 @@ function showChart(figure, chart, runs) {
   function draw() {
     const ranges = rangesOf(chart, hidden);
     chart.panels.forEach((panel, place) => {
-      if (panel) drawPanel(boxes[place], panel, chart, ranges, hidden, place);
+      if (panel) drawPanel(boxes[place], panel, chart, ranges, hidden);
       else boxes[place].replaceChildren(element("p", { class: "note" }, "No data."));
     });
   }
@@ -82,10 +83,10 @@ function rangesOf(chart, hidden) {
     }
   }
   if (!xs.length) return { x: [chart.log ? 1 : 0, chart.log ? 2 : 1], y: [0, 1], ticks: xs };
-  const x = [Math.min(...xs), Math.max(...xs)];
+  const x = [chart.log ? Math.min(...xs) : Math.min(0, ...xs), Math.max(...xs)];
   let y = chart.share ? [0, 1] : [Math.min(...ys), Math.max(...ys)];
   if (x[0] === x[1]) x[1] = x[0] + 1;
-  if (y[0] === y[1]) y = [y[0] - 0.5, y[1] + 0.5];
+  if (y[0] === y[1]) y = y[0] === 0 ? [0, 1] : [Math.min(0, 2 * y[0]), Math.max(0, 2 * y[1])];
   if (!chart.share) {
     // Room for a band's end, and 0 where it is near.
     if (y[0] > 0 && y[0] < 0.4 * y[1]) y[0] = 0;
@@ -105,8 +106,9 @@ function ticksOf([low, high], count) {
   return ticks;
 }
 
-function drawPanel(box, panel, chart, ranges, hidden, place) {
-  const width = Math.max(box.clientWidth, 240), { height, left, right, top, bottom } = CHART;
+function drawPanel(box, panel, chart, ranges, hidden) {
+  const width = Math.max(box.clientWidth, 240), height = Math.min(Math.max(0.42 * width, 230), 330);
+  const { left, right, top, bottom } = MARGIN;
   const lines = panel.series.filter((line) => !hidden.has(line.name));
   const along = chart.log ? Math.log2 : (value) => value;
   const [x0, x1] = ranges.x.map(along), [y0, y1] = ranges.y;
@@ -114,7 +116,7 @@ function drawPanel(box, panel, chart, ranges, hidden, place) {
   const y = (value) => height - bottom - ((value - y0) / (y1 - y0)) * (height - top - bottom);
   const label = `${chart.title}: ${lines.map((line) => ending(line, chart)).join("; ")}. Arrow keys read the values.`;
   const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": label });
-  svg.append(axes(chart, ranges, x, y, width), marks(panel, x));
+  svg.append(axes(chart, ranges, { x, y, width, height }), marks(panel, x, height));
   for (const line of lines) {
     if (line.band) {
       const there = line.x.map((value, k) => `${x(value)},${y(line.high[k])}`);
@@ -124,23 +126,23 @@ function drawPanel(box, panel, chart, ranges, hidden, place) {
     }
     const points = line.x.map((value, k) => `${x(value)},${y(line.y[k])}`).join(" ");
     svg.append(drawn("polyline", { points, class: "line", ...strokeOf(line) }));
-    if (line.x.length === 1) svg.append(dot(x(line.x[0]), y(line.y[0]), line));
+    if (line.x.length <= DOTTED) svg.append(...line.x.map((value, k) => dot(x(value), y(line.y[k]), line, 2.6)));
   }
   const tip = element("div", { class: "tip", hidden: true });
   box.replaceChildren(svg, tip);
-  readValues(svg, tip, { panel, chart, lines, x, y, width });
+  readValues(svg, tip, { panel, chart, lines, x, y, width, height });
 }
 
 function ending(line, chart) {
   return `${line.name} ends on ${valueText(line, line.x.length - 1, chart)}`;
 }
 
-function dot(cx, cy, line) {
-  return drawn("circle", { cx, cy, r: 3.5, style: { fill: `var(--${line.colour})` } });
+function dot(cx, cy, line, r = 4) {
+  return drawn("circle", { cx, cy, r, style: { fill: `var(--${line.colour})` } });
 }
 
-function axes(chart, ranges, x, y, width) {
-  const { height, left, right, top, bottom } = CHART;
+function axes(chart, ranges, { x, y, width, height }) {
+  const { left, right, bottom } = MARGIN;
   const group = drawn("g", { class: "axes", "aria-hidden": "true" });
   for (const tick of chart.share ? [0, 0.25, 0.5, 0.75, 1] : ticksOf(ranges.y, 5)) {
     group.append(drawn("line", { x1: left, x2: width - right, y1: y(tick), y2: y(tick) }));
@@ -159,9 +161,9 @@ function axes(chart, ranges, x, y, width) {
   return group;
 }
 
-function marks(panel, x) {
+function marks(panel, x, height) {
   const group = drawn("g", { class: "marks" });
-  const { height, top, bottom } = CHART;
+  const { top, bottom } = MARGIN;
   for (const mark of panel.marks) {
     const wide = Math.max(x(mark.to) - x(mark.from), 3), fill = { fill: `var(--${mark.colour})` };
     group.append(
@@ -173,7 +175,7 @@ function marks(panel, x) {
 }
 
 /** Shows the values at the pointer's x, or at that of the arrow keys. */
-function readValues(svg, tip, { panel, chart, lines, x, y, width }) {
+function readValues(svg, tip, { panel, chart, lines, x, y, width, height }) {
   const places = [...new Set(lines.flatMap((line) => line.x))].sort((a, b) => a - b);
   const cross = drawn("g", { class: "cross", "aria-hidden": "true" });
   svg.append(cross);
@@ -182,7 +184,7 @@ function readValues(svg, tip, { panel, chart, lines, x, y, width }) {
     if (!places.length) return;
     at = Math.min(Math.max(place, 0), places.length - 1);
     const value = places[at];
-    cross.replaceChildren(drawn("line", { x1: x(value), x2: x(value), y1: CHART.top, y2: CHART.height - CHART.bottom }));
+    cross.replaceChildren(drawn("line", { x1: x(value), x2: x(value), y1: MARGIN.top, y2: height - MARGIN.bottom }));
     const rows = [];
     for (const line of lines) {
       const k = line.x.indexOf(value);

@@ -107,6 +107,7 @@ function showSolutions(root, { runs, kinds, sets }) {
     status.textContent = page.length ? `${start + 1} to ${end} of ${thousands(state.shown.length)} ${what}` : `No ${what} fit.`;
     back.disabled = start === 0;
     on.disabled = end >= state.shown.length;
+    list.classList.toggle("pairs", columns().length > 1);
     list.replaceChildren(...page.map((place, k) => card(rowsAt(place), start + k)));
     if (move) mark();
   }
