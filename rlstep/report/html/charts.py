@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from rlstep.report import arms, style
 from rlstep.report.arms import Style
+from rlstep.report.over_seeds import without_gaps
 from rlstep.report.picks import picks
 
 # The page's colours by name: dark mode has others.
@@ -68,7 +69,7 @@ def best_of_n(summaries: Sequence[dict], intervals: str) -> list[dict]:
     """
     panels = []
     for summary in summaries:
-        curves = summary["best_of_n"]
+        curves = summary["best_of_n"] and without_gaps(summary["best_of_n"])
         lines = [
             series(pick.label, pick.style, curves["ns"], curves[name], pick.width, pick.band)
             for name, pick in (picks(curves) if curves else {}).items()

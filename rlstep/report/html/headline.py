@@ -7,6 +7,7 @@ from rlstep.core.stats import t_interval
 from rlstep.report import arms, tables
 from rlstep.report.finished import FinishedRun
 from rlstep.report.html.training import Training
+from rlstep.report.over_seeds import GAPS
 
 # By seed, what an arm logged; by arm.
 Trainings = Mapping[str, Mapping[str, Training]]
@@ -57,8 +58,8 @@ def _best_of_n(curves: dict | None):
         names = tables.curve_names(curves)
         for name in names:
             if not name.endswith(tables.CLEAN):
-                text = tables.at(curves[name], -1)
-                yield (f"Best of {curves['ns'][-1]}: answer right", tables.curve_head(name, names)), text
+                label = GAPS[name][-1] if name in GAPS else tables.curve_head(name, names)
+                yield (f"Best of {curves['ns'][-1]}: answer right", label), tables.at(curves[name], -1)
 
 
 def _after_rl(curves: dict):
@@ -76,8 +77,7 @@ def _samples_needed(run: FinishedRun):
     for key, one in comparison.items():
         ratio = one["ratio"]
         values = ratio.values() if isinstance(ratio, dict) else [ratio]
-        text = "-" if ratio is None else tables.number(*values, digits=1) + " times fewer"
-        yield ("Samples to where outcome-only RL ends", f"{arms.PROCESS.label}: {RIGHT[key]}"), text
+        yield ("Times fewer samples than outcome-only RL, to its end", RIGHT[key]), tables.number(*values, digits=1)
 
 
 def _prm_steps(summaries: Sequence[dict]):
@@ -93,11 +93,8 @@ def _hacking(training: Trainings):
         seeds = training.get(arm.name)
         if not seeds:
             continue
-        raised = [f"{seed}, update {one.alarms[0][0]}" for seed, one in seeds.items() if one.alarms]
-        yield ("Alarm for reward hacking", arm.label), "; ".join(raised) or "never raised"
-        shares = [
-            max(one.values["steps/withheld"].values()) for one in seeds.values() if "steps/withheld" in one.values
-        ]
-        if shares:
-            text = f"{max(shares):.1%} of a batch's steps"
-            yield ("Most that guards withheld", arm.label), text
+        raised = {seed: f"update {one.alarms[0][0]}" for seed, one in seeds.items() if one.alarms}
+        each = raised.values() if len(seeds) == 1 else [f"{seed}, {update}" for seed, update in raised.items()]
+        yield ("Alarm for reward hacking", arm.label), "; ".join(each) or "never"
+        if shares := [share for one in seeds.values() for share in one.values.get("steps/withheld", {}).values()]:
+            yield ("Largest share of a batch's steps that guards withheld", arm.label), f"{max(shares):.1%}"

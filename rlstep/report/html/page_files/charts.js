@@ -113,7 +113,9 @@ function drawPanel(box, panel, chart, ranges, hidden) {
   const along = chart.log ? Math.log2 : (value) => value;
   const [x0, x1] = ranges.x.map(along), [y0, y1] = ranges.y;
   const x = (value) => left + ((along(value) - x0) / (x1 - x0)) * (width - left - right);
-  const y = (value) => height - bottom - ((value - y0) / (y1 - y0)) * (height - top - bottom);
+  // An interval may reach beyond a share's 0 or 100%; it is drawn as far as the axis goes, and read in full.
+  const inside = (value) => Math.min(Math.max(value, y0), y1);
+  const y = (value) => height - bottom - ((inside(value) - y0) / (y1 - y0)) * (height - top - bottom);
   const label = `${chart.title}: ${lines.map((line) => ending(line, chart)).join("; ")}. Arrow keys read the values.`;
   const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": label });
   svg.append(axes(chart, ranges, { x, y, width, height }), marks(panel, x, height));
