@@ -1,12 +1,16 @@
 """What a report is of: one run, or one experiment over several seeds, with its numbers."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlstep.report import arms
 from rlstep.report.examples import StepScores
 from rlstep.report.over_seeds import summarize_seeds
 from rlstep.report.summary import has_results, summarize
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.record import RECORD
 
 SEEDS = "seed-*"  # folders of the seeds, as `rlstep lab --seeds` names them
 
@@ -88,3 +92,30 @@ def seed_folders(run: str | Path) -> tuple[list[Path], list[str]]:
     ready = [folder for folder in folders if has_results(folder)]
     missing = [f"{folder}: nothing to report yet" for folder in folders if folder not in ready]
     return (ready, missing) if ready else ([Path(run)], [])
+
+
+def side_by_side(run: FinishedRun, other: FinishedRun | None) -> list[FinishedRun]:
+    """The runs of a page: one, or two.
+
+    Raises:
+        UserError: they are of different tasks.
+    """
+    runs = [run] if other is None else [run, other]
+    tasks = [{task for folder in one.folders.values() if (task := _task_of(folder))} for one in runs]
+    if len(set().union(*tasks)) > 1:
+        each = [
+            f"{one.name} is of {' and '.join(sorted(of)) or 'unknown'}" for one, of in zip(runs, tasks, strict=True)
+        ]
+        raise UserError(
+            f"{', '.join(each)}: runs of different tasks cannot be compared. Give --beside a run of the same task."
+        )
+    return runs
+
+
+def _task_of(folder: Path) -> str | None:
+    """A run's task, by the record of `prepare` or of an RL arm; None if neither says it."""
+    for place in ("prepare", *(arm.folder for arm in arms.ARMS)):
+        path = folder / place / RECORD
+        if path.is_file() and (task := json.loads(path.read_text(encoding="utf-8")).get("config", {}).get("task")):
+            return task
+    return None

@@ -6,7 +6,7 @@ from pathlib import Path
 from rlstep.evaluation.learning_curves import KEYS
 from rlstep.report import tables
 from rlstep.report.examples import Example
-from rlstep.report.finished import FinishedRun, open_one
+from rlstep.report.finished import FinishedRun, open_one, side_by_side
 from rlstep.report.glossary import GLOSSARY
 from rlstep.report.html.page import MOST, PAGE, write_page
 from rlstep.runtime.rows import write_json
@@ -38,6 +38,7 @@ def report_run(
         UserError: as in `summarize`, or the run beside is of another task.
     """
     finished, step_scores = open_one(run, missing)
+    on_page = side_by_side(finished, beside)
     summary = finished.summary
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def report_run(
     pictures = _draw(summary, examples, out)
     write_json(out / SUMMARY, summary)
     (out / TEXT).write_text(_text(summary, examples), encoding="utf-8")
-    write_page(out / PAGE, [finished, *([beside] if beside else [])], most)
+    write_page(out / PAGE, on_page, most)
     return summary, sorted(pictures)
 
 

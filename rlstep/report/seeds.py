@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlstep.report import tables
-from rlstep.report.finished import FinishedRun, open_seeds
+from rlstep.report.finished import FinishedRun, open_seeds, side_by_side
 from rlstep.report.html.page import MOST, PAGE, write_page
 from rlstep.report.over_seeds import GAPS, comparison_cells, gap_cells, without_gaps
 from rlstep.runtime.rows import write_json
@@ -33,13 +33,14 @@ def report_seeds(
         UserError: as in `open_seeds`, or the run beside is of another task.
     """
     finished = open_seeds(runs, missing)
+    on_page = side_by_side(finished, beside)
     summary = finished.summary
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     _draw(summary, out)
     write_json(out / "summary.json", summary)
     (out / "report.md").write_text(_text(summary), encoding="utf-8")
-    write_page(out / PAGE, [finished, *([beside] if beside else [])], most)
+    write_page(out / PAGE, on_page, most)
     return summary
 
 

@@ -66,18 +66,21 @@ def _after_rl(curves: dict):
     for key, right in RIGHT.items():
         for arm in arms.ARMS:
             if curve := curves.get(arm.name):
-                yield (
-                    (f"After RL: {right}", f"{arm.label}, {curve['samples'][-1]:,} samples"),
-                    tables.at(curve[key], -1),
-                )
+                label = f"{arm.label}, {curve['samples'][-1]:,} samples"
+                yield (f"After RL: {right}", label), tables.at(curve[key], -1)
 
 
 def _samples_needed(run: FinishedRun):
     comparison = run.summary["rl_comparison"] or {}
     for key, one in comparison.items():
-        ratio = one["ratio"]
-        values = ratio.values() if isinstance(ratio, dict) else [ratio]
-        yield ("Times fewer samples than outcome-only RL, to its end", RIGHT[key]), tables.number(*values, digits=1)
+        ratio, needed = one["ratio"], one["process_samples"]
+        if ratio is not None:
+            text = tables.number(*ratio.values() if isinstance(ratio, dict) else [ratio], digits=1)
+        elif needed is None or isinstance(needed, list) and None in needed:
+            text = "not reached"
+        else:
+            continue  # it was there before any training
+        yield ("Times fewer samples than outcome-only RL, to its end", RIGHT[key]), text
 
 
 def _prm_steps(summaries: Sequence[dict]):

@@ -17,7 +17,7 @@ from rlstep.report.html import charts
 from rlstep.report.html.body import body
 from rlstep.report.html.choice import KINDS
 from rlstep.report.html.headline import cards
-from rlstep.report.html.solutions import as_json, check_same_task, solution_sets
+from rlstep.report.html.solutions import as_json, solution_sets
 from rlstep.report.html.training import read_arms, training_charts
 from rlstep.runtime.rows import atomic
 
@@ -33,13 +33,9 @@ def write_page(path: Path, runs: Sequence[FinishedRun], most: int = MOST) -> Non
 
     Args:
         path: the file.
-        runs: one or two; what they lack is named.
+        runs: one, or two of one task; what they lack is named.
         most: solutions per run and seed; fewer where the page would grow beyond `MOST_BYTES`.
-
-    Raises:
-        UserError: the runs are of different tasks.
     """
-    check_same_task([(run.name, list(run.folders.values())) for run in runs])
     trainings, missing = zip(*(read_arms(run.folders) for run in runs), strict=True)
     summaries = [run.summary for run in runs]
     sections = {

@@ -22,7 +22,6 @@ from rlstep.policy.rewards.guards import Guards
 from rlstep.report import arms
 from rlstep.report.examples import ORM, PRM, first_wrong
 from rlstep.report.html.choice import KINDS, Withheld, choose, kinds_of, withheld
-from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RECORD
 from rlstep.runtime.visible import visible
 from rlstep.steps.prompts import problem_text
@@ -92,6 +91,8 @@ def solution_sets(runs: Sequence[Mapping[str, Path]], most: int, budget: int) ->
         most: solutions per run and seed.
         budget: bytes of JSON that all sets may take.
     """
+    if not most:
+        return []
     sources = [{seed: open_source(folder) for seed, folder in run.items()} for run in runs]
     groups: list[tuple[str, list[Source | None]]] = []
     for seed in dict.fromkeys(seed for run in sources for seed in run):
@@ -109,22 +110,23 @@ def _set(label: str, sources: list[Source | None], most: int, budget: int) -> di
     read = [_read(source, chosen) for source, chosen in zip(present, rows, strict=True)]
     problems: dict[tuple[str, str, str], int] = {}
     kept: list[list[tuple[int, dict]]] = [[] for _ in present]
+    left = budget
     for place in range(len(rows[0])):
         pair = [solutions[chosen[place]] for solutions, chosen in zip(read, rows, strict=True)]
         new = {_problem(solution) for solution, _ in pair} - problems.keys()
         encoded = [row(solution, held, 0) for solution, held in pair]
         cost = len(as_json([*new, *encoded]).encode())
-        # A solution that alone would take a tenth of the room is left out, and others are taken in its place.
-        if cost > budget or cost > budget / 10 and place:
+        if cost > min(left, budget / 10):  # one that would take a tenth of the room makes way for others
             continue
-        budget -= cost
+        left -= cost
         for problem in new:
             problems[problem] = len(problems)
         for column, chosen, one, (solution, _) in zip(kept, rows, encoded, pair, strict=True):
             column.append((chosen[place], one | {"p": problems[_problem(solution)]}))
     # In the order of the first run's file.
     order = sorted(range(len(kept[0])), key=lambda place: kept[0][place][0])
-    columns = iter([_column(source, [column[place] for place in order]) for source, column in zip(present, kept)])  # noqa: B905
+    made = [_column(source, [column[k] for k in order]) for source, column in zip(present, kept, strict=True)]
+    columns = iter(made)
     return {
         "label": label,
         "problems": [list(problem) for problem in problems],
@@ -220,29 +222,3 @@ def as_json(value) -> str:
     '"\\\\u003c/script>\\\\u003c!--"'
     """
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def task_of(folder: Path) -> str | None:
-    """The task of a run, by the record of `prepare` or of an RL arm; None if neither says it."""
-    for place in ("prepare", *(arm.folder for arm in arms.ARMS)):
-        path = folder / place / RECORD
-        if path.is_file() and (task := json.loads(path.read_text(encoding="utf-8")).get("config", {}).get("task")):
-            return task
-    return None
-
-
-def check_same_task(runs: Sequence[tuple[str, Sequence[Path]]]) -> None:
-    """Refuses to set runs of different tasks side by side.
-
-    Args:
-        runs: (name, run folders of the seeds).
-
-    Raises:
-        UserError: two of them are of different tasks.
-    """
-    tasks = {name: {task for folder in folders if (task := task_of(folder))} for name, folders in runs}
-    if len(set().union(*tasks.values())) > 1:
-        each = ", ".join(
-            f"{name} is of {' and '.join(sorted(task)) or 'an unknown task'}" for name, task in tasks.items()
-        )
-        raise UserError(f"{each}: runs of different tasks cannot be compared. Give --beside a run of the same task.")

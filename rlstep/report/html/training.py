@@ -150,7 +150,7 @@ def _line(arm: Arm, seeds: list[Training], metric: str) -> list[dict]:
     shared = [update for place, update in enumerate(shared) if place % every == 0 or place == len(shared) - 1]
     intervals = [t_interval([one.values[metric][update] for one in seeds]) for update in shared]
     curve = {part: [getattr(interval, part) for interval in intervals] for part in ("mean", "low", "high")}
-    name = f"{arm.label} (every {every}th update)" if every > 1 else arm.label
+    name = f"{arm.label} (1 update in {every})" if every > 1 else arm.label
     return [series(name, arm.style, [seeds[0].samples[update] for update in shared], curve, width=1.6)]
 
 
