@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from rlstep.report.finished import open_run, seed_folders
-from rlstep.report.html.page import MOST
+from rlstep.report.html.page import MOST, PAGE
 from rlstep.report.one_run import report_run
 from rlstep.report.seeds import report_seeds
 from rlstep.runtime.constraints import Range, check
@@ -40,4 +40,5 @@ def report(config: ReportConfig) -> dict:
             summary, pictures = report_run(folders[0], out, beside, config.solutions, missing)
             record.metrics["pictures"] = pictures
         record.metrics["missing"] = summary["missing"]
+    print(f"page: {out / PAGE}")
     return summary

@@ -25,7 +25,8 @@ from rlstep.report.html.choice import KINDS, Withheld, choose, kinds_of, withhel
 from rlstep.runtime.record import RECORD
 from rlstep.runtime.visible import visible
 from rlstep.steps.prompts import problem_text
-from rlstep.steps.records import Solution, iter_solutions
+from rlstep.steps.records import Solution, iter_solutions, solution_of
+from rlstep.steps.sources import iter_rows
 
 # What a run has of the test problems, the most complete first: one that is not finished has but the later ones.
 FILES = ("test/scored.jsonl", "test/scored-prm.jsonl", "test/labelled.jsonl", "test/samples.jsonl")
@@ -51,8 +52,9 @@ class Source:
     keys: list[tuple[str, str, int]]
     kinds: list[int]
 
-    def solutions(self):
-        return iter_solutions(self.folder / self.file)
+    @property
+    def path(self) -> Path:
+        return self.folder / self.file
 
 
 def open_source(folder: Path) -> Source | None:
@@ -63,7 +65,7 @@ def open_source(folder: Path) -> Source | None:
     settings = _guard_settings(folder)
     guards = Guards(**settings)
     source = Source(folder, file, guards, bool(settings), [], [])
-    for solution in source.solutions():
+    for solution in iter_solutions(source.path):
         source.keys.append(_key(solution))
         source.kinds.append(kinds_of(solution, bool(withheld(solution, guards))))
     return source
@@ -106,32 +108,43 @@ def solution_sets(runs: Sequence[Mapping[str, Path]], most: int, budget: int) ->
 
 def _set(label: str, sources: list[Source | None], most: int, budget: int) -> dict:
     present = [source for source in sources if source]
-    rows = _choose_pairs(*present, most) if len(present) == 2 else [choose(present[0].kinds, most)]
-    read = [_read(source, chosen) for source, chosen in zip(present, rows, strict=True)]
-    problems: dict[tuple[str, str, str], int] = {}
-    kept: list[list[tuple[int, dict]]] = [[] for _ in present]
-    left = budget
-    for place in range(len(rows[0])):
-        pair = [solutions[chosen[place]] for solutions, chosen in zip(read, rows, strict=True)]
-        new = {_problem(solution) for solution, _ in pair} - problems.keys()
-        encoded = [row(solution, held, 0) for solution, held in pair]
-        cost = len(as_json([*new, *encoded]).encode())
-        if cost > min(left, budget / 10):  # one that would take a tenth of the room makes way for others
-            continue
-        left -= cost
-        for problem in new:
-            problems[problem] = len(problems)
-        for column, chosen, one, (solution, _) in zip(kept, rows, encoded, pair, strict=True):
-            column.append((chosen[place], one | {"p": problems[_problem(solution)]}))
-    # In the order of the first run's file.
-    order = sorted(range(len(kept[0])), key=lambda place: kept[0][place][0])
-    made = [_column(source, [column[k] for k in order]) for source, column in zip(present, kept, strict=True)]
-    columns = iter(made)
+    chosen = _choose_pairs(*present, most) if len(present) == 2 else [choose(present[0].kinds, most)]
+    read = [_read(source, places) for source, places in zip(present, chosen, strict=True)]
+    pairs = [[one[place] for one, place in zip(read, pair, strict=True)] for pair in zip(*chosen, strict=True)]
+    problems, kept = _fit(pairs, budget)
+    order = sorted(kept, key=lambda pair: chosen[0][pair])  # as in the first run's file
+    columns = iter([_column(source, [kept[pair][side] for pair in order]) for side, source in enumerate(present)])
     return {
         "label": label,
-        "problems": [list(problem) for problem in problems],
+        "problems": problems,
         "columns": [next(columns) if source else None for source in sources],
     }
+
+
+def _fit(
+    pairs: list[list[tuple[Solution, Withheld]]], budget: int
+) -> tuple[list[tuple[str, str, str]], dict[int, list[dict]]]:
+    """(problems, rows by the number of their pair) of the first pairs that a budget of bytes holds.
+
+    A pair that would take a tenth of the budget makes way for others.
+    """
+    problems: dict[tuple[str, str, str], int] = {}
+    kept: dict[int, list[dict]] = {}
+    left = budget
+    for number, pair in enumerate(pairs):
+        asked = [_problem(solution) for solution, _ in pair]
+        new = [problem for problem in dict.fromkeys(asked) if problem not in problems]
+        places = {problem: len(problems) + k for k, problem in enumerate(new)}
+        rows = [
+            row(solution, held, places.get(problem, problems.get(problem)))
+            for (solution, held), problem in zip(pair, asked, strict=True)
+        ]
+        cost = len(as_json([*new, *rows]).encode())
+        if cost <= min(left, budget / 10):
+            left -= cost
+            problems |= places
+            kept[number] = rows
+    return list(problems), kept
 
 
 def _choose_pairs(first: Source, second: Source, most: int) -> list[list[int]]:
@@ -143,21 +156,21 @@ def _choose_pairs(first: Source, second: Source, most: int) -> list[list[int]]:
 
 
 def _read(source: Source, rows: Sequence[int]) -> dict[int, tuple[Solution, Withheld]]:
-    wanted = set(rows)
-    return {
-        place: (solution, withheld(solution, source.guards))
-        for place, solution in enumerate(source.solutions())
-        if place in wanted
-    }
+    """The chosen solutions by their places; the other rows, which were checked before, are passed over."""
+    wanted, read = set(rows), {}
+    for place, one in enumerate(iter_rows(source.path)):
+        if place in wanted:
+            solution = solution_of(one)
+            read[place] = (solution, withheld(solution, source.guards))
+    return read
 
 
 def _problem(solution: Solution) -> tuple[str, str, str]:
     return visible(solution.problem_id), visible(problem_text(solution.prompt)), visible(solution.reference)
 
 
-def _column(source: Source, rows: list[tuple[int, dict]]) -> dict:
-    """What a column says of its rows, given with their places in the file."""
-    here = [one["k"] for _, one in rows]
+def _column(source: Source, rows: list[dict]) -> dict:
+    here = [one["k"] for one in rows]
     counts = {
         kind.name: [sum(bits >> bit & 1 for bits in kinds) for kinds in (here, source.kinds)]
         for bit, kind in enumerate(KINDS)
@@ -168,7 +181,7 @@ def _column(source: Source, rows: list[tuple[int, dict]]) -> dict:
         "here": len(rows),
         "counts": counts,
         "guards": "as the process arm had them" if source.by_arm else "with their default settings",
-        "rows": [one for _, one in rows],
+        "rows": rows,
     }
 
 
