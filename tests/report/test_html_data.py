@@ -220,7 +220,7 @@ def test_headline_figures_by_hand(tmp_path):
     trainings, _ = read_arms(finished.folders)
     shown = {card.title: dict(card.rows) for card in cards([finished], [trainings])}
     assert shown["Best of 4: answer right"]["PRM"] == ["0.70 [0.65, 0.75]"]
-    assert shown["After RL: answer right"]["outcome only, 500 samples"] == ["0.60"]
+    assert shown["After 500 RL samples: answer right"]["outcome only"] == ["0.60"]
     assert shown["Times fewer samples than outcome-only RL, to its end"]["answer right"] == ["2.5"]
     assert shown["Alarm for reward hacking"] == {"process + outcome": ["update 2"]}
 
@@ -230,7 +230,7 @@ def test_headline_figures_of_seeds_and_of_a_run_beside_them(tmp_path):
     other, _ = open_one(make_run(tmp_path / "other", arms=("outcome",)))
     shown = {card.title: dict(card.rows) for card in cards([seeds, other], [{}, {}])}
     assert shown["Best of 4: answer right"]["PRM - ORM"] == ["0.20 [0.20, 0.20]", "-"]
-    assert shown["After RL: answer right"]["process + outcome, 500 samples"] == ["0.80 [0.80, 0.80]", "-"]
+    assert shown["After 500 RL samples: answer right"]["process + outcome"] == ["0.80 [0.80, 0.80]", "-"]
     assert shown["Times fewer samples than outcome-only RL, to its end"]["answer right"][1] == "-"
     (chart,) = charts.best_of_n([seeds.summary, other.summary], "")
     assert [line["name"] for line in chart["panels"][0]["series"]][:2] == ["pass@N (ceiling)", "PRM"]

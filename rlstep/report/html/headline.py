@@ -66,8 +66,8 @@ def _after_rl(curves: dict):
     for key, right in RIGHT.items():
         for arm in arms.ARMS:
             if curve := curves.get(arm.name):
-                label = f"{arm.label}, {curve['samples'][-1]:,} samples"
-                yield (f"After RL: {right}", label), tables.at(curve[key], -1)
+                title = f"After {curve['samples'][-1]:,} RL samples: {right}"
+                yield (title, arm.label), tables.at(curve[key], -1)
 
 
 def _samples_needed(run: FinishedRun):

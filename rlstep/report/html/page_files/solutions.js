@@ -26,7 +26,7 @@ function stepsOf(row) {
 function showSolutions(root, { runs, kinds, sets }) {
   const state = { set: sets[0], kind: -1, sort: null, query: "", at: 0, shown: [] };
   const about = element("p", { class: "note" });
-  const status = element("p", { class: "status", role: "status" });
+  const status = element("span", { class: "status", role: "status" });
   const list = element("div", { class: "solutions" });
   const kindSelect = element("select", { "aria-label": "Show", change: () => find({ kind: Number(kindSelect.value) }) });
   const search = element("input", {
@@ -47,8 +47,8 @@ function showSolutions(root, { runs, kinds, sets }) {
     };
     controls.unshift(element("select", { "aria-label": "Seed", change }, ...options));
   }
-  const pager = element("span", { class: "pager" }, back, on);
-  root.append(about, element("div", { class: "controls" }, ...controls, pager), scale(), status, list);
+  const pager = element("div", { class: "pager" }, back, status, on);
+  root.append(about, element("div", { class: "controls" }, ...controls), scale(), pager, list);
 
   function columns() {
     return state.set.columns.map((column, place) => [column, place]).filter(([column]) => column);
