@@ -4,7 +4,7 @@ The script draws charts in the elements with `data-chart`, the index of a chart,
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -140,7 +140,7 @@ def _charts(places: Sequence[int]) -> list[str]:
     return [f'<div class="charts">{figures}</div><noscript><p class="note">Charts need JavaScript.</p></noscript>']
 
 
-def _per_run(runs: Sequence[FinishedRun], content) -> list[str]:
+def _per_run(runs: Sequence[FinishedRun], content: Callable[[FinishedRun], str]) -> list[str]:
     """What `content` makes of each run, under the run's name if there are two."""
     parts = []
     for letter, run in zip(LETTERS, runs, strict=False):

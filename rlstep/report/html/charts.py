@@ -28,7 +28,9 @@ COLOURS = {
 PANELS = {"accuracy": "Answer right", "clean_accuracy": "Answer and every step right"}
 
 
-def chart(title: str, note: str, x: str, y: str, panels: list[dict | None], log: bool = False, share: bool = False):
+def chart(
+    title: str, note: str, x: str, y: str, panels: list[dict | None], log: bool = False, share: bool = False
+) -> dict:
     """A chart as the script takes it."""
     return {"title": title, "note": note, "x": x, "y": y, "log": log, "share": share, "panels": panels}
 

@@ -1,6 +1,6 @@
 """The figures that a report begins with, each with its interval where there is one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlstep.core.stats import t_interval
@@ -11,6 +11,8 @@ from rlstep.report.over_seeds import GAPS
 
 # By seed, what an arm logged; by arm.
 Trainings = Mapping[str, Mapping[str, Training]]
+# ((card, label), text)
+Figure = tuple[tuple[str, str], str]
 
 RIGHT = {"accuracy": "answer right", "clean_accuracy": "answer and every step right"}
 STEP_MEASURES = {
@@ -44,8 +46,8 @@ def cards(runs: Sequence[FinishedRun], trainings: Sequence[Trainings]) -> list[C
     return list(made.values())
 
 
-def _figures(run: FinishedRun, training: Trainings):
-    """((card, label), text) of each figure of one run."""
+def _figures(run: FinishedRun, training: Trainings) -> Iterator[Figure]:
+    """The figures of one run."""
     yield from _best_of_n(run.summary["best_of_n"])
     yield from _after_rl(run.summary["rl"])
     yield from _samples_needed(run)
@@ -53,7 +55,7 @@ def _figures(run: FinishedRun, training: Trainings):
     yield from _hacking(training)
 
 
-def _best_of_n(curves: dict | None):
+def _best_of_n(curves: dict | None) -> Iterator[Figure]:
     if curves:
         names = tables.curve_names(curves)
         for name in names:
@@ -62,7 +64,7 @@ def _best_of_n(curves: dict | None):
                 yield (f"Best of {curves['ns'][-1]}: answer right", label), tables.at(curves[name], -1)
 
 
-def _after_rl(curves: dict):
+def _after_rl(curves: dict) -> Iterator[Figure]:
     for key, right in RIGHT.items():
         for arm in arms.ARMS:
             if curve := curves.get(arm.name):
@@ -70,7 +72,7 @@ def _after_rl(curves: dict):
                 yield (title, arm.label), tables.at(curve[key], -1)
 
 
-def _samples_needed(run: FinishedRun):
+def _samples_needed(run: FinishedRun) -> Iterator[Figure]:
     comparison = run.summary["rl_comparison"] or {}
     for key, one in comparison.items():
         ratio, needed = one["ratio"], one["process_samples"]
@@ -83,7 +85,7 @@ def _samples_needed(run: FinishedRun):
         yield ("Times fewer samples than outcome-only RL, to its end", RIGHT[key]), text
 
 
-def _prm_steps(summaries: Sequence[dict]):
+def _prm_steps(summaries: Sequence[dict]) -> Iterator[Figure]:
     measured = [(summary["best_of_n"] or {}).get("prm_steps") for summary in summaries]
     for name, label in STEP_MEASURES.items():
         values = [measures[name] for measures in measured if measures and measures.get(name) is not None]
@@ -91,7 +93,7 @@ def _prm_steps(summaries: Sequence[dict]):
             yield ("The PRM on single steps", label), tables.number(*t_interval(values), digits=3)
 
 
-def _hacking(training: Trainings):
+def _hacking(training: Trainings) -> Iterator[Figure]:
     for arm in arms.ARMS:
         seeds = training.get(arm.name)
         if not seeds:

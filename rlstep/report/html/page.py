@@ -16,7 +16,7 @@ from rlstep.report.finished import FinishedRun
 from rlstep.report.html import charts
 from rlstep.report.html.body import body
 from rlstep.report.html.choice import KINDS
-from rlstep.report.html.headline import cards
+from rlstep.report.html.headline import Trainings, cards
 from rlstep.report.html.solutions import as_json, solution_sets
 from rlstep.report.html.training import read_arms, training_charts
 from rlstep.runtime.rows import atomic
@@ -37,21 +37,12 @@ def write_page(path: Path, runs: Sequence[FinishedRun], most: int = MOST) -> Non
         most: solutions per run and seed; fewer where the page would grow beyond `MOST_BYTES`.
     """
     trainings, missing = zip(*(read_arms(run.folders) for run in runs), strict=True)
-    summaries = [run.summary for run in runs]
-    sections = {
-        "best_of_n": charts.best_of_n(summaries, _over(runs, "95% interval over problems")),
-        "rl": charts.learning_curves(summaries, f"Test problems, by the exact checker. {_bands(runs)}"),
-        "training": training_charts(trainings),
-    }
-    drawn = [chart for made in sections.values() for chart in made]
-    places, start = {}, 0
-    for name, made in sections.items():
-        places[name] = list(range(start, start + len(made)))
-        start += len(made)
+    sections = _charts(runs, trainings)
+    drawn = [chart for of_section in sections.values() for chart in of_section]
+    places = {name: [drawn.index(chart) for chart in of_section] for name, of_section in sections.items()}
     names = [run.name for run in runs]
     data = {"runs": names, "charts": drawn, "kinds": [[kind.name, kind.title] for kind in KINDS], "sets": []}
-    named = [what for run, more in zip(runs, missing, strict=True) for what in (*run.summary["missing"], *more)]
-    headline = cards(runs, trainings)
+    headline, named = cards(runs, trainings), _missing(runs, missing)
 
     def page() -> str:
         return render(" and ".join(names), body(runs, headline, places, named, bool(data["sets"])), data)
@@ -60,6 +51,25 @@ def write_page(path: Path, runs: Sequence[FinishedRun], most: int = MOST) -> Non
     data["sets"] = solution_sets([run.folders for run in runs], most, room)
     with atomic(path) as temporary:
         temporary.write_text(page(), encoding="utf-8")
+
+
+def _charts(runs: Sequence[FinishedRun], trainings: Sequence[Trainings]) -> dict[str, list[dict]]:
+    """The charts by section of the page."""
+    summaries = [run.summary for run in runs]
+    return {
+        "best_of_n": charts.best_of_n(summaries, _over(runs, "95% interval over problems")),
+        "rl": charts.learning_curves(summaries, f"Test problems, by the exact checker. {_bands(runs)}"),
+        "training": training_charts(trainings),
+    }
+
+
+def _missing(runs: Sequence[FinishedRun], more: Sequence[Sequence[str]]) -> list[str]:
+    """What the summaries and the logs lack; of two runs, with the run's name."""
+    return [
+        (f"{run.name}: " if len(runs) > 1 else "") + what
+        for run, of_logs in zip(runs, more, strict=True)
+        for what in (*run.summary["missing"], *of_logs)
+    ]
 
 
 def _over(runs: Sequence[FinishedRun], one: str) -> str:
