@@ -1,44 +1,52 @@
-"""The report of one run: `summary.json`, `report.md` and the figures."""
+"""The report of one run: `summary.json`, `report.md`, `report.html` and the figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlstep.evaluation.learning_curves import KEYS
 from rlstep.report import tables
 from rlstep.report.examples import Example
-from rlstep.report.summary import summarize
+from rlstep.report.finished import FinishedRun, open_one, side_by_side
+from rlstep.report.glossary import GLOSSARY
+from rlstep.report.html.page import MOST, PAGE, write_page
 from rlstep.runtime.rows import write_json
 
 SUMMARY, TEXT = "summary.json", "report.md"
 PICTURES = ("best_of_n.png", "rl_curves.png", "step_scores.png")
 
-GLOSSARY = """\
-- **step**: one line of a solution. **clean**: the answer is right and so is every step, by the task's exact checker.
-- **PRM** (process reward model): gives each step its probability of being right; a solution's score is their product.
-- **ORM** (outcome reward model): gives a solution its probability of a right answer, read at its end.
-- **best of N**: of N samples the one with the highest score is picked; how often its answer is right.
-- **majority**: the most frequent answer is picked. **weighted**: the answer with the largest sum of PRM scores.
-- **pass@N**: at least one sample is right; no way to pick does better.
-- **process**: PPO rewarded by the PRM's step scores and the verified answer. **outcome**: by the verified answer alone.
-  **process only**: by a frozen PRM alone.
-- **samples**: completions drawn for RL. Those the PRM was trained on are not included."""
 
-
-def report_run(run: str | Path, out: str | Path) -> tuple[dict, list[str]]:
+def report_run(
+    run: str | Path,
+    out: str | Path,
+    beside: FinishedRun | None = None,
+    most: int = MOST,
+    missing: Sequence[str] = (),
+) -> tuple[dict, list[str]]:
     """Writes the report of a run folder into `out`, naming what is missing.
+
+    Args:
+        run: the folder.
+        out: where the report goes.
+        beside: the run to set beside this one in report.html.
+        most: the most solutions in report.html.
+        missing: what else is missing, in words.
 
     Returns:
         The content of summary.json, and the names of the figures that there was data for.
 
     Raises:
-        UserError: as in `summarize`.
+        UserError: as in `summarize`, or the run beside is of another task.
     """
-    summary, step_scores = summarize(run)
+    finished, step_scores = open_one(run, missing)
+    on_page = side_by_side(finished, beside)
+    summary = finished.summary
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     examples = step_scores.examples if step_scores else []
     pictures = _draw(summary, examples, out)
     write_json(out / SUMMARY, summary)
     (out / TEXT).write_text(_text(summary, examples), encoding="utf-8")
+    write_page(out / PAGE, on_page, most)
     return summary, sorted(pictures)
 
 
@@ -69,12 +77,14 @@ def _text(summary: dict, examples: list[Example]) -> str:
     if summary["missing"]:
         parts += ["## Missing", "\n".join(f"- {what}" for what in summary["missing"])]
     if summary["best_of_n"]:
-        parts += ["## Best of N", "![Best of N](best_of_n.png)", tables.best_of_n(summary["best_of_n"])]
+        parts += ["## Best of N", "![Best of N](best_of_n.png)", tables.table(*tables.best_of_n(summary["best_of_n"]))]
         parts += ["In brackets: 95% intervals over problems."]
         if measures := summary["best_of_n"].get("prm_steps"):
-            parts += ["The PRM on single steps, up to and including the first wrong one:", tables.prm_steps(measures)]
+            parts += ["The PRM on single steps, up to and including the first wrong one:"]
+            parts += [tables.table(*tables.prm_steps(measures))]
     if any(summary["rl"].values()):
-        parts += ["## Reinforcement learning", "![RL curves](rl_curves.png)", tables.learning_curves(summary["rl"])]
+        parts += ["## Reinforcement learning", "![RL curves](rl_curves.png)"]
+        parts += [tables.table(*tables.learning_curves(summary["rl"]))]
     if summary["rl_comparison"]:
         parts += ["\n".join(_reach(key, summary["rl_comparison"][key]) for key in KEYS)]
     if summary["step_scores"]:
@@ -84,7 +94,7 @@ def _text(summary: dict, examples: list[Example]) -> str:
         for example in examples:
             parts += [f"{example.title} (PRM score, exact checker, step)", tables.steps(example.solution)]
     if summary["seconds"]:
-        parts += ["## Time", tables.seconds(summary["seconds"])]
+        parts += ["## Time", tables.table(*tables.seconds(summary["seconds"]))]
     return "\n\n".join([*parts, "## Words", GLOSSARY]) + "\n"
 
 

@@ -23,6 +23,11 @@ HISTORY = "eval.jsonl"
 STAGES = ("prepare", "sft", "sample", "label", "prm", "orm", "score", "evaluate", "ppo", "export")
 
 
+def has_results(run: Path) -> bool:
+    """Whether a run folder holds what a report is made of: best-of-N curves, or an RL arm's history."""
+    return any((run / name).is_file() for name in (BEST_OF_N, *(f"{arm.folder}/{HISTORY}" for arm in arms.ARMS)))
+
+
 def summarize(run: str | Path) -> tuple[dict, StepScores | None]:
     """(the content of summary.json, the test solutions' step scores) of a run folder.
 
@@ -32,15 +37,15 @@ def summarize(run: str | Path) -> tuple[dict, StepScores | None]:
     run = Path(run)
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder. Give the folder that `rlstep lab --out` wrote.")
-    missing: list[str] = []
-    best_of_n = _best_of_n(run, missing)
-    rl = _learning_curves(run, missing)
-    if best_of_n is None and not any(rl.values()):
+    if not has_results(run):
         raise UserError(
             f"{run}: nothing to report: neither {BEST_OF_N} nor an {HISTORY} in"
             f" {', '.join(arm.folder for arm in arms.ARMS)}."
             " Run `rlstep lab`, or the stages evaluate and ppo, with outputs in this folder."
         )
+    missing: list[str] = []
+    best_of_n = _best_of_n(run, missing)
+    rl = _learning_curves(run, missing)
     step_scores = _step_scores(run, missing)
     records = _records(run)
     root = records.pop("", {})

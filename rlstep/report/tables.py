@@ -1,6 +1,10 @@
-"""Markdown tables of a summary. A value is a number, or a dict {"mean", "low", "high"} with its interval."""
+"""Tables of a summary: their cells, and as Markdown.
+
+A value is a number, or a dict {"mean", "low", "high"} with its interval.
+"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rlstep.report import arms
 from rlstep.report.examples import ORM, PRM
@@ -19,6 +23,13 @@ CURVE_HEADS = {
 # Prefixes and suffixes of a score's name in the name of its curve.
 WEIGHTED, CLEAN = "weighted_", "_clean"
 KEY_HEADS = {"accuracy": "answer", "clean_accuracy": "clean"}
+
+
+class Cells(NamedTuple):
+    """A table's content, all of it text: its head, and rows as long as that."""
+
+    head: list[str]
+    rows: list[list[str]]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -68,11 +79,11 @@ def curve_head(name: str, names: Sequence[str]) -> str:
     return name
 
 
-def best_of_n(curves: dict) -> str:
-    """A table of every curve, one row per N."""
+def best_of_n(curves: dict) -> Cells:
+    """Every curve, one row per N."""
     names = curve_names(curves)
     rows = [[str(n), *(at(curves[name], place) for name in names)] for place, n in enumerate(curves["ns"])]
-    return table(["N", *(curve_head(name, names) for name in names)], rows)
+    return Cells(["N", *(curve_head(name, names) for name in names)], rows)
 
 
 def plain_best_of_n(curves: dict) -> str:
@@ -97,12 +108,12 @@ def plain_errors(ns: Sequence[int], errors: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def prm_steps(measures: dict[str, float]) -> str:
+def prm_steps(measures: dict[str, float]) -> Cells:
     """How well the PRM scores single steps (`rlstep.verifiers.metrics.STEP_METRICS`), one row per measure."""
-    return table(["measure", "value"], [[name.replace("_", " "), f"{value:.3f}"] for name, value in measures.items()])
+    return Cells(["measure", "value"], [[name.replace("_", " "), f"{value:.3f}"] for name, value in measures.items()])
 
 
-def learning_curves(curves: dict, gap: dict | None = None) -> str:
+def learning_curves(curves: dict, gap: dict | None = None) -> Cells:
     """Both accuracies of every arm that has a curve, one row per evaluation.
 
     Args:
@@ -119,7 +130,7 @@ def learning_curves(curves: dict, gap: dict | None = None) -> str:
             places = [place for place, count in enumerate(curve["samples"]) if count == samples]
             row += [at(curve[key], places[0]) if places else "-" for key in KEY_HEADS]
         rows.append(row)
-    return table(heads, rows)
+    return Cells(heads, rows)
 
 
 def steps(solution: Solution) -> str:
@@ -132,6 +143,6 @@ def steps(solution: Solution) -> str:
     return "```text\n" + "\n".join(lines) + "\n```"
 
 
-def seconds(stages: dict[str, float]) -> str:
+def seconds(stages: dict[str, float]) -> Cells:
     """How long each stage took."""
-    return table(["stage", "seconds"], [[name, f"{value:,.1f}"] for name, value in stages.items()])
+    return Cells(["stage", "seconds"], [[name, f"{value:,.1f}"] for name, value in stages.items()])

@@ -47,7 +47,9 @@ COMMANDS = {
     "export": Command(
         "rlstep.stages.export", "export", "Write a policy or verifier for PEFT, transformers and vLLM.", ("policy",)
     ),
-    "report": Command("rlstep.stages.report", "report", "Summary, tables and figures of a lab run."),
+    "report": Command(
+        "rlstep.stages.report", "report", "Summary, tables, figures and an HTML page of a run.", ("run",)
+    ),
 }
 
 

@@ -1,22 +1,44 @@
-"""The `report` stage: a run folder in; `summary.json`, `report.md` and the figures out."""
+"""The `report` stage: a run folder in; `summary.json`, `report.md`, `report.html` and the figures out."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from rlstep.report.finished import open_run, seed_folders
+from rlstep.report.html.page import MOST, PAGE
 from rlstep.report.one_run import report_run
+from rlstep.report.seeds import report_seeds
+from rlstep.runtime.constraints import Range, check
 from rlstep.runtime.record import RunRecord
 
 
 @dataclass
 class ReportConfig:
-    run: str = field(metadata={"help": "Run folder, as `rlstep lab` writes it."})
+    run: str = field(metadata={"help": "Run folder, as `rlstep lab` writes it; with several seeds the folder of all."})
     out: str | None = field(default=None, metadata={"help": "Where the report goes; RUN/report when not given."})
+    beside: str | None = field(
+        default=None, metadata={"help": "Another run folder of the same task: report.html sets the two side by side."}
+    )
+    solutions: Annotated[int, Range(at_least=0)] = field(
+        default=MOST,
+        metadata={"help": "The most solutions per seed in report.html; fewer where it would grow beyond 5 MB."},
+    )
+
+    def __post_init__(self):
+        check(self)
 
 
 def report(config: ReportConfig) -> dict:
     """Writes the report of what the run folder holds, naming what is missing; returns the summary."""
+    beside = open_run(config.beside) if config.beside else None
+    folders, missing = seed_folders(config.run)
     out = Path(config.out) if config.out else Path(config.run) / "report"
     with RunRecord("report", asdict(config), out) as record:
-        summary, pictures = report_run(config.run, out)
-        record.metrics |= {"pictures": pictures, "missing": summary["missing"]}
+        if len(folders) > 1:
+            summary = report_seeds(folders, out, beside, config.solutions, missing)
+        else:
+            summary, pictures = report_run(folders[0], out, beside, config.solutions, missing)
+            record.metrics["pictures"] = pictures
+        record.metrics["missing"] = summary["missing"]
+    print(f"page: {out / PAGE}")
     return summary

@@ -19,62 +19,9 @@ from rlstep.runtime.paths import recipe
 from rlstep.runtime.rows import write_json, write_rows
 from rlstep.stages.report import ReportConfig, report
 from rlstep.steps.boundaries import line_steps
-from rlstep.steps.records import Solution
+from tests.report.runs import curve, make_run, scored, solution
 
 PICTURES = ("best_of_n.png", "rl_curves.png", "step_scores.png")
-
-
-def solution(sample: int, completion: str, labels, prm, orm_last: float, correct: bool) -> Solution:
-    steps = line_steps(completion)
-    orm = [0.5] * (len(steps) - 1) + [orm_last]
-    answer = completion.rsplit(" ", 1)[1]
-    scores = {"prm": prm, "orm": orm}
-    return Solution("p", "1 + 1 + 1\n", completion, "3", sample, True, steps, labels, answer, correct, scores)
-
-
-def scored() -> list[Solution]:
-    """One of each kind and, of right answers on a wrong step, one that the PRM does not see."""
-    return [
-        solution(0, "1 + 1 = 2\n2 + 1 = 3\nAnswer: 3", [1, 1, 1], [0.9, 0.8, 0.9], 0.4, True),
-        solution(1, "1 + 1 = 3\n3 + 1 = 3\nAnswer: 3", [0, 0, 1], [0.9, 0.2, 0.9], 0.9, True),
-        solution(2, "1 + 1 = 3\n3 + 1 = 3\nAnswer: 3", [0, 0, 1], [0.1, 0.6, 0.9], 0.7, True),
-        solution(3, "1 + 1 = 2\n2 + 1 = 4\nAnswer: 4", [1, 0, 1], [0.9, 0.3, 0.9], 0.8, False),
-    ]
-
-
-def curve(*means: float) -> dict:
-    return {"mean": list(means), "low": [m - 0.05 for m in means], "high": [m + 0.05 for m in means]}
-
-
-def make_run(folder: Path, seed: int = 0, shift: float = 0.0, arms=("process", "outcome", "process_only")) -> Path:
-    """A finished run as the lab leaves it. The outcome arm ends on 0.6, which the process arm has third."""
-    curves = {
-        "ns": [1, 2, 4],
-        "prm": curve(0.3, 0.5 + shift, 0.7),
-        "orm": curve(0.3, 0.4, 0.5),
-        "majority": curve(0.3, 0.3, 0.3),
-        "weighted": curve(0.3, 0.45, 0.6),
-        "pass_at_n": curve(0.3, 0.6, 0.8),
-    }
-    about = {"problems": 10, "samples_per_problem": 4, "unanswered": 0.1, "aggregate": "product"}
-    write_json(folder / "evaluate" / "best_of_n.json", {**curves, **about})
-    values = {
-        "process": [0.3, 0.5, 0.6 + shift, 0.7, 0.8, 0.8],
-        "outcome": [0.3, 0.35, 0.4, 0.5, 0.55, 0.6],
-        "process_only": [0.3, 0.2, 0.1, 0.0, 0.0, 0.0],
-    }
-    for arm in arms:
-        rows = [
-            {"samples": 100 * k, "update": k, "accuracy": value, "clean_accuracy": value / 2}
-            for k, value in enumerate(values[arm])
-        ]
-        write_rows(folder / f"ppo_{arm}" / "eval.jsonl", rows)
-        write_json(folder / f"ppo_{arm}" / "run.json", {"stage": "ppo", "seed": seed, "seconds": 10.5})
-    write_rows(folder / "test" / "scored.jsonl", (s.to_row() for s in scored()))
-    record = {"stage": "prepare", "seed": seed, "seconds": 2.0, "versions": {"torch": "2.13.0"}, "commit": "abc"}
-    write_json(folder / "prepare" / "run.json", record)
-    write_json(folder / "test" / "scored.jsonl.run.json", {**record, "stage": "score", "seconds": 3.0})
-    return folder
 
 
 def assert_picture(path: Path) -> None:

@@ -253,7 +253,8 @@ def test_the_summary_holds_what_the_report_shows(finished):
         assert curve["samples"][0] == 0 < curve["samples"][1]
     assert set(summary["seconds"]) > {"total"}
     assert not any("best-of-N" in what or "'process'" in what or "'outcome'" in what for what in summary["missing"])
-    assert {"report.md", "best_of_n.png", "rl_curves.png"} <= {path.name for path in (folder / "report").iterdir()}
+    written = {path.name for path in (folder / "report").iterdir()}
+    assert {"report.md", "report.html", "best_of_n.png", "rl_curves.png"} <= written
     assert (folder / "export" / "merged" / "model.safetensors").is_file()
 
 

@@ -12,6 +12,7 @@ from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.rows import atomic
 from rlstep.runtime.trackers import active_trackers
 from rlstep.runtime.tracking import unharmed
+from rlstep.runtime.visible import visible
 from rlstep.steps.prompts import Prompt, problem_text
 
 PAGES = "completions"
@@ -130,9 +131,6 @@ body:has(#rg:checked) .step{{background:var(--rg)}}
 </html>
 """
 LABELS = {1: ("✓", "right"), 0: ("✗", "wrong"), None: ("?", "unknown")}
-# Characters that are not seen, or turn the text around them, by their code: what a model wrote is to be seen.
-_UNSEEN = [*range(32), *range(0x7F, 0xA0), 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
-_SHOWN = {code: f"\u27e8U+{code:04X}\u27e9" for code in _UNSEEN if chr(code) not in "\t\n"}
 
 
 def page(title: str, cards: Sequence[tuple[str, str]]) -> str:
@@ -198,4 +196,4 @@ def shade(score: float | None, low: str, high: str) -> str:
 
 def _text(text: str) -> str:
     """Text as HTML, in elements and attributes alike; what could not be seen, or not be encoded, is made visible."""
-    return html.escape(text.translate(_SHOWN).encode("utf-8", "backslashreplace").decode("utf-8"), quote=True)
+    return html.escape(visible(text), quote=True)

@@ -158,9 +158,7 @@ def test_the_stage_goes_on_with_another_server(serve, verifier_paths, data, tmp_
 
 def test_a_row_too_long_for_the_served_model_is_named(serve, verifier_paths, data, tmp_path):
     server = serve(verifier_paths["prm"], context=20)
-    with pytest.raises(
-        UserError, match=r"solutions.jsonl, row \d+ \(.*: \d+ tokens exceed the verifier's 20 positions"
-    ):
+    with pytest.raises(UserError, match=r"solutions.jsonl, row \d+ .*: \d+ tokens exceed the verifier's 20"):
         score(ScoreConfig(address(server), data, str(tmp_path / "out.jsonl")))
     assert server.asked("/pooling") == []
 

@@ -1,0 +1,133 @@
+"""One experiment over several seeds: means and 95% t-intervals of finished runs' results."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlstep.core.stats import t_interval
+from rlstep.evaluation.learning_curves import KEYS, over_seeds
+from rlstep.report import arms, tables
+from rlstep.report.tables import Cells
+from rlstep.runtime.errors import UserError
+
+# name in the summary -> (minuend, subtrahend, table head)
+GAPS = {
+    "prm_minus_orm": ("prm", "orm", "PRM - ORM"),
+    "prm_minus_majority": ("prm", "majority", "PRM - majority"),
+    "orm_minus_majority": ("orm", "majority", "ORM - majority"),
+}
+
+
+def summarize_seeds(summaries: Sequence[dict], runs: Sequence[str | Path]) -> dict:
+    """The content of summary.json over seeds.
+
+    Gaps and ratios are taken within a seed first, so their intervals are paired.
+
+    Args:
+        summaries: one per seed (`rlstep.report.summary.summarize`).
+        runs: their folders, for messages.
+
+    Raises:
+        UserError: fewer than two runs, a seed given twice, or runs whose curves are not at the same N.
+    """
+    if len(summaries) < 2:
+        raise UserError(f"{len(summaries)} run given; an interval over seeds needs at least two.")
+    seeds = [summary["seed"] for summary in summaries]
+    known = [seed for seed in seeds if seed is not None]
+    if len(set(known)) < len(known):
+        raise UserError(f"the runs have seeds {seeds}; each must have its own, or the interval is too narrow.")
+    return {
+        "seeds": seeds,
+        "best_of_n": _best_of_n(summaries, runs),
+        "rl": {arm.name: _merged([summary["rl"][arm.name] for summary in summaries]) for arm in arms.ARMS},
+        "rl_gap": _rl_gap(summaries),
+        "rl_comparison": _comparison(summaries),
+        "seconds": [one["seconds"]["total"] if one["seconds"] else None for one in summaries],
+        "missing": [f"{run}: {what}" for run, one in zip(runs, summaries, strict=True) for what in one["missing"]],
+    }
+
+
+def _best_of_n(summaries: Sequence[dict], runs: Sequence) -> dict | None:
+    curves = [summary["best_of_n"] for summary in summaries]
+    if None in curves:
+        return None
+    ns = curves[0]["ns"]
+    for run, curve in zip(runs, curves, strict=True):
+        if curve["ns"] != ns:
+            raise UserError(f"{run}: best-of-N at {curve['ns']}, {runs[0]} at {ns}; evaluate all at the same ns.")
+    names = [name for name in tables.curve_names(curves[0]) if all(name in curve for curve in curves)]
+    merged = {"ns": ns, **{name: over_seeds([curve[name]["mean"] for curve in curves]) for name in names}}
+    for gap, (a, b) in ((gap, pair) for gap, (*pair, _) in GAPS.items() if set(pair) <= set(names)):
+        differences = [[x - y for x, y in zip(c[a]["mean"], c[b]["mean"], strict=True)] for c in curves]
+        merged[gap] = over_seeds(differences)
+    return merged
+
+
+def _rl_gap(summaries: Sequence[dict]) -> dict | None:
+    """Process arm minus outcome arm at equal samples."""
+    gaps = []
+    for summary in summaries:
+        process, outcome = summary["rl"][arms.PROCESS.name], summary["rl"][arms.OUTCOME.name]
+        if process is None or outcome is None:
+            return None
+        shared = sorted(set(process["samples"]) & set(outcome["samples"]))
+        places = [(process["samples"].index(n), outcome["samples"].index(n)) for n in shared]
+        gap = {key: [process[key][i] - outcome[key][j] for i, j in places] for key in KEYS}
+        gaps.append({"samples": shared, **gap})
+    return _merged(gaps)
+
+
+def _merged(curves: Sequence[dict | None]) -> dict | None:
+    """Curves over seeds, at the numbers of samples where every seed was evaluated; None if a seed has no curve."""
+    if None in curves:
+        return None
+    shared = sorted(set.intersection(*(set(curve["samples"]) for curve in curves)))
+    if not shared:
+        return None
+    places = [[curve["samples"].index(samples) for samples in shared] for curve in curves]
+    merged: dict = {"samples": shared}
+    for key in KEYS:
+        merged[key] = over_seeds([[curve[key][k] for k in where] for curve, where in zip(curves, places, strict=True)])
+    return merged
+
+
+def _comparison(summaries: Sequence[dict]) -> dict | None:
+    """By key: each seed's samples and ratio; the ratio's interval only if every seed has one."""
+    comparisons = [summary["rl_comparison"] for summary in summaries]
+    if None in comparisons:
+        return None
+    merged = {}
+    for key in KEYS:
+        ratios = [one[key]["ratio"] for one in comparisons]
+        merged[key] = {
+            "outcome_samples": [one[key]["outcome_samples"] for one in comparisons],
+            "process_samples": [one[key]["process_samples"] for one in comparisons],
+            "ratios": ratios,
+            "ratio": t_interval(ratios)._asdict() if None not in ratios else None,
+        }
+    return merged
+
+
+def without_gaps(curves: dict) -> dict:
+    """Best-of-N curves alone."""
+    return {name: value for name, value in curves.items() if name not in GAPS}
+
+
+def gap_cells(curves: dict) -> Cells:
+    """The gaps between the ways to pick, one row per N."""
+    gaps = {gap: head for gap, (_, _, head) in GAPS.items() if gap in curves}
+    rows = [[str(n), *(tables.at(curves[gap], place) for gap in gaps)] for place, n in enumerate(curves["ns"])]
+    return Cells(["N", *gaps.values()], rows)
+
+
+def comparison_cells(seeds: Sequence, comparison: dict) -> Cells:
+    """One row per accuracy and seed, and one for the mean ratio."""
+    rows = []
+    for key, one in comparison.items():
+        each = zip(seeds, one["outcome_samples"], one["process_samples"], one["ratios"], strict=True)
+        for seed, outcome, process, ratio in each:
+            reached = "never" if process is None else f"{process:,}"
+            rows.append([tables.KEY_HEADS[key], str(seed), f"{outcome:,}", reached, tables.number(ratio, digits=1)])
+        if one["ratio"]:
+            mean = tables.number(*one["ratio"].values(), digits=1)
+            rows.append([tables.KEY_HEADS[key], "mean", "", "", mean])
+    return Cells(["accuracy", "seed", "outcome", "process", "ratio"], rows)
