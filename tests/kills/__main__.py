@@ -22,10 +22,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from rlstep.stages import config_classes  # noqa: E402
-from tests.kills.compare import differences  # noqa: E402
-from tests.kills.processes import Started, call  # noqa: E402
-from tests.kills.work import WORKS, Work, prepare  # noqa: E402
+from rlstep.stages import config_classes
+from tests.kills.compare import differences
+from tests.kills.processes import Started, call
+from tests.kills.work import WORKS, Work, prepare
 
 ISSUED = 10  # differences shown of a run
 
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=20, help="of each stage")
     parser.add_argument("--processes", type=int, default=1, help="ranks, of the stages that several can share")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", type=Path, help="where runs are left; by default a temporary folder that is removed")
+    parser.add_argument("--folder", type=Path, help="where runs are left; by default nowhere")
     given = parser.parse_args(argv)
     for name in given.stage:
         config_classes(name)

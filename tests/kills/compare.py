@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from transformers.trainer_pt_utils import safe_globals
 
-from rlstep.policy.resume import WALL_CLOCK
 from rlstep.runtime.record import is_record
+from rlstep.runtime.resume import WALL_CLOCK
 
 # What holds nothing but times and settings, pictures of numbers that are compared, and logs.
 IGNORED = {"training_args.bin", "report.md"}

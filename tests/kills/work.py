@@ -99,8 +99,8 @@ def _verifier(command: str, **more) -> Callable[[Path, Path, int], list[str]]:
 
 def _ppo(inputs: Path, out: Path, ranks: int) -> list[str]:
     return _words(
-        "ppo", model_name_or_path=inputs / "lm", problems=inputs / "problems.jsonl", eval_problems=inputs / "test.jsonl",
-        output_dir=out / "run", reward="[prm, outcome]", prm=inputs / "prm", advantage="gae", beta=0.05,
+        "ppo", model_name_or_path=inputs / "lm", problems=inputs / "problems.jsonl",
+        eval_problems=inputs / "test.jsonl", output_dir=out / "run", reward=["prm", "outcome"], prm=inputs / "prm", advantage="gae", beta=0.05,
         guard_no_answer="false", guard_min_steps=0, use_peft="true", lora_r=4, lora_target_modules="all-linear",
         per_device_train_batch_size=8 // ranks, per_device_eval_batch_size=4, num_generations=4, num_iterations=2,
         max_completion_length=12, max_steps=9, eval_strategy="steps", eval_steps=4, save_total_limit=2, **TRAINING,
@@ -112,7 +112,8 @@ def _lab(inputs: Path, out: Path, ranks: int) -> list[str]:
 
 
 def _words(command: str, **options) -> list[str]:
-    return [command, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+    lists = {name: value if isinstance(value, list) else [value] for name, value in options.items()}
+    return [command, *(word for name, values in lists.items() for word in (f"--{name}", *map(str, values)))]
 
 
 WORKS = {

@@ -29,13 +29,13 @@ from transformers import AutoTokenizer, Trainer, TrainerCallback
 from trl import GRPOTrainer
 
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.resume import WALL_CLOCK, ExactResume
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.token_budget import TokenBudget
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime import checkpoints
 from rlstep.runtime.checkpoints import newest_checkpoint, read_state, write_state
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.resume import WALL_CLOCK, ExactResume
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.arithmetic import Arithmetic
 

@@ -23,6 +23,7 @@ from tests.small_lab import small_recipes
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = ["process", "outcome"]
 
+
 def stages_of(**options) -> list[Stage]:
     return stages(LabConfig(out="run", **options), ROOT / "recipes" / "arithmetic")
 
