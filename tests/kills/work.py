@@ -100,7 +100,8 @@ def _verifier(command: str, **more) -> Callable[[Path, Path, int], list[str]]:
 def _ppo(inputs: Path, out: Path, ranks: int) -> list[str]:
     return _words(
         "ppo", model_name_or_path=inputs / "lm", problems=inputs / "problems.jsonl",
-        eval_problems=inputs / "test.jsonl", output_dir=out / "run", reward=["prm", "outcome"], prm=inputs / "prm", advantage="gae", beta=0.05,
+        eval_problems=inputs / "test.jsonl", output_dir=out / "run", reward=["prm", "outcome"], prm=inputs / "prm",
+        advantage="gae", beta=0.05,
         guard_no_answer="false", guard_min_steps=0, use_peft="true", lora_r=4, lora_target_modules="all-linear",
         per_device_train_batch_size=8 // ranks, per_device_eval_batch_size=4, num_generations=4, num_iterations=2,
         max_completion_length=12, max_steps=9, eval_strategy="steps", eval_steps=4, save_total_limit=2, **TRAINING,
