@@ -84,7 +84,7 @@ def _explained(name: str, error: BaseException) -> tuple[int, str | None]:
         case UserError():
             return 2, _line(f"rlstep {name}", error)
         case OSError() if not os.environ.get("RLSTEP_TRACEBACK"):
-            # A missing model or folder, a full disk, an unreachable hub: the message says it, a traceback would hide it.
+            # A missing model, a full disk, an unreachable hub: the message says it, a traceback would hide it.
             return 2, _line(f"rlstep {name}", f"{error} (RLSTEP_TRACEBACK=1 shows where.)")
         case KeyboardInterrupt():
             return 130, f"rlstep {name}: interrupted"

@@ -11,12 +11,7 @@ if TYPE_CHECKING:  # imports torch
     from transformers import TrainingArguments
 
 # Gloo's errors have no class of their own.
-OF_ANOTHER = (
-    "gloo/transport",
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Application timeout caused pair",
-)
+OF_ANOTHER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
 
 
 def start_processes(args: "TrainingArguments") -> None:

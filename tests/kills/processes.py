@@ -63,10 +63,10 @@ def call(work: Callable[[], object], log: Path) -> None:
 def _fork(work: Callable[[], int | None], log: Path) -> int:
     pid = os.fork()
     if pid:
+        os.setpgid(pid, pid)  # here, so that the group is there to be killed when this returns
         return pid
     code = 1
     try:
-        os.setsid()
         file = log.open("a", encoding="utf-8", buffering=1)
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
