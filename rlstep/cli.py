@@ -11,7 +11,7 @@ import traceback
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.processes import end_processes, lost_another
-from rlstep.runtime.ranks import is_first_process, speak_once, wait_for_the_first
+from rlstep.runtime.ranks import hide_calls_of_libraries, is_first_process, speak_once, wait_for_the_first
 from rlstep.runtime.reporter import Link, join
 from rlstep.stages import COMMANDS, run
 
@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0, 2 for wrong input, 130 when interrupted."""
     argv = _take_local_rank(sys.argv[1:] if argv is None else argv)
     speak_once()
+    hide_calls_of_libraries()
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
         return 0 if argv else 2

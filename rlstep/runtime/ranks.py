@@ -30,6 +30,11 @@ def speak_once() -> None:
     warnings.simplefilter("ignore")
 
 
+def hide_calls_of_libraries() -> None:
+    """Hides what libraries warn of their own calls at each save: nobody who runs a command can change them."""
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+
 def wait_for_the_first() -> None:
     """Lets the first process report an error that all have; one that it does not have is reported after this."""
     if not is_first_process():
