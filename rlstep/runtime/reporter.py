@@ -74,9 +74,12 @@ def join(command: str, remedy: str) -> Link | None:
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1 or not hasattr(socket, "AF_UNIX"):
         return None
-    # Ranks of a machine have one parent, the launcher; a user's launchers have ports of their own.
-    name = f"rlstep-{os.getuid()}-{os.getppid()}-{os.environ.get('MASTER_PORT', '0')}.socket"
-    path = Path(tempfile.gettempdir()) / name
+    # Ranks of a machine have one parent, the launcher, which may start them anew where a rank has ended.
+    of_launch = [
+        str(os.getppid()),
+        *(os.environ.get(name, "0") for name in ("MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")),
+    ]
+    path = Path(tempfile.gettempdir()) / f"rlstep-{os.getuid()}-{'-'.join(of_launch)}.socket"
     if os.environ.get("LOCAL_RANK", "0") == "0":
         _start(path, command, remedy)
     deadline = time.monotonic() + CONNECT_S

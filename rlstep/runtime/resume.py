@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # Suffixes of logged values that come from a clock: only those differ in a resumed run.
 WALL_CLOCK = ("step_time", "_runtime", "_per_second", "/seconds")
 
+SEEN_S = 60.0  # until a folder that another machine has made must be seen here
+
 NO_UPDATE = {"step": 0, "grad_norm": None, "learning_rate": None, "epoch_over": False}
 
 
@@ -255,6 +257,7 @@ class ExactResume:
             checkpoints.remove_leftovers(folder)
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
+        self._require_shared(partial)
         self._building = partial.parent
         try:
             super()._save_checkpoint(model, trial)
@@ -274,6 +277,17 @@ class ExactResume:
         if self._push:
             self._push = False
             super()._push_from_checkpoint(str(checkpoint))
+
+    def _require_shared(self, partial: Path) -> None:
+        """Refuses folders that another machine has made and this one does not see; a network's may take a moment."""
+        deadline = time.monotonic() + SEEN_S
+        while not partial.is_dir():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{partial.parent.parent}, where checkpoints go, is not the folder that the first process has: "
+                    "output_dir must be on a file system that all machines share."
+                )
+            time.sleep(0.1)
 
     def _remove_old(self, folder: Path, keep: Sequence[str | None] = ()) -> None:
         checkpoints.remove_old(folder, self.args.save_total_limit, [self.state.best_model_checkpoint, *keep])

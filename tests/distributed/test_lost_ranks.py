@@ -72,10 +72,10 @@ def written(out: Path) -> list[Path]:
 
 
 def _wait(process: subprocess.Popen, log: Path, until: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not until():
         assert process.poll() is None, log.read_text()[-4000:]
-        assert time.monotonic() < deadline, log.read_text()[-4000:]
+        assert time.monotonic() < deadline, f"nothing after 15 minutes: {log.read_text()[-4000:]}"
         time.sleep(0.01)
 
 
@@ -98,7 +98,7 @@ def goes_on(begun: SimpleNamespace, stage: str) -> None:
     """Starts it again, and checks that it ends and has kept what was there."""
     before = {path: path.stat().st_mtime_ns for path in written(begun.out) if ".partial" not in str(path.parent)}
     with launched(begun.words, begun.log, begun.by) as process:
-        assert process.wait(timeout=300) == 0, begun.log.read_text()[-4000:]
+        assert process.wait(timeout=900) == 0, begun.log.read_text()[-4000:]
     if stage in TRAININGS:
         assert before
         assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -155,7 +155,7 @@ def test_what_all_ranks_refuse_is_said_once(by, inputs, tmp_path):
     words = WORKS["sft"].words(inputs, tmp_path / "out", 2)
     words[words.index("--data") + 1] = str(tmp_path / "nowhere.jsonl")
     with launched(words, tmp_path / "log.txt", by) as process:
-        assert process.wait(timeout=120) != 0
+        assert process.wait(timeout=900) != 0
     text = (tmp_path / "log.txt").read_text()
     assert text.count("nowhere.jsonl: no such file") == 1, text
 
@@ -169,7 +169,7 @@ def test_what_is_said_of_a_run_is_said_once(stage, by, inputs, tmp_path):
     if stage in TRAININGS:
         words += ["--disable_tqdm", "false", *(["--deepspeed", "ds_configs/zero2.json"] if by == "deepspeed" else [])]
     with launched(words, tmp_path / "log.txt", by) as process:
-        assert process.wait(timeout=600) == 0, (tmp_path / "log.txt").read_text()[-4000:]
+        assert process.wait(timeout=900) == 0, (tmp_path / "log.txt").read_text()[-4000:]
     lines = (tmp_path / "log.txt").read_text().replace("\r", "\n").splitlines()
     twice = {line for line in lines if line.strip() and lines.count(line) > 1}
     # What DeepSpeed prints of the op that its ranks talk through on a CPU, and the second line of any warning.

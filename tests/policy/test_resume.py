@@ -32,7 +32,7 @@ from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.token_budget import TokenBudget
 from rlstep.policy.trainer import StepPPOTrainer
-from rlstep.runtime import checkpoints
+from rlstep.runtime import checkpoints, resume
 from rlstep.runtime.checkpoints import newest_checkpoint, read_state, write_state
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.resume import WALL_CLOCK, ExactResume
@@ -465,6 +465,15 @@ def test_a_save_that_fails_leaves_no_checkpoint(where, method, run, tiny_lm, tok
     assert not differences(outcome(continued, result), whole.end)
     assert names(folder) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     assert [record.levelname for record in caplog.records if ".checkpoint-2.partial" in record.message] == ["WARNING"]
+
+
+def test_a_folder_that_the_machines_do_not_share_is_refused(tiny_lm, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "SEEN_S", 0.0)
+    trainer = new_trainer(tiny_lm, tokenizer, tmp_path, max_steps=1)
+    # As on another machine, whose processes leave the folder to the first one of all.
+    monkeypatch.setattr(StepPPOConfig, "should_save", False)
+    with pytest.raises(UserError, match="must be on a file system that all machines share"):
+        trainer.train()
 
 
 def test_a_checkpoint_of_a_run_that_went_another_way_is_replaced(run):

@@ -56,7 +56,7 @@ def said(tmp_path):
                 rank.wait()
         # It ends after the last rank, and removes the socket then.
         deadline = time.monotonic() + 30
-        while any(Path(tempfile.gettempdir()).glob(f"rlstep-*-{os.getpid()}-{os.getpid()}.socket")):
+        while any(Path(tempfile.gettempdir()).glob(f"rlstep-*-{os.getpid()}-{os.getpid()}-0.socket")):
             assert time.monotonic() < deadline, "the reporter still runs"
             time.sleep(0.01)
         return log.read_text(), codes
