@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from rlstep.cli import main
+
 POLL_S = 0.002
 
 
@@ -81,8 +83,6 @@ def _fork(work: Callable[[], int | None], log: Path) -> int:
 
 def _lead(words: Sequence[str], ranks: int) -> int:
     """Runs a command here, or on several ranks, of which the first that fails ends the others."""
-    from rlstep.cli import main
-
     if ranks == 1:
         return main(list(words))
     with socket.socket() as free:
