@@ -285,7 +285,7 @@ class ExactResume:
             if time.monotonic() > deadline:
                 raise UserError(
                     f"{partial.parent.parent}, where checkpoints go, is not the folder that the first process has: "
-                    "output_dir must be on a file system that all machines share."
+                    "output_dir must be on a file system that all machines share, or save_on_each_node be set."
                 )
             time.sleep(0.1)
 
