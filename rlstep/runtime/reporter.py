@@ -26,6 +26,7 @@ from typing import NoReturn
 SETTLE_S = 1.0
 ACKNOWLEDGED_S = 15.0
 CONNECT_S = 10.0
+LONGEST_PATH = 100  # that a socket can have
 
 
 class Link:
@@ -80,18 +81,22 @@ def join(command: str, remedy: str) -> Link | None:
         *(os.environ.get(name, "0") for name in ("MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")),
     ]
     path = Path(tempfile.gettempdir()) / f"rlstep-{os.getuid()}-{'-'.join(of_launch)}.socket"
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        return None
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        _start(path, command, remedy)
+        with contextlib.suppress(OSError):  # a full disk, or a file of another user: the run goes on without a reporter
+            _start(path, command, remedy)
     deadline = time.monotonic() + CONNECT_S
     while time.monotonic() < deadline:
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(str(path))
+            of_this_user = path.lstat().st_uid == os.getuid()
         except OSError:
             connection.close()
             time.sleep(0.05)
         else:
-            return Link(connection)
+            return Link(connection) if of_this_user else None
     return None
 
 

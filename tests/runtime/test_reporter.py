@@ -105,6 +105,18 @@ def test_ranks_that_all_miss_another_one_miss_one_of_another_machine(said):
     assert text.count("\n") == 1
 
 
+def test_ranks_go_on_where_there_can_be_no_reporter(monkeypatch, tmp_path):
+    from rlstep.runtime import reporter
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(reporter, "CONNECT_S", 0.1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 30)))
+    assert reporter.join("sft", "") is None
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert reporter.join("sft", "") is None
+
+
 def test_one_process_has_no_reporter(monkeypatch):
     from rlstep.runtime.reporter import join
 
