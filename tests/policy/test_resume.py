@@ -525,6 +525,26 @@ def test_as_many_checkpoints_are_kept_as_without_the_mixin(limit, run, monkeypat
         assert state["best_model_checkpoint"] == best
 
 
+def test_what_belongs_to_a_checkpoint_is_in_it_before_it_has_its_name(run):
+    seen = []
+
+    def write(folder: Path, writes: bool) -> None:
+        seen.append((folder.parent.name, writes, (folder / "state_0.json").is_file()))
+        (folder / "own").touch()
+
+    folder = run(max_steps=1, prepare=lambda trainer: trainer.checkpoint_writers.append(write)).folder
+    assert seen == [(".checkpoint-1.partial", True, True)]
+    assert (folder / "checkpoint-1" / "own").is_file()
+
+
+def test_a_run_that_is_killed_before_it_removes_old_checkpoints_removes_them_when_it_goes_on(run):
+    def one_more(trainer):
+        shutil.copytree(Path(trainer.args.output_dir) / "checkpoint-2", Path(trainer.args.output_dir) / "checkpoint-1")
+
+    run(max_steps=2, save_steps=2)
+    assert names(run(resume=2, prepare=one_more, save_total_limit=1).folder) == ["checkpoint-2"]
+
+
 def test_others_see_a_checkpoint_only_when_it_has_its_name(run, monkeypatch):
     """Callbacks and the upload to the hub, which runs in the background."""
     seen = []
