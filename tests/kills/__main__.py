@@ -79,7 +79,7 @@ class Killed:
             return False
         started.kill()
         state = self._state()
-        self.landed["nothing written" if state == "nothing" else "writing" if "." in state else "between"] += 1
+        self.landed["before anything was written" if state == "nothing" else "after that"] += 1
         print(f"{self.name}: killed after {moment:.2f} s of {self.seconds:.2f} s; there is {state}", flush=True)
         return True
 
