@@ -1,23 +1,32 @@
-"""The command line: finds the command, reports what it returns, and turns wrong input into one line and exit code 2."""
+"""The command line: finds the command, reports what it returns, and turns wrong input into one line and exit code 2.
+
+Of several processes, one says it (`rlstep.runtime.reporter`).
+"""
 
 import difflib
 import os
 import sys
+import traceback
 
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.processes import end_processes
-from rlstep.runtime.ranks import is_first_process, speak_once, wait_for_the_first
+from rlstep.runtime.processes import end_processes, lost_another
+from rlstep.runtime.ranks import hide_calls_of_libraries, is_first_process, speak_once, wait_for_the_first
+from rlstep.runtime.reporter import Link, join
 from rlstep.stages import COMMANDS, run
 
 # These commands print their results themselves.
-TALKATIVE = ("lab", "example", "report", "data", "evaluate", "plan")
+TALKATIVE = ("lab", "example", "report", "data", "evaluate", "bench", "plan")
+# How a run that was cut short goes on.
+RESUME, AGAIN = "continue with --resume true", "start it again, and it goes on"
+REMEDIES = dict.fromkeys(("sft", "prm", "orm", "ppo"), RESUME)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0, 2 for wrong input, 130 when interrupted."""
     argv = _take_local_rank(sys.argv[1:] if argv is None else argv)
     speak_once()
+    hide_calls_of_libraries()
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
         return 0 if argv else 2
@@ -29,27 +38,58 @@ def main(argv: list[str] | None = None) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f" (did you mean '{close[0]}'?)" if close else ""
         return _fail("rlstep", f"unknown command '{name}'{hint}. `rlstep --help` lists the commands.")
+    link = join(name, REMEDIES.get(name, AGAIN))
     try:
         metrics = run(name, options)
         if metrics and name not in TALKATIVE and is_first_process():
             print(f"{name}: {_summary(metrics)}")
         sys.stdout.flush()
         end_processes()
-    except UserError as error:
-        return _fail(f"rlstep {name}", error)
     except BrokenPipeError:
         # The reader (head, less) is gone; redirect stdout so that the interpreter's final flush raises no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        # A missing model or folder, a full disk, an unreachable hub: the message says it, a traceback would hide it.
-        if os.environ.get("RLSTEP_TRACEBACK"):
-            raise
-        return _fail(f"rlstep {name}", f"{error} (RLSTEP_TRACEBACK=1 shows where.)")
-    except KeyboardInterrupt:
-        print(f"rlstep {name}: interrupted", file=sys.stderr)
-        return 130
+    except SystemExit:  # the parser's, which has said why
+        if link is not None:
+            link.end()
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        return _end_early(name, error, link)
+    if link is not None:
+        link.end()
     return 0
+
+
+def _end_early(name: str, error: BaseException, link: Link | None) -> int:
+    """Says why a command ends, and returns the exit code.
+
+    Raises:
+        Exception: one that is neither wrong input nor the system's, in a process without others beside it.
+    """
+    lost = lost_another(error)
+    code, message = (1, None) if lost else _explained(name, error)
+    if link is not None:
+        text = message or traceback.format_exc().rstrip()
+        link.fail(code, text, resumable=message is None, lost=lost)
+    if message is None:
+        raise
+    if code == 2:
+        wait_for_the_first()
+    print(message, file=sys.stderr)
+    return code
+
+
+def _explained(name: str, error: BaseException) -> tuple[int, str | None]:
+    """The exit code, and one line for an error that its message explains; None for one that needs its traceback."""
+    match error:
+        case UserError():
+            return 2, _line(f"rlstep {name}", error)
+        case OSError() if not os.environ.get("RLSTEP_TRACEBACK"):
+            # A missing model, a full disk, an unreachable hub: the message says it, a traceback would hide it.
+            return 2, _line(f"rlstep {name}", f"{error} (RLSTEP_TRACEBACK=1 shows where.)")
+        case KeyboardInterrupt():
+            return 130, f"rlstep {name}: interrupted"
+    return 1, None
 
 
 def _take_local_rank(argv: list[str]) -> list[str]:
@@ -91,5 +131,9 @@ def _summary(metrics: dict) -> str:
 
 def _fail(who: str, message: object) -> int:
     wait_for_the_first()
-    print(f"{who}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    print(_line(who, message), file=sys.stderr)
     return 2
+
+
+def _line(who: str, message: object) -> str:
+    return f"{who}: error: {' '.join(str(message).split())}"

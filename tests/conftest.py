@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 from importlib.util import find_spec
 from pathlib import Path
@@ -243,3 +244,17 @@ def _qwen(folder: Path):
 
 
 _READ = {"smollm2": _smollm2, "qwen": _qwen, "deepseek": _deepseek}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium: RLSTEP_CHROMIUM names one, else the system's is taken."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; `make setup` does it")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = os.environ.get("RLSTEP_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine; set RLSTEP_CHROMIUM to one")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

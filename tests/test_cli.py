@@ -197,6 +197,17 @@ def test_the_first_of_several_processes_alone_speaks(rank, said):
     assert [text in done.stderr for text in ("a warning", "a log line", "a bar")] == [said] * 3
 
 
+def test_what_a_library_warns_of_its_own_calls_is_hidden():
+    code = (
+        "import warnings; from rlstep import cli; cli.main(['--version'])\n"
+        "warnings.warn('`is_gradient_checkpointing` is deprecated', FutureWarning)\n"
+        "warnings.warn('`gradient_checkpointing` is deprecated', FutureWarning)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "is_gradient_checkpointing" not in done.stderr
+    assert "`gradient_checkpointing` is deprecated" in done.stderr
+
+
 def test_an_error_of_all_processes_is_reported_by_the_first(stubbed, monkeypatch, capsys):
     waits = []
     monkeypatch.setattr("time.sleep", waits.append)

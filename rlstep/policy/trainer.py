@@ -30,7 +30,7 @@ from rlstep.policy.models import load_base
 from rlstep.policy.monitoring.training_log import TrainingLog
 from rlstep.policy.passes import Passes
 from rlstep.policy.prompt_files import write_prompt_format
-from rlstep.policy.resume import ExactResume
+from rlstep.policy.resume import ExactPolicyResume
 from rlstep.policy.rewards.own import columns_of
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion, extra_of
 from rlstep.policy.rollouts import Rollouts
@@ -53,7 +53,7 @@ def outcome(scored: list[ScoredCompletion], **_) -> list[float]:
     return [row.outcome for row in scored]
 
 
-class StepPPOTrainer(ExactResume, PolicyOnVLLM, GRPOTrainer):
+class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
     """PPO with a reward for every reasoning step.
 
     Args:

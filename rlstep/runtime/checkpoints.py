@@ -11,12 +11,14 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from rlstep.runtime.errors import UserError
 
@@ -31,9 +33,9 @@ STATE_MARK = "state_*.json"
 def newest_checkpoint(folder: str | Path, exact: bool = False) -> str | None:
     """Path of the newest complete `checkpoint-N` in `folder`, or None; a warning names the incomplete ones.
 
-        Args:
-            folder: a run's output folder; it need not exist.
-    exact: also skip those without state files.
+    Args:
+        folder: a run's output folder; it need not exist.
+        exact: also skip those without state files.
     """
     marks = [COMPLETE_MARK, STATE_MARK] if exact else [COMPLETE_MARK]
     complete = []
@@ -91,13 +93,41 @@ def _sync(path: Path) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Removes what interrupted saves left in a run's output folder, with one warning."""
+    """Removes what interrupted saves and removals left in a run's output folder, with one warning."""
     leftovers = sorted(Path(folder).glob(".checkpoint-*.partial"))
     for path in leftovers:
         shutil.rmtree(path)
     if leftovers:
         names = ", ".join(path.name for path in leftovers)
-        logger.warning("removed from %s what interrupted saves had left: %s", folder, names)
+        logger.warning("removed from %s what was written or removed when a run was interrupted: %s", folder, names)
+
+
+def remove_old(folder: str | Path, limit: int | None, keep: Iterable[str | None] = ()) -> None:
+    """Removes the oldest checkpoints down to a number; the newest one and those to keep stay, also beyond it.
+
+    A checkpoint that is removed is gone by its name before its files are: what a kill leaves of it is a hidden folder.
+    """
+    if not limit or limit < 0:
+        return
+    oldest_first = sort_checkpoints(str(folder), PREFIX_CHECKPOINT_DIR, use_mtime=True)
+    stay = {Path(path).resolve() for path in [*oldest_first[-1:], *filter(None, keep)]}
+    old = [Path(path) for path in oldest_first if Path(path).resolve() not in stay]
+    for checkpoint in old[: max(0, len(oldest_first) - max(limit, len(stay)))]:
+        _remove(checkpoint)
+
+
+def keep_only(checkpoint: str | Path) -> None:
+    """Removes all other checkpoints of its folder, as `remove_old` does."""
+    for other in sort_checkpoints(str(Path(checkpoint).parent), PREFIX_CHECKPOINT_DIR):
+        if Path(other).name != Path(checkpoint).name:
+            _remove(Path(other))
+
+
+def _remove(checkpoint: Path) -> None:
+    partial = partial_path(checkpoint)
+    partial.parent.mkdir(exist_ok=True)
+    checkpoint.rename(partial)
+    shutil.rmtree(partial.parent)
 
 
 # --- State files: `NAME.json` holds the tree, `NAME.safetensors` its tensors, keyed by their path in the tree.

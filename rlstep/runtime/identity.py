@@ -6,14 +6,14 @@ compared, do not hold it and are not refused for it. Access tokens are neither s
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from transformers import TrainerCallback
 
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import MayChange, constraints_of
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.rows import write_json
 
 IDENTITY = "run_identity.json"
 
@@ -58,21 +58,18 @@ def _same(before, now) -> bool:
     return first.exists() and second.exists() and first.samefile(second)
 
 
-class KeepIdentity(TrainerCallback):
-    """Writes a run's identity into each of its checkpoints."""
+def identity_writer(identity: dict[str, Any]) -> Callable[[Path, bool], None]:
+    """Writes a run's identity into each of its checkpoints (`ExactResume.checkpoint_writers`)."""
 
-    def __init__(self, identity: dict[str, Any]):
-        self.identity = identity
+    def write(checkpoint: Path, writes: bool) -> None:
+        if writes:
+            write_json(checkpoint / IDENTITY, identity)
 
-    def on_save(self, args, state, control, **_):
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and checkpoint.is_dir():
-            text = json.dumps(self.identity, indent=2, ensure_ascii=False)
-            (checkpoint / IDENTITY).write_text(text + "\n", encoding="utf-8")
+    return write
 
 
 def check_checkpoint(checkpoint: str | Path | None, identity: dict[str, Any]) -> None:
-    """`check_same_run` with what `KeepIdentity` wrote; a checkpoint of an older version, without it, is accepted."""
+    """`check_same_run` with what `identity_writer` wrote; a checkpoint of an older version, without it, is accepted."""
     file = Path(checkpoint) / IDENTITY if checkpoint else None
     if file is not None and file.is_file():
         check_same_run(checkpoint, json.loads(file.read_text(encoding="utf-8")), identity)

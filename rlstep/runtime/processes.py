@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # imports torch
 T = TypeVar("T")
 # Processes wait for the slowest one at the end, for as long as its last batches take.
 PATIENCE = timedelta(days=30)
+# Gloo's errors have no class of their own.
+OF_ANOTHER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
 
 
 def start_processes(args: "TrainingArguments") -> None:
@@ -37,6 +39,8 @@ def start_processes(args: "TrainingArguments") -> None:
             f"{args.n_gpu} GPUs are visible to one process. Start one process per GPU (`accelerate launch` or "
             "`torchrun`), or show it one GPU (CUDA_VISIBLE_DEVICES=0)."
         )
+    if args.use_cpu:
+        _set_timeout(args.ddp_timeout_delta)
     if not args.deepspeed:
         return
     if "RANK" not in os.environ:
@@ -47,7 +51,7 @@ def start_processes(args: "TrainingArguments") -> None:
     # With use_cpu the Trainer starts torch's process group and leaves DeepSpeed's own unset.
     import deepspeed
 
-    deepspeed.init_distributed(auto_mpi_discovery=False)
+    deepspeed.init_distributed(auto_mpi_discovery=False, timeout=args.ddp_timeout_delta)
     if args.hf_deepspeed_config.get_value("zero_optimization.offload_optimizer.device", "none") != "none":
         _compile_cpu_adam(args)
 
@@ -123,11 +127,31 @@ def _others_alive() -> Iterator[None]:
         raise UserError(f"this process waited for another one, which has ended ({reason[:200]}).") from error
 
 
+def _set_timeout(timeout: timedelta) -> None:
+    """Gives the process group `ddp_timeout`, which the Trainer's arguments pass on for GPUs alone."""
+    import torch.distributed as distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.distributed_c10d._set_pg_timeout(timeout)
+
+
 def end_processes() -> None:
     """Closes the process group that a launcher's process has; its threads could abort the interpreter at the end."""
     distributed = sys.modules.get("torch.distributed")
     if "RANK" in os.environ and distributed is not None and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def lost_another(error: BaseException | None) -> bool:
+    """Whether an error says that another process is gone or does not answer, which is not its cause."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or error is None:
+        return False
+    if isinstance(error, distributed.DistError):
+        return True
+    if isinstance(error, RuntimeError) and any(mark in str(error) for mark in OF_ANOTHER):
+        return True
+    return lost_another(error.__cause__ or error.__context__)
 
 
 def _compile_cpu_adam(args: "TrainingArguments") -> None:

@@ -10,6 +10,7 @@ QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 # A launcher ends all processes within a second or so after one has failed.
 GRACE_S = 10.0
@@ -27,6 +28,11 @@ def speak_once() -> None:
     os.environ.update(QUIET)
     logging.getLogger("rlstep").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
+
+
+def hide_calls_of_libraries() -> None:
+    """Hides what libraries warn of their own calls at each save: nobody who runs a command can change them."""
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def wait_for_the_first() -> None:

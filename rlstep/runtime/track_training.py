@@ -4,15 +4,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 from rlstep.runtime.record import RunRecord
+from rlstep.runtime.resume import ExactResume
 from rlstep.runtime.tracking import TrackedRun, TrackingOptions, reported_to
 
 
 def track_training(
-    trainer: Trainer,
+    trainer: ExactResume,
     record: RunRecord,
     options: TrackingOptions,
     checkpoint: str | None = None,
@@ -40,11 +41,12 @@ def track_training(
         trainer.args.run_name = run.info.unique_name
         run.start()
         run.upload_data(data)
-        trainer.add_callback(KeepTracking(run))
+        trainer.checkpoint_writers.append(lambda checkpoint, _: run.keep(checkpoint))
+        trainer.add_callback(ShowTracking(run))
 
 
-class KeepTracking(TrainerCallback):
-    """Shows a training's configuration, and keeps in each of its checkpoints which run it is.
+class ShowTracking(TrainerCallback):
+    """Shows a training's configuration, and uploads its checkpoints if asked to.
 
     It has to come after the Trainer's own callbacks, which show the model's configuration and their arguments under
     some of the same names.
@@ -59,7 +61,7 @@ class KeepTracking(TrainerCallback):
     def on_save(self, args, state, control, **_):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if checkpoint.is_dir():
-            self.run.keep(checkpoint)
+            self.run.upload_checkpoint(checkpoint)
 
 
 class ShowInTensorBoard(TrainerCallback):
@@ -68,7 +70,7 @@ class ShowInTensorBoard(TrainerCallback):
     It has to come after the Trainer's own callback, which opens the writer.
     """
 
-    def __init__(self, trainer: Trainer, record: RunRecord):
+    def __init__(self, trainer: ExactResume, record: RunRecord):
         self.trainer, self.record = trainer, record
 
     def on_train_begin(self, args, state, control, **_):

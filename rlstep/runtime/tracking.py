@@ -171,8 +171,11 @@ class TrackedRun:
                 TRACKERS[name].show_config(self.info)
 
     def keep(self, checkpoint: Path) -> None:
-        """Writes which run this is into a checkpoint, and uploads that if asked to."""
+        """Writes which run this is into a checkpoint."""
         write_json(checkpoint / TRACKING, {"id": self.id, "name": self.info.name, "project": self.info.project})
+
+    def upload_checkpoint(self, checkpoint: Path) -> None:
+        """Uploads a checkpoint if asked to."""
         if "checkpoints" in (self.options.artifacts or ()):
             self._upload(f"{self.info.name}-checkpoints", "model", [checkpoint], [checkpoint.name])
 

@@ -48,7 +48,14 @@ class SampleConfig(EngineOptions):
     model: str = field(metadata={"help": "Hub id or folder of the policy: a causal LM or a LoRA adapter."})
     problems: str = field(metadata={"help": PROBLEMS_HELP})
     out: str = field(metadata={"help": "Where the solutions go: NAME.jsonl, or a folder of Parquet shards."})
-    n: Annotated[int, Range(at_least=1)] = field(default=1, metadata={"help": "Solutions per problem."})
+    n: Annotated[int, Range(at_least=1)] = field(
+        default=1,
+        metadata={
+            "aliases": ["--samples_per_problem"],
+            "help": "Solutions per problem. Launchers take --n for an option of their own; --samples_per_problem is the "
+            "same.",
+        },
+    )
     temperature: Annotated[float, Range(at_least=0)] = field(
         default=1.0, metadata={"help": "Sampling temperature; 0 is greedy."}
     )

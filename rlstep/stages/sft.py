@@ -1,23 +1,24 @@
 """The `sft` stage: trains the generator on the format (and the habits) of the demonstrations."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import SFTConfig, SFTTrainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig
 
 from rlstep.policy.config import PolicyModel
 from rlstep.policy.demonstrations import check_lengths, tokenize
 from rlstep.policy.end_tokens import keep_end, taught_end, write_generation_config
 from rlstep.policy.models import load_policy_tokenizer
 from rlstep.policy.prompt_files import read_prompt_format, write_prompt_format
+from rlstep.policy.sft_trainer import ExactSFTTrainer
 from rlstep.policy.start import policy_start
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
-from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
+from rlstep.runtime.identity import check_checkpoint, identity_writer, run_identity
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
@@ -84,18 +85,10 @@ class SFTArguments(SFTConfig):
         check(self, library_faults(super().__post_init__))
 
 
-class KeepHowToAsk(TrainerCallback):
-    """Writes how prompts are written, and beside an adapter where completions end, into each of a run's checkpoints."""
-
-    def __init__(self, prompt_format: PromptFormat):
-        self.prompt_format = prompt_format
-
-    def on_save(self, args, state, control, model=None, **_):
-        if state.is_world_process_zero:
-            self.write(model, Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
-
-    def write(self, model: PreTrainedModel, folder: Path) -> None:
-        write_prompt_format(folder, self.prompt_format)
+def _write_how_to_ask(model: PreTrainedModel, prompt_format: PromptFormat, folder: Path, writes: bool) -> None:
+    """Writes how prompts are written, and beside an adapter where completions end."""
+    if writes:
+        write_prompt_format(folder, prompt_format)
         write_generation_config(model, folder)
 
 
@@ -113,7 +106,7 @@ def sft(
     start = policy_start(model, options.merge_base, args.trust_remote_code)
     solutions = read_solutions(options.data)
     identity = run_identity(options, args, model, prompts)
-    checkpoint = newest_checkpoint(args.output_dir) if options.resume else None
+    checkpoint = newest_checkpoint(args.output_dir, exact=True) if options.resume else None
     check_checkpoint(checkpoint, identity)
     config = {
         name: value for part in (options, args, model, prompts, tracking) for name, value in settings(part).items()
@@ -129,7 +122,7 @@ def sft(
         names = [f"{options.data}, problem '{solution.problem_id}'" for solution in solutions]
         check_tokens(rows["input_ids"], tokenizer, policy_config, names)
         start = start.prepare(model, args)
-        trainer = SFTTrainer(
+        trainer = ExactSFTTrainer(
             model=start.model(args),
             args=args,
             train_dataset=rows,
@@ -138,16 +131,14 @@ def sft(
         )
         check_lengths(solutions, rows, args.max_length, max_positions(trainer.model.config))
         keep_end(trainer.accelerator.unwrap_model(trainer.model), tokenizer, end)
-        how_to_ask = KeepHowToAsk(prompt_format)
-        trainer.add_callback(how_to_ask)
-        trainer.add_callback(KeepIdentity(identity))
+        write_how_to_ask = partial(_write_how_to_ask, trainer.accelerator.unwrap_model(trainer.model), prompt_format)
+        trainer.checkpoint_writers += [write_how_to_ask, identity_writer(identity)]
         track_training(trainer, record, tracking, checkpoint, [options.data])
         result = trainer.train(resume_from_checkpoint=checkpoint)
         without_router_loss(trainer.model.config)
         trainer.save_model()
         tokenizer.save_pretrained(args.output_dir)
-        if trainer.is_world_process_zero():
-            how_to_ask.write(trainer.accelerator.unwrap_model(trainer.model), Path(args.output_dir))
+        write_how_to_ask(Path(args.output_dir), trainer.is_world_process_zero())
         start.finish(args)
         record.metrics |= {"demonstrations": len(solutions), **result.metrics}
     return record.metrics

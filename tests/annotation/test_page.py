@@ -3,9 +3,7 @@
 Needs the package playwright (in the dev extra) and a Chromium: RLSTEP_CHROMIUM names one, else the system's is taken.
 """
 
-import os
 import re
-import shutil
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,19 +21,7 @@ from tests.annotation.conftest import read_back, rows
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; `make setup` does it")
 pytestmark = pytest.mark.slow
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = os.environ.get("RLSTEP_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine; set RLSTEP_CHROMIUM to one")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Site:

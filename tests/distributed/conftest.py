@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,44 +26,54 @@ PACKAGE = {
 
 @pytest.fixture
 def launch(tmp_path):
-    """Runs `rlstep WORDS` on two ranks by torchrun, or (`by="deepspeed"`) DeepSpeed's launcher; returns the log."""
+    """Runs `rlstep WORDS` on two ranks by torchrun, or another launcher (`by="deepspeed"`); returns the log."""
 
     def run(words: list[str], by: str = "torchrun", ranks: int = 2, code: int = 0) -> str:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = str(found.getsockname()[1])
-        python, number = Path(sys.executable), str(ranks)
-        if by == "deepspeed":
-            command = [str(python.with_name("deepspeed")), "--num_accelerators", number, "--master_port", port]
-            command += ["--module"]
-        else:
-            command = [str(python), "-m", "torch.distributed.run", "--nproc_per_node", number, "--master_port", port]
-            command += ["-m"]
-        try:
-            return _run([*command, "rlstep", *words], tmp_path / "log.txt", code)
-        finally:
-            # DeepSpeed's ranks on a CPU leave what they talk through: a quarter of a GiB of memory for each launch.
-            for buffer in Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*_{port}_*"):
-                buffer.unlink()
+        with launched(words, tmp_path / "log.txt", by, ranks) as process:
+            ended = process.wait(timeout=900)
+        log = (tmp_path / "log.txt").read_text()
+        assert ended == code, log[-6000:]
+        return log
 
     return run
 
 
-def _run(command: list[str], log: Path, expected: int) -> str:
+@contextmanager
+def launched(words: list[str], log: Path, by: str = "torchrun", ranks: int = 2) -> Iterator[subprocess.Popen]:
+    """A launcher that runs `rlstep WORDS` on so many ranks; it is ended, with them, where it has not ended itself."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    python, number = Path(sys.executable), str(ranks)
+    command = {
+        "torchrun": [python, "-m", "torch.distributed.run", "--nproc_per_node", number, "--master_port", port, "-m"],
+        "deepspeed": [
+            python.with_name("deepspeed"), "--num_accelerators", number, "--master_port", port, "--module",
+        ],
+        # Of one machine's processes; without GPUs, --use_cpu makes them processes of the CPU.
+        "accelerate": [
+            python.with_name("accelerate"), "launch", "--multi_gpu", "--num_processes", number, "--num_machines", "1",
+            "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port, "-m",
+        ],
+    }[by]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "RLSTEP_TRACEBACK": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    environment["PATH"] = f"{python.parent}{os.pathsep}{environment['PATH']}"
+    try:
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [*map(str, command), "rlstep", *words], cwd=ROOT, env=environment, stdout=output, stderr=output
+            )
         try:
-            code = process.wait(timeout=900)
-        except subprocess.TimeoutExpired:
-            # The launchers end their ranks, which may be in sessions of their own.
-            process.terminate()
-            process.wait(timeout=60)
-            raise
-    text = log.read_text()
-    assert code == expected, text[-6000:]
-    return text
+            yield process
+        finally:
+            if process.poll() is None:
+                # The launchers end their ranks, which may be in sessions of their own.
+                process.terminate()
+                process.wait(timeout=60)
+    finally:
+        # DeepSpeed's ranks on a CPU leave what they talk through: a quarter of a GiB of memory for each launch.
+        for buffer in Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*_{port}_*"):
+            buffer.unlink()
 
 
 @pytest.fixture

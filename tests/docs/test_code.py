@@ -15,7 +15,8 @@ SHELL = [block for page in PAGES for block in blocks(page, "bash")]
 PYCON = [page for page in PAGES if blocks(page, "pycon")]
 TRAINING = ("sft", "prm", "orm", "ppo")
 # Programs that are not ours, and what a documented line may start with before ours comes.
-FOREIGN = {"export", "python3", "source", "pip", "git", "make", "vllm", ".venv/bin/pre-commit"}
+FOREIGN = {"export", "python", "python3", "source", "pip", "git", "make", "vllm", ".venv/bin/pre-commit"}
+LAUNCHERS = ("deepspeed", "torchrun", "accelerate", "srun")
 # What makes a stage of the quickstart take a second instead of a minute; all else is the recipes' own.
 QUICK = {"use_cpu": "true", "max_steps": 2, "report_to": "none", "disable_tqdm": "true"}
 SMALL = {
@@ -44,11 +45,10 @@ def own_environment():
 
 def ours(words: list[str]) -> tuple[str, list[str]] | None:
     """The rlstep command and its options in a command line, also under a launcher; None for other programs."""
-    for launcher in ("deepspeed", "torchrun"):
-        if words[0] == launcher:
-            place = words.index("rlstep")
-            assert words[place - 1] in ("--module", "-m")
-            return words[place + 1], words[place + 2 :]
+    if words[0] in LAUNCHERS:
+        place = words.index("rlstep")
+        assert words[place - 1] in ("--module", "-m")
+        return words[place + 1], words[place + 2 :]
     if words[0] == "rlstep":
         return words[1], words[2:]
     assert words[0] in FOREIGN, f"{words[0]}: no program that the documentation should call"

@@ -29,13 +29,13 @@ from transformers import AutoTokenizer, Trainer, TrainerCallback
 from trl import GRPOTrainer
 
 from rlstep.policy.config import StepPPOConfig
-from rlstep.policy.resume import WALL_CLOCK, ExactResume
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.token_budget import TokenBudget
 from rlstep.policy.trainer import StepPPOTrainer
-from rlstep.runtime import checkpoints
+from rlstep.runtime import checkpoints, resume
 from rlstep.runtime.checkpoints import newest_checkpoint, read_state, write_state
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.resume import WALL_CLOCK, ExactResume
 from rlstep.steps.boundaries import line_steps
 from rlstep.tasks.arithmetic import Arithmetic
 
@@ -467,6 +467,15 @@ def test_a_save_that_fails_leaves_no_checkpoint(where, method, run, tiny_lm, tok
     assert [record.levelname for record in caplog.records if ".checkpoint-2.partial" in record.message] == ["WARNING"]
 
 
+def test_a_folder_that_the_machines_do_not_share_is_refused(tiny_lm, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "SEEN_S", 0.0)
+    trainer = new_trainer(tiny_lm, tokenizer, tmp_path, max_steps=1)
+    # As on another machine, whose processes leave the folder to the first one of all.
+    monkeypatch.setattr(StepPPOConfig, "should_save", False)
+    with pytest.raises(UserError, match="must be on a file system that all machines share"):
+        trainer.train()
+
+
 def test_a_checkpoint_of_a_run_that_went_another_way_is_replaced(run):
     def other_one(trainer):
         other = Path(trainer.args.output_dir) / "checkpoint-2"
@@ -514,6 +523,26 @@ def test_as_many_checkpoints_are_kept_as_without_the_mixin(limit, run, monkeypat
     for step in {None: [2, 4], 1: [2], 2: [2, 4]}[limit]:
         state = json.loads((exact.folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
         assert state["best_model_checkpoint"] == best
+
+
+def test_what_belongs_to_a_checkpoint_is_in_it_before_it_has_its_name(run):
+    seen = []
+
+    def write(folder: Path, writes: bool) -> None:
+        seen.append((folder.parent.name, writes, (folder / "state_0.json").is_file()))
+        (folder / "own").touch()
+
+    folder = run(max_steps=1, prepare=lambda trainer: trainer.checkpoint_writers.append(write)).folder
+    assert seen == [(".checkpoint-1.partial", True, True)]
+    assert (folder / "checkpoint-1" / "own").is_file()
+
+
+def test_a_run_that_is_killed_before_it_removes_old_checkpoints_removes_them_when_it_goes_on(run):
+    def one_more(trainer):
+        shutil.copytree(Path(trainer.args.output_dir) / "checkpoint-2", Path(trainer.args.output_dir) / "checkpoint-1")
+
+    run(max_steps=2, save_steps=2)
+    assert names(run(resume=2, prepare=one_more, save_total_limit=1).folder) == ["checkpoint-2"]
 
 
 def test_others_see_a_checkpoint_only_when_it_has_its_name(run, monkeypatch):

@@ -1,7 +1,8 @@
-"""What `rlstep/policy/` relies on in TRL and transformers beyond their public interfaces.
+"""What `rlstep/policy/` and `rlstep/runtime/resume.py` rely on in TRL and transformers beyond their public interfaces.
 
-Of its modules trainer.py, passes.py, token_budget.py, value_function.py, kl.py, rollouts.py, vllm_sync.py,
-vllm_adapter.py, resume.py and monitoring/training_log.py do. A new TRL or transformers that breaks them fails here.
+Of the policy's modules trainer.py, passes.py, token_budget.py, value_function.py, kl.py, rollouts.py, vllm_sync.py,
+vllm_adapter.py, resume.py, sft_trainer.py and monitoring/training_log.py do. A new TRL or transformers that breaks them
+fails here.
 """
 
 import inspect
@@ -13,7 +14,7 @@ import pytest
 import torch
 from accelerate.state import GradientState
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import sort_checkpoints
 from trl import GRPOTrainer
 from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
@@ -77,7 +78,7 @@ def test_methods_that_are_overridden(method, parameters):
         (GRPOTrainer._prepare_inputs, ["self", "generation_batch"]),
         (Trainer.train, ["self", "resume_from_checkpoint"]),
         (Trainer._load_rng_state, ["self", "checkpoint"]),
-        (rotate_checkpoints, ["output_dir", "save_total_limit", "best_model_checkpoint", "use_mtime"]),
+        (sort_checkpoints, ["output_dir", "checkpoint_prefix", "use_mtime"]),
         (GradientState._set_sync_gradients, ["self", "sync_gradients"]),
         (disable_dropout_in_model, ["model"]),
         (disable_gradient_checkpointing, ["model", "gradient_checkpointing_kwargs"]),

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from rlstep.runtime.checkpoints import (
     checkpoint_files,
     commit,
+    keep_only,
     newest_checkpoint,
     partial_path,
     read_state,
     remove_leftovers,
+    remove_old,
     write_state,
 )
 from rlstep.runtime.errors import UserError
@@ -81,6 +83,49 @@ def test_a_model_trained_again_has_other_files(write):
 
 
 # --- Written whole or not at all.
+
+
+def aged(write, *steps: int) -> list[str]:
+    """Checkpoints that were written in this order, some seconds apart."""
+    paths = [write(f"checkpoint-{step}") for step in steps]
+    for age, path in enumerate(reversed(paths)):
+        os.utime(path, (1e9 - 10 * age, 1e9 - 10 * age))
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("limit", "keep", "left"),
+    [
+        (None, [], {2, 4, 6, 3}),
+        (0, [], {2, 4, 6, 3}),
+        (2, [], {6, 3}),
+        (1, [], {3}),
+        (1, [2], {2, 3}),
+        (3, [2], {2, 6, 3}),
+    ],
+)
+def test_the_oldest_checkpoints_are_removed_but_for_those_to_keep(limit, keep, left, write, tmp_path):
+    aged(write, 2, 4, 6, 3)  # the last one of a run that went on from the first
+    remove_old(tmp_path, limit, [None, *(str(tmp_path / f"checkpoint-{step}") for step in keep)])
+    assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in left}
+
+
+@pytest.mark.parametrize(
+    "remove", [lambda folder: remove_old(folder, 1), lambda folder: keep_only(folder / "checkpoint-4")]
+)
+def test_a_removal_that_is_interrupted_leaves_no_checkpoint_behind(remove, write, tmp_path, monkeypatch, caplog):
+    aged(write, 2, 4)
+
+    def interrupted(path, *_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rlstep.runtime.checkpoints.shutil.rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            remove(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".checkpoint-2.partial", "checkpoint-4"]
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
 
 
 @pytest.fixture

@@ -1,15 +1,17 @@
 """What stops a run before its processes load anything."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.processes import end_processes, start_processes
+from rlstep.runtime.processes import end_processes, lost_another, start_processes
 
 CONFIGS = Path(__file__).parents[2] / "ds_configs"
+TIMEOUT = timedelta(seconds=7)
 NAMES = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 
 
@@ -26,7 +28,10 @@ def arguments(monkeypatch):
 
     def make(name: str):
         path = str(CONFIGS / f"{name}.json")
-        return SimpleNamespace(n_gpu=1, deepspeed=path, hf_deepspeed_config=HfDeepSpeedConfig(path), started=started)
+        return SimpleNamespace(
+            n_gpu=1, deepspeed=path, hf_deepspeed_config=HfDeepSpeedConfig(path), started=started, use_cpu=True,
+            ddp_timeout_delta=TIMEOUT,
+        )  # fmt: skip
 
     yield make
     unset_hf_deepspeed_config()
@@ -40,16 +45,47 @@ def test_one_process_with_several_gpus_is_refused():
 def test_deepspeed_needs_a_launcher(arguments, monkeypatch):
     args = arguments("zero2")
     start_processes(args)
-    assert args.started == [{"auto_mpi_discovery": False}]
+    assert args.started == [{"auto_mpi_discovery": False, "timeout": TIMEOUT}]
     monkeypatch.delenv("RANK")
     with pytest.raises(UserError, match="no launcher started this process; start it with `deepspeed"):
         start_processes(args)
 
 
-def test_a_launchers_process_closes_its_group(monkeypatch, tmp_path):
+@pytest.fixture
+def group(tmp_path):
+    """A process group of one."""
     import torch.distributed
 
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield torch.distributed.group.WORLD
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def test_the_timeout_counts_on_cpus_too(group):
+    """The Trainer's arguments pass it on for GPUs alone."""
+    import torch
+
+    start_processes(SimpleNamespace(n_gpu=0, deepspeed=None, use_cpu=True, ddp_timeout_delta=TIMEOUT))
+    assert group._get_backend(torch.device("cpu")).options._timeout == TIMEOUT
+
+
+def test_an_error_that_tells_of_another_process_is_told_from_others():
+    import torch.distributed
+
+    lost = RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1")
+    assert lost_another(lost)
+    assert lost_another(torch.distributed.DistNetworkError("the server is gone"))
+    wrapped = ValueError("no metrics")
+    wrapped.__cause__ = lost
+    assert lost_another(wrapped)
+    assert not lost_another(RuntimeError("shapes do not match"))
+    assert not lost_another(ValueError("gloo/transport"))
+
+
+def test_a_launchers_process_closes_its_group(monkeypatch, group):
+    import torch.distributed
+
     monkeypatch.delenv("RANK", raising=False)
     end_processes()
     assert torch.distributed.is_initialized()

@@ -18,32 +18,10 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.pipeline import Pipeline, Stage
 from rlstep.stages import config_classes
 from rlstep.stages.lab import LabConfig, lab, stages
+from tests.small_lab import small_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = ["process", "outcome"]
-
-# Sixteen demonstrations learnt nearly by heart: samples of their problems have right steps and wrong ones.
-VERIFIER = {"num_train_epochs": 1, "per_device_train_batch_size": 16}
-PPO = {
-    "max_steps": 2,
-    "per_device_train_batch_size": 4,
-    "per_device_eval_batch_size": 8,
-    "num_generations": 2,
-    "num_generations_eval": 2,
-    "max_completion_length": 40,
-    "eval_steps": 2,
-    "save_steps": 1,
-}
-TINY = {
-    "prepare": {"train": 16, "rl": 8, "test": 4, "demonstrations": 16},
-    "sft": {"max_steps": 60, "per_device_train_batch_size": 8, "save_steps": 20},
-    "sample_train": {"n": 2, "max_new_tokens": 64},
-    "sample_test": {"n": 2, "max_new_tokens": 64},
-    "prm": VERIFIER,
-    "orm": VERIFIER,
-    "ppo": PPO,
-    "evaluate": {"ns": [1, 2], "trials": 10},
-}
 
 
 def stages_of(**options) -> list[Stage]:
@@ -175,12 +153,7 @@ def test_a_folder_of_recipes_that_is_not_there_is_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory) -> Path:
-    """The shipped recipes at the smallest sizes that still give the verifiers both labels."""
-    folder = tmp_path_factory.mktemp("recipes")
-    for path in (ROOT / "recipes" / "arithmetic").glob("*.yaml"):
-        recipe = yaml.safe_load(path.read_text()) | TINY.get(path.stem, {})
-        (folder / path.name).write_text(yaml.safe_dump(recipe))
-    return folder
+    return small_recipes(tmp_path_factory.mktemp("recipes"))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """What a run that is continued must have in common with the one before: every setting but those that may change."""
 
 from dataclasses import dataclass, fields
-from types import SimpleNamespace
 from typing import Annotated
 
 import pytest
@@ -14,7 +13,7 @@ from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards.guards import Guards
 from rlstep.runtime.constraints import MayChange, constraints_of
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.identity import KeepIdentity, check_checkpoint, check_same_run, run_identity
+from rlstep.runtime.identity import check_checkpoint, check_same_run, identity_writer, run_identity
 from rlstep.stages.orm import ORMConfig
 from rlstep.stages.prm import PRMConfig
 from rlstep.stages.sft import SFTArguments, SFTOptions
@@ -190,8 +189,10 @@ def test_a_checkpoint_keeps_its_runs_identity(tmp_path):
     checkpoint.mkdir()
     # Of an older version, which kept none.
     check_checkpoint(checkpoint, run_identity(Options(2)))
-    args, state = SimpleNamespace(output_dir=tmp_path), SimpleNamespace(global_step=4, is_world_process_zero=True)
-    KeepIdentity(run_identity(Options())).on_save(args, state, None)
+    write = identity_writer(run_identity(Options()))
+    write(checkpoint, False)
+    check_checkpoint(checkpoint, run_identity(Options(2)))
+    write(checkpoint, True)
     check_checkpoint(checkpoint, run_identity(Options(shown=True)))
     with pytest.raises(UserError, match=r"size 1 \(now 2\)"):
         check_checkpoint(checkpoint, run_identity(Options(2)))

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import ModelConfig, SFTTrainer
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.resume import WALL_CLOCK
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.sft import SFTArguments, SFTOptions, sft
 from rlstep.steps.records import Solution
@@ -127,10 +129,21 @@ class Steps(TrainerCallback):
         self.seen.append(state.global_step)
 
 
-def test_a_killed_run_continues_from_its_checkpoint_to_the_same_weights(options, arguments, model, tmp_path, callbacks):
+def logged(folder: Path) -> list[dict]:
+    """What the last checkpoint and the record say of a run, without what a clock gave."""
+    history = json.loads((folder / "checkpoint-8" / "trainer_state.json").read_text())["log_history"]
+    entries = [*history, json.loads((folder / "run.json").read_text())["metrics"]]
+    return [{name: value for name, value in entry.items() if not name.endswith(WALL_CLOCK)} for entry in entries]
+
+
+def test_a_killed_run_continues_from_its_checkpoint_to_the_same_end(options, arguments, model, tmp_path, callbacks):
+    """A log line covers the updates before a checkpoint and after it."""
+
     def run(out: str, callback: TrainerCallback, resume: bool = False) -> dict[str, torch.Tensor]:
         callbacks[:] = [callback]
-        args = arguments(output_dir=str(tmp_path / out), num_train_epochs=3, save_strategy="steps", save_steps=4)
+        args = arguments(
+            output_dir=str(tmp_path / out), num_train_epochs=3, save_strategy="steps", save_steps=4, logging_steps=3
+        )
         sft(replace(options, resume=resume), args, model)
         return AutoModelForCausalLM.from_pretrained(tmp_path / out).state_dict()
 
@@ -141,6 +154,10 @@ def test_a_killed_run_continues_from_its_checkpoint_to_the_same_weights(options,
     resumed = run("cut", rest, resume=True)
     assert rest.seen == [5, 6, 7, 8, 9]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    lines = logged(tmp_path / "whole")
+    assert [line.get("step") for line in lines] == [3, 6, None]
+    assert {"loss", "mean_token_accuracy", "num_tokens"} <= lines[1].keys()
+    assert logged(tmp_path / "cut") == lines
 
 
 def test_a_checkpoint_of_another_run_is_not_continued(options, arguments, model, tmp_path, callbacks):

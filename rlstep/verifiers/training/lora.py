@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.runtime.constraints import changed
@@ -177,10 +177,11 @@ def with_lora(model: PreTrainedModel, spec: VerifierSpec, lora: LoraConfig, args
     return wrapped
 
 
-class DescribeCheckpoints(TrainerCallback):
-    """Makes the adapters of a run's checkpoints verifiers, which can be scored as whole checkpoints can."""
+def describe_checkpoint(model: PeftModel, checkpoint: Path, writes: bool) -> None:
+    """Makes the adapter of a run's checkpoint a verifier, which can be scored as whole checkpoints can.
 
-    def on_save(self, args, state, control, model=None, **_):
-        config = described(model)  # all processes, for what ZeRO-3 shards
-        if state.is_world_process_zero:
-            config.save_pretrained(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+    It is one of `ExactResume.checkpoint_writers`.
+    """
+    config = described(model)  # all processes, for what ZeRO-3 shards
+    if writes:
+        config.save_pretrained(checkpoint)

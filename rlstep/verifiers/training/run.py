@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +17,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rlstep.runtime.checkpoints import newest_checkpoint
 from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.identity import KeepIdentity, check_checkpoint, run_identity
+from rlstep.runtime.identity import check_checkpoint, identity_writer, run_identity
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
@@ -32,7 +33,7 @@ from rlstep.verifiers.lora_targets import no_sharding
 from rlstep.verifiers.pretrained import load_config, load_tokenizer
 from rlstep.verifiers.spec import IMPLICIT, VerifierSpec
 from rlstep.verifiers.training.arguments import VerifierArguments
-from rlstep.verifiers.training.lora import DescribeCheckpoints, verifier_start
+from rlstep.verifiers.training.lora import describe_checkpoint, verifier_start
 from rlstep.verifiers.training.options import VerifierConfig
 from rlstep.verifiers.training.trainer import VerifierTrainer
 from rlstep.verifiers.vocabulary import check_texts, check_vocabulary
@@ -86,7 +87,7 @@ def train_verifier(
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
     start = verifier_start(config, trainer_class.kind == IMPLICIT, args.output_dir)
     identity = run_identity(config, args, prompts)
-    checkpoint = newest_checkpoint(args.output_dir) if config.resume else args.resume_from_checkpoint
+    checkpoint = newest_checkpoint(args.output_dir, exact=True) if config.resume else args.resume_from_checkpoint
     check_checkpoint(checkpoint, identity)
     train = read_solutions(config.data, need=need)
     evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
@@ -111,8 +112,8 @@ def train_verifier(
         for make_callback in callbacks:
             trainer.add_callback(make_callback(trainer))
         if not config.merge_adapter:
-            trainer.add_callback(DescribeCheckpoints())
-        trainer.add_callback(KeepIdentity(identity))
+            trainer.checkpoint_writers.append(partial(describe_checkpoint, trainer.model))
+        trainer.checkpoint_writers.append(identity_writer(identity))
         record.metrics |= trainer.train_counts | {"packing": trainer.packing}
         track_training(trainer, record, tracking, checkpoint, [config.data, config.eval_data])
         record.metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics

@@ -28,6 +28,7 @@ from rlstep.core.calibration import Reliability
 from rlstep.core.losses import pairwise_loss, right_log_odds, step_label_loss
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.processes import start_processes
+from rlstep.runtime.resume import ExactResume
 from rlstep.steps.prompt_options import BY_CHECKPOINT
 from rlstep.steps.records import Solution
 from rlstep.verifiers.attention import shares_places
@@ -45,7 +46,7 @@ from rlstep.verifiers.training.units import pair_up, require_both_classes, requi
 logger = logging.getLogger(__name__)
 
 
-class VerifierTrainer(Trainer):
+class VerifierTrainer(ExactResume, Trainer):
     """What `PRMTrainer` and `ORMTrainer` share.
 
     Args:
@@ -55,7 +56,7 @@ class VerifierTrainer(Trainer):
         processing_class: the verifier's tokenizer, a fast one; the model's own by default.
         spec: what the outputs mean; that of the model's configuration by default, or else two classes. Where it leaves
             open how prompts are written, the training data's prompts decide.
-        **options: passed to the Trainer (callbacks, optimizers).
+        **options: passed to `ExactResume` and the Trainer (callbacks, optimizers).
 
     Attributes:
         train_counts, eval_counts: rows and positions that were kept and dropped (`features.train_features`).

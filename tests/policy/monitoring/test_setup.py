@@ -13,11 +13,11 @@ from trl import ModelConfig
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
-from rlstep.policy.resume import WALL_CLOCK
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.sources import load_verifiers, wants_base
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.resume import WALL_CLOCK
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.ppo import ppo
 from rlstep.stages.prm import PRMConfig

@@ -1,6 +1,7 @@
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,9 +138,20 @@ class Kill(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def test_resumed_run_ends_with_the_same_weights(tiny_lm, data, arguments, callbacks, tmp_path):
+def losses(folder: Path) -> list[float]:
+    """Of the log lines and of the whole training."""
+    newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    history = json.loads((newest / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history] + [
+        json.loads((folder / "run.json").read_text())["metrics"]["train_loss"]
+    ]
+
+
+def test_resumed_run_ends_with_the_same_weights_and_logs(tiny_lm, data, arguments, callbacks, tmp_path):
     def run(out, resume=False) -> dict[str, torch.Tensor]:
-        args = arguments(output_dir=str(tmp_path / out), num_train_epochs=3, save_strategy="steps", save_steps=4)
+        args = arguments(
+            output_dir=str(tmp_path / out), num_train_epochs=3, save_strategy="steps", save_steps=4, logging_steps=3
+        )
         prm(PRMConfig(tiny_lm, data, resume=resume), args)
         return AutoModelForTokenClassification.from_pretrained(tmp_path / out).state_dict()
 
@@ -150,6 +162,8 @@ def test_resumed_run_ends_with_the_same_weights(tiny_lm, data, arguments, callba
     callbacks.clear()
     resumed = run("cut", resume=True)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert len(losses(tmp_path / "whole")) > 2
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(("stage", "config"), [(prm, PRMConfig), (orm, ORMConfig)])
