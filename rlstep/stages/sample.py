@@ -52,8 +52,8 @@ class SampleConfig(EngineOptions):
         default=1,
         metadata={
             "aliases": ["--samples_per_problem"],
-            "help": "Solutions per problem. Launchers take --n for an option of their own; --samples_per_problem is the "
-            "same.",
+            "help": "Solutions per problem. Launchers take --n for an option of their own; --samples_per_problem is "
+            "the same.",
         },
     )
     temperature: Annotated[float, Range(at_least=0)] = field(
