@@ -4,6 +4,7 @@ What may pass is a lost connection, 408, 429 and 5xx. A server's Retry-After is 
 half a second to 30 seconds. A key is read from the environment, goes to this server alone, and stands in no message.
 """
 
+import json
 import os
 import random
 import re
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3.exceptions import InvalidHeader
+from urllib3.exceptions import InvalidHeader, ReadTimeoutError
 from urllib3.util import Retry
 
 from rlstep.runtime.addresses import checked_address, is_loopback
@@ -24,6 +25,7 @@ API_KEY_VARIABLE = "RLSTEP_API_KEY"
 CONNECT_TIMEOUT_S, GET_TIMEOUT_S = 20.0, 30.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 TRY_AGAIN = (408, 429, *range(500, 600))
+MOST_BYTES, CHUNK_BYTES = 64 << 20, 1 << 16  # of one answer, and read at a time
 LONGEST_REASON = 400  # characters of a server's message
 
 
@@ -40,6 +42,10 @@ class Refused(Exception):
         self.status, self.reason = status, reason
 
 
+class Stopped(Exception):
+    """The client was told to stop before an answer was there."""
+
+
 class JsonClient:
     """Asks one server; may be used by several threads at once.
 
@@ -48,15 +54,26 @@ class JsonClient:
         request_timeout: seconds to wait for the answer to one request.
         retry_for: seconds, from a request's beginning, in which it is sent again if it fails in a way that may pass.
         connections: requests at a time that find an open connection.
+        key_variable: the environment variable of the server's key.
+        prefix: what the user's settings `retry_for`, `request_timeout` and `concurrency` begin with, for messages.
 
     Raises:
         UserError: the URL is no address, or the key cannot stand in a header.
     """
 
-    def __init__(self, url: str, request_timeout: float = 600.0, retry_for: float = 300.0, connections: int = 1):
+    def __init__(
+        self,
+        url: str,
+        request_timeout: float = 600.0,
+        retry_for: float = 300.0,
+        connections: int = 1,
+        key_variable: str = API_KEY_VARIABLE,
+        prefix: str = "",
+    ):
         self.url, host = checked_address(url, "server")
         self.request_timeout, self.retry_for = request_timeout, retry_for
-        self._key = _key_of_environment()
+        self.key_variable, self.prefix = key_variable, prefix
+        self._key = _key_of_environment(key_variable)
         self._stopped = threading.Event()
         self._session = requests.Session()
         # As the session's own, so that no password of ~/.netrc is sent in the key's place.
@@ -78,79 +95,104 @@ class JsonClient:
         Raises:
             Refused: the server refuses the request itself (4xx).
             UserError: the server is not reached or too busy for `retry_for` seconds, does not answer in time, wants
-                another key, or answers with something else than JSON.
+                another key, or answers with something else than JSON, or with more than 64 MiB.
+            Stopped: `stop` was called.
         """
         return self._persistently("POST", path, body)
 
     def stop(self) -> None:
-        """Ends the waiting of all threads: a request that would be sent again fails at once."""
+        """Lets no thread send a request, or send one again, until `resume`: it raises `Stopped` at once instead."""
         self._stopped.set()
+
+    def resume(self) -> None:
+        self._stopped.clear()
 
     def _persistently(self, method: str, path: str, body: Mapping | None):
         start, wait = time.monotonic(), FIRST_WAIT_S
-        while True:
+        while not self._stopped.is_set():
             try:
                 return self._once(method, path, body)
             except _Unavailable as error:
                 # Spread out, so that many threads do not come back at one moment.
                 pause = error.retry_after if error.retry_after is not None else wait * random.uniform(0.5, 1.0)
-                self._wait(pause, self.retry_for - (time.monotonic() - start), error)
+                if pause >= self.retry_for - (time.monotonic() - start):
+                    raise self._given_up(error) from None
+            self._stopped.wait(pause)
             wait = min(2 * wait, LONGEST_WAIT_S)
+        raise Stopped
 
-    def _wait(self, pause: float, left: float, error: "_Unavailable") -> None:
-        if pause >= left or self._stopped.wait(pause):
-            asks = f" and asks to wait {error.retry_after:.0f} seconds" if error.retry_after is not None else ""
-            raise UserError(
-                f"{self.url} {error}{asks}; tried for {self.retry_for:g} seconds. Start the server, correct the "
-                "address, or wait longer (retry_for)."
-            )
+    def _given_up(self, error: "_Unavailable") -> UserError:
+        asks = f" and asks to wait {error.retry_after:.0f} seconds" if error.retry_after is not None else ""
+        return UserError(
+            f"{self.url} {error}{asks}; tried for {self.retry_for:g} seconds. Start the server, correct the address, "
+            f"or wait longer ({self.prefix}retry_for)."
+        )
 
     def _once(self, method: str, path: str, body: Mapping | None):
         limit = self.request_timeout if body is not None else min(self.request_timeout, GET_TIMEOUT_S)
-        timeouts = (CONNECT_TIMEOUT_S, limit)
+        given = {"json": body, "timeout": (CONNECT_TIMEOUT_S, limit), "allow_redirects": False, "stream": True}
         try:
-            reply = self._session.request(method, self.url + path, json=body, timeout=timeouts, allow_redirects=False)
+            with self._session.request(method, self.url + path, **given) as reply:
+                content = self._read(path, reply)
+        except requests.exceptions.InvalidJSONError as error:
+            raise UserError(f"what {self.url}{path} is sent is no JSON: {_cause(error)}.") from None
         except requests.exceptions.SSLError as error:
             raise UserError(
                 f"{self.url}: no secure connection ({_cause(error)}). Is it http://, or its certificate unknown here?"
             ) from None
-        except requests.ReadTimeout:
+        except requests.RequestException as error:
+            if not _is_late(error):
+                raise _Unavailable(f"cannot be reached ({_cause(error)})") from None
             if body is None:
                 raise _Unavailable(f"has not answered within {limit:g} seconds") from None
             # Sent again, it would take as long.
             raise UserError(
-                f"{self.url}{path} has not answered within {limit:g} seconds. Raise request_timeout, or ask for less "
-                "at a time (concurrency, max_new_tokens)."
+                f"{self.url}{path} has not answered within {limit:g} seconds. Raise {self.prefix}request_timeout, or "
+                f"ask for less at a time ({self.prefix}concurrency, max_new_tokens)."
             ) from None
-        except requests.RequestException as error:
-            raise _Unavailable(f"cannot be reached ({_cause(error)})") from None
-        return self._content(path, reply)
+        return self._answer(path, reply, content)
 
-    def _content(self, path: str, reply: requests.Response):
-        status = reply.status_code
-        if status in TRY_AGAIN:
-            raise _Unavailable(f"answers with status {status} ({self._reason(reply)})", _retry_after(reply))
-        if 300 <= status < 400:
-            target = reply.headers.get("Location", "nowhere")
-            raise UserError(f"{self.url}{path} redirects to {target}, which is not followed: give the final address.")
-        if status in (401, 403):
-            answer = "asks for a key" if self._key is None else "refuses the key that it was given"
-            raise UserError(f"{self.url} {answer} (status {status}). Set {API_KEY_VARIABLE} to a key of the server.")
-        if status != 200:
-            raise Refused(status, self._reason(reply))
+    def _read(self, path: str, reply: requests.Response) -> bytes:
+        content = bytearray()
+        for chunk in reply.iter_content(CHUNK_BYTES):
+            content += chunk
+            if len(content) > MOST_BYTES:
+                raise UserError(
+                    f"{self.url}{path} answers with more than {MOST_BYTES >> 20} MiB. Is it the address of a model "
+                    "server?"
+                )
+        return bytes(content)
+
+    def _answer(self, path: str, reply: requests.Response, content: bytes):
+        if reply.status_code != 200:
+            raise self._failure(path, reply, self._reason(reply, content))
         try:
-            return reply.json()
+            return json.loads(content)
         except (ValueError, RecursionError):
-            begins = self._shown(reply.text[:80])
+            begins = self._shown(content[:80].decode("utf-8", "replace"))
             raise UserError(
                 f"{self.url}{path} does not answer in JSON (it begins with {begins!r}). Is it the address of a model "
                 "server?"
             ) from None
 
-    def _reason(self, reply: requests.Response) -> str:
+    def _failure(self, path: str, reply: requests.Response, reason: str) -> Exception:
+        status = reply.status_code
+        if status in TRY_AGAIN:
+            return _Unavailable(f"answers with status {status} ({reason})", _retry_after(reply))
+        if 300 <= status < 400:
+            target = reply.headers.get("Location", "nowhere")
+            return UserError(f"{self.url}{path} redirects to {target}, which is not followed: give the final address.")
+        if status in (401, 403):
+            answer = "asks for a key" if self._key is None else "refuses the key that it was given"
+            return UserError(
+                f"{self.url} {answer} (status {status}: {reason}). Set {self.key_variable} to a key of the server."
+            )
+        return Refused(status, reason)
+
+    def _reason(self, reply: requests.Response, content: bytes) -> str:
         """What the server says of an error, in the forms that vLLM, OpenAI and FastAPI give it."""
         try:
-            said = reply.json()
+            said = json.loads(content)
         except (ValueError, RecursionError):
             said = None
         if isinstance(said, dict):
@@ -191,11 +233,11 @@ class _Bearer(AuthBase):
         return request
 
 
-def _key_of_environment() -> str | None:
-    key = os.environ.get(API_KEY_VARIABLE)
+def _key_of_environment(variable: str) -> str | None:
+    key = os.environ.get(variable)
     # The message does not repeat it: it may be a real one with a line break at its end.
     if key is not None and not re.fullmatch("[!-~]+", key):
-        raise UserError(f"{API_KEY_VARIABLE} is empty or has characters other than visible ASCII; correct or unset it.")
+        raise UserError(f"{variable} is empty or has characters other than visible ASCII; correct or unset it.")
     return key
 
 
@@ -206,6 +248,11 @@ def _retry_after(reply: requests.Response) -> float | None:
         return None if header is None else Retry().parse_retry_after(header)
     except InvalidHeader:
         return None
+
+
+def _is_late(error: requests.RequestException) -> bool:
+    """Whether nothing came in time, be it the answer's beginning or, as requests' ConnectionError, what follows it."""
+    return bool(error.args) and isinstance(error.args[0], ReadTimeoutError)
 
 
 def _cause(error: BaseException) -> str:

@@ -251,7 +251,7 @@ ANSWERS = {
     "refused": (error(400, "bad prompt.\nReally."), r"refuses the request, status 400: bad prompt. Really \(prom"),
     "gone": (error(404, "The model does not exist."), "v1/completions is not there, or the model"),
     "elsewhere": (RedirectResponse("https://example.com/"), "redirects to https://example.com/, which is not followed"),
-    "private": (error(401, "no key"), f"asks for a key .status 401.. Set {API_KEY_VARIABLE}"),
+    "private": (error(401, "no key"), f"asks for a key .status 401: no key.. Set {API_KEY_VARIABLE}"),
     "down": (error(502, "no backend"), r"answers with status 502 \(no backend\); tried for 0 seconds. Start"),
 }  # fmt: skip
 
