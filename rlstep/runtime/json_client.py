@@ -12,21 +12,13 @@ import threading
 import time
 from collections.abc import Mapping
 
-import requests
-from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
-from urllib3.exceptions import InvalidHeader, ReadTimeoutError
-from urllib3.util import Retry
-
-from rlstep.runtime.addresses import checked_address, is_loopback
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.json_connection import BadStatus, JsonConnection, Late, Unreachable
 
 API_KEY_VARIABLE = "RLSTEP_API_KEY"
-CONNECT_TIMEOUT_S, GET_TIMEOUT_S = 20.0, 30.0
+GET_TIMEOUT_S = 30.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 TRY_AGAIN = (408, 429, *range(500, 600))
-MOST_BYTES, CHUNK_BYTES = 64 << 20, 1 << 16  # of one answer, and read at a time
-LONGEST_REASON = 400  # characters of a server's message
 
 
 class Refused(Exception):
@@ -70,24 +62,19 @@ class JsonClient:
         key_variable: str = API_KEY_VARIABLE,
         prefix: str = "",
     ):
-        self.url, host = checked_address(url, "server")
+        self._key = _key_of_environment(key_variable)
+        self._connection = JsonConnection(url, self._key, "server", connections)
+        self.url = self._connection.url
         self.request_timeout, self.retry_for = request_timeout, retry_for
         self.key_variable, self.prefix = key_variable, prefix
-        self._key = _key_of_environment(key_variable)
         self._stopped = threading.Event()
-        self._session = requests.Session()
-        # As the session's own, so that no password of ~/.netrc is sent in the key's place.
-        self._session.auth = _Bearer(self._key)
-        # A proxy would look for a loopback address on its own machine.
-        self._session.trust_env = not is_loopback(host)
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0))
+        self._spread = random.Random()  # its own: a run's random numbers do not depend on how busy the server is
 
     def get(self, path: str):
         """The answer to a question that costs the server nothing, so that a late one is asked again; errors as in
         `post`.
         """
-        return self._persistently("GET", path, None)
+        return self._persistently(path, None)
 
     def post(self, path: str, body: Mapping):
         """The answer to a posted JSON document.
@@ -98,7 +85,11 @@ class JsonClient:
                 another key, or answers with something else than JSON, or with more than 64 MiB.
             Stopped: `stop` was called.
         """
-        return self._persistently("POST", path, body)
+        try:
+            encoded = json.dumps(body, allow_nan=False).encode()
+        except ValueError as error:
+            raise UserError(f"what {self.url}{path} is sent is no JSON: {error}.") from None
+        return self._persistently(path, encoded)
 
     def stop(self) -> None:
         """Lets no thread send a request, or send one again, until `resume`: it raises `Stopped` at once instead."""
@@ -107,14 +98,14 @@ class JsonClient:
     def resume(self) -> None:
         self._stopped.clear()
 
-    def _persistently(self, method: str, path: str, body: Mapping | None):
+    def _persistently(self, path: str, body: bytes | None):
         start, wait = time.monotonic(), FIRST_WAIT_S
         while not self._stopped.is_set():
             try:
-                return self._once(method, path, body)
+                return self._once(path, body)
             except _Unavailable as error:
                 # Spread out, so that many threads do not come back at one moment.
-                pause = error.retry_after if error.retry_after is not None else wait * random.uniform(0.5, 1.0)
+                pause = error.retry_after if error.retry_after is not None else wait * self._spread.uniform(0.5, 1.0)
                 if pause >= self.retry_for - (time.monotonic() - start):
                     raise self._given_up(error) from None
             self._stopped.wait(pause)
@@ -128,21 +119,13 @@ class JsonClient:
             f"or wait longer ({self.prefix}retry_for)."
         )
 
-    def _once(self, method: str, path: str, body: Mapping | None):
+    def _once(self, path: str, body: bytes | None):
         limit = self.request_timeout if body is not None else min(self.request_timeout, GET_TIMEOUT_S)
-        given = {"json": body, "timeout": (CONNECT_TIMEOUT_S, limit), "allow_redirects": False, "stream": True}
         try:
-            with self._session.request(method, self.url + path, **given) as reply:
-                content = self._read(path, reply)
-        except requests.exceptions.InvalidJSONError as error:
-            raise UserError(f"what {self.url}{path} is sent is no JSON: {_cause(error)}.") from None
-        except requests.exceptions.SSLError as error:
-            raise UserError(
-                f"{self.url}: no secure connection ({_cause(error)}). Is it http://, or its certificate unknown here?"
-            ) from None
-        except requests.RequestException as error:
-            if not _is_late(error):
-                raise _Unavailable(f"cannot be reached ({_cause(error)})") from None
+            return self._connection.ask(path, body, limit)
+        except Unreachable as error:
+            raise _Unavailable(f"cannot be reached ({error})") from None
+        except Late:
             if body is None:
                 raise _Unavailable(f"has not answered within {limit:g} seconds") from None
             # Sent again, it would take as long.
@@ -150,63 +133,18 @@ class JsonClient:
                 f"{self.url}{path} has not answered within {limit:g} seconds. Raise {self.prefix}request_timeout, or "
                 f"ask for less at a time ({self.prefix}concurrency, max_new_tokens)."
             ) from None
-        return self._answer(path, reply, content)
+        except BadStatus as error:
+            raise self._refusal(error.status, error.reason.rstrip("."), error.retry_after) from None
 
-    def _read(self, path: str, reply: requests.Response) -> bytes:
-        content = bytearray()
-        for chunk in reply.iter_content(CHUNK_BYTES):
-            content += chunk
-            if len(content) > MOST_BYTES:
-                raise UserError(
-                    f"{self.url}{path} answers with more than {MOST_BYTES >> 20} MiB. Is it the address of a model "
-                    "server?"
-                )
-        return bytes(content)
-
-    def _answer(self, path: str, reply: requests.Response, content: bytes):
-        if reply.status_code != 200:
-            raise self._failure(path, reply, self._reason(reply, content))
-        try:
-            return json.loads(content)
-        except (ValueError, RecursionError):
-            begins = self._shown(content[:80].decode("utf-8", "replace"))
-            raise UserError(
-                f"{self.url}{path} does not answer in JSON (it begins with {begins!r}). Is it the address of a model "
-                "server?"
-            ) from None
-
-    def _failure(self, path: str, reply: requests.Response, reason: str) -> Exception:
-        status = reply.status_code
+    def _refusal(self, status: int, reason: str, retry_after: float | None) -> Exception:
         if status in TRY_AGAIN:
-            return _Unavailable(f"answers with status {status} ({reason})", _retry_after(reply))
-        if 300 <= status < 400:
-            target = reply.headers.get("Location", "nowhere")
-            return UserError(f"{self.url}{path} redirects to {target}, which is not followed: give the final address.")
+            return _Unavailable(f"answers with status {status} ({reason})", retry_after)
         if status in (401, 403):
             answer = "asks for a key" if self._key is None else "refuses the key that it was given"
             return UserError(
                 f"{self.url} {answer} (status {status}: {reason}). Set {self.key_variable} to a key of the server."
             )
         return Refused(status, reason)
-
-    def _reason(self, reply: requests.Response, content: bytes) -> str:
-        """What the server says of an error, in the forms that vLLM, OpenAI and FastAPI give it."""
-        try:
-            said = json.loads(content)
-        except (ValueError, RecursionError):
-            said = None
-        if isinstance(said, dict):
-            said = next((said[name] for name in ("error", "message", "detail") if said.get(name)), None)
-        if isinstance(said, dict):
-            said = said.get("message")
-        return self._shown(str(said or reply.reason or "no reason given"))
-
-    def _shown(self, text: str) -> str:
-        """A server's text on one line, without the key, which some repeat."""
-        text = " ".join(text.split())
-        if self._key is not None:
-            text = text.replace(self._key, "(key)")
-        return text[:LONGEST_REASON].rstrip(".")
 
 
 class _Unavailable(Exception):
@@ -221,42 +159,9 @@ class _Unavailable(Exception):
         self.retry_after = retry_after
 
 
-class _Bearer(AuthBase):
-    """Puts the key into a request; requests takes none from elsewhere where it has this."""
-
-    def __init__(self, key: str | None):
-        self.key = key
-
-    def __call__(self, request):
-        if self.key is not None:
-            request.headers["Authorization"] = f"Bearer {self.key}"
-        return request
-
-
 def _key_of_environment(variable: str) -> str | None:
     key = os.environ.get(variable)
     # The message does not repeat it: it may be a real one with a line break at its end.
     if key is not None and not re.fullmatch("[!-~]+", key):
         raise UserError(f"{variable} is empty or has characters other than visible ASCII; correct or unset it.")
     return key
-
-
-def _retry_after(reply: requests.Response) -> float | None:
-    """The seconds of a Retry-After, which may be a date."""
-    header = reply.headers.get("Retry-After")
-    try:
-        return None if header is None else Retry().parse_retry_after(header)
-    except InvalidHeader:
-        return None
-
-
-def _is_late(error: requests.RequestException) -> bool:
-    """Whether nothing came in time, be it the answer's beginning or, as requests' ConnectionError, what follows it."""
-    return bool(error.args) and isinstance(error.args[0], ReadTimeoutError)
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason of an error of requests, whose own text shows objects of urllib3."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

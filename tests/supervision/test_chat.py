@@ -1,13 +1,14 @@
 """The client of a chat server: what it sends, what it takes for an answer, when it tries again and when it gives up."""
 
 import json
+import random
 import socket
 import threading
 import time
 
 import pytest
 
-from rlstep.runtime import json_client
+from rlstep.runtime import json_client, json_connection
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.json_client import API_KEY_VARIABLE, Stopped
 from rlstep.supervision.chat import KEY_VARIABLE, Answers, ChatClient
@@ -122,7 +123,7 @@ def test_waits_double_up_to_the_longest_or_are_the_servers(monkeypatch):
         return wait(event) if seconds is None else waits.append(seconds)
 
     monkeypatch.setattr(threading.Event, "wait", no_wait)
-    monkeypatch.setattr(json_client.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(random.Random, "uniform", lambda _, low, high: high)
     for header, expected in (
         ({}, [0.5, 1, 2, 4, 8, 16, 30, 30]),
         ({"Retry_After": "7"}, [7] * 8),
@@ -207,9 +208,9 @@ def test_tokens_that_are_not_counted_are_none(usage):
 def test_an_endless_reply_is_not_read_to_its_end(monkeypatch):
     size = len(json.dumps(answers("a" * 2000).body))
     with serving(lambda body: answers("a" * 2000)) as server:
-        monkeypatch.setattr(json_client, "MOST_BYTES", size)
+        monkeypatch.setattr(json_connection, "MOST_BYTES", size)
         assert client(server.url).ask(MESSAGES, 1).texts == ["a" * 2000]
-        monkeypatch.setattr(json_client, "MOST_BYTES", size - 1)
+        monkeypatch.setattr(json_connection, "MOST_BYTES", size - 1)
         with pytest.raises(UserError, match="answers with more than"):
             client(server.url).ask(MESSAGES, 1)
 
@@ -227,3 +228,27 @@ def test_a_request_that_is_no_json_is_not_sent():
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(UserError, match="is no server's address; give http"):
         client(url)
+
+
+def test_what_does_not_speak_http_is_refused_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as mail:
+
+        def greet() -> None:
+            with mail.accept()[0] as connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"220 mail.example.com ESMTP\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(UserError, match=r"does not answer in HTTP \(BadStatusLine: 220 mail"):
+            client(f"http://127.0.0.1:{mail.getsockname()[1]}").ask(MESSAGES, 1)
+        thread.join()
+
+
+def test_waiting_takes_no_random_number_of_the_run(quick):
+    random.seed(7)
+    wanted = random.random()
+    random.seed(7)
+    with serving(in_turn(error(503), answers("a"))) as server:
+        client(server.url).ask(MESSAGES, 1)
+    assert random.random() == wanted

@@ -363,7 +363,7 @@ def test_without_a_key_none_is_sent(from_server, server, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password of-another-service\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     # As of another machine: of this one, nothing is taken from the environment.
-    monkeypatch.setattr("rlstep.runtime.json_client.is_loopback", lambda host: False)
+    monkeypatch.setattr("rlstep.runtime.json_connection.is_loopback", lambda host: False)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "*")
     from_server(n=1)
