@@ -28,7 +28,7 @@ import math
 import numpy as np
 
 from rlstep.core.aggregate import Aggregate, vote_weight
-from rlstep.core.curves import best_of_n, pass_at_n, vote_at_n
+from rlstep.core.curves import Curve, best_of_n, pass_at_n, vote_at_n
 from rlstep.core.trace_error import final_answer_error, trace_error
 from rlstep.evaluation.sample_columns import ByProblem, ScoredSamples
 from rlstep.evaluation.samples import ORM, PRM
@@ -37,7 +37,13 @@ from rlstep.steps.answers import group_by_value
 
 
 def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: int) -> dict[str, dict]:
-    """Every curve listed in the module docstring that there is data for, as {"mean", "low", "high"}, lists along `ns`.
+    """The curves of `curves_of` as {"mean", "low", "high"}, lists along `ns`."""
+    curves = curves_of(scored, ns, trials, seed)
+    return {name: {"mean": curve.mean, "low": curve.low, "high": curve.high} for name, curve in curves.items()}
+
+
+def curves_of(scored: ScoredSamples, ns: list[int], trials: int, seed: int) -> dict[str, Curve]:
+    """Every curve listed in the module docstring that there is data for.
 
     Args:
         scored: each problem with at least as many samples as the largest N.
@@ -62,7 +68,7 @@ def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: in
     if scored.has_clean:
         clean = scored.by_problem(scored.clean)
         curves |= {f"{curve}_clean": best_of_n(values, clean, ns, answered) for curve, values in scores.items()}
-    return {name: {"mean": curve.mean, "low": curve.low, "high": curve.high} for name, curve in curves.items()}
+    return curves
 
 
 def pick_errors(scored: ScoredSamples, curves: dict[str, dict]) -> dict[str, dict[str, list[float | None]]]:
