@@ -33,10 +33,10 @@ def file_domains(paths: Sequence[str]) -> dict[str, str]:
         UserError: two files have the same name.
     """
     parts = [(*Path(path).parts[:-1], stem(Path(path).name)) for path in paths]
-    for parent, other in enumerate(parts):
-        if other in parts[:parent]:
+    for index, path in enumerate(parts):
+        if path in parts[:index]:
             raise UserError(
-                f"data has {paths[parts.index(other)]} and {paths[parent]}, two domains of the same name; give each"
+                f"data has {paths[parts.index(path)]} and {paths[index]}, two domains of the same name; give each"
                 " domain one file or folder, with a name of its own"
             )
     shortest = min(map(len, parts))
