@@ -160,7 +160,7 @@ class Output:
                 raise UserError(
                     f"{self.partial} is not of an earlier run, and would be written into. Move it elsewhere."
                 )
-        elif self.partial.exists():
+        elif self.partial.is_file():  # another process may make the folder right now
             raise UserError(
                 f"{self.partial} is a file; a folder of this name takes the unfinished rows. Remove it, or choose "
                 "another out."
