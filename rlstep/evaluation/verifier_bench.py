@@ -104,11 +104,7 @@ def processbench(rows: Sequence[JudgedSolution], threshold: float | str) -> dict
         UserError: there is no such subset, or a threshold cannot be chosen on it.
     """
     subsets = _by_part(rows)
-    if isinstance(threshold, str) and threshold not in (*subsets, CROSS_FITTED):
-        raise UserError(
-            f"the threshold is '{threshold}': a number, {CROSS_FITTED}, or one of the subsets that are there, "
-            f"{', '.join(sorted(subsets))}."
-        )
+    check_threshold(threshold, subsets)
     if isinstance(threshold, str) and threshold != CROSS_FITTED:
         threshold = _chosen_on(threshold, subsets[threshold])
     measures, draws = {}, []
@@ -119,6 +115,20 @@ def processbench(rows: Sequence[JudgedSolution], threshold: float | str) -> dict
         measures[subset] = Measure(percentile_interval(estimate, drawn_R), len(solutions), used)
         draws.append((estimate, drawn_R))
     return measures | {"average": _mean(draws, measures.values())}
+
+
+def check_threshold(threshold: float | str, subsets: Iterable[str]) -> None:
+    """Refuses a name of no subset of ProcessBench that is there.
+
+    Raises:
+        UserError: it is none of `subsets`.
+    """
+    subsets = sorted(set(subsets))
+    if isinstance(threshold, str) and threshold not in (*subsets, CROSS_FITTED):
+        raise UserError(
+            f"the threshold is '{threshold}': a number, {CROSS_FITTED}, or one of the subsets that are there, "
+            f"{', '.join(subsets)}."
+        )
 
 
 def prmbench(rows: Sequence[JudgedSolution], threshold: float) -> dict[str, Measure]:

@@ -171,6 +171,11 @@ class Output:
         self.partial.mkdir(parents=True, exist_ok=True)
         about = {"stage": self.stage, "out": str(self.path), "settings": self.settings}
         write_json(self.partial / UNFINISHED, about)
+        if self.one_file and self.path.exists():
+            logger.warning(
+                "%s is of an earlier run, and is replaced once all rows are made again; a folder, a name without "
+                ".jsonl, keeps the rows that are the same", self.path,
+            )  # fmt: skip
         for left in (self._replaced, self._used):
             shutil.rmtree(left, ignore_errors=True)
         shard_of = {shard.key: shard for shard in self._earlier_shards()}

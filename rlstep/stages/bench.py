@@ -4,6 +4,8 @@ Scores are kept in OUT/scores, one file per verifier and benchmark: a run that w
 verifier or benchmark, computes what is not there yet.
 """
 
+import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -15,6 +17,7 @@ from rlstep.evaluation.samples import ScoreChoice, read_samples
 from rlstep.evaluation.verifier_bench import (
     JudgedSolution,
     Measure,
+    check_threshold,
     class_of,
     prmbench,
     processbench,
@@ -35,10 +38,16 @@ from rlstep.steps.records import Solution, iter_solutions, write_solutions
 from rlstep.steps.sources import is_hub_id
 from rlstep.verifiers.published import FAMILIES
 
+logger = logging.getLogger(__name__)
+
 OUTPUT, TABLE = "bench.json", "bench.md"
 NAME = "bench"  # of the scores, in the files of scores
 PROCESSBENCH, PRMBENCH, BEST_OF_N = "processbench", "prmbench", "best_of_n"
 SOURCES_HELP = "Files or folders of its rows, or its hub id with a split, ID:SPLIT."
+UNDEFINED = {
+    PROCESSBENCH: "A subset's F1 needs solutions with a wrong step and solutions without one, and a threshold.",
+    PRMBENCH: "A score needs steps that are right and steps that are wrong.",
+}
 READING = ("batch_tokens", "kind", "layout", "neutral", "packing", "dtype", "attn_implementation", "trust_remote_code")
 
 
@@ -110,14 +119,17 @@ def bench(config: BenchConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     out = Path(config.out)
     with RunRecord("bench", asdict(config) | asdict(prompts), out) as record:
         data = _data(config, out / "data")
-        # Before the scores, which may take hours: samples are missing here as there.
+        # Before the scores, which may take hours: samples are missing here as there, and so are subsets.
         votes = _votes(config, data)
+        if PROCESSBENCH in data:
+            check_threshold(config.threshold, map(subset_of, iter_solutions(data[PROCESSBENCH])))
         figures: dict[str, dict[str, dict]] = {}
         for model in config.models:
             figures[model] = {}
             for benchmark, path in data.items():
                 scored = _scored(config, prompts, model, benchmark, path)
                 figures[model][benchmark] = _measure(config, benchmark, scored)
+        _tell_replaced(out / OUTPUT, figures)
         write_json(out / OUTPUT, {"verifiers": figures, "without_a_verifier": votes, "settings": asdict(config)})
         text = _table(figures, votes)
         (out / TABLE).write_text(text + "\n", encoding="utf-8")
@@ -176,6 +188,21 @@ def _measure(config: BenchConfig, benchmark: str, scored: Path) -> dict:
         return _as_dicts(prmbench(_judged(scored, class_of), config.prmbench_threshold))
     curves = _curves(scored, ScoreChoice(names=(NAME,), aggregate=config.aggregate))
     return {"ns": curves["ns"], "best_of_n": curves[NAME]}
+
+
+def _tell_replaced(file: Path, figures: dict[str, dict]) -> None:
+    """Warns of what an earlier run's table has and this one's has not."""
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))["verifiers"]
+    except (OSError, ValueError, KeyError):
+        return
+    gone = set(earlier) - set(figures)
+    gone |= {name for of in earlier.values() for name in of} - {name for of in figures.values() for name in of}
+    if gone:
+        logger.warning(
+            "%s: an earlier run's figures of %s are replaced, as this one does not name them; their scores are kept, "
+            "so a run that names all of them is quick", file, ", ".join(sorted(gone)),
+        )  # fmt: skip
 
 
 def _as_dicts(measures: dict[str, Measure]) -> dict[str, dict]:
@@ -254,3 +281,6 @@ def _details(figures: dict[str, dict[str, dict]]) -> Iterator[str]:
             rows.append([model, *scores, ", ".join(f"{limit:.3g}" for limit in limits)])
         counts = [f"{part} ({next(iter(of_each.values()))[part]['solutions']:,})" for part in parts]
         yield table([benchmark, *counts, "thresholds"], rows)
+        undefined = [part for part in parts if any(of[part]["score"] is None for of in of_each.values())]
+        if undefined:
+            yield f"-: undefined. {UNDEFINED[benchmark]} Concerns {', '.join(undefined)}."

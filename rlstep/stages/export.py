@@ -64,12 +64,17 @@ def export(config: ExportConfig) -> dict:
     if config.push_to_hub is not None:
         _require_token()
     with _replacing(out, config.force) as folder, RunRecord("export", asdict(config), folder) as record:
-        for form in ("adapter", "merged") if config.what is None else (config.what,):
+        for form in _forms(config):
             target = folder / form if config.what is None else folder
             record.metrics |= _write(form, run, target, config)
+    print(f"export: {' and '.join(_forms(config))} in {out}")
     if config.push_to_hub is not None:
         _push(out, config.push_to_hub)
     return record.metrics
+
+
+def _forms(config: ExportConfig) -> tuple[Form, ...]:
+    return ("adapter", "merged") if config.what is None else (config.what,)
 
 
 def _write(form: Form, run: Path, folder: Path, config: ExportConfig) -> dict[str, int]:

@@ -220,6 +220,16 @@ def test_a_restart_says_what_it_keeps_of_an_unfinished_run_and_what_it_replaces(
     assert "2 shards of an earlier run are replaced" in caplog.text
 
 
+def test_one_file_is_replaced_as_a_whole_and_says_so(tmp_path, caplog):
+    fill(tmp_path / "out.jsonl", Worker())
+    assert not caplog.messages
+    worker = Worker()
+    fill(tmp_path / "out.jsonl", worker, processes=2)
+    assert len(worker.made) == len(UNITS)
+    (told,) = caplog.messages
+    assert f"{tmp_path / 'out.jsonl'} is of an earlier run" in told
+
+
 def test_a_shard_that_somebody_has_changed_is_not_kept(tmp_path):
     fill(tmp_path / "out", Worker())
     path = tmp_path / "out" / "part-00003.parquet"

@@ -91,6 +91,29 @@ def test_thresholds_act(verifier_paths, benchmarks, tmp_path):
     assert run(prmbench_threshold=0.0)["prmbench"] != run(prmbench_threshold=1.0)["prmbench"]
 
 
+def test_what_a_second_run_does_not_name_is_told(verifier_paths, benchmarks, tmp_path, caplog):
+    prm, orm = verifier_paths["prm"], verifier_paths["orm"]
+    bench(BenchConfig([prm], str(tmp_path), **benchmarks))
+    bench(BenchConfig([prm, orm], str(tmp_path), **benchmarks))
+    assert not caplog.messages
+    bench(BenchConfig([prm], str(tmp_path), processbench=benchmarks["processbench"]))
+    (told,) = caplog.messages
+    assert orm in told
+    assert "prmbench" in told
+    assert prm not in told
+
+
+def test_an_undefined_f1_is_explained(verifier_paths, benchmarks, tmp_path, capsys):
+    """Of a subset that has only solutions with a wrong step."""
+    rows = [row for row in PROCESSBENCH if row["label"] >= 0 or not row["id"].startswith("math")]
+    assert len(rows) < len(PROCESSBENCH)
+    write_rows(benchmarks["processbench"][0], rows)
+    bench(BenchConfig([verifier_paths["prm"]], str(tmp_path / "bench"), processbench=benchmarks["processbench"]))
+    printed = capsys.readouterr().out
+    assert "-: undefined." in printed
+    assert "Concerns math, average." in printed
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -116,6 +139,7 @@ def test_bad_input(verifier_paths, benchmarks, tmp_path):
         run(processbench=benchmarks["prmbench"])
     with pytest.raises(UserError, match="one of the subsets that are there, gsm8k, math"):
         run(processbench=benchmarks["processbench"], processbench_threshold="omnimath")
+    assert not (tmp_path / "bench" / "scores").exists()  # which may take hours
     write_rows(tmp_path / "single.jsonl", [read_solutions(benchmarks["best_of_n"][0])[0].to_row()])
     with pytest.raises(UserError, match="best-of-N needs several"):
         run(best_of_n=[str(tmp_path / "single.jsonl")])

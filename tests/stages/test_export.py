@@ -58,6 +58,13 @@ def test_both_forms_give_the_trained_policys_logits(tiny_lm, tmp_path, monkeypat
     assert json.loads((tmp_path / "out" / "run.json").read_text())["stage"] == "export"
 
 
+@pytest.mark.parametrize(("what", "said"), [(None, "adapter and merged"), ("adapter", "adapter"), ("merged", "merged")])
+def test_what_is_written_is_said(tiny_lm, tmp_path, capsys, what, said):
+    write_policy(tiny_lm, tmp_path / "policy")
+    export(ExportConfig(policy=str(tmp_path / "policy"), out=str(tmp_path / "out"), what=what))
+    assert capsys.readouterr().out == f"export: {said} in {tmp_path / 'out'}\n"
+
+
 def test_the_merged_model_needs_no_base(tiny_lm, tmp_path):
     shutil.copytree(tiny_lm, tmp_path / "base")
     trained = write_policy(str(tmp_path / "base"), tmp_path / "policy")

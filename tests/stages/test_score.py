@@ -68,7 +68,7 @@ def test_a_killed_run_continues_to_the_same_rows(verifier_paths, data, tmp_path,
 
 @pytest.mark.parametrize(("chunk_rows", "scored"), [(26, 12), (5, 13)])
 def test_equal_rows_of_a_chunk_are_scored_once(verifier_paths, data, tmp_path, chunk_rows, scored):
-    assert score(config(verifier_paths, data, tmp_path / "a.jsonl", chunk_rows=chunk_rows))["scored_rows"] == scored
+    assert score(config(verifier_paths, data, tmp_path / "a.jsonl", chunk_rows=chunk_rows))["different_rows"] == scored
 
 
 def test_two_verifiers_side_by_side(verifier_paths, data, tmp_path):

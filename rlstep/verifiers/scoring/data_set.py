@@ -134,7 +134,7 @@ class _ChunkScorer:
     def speed(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.start
         return {
-            "scored_rows": self.verifier.rows_scored,
+            "different_rows": self.verifier.rows_scored,
             "rows_per_second": self.rows / seconds,
             "tokens_per_second": self.verifier.tokens_scored / seconds,
         }
