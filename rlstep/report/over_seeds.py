@@ -42,8 +42,20 @@ def summarize_seeds(summaries: Sequence[dict], runs: Sequence[str | Path]) -> di
         "rl_gap": _rl_gap(summaries),
         "rl_comparison": _comparison(summaries),
         "seconds": [one["seconds"]["total"] if one["seconds"] else None for one in summaries],
-        "missing": [f"{run}: {what}" for run, one in zip(runs, summaries, strict=True) for what in one["missing"]],
+        "missing": _missing(summaries, runs),
     }
+
+
+def _missing(summaries: Sequence[dict], runs: Sequence) -> list[str]:
+    """What each run lacks, and the arms that others have and it has not."""
+    missing = []
+    of_any = [arm for arm in arms.ARMS if any(summary["rl"][arm.name] for summary in summaries)]
+    for run, summary in zip(runs, summaries, strict=True):
+        told = {what.split(":")[0] for what in summary["missing"]}
+        absent = [f"RL arm '{arm.name}'" for arm in of_any if not summary["rl"][arm.name]]
+        lacking = [*summary["missing"], *(f"{name}: not run" for name in absent if name not in told)]
+        missing += [f"{run}: {what}" for what in lacking]
+    return missing
 
 
 def _best_of_n(summaries: Sequence[dict], runs: Sequence) -> dict | None:

@@ -86,7 +86,9 @@ def _learning_curves(run: Path, missing: list[str]) -> dict[str, dict | None]:
     for arm in arms.ARMS:
         path = run / arm.folder / HISTORY
         if not path.is_file():
-            missing.append(f"RL arm '{arm.name}': no {arm.folder}/{HISTORY}")
+            # Of the arms that run only where they are asked for, those that have begun.
+            if arm.by_default or (run / arm.folder).exists():
+                missing.append(f"RL arm '{arm.name}': no {arm.folder}/{HISTORY}")
             curves[arm.name] = None
             continue
         rows = read_history(path)

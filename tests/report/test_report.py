@@ -83,7 +83,6 @@ def test_missing_parts_are_named_and_not_invented(tmp_path):
     assert summary["step_scores"] is None
     assert summary["missing"] == [
         "RL arm 'process': no ppo_process/eval.jsonl",
-        "RL arm 'process_only': no ppo_process_only/eval.jsonl",
         "step scores: no test/scored.jsonl",
     ]
     text = (run / "report" / "report.md").read_text()
@@ -237,7 +236,20 @@ def test_seeds_without_an_arm_name_the_run(tmp_path):
     assert summary["rl"]["process"] is None
     assert summary["rl_gap"] is None
     assert summary["rl_comparison"] is None
-    assert f"{runs[1]}: RL arm 'process': no ppo_process/eval.jsonl" in summary["missing"]
+    arms_of_b = [what for what in summary["missing"] if "RL arm" in what]
+    assert arms_of_b == [
+        f"{runs[1]}: RL arm 'process': no ppo_process/eval.jsonl",
+        f"{runs[1]}: RL arm 'process_only': not run",
+    ]
+
+
+def test_an_arm_that_no_seed_was_asked_for_is_not_missing(tmp_path):
+    runs = [make_run(tmp_path / name, seed, arms=("process", "outcome")) for seed, name in enumerate("ab")]
+    assert report_seeds(runs, tmp_path / "seeds")["missing"] == []
+    (runs[0] / "ppo_process_only").mkdir()
+    assert report_seeds(runs, tmp_path / "seeds")["missing"] == [
+        f"{runs[0]}: RL arm 'process_only': no ppo_process_only/eval.jsonl"
+    ]
 
 
 def test_seeds_must_be_several_and_differ(tmp_path):
@@ -255,7 +267,7 @@ def test_a_new_arm_is_one_line(tmp_path, monkeypatch):
         (run / "ppo_process_only").rename(run / "ppo_other_way")
     summary = report(ReportConfig(str(runs[0])))
     assert summary["rl"]["other_way"]["accuracy"] == [0.3, 0.2, 0.1, 0.0, 0.0, 0.0]
-    assert summary["missing"] == ["RL arm 'process_only': no ppo_process_only/eval.jsonl"]
+    assert summary["missing"] == []
     head = "| samples | process: answer | process: clean | outcome: answer | outcome: clean | other way: answer |"
     assert head in (runs[0] / "report" / "report.md").read_text()
     assert report_seeds(runs, tmp_path / "seeds")["rl"]["other_way"]["clean_accuracy"]["mean"][1] == 0.1
