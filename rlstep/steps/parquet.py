@@ -23,7 +23,8 @@ def solution_schema():
     """The columns of a file of solutions: the fields of `rlstep.steps.records.Solution`, in their order.
 
     A column has one type, so a prompt is in `prompt` if it is text and in `messages` if it is a list of messages, and
-    `prompt_format` and `extra`, which may hold anything, are JSON.
+    `prompt_format` and `extra`, which may hold anything, are JSON. `scores` is a list of names with values and no map,
+    which `datasets.load_dataset` refuses.
     """
     import pyarrow as pa
 
@@ -41,7 +42,9 @@ def solution_schema():
             pa.field("labels", pa.list_(pa.float64())),
             pa.field("answer", text),
             pa.field("correct", pa.bool_()),
-            pa.field("scores", pa.map_(text, pa.list_(pa.float64())), nullable=False),
+            pa.field(
+                "scores", pa.list_(pa.struct([("name", text), ("values", pa.list_(pa.float64()))])), nullable=False
+            ),
             pa.field("neutral", pa.list_(number)),
             pa.field("tree", text),
             pa.field("prompt_format", text),
@@ -55,7 +58,7 @@ def read_parquet(path: str | Path) -> Iterator[tuple[int, dict]]:
 
     Raises:
         UserError: the file is missing, is not Parquet, or has no rows.
-        DataError: a map column holds a key twice.
+        DataError: a map column holds a key twice, or `scores` a name.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -71,7 +74,9 @@ def read_parquet(path: str | Path) -> Iterator[tuple[int, dict]]:
             for batch in file.iter_batches(READ_ROWS):
                 for row in batch.to_pylist(maps_as_pydicts="strict"):
                     number += 1
-                    yield number, _with_one_prompt(row)
+                    yield number, _with_one_prompt(_with_named_scores(row))
+    except _NamedTwice as error:
+        raise DataError(path, number, "scores", f"'{error}' is there twice; each name may have one list.") from None
     except KeyError as error:
         raise DataError(path, number + 1, None, f"in this row or soon after: {error.args[0]}.") from None
     except (pa.ArrowException, OSError) as error:
@@ -89,19 +94,39 @@ def write_parquet(path: str | Path, rows: Iterable[dict]) -> int:
     schema, rows, count = solution_schema(), iter(rows), 0
     with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
         while batch := list(islice(rows, WRITE_ROWS)):
-            file.write_table(pa.Table.from_pylist([_with_prompt_columns(row) for row in batch], schema))
+            file.write_table(pa.Table.from_pylist([_in_columns(row) for row in batch], schema))
             count += len(batch)
     return count
 
 
-def _with_prompt_columns(row: dict) -> dict:
+class _NamedTwice(Exception):
+    """A name of which a row has two lists of scores."""
+
+
+def _in_columns(row: dict) -> dict:
     is_text, written = isinstance(row["prompt"], str), row.get("prompt_format")
     return row | {
         "prompt": row["prompt"] if is_text else None,
         "messages": None if is_text else row["prompt"],
         "prompt_format": None if written is None else json.dumps(written, ensure_ascii=False),
         "extra": json.dumps(row["extra"], ensure_ascii=False) if row.get("extra") else None,
+        "scores": [{"name": name, "values": values} for name, values in row["scores"].items()],
     }
+
+
+def _with_named_scores(row: dict) -> dict:
+    """A row of our own with its scores by name; rows of other files, and earlier ones with a map, are unchanged."""
+    pairs = row.get("scores")
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, dict) and {*pair} == {"name", "values"} for pair in pairs
+    ):
+        return row
+    named = {}
+    for pair in pairs:
+        if pair["name"] in named:
+            raise _NamedTwice(pair["name"])
+        named[pair["name"]] = pair["values"]
+    return row | {"scores": named}
 
 
 def _with_one_prompt(row: dict) -> dict:

@@ -106,11 +106,49 @@ def test_what_is_no_parquet_file_is_a_user_error(tmp_path):
             list(read_parquet(path))
 
 
-def test_a_name_that_stands_twice_in_a_map_is_an_error(tmp_path):
-    row = {**Solution("p", "?", "", "1").to_row(), "extra": None, "scores": [("prm", []), ("prm", [])]}
-    pq.write_table(pa.Table.from_pylist([row], solution_schema()), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="prm"):
+MAP = pa.field("scores", pa.map_(pa.string(), pa.list_(pa.float64())))
+
+
+def with_a_map() -> pa.Schema:
+    """The schema of files whose scores are a map."""
+    schema = solution_schema()
+    return schema.set(schema.get_field_index("scores"), MAP)
+
+
+@pytest.mark.parametrize(
+    ("schema", "scores"),
+    [(solution_schema(), [{"name": "prm", "values": []}] * 2), (with_a_map(), [("prm", []), ("prm", [])])],
+)
+def test_a_name_that_stands_twice_among_scores_is_an_error(tmp_path, schema, scores):
+    row = {**Solution("p", "?", "", "1").to_row(), "extra": None, "scores": scores}
+    pq.write_table(pa.Table.from_pylist([row], schema), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"row 1.*prm"):
         read_solutions(tmp_path / "x.parquet")
+
+
+def scored() -> list[Solution]:
+    return [
+        Solution("p", "?", "ab", "1", steps=[(0, 1), (1, 2)], scores={"prm": [0.25, None], "orm": [1.0, 0.5]}),
+        Solution("q", "?", "ab", "1"),
+    ]
+
+
+def test_scores_that_are_a_map_are_read(tmp_path):
+    rows = [{**one.to_row(), "extra": None, "scores": list(one.scores.items())} for one in scored()]
+    pq.write_table(pa.Table.from_pylist(rows, with_a_map()), tmp_path / "x.parquet")
+    assert read_solutions(tmp_path / "x.parquet") == scored()
+
+
+def test_other_libraries_read_the_file(tmp_path):
+    import datasets
+
+    write_parquet(tmp_path / "x.parquet", (one.to_row() for one in scored()))
+    assert read_solutions(tmp_path / "x.parquet") == scored()
+    files, cache = str(tmp_path / "x.parquet"), str(tmp_path / "cache")
+    first, second = datasets.load_dataset("parquet", data_files=files, cache_dir=cache, split="train")
+    assert (first["problem_id"], first["completion"]) == ("p", "ab")
+    assert first["scores"] == [{"name": "prm", "values": [0.25, None]}, {"name": "orm", "values": [1.0, 0.5]}]
+    assert second["scores"] == []
 
 
 def test_an_empty_parquet_file_is_an_error(tmp_path):
