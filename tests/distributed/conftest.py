@@ -24,6 +24,11 @@ PACKAGE = {
 }
 
 
+def also(*combination):
+    """One more combination of processes, ZeRO stage and kind of model, of what the default run has tried already."""
+    return pytest.param(*combination, marks=pytest.mark.thorough)
+
+
 @pytest.fixture
 def launch(tmp_path):
     """Runs `rlstep WORDS` on two ranks by torchrun, or another launcher (`by="deepspeed"`); returns the log."""

@@ -17,6 +17,7 @@ from rlstep.stages.score import ScoreConfig, score
 from rlstep.steps.chunks import chunk_units
 from rlstep.steps.records import read_solutions
 from rlstep.verifiers.spec import ImplicitSpec
+from tests.distributed.conftest import also
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -53,7 +54,7 @@ def metrics(out: Path) -> dict:
 
 
 # `accelerate launch` starts CPU processes through MPI alone; on GPUs it does what torchrun does.
-@pytest.mark.parametrize(("by", "name"), [("torchrun", "two"), ("torchrun", "two.jsonl"), ("deepspeed", "two")])
+@pytest.mark.parametrize(("by", "name"), [("torchrun", "two.jsonl"), also("torchrun", "two"), also("deepspeed", "two")])
 def test_two_processes_score_what_one_does(verifier_paths, data, tmp_path, launch, by, name):
     options = {"model": verifier_paths["prm"], "data": data, "chunk_rows": 12}
     score(ScoreConfig(**options, out=str(tmp_path / "one")))
@@ -66,7 +67,7 @@ def test_two_processes_score_what_one_does(verifier_paths, data, tmp_path, launc
         assert left.scores["prm"] == pytest.approx(right.scores["prm"], abs=1e-6)
 
 
-@pytest.mark.parametrize(("by", "name"), [("torchrun", "two"), ("deepspeed", "two.jsonl")])
+@pytest.mark.parametrize(("by", "name"), [("deepspeed", "two"), also("torchrun", "two.jsonl")])
 def test_two_processes_sample_what_one_does(tiny_lm, problems, tmp_path, launch, by, name):
     options = {"model": tiny_lm, "problems": problems, "batch_size": 5, "max_new_tokens": 12}
     sample(SampleConfig(**options, n=4, out=str(tmp_path / "one.jsonl")))

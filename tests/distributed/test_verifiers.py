@@ -9,6 +9,7 @@ import torch
 from rlstep.runtime.rows import write_rows
 from rlstep.tasks.base import checked
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from tests.distributed.conftest import also
 
 pytestmark = [
     pytest.mark.distributed,
@@ -31,7 +32,7 @@ def options(task, tiny_lm, tmp_path) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
-@pytest.mark.parametrize(("stage", "head"), [(2, "token"), (3, "classification")])
+@pytest.mark.parametrize(("stage", "head"), [also(2, "token"), (3, "classification")])
 def test_a_prm_trains_under_zero_and_its_metrics_are_those_of_one_process(stage, head, options, task, tmp_path, launch):
     launch(["prm", *options, "--head", head, "--deepspeed", f"ds_configs/zero{stage}.json"], by="deepspeed")
     metrics = json.loads((tmp_path / "out" / "run.json").read_text())["metrics"]

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, set_seed
 from rlstep.runtime.rows import write_rows
 from rlstep.stages import run
 from rlstep.tasks.base import checked
+from tests.distributed.conftest import also
 from tests.policy.vllm_server import StubVLLM
 
 pytestmark = [
@@ -20,11 +21,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="DeepSpeed is installed on Linux alone"),
 ]
-
-
-def also(*combination):
-    """One more combination of what the default run has tried already."""
-    return pytest.param(*combination, marks=pytest.mark.thorough)
 
 
 @pytest.fixture
@@ -80,7 +76,7 @@ def test_sft_on_two_ranks_is_sft_in_one_process(stage, lora, paths, tiny_lm, lau
         assert (weights[1][name] - weight).abs().mean() < 5e-4, name
 
 
-@pytest.mark.parametrize(("stage", "precision"), [also(3, "float32"), (3, "bfloat16"), also(2, "bfloat16")])
+@pytest.mark.parametrize(("stage", "precision"), [(3, "float32"), also(3, "bfloat16"), also(2, "bfloat16")])
 def test_ppo_with_the_recipes_settings_and_an_adapter_prm(
     stage, precision, paths, tiny_lm, tokenizer, launch, tmp_path
 ):
@@ -125,7 +121,7 @@ def server(tiny_lm, tokenizer):
 
 @pytest.mark.parametrize(
     ("stage", "advantage"),
-    [also(3, "group"), also(2, "gae"), (3, "gae"), also(2, "rloo"), (2, "vine"), also(3, "vine")],
+    [also(3, "group"), also(2, "gae"), (3, "gae"), also(2, "rloo"), also(2, "vine"), also(3, "vine")],
 )
 def test_ppo_on_two_ranks_has_the_losses_of_one(
     stage, advantage, paths, verifier_paths, tiny_lm, server, vllm_package, launch, tmp_path

@@ -13,6 +13,7 @@ from rlstep.runtime.rows import write_rows
 from rlstep.stages import run
 from rlstep.tasks.base import checked
 from rlstep.verifiers.load import load_verifier
+from tests.distributed.conftest import also
 
 pytestmark = [
     pytest.mark.distributed,
@@ -22,11 +23,6 @@ pytestmark = [
 
 LORA = ["--use_peft", "true", "--lora_r", "4"]
 STEPS = 3
-
-
-def also(*combination):
-    """One more combination of what the default run has tried already."""
-    return pytest.param(*combination, marks=pytest.mark.thorough)
 
 
 @pytest.fixture
@@ -101,7 +97,8 @@ def test_two_ranks_train_what_one_process_does(stage, kind, options, launch, tmp
 @pytest.mark.parametrize(
     ("stage", "kind"),
     [
-        also(2, "prm"), also(3, "prm"), also(3, "orm"), (3, "prm_class_adapter"), also(2, "implicit"), (3, "implicit"),
+        also(2, "prm"), also(3, "prm"), also(3, "orm"), also(3, "prm_class_adapter"), also(2, "implicit"),
+        (3, "implicit"),
     ],
 )  # fmt: skip
 def test_verifiers_train_and_evaluate_in_bfloat16(stage, kind, options, launch, tmp_path):
