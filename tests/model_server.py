@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, GenerationConfig
+
+from tests.local_server import LocalServer
 
 Fault = Callable[[str, dict], Response | dict | None]
 
@@ -61,16 +62,8 @@ class ModelServer:
         self._here, self._model_lock, self._count_lock = 0, threading.Lock(), threading.Lock()
         app = FastAPI()
         app.add_api_route("/{path:path}", self._receive, methods=["GET", "POST"])
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none", lifespan="off"))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            self._thread.join(0.01)
-        self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
-
-    def close(self) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join()
+        self._server = LocalServer(app)
+        self.url, self.close = self._server.url, self._server.close
 
     def asked(self, path: str) -> list[dict]:
         """The bodies of the requests to a path."""

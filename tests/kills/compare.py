@@ -15,7 +15,7 @@ from rlstep.runtime.resume import WALL_CLOCK
 # What holds nothing but times and settings, pictures of numbers that are compared, and logs.
 IGNORED = {"training_args.bin", "report.md"}
 IGNORED_KINDS = {".png", ".log", ".md"}
-CLOCK = ("seconds", "tokens_per_second", "rows_per_second", "created", "scored_rows", "fingerprint", *WALL_CLOCK)
+CLOCK = ("seconds", "tokens_per_second", "rows_per_second", "created", "different_rows", "fingerprint", *WALL_CLOCK)
 
 
 def differences(whole: Path, killed: Path) -> Iterator[str]:

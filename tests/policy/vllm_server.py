@@ -9,11 +9,12 @@ import threading
 from pathlib import Path
 
 import torch
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig
+
+from tests.local_server import LocalServer
 
 BASE = "base"
 
@@ -56,16 +57,8 @@ class StubVLLM:
         self._lock = threading.Lock()
         app = FastAPI()
         app.add_api_route("/{path:path}", self._answer, methods=["GET", "POST"])
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none", lifespan="off"))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            self._thread.join(0.01)
-        self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
+        self._server = LocalServer(app)
+        self.url, self.close = self._server.url, self._server.close
 
     def asked(self, path: str) -> list[dict]:
         """The bodies of the requests to one path."""

@@ -149,7 +149,7 @@ def test_the_stage_scores_as_with_the_weights_here(serve, verifier_paths, data, 
     server, outs = serve(verifier_paths["prm"]), (tmp_path / "here.jsonl", tmp_path / "there.jsonl")
     score(ScoreConfig(verifier_paths["prm"], data, str(outs[0])))
     metrics = score(ScoreConfig(address(server), data, str(outs[1])))
-    assert (metrics["rows"], metrics["scored_rows"]) == (12, 12)
+    assert (metrics["rows"], metrics["different_rows"]) == (12, 12)
     for here, there in zip(*map(read_solutions, outs), strict=True):
         assert there.scores.pop("prm") == pytest.approx(here.scores.pop("prm"), abs=1e-6)
         assert here == there
