@@ -134,7 +134,7 @@ class Reporter:
         self.ended: set[socket.socket] = set()  # as they should, or after they have told why not
         self.failures: dict[int, dict] = {}
         self.print_at: float | None = None
-        self.reported = False
+        self.reported = self.printed = False
 
     def run(self) -> None:
         deadline = time.monotonic() + CONNECT_S
@@ -198,7 +198,7 @@ class Reporter:
             for rank, failure in sorted(causes.items()):
                 told.setdefault(failure["failed"], []).append(rank)
             for message, ranks in told.items():
-                print(message if self._are_all(ranks) else f"{_named(ranks)}: {message}", file=sys.stderr)
+                self._print(message if self._are_all(ranks) else f"{_named(ranks)}: {message}")
             if any(failure["resumable"] for failure in causes.values()):
                 self._say(f"{_named(sorted(causes))} failed, and the others end with it", True)
         else:
@@ -213,7 +213,12 @@ class Reporter:
         return len(ranks) == (self.ranks or len(self.names))
 
     def _say(self, what: str, resumable: bool) -> None:
-        print(f"rlstep {self.command}: {what}" + (f"; {self.remedy}" if resumable else ""), file=sys.stderr)
+        self._print(f"rlstep {self.command}: {what}" + (f"; {self.remedy}" if resumable else ""))
+
+    def _print(self, text: str) -> None:
+        # The first on a line of its own: a progress bar has no end of line, nor has what a rank has half written.
+        print(text if self.printed else f"\n{text}", file=sys.stderr)
+        self.printed = True
 
     def _close_report(self) -> None:
         sys.stderr.flush()

@@ -24,6 +24,7 @@ while len(list(ready.iterdir())) < int(os.environ["WORLD_SIZE"]):
     time.sleep(0.01)
 match what:
     case "ends": link.end()
+    case "fails in a line": print("50%", end="", flush=True); link.fail(1, "ValueError: 7", resumable=True)
     case "fails": link.fail(1, "ValueError: 7", resumable=True)
     case "refuses": link.fail(2, "rlstep sft: error: no such file")
     case "misses": link.fail(1, "RuntimeError: closed by peer", resumable=True, lost=True)
@@ -70,30 +71,35 @@ def test_nothing_is_said_of_ranks_that_end_as_they_should(said):
 
 def test_a_rank_that_dies_is_named_once(said):
     text, codes = said("misses later", "dies", "misses later")
-    assert text == "rlstep sft: rank 1 ended without a word (killed, out of memory, or crashed); go on so\n"
+    assert text == "\nrlstep sft: rank 1 ended without a word (killed, out of memory, or crashed); go on so\n"
     assert codes == [1, -signal.SIGKILL, 1]
 
 
 def test_the_first_rank_may_be_the_one_that_dies(said):
     text, _ = said("dies", "misses later")
-    assert text.startswith("rlstep sft: rank 0 ended without a word")
-    assert text.count("\n") == 1
+    assert text.startswith("\nrlstep sft: rank 0 ended without a word")
+    assert text.count("\n") == 2
 
 
 def test_an_error_of_one_rank_is_shown_with_its_name_and_what_follows_is_not(said):
     text, codes = said("misses", "fails", "misses")
-    assert text == ("rank 1: ValueError: 7\nrlstep sft: rank 1 failed, and the others end with it; go on so\n")
+    assert text == ("\nrank 1: ValueError: 7\nrlstep sft: rank 1 failed, and the others end with it; go on so\n")
     assert codes == [1, 1, 1]
 
 
+def test_what_is_said_begins_on_a_line_of_its_own(said):
+    text, _ = said("misses", "fails in a line")
+    assert text.splitlines()[:2] == ["50%", "rank 1: ValueError: 7"]
+
+
 def test_what_all_ranks_refuse_is_shown_once_and_needs_no_remedy(said):
-    assert said("refuses", "refuses", "refuses") == ("rlstep sft: error: no such file\n", [2, 2, 2])
+    assert said("refuses", "refuses", "refuses") == ("\nrlstep sft: error: no such file\n", [2, 2, 2])
 
 
 def test_ranks_that_miss_one_that_still_lives_name_it(said):
     text, codes = said("misses", "is silent", "misses")
     assert text == (
-        "rlstep sft: ranks 0 and 2 waited in vain for another one; no word from rank 1 "
+        "\nrlstep sft: ranks 0 and 2 waited in vain for another one; no word from rank 1 "
         "(RuntimeError: closed by peer); go on so\n"
     )
     assert codes == [1, None, 1]
@@ -102,7 +108,7 @@ def test_ranks_that_miss_one_that_still_lives_name_it(said):
 def test_ranks_that_all_miss_another_one_miss_one_of_another_machine(said):
     text, _ = said("misses", "misses")
     assert "waited in vain for another one, on another machine (RuntimeError: closed by peer)" in text
-    assert text.count("\n") == 1
+    assert text.count("\n") == 2
 
 
 def test_ranks_go_on_where_there_can_be_no_reporter(monkeypatch, tmp_path):
