@@ -26,12 +26,14 @@ class Curve:
         mean: for each N the mean over problems, in [0, 1].
         low, high: 95% interval of that mean for other problems of the same kind: mean -/+ 1.96 standard errors of the
             problems' expectations (dividing by P - 1), clipped to [0, 1]. A single problem has no spread: [0, 1].
+        by_problem: each problem's expectations, along `ns`: what a paired comparison of two curves reads.
     """
 
     ns: list[int]
     mean: list[float]
     low: list[float]
     high: list[float]
+    by_problem: list[list[float]]
 
 
 def best_of_n(
@@ -217,6 +219,8 @@ def _curve(ns: list[int], expected_PN: list[np.ndarray]) -> Curve:
     expected_PN = np.clip(np.array(expected_PN), 0, 1)
     mean = expected_PN.mean(axis=0)
     if len(expected_PN) == 1:
-        return Curve(ns, mean.tolist(), [0.0] * len(ns), [1.0] * len(ns))
-    margin = normal_margin(expected_PN)
-    return Curve(ns, mean.tolist(), np.clip(mean - margin, 0, 1).tolist(), np.clip(mean + margin, 0, 1).tolist())
+        low, high = np.zeros(len(ns)), np.ones(len(ns))
+    else:
+        margin = normal_margin(expected_PN)
+        low, high = np.clip(mean - margin, 0, 1), np.clip(mean + margin, 0, 1)
+    return Curve(ns, mean.tolist(), low.tolist(), high.tolist(), expected_PN.tolist())

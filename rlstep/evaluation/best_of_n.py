@@ -28,7 +28,7 @@ import math
 import numpy as np
 
 from rlstep.core.aggregate import Aggregate, vote_weight
-from rlstep.core.curves import best_of_n, pass_at_n, vote_at_n
+from rlstep.core.curves import Curve, best_of_n, pass_at_n, vote_at_n
 from rlstep.core.trace_error import final_answer_error, trace_error
 from rlstep.evaluation.sample_columns import ByProblem, ScoredSamples
 from rlstep.evaluation.samples import ORM, PRM
@@ -36,8 +36,8 @@ from rlstep.runtime.progress import track
 from rlstep.steps.answers import group_by_value
 
 
-def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: int) -> dict[str, dict]:
-    """Every curve listed in the module docstring that there is data for, as {"mean", "low", "high"}, lists along `ns`.
+def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: int) -> dict[str, Curve]:
+    """Every curve listed in the module docstring that there is data for.
 
     Args:
         scored: each problem with at least as many samples as the largest N.
@@ -62,10 +62,15 @@ def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: in
     if scored.has_clean:
         clean = scored.by_problem(scored.clean)
         curves |= {f"{curve}_clean": best_of_n(values, clean, ns, answered) for curve, values in scores.items()}
+    return curves
+
+
+def means(curves: dict[str, Curve]) -> dict[str, dict]:
+    """Each curve as {"mean", "low", "high"}, lists along the numbers of samples, as files and figures have it."""
     return {name: {"mean": curve.mean, "low": curve.low, "high": curve.high} for name, curve in curves.items()}
 
 
-def pick_errors(scored: ScoredSamples, curves: dict[str, dict]) -> dict[str, dict[str, list[float | None]]]:
+def pick_errors(scored: ScoredSamples, curves: dict[str, Curve]) -> dict[str, dict[str, list[float | None]]]:
     """Wrong answers, and right answers on a wrong step, of what each score picks (`rlstep.core.trace_error`).
 
     Args:
@@ -81,10 +86,10 @@ def pick_errors(scored: ScoredSamples, curves: dict[str, dict]) -> dict[str, dic
     correct, clean = (
         [float(part.mean()) for part in scored.by_problem(marks)] for marks in (scored.correct, scored.clean)
     )
-    ns = len(curves["pass_at_n"]["mean"])
+    ns = len(curves["pass_at_n"].mean)
     errors = {"sample": _errors([correct] * ns, [clean] * ns)}
     for name in scored.aggregates:
-        errors[name] = _errors(*([[mean] for mean in curves[one]["mean"]] for one in (name, f"{name}_clean")))
+        errors[name] = _errors(*([[mean] for mean in curves[one].mean] for one in (name, f"{name}_clean")))
     return errors
 
 

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from rlstep.core.calibration import reliability
-from rlstep.evaluation.best_of_n import best_of_n_curves, fewest_samples, missing_parts, pick_errors, powers_of_two
+from rlstep.evaluation.best_of_n import (
+    best_of_n_curves,
+    fewest_samples,
+    means,
+    missing_parts,
+    pick_errors,
+    powers_of_two,
+)
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, read_samples
 from rlstep.report.figures import draw_best_of_n
@@ -33,6 +40,7 @@ from rlstep.verifiers.metrics import step_metrics
 from rlstep.verifiers.step_table import StepTable
 
 OUTPUT = "best_of_n.json"
+BY_PROBLEM = "by_problem.json"
 PICTURE = "best_of_n.png"
 RELIABILITY = "reliability.png"
 TRACKED = ReadBy("report_to", "wandb", "trackio")
@@ -41,7 +49,7 @@ TRACKED = ReadBy("report_to", "wandb", "trackio")
 @dataclass
 class EvaluateConfig:
     data: str = field(metadata={"help": "Scored samples: a file (JSONL, Parquet), or a folder of shards."})
-    out: str = field(metadata={"help": f"Folder for {OUTPUT} and {PICTURE}."})
+    out: str = field(metadata={"help": f"Folder for {OUTPUT}, {BY_PROBLEM} and {PICTURE}."})
     ns: list[int] | None = field(
         default=None,
         metadata={
@@ -102,8 +110,11 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig, tracking: TrackingOptions = UNTRACKED) -> dict:
-    """Writes `best_of_n.json` and `best_of_n.png` into `config.out`, prints the curves, and returns the run's metrics
-    (each curve at the largest N).
+    """Writes `best_of_n.json`, `by_problem.json` and `best_of_n.png` into `config.out`, prints the curves, and returns
+    the run's metrics (each curve at the largest N).
+
+    `by_problem.json` has what each problem expects, {"problems": ids, "ns": [...], "curves": {name: rows of problems}}:
+    for paired comparisons, such as `rlstep.core.data_efficiency`.
 
     Raises:
         DataError: a row of the data cannot be used (`rlstep.evaluation.samples.read_samples`).
@@ -117,13 +128,15 @@ def evaluate(config: EvaluateConfig, tracking: TrackingOptions = UNTRACKED) -> d
             scored = read_samples(config.data, _choice(config), parse_fields(config.fields, FIELDS))
             ns = config.ns or powers_of_two(fewest_samples(scored)[1])
             _check_numbers(scored, ns, config.data)
-            curves = best_of_n_curves(scored, ns, config.trials, config.seed)
-        errors = pick_errors(scored, curves)
+            by_problem = best_of_n_curves(scored, ns, config.trials, config.seed)
+        errors, curves = pick_errors(scored, by_problem), means(by_problem)
         about = {**_about(scored), "aggregate": config.aggregate} | ({"errors": errors} if errors else {})
         result = {"ns": ns, **curves, **about}
         measures = {curve: _measure_steps(rows, out, curve) for curve, rows in scored.steps.items()}
         measures = {curve: measured for curve, measured in measures.items() if measured}
         write_json(out / OUTPUT, result | {f"{curve}_steps": measured for curve, measured in measures.items()})
+        each = {name: curve.by_problem for name, curve in by_problem.items()}
+        write_json(out / BY_PROBLEM, {"problems": scored.ids, "ns": ns, "curves": each}, indent=None)
         draw_best_of_n(result, out / PICTURE, _caption(scored))
         record.metrics |= _counts(scored) | failed
         for curve, measured in measures.items():
