@@ -1,0 +1,185 @@
+"""The stages of `rlstep lab --paper`: the paper's experiments on labels (`rlstep.report.paper.series`).
+
+All verifiers of a seed start from one generator, and pick from the same samples of the test problems. A larger model,
+the teacher, is trained on exact labels of other problems; it labels the pool, many samples of a few problems, once.
+What an experiment trains on is selected from the pool.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Annotated
+
+from rlstep.report.paper import series
+from rlstep.report.paper.report import Plan
+from rlstep.report.paper.series import EXPERIMENTS, SHARE_STYLES, Experiment, Series
+from rlstep.runtime.constraints import Choices, ReadBy
+from rlstep.runtime.pipeline import Stage
+
+PAPER = ReadBy("paper")
+
+
+@dataclass(kw_only=True)
+class PaperOptions:
+    """What `rlstep lab --paper` runs, and at which sizes."""
+
+    paper: bool = field(
+        default=False,
+        metadata={"help": "Instead of the report: the paper's experiments on labels, over 3 seeds."},
+    )
+    experiments: Annotated[list[str], Choices(EXPERIMENTS), PAPER] = field(
+        default_factory=lambda: [*EXPERIMENTS],
+        metadata={
+            "help": "paper: which: synthetic: process and outcome labels by a teacher, outcome labels by the final "
+            "answer; active: the choice of what is labelled; monte_carlo: labels by rollouts."
+        },
+    )
+    samples_per_problem: Annotated[list[int], PAPER] = field(
+        default_factory=lambda: [1, 5, 20, 100], metadata={"help": "paper, synthetic: solutions labelled, rising."}
+    )
+    label_budgets: Annotated[list[int], PAPER] = field(
+        default_factory=lambda: [200, 600, 1800, 5400],
+        metadata={"help": "paper, active: labelled steps in all, rising, two sizes at least."},
+    )
+    wrong_shares: Annotated[list[float], PAPER] = field(
+        default_factory=lambda: [0.0, 0.5, 1.0],
+        metadata={"help": "paper, active: further shares of wrong answers beside that of the recipe `select`."},
+    )
+    rollouts: Annotated[list[int], PAPER] = field(
+        default_factory=lambda: [1, 4, 16], metadata={"help": "paper, monte_carlo: rollouts of a step, rising."}
+    )
+
+    def paper_faults(self) -> Iterator[str]:
+        if not self.experiments or len(set(self.experiments)) < len(self.experiments):
+            yield f"experiments is {self.experiments}; name each of {', '.join(EXPERIMENTS)} once, or some of them"
+        for name, fewest in (("samples_per_problem", 1), ("label_budgets", 2), ("rollouts", 1)):
+            sizes = getattr(self, name)
+            if len(sizes) < fewest or min(sizes) < 1 or any(a >= b for a, b in pairwise(sizes)):
+                yield f"{name} is {sizes}; give at least {fewest} whole numbers from 1 on, rising"
+        shares = self.wrong_shares
+        if len(set(shares)) < len(shares) or len(shares) > len(SHARE_STYLES) or not all(0 <= s <= 1 for s in shares):
+            yield f"wrong_shares is {shares}; give up to {len(SHARE_STYLES)} different numbers from 0 to 1"
+
+    @property
+    def plan(self) -> Plan:
+        """The series of each experiment that is asked for, in a fixed order."""
+        every: dict[Experiment, list[Series]] = {
+            "synthetic": series.synthetic(self.samples_per_problem),
+            "active": series.active(self.label_budgets, self.wrong_shares),
+            "monte_carlo": series.monte_carlo(self.rollouts),
+        }
+        return {name: every[name] for name in EXPERIMENTS if name in self.experiments}
+
+
+def paper_stages(plan: Plan) -> list[Stage]:
+    """The stages from problems to the evaluation of every verifier, each after those it reads from."""
+    of_experiment = {"synthetic": _synthetic, "active": _active, "monte_carlo": _monte_carlo}
+    wanted = _shared()
+    for experiment, all_series in plan.items():
+        wanted += of_experiment[experiment](all_series)
+    return wanted
+
+
+def _shared() -> list[Stage]:
+    """Generator, teacher, pool and test samples."""
+    model = "model_name_or_path"
+    teacher_start = {model: "teacher/prepare/model", "data": "teacher/prepare/demonstrations.jsonl"}
+    start = {model: "prepare/model", "data": "prepare/demonstrations.jsonl"}
+    return [
+        Stage("prepare", "prepare", "prepare", {}, ("out", "prepare")),
+        Stage("prepare_teacher", "prepare", "prepare_teacher", {}, ("out", "teacher/prepare")),
+        Stage("sft_teacher", "sft", "sft_teacher", teacher_start, ("output_dir", "teacher/sft"), resumes=True),
+        Stage("sft", "sft", "sft", start, ("output_dir", "sft"), resumes=True),
+        _sample("sample_teacher", "prepare/problems-rl.jsonl", "teacher/samples.jsonl"),
+        _label("label", "label_taught", "teacher/samples.jsonl", "teacher/labelled.jsonl"),
+        Stage(
+            "prm_teacher", "prm", "prm_teacher", {model: "teacher/sft", "data": "teacher/labelled.jsonl"},
+            ("output_dir", "teacher/prm"), resumes=True,
+        ),
+        _sample("sample_pool", "prepare/problems-train.jsonl", "pool/samples.jsonl"),
+        _sample("sample_test", "prepare/problems-test.jsonl", "test/samples.jsonl"),
+        _label("label", "label_test", "test/samples.jsonl", "test/labelled.jsonl"),
+        _score("score_teacher", "score_teacher", "teacher/prm", "pool/samples.jsonl", "pool/scored_teacher.jsonl"),
+        _label("label_teacher", "label_pool", "pool/scored_teacher.jsonl", "pool/labelled.jsonl"),
+    ]  # fmt: skip
+
+
+def _synthetic(all_series: Sequence[Series]) -> Iterator[Stage]:
+    """The same solutions for each series: uniform samples of every problem, repeats included, as they came."""
+    for size in all_series[0].sizes:
+        chosen, by_teacher = f"synthetic_{size}/selected.jsonl", f"synthetic_{size}/outcome_teacher.jsonl"
+        yield _select("select_uniform", f"select_synthetic_{size}", "pool/labelled.jsonl", chosen,
+                      {"per_problem": str(size)})  # fmt: skip
+        yield _label("label_outcome", f"label_synthetic_{size}", chosen, by_teacher)
+        for one in all_series:
+            yield from _verifier(one, size, by_teacher if one.name == "outcome_teacher" else chosen)
+
+
+def _active(all_series: Sequence[Series]) -> Iterator[Stage]:
+    """Two selectors, which are taught by the teacher on samples that are not of the pool, and what they select."""
+    taught, few = "selector/labelled.jsonl", "selector/few.jsonl"
+    by_teacher = {"data": "selector/samples.jsonl", "teacher": "teacher/prm"}
+    yield _sample("sample_selector", "prepare/problems-train.jsonl", "selector/samples.jsonl")
+    yield Stage("label_selector", "label", "label_selector", by_teacher, ("out", taught), seeded=False)
+    yield _select("select_few", "select_few", taught, few)
+    yield _trained("prm", "selector", taught, "selector/prm")
+    yield _trained("prm", "selector_worse", few, "selector/worse")
+    scored, pool = "pool/scored_selector.jsonl", "pool/scored.jsonl"
+    yield _score("score_selector", "score_selector", "selector/prm", "pool/labelled.jsonl", scored)
+    yield _score("score_worse", "score_worse", "selector/worse", scored, pool)
+    for one in all_series:
+        for size in one.sizes:
+            chosen = f"{one.folder(size)}/selected.jsonl"
+            settings = {"budget": str(size)} | dict(one.settings)
+            yield _select("select", f"select_{one.folder(size)}", pool, chosen, settings)
+            yield from _verifier(one, size, chosen)
+
+
+def _monte_carlo(all_series: Sequence[Series]) -> Iterator[Stage]:
+    """The same solutions for each series, in the same order; rollouts end where the tokens of the recipe are spent."""
+    chosen = "monte_carlo/selected.jsonl"
+    yield _select("select_rollouts", "select_rollouts", "pool/scored_teacher.jsonl", chosen)
+    for one in all_series:
+        for size in one.sizes:
+            labelled = f"{one.folder(size)}/labelled.jsonl"
+            if size is None:
+                yield _label("label", f"label_{one.folder(size)}", chosen, labelled)
+            else:
+                inputs = {"data": chosen, "policy": "sft"}
+                settings = {"rollouts": str(size)} | dict(one.settings)
+                yield Stage(
+                    f"label_{one.folder(size)}", "label", "label_monte_carlo", inputs, ("out", labelled),
+                    settings=settings,
+                )  # fmt: skip
+            yield from _verifier(one, size, labelled)
+
+
+def _verifier(one: Series, size: int | None, data: str) -> Iterator[Stage]:
+    """Trains one verifier of a series, scores the test samples, evaluates it."""
+    folder = one.folder(size)
+    model, scored = f"{folder}/{one.kind}", f"{folder}/scored"
+    yield _trained(one.kind, folder, data, model)
+    # A folder: Parquet takes a tenth of the disk.
+    yield _score(f"score_{one.kind}", f"score_{folder}", model, "test/labelled.jsonl", scored)
+    yield Stage(f"evaluate_{folder}", "evaluate", "evaluate", {"data": scored}, ("out", f"{folder}/evaluate"))
+
+
+def _trained(kind: str, name: str, data: str, out: str) -> Stage:
+    inputs = {"model_name_or_path": "sft", "data": data}
+    return Stage(f"{kind}_{name}", kind, kind, inputs, ("output_dir", out), resumes=True)
+
+
+def _sample(name: str, problems: str, out: str) -> Stage:
+    return Stage(name, "sample", name, {"model": "sft", "problems": problems}, ("out", out))
+
+
+def _label(recipe: str, name: str, data: str, out: str) -> Stage:
+    return Stage(name, "label", recipe, {"data": data}, ("out", out), seeded=False)
+
+
+def _score(recipe: str, name: str, model: str, data: str, out: str) -> Stage:
+    return Stage(name, "score", recipe, {"model": model, "data": data}, ("out", out), seeded=False)
+
+
+def _select(recipe: str, name: str, data: str, out: str, settings: Mapping[str, str] | None = None) -> Stage:
+    return Stage(name, "select", recipe, {"data": data}, ("out", out), settings=dict(settings or {}))
