@@ -9,11 +9,11 @@ from rlstep.runtime.recipes import load_recipe
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "paper"
 
 VERIFIER = {"max_steps": 2, "per_device_train_batch_size": 8}
-# Sixteen demonstrations learnt nearly by heart.
-SFT = {"max_steps": 60, "per_device_train_batch_size": 8}
+# Enough for some right steps in samples of new problems, and wrong ones.
+SFT = {"max_steps": 150, "per_device_train_batch_size": 16}
 TINY = {
-    "prepare": {"train": 16, "rl": 8, "test": 4, "demonstrations": 16},
-    "prepare_teacher": {"train": 16, "demonstrations": 16, "hidden_size": 32, "layers": 1},
+    "prepare": {"train": 16, "rl": 8, "test": 4, "demonstrations": 400},
+    "prepare_teacher": {"train": 16, "demonstrations": 400, "hidden_size": 32, "layers": 1},
     "sft": SFT,
     "sft_teacher": SFT,
     "sample_pool": {"n": 6},
