@@ -21,7 +21,7 @@ TINY = {
     "prm_teacher": {"max_steps": 10, "per_device_train_batch_size": 8},
     # A teacher that was hardly taught is sure of nothing: at this threshold it passes some steps and not others.
     "label_teacher": {"p_negative": 0.55},
-    "label_outcome": {"p_negative": 0.55},
+    "label_outcome": {"p_negative": 0.8},
     "label_selector": {"p_negative": 0.55},
     "select_few": {"budget": 30},
     "select_rollouts": {"per_problem": 2},
