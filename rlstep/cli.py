@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         metrics = run(name, options)
         if metrics and name not in TALKATIVE and is_first_process():
-            print(f"{name}: {_summary(metrics)}")
+            print(f"{name}: {summary(metrics)}")
         sys.stdout.flush()
         end_processes()
     except BrokenPipeError:
@@ -123,10 +123,15 @@ def _help() -> str:
     )
 
 
-def _summary(metrics: dict) -> str:
-    """The scalar values among a stage's metrics, on one line."""
-    shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in metrics.items()}
+def summary(metrics: dict) -> str:
+    """The scalar values among a stage's metrics, on one line; a share of 1 is `1.0`, to be told from a count."""
+    shown = {key: _number(value) if isinstance(value, float) else value for key, value in metrics.items()}
     return ", ".join(f"{key} {value}" for key, value in shown.items() if isinstance(value, (str, int)))
+
+
+def _number(value: float) -> str:
+    short = f"{value:.4g}"
+    return f"{short}.0" if short.lstrip("-").isdigit() else short
 
 
 def _fail(who: str, message: object) -> int:

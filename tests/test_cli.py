@@ -244,3 +244,8 @@ def test_imports_run_downward_only():
         pytest.skip("import-linter is not installed beside this interpreter")
     run = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_share_of_one_is_not_printed_as_a_count():
+    line = cli.summary({"finished": 1.0, "rows": 24, "loss": 0.25, "tiny": 1e-9})
+    assert line == "finished 1.0, rows 24, loss 0.25, tiny 1e-09"

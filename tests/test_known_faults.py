@@ -151,7 +151,7 @@ OPENED_WITH = {
     "trust_remote_code": (True, True), "attn_implementation": ("eager", "eager"),
 }  # fmt: skip
 # What the stage itself reads; tests/stages/test_score.py changes each.
-OF_THE_STAGE = {"model", "data", "out", "name", "chunk_rows", "boundary_tag"}
+OF_THE_STAGE = {"model", "data", "out", "name", "chunk_rows", "boundary_tag", "on_long_row"}
 
 
 def test_every_option_of_score_is_accounted_for():

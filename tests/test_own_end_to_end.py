@@ -110,8 +110,8 @@ def test_what_is_known_of_a_problem_comes_out_of_every_stage(folder, rlstep, ver
     sizes = ["--n", "1", "--max_new_tokens", "4"]
     assert rlstep("sample", "--model", MODEL, "--problems", "sums.jsonl", FIELDS, "--out", "s.jsonl", *sizes)[0] == 0
     assert rlstep("label", "--task", "answers", "--data", "s.jsonl", "--out", "l.jsonl")[0] == 0
-    assert rlstep("score", "--model", verifier_paths["prm"], "--data", "l.jsonl", "--out", "c.parquet")[0] == 0
-    assert [s.extra["level"] for s in read_solutions("c.parquet")] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert rlstep("score", "--model", verifier_paths["prm"], "--data", "l.jsonl", "--out", "scored")[0] == 0
+    assert [s.extra["level"] for s in read_solutions("scored")] == [1, 1, 2, 2, 3, 3, 4, 4]
 
 
 def test_prepare_takes_any_problems(folder, rlstep):

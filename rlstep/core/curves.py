@@ -7,14 +7,14 @@ Unanswered samples are dropped before picking, as in openai/prm800k's evaluation
 """
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
 from rlstep.core.stats import normal_margin
 
-__all__ = ["Curve", "best_of_n", "pass_at_n", "vote_at_n"]
+__all__ = ["Curve", "best_of_n", "pass_at_n", "pooled", "vote_at_n"]
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Curve:
         mean: for each N the mean over problems, in [0, 1].
         low, high: 95% interval of that mean for other problems of the same kind: mean -/+ 1.96 standard errors of the
             problems' expectations (dividing by P - 1), clipped to [0, 1]. A single problem has no spread: [0, 1].
-        by_problem: each problem's expectations, along `ns`: what a paired comparison of two curves reads.
+        problems_PN: (P, len(ns)) each problem's expectation, of which `mean` is the mean.
     """
 
     ns: list[int]
     mean: list[float]
     low: list[float]
     high: list[float]
-    by_problem: list[list[float]]
+    problems_PN: np.ndarray = field(repr=False, compare=False)
 
 
 def best_of_n(
@@ -120,6 +120,26 @@ def vote_at_n(
             raise ValueError(f"problem {problem} has a weight that is negative or not finite; give weights >= 0.")
         expected_PN.append(_vote(answers[problem], right, weight, size, ns, trials, rng))
     return _curve(ns, expected_PN)
+
+
+def pooled(curves: Sequence[Curve]) -> Curve:
+    """The curve of the problems of several curves together: each problem counts once, so a curve by its problems.
+
+    The interval is that of one set of all these problems, so it also has the spread between the curves' means.
+
+    >>> calculus = pass_at_n([[True, False], [False, False]], ns=[1])
+    >>> physics = pass_at_n([[True, True]], ns=[1])
+    >>> calculus.mean, physics.mean, pooled([calculus, physics]).mean
+    ([0.25], [1.0], [0.5])
+
+    Raises:
+        ValueError: no curves, or curves at different numbers of samples.
+    """
+    if not curves:
+        raise ValueError("no curves; give at least one.")
+    if len({tuple(curve.ns) for curve in curves}) > 1:
+        raise ValueError(f"the curves are at ns={[curve.ns for curve in curves]}; compute all at the same.")
+    return _curve(curves[0].ns, np.concatenate([curve.problems_PN for curve in curves]))
 
 
 def _vote(answers, right, weight, size: int, ns: list[int], trials: int, rng) -> np.ndarray:
@@ -214,13 +234,12 @@ def _pick_weights(size: int, ns: tuple[int, ...]) -> np.ndarray:
     return none_better * n_N1 / (size - rank)
 
 
-def _curve(ns: list[int], expected_PN: list[np.ndarray]) -> Curve:
+def _curve(ns: list[int], expected_PN: Sequence[np.ndarray] | np.ndarray) -> Curve:
     # Rounding may push an expectation past 1 in the last digit.
     expected_PN = np.clip(np.array(expected_PN), 0, 1)
     mean = expected_PN.mean(axis=0)
     if len(expected_PN) == 1:
-        low, high = np.zeros(len(ns)), np.ones(len(ns))
-    else:
-        margin = normal_margin(expected_PN)
-        low, high = np.clip(mean - margin, 0, 1), np.clip(mean + margin, 0, 1)
-    return Curve(ns, mean.tolist(), low.tolist(), high.tolist(), expected_PN.tolist())
+        return Curve(ns, mean.tolist(), [0.0] * len(ns), [1.0] * len(ns), expected_PN)
+    margin = normal_margin(expected_PN)
+    low, high = np.clip(mean - margin, 0, 1), np.clip(mean + margin, 0, 1)
+    return Curve(ns, mean.tolist(), low.tolist(), high.tolist(), expected_PN)

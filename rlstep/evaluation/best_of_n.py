@@ -36,7 +36,7 @@ from rlstep.runtime.progress import track
 from rlstep.steps.answers import group_by_value
 
 
-def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: int) -> dict[str, Curve]:
+def curves_of(scored: ScoredSamples, ns: list[int], trials: int, seed: int) -> dict[str, Curve]:
     """Every curve listed in the module docstring that there is data for.
 
     Args:
@@ -75,7 +75,7 @@ def pick_errors(scored: ScoredSamples, curves: dict[str, Curve]) -> dict[str, di
 
     Args:
         scored: the samples.
-        curves: of `best_of_n_curves`.
+        curves: of `curves_of`.
 
     Returns:
         By score, and for `sample`, one that is picked at random: `final_answer_error` and `trace_error`, lists along

@@ -23,7 +23,7 @@ Other fields are ignored. Curves whose data is missing are left out (`rlstep.eva
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,11 +96,35 @@ def read_samples(path: str | Path, choice: ScoreChoice, fields: dict[str, str] |
             type than the module docstring says; a duplicate sample.
         UserError: a score has the name of another curve.
     """
-    columns = _Columns(choice)
-    for row in track(iter_rows(path), "reading", None):
-        columns.add(rename_fields(row, fields or {}))
-    _refuse_repeated(path, columns)
-    return columns.sorted()
+    return read_parts([path], choice, fields, lambda _: "")[""]
+
+
+def read_parts(
+    paths: Sequence[str | Path], choice: ScoreChoice, fields: dict[str, str] | None, part_of: Callable[[Row], str]
+) -> dict[str, ScoredSamples]:
+    """The samples of several files, divided into parts that are read like a file each, in the order of their first row.
+
+    Samples with the same problem id in different parts are of different problems.
+
+    Args:
+        paths: files, or folders of shards.
+        choice, fields: as in `read_samples`.
+        part_of: the part of a row as it is in its file.
+
+    Raises:
+        As `read_samples`.
+    """
+    parts: dict[str, _Columns] = {}
+    for row in track(_rows(paths), "reading", None):
+        parts.setdefault(part_of(row), _Columns(choice)).add(rename_fields(row, fields or {}))
+    for name, columns in parts.items():
+        _refuse_repeated(columns, lambda name=name: (row for row in _rows(paths) if part_of(row) == name))
+    return {name: columns.sorted() for name, columns in parts.items()}
+
+
+def _rows(paths: Sequence[str | Path]) -> Iterator[Row]:
+    for path in paths:
+        yield from iter_rows(path)
 
 
 class _Columns:
@@ -225,8 +249,13 @@ def _refuse_clashes(row: Row, curves: dict[str, str]) -> None:
         )
 
 
-def _refuse_repeated(path: str | Path, columns: _Columns) -> None:
-    """Refuses two rows with the same sample of the same problem: the first row that repeats another is named."""
+def _refuse_repeated(columns: _Columns, rows: Callable[[], Iterator[Row]]) -> None:
+    """Refuses two rows with the same sample of the same problem: the first row that repeats another is named.
+
+    Args:
+        columns: what was read.
+        rows: reads the same rows again.
+    """
     problem, sample = column(columns.problem), column(columns.sample)
     order = np.lexsort((sample, problem))  # stable: of equal ones the first row comes first
     same = (problem[order[1:]] == problem[order[:-1]]) & (sample[order[1:]] == sample[order[:-1]])
@@ -234,7 +263,7 @@ def _refuse_repeated(path: str | Path, columns: _Columns) -> None:
     if not same.any():
         return
     later, earlier = min(zip(order[1:][same].tolist(), order[:-1][same].tolist(), strict=True))
-    places = {index: row for index, row in enumerate(iter_rows(path)) if index in (earlier, later)}
+    places = {index: row for index, row in enumerate(rows()) if index in (earlier, later)}
     first, row = places[earlier], places[later]
     place = f"row {first.number}" if first.source == row.source else f"{first.source}, row {first.number}"
     name = next(name for name, number in columns.problems.items() if number == problem[later])

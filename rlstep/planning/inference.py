@@ -11,7 +11,7 @@ from rlstep.verifiers.serving.addresses import checkpoint_of, is_pooling_address
 
 
 def sample_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, machine: Machine) -> StagePlan:
-    """What a recipe of sample takes, in its one process; arguments and errors as in `supervised_plan`."""
+    """What a recipe of sample takes, in one process per GPU; arguments and errors as in `supervised_plan`."""
     model = models.find(values["model"], bool(values.get("trust_remote_code")))
     number = bytes_of(values["dtype"], str(model.config.dtype).removeprefix("torch."))
     shape, T, problems = model.shape, values["max_new_tokens"], rows_in(values["problems"], lengths.rows)
@@ -25,11 +25,16 @@ def sample_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, 
     work = rows_work(lengths.average(lengths.prompt), lengths.average(T)).times(total)
     flops = forward_flops(shape, work)
     engine, share = values["engine"], values["gpu_memory_utilization"] * machine.memory * GIB
-    where, parts = "one GPU", in_gib(weights=model.parameters * number, activations=prefill, kv_cache=cache + prefill)
+    gpus = machine.gpus  # a launcher starts a process on each
+    where, parts = (
+        f"on each of {gpus} GPU(s)",
+        in_gib(weights=model.parameters * number, activations=prefill, kv_cache=cache + prefill),
+    )
     if engine == "server":
-        where, parts = "on a server, whose memory is not counted", in_gib()
+        gpus, where, parts = 1, "on a server, whose memory is not counted", in_gib()
     elif engine == "vllm":
-        where, parts = f"vLLM on {values['tensor_parallel_size']} GPU(s)", in_gib(vllm=share)
+        gpus = values["tensor_parallel_size"]
+        where, parts = f"vLLM on {gpus} GPU(s)", in_gib(vllm=share)
     return StagePlan(
         recipe=recipe,
         stage="sample",
@@ -40,7 +45,7 @@ def sample_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, 
         tokens=work.tokens,
         flops=flops,
         updates=1 if problems else None,
-        hours=hours_of(0, flops, 1 if problems else None, 1, machine),
+        hours=hours_of(0, flops, 1 if problems else None, gpus, machine),
         limit=machine.memory * (1 - machine.headroom),
         notes=[
             f"prompts of {lengths.prompt} and completions of {T} tokens at the longest, {rows} at a time, {where}"

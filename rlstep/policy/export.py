@@ -10,7 +10,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from rlstep.policy.models import load_policy, load_policy_tokenizer
 from rlstep.policy.prompt_files import PROMPT_FORMAT
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.merging import refuse_verifier
+from rlstep.verifiers.adapters import is_verifier
 from rlstep.verifiers.pretrained import ADAPTER_CONFIG
 
 logger = logging.getLogger(__name__)
@@ -21,14 +21,15 @@ BESIDE = (GENERATION_CONFIG_NAME, PROMPT_FORMAT)
 
 
 def check_adapter(policy: Path) -> None:
-    """Refuses a folder without a LoRA adapter."""
+    """Refuses a folder without a policy's LoRA adapter."""
+    if is_verifier(str(policy)):
+        raise UserError(f"{policy} is a verifier, not a policy; what: prm writes it.")
     missing = [name for name in ADAPTER_FILES if not (policy / name).is_file()]
     if missing:
         raise UserError(
             f"{policy} holds no LoRA adapter ({missing[0]} is missing). A full model loads as it is, without an "
             "export; with a model card, or in another dtype, what: merged writes it."
         )
-    refuse_verifier(str(policy))
 
 
 def write_adapter(policy: Path, folder: Path, trust_remote_code: bool = False) -> None:

@@ -6,6 +6,7 @@ A value is a number, or a dict {"mean", "low", "high"} with its interval.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rlstep.evaluation.domains import ALL
 from rlstep.report import arms
 from rlstep.report.examples import ORM, PRM
 from rlstep.steps.prompts import problem_text
@@ -106,6 +107,22 @@ def plain_errors(ns: Sequence[int], errors: dict[str, dict]) -> str:
         answer, trace = one["final_answer_error"][-1], one["trace_error"][-1]
         lines.append(f"{name:<{width}}{answer:>8.3f}" + (f"{trace:>8.3f}" if trace is not None else f"{'-':>8}"))
     return "\n".join(lines)
+
+
+def domains(figures: dict, names: Sequence[str]) -> Cells:
+    """The accuracy of each way to pick by domain, one row per domain, and the last for all of them.
+
+    Args:
+        figures: of `rlstep.evaluation.domains.domain_figures`.
+        names: the curves to show.
+    """
+    rows = []
+    for name, one in (figures["domains"] | {ALL: figures[ALL]}).items():
+        values = [number(**one["accuracy"].get(curve, {"mean": None}), digits=3) for curve in names]
+        # A name may be any text, and a bar or the end of a line would be the table's.
+        rows.append([" ".join(name.split()).replace("|", "\\|"), *values, f"{one['problems']:,}"])
+    heads = [curve_head(name, names) for name in names]
+    return Cells([f"best of {figures['n']}", *heads, "problems"], rows)
 
 
 def prm_steps(measures: dict[str, float]) -> Cells:

@@ -1,7 +1,8 @@
-"""Best-of-N curves at an experiment tracker: a chart and a table of all curves, and each curve over N."""
+"""Best-of-N at an experiment tracker: a chart and a table of all curves, and each over N; or a table by domain."""
 
 from types import ModuleType
 
+from rlstep.evaluation.domains import ALL
 from rlstep.runtime.tracking import unharmed
 
 PARTS = ("mean", "low", "high")
@@ -29,3 +30,19 @@ def log_best_of_n(tracker: ModuleType, curves: dict[str, dict], ns: list[int]) -
             means = [curve["mean"] for curve in curves.values()]
             chart = tracker.plot.line_series(xs=ns, ys=means, keys=[*curves], title="Best of N", xname="N")
             tracker.log({"best_of_n_chart": chart})
+
+
+def log_domains(tracker: ModuleType, figures: dict) -> None:
+    """Logs the figures by domain as a table, one row per domain and curve.
+
+    Args:
+        tracker: the module wandb or trackio.
+        figures: of `rlstep.evaluation.domains.domain_figures`.
+    """
+    rows = [
+        [name, one["problems"], curve, *(accuracy[part] for part in PARTS)]
+        for name, one in (figures["domains"] | {ALL: figures[ALL]}).items()
+        for curve, accuracy in one["accuracy"].items()
+    ]
+    with unharmed(f"{tracker.__name__}: the domains"):
+        tracker.log({"domains": tracker.Table(columns=["domain", "problems", "curve", *PARTS], data=rows)})

@@ -82,5 +82,6 @@ class ModelServer:
                 return [future.result() for future in asked]
             except BaseException:
                 self.client.stop()
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
+                self.client.resume()
                 raise

@@ -160,7 +160,7 @@ class Output:
                 raise UserError(
                     f"{self.partial} is not of an earlier run, and would be written into. Move it elsewhere."
                 )
-        elif self.partial.exists():
+        elif self.partial.is_file():  # another process may make the folder right now
             raise UserError(
                 f"{self.partial} is a file; a folder of this name takes the unfinished rows. Remove it, or choose "
                 "another out."
@@ -174,7 +174,8 @@ class Output:
         for left in (self._replaced, self._used):
             shutil.rmtree(left, ignore_errors=True)
         shard_of = {shard.key: shard for shard in self._earlier_shards()}
-        kept = 0
+        begun = {path.stem for path in self.partial.glob(f"*{self.ending}") if path.with_suffix(".json").is_file()}
+        kept = sum(self._receipt(unit) is not None for unit in units)
         for unit in units:
             shard = shard_of.get(unit.key)
             if shard is None or self._receipt(unit) is not None or not self.accepts(shard.counts):
@@ -188,6 +189,11 @@ class Output:
             logger.warning(
                 "%s: %d of %d shards are kept, as the rows that they were made from, the model and the settings are "
                 "the same; remove the folder to have all of them made again", self.path, kept, len(units),
+            )  # fmt: skip
+        if unused := (begun | shard_of.keys()) - {unit.key for unit in units}:
+            logger.warning(
+                "%s: %d shards of an earlier run are replaced, as the rows that they were made from, the model or the "
+                "settings are others now; to keep them, stop here and give another out", self.path, len(unused),
             )  # fmt: skip
 
     def _earlier_shards(self) -> list[Shard]:

@@ -4,6 +4,8 @@
 up to and including each solution's first wrong one (`rlstep.verifiers.metrics.step_metrics`), where steps have labels;
 `reliability.png` shows its calibration. Then `errors` has the final-answer error and the trace error of what is picked,
 too (`rlstep.evaluation.best_of_n.pick_errors`).
+
+Of several files, or with `domain`, there is a table by domain at one N instead (`rlstep.evaluation.domains`).
 """
 
 import re
@@ -14,20 +16,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from rlstep.core.calibration import reliability
-from rlstep.evaluation.best_of_n import (
-    best_of_n_curves,
-    fewest_samples,
-    means,
-    missing_parts,
-    pick_errors,
-    powers_of_two,
-)
+from rlstep.evaluation.best_of_n import curves_of, fewest_samples, means, missing_parts, pick_errors, powers_of_two
+from rlstep.evaluation.domains import ALL, check_samples, domain_figures, file_domains, read_domains
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, read_samples
 from rlstep.report.figures import draw_best_of_n
 from rlstep.report.reliability import reliability_figure
-from rlstep.report.tables import plain_best_of_n, plain_errors
-from rlstep.report.tracked_curves import log_best_of_n
+from rlstep.report.tables import domains as domain_cells
+from rlstep.report.tables import plain_best_of_n, plain_errors, table
+from rlstep.report.tracked_curves import log_best_of_n, log_domains
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.packages import check_packages
@@ -39,6 +36,8 @@ from rlstep.steps.fields import parse_fields
 from rlstep.verifiers.metrics import step_metrics
 from rlstep.verifiers.step_table import StepTable
 
+DOMAINS, DOMAINS_TABLE = "domains.json", "domains.md"
+TABLE_N = 100  # as in the table of Lightman et al.
 OUTPUT = "best_of_n.json"
 BY_PROBLEM = "by_problem.json"
 PICTURE = "best_of_n.png"
@@ -48,14 +47,31 @@ TRACKED = ReadBy("report_to", "wandb", "trackio")
 
 @dataclass
 class EvaluateConfig:
-    data: str = field(metadata={"help": "Scored samples: a file (JSONL, Parquet), or a folder of shards."})
-    out: str = field(metadata={"help": f"Folder for {OUTPUT}, {BY_PROBLEM} and {PICTURE}."})
+    data: list[str] = field(
+        metadata={
+            "help": "Scored samples: a file (JSONL, Parquet), or a folder of shards. Of several there is a table with "
+            "a row for each, unless domain says otherwise."
+        }
+    )
+    out: str = field(
+        metadata={"help": f"Folder for {OUTPUT}, {BY_PROBLEM} and {PICTURE}, or for {DOMAINS} and {DOMAINS_TABLE}."}
+    )
     ns: list[int] | None = field(
         default=None,
         metadata={
             "help": "The N of best-of-N, rising; at most the number of samples of each problem. By default the powers "
             "of two up to the fewest samples of a problem."
         },
+    )
+    domain: str | None = field(
+        default=None,
+        metadata={
+            "help": "Make a table by the domain that this field of a row names, one of its own or one in its extra; "
+            "by default, of several files each is a domain."
+        },
+    )
+    n: Annotated[int | None, Range(at_least=1)] = field(
+        default=None, metadata={"help": f"Table by domain: the N of best-of-N, {TABLE_N} by default."}
     )
     scores_of: list[str] | None = field(
         default=None,
@@ -95,9 +111,17 @@ class EvaluateConfig:
     project: Annotated[str, TRACKED] = field(default_factory=default_project, metadata={"help": PROJECT_HELP})
 
     def __post_init__(self):
+        if isinstance(self.data, str):  # one file, from Python
+            self.data = [self.data]
         check(self, self._faults())
 
+    @property
+    def by_domain(self) -> bool:
+        """Whether there is a table by domain, rather than curves."""
+        return len(self.data) > 1 or self.domain is not None
+
     def _faults(self) -> Iterator[str]:
+        yield from self._domain_faults()
         if self.ns is not None and (not self.ns or self.ns[0] < 1 or any(a >= b for a, b in pairwise(self.ns))):
             yield f"ns is {self.ns}; give whole numbers from 1 on, rising, for example 1 2 4 8"
         for role in ("prm", "orm"):
@@ -108,48 +132,94 @@ class EvaluateConfig:
         except UserError as error:
             yield str(error)
 
+    def _domain_faults(self) -> Iterator[str]:
+        if not self.data:
+            yield "data is empty; name at least one file"
+        if self.by_domain and self.ns is not None:
+            yield "ns is of one file's curves, and a table by domain has one N; give n, and leave ns at null"
+        if not self.by_domain and self.n is not None:
+            yield f"n is {self.n}, which a table by domain reads: of several files, or with domain; for curves give ns"
+        if len(self.data) > 1 and self.domain is None:
+            try:
+                file_domains(self.data)
+            except UserError as error:
+                yield str(error)
+
 
 def evaluate(config: EvaluateConfig, tracking: TrackingOptions = UNTRACKED) -> dict:
-    """Writes `best_of_n.json`, `by_problem.json` and `best_of_n.png` into `config.out`, prints the curves, and returns
-    the run's metrics (each curve at the largest N).
+    """Writes the curves or the table by domain into `config.out`, prints them, and returns the run's metrics.
 
-    `by_problem.json` has what each problem expects, {"problems": ids, "ns": [...], "curves": {name: rows of problems}}:
-    for paired comparisons, such as `rlstep.core.data_efficiency`.
+    The metrics hold each curve at the largest N, or at the table's N for all domains and for each.
 
     Raises:
-        DataError: a row of the data cannot be used (`rlstep.evaluation.samples.read_samples`).
-        UserError: a problem has fewer samples than the largest N.
+        DataError: a row of the data cannot be used (`rlstep.evaluation.samples.read_samples`), or names no domain.
+        UserError: a problem has fewer samples than the largest N; domains have different scores.
     """
     check_packages(config)
     check_tracking(tracking, config)
-    out = Path(config.out)
-    with RunRecord("evaluate", asdict(config) | asdict(tracking), out, config.seed) as record:
-        with failed_gradings() as failed:
-            scored = read_samples(config.data, _choice(config), parse_fields(config.fields, FIELDS))
-            ns = config.ns or powers_of_two(fewest_samples(scored)[1])
-            _check_numbers(scored, ns, config.data)
-            by_problem = best_of_n_curves(scored, ns, config.trials, config.seed)
-        errors, curves = pick_errors(scored, by_problem), means(by_problem)
-        about = {**_about(scored), "aggregate": config.aggregate} | ({"errors": errors} if errors else {})
-        result = {"ns": ns, **curves, **about}
-        measures = {curve: _measure_steps(rows, out, curve) for curve, rows in scored.steps.items()}
-        measures = {curve: measured for curve, measured in measures.items() if measured}
-        write_json(out / OUTPUT, result | {f"{curve}_steps": measured for curve, measured in measures.items()})
-        each = {name: curve.by_problem for name, curve in by_problem.items()}
-        write_json(out / BY_PROBLEM, {"problems": scored.ids, "ns": ns, "curves": each}, indent=None)
-        draw_best_of_n(result, out / PICTURE, _caption(scored))
-        record.metrics |= _counts(scored) | failed
-        for curve, measured in measures.items():
-            record.metrics |= {f"{curve}_step_{name}": value for name, value in measured.items()}
-        record.metrics |= {f"{name}@{ns[-1]}": curve["mean"][-1] for name, curve in curves.items()}
-        record.metrics |= {
-            f"{name}_{kind}@{ns[-1]}": values[-1] for name, both in errors.items() for kind, values in both.items()
-        }
-        for tracker in track(record, tracking, config, [config.data]):
-            log_best_of_n(tracker, curves, ns)
-    tables = [plain_best_of_n(result), *([plain_errors(ns, errors)] if errors else [])]
-    print("\n\n".join(["\n".join(_describe(scored, config, ns)), *tables, f"{out / PICTURE}"]))
+    with RunRecord("evaluate", asdict(config) | asdict(tracking), Path(config.out), config.seed) as record:
+        text = (_domains if config.by_domain else _curves)(config, tracking, record)
+    print(text)
     return record.metrics
+
+
+def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord) -> str:
+    """Writes `best_of_n.json`, `by_problem.json` and `best_of_n.png`; returns what is printed.
+
+    `by_problem.json` has what each problem expects, {"problems": ids, "ns": [...], "curves": {name: rows of problems}}:
+    for paired comparisons, such as `rlstep.core.data_efficiency`.
+    """
+    out, (data,) = Path(config.out), config.data
+    with failed_gradings() as failed:
+        scored = read_samples(data, _choice(config), parse_fields(config.fields, FIELDS))
+        ns = config.ns or powers_of_two(fewest_samples(scored)[1])
+        _check_numbers(scored, ns, data)
+        by_problem = curves_of(scored, ns, config.trials, config.seed)
+    errors, curves = pick_errors(scored, by_problem), means(by_problem)
+    about = {**_about(scored), "aggregate": config.aggregate} | ({"errors": errors} if errors else {})
+    result = {"ns": ns, **curves, **about}
+    measures = {curve: _measure_steps(rows, out, curve) for curve, rows in scored.steps.items()}
+    measures = {curve: measured for curve, measured in measures.items() if measured}
+    write_json(out / OUTPUT, result | {f"{curve}_steps": measured for curve, measured in measures.items()})
+    each = {name: curve.problems_PN.tolist() for name, curve in by_problem.items()}
+    write_json(out / BY_PROBLEM, {"problems": scored.ids, "ns": ns, "curves": each}, indent=None)
+    draw_best_of_n(result, out / PICTURE, _caption(scored))
+    record.metrics |= _counts(scored) | failed
+    for curve, measured in measures.items():
+        record.metrics |= {f"{curve}_step_{name}": value for name, value in measured.items()}
+    record.metrics |= {f"{name}@{ns[-1]}": curve["mean"][-1] for name, curve in curves.items()}
+    record.metrics |= {
+        f"{name}_{kind}@{ns[-1]}": values[-1] for name, both in errors.items() for kind, values in both.items()
+    }
+    for tracker in track(record, tracking, config, config.data):
+        log_best_of_n(tracker, curves, ns)
+    described = [*_describe(scored), *([] if config.ns else _bounded(scored, ns))]
+    tables = [plain_best_of_n(result), *([plain_errors(ns, errors)] if errors else [])]
+    return "\n\n".join(["\n".join(described), *tables, f"{out / PICTURE}"])
+
+
+def _domains(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord) -> str:
+    """Writes `domains.json` and `domains.md`; returns what is printed."""
+    out, n = Path(config.out), TABLE_N if config.n is None else config.n
+    with failed_gradings() as failed:
+        domains = read_domains(config.data, _choice(config), parse_fields(config.fields, FIELDS), config.domain)
+        check_samples(domains, n)
+        figures = domain_figures(domains, n, config.trials, config.seed)
+    write_json(out / DOMAINS, figures | {"aggregate": config.aggregate})
+    names = [name for name in (*next(iter(domains.values())).scores, "majority")
+             if any(name in one["accuracy"] for one in figures["domains"].values())]  # fmt: skip
+    text = table(*domain_cells(figures, names))
+    (out / DOMAINS_TABLE).write_text(text + "\n", encoding="utf-8")
+    for scored in domains.values():
+        counts = {name: count for name, count in _counts(scored).items() if name != "unanswered"}
+        record.metrics |= {name: record.metrics.get(name, 0) + count for name, count in counts.items()}
+    record.metrics |= failed
+    for prefix, one in [("", figures[ALL]), *((f"{name}/", one) for name, one in figures["domains"].items())]:
+        record.metrics |= {f"{prefix}{name}@{n}": curve["mean"] for name, curve in one["accuracy"].items()}
+    for tracker in track(record, tracking, config, config.data):
+        log_domains(tracker, figures)
+    described = (f"{name}: {'; '.join(_describe(scored))}" for name, scored in domains.items())
+    return "\n\n".join(["\n".join(described), text, f"{out / DOMAINS}"])
 
 
 def _choice(config: EvaluateConfig) -> ScoreChoice:
@@ -178,7 +248,7 @@ def _counts(scored: ScoredSamples) -> dict:
     return counts | {name: count for name, count in found_here.items() if count}
 
 
-def _describe(scored: ScoredSamples, config: EvaluateConfig, ns: list[int]) -> Iterator[str]:
+def _describe(scored: ScoredSamples) -> Iterator[str]:
     """What was read, extracted and graded, one line each."""
     fewest, most = int(scored.sizes.min()), int(scored.sizes.max())
     each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
@@ -193,8 +263,13 @@ def _describe(scored: ScoredSamples, config: EvaluateConfig, ns: list[int]) -> I
         yield f"with a step that has no score of {curve}, so the lowest for it: {number:,}"
     if parts := missing_parts(scored):
         yield f"left out: {', '.join(parts)}"
-    if config.ns is None and fewest < most:
-        yield f"N goes up to {ns[-1]}: problem '{fewest_samples(scored)[0]}' has {fewest} samples"
+
+
+def _bounded(scored: ScoredSamples, ns: list[int]) -> Iterator[str]:
+    """Which problem bounds N, if others have more samples."""
+    problem, fewest = fewest_samples(scored)
+    if fewest < scored.sizes.max():
+        yield f"N goes up to {ns[-1]}: problem '{problem}' has {fewest} samples"
 
 
 def _caption(scored: ScoredSamples) -> str:

@@ -68,6 +68,8 @@ class LabelConfig(MonteCarloOptions, TeacherOptions, JudgeOptions, ConsensusOpti
         yield from self.teacher_faults()
         yield from self.judge_faults()
         yield from self.consensus_faults()
+        if self.other is not None and Path(self.other).resolve() == Path(self.data).resolve():
+            yield f"other is {self.other}, the path that data names: a file agrees with itself; give another labeller's"
         if self.disagreements in (self.data, self.out, self.other) and self.disagreements is not None:
             yield f"disagreements is {self.disagreements}, which data, out or other names, too; give another path"
 

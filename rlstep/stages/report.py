@@ -25,7 +25,8 @@ class ReportConfig:
     )
 
     def __post_init__(self):
-        check(self)
+        same = self.beside is not None and Path(self.beside).resolve() == Path(self.run).resolve()
+        check(self, [f"beside is {self.beside}, the run itself; give another one"] if same else [])
 
 
 def report(config: ReportConfig) -> dict:

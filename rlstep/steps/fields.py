@@ -52,7 +52,7 @@ def rename_fields(row: Row, mapping: dict[str, str]) -> Row:
     moved = {}
     for ours, theirs in mapping.items():
         try:
-            moved[ours] = _get(row.values, theirs)
+            moved[ours] = value_at(row.values, theirs)
         except KeyError:
             present = ", ".join(sorted(row.values)) or "none"
             problem = f"missing, but fields says {ours}={theirs} (fields present: {present})."
@@ -66,14 +66,18 @@ def rename_fields(row: Row, mapping: dict[str, str]) -> Row:
     return row._replace(values=values)
 
 
-def _get(values: dict, path: str):
-    """The value at a name, or at a path of names joined by dots; a name that contains the dots itself wins."""
+def value_at(values: dict, path: str):
+    """The value at a name, or at a path of names joined by dots; a name that contains the dots itself wins.
+
+    Raises:
+        KeyError: there is none.
+    """
     if path in values:
         return values[path]
     outer, inner, rest = path.partition(".")
     if not inner or not isinstance(values.get(outer), dict):
         raise KeyError(path)
-    return _get(values[outer], rest)
+    return value_at(values[outer], rest)
 
 
 def _remove(values: dict, path: str) -> None:

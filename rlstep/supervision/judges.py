@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.json_client import Stopped
 from rlstep.steps.prompts import Message
-from rlstep.supervision.chat import ChatClient, Stopped
+from rlstep.supervision.chat import ChatClient
 from rlstep.supervision.options import JudgeOptions
 from rlstep.supervision.verdicts import Ballot
 
@@ -130,8 +131,9 @@ class RemoteJudge:
             options.judge_url,
             options.judge_model,
             parameters | (options.judge_parameters or {}),
-            options.judge_timeout,
-            options.judge_retries,
+            options.judge_request_timeout,
+            options.judge_retry_for,
+            options.judge_concurrency,
         )
         self.votes, self.concurrency = options.votes, options.judge_concurrency
 
@@ -177,7 +179,8 @@ class RemoteJudge:
         except Stopped:
             return None
         except UserError as error:
-            raise UserError(f"{case.name}: {error}") from None
+            kept = "What is judged so far is kept: run the command again to go on."
+            raise UserError(f"{case.name}: {error} {kept}") from None
         totals = (None if None in column else sum(column) for column in zip(*counts, strict=True))
         return Judged({case.row: ballot}, *totals)
 

@@ -1,13 +1,15 @@
 """Who labels steps, and the settings of each: rollouts of a policy, a teacher, a judge, two labellers' consensus."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from rlstep.core.step_search import BinarySearch, LinearSearch, StepSearch
+from rlstep.runtime.addresses import checked_address
 from rlstep.runtime.constraints import MayChange, Range, ReadBy, changed
 from rlstep.runtime.conversion import as_mapping
+from rlstep.runtime.errors import UserError
+from rlstep.supervision.chat import KEY_VARIABLE, PATH
 
 By = Literal["checker", "monte_carlo", "teacher", "judge", "consensus"]
 
@@ -155,7 +157,7 @@ class JudgeOptions(GenerationOptions):
         default=None,
         metadata={
             "help": "judge: address of an OpenAI-compatible server, mostly ending in /v1. Its key comes from the "
-            "environment alone: RLSTEP_JUDGE_KEY."
+            f"environment alone: {KEY_VARIABLE}."
         },
     )
     judge_model: Annotated[str | None, BY_JUDGE, AT_A_URL] = field(
@@ -177,14 +179,14 @@ class JudgeOptions(GenerationOptions):
     judge_concurrency: Annotated[
         int, Range(at_least=1), BY_JUDGE, AT_A_URL, MayChange("solutions are judged one by one")
     ] = field(default=8, metadata={"help": "judge_url: solutions that are judged at a time."})
-    judge_timeout: Annotated[float, Range(above=0), BY_JUDGE, AT_A_URL, MayChange("it changes no answer")] = field(
-        default=300.0, metadata={"help": "judge_url: seconds that one answer may take."}
+    judge_request_timeout: Annotated[float, Range(above=0), BY_JUDGE, AT_A_URL, MayChange("it changes no answer")] = (
+        field(default=600.0, metadata={"help": "judge_url: seconds to wait for the answers to one request."})
     )
-    judge_retries: Annotated[int, Range(at_least=0), BY_JUDGE, AT_A_URL, MayChange("it changes no answer")] = field(
-        default=5,
+    judge_retry_for: Annotated[float, Range(at_least=0), BY_JUDGE, AT_A_URL, MayChange("it changes no answer")] = field(
+        default=300.0,
         metadata={
-            "help": "judge_url: how often a request is sent again after a timeout, no connection, or status 408, 429 "
-            "or 5xx; the waits double from a second to a minute, or are what the server says."
+            "help": "judge_url: seconds in which a request is sent again while the server is down or overloaded; 0 is "
+            "not at all."
         },
     )
 
@@ -201,8 +203,16 @@ class JudgeOptions(GenerationOptions):
             yield f"judge_url is a server's, so {', '.join(names)} would do nothing; see judge_parameters"
         if self.temperature == 0 and self.votes > 1:
             yield f"temperature 0 gives one answer {self.votes} times over; set votes to 1, or temperature above 0"
-        if not math.isfinite(self.judge_timeout):
-            yield f"judge_timeout is {self.judge_timeout}; give a number of seconds"
+        if self.judge_url is not None:
+            yield from self._address_faults(self.judge_url)
+
+    def _address_faults(self, url: str) -> Iterator[str]:
+        try:
+            address, _ = checked_address(url, "server")
+            if address.endswith(PATH):
+                yield f"judge_url is {url!r}; leave {PATH} out, it is added"
+        except UserError as error:
+            yield f"judge_url: {error}"
 
 
 @dataclass(kw_only=True)

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 
-from rlstep.core.curves import best_of_n, pass_at_n, vote_at_n
+from rlstep.core.curves import best_of_n, pass_at_n, pooled, vote_at_n
 
 
 def best_by_enumeration(scores, correct, answered, size, n):
@@ -184,3 +184,32 @@ def test_votes_are_seeded_and_follow_the_order_of_ns():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_curves_are_pooled_by_their_problems():
+    """Table 1 of Lightman et al.: 234 problems, of which each counts once. Every problem here has its set's mean."""
+    problems = (45, 60, 45, 84)
+    for permilles, together in (((867, 800, 867, 532), 0.729), ((800, 717, 822, 328), 0.613)):
+        sets = [
+            pass_at_n([[True] * right + [False] * (1000 - right)] * count, [1])
+            for right, count in zip(permilles, problems, strict=True)
+        ]
+        assert pooled(sets).mean == pytest.approx([together], abs=1e-3)
+
+
+def test_a_pooled_interval_is_that_of_all_problems():
+    first = best_of_n([[2, 1], [1, 2]], [[True, False]] * 2, [1, 2])
+    second = best_of_n([[2, 1]], [[True, False]], [1, 2])
+    together = pooled([first, second])
+    assert together.ns == [1, 2]
+    assert together.mean == pytest.approx([1 / 2, 2 / 3])
+    # At N = 1 every problem is right by half; at N = 2 two of three are right: s = sqrt(1/3).
+    assert together.low == pytest.approx([1 / 2, 2 / 3 - 1.959964 / 3])
+    assert together.high == pytest.approx([1 / 2, 1])
+
+
+def test_pooling_takes_curves_at_the_same_ns():
+    with pytest.raises(ValueError, match="no curves"):
+        pooled([])
+    with pytest.raises(ValueError, match="compute all at the same"):
+        pooled([pass_at_n([[True]], [1]), pass_at_n([[True, True]], [2])])

@@ -124,7 +124,7 @@ def test_the_score_recipe_writes_shards(verifier_path, rows, tmp_path):
     out = tmp_path / "scored"
     run("score", ["--config=prm800k/score", f"--model={verifier_path}", f"--data={rows}", f"--out={out}"])
     assert all("prm" in solution.scores for solution in read_solutions(out))
-    assert [path.suffix for path in out.iterdir()] == [".parquet"]
+    assert sorted(path.suffix for path in out.iterdir()) == [".json", ".parquet"]  # the manifest, a shard
 
 
 @pytest.fixture

@@ -144,6 +144,8 @@ def test_runs_of_different_tasks_are_not_set_side_by_side(tmp_path, capsys):
     with pytest.raises(UserError, match=r"a is of arithmetic, .*b is of gsm8k: runs of different tasks"):
         report(ReportConfig(str(a), beside=str(b)))
     assert not (a / "report" / "summary.json").exists()
+    with pytest.raises(UserError, match="beside is .*, the run itself"):
+        ReportConfig(str(a), beside=str(b / ".." / "a"))
     assert main(["report", str(a), "--beside", str(tmp_path / "nowhere")]) == 2
     assert "nowhere: no such run folder" in capsys.readouterr().err
     write_json(b / "prepare" / "run.json", {"stage": "prepare", "seed": 0, "config": {"task": "arithmetic"}})

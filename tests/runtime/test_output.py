@@ -202,6 +202,22 @@ def test_units_of_an_earlier_output_are_kept_if_they_are_asked_for_again(tmp_pat
     rows = read_solutions(tmp_path / "out")
     assert [row.completion.split()[0] for row in rows[::3]] == ["new", "key2", "key3", "key4", "key5", "key6"]
     assert "5 of 6 shards are kept" in caplog.text
+    assert "2 shards of an earlier run are replaced" in caplog.text
+
+
+def test_a_restart_says_what_it_keeps_of_an_unfinished_run_and_what_it_replaces(tmp_path, caplog):
+    # What a killed run leaves: a mark, and finished units, of which the first is asked for again.
+    fill(tmp_path / "out", Worker())
+    partial = tmp_path / "again.partial"
+    partial.mkdir()
+    (partial / "_unfinished.json").write_text("{}")
+    for shard in read_manifest(tmp_path / "out").shards[:3]:
+        (partial / f"{shard.key}.parquet").write_bytes((tmp_path / "out" / shard.file).read_bytes())
+        receipt = {"rows": shard.rows, "bytes": shard.bytes, "sha256": shard.sha256, "counts": shard.counts}
+        (partial / f"{shard.key}.json").write_text(json.dumps(receipt))
+    fill(tmp_path / "again", Worker(), units=[UNITS[0], Unit(1, "new", 3)])
+    assert "1 of 2 shards are kept" in caplog.text
+    assert "2 shards of an earlier run are replaced" in caplog.text
 
 
 def test_a_shard_that_somebody_has_changed_is_not_kept(tmp_path):

@@ -208,6 +208,8 @@ def test_what_no_token_classifier_gives_is_refused(tiny_lm, tmp_path):
     AutoTokenizer.from_pretrained(tiny_lm).save_pretrained(tmp_path / "prm")
     with pytest.raises(UserError, match="prm is a verifier, not a policy"):
         export(ExportConfig(str(tmp_path / "prm"), str(tmp_path / "out"), what="merged"))
+    with pytest.raises(UserError, match="prm is a verifier, not a policy; what: prm writes it"):
+        export(ExportConfig(str(tmp_path / "prm"), str(tmp_path / "out"), what="adapter"))
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".out*"))
 

@@ -16,7 +16,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.label import LabelConfig, label
 from rlstep.steps.records import Solution, read_solutions
-from rlstep.supervision import chat
+from rlstep.supervision.chat import KEY_VARIABLE
 from tests.supervision.chat_server import Reply, answers, error, serving
 
 ROWS = 12
@@ -45,16 +45,21 @@ def judge(body: dict) -> Reply:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(chat, "FIRST_WAIT_S", 0.001)
-    monkeypatch.delenv(chat.KEY_VARIABLE, raising=False)
+def no_key(monkeypatch):
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
 
 
 @pytest.fixture
 def config(tmp_path):
     def make(url: str, **options) -> LabelConfig:
         write_rows(tmp_path / "samples.jsonl", (solution(number).to_row() for number in range(ROWS)))
-        given = {"task": "answers", "by": "judge", "judge_url": url, "judge_model": "m", "judge_retries": 1} | options
+        given = {
+            "task": "answers",
+            "by": "judge",
+            "judge_url": url,
+            "judge_model": "m",
+            "judge_retry_for": 0.0,
+        } | options
         return LabelConfig(str(tmp_path / "samples.jsonl"), str(tmp_path / "labelled.jsonl"), **given)
 
     return make
@@ -171,7 +176,7 @@ def test_a_server_that_fails_midway_loses_nothing_and_is_asked_for_the_rest(conf
 
     with serving(then_down) as server:
         given = config(server.url, judge_concurrency=3)
-        with pytest.raises(UserError, match=r"problem 'p\d+', sample 0: .*asked 2 times .status 503: overloaded.*kept"):
+        with pytest.raises(UserError, match=r"problem 'p\d+', sample 0: .*status 503 .overloaded.; tried.*kept"):
             label(given)
         assert not Path(given.out).exists()
         partial = Path(given.out + ".partial").read_text().splitlines()
@@ -179,7 +184,7 @@ def test_a_server_that_fails_midway_loses_nothing_and_is_asked_for_the_rest(conf
         server.reply = judge
         server.bodies.clear()
         # A run may go on with more patience: it changes no answer.
-        metrics = label(replace(given, judge_concurrency=1, judge_timeout=9.0, judge_retries=0))
+        metrics = label(replace(given, judge_concurrency=1, judge_request_timeout=9.0, judge_retry_for=9.0))
     assert len(server.bodies) == 6
     assert labels(given) == [expected(number) for number in range(ROWS)]
     assert metrics["prompt_tokens"] == 100 * ROWS
@@ -231,9 +236,18 @@ def test_verdicts_of_other_settings_are_not_taken_over(config, change):
 
 def test_a_slow_judge_is_waited_for_no_longer_than_said(config):
     with serving(lambda body: Reply(judge(body).body, after=0.5)) as server:
-        given = config(server.url, judge_timeout=0.1, judge_retries=0, judge_concurrency=1)
-        with pytest.raises(UserError, match="no answer within 0.1 seconds"):
+        given = config(server.url, judge_request_timeout=0.1, judge_concurrency=1)
+        with pytest.raises(UserError, match="has not answered within 0.1 seconds"):
             label(given)
+
+
+def test_a_judge_that_is_down_for_a_moment_is_asked_again(config):
+    left = [error(503), error(429)]
+    with serving(lambda body: left.pop() if left else judge(body)) as server:
+        given = config(server.url, judge_retry_for=60.0, judge_concurrency=1)
+        label(given)
+    assert len(server.bodies) == 2 + ROWS
+    assert labels(given) == [expected(number) for number in range(ROWS)]
 
 
 def test_what_the_budget_leaves_open_is_written_without_labels(config):
@@ -270,7 +284,7 @@ def test_labels_that_are_there_stay_and_are_not_asked_for(config):
 
 
 def test_the_key_is_in_no_file(config, monkeypatch, tmp_path):
-    monkeypatch.setenv(chat.KEY_VARIABLE, "sk-secret")
+    monkeypatch.setenv(KEY_VARIABLE, "sk-secret")
     with serving(judge) as server:
         label(config(server.url))
     assert server.keys == ["Bearer sk-secret"] * ROWS
@@ -331,7 +345,7 @@ def local(config, chat_lm, tmp_path):
     (path / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 4096}))
 
     def make(**options) -> LabelConfig:
-        given = {"judge_url": None, "judge_model": None, "judge": str(path), "judge_retries": 5, "batch_size": 8}
+        given = {"judge_url": None, "judge_model": None, "judge": str(path), "judge_retry_for": 300.0, "batch_size": 8}
         return config(None, **given | options)
 
     return make
@@ -406,12 +420,12 @@ def test_a_model_without_a_chat_template_is_no_judge(local, tiny_lm):
         ({"top_k": 5}, "judge_url is a server's, so top_k would do nothing; see judge_parameters"),
         ({"seed": 5, "dtype": "float16"}, "so seed, dtype would do nothing"),
         ({"judge_concurrency": 0}, "judge_concurrency is 0; it must be at least 1"),
-        ({"judge_timeout": 0.0}, "judge_timeout is 0.0; it must be above 0"),
-        ({"judge_retries": -1}, "judge_retries is -1; it must be at least 0"),
+        ({"judge_request_timeout": 0.0}, "judge_request_timeout is 0.0; it must be above 0"),
+        ({"judge_retry_for": -1.0}, "judge_retry_for is -1.0; it must be at least 0"),
         ({"token_budget": 0}, "token_budget is 0; it must be at least 1"),
         ({"judge_parameters": "seed"}, "judge_parameters is seed; give a mapping"),
-        ({"judge_url": None, "judge": "x"}, "judge_url is null, so judge_model, judge_retries would do nothing"),
-        ({"by": "checker"}, "by is 'checker', so judge_url, judge_model, judge_retries would do nothing"),
+        ({"judge_url": None, "judge": "x"}, "judge_url is null, so judge_model, judge_retry_for would do nothing"),
+        ({"by": "checker"}, "by is 'checker', so judge_url, judge_model, judge_retry_for would do nothing"),
         ({"rollouts": 3}, "by is 'judge', so rollouts would do nothing"),
     ],
 )
@@ -420,6 +434,13 @@ def test_settings_that_make_no_sense_are_refused(config, options, message):
         config("http://127.0.0.1:1/v1", **options)
 
 
-def test_an_address_that_is_none_is_refused(config):
-    with pytest.raises(UserError, match="judge_url is 'host:1'; give http"):
-        label(config("host:1"))
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("host:1", "judge_url: 'host:1' is no server's address; give http"),
+        ("http://host/v1/chat/completions/", "leave /chat/completions out"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(config, url, message):
+    with pytest.raises(UserError, match=message):
+        config(url)

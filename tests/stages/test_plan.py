@@ -101,6 +101,14 @@ def test_sampling_by_vllm_takes_its_share_and_by_a_server_nothing(planned):
     assert here["flops"] == offline["flops"] == served["flops"]
 
 
+def test_sampling_takes_as_many_hours_as_the_gpus_that_sample(planned):
+    settings = {"problems": "problems.jsonl", "n": 64}
+    one, eight = (planned("sample", settings, rows=100_000, gpus=gpus)["hours"] for gpus in (1, 8))
+    assert one / eight == pytest.approx(8)
+    vllm = settings | {"engine": "vllm", "tensor_parallel_size": 4}
+    assert one / planned("sample", vllm, rows=100_000, gpus=8)["hours"] == pytest.approx(4)
+
+
 def test_a_share_in_which_vllm_cannot_hold_the_policy_to_sample(planned):
     settings = {"problems": "problems.jsonl", "engine": "vllm", "gpu_memory_utilization": 0.01}
     found = planned("sample", settings, memory=0.03)

@@ -184,6 +184,16 @@ def test_best_of_n_is_a_chart_a_table_and_lines(tmp_path, wandb_folder):
     assert [name for name, _, _ in run.artifacts][0] == "scored"
 
 
+def test_a_table_by_domain_is_tracked(tmp_path, wandb_folder):
+    files = [str(tmp_path / f"{name}.jsonl") for name in ("calculus", "physics")]
+    for path in files:
+        write_rows(path, [scored(0, True).to_row(), scored(1, False).to_row()])
+    evaluate(EvaluateConfig(files, str(tmp_path / "run" / "ood"), n=2, report_to="wandb"))
+    (run,) = read_offline(wandb_folder)
+    assert "domains" in {name.split("/")[0] for row in run.history for name in row}
+    assert run.summary["result/prm@2"] == run.summary["result/physics/prm@2"] == 1.0
+
+
 @pytest.mark.parametrize(("seeds", "groups"), [(None, ["demo"]), (2, ["demo/seed-0", "demo/seed-1"])])
 def test_a_lab_groups_its_stages(tmp_path, monkeypatch, seeds, groups):
     seen = []

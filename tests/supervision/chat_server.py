@@ -18,12 +18,14 @@ class Reply:
     Attributes:
         body: JSON, or bytes as they are.
         after: seconds until it is sent.
+        stalls: seconds between its headers and its body.
     """
 
     body: dict | list | bytes
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     after: float = 0.0
+    stalls: float = 0.0
 
 
 def answers(*texts: str | None, usage: dict | None = COUNTS) -> Reply:
@@ -83,6 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name.replace("_", "-"), value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
+            time.sleep(reply.stalls)
             self.wfile.write(content)
         except OSError:
             pass  # the client had waited long enough

@@ -1,14 +1,17 @@
 """The client of a chat server: what it sends, what it takes for an answer, when it tries again and when it gives up."""
 
+import json
+import random
 import socket
 import threading
 import time
 
 import pytest
 
+from rlstep.runtime import json_client, json_connection
 from rlstep.runtime.errors import UserError
-from rlstep.supervision import chat
-from rlstep.supervision.chat import KEY_VARIABLE, Answers, ChatClient, Stopped
+from rlstep.runtime.json_client import API_KEY_VARIABLE, Stopped
+from rlstep.supervision.chat import KEY_VARIABLE, Answers, ChatClient
 from tests.supervision.chat_server import Reply, answers, error, serving
 
 MESSAGES = [{"role": "user", "content": "Which?"}]
@@ -22,11 +25,12 @@ def no_key(monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """Waits of a millisecond."""
-    monkeypatch.setattr(chat, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(json_client, "FIRST_WAIT_S", 0.001)
 
 
 def client(url: str, **options) -> ChatClient:
-    return ChatClient(**{"url": url, "model": "m", "parameters": {}, "timeout": 20.0, "retries": 3} | options)
+    given = {"url": url, "model": "m", "parameters": {}, "request_timeout": 20.0, "retry_for": 60.0}
+    return ChatClient(**given | options)
 
 
 def in_turn(*replies: Reply):
@@ -56,10 +60,11 @@ def test_a_single_answer_asks_for_no_number():
 
 def test_the_key_comes_from_the_environment_and_is_in_no_message(monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, "sk-secret")
-    with serving(in_turn(answers("a"), error(401, "bad key"))) as server:
+    monkeypatch.setenv(API_KEY_VARIABLE, "of-another-server")
+    with serving(in_turn(answers("a"), error(401, "bad key sk-secret"))) as server:
         asked = client(server.url)
         asked.ask(MESSAGES, 1)
-        with pytest.raises(UserError, match="refuses the key that it was given .status 401: bad key.") as failure:
+        with pytest.raises(UserError, match=r"refuses the key .* \(status 401: bad key \(key\)\)") as failure:
             asked.ask(MESSAGES, 1)
     assert server.keys == ["Bearer sk-secret"] * 2
     assert "sk-secret" not in str(failure.value)
@@ -87,28 +92,28 @@ def test_what_may_pass_is_asked_again(quick, status):
     assert len(server.bodies) == 3
 
 
-def test_a_slow_answer_is_asked_for_again(quick):
-    slow = answers("late")
-    slow.after = 5.0
-    with serving(in_turn(slow, answers("a"))) as server:
-        assert client(server.url, timeout=2.0).ask(MESSAGES, 1).texts == ["a"]
+@pytest.mark.parametrize("slow", [Reply([], after=2.0), Reply([], stalls=2.0)])
+def test_a_slow_answer_is_given_up(slow):
+    """Whether it does not begin in time, or stops after its headers."""
+    message = r"not answered within 0.3 seconds. Raise judge_request_timeout, .* \(judge_concurrency, max_new_tokens\)"
+    with serving(lambda body: slow) as server, pytest.raises(UserError, match=message):
+        client(server.url, request_timeout=0.3).ask(MESSAGES, 1)
+    assert len(server.bodies) == 1
 
 
-def test_retries_end_with_a_message_that_says_what_is_kept(quick):
-    with serving(lambda body: error(429, "rate limit")) as server:
-        with pytest.raises(UserError, match=r"asked 3 times \(status 429: rate limit\).*What is judged so far is kept"):
-            client(server.url, retries=2).ask(MESSAGES, 1)
-        with pytest.raises(UserError, match="asked once"):
-            client(server.url, retries=0).ask(MESSAGES, 1)
-    assert len(server.bodies) == 4
+def test_what_stays_down_is_given_up_with_the_settings_name():
+    message = r"status 429 \(rate limit\); tried for 0 seconds.*wait longer \(judge_retry_for\)"
+    with serving(lambda body: error(429, "rate limit")) as server, pytest.raises(UserError, match=message):
+        client(server.url, retry_for=0.0).ask(MESSAGES, 1)
+    assert len(server.bodies) == 1
 
 
-def test_a_server_that_is_down_is_named(quick):
+def test_a_server_that_is_down_is_named():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-    with pytest.raises(UserError, match=f"{url}/chat/completions gave no answer, asked 2 times .*refused"):
-        client(url, retries=1).ask(MESSAGES, 1)
+    with pytest.raises(UserError, match=f"{url} cannot be reached .Connection refused.; tried for 0 seconds"):
+        client(url, retry_for=0.0).ask(MESSAGES, 1)
 
 
 def test_waits_double_up_to_the_longest_or_are_the_servers(monkeypatch):
@@ -118,18 +123,23 @@ def test_waits_double_up_to_the_longest_or_are_the_servers(monkeypatch):
         return wait(event) if seconds is None else waits.append(seconds)
 
     monkeypatch.setattr(threading.Event, "wait", no_wait)
-    with serving(lambda body: error(503)) as server:
-        asked = client(server.url, retries=8)
-        waits.clear()
-        with pytest.raises(UserError):
-            asked.ask(MESSAGES, 1)
-        assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
-        for header, expected in (("7", 7), ("900", 60), ("Thu, 01 Jan 2026 00:00:00 GMT", 1)):
-            server.reply = lambda body, header=header: error(429, Retry_After=header)
+    monkeypatch.setattr(random.Random, "uniform", lambda _, low, high: high)
+    for header, expected in (
+        ({}, [0.5, 1, 2, 4, 8, 16, 30, 30]),
+        ({"Retry_After": "7"}, [7] * 8),
+        ({"Retry_After": "soon"}, [0.5, 1, 2, 4, 8, 16, 30, 30]),
+    ):
+        with serving(in_turn(*[error(503, **header)] * 8, answers("a"))) as server:
             waits.clear()
-            with pytest.raises(UserError):
-                client(server.url, retries=1).ask(MESSAGES, 1)
-            assert waits == [expected]
+            assert client(server.url).ask(MESSAGES, 1).texts == ["a"]
+            assert waits == expected
+
+
+def test_a_server_that_asks_for_more_patience_than_there_is_is_not_waited_for():
+    message = "asks to wait 900 seconds; tried for 60 seconds"
+    with serving(lambda body: error(429, "busy", Retry_After="900")) as server, pytest.raises(UserError, match=message):
+        client(server.url).ask(MESSAGES, 1)
+    assert len(server.bodies) == 1
 
 
 def test_a_stopped_client_waits_and_asks_no_more():
@@ -162,9 +172,9 @@ def test_a_stopped_client_waits_and_asks_no_more():
         (error(404, "no such model"), "judge_url is what comes before /chat/completions, mostly ending in /v1"),
         (error(403, "no"), f"asks for a key .status 403: no.. Set {KEY_VARIABLE}"),
         (Reply({"detail": "unprocessable"}, 422), "status 422: unprocessable"),
-        (Reply(b"<html>", 418), "status 418: <html>"),
-        (Reply(b"<html>"), "does not answer in HTTP and JSON"),
-        (Reply(b"\xff"), "does not answer in HTTP and JSON"),
+        (Reply(b"<html>", 418), "status 418: I'm a Teapot"),
+        (Reply(b"<html>"), "does not answer in JSON"),
+        (Reply(b"\xff"), "does not answer in JSON"),
         (Reply([]), r"expected 1 to 2 choices, got \[\]"),
         (Reply({"choices": []}), r"expected 1 to 2 choices, got \[\]"),
         (Reply({"choices": "x"}), "expected 1 to 2 choices"),
@@ -196,19 +206,49 @@ def test_tokens_that_are_not_counted_are_none(usage):
 
 
 def test_an_endless_reply_is_not_read_to_its_end(monkeypatch):
-    monkeypatch.setattr(chat, "MOST_BYTES", 1000)
-    with serving(lambda body: answers("a" * 2000)) as server, pytest.raises(UserError, match="more than"):
-        client(server.url).ask(MESSAGES, 1)
+    size = len(json.dumps(answers("a" * 2000).body))
+    with serving(lambda body: answers("a" * 2000)) as server:
+        monkeypatch.setattr(json_connection, "MOST_BYTES", size)
+        assert client(server.url).ask(MESSAGES, 1).texts == ["a" * 2000]
+        monkeypatch.setattr(json_connection, "MOST_BYTES", size - 1)
+        with pytest.raises(UserError, match="answers with more than"):
+            client(server.url).ask(MESSAGES, 1)
+
+
+def test_a_request_that_is_no_json_is_not_sent():
+    message = "is sent is no JSON: Out of range"
+    with serving(lambda body: answers("a")) as server, pytest.raises(UserError, match=message):
+        client(server.url, parameters={"temperature": float("nan")}).ask(MESSAGES, 1)
+    assert server.bodies == []
 
 
 @pytest.mark.parametrize(
     "url", ["", "host/v1", "ftp://host", "http://", "http://a:b@host/v1", "http://host/v1?key=x", "http://ho st"]
 )
 def test_what_is_no_address_is_refused(url):
-    with pytest.raises(UserError, match="judge_url is .*; give http"):
+    with pytest.raises(UserError, match="is no server's address; give http"):
         client(url)
 
 
-def test_the_path_of_a_request_is_no_part_of_the_address():
-    with pytest.raises(UserError, match="leave /chat/completions out"):
-        client("http://host/v1/chat/completions/")
+def test_what_does_not_speak_http_is_refused_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as mail:
+
+        def greet() -> None:
+            with mail.accept()[0] as connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"220 mail.example.com ESMTP\r\n")
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(UserError, match=r"does not answer in HTTP \(BadStatusLine: 220 mail"):
+            client(f"http://127.0.0.1:{mail.getsockname()[1]}").ask(MESSAGES, 1)
+        thread.join()
+
+
+def test_waiting_takes_no_random_number_of_the_run(quick):
+    random.seed(7)
+    wanted = random.random()
+    random.seed(7)
+    with serving(in_turn(error(503), answers("a"))) as server:
+        client(server.url).ask(MESSAGES, 1)
+    assert random.random() == wanted

@@ -140,6 +140,11 @@ def test_settings_that_make_no_sense_are_refused(config, options, message):
         config(*pairs(), **options)
 
 
+def test_a_file_is_not_compared_with_itself(config, tmp_path):
+    with pytest.raises(UserError, match="other is .*, the path that data names"):
+        config(*pairs(), other=str(tmp_path / "." / "a.jsonl"))
+
+
 def test_what_is_put_aside_overwrites_no_input(config, tmp_path):
     with pytest.raises(UserError, match="disagreements is .*, which data, out or other names, too"):
         config(*pairs(), disagreements=str(tmp_path / "b.jsonl"))

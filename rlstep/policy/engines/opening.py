@@ -45,7 +45,7 @@ class EngineOpening:
         long: the ids of the problems that leave too little room for a completion.
 
     Raises:
-        UserError: there is no policy, or no such server.
+        UserError: there is no policy, but perhaps a verifier; or there is no such server.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class EngineOpening:
     ):
         self.options, self.path, self.sampling, self.dtype = options, path, sampling, dtype
         self.trust_remote_code = trust_remote_code
+        refuse_verifier(path, trust_remote_code)
         self.tokenizer = load_policy_tokenizer(path, trust_remote_code)
         self.config = load_policy_config(path, trust_remote_code)
         check_vocabulary(self.tokenizer, self.config, generates=True)
@@ -87,7 +88,6 @@ class EngineOpening:
         if self.options.engine == "transformers":
             model = load_policy(path, self.dtype, trust).to(device()).eval()
             return TransformersEngine(model, self.tokenizer, self.prompt_format, self.sampling)
-        refuse_verifier(path, trust)
         stops = stop_tokens_of(load_generation_config(path, self.config), self.tokenizer)
         prompting = Prompting(self.tokenizer, self.prompt_format, tuple(stops))
         if self.server is not None:

@@ -4,21 +4,17 @@ Text and character spans travel there, JSON numbers back, which are the same flo
 no torch, and nothing that a server sends is run or unpickled.
 """
 
-import http.client
 import json
 import math
 import random
 import re
-import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
-from urllib.error import HTTPError
-from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from rlstep.runtime.access import TOKEN_VARIABLE, find_token
-from rlstep.runtime.addresses import checked_address, is_loopback
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.json_connection import BadStatus, JsonConnection, Late, Unreachable
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import Prompt, PromptFormat, PromptKey, prompt_key, prompt_of
 from rlstep.steps.records import Span, shown
@@ -63,12 +59,12 @@ class RemoteRewardModel:
             raise UserError(f"retries is {retries}; it must be 0 or more.")
         if batch_rows < 1:
             raise UserError(f"batch_rows is {batch_rows}; it must be at least 1.")
-        self.url, host = checked_address(url, "verifier")
         self.timeout, self.retries, self.batch_rows = timeout, retries, batch_rows
         self._token = find_token(token)
-        # A proxy would look for a loopback address on its own machine instead of this one.
+        # None is kept open, so that processes that were forked from this one do not read each other's answers.
+        self._connection = JsonConnection(url, self._token, "verifier", connections=0)
+        self.url = self._connection.url
         self._spread = random.Random()  # its own: a run's random numbers do not depend on how busy the server is
-        self._opener = build_opener(_NoRedirects, ProxyHandler({} if is_loopback(host) else None))
         self._health = self._persistently(self._ask_health)
         self.kind: Literal["prm", "orm"] = self._health["kind"]
         self.boundary = Boundary.from_dict(self._health["boundary"])
@@ -211,15 +207,11 @@ class RemoteRewardModel:
             _Busy: it may have room on another attempt.
             UserError: it would say the same again.
         """
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}"
         try:
-            with self._opener.open(Request(self.url + path, body, headers), timeout=timeout) as reply:
-                return json.loads(reply.read())
-        except HTTPError as error:
-            raise self._refused(path, error, numbers) from None
-        except TimeoutError:
+            return self._connection.ask(path, body, timeout)
+        except Unreachable as error:
+            raise _Unavailable(str(error)) from None
+        except Late:
             if body is None:
                 raise _Unavailable(f"no answer within {timeout:g} seconds") from None
             # Sent again it would wait for itself: the server goes on with what was asked before.
@@ -227,36 +219,24 @@ class RemoteRewardModel:
                 f"{self.url}{path} has not answered within {timeout:g} seconds. Raise the timeout, send fewer rows per "
                 "request, or give the server a faster device."
             ) from None
-        except (OSError, http.client.IncompleteRead) as error:
-            reason = getattr(error, "reason", error)
-            if isinstance(reason, ssl.SSLError):
-                what = f"{self.url}: no secure connection ({reason})"
-                raise UserError(f"{what}. Is it http://, or its certificate unknown here?") from None
-            raise _Unavailable(str(reason) or type(reason).__name__) from None
-        except (http.client.HTTPException, ValueError, RecursionError) as error:
-            raise UserError(
-                f"{self.url}{path} does not answer in HTTP and JSON ({type(error).__name__}: {error}). Is it the "
-                "address of an `rlstep serve`?"
-            ) from None
+        except BadStatus as error:
+            raise self._refused(path, error, numbers) from None
 
     def _without_token(self, what: str) -> UserError:
         return UserError(f"{self.url} {what}. Set {TOKEN_VARIABLE} to the token of the server.")
 
-    def _refused(self, path: str, error: HTTPError, numbers: Sequence[int]) -> Exception:
-        reason = _reason(error)
-        if error.code in TRY_AGAIN:
-            return _Unavailable(f"status {error.code}: {reason}", _retry_after(error))
-        if error.code == 429:
-            return _Busy(f"status 429: {reason}", _retry_after(error))
-        if 300 <= error.code < 400:
-            target = error.headers.get("Location", "nowhere")
-            return UserError(f"{self.url}{path} redirects to {target}, which is not followed: give the final address.")
-        if error.code == 401:
+    def _refused(self, path: str, error: BadStatus, numbers: Sequence[int]) -> Exception:
+        wait = min(error.retry_after or 0.0, LONGEST_ASKED_WAIT_S)
+        if error.status in TRY_AGAIN:
+            return _Unavailable(str(error), wait)
+        if error.status == 429:
+            return _Busy(str(error), wait)
+        if error.status == 401:
             answer = "asks for a token" if self._token is None else "refuses the token that it was given"
             return self._without_token(f"{answer} (status 401)")
-        if error.code in (400, 422) and numbers:
-            return UserError(f"{self.url} refuses the rows: {_renumbered(reason, numbers)}")
-        return UserError(f"{self.url}{path} answers with status {error.code}: {reason}")
+        if error.status in (400, 422) and numbers:
+            return UserError(f"{self.url} refuses the rows: {_renumbered(error.reason, numbers)}")
+        return UserError(f"{self.url}{path} answers with {error}")
 
 
 class _Unavailable(Exception):
@@ -280,19 +260,6 @@ def _doubling(attempt: int) -> float:
     return min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S)
 
 
-def _retry_after(error: HTTPError) -> float:
-    """Seconds that a server asks to wait, within reason; 0 where it does not say, or gives a date."""
-    text = error.headers.get("Retry-After", "")
-    return min(float(text), LONGEST_ASKED_WAIT_S) if re.fullmatch("[0-9]{1,9}", text) else 0.0
-
-
-class _NoRedirects(HTTPRedirectHandler):
-    """A redirect may lead to another scheme or machine, and loses what is posted: it is an error instead."""
-
-    def redirect_request(self, *_):
-        return None
-
-
 def _prompt_format(health: dict) -> PromptFormat | None:
     """What a server says of how prompts are written; None of one that is given the problem's text."""
     return None if health["prompt_format"] is None else PromptFormat.from_dict(health["prompt_format"])
@@ -307,15 +274,6 @@ def _encoded(rows: list[tuple[Row, int]]) -> bytes:
     prompts = [prompt_of(key) for key in keys]
     text = json.dumps({"prompts": prompts, "completions": completions, "steps": steps}, ensure_ascii=False)
     return text.encode("utf-8")
-
-
-def _reason(error: HTTPError) -> str:
-    """What the server says, or the status' own words where it does not speak as `rlstep serve` does."""
-    try:
-        with error:
-            return str(json.loads(error.read())["error"])
-    except (OSError, http.client.HTTPException, ValueError, TypeError, LookupError, RecursionError):
-        return str(error.reason)
 
 
 def _renumbered(reason: str, numbers: Sequence[int]) -> str:

@@ -251,7 +251,7 @@ ANSWERS = {
     "refused": (error(400, "bad prompt.\nReally."), r"refuses the request, status 400: bad prompt. Really \(prom"),
     "gone": (error(404, "The model does not exist."), "v1/completions is not there, or the model"),
     "elsewhere": (RedirectResponse("https://example.com/"), "redirects to https://example.com/, which is not followed"),
-    "private": (error(401, "no key"), f"asks for a key .status 401.. Set {API_KEY_VARIABLE}"),
+    "private": (error(401, "no key"), f"asks for a key .status 401: no key.. Set {API_KEY_VARIABLE}"),
     "down": (error(502, "no backend"), r"answers with status 502 \(no backend\); tried for 0 seconds. Start"),
 }  # fmt: skip
 
@@ -363,7 +363,7 @@ def test_without_a_key_none_is_sent(from_server, server, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password of-another-service\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     # As of another machine: of this one, nothing is taken from the environment.
-    monkeypatch.setattr("rlstep.runtime.json_client.is_loopback", lambda host: False)
+    monkeypatch.setattr("rlstep.runtime.json_connection.is_loopback", lambda host: False)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "*")
     from_server(n=1)

@@ -553,9 +553,9 @@ GOOD = (200, {"scores": [[0.25, 1]]})
         ({"scores": [[None, 1]]}, "row 0: expected numbers from 0 to 1, got null"),
         (b'{"scores": [[NaN, 1]]}', "row 0: expected numbers from 0 to 1, got NaN"),
         (b'{"scores": [[1e999, 1]]}', "row 0: expected numbers from 0 to 1, got Infinity"),
-        (b"<html>", "does not answer in HTTP and JSON"),
-        (b"", "does not answer in HTTP and JSON"),
-        (b"\x80\x04N.", "does not answer in HTTP and JSON"),  # a pickle
+        (b"<html>", "does not answer in JSON"),
+        (b"", "does not answer in JSON"),
+        (b"\x80\x04N.", "does not answer in JSON"),  # a pickle
     ],
 )
 def test_replies_that_are_no_scores_are_refused(reply, reason, waits):
@@ -588,8 +588,10 @@ def test_what_may_pass_is_tried_again(fault, waits):
         (None, [0.5, 1]),
         ("soon", [0.5, 1]),
         ("-5", [0.5, 1]),
-        ("9" * 400, [0.5, 1]),
-        ("Wed, 21 Oct 2099 07:28:00 GMT", [0.5, 1]),
+        ("9" * 400, [60, 60]),
+        ("9" * 5000, [0.5, 1]),  # more than Python reads as a number
+        ("Wed, 21 Oct 2099 07:28:00 GMT", [60, 60]),
+        ("Wed, 21 Oct 2020 07:28:00 GMT", [0.5, 1]),
     ],
 )
 def test_a_busy_server_is_asked_again_when_it_says(asks, least, waits):

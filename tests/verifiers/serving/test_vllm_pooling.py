@@ -120,6 +120,20 @@ def test_only_as_many_requests_at_a_time(serve, verifier_paths, rows):
     assert 1 <= server.most <= 2
 
 
+def test_after_a_refusal_other_rows_are_asked_for_as_before(serve, verifier_paths, rows):
+    """And again where that may help: the first refusal ends the waiting of its own call alone."""
+    server = serve(verifier_paths["prm"])
+    remote = load_verifier(address(server))
+    server.fault = lambda path, _: error(400, "no") if path == "/pooling" else None
+    with pytest.raises(UserError, match="refuses a row"):
+        remote.score(*rows)
+    server.calls.clear()
+    faults = iter([error(503, "busy", Retry_After="0")])
+    server.fault = lambda path, _: next(faults, None) if path == "/pooling" else None
+    assert len(remote.score(*rows)) == len(rows[0])
+    assert len(server.asked("/pooling")) == 1 + 12
+
+
 # --- `rlstep score`
 
 
