@@ -3,16 +3,19 @@
 All verifiers of a seed start from one generator, and pick from the same samples of the test problems. A larger model,
 the teacher, is trained on exact labels of other problems; it labels the pool, many samples of a few problems, once.
 What an experiment trains on is selected from the pool.
+
+A small selection may hold labels of one kind alone, which teach nothing: that verifier is left out, and the report says
+so. What the experiments share cannot be left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Annotated
 
 from rlstep.report.paper import series
 from rlstep.report.paper.report import Plan
-from rlstep.report.paper.series import EXPERIMENTS, SHARE_STYLES, Experiment, Series
+from rlstep.report.paper.series import EXPERIMENTS, SHARE_STYLES, UNIFORM, WORSE, Experiment, Series
 from rlstep.runtime.constraints import Choices, ReadBy
 from rlstep.runtime.pipeline import Stage
 
@@ -124,14 +127,15 @@ def _active(all_series: Sequence[Series]) -> Iterator[Stage]:
     yield _select("select_few", "select_few", taught, few)
     yield _trained("prm", "selector", taught, "selector/prm")
     yield _trained("prm", "selector_worse", few, "selector/worse")
-    scored, pool = "pool/scored_selector.jsonl", "pool/scored.jsonl"
-    yield _score("score_selector", "score_selector", "selector/prm", "pool/labelled.jsonl", scored)
-    yield _score("score_worse", "score_worse", "selector/worse", scored, pool)
+    scored, worse = "pool/scored_selector.jsonl", "pool/scored_worse.jsonl"
+    for name, model, out in (("selector", "selector/prm", scored), ("worse", "selector/worse", worse)):
+        yield replace(_score(f"score_{name}", f"score_{name}", model, "pool/labelled.jsonl", out), optional=True)
     for one in all_series:
         for size in one.sizes:
             chosen = f"{one.folder(size)}/selected.jsonl"
             settings = {"budget": str(size)} | dict(one.settings)
-            yield _select("select", f"select_{one.folder(size)}", pool, chosen, settings)
+            data = {WORSE: worse, UNIFORM: "pool/labelled.jsonl"}.get(one.name, scored)
+            yield replace(_select("select", one.selection(size), data, chosen, settings), optional=True)
             yield from _verifier(one, size, chosen)
 
 
@@ -160,13 +164,15 @@ def _verifier(one: Series, size: int | None, data: str) -> Iterator[Stage]:
     model, scored = f"{folder}/{one.kind}", f"{folder}/scored"
     yield _trained(one.kind, folder, data, model)
     # A folder: Parquet takes a tenth of the disk.
-    yield _score(f"score_{one.kind}", f"score_{folder}", model, "test/labelled.jsonl", scored)
-    yield Stage(f"evaluate_{folder}", "evaluate", "evaluate", {"data": scored}, ("out", f"{folder}/evaluate"))
+    yield replace(_score(f"score_{one.kind}", f"score_{folder}", model, "test/labelled.jsonl", scored), optional=True)
+    yield Stage(
+        one.evaluation(size), "evaluate", "evaluate", {"data": scored}, ("out", f"{folder}/evaluate"), optional=True
+    )
 
 
 def _trained(kind: str, name: str, data: str, out: str) -> Stage:
     inputs = {"model_name_or_path": "sft", "data": data}
-    return Stage(f"{kind}_{name}", kind, kind, inputs, ("output_dir", out), resumes=True)
+    return Stage(f"{kind}_{name}", kind, kind, inputs, ("output_dir", out), resumes=True, optional=True)
 
 
 def _sample(name: str, problems: str, out: str) -> Stage:

@@ -46,7 +46,13 @@ def test_what_is_asked_for_reaches_the_stages():
     assert settings["select_active_worse_50"] == {"budget": "50", "score": "worse"}
     assert settings["label_monte_carlo_soft_2"] == {"rollouts": "2", "labels": "soft"}
     assert settings["label_monte_carlo_binary_3"] == {"rollouts": "3", "search": "binary"}
-    assert "label_monte_carlo_binary_2" not in stages
+    # One rollout is the same label hard and soft, and too little for a search by halves.
+    of_one = {stage.name for stage in planned(rollouts=[1, 2]) if stage.name.endswith("_1")}
+    assert {"label_monte_carlo_hard_1", "evaluate_monte_carlo_hard_1"} <= of_one
+    assert not any("soft" in name or "binary" in name for name in of_one)
+    pools = {"uniform": "labelled", "convincing": "scored_selector", "worse": "scored_worse"}
+    for name, pool in pools.items():
+        assert stages[f"select_active_{name}_50"].inputs == {"data": f"pool/{pool}.jsonl"}
     assert not any(
         "synthetic" in stage.name or "monte_carlo" in stage.name for stage in planned(experiments=["active"])
     )
@@ -73,6 +79,12 @@ def test_a_plan_that_cannot_be_is_refused(options, message):
 def test_by_default_it_runs_its_own_recipes_over_three_seeds():
     config = LabConfig(out="run", paper=True)
     assert (config.recipes, config.seeds, config.in_out) == ("paper", 3, False)
+
+
+def test_verifiers_and_what_reads_from_them_may_be_left_out_and_what_experiments_share_may_not():
+    optional = {stage.name for stage in planned() if stage.optional}
+    assert {"prm_selector", "score_worse", "select_active_worse_200", "evaluate_active_worse_200"} <= optional
+    assert not optional & {"sft", "prm_teacher", "score_teacher", "label_pool", "label_test", "sample_pool"}
 
 
 @pytest.mark.slow

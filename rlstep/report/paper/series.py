@@ -44,6 +44,22 @@ class Series:
         """Where a verifier, its labels and its evaluation lie; no two share one."""
         return "_".join([self.experiment, self.name, *([] if size is None else [str(size)])])
 
+    def selection(self, size: int | None) -> str:
+        """The stage that selects what is labelled, where each verifier has a selection of its own."""
+        return f"select_{self.folder(size)}"
+
+    def evaluation(self, size: int | None) -> str:
+        """The stage that evaluates a verifier."""
+        return f"evaluate_{self.folder(size)}"
+
+    def in_words(self, size: int | None) -> str:
+        """
+        >>> EXACT.in_words(None), Series("active", "uniform", "uniform", Style(BLUE), (1800,)).in_words(1800)
+        ('exact labels', 'uniform, 1,800 labelled steps')
+        """
+        units = {"synthetic": "{:,} per problem", "active": "{:,} labelled steps", "monte_carlo": "K = {:,}"}
+        return self.label if size is None else f"{self.label}, {units[self.experiment].format(size)}"
+
 
 def synthetic(samples: Sequence[int]) -> list[Series]:
     """The three series of section 4.1, on the same solutions.
@@ -61,7 +77,7 @@ def synthetic(samples: Sequence[int]) -> list[Series]:
     ]
 
 
-CONVINCING, UNIFORM = "convincing", "uniform"
+CONVINCING, UNIFORM, WORSE = "convincing", "uniform", "worse"
 SHARE_STYLES = (Style(SKY, DASHED), Style(GREEN, DASHED), Style(PINK, DASHED), Style(ORANGE, DASHED))
 
 
@@ -81,11 +97,12 @@ def active(budgets: Sequence[int], wrong_shares: Sequence[float]) -> list[Series
             Series("active", f"share_{share:g}", f"wrong share {share:g}", style, sizes, {"wrong_share": f"{share:g}"})
             for share, style in styles
         ),
-        Series("active", "worse", "worse selector", Style(GREY, DOTTED), sizes, {"score": "worse"}),
+        Series("active", WORSE, "worse selector", Style(GREY, DOTTED), sizes, {"score": "worse"}),
         Series("active", "uncertainty", "uncertainty", Style(BLACK, DOTTED), sizes, {"strategy": "uncertainty"}),
     ]
 
 
+HARD, BY_HALVES = "hard", "binary"
 # What labels by rollouts are compared with, on the same solutions: it costs no rollout, and there is one size of it.
 EXACT = Series("monte_carlo", "exact", "exact labels", Style(BLACK, DASHED), (None,))
 
@@ -93,16 +110,23 @@ EXACT = Series("monte_carlo", "exact", "exact labels", Style(BLACK, DASHED), (No
 def monte_carlo(rollouts: Sequence[int]) -> list[Series]:
     """Labels by rollouts of each kind, and the exact checker's.
 
-    One rollout gives the same label hard and soft. The search by halves has the most rollouts, for it relies on them.
+    One rollout gives the same label hard and soft. The search by halves relies on what the rollouts of a step say, and
+    has several.
 
     Args:
         rollouts: K, of a step at most.
     """
     several = tuple(k for k in rollouts if k > 1)
+    soft, halves = {"labels": "soft"}, {"search": "binary"}
     return [
         EXACT,
-        Series("monte_carlo", "hard", "hard, step by step", Style(BLUE), tuple(rollouts)),
-        *([Series("monte_carlo", "soft", "soft, step by step", Style(VERMILION), several, {"labels": "soft"})]
-          if several else []),
-        Series("monte_carlo", "binary", "hard, by halves", Style(GREEN), (max(rollouts),), {"search": "binary"}),
-    ]  # fmt: skip
+        Series("monte_carlo", HARD, "hard, step by step", Style(BLUE), tuple(rollouts)),
+        *(
+            [
+                Series("monte_carlo", "soft", "soft, step by step", Style(VERMILION, DASHED), several, soft),
+                Series("monte_carlo", BY_HALVES, "hard, by halves", Style(GREEN, DASH_DOTTED), several, halves),
+            ]
+            if several
+            else []
+        ),
+    ]
