@@ -22,11 +22,10 @@ TINY = {
     # A teacher that was hardly taught is sure of nothing: at this threshold it passes some steps and not others.
     "label_teacher": {"p_negative": 0.55},
     "label_outcome": {"p_negative": 0.8},
-    "label_selector": {"p_negative": 0.55},
     "select_few": {"budget": 30},
-    "select_rollouts": {"per_problem": 2},
-    "label_monte_carlo": {"token_budget": 20000},
+    "label_monte_carlo": {"token_budget": 4000},
     "prm": VERIFIER,
+    "prm_synthetic": VERIFIER,
     "orm": VERIFIER,
     "evaluate": {"ns": [1, 4]},
 }

@@ -1,8 +1,8 @@
 """The stages of `rlstep lab --paper`: the paper's experiments on labels (`rlstep.report.paper.series`).
 
 All verifiers of a seed start from one generator, and pick from the same samples of the test problems. A larger model,
-the teacher, is trained on exact labels of other problems; it labels the pool, many samples of a few problems, once.
-What an experiment trains on is selected from the pool.
+the teacher, is trained on exact labels of other problems. The pool is many samples of a few problems; what an
+experiment trains on is selected from it.
 
 A small selection may hold labels of one kind alone, which teach nothing: that verifier is left out, and the report says
 so. What the experiments share cannot be left out.
@@ -20,6 +20,7 @@ from rlstep.runtime.constraints import Choices, ReadBy
 from rlstep.runtime.pipeline import Stage
 
 PAPER = ReadBy("paper")
+DISTINCT = "pool/distinct.jsonl"  # the pool, each solution of a problem once, without labels
 
 
 @dataclass(kw_only=True)
@@ -38,14 +39,14 @@ class PaperOptions:
         },
     )
     samples_per_problem: Annotated[list[int], PAPER] = field(
-        default_factory=lambda: [1, 5, 20, 100], metadata={"help": "paper, synthetic: solutions labelled, rising."}
+        default_factory=lambda: [1, 5, 30, 200], metadata={"help": "paper, synthetic: solutions labelled, rising."}
     )
     label_budgets: Annotated[list[int], PAPER] = field(
-        default_factory=lambda: [200, 600, 1800, 5400],
+        default_factory=lambda: [400, 1200, 3600, 10800],
         metadata={"help": "paper, active: labelled steps in all, rising, two sizes at least."},
     )
     wrong_shares: Annotated[list[float], PAPER] = field(
-        default_factory=lambda: [0.0, 0.5, 1.0],
+        default_factory=lambda: [0.0, 1.0],
         metadata={"help": "paper, active: further shares of wrong answers beside that of the recipe `select`."},
     )
     rollouts: Annotated[list[int], PAPER] = field(
@@ -103,53 +104,57 @@ def _shared() -> list[Stage]:
         _sample("sample_test", "prepare/problems-test.jsonl", "test/samples.jsonl"),
         _label("label", "label_test", "test/samples.jsonl", "test/labelled.jsonl"),
         _score("score_teacher", "score_teacher", "teacher/prm", "pool/samples.jsonl", "pool/scored_teacher.jsonl"),
-        _label("label_teacher", "label_pool", "pool/scored_teacher.jsonl", "pool/labelled.jsonl"),
+        _select("select_distinct", "select_distinct", "pool/scored_teacher.jsonl", DISTINCT),
     ]  # fmt: skip
 
 
 def _synthetic(all_series: Sequence[Series]) -> Iterator[Stage]:
     """The same solutions for each series: uniform samples of every problem, repeats included, as they came."""
+    yield _label("label_teacher", "label_pool", "pool/scored_teacher.jsonl", "pool/labelled.jsonl")
     for size in all_series[0].sizes:
         chosen, by_teacher = f"synthetic_{size}/selected.jsonl", f"synthetic_{size}/outcome_teacher.jsonl"
         yield _select("select_uniform", f"select_synthetic_{size}", "pool/labelled.jsonl", chosen,
                       {"per_problem": str(size)})  # fmt: skip
         yield _label("label_outcome", f"label_synthetic_{size}", chosen, by_teacher)
         for one in all_series:
-            yield from _verifier(one, size, by_teacher if one.name == "outcome_teacher" else chosen)
+            data = by_teacher if one.name == "outcome_teacher" else chosen
+            yield from _verifier(one, size, data, {"prm": "prm_synthetic", "orm": "orm"}[one.kind])
 
 
 def _active(all_series: Sequence[Series]) -> Iterator[Stage]:
-    """Two selectors, which are taught by the teacher on samples that are not of the pool, and what they select."""
+    """Two selectors, which are taught on samples that are not of the pool, and what they select.
+
+    Labels are the exact checker's: what convinces a selector convinces the teacher as well, who starts from the same
+    demonstrations. Each solution of a problem counts once, however often it was sampled: a selection has no repeats.
+    """
     taught, few = "selector/labelled.jsonl", "selector/few.jsonl"
-    by_teacher = {"data": "selector/samples.jsonl", "teacher": "teacher/prm"}
     yield _sample("sample_selector", "prepare/problems-train.jsonl", "selector/samples.jsonl")
-    yield Stage("label_selector", "label", "label_selector", by_teacher, ("out", taught), seeded=False)
+    yield _label("label", "label_selector", "selector/samples.jsonl", taught)
     yield _select("select_few", "select_few", taught, few)
-    yield _trained("prm", "selector", taught, "selector/prm")
-    yield _trained("prm", "selector_worse", few, "selector/worse")
-    scored, worse = "pool/scored_selector.jsonl", "pool/scored_worse.jsonl"
+    yield _trained("prm", "prm", "selector", taught, "selector/prm")
+    yield _trained("prm", "prm", "selector_worse", few, "selector/worse")
+    distinct, scored, worse = "pool/labelled_distinct.jsonl", "pool/scored_selector.jsonl", "pool/scored_worse.jsonl"
+    yield _label("label", "label_distinct", DISTINCT, distinct)
     for name, model, out in (("selector", "selector/prm", scored), ("worse", "selector/worse", worse)):
-        yield replace(_score(f"score_{name}", f"score_{name}", model, "pool/labelled.jsonl", out), optional=True)
+        yield replace(_score(f"score_{name}", f"score_{name}", model, distinct, out), optional=True)
     for one in all_series:
         for size in one.sizes:
             chosen = f"{one.folder(size)}/selected.jsonl"
             settings = {"budget": str(size)} | dict(one.settings)
-            data = {WORSE: worse, UNIFORM: "pool/labelled.jsonl"}.get(one.name, scored)
+            data = {WORSE: worse, UNIFORM: distinct}.get(one.name, scored)
             yield replace(_select("select", one.selection(size), data, chosen, settings), optional=True)
             yield from _verifier(one, size, chosen)
 
 
 def _monte_carlo(all_series: Sequence[Series]) -> Iterator[Stage]:
     """The same solutions for each series, in the same order; rollouts end where the tokens of the recipe are spent."""
-    chosen = "monte_carlo/selected.jsonl"
-    yield _select("select_rollouts", "select_rollouts", "pool/scored_teacher.jsonl", chosen)
     for one in all_series:
         for size in one.sizes:
             labelled = f"{one.folder(size)}/labelled.jsonl"
             if size is None:
-                yield _label("label", f"label_{one.folder(size)}", chosen, labelled)
+                yield _label("label", f"label_{one.folder(size)}", DISTINCT, labelled)
             else:
-                inputs = {"data": chosen, "policy": "sft"}
+                inputs = {"data": DISTINCT, "policy": "sft"}
                 settings = {"rollouts": str(size)} | dict(one.settings)
                 yield Stage(
                     f"label_{one.folder(size)}", "label", "label_monte_carlo", inputs, ("out", labelled),
@@ -158,11 +163,11 @@ def _monte_carlo(all_series: Sequence[Series]) -> Iterator[Stage]:
             yield from _verifier(one, size, labelled)
 
 
-def _verifier(one: Series, size: int | None, data: str) -> Iterator[Stage]:
+def _verifier(one: Series, size: int | None, data: str, recipe: str = "prm") -> Iterator[Stage]:
     """Trains one verifier of a series, scores the test samples, evaluates it."""
     folder = one.folder(size)
     model, scored = f"{folder}/{one.kind}", f"{folder}/scored"
-    yield _trained(one.kind, folder, data, model)
+    yield _trained(recipe, one.kind, folder, data, model)
     # A folder: Parquet takes a tenth of the disk.
     yield replace(_score(f"score_{one.kind}", f"score_{folder}", model, "test/labelled.jsonl", scored), optional=True)
     yield Stage(
@@ -170,9 +175,9 @@ def _verifier(one: Series, size: int | None, data: str) -> Iterator[Stage]:
     )
 
 
-def _trained(kind: str, name: str, data: str, out: str) -> Stage:
+def _trained(recipe: str, kind: str, name: str, data: str, out: str) -> Stage:
     inputs = {"model_name_or_path": "sft", "data": data}
-    return Stage(f"{kind}_{name}", kind, kind, inputs, ("output_dir", out), resumes=True, optional=True)
+    return Stage(f"{kind}_{name}", kind, recipe, inputs, ("output_dir", out), resumes=True, optional=True)
 
 
 def _sample(name: str, problems: str, out: str) -> Stage:

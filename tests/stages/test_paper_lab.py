@@ -50,7 +50,7 @@ def test_what_is_asked_for_reaches_the_stages():
     of_one = {stage.name for stage in planned(rollouts=[1, 2]) if stage.name.endswith("_1")}
     assert {"label_monte_carlo_hard_1", "evaluate_monte_carlo_hard_1"} <= of_one
     assert not any("soft" in name or "binary" in name for name in of_one)
-    pools = {"uniform": "labelled", "convincing": "scored_selector", "worse": "scored_worse"}
+    pools = {"uniform": "labelled_distinct", "convincing": "scored_selector", "worse": "scored_worse"}
     for name, pool in pools.items():
         assert stages[f"select_active_{name}_50"].inputs == {"data": f"pool/{pool}.jsonl"}
     assert not any(
@@ -83,7 +83,7 @@ def test_by_default_it_runs_its_own_recipes_over_three_seeds():
 
 def test_verifiers_and_what_reads_from_them_may_be_left_out_and_what_experiments_share_may_not():
     optional = {stage.name for stage in planned() if stage.optional}
-    assert {"prm_selector", "score_worse", "select_active_worse_200", "evaluate_active_worse_200"} <= optional
+    assert {"prm_selector", "score_worse", "select_active_worse_400", "evaluate_active_worse_400"} <= optional
     assert not optional & {"sft", "prm_teacher", "score_teacher", "label_pool", "label_test", "sample_pool"}
 
 
