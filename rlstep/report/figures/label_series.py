@@ -83,7 +83,8 @@ def _draw(axes: Axes, series: Series, curve: dict[str, np.ndarray]) -> None:
         axes.errorbar(series.sizes, mean, yerr=bars, color=colour, marker="D", markersize=5, capsize=3)
         return
     axes.plot(series.sizes, mean, color=colour, linestyle=dashes, linewidth=2, marker="o", markersize=3.5)
-    axes.fill_between(series.sizes, curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
+    if series.shaded:
+        axes.fill_between(series.sizes, curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
 
 
 def _fit(axes: Axes, means: np.ndarray) -> None:

@@ -45,7 +45,9 @@ def report_paper(runs: Sequence[Path], plan: Plan, out: str | Path) -> dict:
     from rlstep.report.figures import draw_series  # matplotlib takes half a second
 
     for experiment, all_series in plan.items():
-        draw_series(all_series, summary[experiment]["series"], out / f"{experiment}.png", best_of, _caption(summary))
+        draw_series(
+            all_series, summary[experiment]["series"], out / f"{experiment}.png", best_of, _caption(summary, all_series)
+        )
     write_json(out / "paper.json", summary)
     (out / "report.md").write_text(report_text(summary, plan), encoding="utf-8")
     return summary
@@ -82,7 +84,7 @@ _SUMMARIES = {"synthetic": _synthetic, "active": _active, "monte_carlo": _monte_
 
 
 def _sizes(series: Series) -> dict:
-    return {"sizes": list(series.sizes)}
+    return {"label": series.label, "sizes": list(series.sizes)}
 
 
 def _in_json(compared: Compared) -> dict:
@@ -97,8 +99,9 @@ def _in_json(compared: Compared) -> dict:
     } | {"at_accuracy": compared.efficiency.at_accuracy}  # fmt: skip
 
 
-def _caption(summary: dict) -> str:
+def _caption(summary: dict, all_series: Sequence[Series]) -> str:
     seeds, problems = len(summary["seeds"]), summary["problems"]
     if seeds == 1:
         return f"One seed, {problems} test problems."
-    return f"Mean of {seeds} seeds, {problems} test problems each. Shaded, bars: 95% t-interval over seeds."
+    of_some = "" if all(one.shaded for one in all_series) else "; those of the others are in the table"
+    return f"Mean of {seeds} seeds, {problems} test problems each. Shaded, bars: 95% t-interval over seeds{of_some}."

@@ -23,6 +23,7 @@ class Cost:
     Attributes:
         selected: solutions that were to be labelled.
         solutions: those that were, before the tokens were spent.
+        left_by_budget: those that were not, as the tokens were spent; 0 where they would have paid for more.
         tokens, rollouts: of all of them.
         rollouts_per_solution: None where none was labelled.
         agreement: the share of the labelled whose first error is where the exact checker has it; None likewise.
@@ -30,6 +31,7 @@ class Cost:
 
     selected: int
     solutions: int
+    left_by_budget: int
     tokens: int
     rollouts: int
     rollouts_per_solution: float | None
@@ -95,7 +97,8 @@ def unequal_tokens(
         most = max(max(cost["tokens"][seed]) for cost in costs.values())
         for series in all_series:
             for size, tokens in zip(series.sizes, costs[series.name]["tokens"][seed], strict=True):
-                if size is not None and tokens < (1 - ABOUT_EQUAL) * most:
+                left = costs[series.name]["left_by_budget"][seed][series.sizes.index(size)]
+                if size is not None and not left and tokens < (1 - ABOUT_EQUAL) * most:
                     unequal.append(
                         {"seed": run.name, "series": series.name, "size": size, "tokens": tokens, "of": most}
                     )
@@ -121,6 +124,6 @@ def _cost(run: Path, series: Series, size: int | None) -> Cost:
             checked.append(first_wrong(other))
     rollouts = metrics.get("rollouts", 0)
     return Cost(
-        selected, len(ours), metrics.get("rollout_tokens", 0), rollouts,
+        selected, len(ours), metrics.get("left_by_budget", 0), metrics.get("rollout_tokens", 0), rollouts,
         rollouts / len(ours) if ours else None, first_error_agreement(ours, checked) if ours else None,
     )  # fmt: skip

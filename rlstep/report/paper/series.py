@@ -30,6 +30,7 @@ class Series:
         sizes: one verifier each: solutions per problem, labelled steps, or rollouts; None where there is but one.
         settings: options of the stage that makes its labels, or selects what is labelled.
         kind: what is trained.
+        shaded: whether figures show its intervals, which hide one another where there are many.
     """
 
     experiment: Experiment
@@ -39,6 +40,7 @@ class Series:
     sizes: tuple[int | None, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
     kind: Literal["prm", "orm"] = "prm"
+    shaded: bool = True
 
     def folder(self, size: int | None) -> str:
         """Where a verifier, its labels and its evaluation lie; no two share one."""
@@ -89,16 +91,16 @@ def active(budgets: Sequence[int], wrong_shares: Sequence[float]) -> list[Series
         wrong_shares: other shares of wrong answers than the recipe's, at most as many as there are styles.
     """
     sizes = tuple(budgets)
-    styles = zip(wrong_shares, SHARE_STYLES, strict=False)
+    exchanged = [
+        *((f"share_{share:g}", f"wrong share {share:g}", style, {"wrong_share": f"{share:g}"})
+          for share, style in zip(wrong_shares, SHARE_STYLES, strict=False)),
+        (WORSE, "worse selector", Style(GREY, DOTTED), {"score": "worse"}),
+        ("uncertainty", "uncertainty", Style(BLACK, DOTTED), {"strategy": "uncertainty"}),
+    ]  # fmt: skip
     return [
         Series("active", CONVINCING, "the paper's rule", Style(BLUE), sizes),
         Series("active", UNIFORM, "uniform", Style(VERMILION), sizes, {"strategy": "uniform"}),
-        *(
-            Series("active", f"share_{share:g}", f"wrong share {share:g}", style, sizes, {"wrong_share": f"{share:g}"})
-            for share, style in styles
-        ),
-        Series("active", WORSE, "worse selector", Style(GREY, DOTTED), sizes, {"score": "worse"}),
-        Series("active", "uncertainty", "uncertainty", Style(BLACK, DOTTED), sizes, {"strategy": "uncertainty"}),
+        *(Series("active", name, label, style, sizes, how, shaded=False) for name, label, style, how in exchanged),
     ]
 
 

@@ -63,7 +63,7 @@ def _monte_carlo_findings(found: dict) -> Iterator[list[str]]:
     for name, one in found["series"].items():
         if name != EXACT.name:
             reached = f"{_at(one['accuracy'], -1)}, exact labels {exact}"
-            yield [f"rollouts, {name}, K = {one['sizes'][-1]}", "not in it", reached]
+            yield [f"rollouts, {one['label']}, K = {one['sizes'][-1]}", "not in it", reached]
     if halves := found["series"].get(BY_HALVES):
         ratio = halves["fewer_rollouts"]
         times = ", ".join(f"{_at(ratio, place)} at K = {size}" for place, size in enumerate(halves["sizes"]))
