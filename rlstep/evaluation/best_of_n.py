@@ -36,12 +36,6 @@ from rlstep.runtime.progress import track
 from rlstep.steps.answers import group_by_value
 
 
-def best_of_n_curves(scored: ScoredSamples, ns: list[int], trials: int, seed: int) -> dict[str, dict]:
-    """The curves of `curves_of` as {"mean", "low", "high"}, lists along `ns`."""
-    curves = curves_of(scored, ns, trials, seed)
-    return {name: {"mean": curve.mean, "low": curve.low, "high": curve.high} for name, curve in curves.items()}
-
-
 def curves_of(scored: ScoredSamples, ns: list[int], trials: int, seed: int) -> dict[str, Curve]:
     """Every curve listed in the module docstring that there is data for.
 
@@ -71,12 +65,17 @@ def curves_of(scored: ScoredSamples, ns: list[int], trials: int, seed: int) -> d
     return curves
 
 
-def pick_errors(scored: ScoredSamples, curves: dict[str, dict]) -> dict[str, dict[str, list[float | None]]]:
+def means(curves: dict[str, Curve]) -> dict[str, dict]:
+    """Each curve as {"mean", "low", "high"}, lists along the numbers of samples, as files and figures have it."""
+    return {name: {"mean": curve.mean, "low": curve.low, "high": curve.high} for name, curve in curves.items()}
+
+
+def pick_errors(scored: ScoredSamples, curves: dict[str, Curve]) -> dict[str, dict[str, list[float | None]]]:
     """Wrong answers, and right answers on a wrong step, of what each score picks (`rlstep.core.trace_error`).
 
     Args:
         scored: the samples.
-        curves: of `best_of_n_curves`.
+        curves: of `curves_of`.
 
     Returns:
         By score, and for `sample`, one that is picked at random: `final_answer_error` and `trace_error`, lists along
@@ -87,10 +86,10 @@ def pick_errors(scored: ScoredSamples, curves: dict[str, dict]) -> dict[str, dic
     correct, clean = (
         [float(part.mean()) for part in scored.by_problem(marks)] for marks in (scored.correct, scored.clean)
     )
-    ns = len(curves["pass_at_n"]["mean"])
+    ns = len(curves["pass_at_n"].mean)
     errors = {"sample": _errors([correct] * ns, [clean] * ns)}
     for name in scored.aggregates:
-        errors[name] = _errors(*([[mean] for mean in curves[one]["mean"]] for one in (name, f"{name}_clean")))
+        errors[name] = _errors(*([[mean] for mean in curves[one].mean] for one in (name, f"{name}_clean")))
     return errors
 
 

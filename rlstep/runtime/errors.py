@@ -22,3 +22,7 @@ class DataError(UserError):
         where = f"{path}, row {row}" + (f", field '{field}'" if field else "")
         super().__init__(f"{where}: {problem}")
         self.path, self.row, self.field = path, row, field
+
+
+class NothingToLearn(UserError):
+    """Training data that teaches nothing: no labels, or labels that are all the same."""

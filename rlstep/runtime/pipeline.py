@@ -2,6 +2,9 @@
 
 A stage is skipped when its recipe, inputs, seed and code match those of its finished output; an interrupted one
 resumes. The state of a stage's output is kept in FOLDER/.lab/NAME.json.
+
+An optional stage whose data teaches nothing (`rlstep.runtime.errors.NothingToLearn`) is left out, with every optional
+one that reads from it; `left_out` says why.
 """
 
 import shutil
@@ -11,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from rlstep.runtime.config import load_recipe
+from rlstep.runtime.errors import NothingToLearn, UserError
 from rlstep.runtime.jobs import Job, run_jobs
 from rlstep.runtime.record import digest
 from rlstep.runtime.rows import write_json
@@ -29,6 +33,7 @@ class Stage:
         seeded: whether the run's seed is passed.
         resumes: whether the command has `resume`, which continues from what a killed run left.
         settings: options that override the recipe's.
+        optional: whether the run goes on without it where its data, or that of one that it reads from, teaches nothing.
     """
 
     name: str
@@ -39,6 +44,7 @@ class Stage:
     seeded: bool = True
     resumes: bool = False
     settings: dict[str, str] = field(default_factory=dict)
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,11 +83,14 @@ class Pipeline:
             yield stage, tuple(needs)
 
     def run_stage(self, stage: Stage, folder: Path, seed: int) -> None:
-        """Runs one stage unless its finished output is up to date.
+        """Runs one stage unless its finished output is up to date, or it is left out.
 
         Raises:
             UserError: an input is missing, or the command refused it.
         """
+        if (reason := self._missing_input(stage, folder)) is not None:
+            _leave_out(stage, folder, {"left_out": reason})
+            return
         recipe = self.recipes / f"{stage.recipe}.yaml"
         output = folder / stage.output[1]
         fingerprint = digest(
@@ -92,16 +101,53 @@ class Pipeline:
             *(folder / path for path in stage.inputs.values()),
             self.code_digest(stage.command),
         )
-        marker = folder / ".lab" / f"{stage.name}.json"
-        state = load_recipe(marker) if marker.is_file() else {}
-        if state == {"fingerprint": fingerprint, "finished": True} and output.exists():
+        marker, state = _marker(folder, stage.name), _state(folder, stage.name)
+        up_to_date = state.get("fingerprint") == fingerprint and state.get("finished")
+        if up_to_date and ("left_out" in state or output.exists()):
             print("unchanged")
             return
         if state.get("fingerprint") != fingerprint or state.get("finished"):
             remove_output(output)
             write_json(marker, {"fingerprint": fingerprint, "finished": False})
-        self.run(stage.command, ["--config", str(recipe), *_options(stage, folder, seed)])
-        write_json(marker, {"fingerprint": fingerprint, "finished": True})
+        finished = {"fingerprint": fingerprint, "finished": True}
+        try:
+            self.run(stage.command, ["--config", str(recipe), *_options(stage, folder, seed)])
+        except NothingToLearn as error:
+            if not stage.optional:
+                raise
+            _leave_out(stage, folder, finished | {"left_out": f"{stage.name}: {error}"})
+        else:
+            write_json(marker, finished)
+
+    def _missing_input(self, stage: Stage, folder: Path) -> str | None:
+        """Why one of the stages that it reads from was left out; None if none was."""
+        needs = dict((one.name, names) for one, names in self.with_needs())[stage.name]
+        reason = next((why for name in needs if (why := left_out(folder, name)) is not None), None)
+        if reason is not None and not stage.optional:
+            raise UserError(f"{stage.name} cannot do without what was left out: {reason}")
+        return reason
+
+
+def left_out(folder: Path, name: str) -> str | None:
+    """Why the stage of this name was left out of the run in a folder; None if it was not."""
+    return _state(folder, name).get("left_out")
+
+
+def _leave_out(stage: Stage, folder: Path, state: dict) -> None:
+    """Removes what an earlier run made of a stage, and notes why there is none now."""
+    unchanged = _state(folder, stage.name) == state
+    remove_output(folder / stage.output[1])
+    write_json(_marker(folder, stage.name), state)
+    print("unchanged" if unchanged else f"left out: {state['left_out']}")
+
+
+def _marker(folder: Path, name: str) -> Path:
+    return folder / ".lab" / f"{name}.json"
+
+
+def _state(folder: Path, name: str) -> dict:
+    marker = _marker(folder, name)
+    return load_recipe(marker) if marker.is_file() else {}
 
 
 def _options(stage: Stage, folder: Path, seed: int) -> list[str]:

@@ -219,10 +219,10 @@ def write_rows(path: str | Path, rows: Iterable[dict]) -> int:
     return count
 
 
-def write_json(path: str | Path, value) -> None:
-    """Writes one JSON document atomically, indented for people."""
+def write_json(path: str | Path, value, indent: int | None = 2) -> None:
+    """Writes one JSON document atomically, indented for people, or on one line (None)."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class ResumableRows:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rlstep.evaluation.best_of_n import best_of_n_curves, fewest_samples, powers_of_two
+from rlstep.evaluation.best_of_n import curves_of, fewest_samples, means, powers_of_two
 from rlstep.evaluation.samples import ScoreChoice, read_samples
 from rlstep.evaluation.verifier_bench import (
     JudgedSolution,
@@ -222,7 +222,7 @@ def _curves(path: str | Path, choice: ScoreChoice) -> dict:
     if fewest < 2:
         raise UserError(f"{path}: problem '{problem}' has one sample; best-of-N needs several of each problem.")
     ns = powers_of_two(fewest)
-    return {"ns": ns} | best_of_n_curves(scored, ns, trials=400, seed=0)
+    return {"ns": ns} | means(curves_of(scored, ns, trials=400, seed=0))
 
 
 def _votes(config: BenchConfig, data: dict[str, str]) -> dict[str, dict]:

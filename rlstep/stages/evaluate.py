@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from rlstep.core.calibration import reliability
-from rlstep.evaluation.best_of_n import best_of_n_curves, fewest_samples, missing_parts, pick_errors, powers_of_two
+from rlstep.evaluation.best_of_n import curves_of, fewest_samples, means, missing_parts, pick_errors, powers_of_two
 from rlstep.evaluation.domains import ALL, check_samples, domain_figures, file_domains, read_domains
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, read_samples
@@ -39,6 +39,7 @@ from rlstep.verifiers.step_table import StepTable
 DOMAINS, DOMAINS_TABLE = "domains.json", "domains.md"
 TABLE_N = 100  # as in the table of Lightman et al.
 OUTPUT = "best_of_n.json"
+BY_PROBLEM = "by_problem.json"
 PICTURE = "best_of_n.png"
 RELIABILITY = "reliability.png"
 TRACKED = ReadBy("report_to", "wandb", "trackio")
@@ -52,7 +53,9 @@ class EvaluateConfig:
             "a row for each, unless domain says otherwise."
         }
     )
-    out: str = field(metadata={"help": f"Folder for {OUTPUT} and {PICTURE}, or for {DOMAINS} and {DOMAINS_TABLE}."})
+    out: str = field(
+        metadata={"help": f"Folder for {OUTPUT}, {BY_PROBLEM} and {PICTURE}, or for {DOMAINS} and {DOMAINS_TABLE}."}
+    )
     ns: list[int] | None = field(
         default=None,
         metadata={
@@ -161,19 +164,25 @@ def evaluate(config: EvaluateConfig, tracking: TrackingOptions = UNTRACKED) -> d
 
 
 def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord) -> str:
-    """Writes `best_of_n.json` and `best_of_n.png`; returns what is printed."""
+    """Writes `best_of_n.json`, `by_problem.json` and `best_of_n.png`; returns what is printed.
+
+    `by_problem.json` has what each problem expects, {"problems": ids, "ns": [...], "curves": {name: rows of problems}}:
+    for paired comparisons, such as `rlstep.core.data_efficiency`.
+    """
     out, (data,) = Path(config.out), config.data
     with failed_gradings() as failed:
         scored = read_samples(data, _choice(config), parse_fields(config.fields, FIELDS))
         ns = config.ns or powers_of_two(fewest_samples(scored)[1])
         _check_numbers(scored, ns, data)
-        curves = best_of_n_curves(scored, ns, config.trials, config.seed)
-    errors = pick_errors(scored, curves)
+        by_problem = curves_of(scored, ns, config.trials, config.seed)
+    errors, curves = pick_errors(scored, by_problem), means(by_problem)
     about = {**_about(scored), "aggregate": config.aggregate} | ({"errors": errors} if errors else {})
     result = {"ns": ns, **curves, **about}
     measures = {curve: _measure_steps(rows, out, curve) for curve, rows in scored.steps.items()}
     measures = {curve: measured for curve, measured in measures.items() if measured}
     write_json(out / OUTPUT, result | {f"{curve}_steps": measured for curve, measured in measures.items()})
+    each = {name: curve.problems_PN.tolist() for name, curve in by_problem.items()}
+    write_json(out / BY_PROBLEM, {"problems": scored.ids, "ns": ns, "curves": each}, indent=None)
     draw_best_of_n(result, out / PICTURE, _caption(scored))
     record.metrics |= _counts(scored) | failed
     for curve, measured in measures.items():

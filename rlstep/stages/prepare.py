@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
+from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, changed, check
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_rows
 from rlstep.steps.problems import CONFIG_NAME_HELP, FIELDS_HELP, fields_faults
@@ -36,6 +36,12 @@ class PrepareConfig:
     small_model: bool = field(
         default=True, metadata={"help": "Write a small untrained Qwen2 and its tokenizer to start from."}
     )
+    hidden_size: Annotated[int, Range(at_least=8), ReadBy("small_model")] = field(
+        default=96, metadata={"help": "The small model's width, a multiple of 8; its MLPs are three times as wide."}
+    )
+    layers: Annotated[int, Range(at_least=1), ReadBy("small_model")] = field(
+        default=3, metadata={"help": "The small model's depth."}
+    )
     pretrained: str | None = field(
         default=None,
         metadata={
@@ -53,6 +59,10 @@ class PrepareConfig:
         yield from fields_faults(self.fields)
         if self.pretrained and not self.small_model:
             yield f"pretrained is {self.pretrained}, so small_model would do nothing; leave it out"
+        if self.pretrained and (names := changed(self, ("hidden_size", "layers"))):
+            yield f"pretrained is {self.pretrained}, so {', '.join(names)} would do nothing; leave it out"
+        if self.hidden_size % 8:
+            yield f"hidden_size is {self.hidden_size}; give a multiple of 8: four heads, each of an even width"
 
 
 def prepare(config: PrepareConfig) -> dict:
@@ -85,7 +95,7 @@ def prepare(config: PrepareConfig) -> dict:
             from rlstep.tasks.small import small_model
 
             tokenizer = task.tokenizer()
-            model = small_model(tokenizer, config.seed)
+            model = small_model(tokenizer, config.seed, config.hidden_size, config.layers)
             model.save_pretrained(out / "model")
             tokenizer.save_pretrained(out / "model")
             record.metrics["parameters"] = model.num_parameters()

@@ -10,6 +10,7 @@ problem, then the second of every one. So the beginning of a selection is a sele
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,7 +99,7 @@ class Candidates:
         self.criterion = criterion
         self.rows = self.repeated = self.unanswered = self.without_steps = self.cut = 0
         self._of_problem: dict[str, list[Candidate]] = {}
-        seen: set[bytes] = set()
+        seen: Counter[bytes] = Counter()
         for row in iter_rows(path):
             solution = solution_of(row)
             if criterion.strategy == "convincing" or task is not None:
@@ -110,11 +111,11 @@ class Candidates:
                 self.unanswered += 1
             elif self._is_cut(solution):
                 self.cut += 1
-            elif not criterion.repeats and text in seen:
+            elif not criterion.repeats and seen[text]:
                 self.repeated += 1
             else:
-                self._add(solution, row, self.rows)
-            seen.add(text)
+                self._add(solution, row, self.rows, seen[text])
+            seen[text] += 1
             self.rows += 1
 
     def __len__(self) -> int:
@@ -144,9 +145,12 @@ class Candidates:
         wrong = [not one.correct for one in candidates]
         return convincing_order(values, wrong, self.criterion.wrong_share, phase, ties)
 
-    def _add(self, solution: Solution, row: Row, place: int) -> None:
+    def _add(self, solution: Solution, row: Row, place: int, earlier: int) -> None:
         steps = steps_to_label(len(solution.steps), solution.labels)
-        key = _digest(self.criterion.seed, solution.problem_id, solution.completion)
+        # Of a text that was sampled several times each copy has a tie of its own: else all of them would come together,
+        # and a rare text first as often as a frequent one.
+        copy = [earlier] if earlier else []
+        key = _digest(self.criterion.seed, solution.problem_id, solution.completion, *copy)
         tie = int.from_bytes(key[:8], "big") / 2**64
         candidate = Candidate(place, self._value(solution, row), solution.correct, steps, tie)
         self._of_problem.setdefault(solution.problem_id, []).append(candidate)

@@ -9,15 +9,18 @@ def small_model(
     hidden_size: int = 96,
     layers: int = 3,
     heads: int = 4,
-    intermediate_size: int = 288,
+    intermediate_size: int | None = None,
     max_positions: int = 512,
 ) -> Qwen2ForCausalLM:
-    """A randomly initialised Qwen2 of 364 thousand parameters (at the default sizes) for `tokenizer`."""
+    """A randomly initialised Qwen2 of 364 thousand parameters (at the default sizes) for `tokenizer`.
+
+    `intermediate_size` is three times `hidden_size` unless it is given.
+    """
     set_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
-        intermediate_size=intermediate_size,
+        intermediate_size=3 * hidden_size if intermediate_size is None else intermediate_size,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,

@@ -131,7 +131,7 @@ def test_a_contrast_is_of_one_thing(name, base, keys):
     assert changed(name, base) == keys
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "paper"])
 def test_what_a_recipe_reads_another_one_writes(family):
     """The paths of a run by hand and of the lab agree, and no recipe writes where another one does."""
     paths = [path for path in (ROOT / "recipes" / family).glob("*.yaml") if path.stem != "lab"]
@@ -139,7 +139,9 @@ def test_what_a_recipe_reads_another_one_writes(family):
     outputs = [recipe.get("out", recipe.get("output_dir")) for recipe in recipes.values()]
     assert len(set(outputs)) == len(outputs)
     # One recipe labels both the training and the test samples; its header gives the other's paths.
-    written = {*outputs, *(out for path in paths for out in re.findall(r"--out (\S+)", path.read_text()))}
+    written = {
+        *outputs, *(out for path in paths for out in re.findall(r"--(?:out|output_dir) (\S+)", path.read_text()))
+    }  # fmt: skip
     read = ("data", "eval_data", "model", "model_name_or_path", "problems", "eval_problems", "policy", "prm", "orm",
             "implicit", "refresh_replay", "teacher", "other")  # fmt: skip
     for name, recipe in recipes.items():

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rlstep.runtime.errors import UserError
-from rlstep.runtime.pipeline import Pipeline, Stage
+from rlstep.runtime.errors import NothingToLearn, UserError
+from rlstep.runtime.pipeline import Pipeline, Stage, left_out
 
 STAGE = Stage("orm", "orm", "orm", {"data": "train/labelled.jsonl"}, ("output_dir", "orm"), resumes=True)
 
@@ -123,6 +123,54 @@ def test_a_killed_stage_starts_afresh_when_its_recipe_has_changed(run, folder, c
     kill(run, commands)
     (folder / "orm.yaml").write_text("learning_rate: 2.0e-3\n")
     assert run() == ["call-2"]
+
+
+@pytest.fixture
+def chain(folder):
+    """Runs a stage, and one that reads from it; returns what each printed or was refused with, and the calls."""
+    (folder / "score.yaml").write_text("{}\n")
+    calls: list[str] = []
+
+    def start(teaches: bool, optional: bool = True, reader_optional: bool = True) -> list[str]:
+        (folder / "train" / "labelled.jsonl").write_text("01" if teaches else "11")
+
+        def run(name: str, options: list[str]) -> None:
+            calls.append(name)
+            given = dict(zip(options[::2], options[1::2], strict=True))
+            out = Path(given.get("--output_dir") or given["--out"])
+            out.mkdir(exist_ok=True)
+            if name == "orm" and "0" not in Path(given["--data"]).read_text():
+                raise NothingToLearn("every label is 1")
+
+        first = replace(STAGE, optional=optional)
+        second = Stage("score", "score", "score", {"model": "orm"}, ("out", "scored"), optional=reader_optional)
+        pipeline = Pipeline([first, second], folder, run, str)
+        calls.clear()
+        for stage in (first, second):
+            pipeline.run_stage(stage, folder, 0)
+        return calls
+
+    return start
+
+
+def test_an_optional_stage_that_has_nothing_to_learn_from_is_left_out_with_what_reads_from_it(chain, folder, capsys):
+    assert chain(teaches=False) == ["orm"]
+    assert left_out(folder, "orm") == left_out(folder, "score") == "orm: every label is 1"
+    assert not (folder / "orm").exists()
+    assert capsys.readouterr().out == "left out: orm: every label is 1\n" * 2
+    assert chain(teaches=False) == []
+    assert capsys.readouterr().out == "unchanged\n" * 2
+    assert chain(teaches=True) == ["orm", "score"]
+    assert left_out(folder, "orm") is left_out(folder, "score") is None
+    assert chain(teaches=False) == ["orm"]
+    assert not (folder / "scored").exists()
+
+
+def test_what_is_not_optional_stops_the_run(chain):
+    with pytest.raises(NothingToLearn, match="every label is 1"):
+        chain(teaches=False, optional=False)
+    with pytest.raises(UserError, match="score cannot do without what was left out: orm: every label is 1"):
+        chain(teaches=False, reader_optional=False)
 
 
 def test_a_missing_input_is_named(run, folder):

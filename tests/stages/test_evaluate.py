@@ -62,6 +62,14 @@ def test_curves_are_the_hand_worked_ones(tmp_path, hand):
     assert (result["problems"], result["samples_per_problem"], result["unanswered"]) == (2, 3, 0)
 
 
+def test_what_each_problem_expects_is_written_by_hand(tmp_path, hand):
+    """Of all three samples, the PRM's pick is right in problem a and wrong in b."""
+    run(tmp_path, hand)
+    found = json.loads((tmp_path / "out" / "by_problem.json").read_text())
+    assert (found["problems"], found["ns"]) == (["a", "b"], [1, 3])
+    assert found["curves"]["prm"] == [pytest.approx([2 / 3, 1]), pytest.approx([1 / 3, 0])]
+
+
 def test_two_of_three_samples_by_hand(tmp_path, hand):
     result = run(tmp_path, hand, ns=[2])
     # PRM order in a: sample 0, 2, 1; the best of two is 0 (2/3) or 2 (1/3), both right. In b: 0, 2, 1: right is 1/3.

@@ -83,3 +83,22 @@ def test_more_demonstrations_than_rows_is_a_user_error(gsm8k_dir, config):
 def test_a_path_for_a_task_that_needs_none_is_a_user_error(config):
     with pytest.raises(UserError, match="task is 'arithmetic', so task_path would do nothing"):
         prepare(replace(config, task_path="data"))
+
+
+def test_a_larger_model_is_wider_and_deeper(config, tmp_path):
+    prepare(replace(config, small_model=True, hidden_size=16, layers=2))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").config
+    assert (model.hidden_size, model.intermediate_size, model.num_hidden_layers) == (16, 48, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_size": 20}, "hidden_size is 20; give a multiple of 8"),
+        ({"pretrained": "somewhere", "layers": 4}, "pretrained is somewhere, so layers would do nothing"),
+        ({"small_model": False, "layers": 4}, "layers"),
+    ],
+)
+def test_a_size_that_cannot_be_or_is_not_read_is_refused(options, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        PrepareConfig(out=str(tmp_path / "out"), **options)

@@ -127,6 +127,19 @@ def test_equal_solutions_are_one_candidate(tmp_path):
     assert sorted(letters(config)) == ["a", "a", "a"]
 
 
+def test_copies_of_a_text_are_as_likely_as_the_text_was_sampled(tmp_path):
+    """Of each of 200 problems one solution was sampled nine times, another once: one in ten, -/+ 3 standard errors."""
+    pool = [
+        replace(solution(f"p{number}", 0, [0.5], False), sample=sample, completion="r" if sample == 4 else "o")
+        for number in range(200)
+        for sample in range(10)
+    ]
+    config = configured(tmp_path, pool, strategy="uniform", repeats="all", per_problem=1)
+    select(config)
+    rare = letters(config).count("r")
+    assert 20 - 13 <= rare <= 20 + 13
+
+
 def test_solutions_that_state_no_answer_are_left_out(tmp_path):
     cut_off = solution("p1", 6, [0.999], False, answer=None, finished=False)
     config = configured(tmp_path, [*POOL, cut_off])

@@ -26,7 +26,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.core.calibration import Reliability
 from rlstep.core.losses import pairwise_loss, right_log_odds, step_label_loss
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.errors import NothingToLearn, UserError
 from rlstep.runtime.processes import start_processes
 from rlstep.runtime.resume import ExactResume
 from rlstep.steps.prompt_options import BY_CHECKPOINT
@@ -241,7 +241,7 @@ class ORMTrainer(VerifierTrainer):
             return super()._units(features)
         pairs = pair_up(features)
         if not pairs:
-            raise UserError(
+            raise NothingToLearn(
                 "no problem of the training data has both a right and a wrong solution, so there is no pair to learn "
                 "from. Sample more solutions per problem, or take loss: token."
             )

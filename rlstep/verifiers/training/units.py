@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.errors import NothingToLearn, UserError
 from rlstep.verifiers.features import Feature
 
 logger = logging.getLogger(__name__)
@@ -53,14 +53,15 @@ def require_rows(what: str, features: Sequence[Feature], counts: dict[str, int])
         logger.warning("%s data: dropped %s", what, ", ".join(f"{count} {name}" for name, count in dropped.items()))
     if not features:
         reason = f" (dropped: {dropped})" if dropped else ": it has no rows"
-        raise UserError(f"the {what} data has no labelled position{reason}. Label it, or raise max_length.")
+        kind = NothingToLearn if what == "training" else UserError
+        raise kind(f"the {what} data has no labelled position{reason}. Label it, or raise max_length.")
 
 
 def require_both_classes(features: Sequence[Feature]) -> None:
     """Refuses training data whose labels are all the same."""
     targets = torch.cat([feature.targets for feature in features])
     if bool((targets == targets[0]).all()):
-        raise UserError(
+        raise NothingToLearn(
             f"every label of the training data is {targets[0].item():g}: there is nothing to tell apart. "
             "Sample more solutions (a higher temperature, more per problem), or check the labels."
         )

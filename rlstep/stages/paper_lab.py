@@ -1,0 +1,196 @@
+"""The stages of `rlstep lab --paper`: the paper's experiments on labels (`rlstep.report.paper.series`).
+
+All verifiers of a seed start from one generator, and pick from the same samples of the test problems. A larger model,
+the teacher, is trained on exact labels of other problems. The pool is many samples of a few problems; what an
+experiment trains on is selected from it.
+
+A small selection may hold labels of one kind alone, which teach nothing: that verifier is left out, and the report says
+so. What the experiments share cannot be left out.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Annotated
+
+from rlstep.report.paper import series
+from rlstep.report.paper.report import Plan
+from rlstep.report.paper.series import EXPERIMENTS, SHARE_STYLES, UNIFORM, WORSE, Experiment, Series
+from rlstep.runtime.constraints import Choices, ReadBy
+from rlstep.runtime.pipeline import Stage
+
+PAPER = ReadBy("paper")
+DISTINCT = "pool/distinct.jsonl"  # the pool, each solution of a problem once, without labels
+
+
+@dataclass(kw_only=True)
+class PaperOptions:
+    """What `rlstep lab --paper` runs, and at which sizes."""
+
+    paper: bool = field(
+        default=False,
+        metadata={"help": "Instead of the report: the paper's experiments on labels, over 3 seeds."},
+    )
+    experiments: Annotated[list[str], Choices(EXPERIMENTS), PAPER] = field(
+        default_factory=lambda: [*EXPERIMENTS],
+        metadata={
+            "help": "paper: which: synthetic: process and outcome labels by a teacher, outcome labels by the final "
+            "answer; active: the choice of what is labelled; monte_carlo: labels by rollouts."
+        },
+    )
+    samples_per_problem: Annotated[list[int], PAPER] = field(
+        default_factory=lambda: [1, 5, 30, 200], metadata={"help": "paper, synthetic: solutions labelled, rising."}
+    )
+    label_budgets: Annotated[list[int], PAPER] = field(
+        default_factory=lambda: [400, 1200, 3600, 10800],
+        metadata={"help": "paper, active: labelled steps in all, rising, two sizes at least."},
+    )
+    wrong_shares: Annotated[list[float], PAPER] = field(
+        default_factory=lambda: [0.0, 1.0],
+        metadata={"help": "paper, active: further shares of wrong answers beside that of the recipe `select`."},
+    )
+    rollouts: Annotated[list[int], PAPER] = field(
+        default_factory=lambda: [1, 4, 16], metadata={"help": "paper, monte_carlo: rollouts of a step, rising."}
+    )
+
+    def paper_faults(self) -> Iterator[str]:
+        if not self.experiments or len(set(self.experiments)) < len(self.experiments):
+            yield f"experiments is {self.experiments}; name each of {', '.join(EXPERIMENTS)} once, or some of them"
+        for name, fewest in (("samples_per_problem", 1), ("label_budgets", 2), ("rollouts", 1)):
+            sizes = getattr(self, name)
+            if len(sizes) < fewest or min(sizes) < 1 or any(a >= b for a, b in pairwise(sizes)):
+                yield f"{name} is {sizes}; give at least {fewest} whole numbers from 1 on, rising"
+        shares = self.wrong_shares
+        if len(set(shares)) < len(shares) or len(shares) > len(SHARE_STYLES) or not all(0 <= s <= 1 for s in shares):
+            yield f"wrong_shares is {shares}; give up to {len(SHARE_STYLES)} different numbers from 0 to 1"
+
+    @property
+    def plan(self) -> Plan:
+        """The series of each experiment that is asked for, in a fixed order."""
+        every: dict[Experiment, list[Series]] = {
+            "synthetic": series.synthetic(self.samples_per_problem),
+            "active": series.active(self.label_budgets, self.wrong_shares),
+            "monte_carlo": series.monte_carlo(self.rollouts),
+        }
+        return {name: every[name] for name in EXPERIMENTS if name in self.experiments}
+
+
+def paper_stages(plan: Plan) -> list[Stage]:
+    """The stages from problems to the evaluation of every verifier, each after those it reads from."""
+    of_experiment = {"synthetic": _synthetic, "active": _active, "monte_carlo": _monte_carlo}
+    wanted = _shared()
+    for experiment, all_series in plan.items():
+        wanted += of_experiment[experiment](all_series)
+    return wanted
+
+
+def _shared() -> list[Stage]:
+    """Generator, teacher, pool and test samples."""
+    model = "model_name_or_path"
+    teacher_start = {model: "teacher/prepare/model", "data": "teacher/prepare/demonstrations.jsonl"}
+    start = {model: "prepare/model", "data": "prepare/demonstrations.jsonl"}
+    return [
+        Stage("prepare", "prepare", "prepare", {}, ("out", "prepare")),
+        Stage("prepare_teacher", "prepare", "prepare_teacher", {}, ("out", "teacher/prepare")),
+        Stage("sft_teacher", "sft", "sft_teacher", teacher_start, ("output_dir", "teacher/sft"), resumes=True),
+        Stage("sft", "sft", "sft", start, ("output_dir", "sft"), resumes=True),
+        _sample("sample_teacher", "prepare/problems-rl.jsonl", "teacher/samples.jsonl"),
+        _label("label", "label_taught", "teacher/samples.jsonl", "teacher/labelled.jsonl"),
+        Stage(
+            "prm_teacher", "prm", "prm_teacher", {model: "teacher/sft", "data": "teacher/labelled.jsonl"},
+            ("output_dir", "teacher/prm"), resumes=True,
+        ),
+        _sample("sample_pool", "prepare/problems-train.jsonl", "pool/samples.jsonl"),
+        _sample("sample_test", "prepare/problems-test.jsonl", "test/samples.jsonl"),
+        _label("label", "label_test", "test/samples.jsonl", "test/labelled.jsonl"),
+        _score("score_teacher", "score_teacher", "teacher/prm", "pool/samples.jsonl", "pool/scored_teacher.jsonl"),
+        _select("select_distinct", "select_distinct", "pool/scored_teacher.jsonl", DISTINCT),
+    ]  # fmt: skip
+
+
+def _synthetic(all_series: Sequence[Series]) -> Iterator[Stage]:
+    """The same solutions for each series: uniform samples of every problem, repeats included, as they came."""
+    yield _label("label_teacher", "label_pool", "pool/scored_teacher.jsonl", "pool/labelled.jsonl")
+    for size in all_series[0].sizes:
+        chosen, by_teacher = f"synthetic_{size}/selected.jsonl", f"synthetic_{size}/outcome_teacher.jsonl"
+        yield _select("select_uniform", f"select_synthetic_{size}", "pool/labelled.jsonl", chosen,
+                      {"per_problem": str(size)})  # fmt: skip
+        yield _label("label_outcome", f"label_synthetic_{size}", chosen, by_teacher)
+        for one in all_series:
+            data = by_teacher if one.name == "outcome_teacher" else chosen
+            yield from _verifier(one, size, data, {"prm": "prm_synthetic", "orm": "orm"}[one.kind])
+
+
+def _active(all_series: Sequence[Series]) -> Iterator[Stage]:
+    """Two selectors, which are taught on samples that are not of the pool, and what they select.
+
+    Labels are the exact checker's: what convinces a selector convinces the teacher as well, who starts from the same
+    demonstrations. Each solution of a problem counts once, however often it was sampled: a selection has no repeats.
+    """
+    taught, few = "selector/labelled.jsonl", "selector/few.jsonl"
+    yield _sample("sample_selector", "prepare/problems-train.jsonl", "selector/samples.jsonl")
+    yield _label("label", "label_selector", "selector/samples.jsonl", taught)
+    yield _select("select_few", "select_few", taught, few)
+    yield _trained("prm", "prm", "selector", taught, "selector/prm")
+    yield _trained("prm", "prm", "selector_worse", few, "selector/worse")
+    distinct, scored, worse = "pool/labelled_distinct.jsonl", "pool/scored_selector.jsonl", "pool/scored_worse.jsonl"
+    yield _label("label", "label_distinct", DISTINCT, distinct)
+    for name, model, out in (("selector", "selector/prm", scored), ("worse", "selector/worse", worse)):
+        yield replace(_score(f"score_{name}", f"score_{name}", model, distinct, out), optional=True)
+    for one in all_series:
+        for size in one.sizes:
+            chosen = f"{one.folder(size)}/selected.jsonl"
+            settings = {"budget": str(size)} | dict(one.settings)
+            data = {WORSE: worse, UNIFORM: distinct}.get(one.name, scored)
+            yield replace(_select("select", one.selection(size), data, chosen, settings), optional=True)
+            yield from _verifier(one, size, chosen)
+
+
+def _monte_carlo(all_series: Sequence[Series]) -> Iterator[Stage]:
+    """The same solutions for each series, in the same order; rollouts end where the tokens of the recipe are spent."""
+    for one in all_series:
+        for size in one.sizes:
+            labelled = f"{one.folder(size)}/labelled.jsonl"
+            if size is None:
+                yield _label("label", f"label_{one.folder(size)}", DISTINCT, labelled)
+            else:
+                inputs = {"data": DISTINCT, "policy": "sft"}
+                settings = {"rollouts": str(size)} | dict(one.settings)
+                yield Stage(
+                    f"label_{one.folder(size)}", "label", "label_monte_carlo", inputs, ("out", labelled),
+                    settings=settings,
+                )  # fmt: skip
+            yield from _verifier(one, size, labelled)
+
+
+def _verifier(one: Series, size: int | None, data: str, recipe: str = "prm") -> Iterator[Stage]:
+    """Trains one verifier of a series, scores the test samples, evaluates it."""
+    folder = one.folder(size)
+    model, scored = f"{folder}/{one.kind}", f"{folder}/scored"
+    yield _trained(recipe, one.kind, folder, data, model)
+    # A folder: Parquet takes a tenth of the disk.
+    yield replace(_score(f"score_{one.kind}", f"score_{folder}", model, "test/labelled.jsonl", scored), optional=True)
+    yield Stage(
+        one.evaluation(size), "evaluate", "evaluate", {"data": scored}, ("out", f"{folder}/evaluate"), optional=True
+    )
+
+
+def _trained(recipe: str, kind: str, name: str, data: str, out: str) -> Stage:
+    inputs = {"model_name_or_path": "sft", "data": data}
+    return Stage(f"{kind}_{name}", kind, recipe, inputs, ("output_dir", out), resumes=True, optional=True)
+
+
+def _sample(name: str, problems: str, out: str) -> Stage:
+    return Stage(name, "sample", name, {"model": "sft", "problems": problems}, ("out", out))
+
+
+def _label(recipe: str, name: str, data: str, out: str) -> Stage:
+    return Stage(name, "label", recipe, {"data": data}, ("out", out), seeded=False)
+
+
+def _score(recipe: str, name: str, model: str, data: str, out: str) -> Stage:
+    return Stage(name, "score", recipe, {"model": model, "data": data}, ("out", out), seeded=False)
+
+
+def _select(recipe: str, name: str, data: str, out: str, settings: Mapping[str, str] | None = None) -> Stage:
+    return Stage(name, "select", recipe, {"data": data}, ("out", out), settings=dict(settings or {}))
