@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlstep.core.masked import check_left_contiguous, check_one_per_row, check_shapes, kept, row_ends
+from rlstep.core.masked import check_groups, check_left_contiguous, check_one_per_row, check_shapes, kept, row_ends
 
 __all__ = ["gae", "group", "rloo", "spread_over_tokens", "vine"]
 
@@ -91,7 +91,7 @@ def rloo(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: float = 1.
     """
     check_shapes(rewards_BT=rewards_BT, mask_BT=mask_BT)
     check_left_contiguous(mask_BT, "mask_BT")
-    _check_groups(len(mask_BT), group_size)
+    check_groups(len(mask_BT), group_size)
     _check_fractions(gamma=gamma)
     mask_BT = mask_BT.bool()
     G_BT = _discounted_sums(kept(rewards_BT, mask_BT), gamma)
@@ -198,7 +198,7 @@ def group(
     check_shapes(step_rewards_BS=step_rewards_BS, step_mask_BS=step_mask_BS)
     check_left_contiguous(step_mask_BS, "step_mask_BS")
     check_one_per_row(len(step_mask_BS), "outcomes", outcomes_B)
-    _check_groups(len(step_mask_BS), group_size)
+    check_groups(len(step_mask_BS), group_size)
     _check_fractions(discount=discount)
     if scale not in ("none", "group"):
         raise ValueError(f"unknown scale '{scale}'; choose none or group.")
@@ -234,11 +234,6 @@ def _check_fractions(**numbers: float) -> None:
     for name, value in numbers.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name}={value} must be in [0, 1].")
-
-
-def _check_groups(B: int, group_size: int) -> None:
-    if group_size < 2 or B % group_size:
-        raise ValueError(f"{B} rows do not make groups of {group_size}; give whole groups of two samples or more.")
 
 
 def _following(x_BL: Tensor) -> Tensor:
