@@ -28,7 +28,7 @@ class Stage:
         output: (option, path) that it writes.
         seeded: whether the run's seed is passed.
         resumes: whether the command has `resume`, which continues from what a killed run left.
-        settings: options that override the recipe's.
+        settings: options that override the recipe's; of a list, its items.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Stage:
     output: tuple[str, str]
     seeded: bool = True
     resumes: bool = False
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str | list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ def _options(stage: Stage, folder: Path, seed: int) -> list[str]:
         options["seed"] = str(seed)
     if stage.resumes:
         options["resume"] = "true"
-    return [word for option, value in options.items() for word in (f"--{option}", value)]
+    words = ((f"--{option}", *([value] if isinstance(value, str) else value)) for option, value in options.items())
+    return [word for of_option in words for word in of_option]
 
 
 def remove_output(output: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from rlstep.report import arms
 from rlstep.report.arms import Arm
+from rlstep.report.bad_prm import report_bad_prm
 from rlstep.report.contrast import report_contrast
 from rlstep.report.seeds import report_seeds
 from rlstep.runtime.code import code_digest
@@ -20,6 +21,7 @@ from rlstep.runtime.pipeline import Pipeline, Stage
 from rlstep.runtime.recipes import load_recipe
 from rlstep.runtime.tracking import grouped
 from rlstep.stages import COMMANDS, config_classes, run
+from rlstep.stages.bad_prm_lab import BadPRMOptions, bad_prm_stages
 from rlstep.stages.report import ReportConfig, report
 
 _NAMES = ", ".join(arm.name for arm in arms.ARMS)
@@ -27,10 +29,10 @@ _DEFAULT = " and ".join(arm.name for arm in arms.ARMS if arm.by_default)
 
 
 @dataclass
-class LabConfig:
+class LabConfig(BadPRMOptions):
     out: str = field(metadata={"help": "Run folder; the report is in its folder report/."})
     recipes: str = field(default="arithmetic", metadata={"help": "Folder of recipes, or the name of a shipped one."})
-    pretrained: str | None = field(
+    pretrained: Annotated[str | None, ReadUnless("bad_prm", True)] = field(
         default=None,
         metadata={"help": "Model to start from, instead of the recipe's: a folder, a hub id, or smollm2."},
     )
@@ -40,9 +42,12 @@ class LabConfig:
     seed: int = field(default=0, metadata={"help": "The (first) seed."})
     seeds: Annotated[int | None, Range(at_least=1)] = field(
         default=None,
-        metadata={"help": "Runs in OUT/seed-*, and means and intervals; by default 1 run, in OUT, or 3 with contrast."},
+        metadata={
+            "help": "Runs in OUT/seed-*, and means and intervals; by default 1 run, in OUT, or 3 with contrast or "
+            "bad_prm."
+        },
     )
-    arms: Annotated[list[str] | None, ReadUnless("contrast", True)] = field(
+    arms: Annotated[list[str] | None, ReadUnless("contrast", True), ReadUnless("bad_prm", True)] = field(
         default=None,
         metadata={"help": f"RL arms ({_NAMES}); by default {_DEFAULT}, or all of them with several seeds."},
     )
@@ -57,14 +62,17 @@ class LabConfig:
 
     def __post_init__(self):
         check(self, self._faults())
-        self.in_out = self.seeds is None and not self.contrast
+        self.in_out = self.seeds is None and not (self.contrast or self.bad_prm)
         if self.seeds is None:
-            self.seeds = 3 if self.contrast else 1
+            self.seeds = 1 if self.in_out else 3
         if self.arms is None:
             several = self.seeds > 1 or self.contrast
             self.arms = [arm.name for arm in _known_arms(self) if arm.by_default or several]
 
     def _faults(self) -> Iterator[str]:
+        yield from self.bad_prm_faults()
+        if self.contrast and self.bad_prm:
+            yield "contrast and bad_prm are two experiments; run one after the other"
         names = [arm.name for arm in arms.ARMS]
         for name in self.arms or ():
             if name not in names:
@@ -80,7 +88,7 @@ def lab(config: LabConfig) -> dict:
     if config.needs:
         print(config.needs)
     recipes = _folder_of(config.recipes)
-    wanted = stages(config, recipes)
+    wanted = bad_prm_stages(config) if config.bad_prm else stages(config, recipes)
     # Forked stages share these imports, which take longer than the smallest stages.
     for name in {stage.command for stage in wanted}:
         config_classes(name)
@@ -92,13 +100,15 @@ def lab(config: LabConfig) -> dict:
             print(f"seed {seed}: {folder}")
         with grouped("/".join(folder.resolve().parts[-1 if config.in_out else -2 :])):
             pipeline.run_all(folder, seed, config.workers)
-        if not config.contrast:
+        if not (config.contrast or config.bad_prm):
             summary = report(ReportConfig(str(folder)))
-    if config.contrast:
+    if config.bad_prm:
+        summary = report_bad_prm(folders, config.plan_of_bad_prm, out / "report")
+    elif config.contrast:
         summary = report_contrast(folders, out / "report", config.contrast_level)
     elif len(folders) > 1:
         summary = report_seeds(folders, out / "report")
-    many = config.contrast or len(folders) > 1
+    many = config.contrast or config.bad_prm or len(folders) > 1
     print(f"report: {(out if many else folders[0]) / 'report' / 'report.md'}")
     return summary
 
