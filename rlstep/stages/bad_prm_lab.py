@@ -27,11 +27,11 @@ class BadPRMOptions:
         },
     )
     prm_labels: Annotated[list[int], BAD_PRM] = field(
-        default_factory=lambda: [200, 1000, 5000, 20000],
+        default_factory=lambda: [200, 450, 1000, 2500, 20000],
         metadata={"help": "bad_prm: labelled steps that each PRM is trained on, at most."},
     )
     prm_flips: Annotated[list[float], BAD_PRM] = field(
-        default_factory=lambda: [0.0, 0.0, 0.0, 0.0],
+        default_factory=lambda: [0.0] * 5,
         metadata={"help": "bad_prm: the share of these labels that is flipped, one number for each of prm_labels."},
     )
     prm_steps: Annotated[int, Range(at_least=1), BAD_PRM] = field(

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlstep.report.bad_prm_plan import WAYS
 from rlstep.runtime.errors import UserError
@@ -57,7 +58,7 @@ def test_a_scheme_with_and_without_the_outcome_differs_in_that_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prm_labels": [10]}, "prm_labels has 1 entries and prm_flips 4; each PRM has one of both"),
+        ({"prm_labels": [10]}, "prm_labels has 1 entries and prm_flips 5; each PRM has one of both"),
         ({"prm_labels": [], "prm_flips": []}, "prm_labels is empty"),
         ({"prm_labels": [10, 10], "prm_flips": [0, 0]}, "two PRMs have the same prm_labels and prm_flips"),
         ({"prm_labels": [10], "prm_flips": [1.5]}, "prm_flips shares from 0 to 1"),
@@ -83,16 +84,21 @@ def test_by_default_it_has_three_seeds():
 def test_all_of_it_at_the_smallest_sizes_and_nothing_twice(tmp_path, monkeypatch):
     # A forked process may not use the threads of OpenMP that its parent has started already.
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    recipes = small_recipes(tmp_path / "recipes")
+    # Enough for some right steps in samples of new problems, on which the PRM is measured.
+    for name, more in (("prepare", {"demonstrations": 400}), ("sft", {"max_steps": 150})):
+        path = recipes / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(load_recipe(path) | more))
+    ways = ["min_form_outcome", "first_error", "filtered"]
     config = LabConfig(
-        out=str(tmp_path / "run"), recipes=str(small_recipes(tmp_path / "recipes")), bad_prm=True, seeds=1,
-        prm_labels=[60], prm_flips=[0.2], prm_steps=2, test_samples=4,
-        ways=["min_form_outcome", "first_error", "centred", "filtered"],
+        out=str(tmp_path / "run"), recipes=str(recipes), bad_prm=True, seeds=1, prm_labels=[60], prm_flips=[0.2],
+        prm_steps=2, test_samples=8, ways=ways,
     )  # fmt: skip
     summary = lab(config)
     run, report = tmp_path / "run" / "seed-0", tmp_path / "run" / "report"
     assert json.loads((report / "summary.json").read_text()) == summary
     assert {path.name for path in report.iterdir()} == {"summary.json", "report.md", "map.png"}
-    assert list(summary["ways"]) == ["min_form_outcome", "first_error", "centred", "filtered"]
+    assert list(summary["ways"]) == ways
     assert 0 <= summary["prms"]["60_0.2"]["balanced_accuracy"]["mean"] <= 1
     labels = json.loads((run / "prm_60_0.2" / "selected.jsonl.run.json").read_text())["metrics"]
     assert 0 < labels["labels"] <= 60
