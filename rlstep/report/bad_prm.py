@@ -118,8 +118,9 @@ def _text(summary: dict, plan: Plan) -> str:
     rows += [
         [way.label, *(_shown(summary["ways"][way.name][level.name]) for level in plan.levels)] for way in plan.ways
     ]
+    seeds = len(summary["seeds"])
     parts = [
-        f"# Process rewards from a bad PRM, {len(summary['seeds'])} seeds, {summary['samples']:,} samples",
+        f"# Process rewards from a bad PRM, {seeds} seed{'s' * (seeds > 1)}, {summary['samples']:,} samples",
         f"In each cell: samples to {plan.target:.0%} clean; runs lost.",
         tables.table(head, rows),
         "![Samples and lost runs, by way and PRM](map.png)",

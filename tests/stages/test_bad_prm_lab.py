@@ -101,7 +101,7 @@ def test_all_of_it_at_the_smallest_sizes_and_nothing_twice(tmp_path, monkeypatch
     assert list(summary["ways"]) == ways
     assert 0 <= summary["prms"]["60_0.2"]["balanced_accuracy"]["mean"] <= 1
     labels = json.loads((run / "prm_60_0.2" / "selected.jsonl.run.json").read_text())["metrics"]
-    assert 0 < labels["labels"] <= 60
+    assert 0 < labels["steps_to_label"] <= 60
     config_of = json.loads((run / "prm_60_0.2" / "ppo_min_form_outcome" / "run.json").read_text())["config"]
     assert config_of["reward"] == ["prm", "outcome"]
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and ".lab" not in path.parts}

@@ -41,7 +41,9 @@ def draw_bad_prm_map(summary: dict, plan: Plan, path: str | Path) -> None:
         values_RL = np.array([[cell["lost"]["mean"] for cell in row] for row in cells_RL])
         texts_RL = [[f"{round(cell['lost']['mean'] * seeds)} of {seeds}" for cell in row] for row in cells_RL]
         _heat(right, "Runs lost", values_RL, texts_RL, names, columns, SHADES["lost"])
-        caption = f"{seeds} seeds, {summary['samples']:,} samples each; > where some seed never gets there."
+        caption = (
+            f"{seeds} seed{'s' * (seeds > 1)}, {summary['samples']:,} samples each; > where some seed never gets there."
+        )
         set_title(figure, "Process rewards from a bad PRM", caption)
         save(figure, path)
 
