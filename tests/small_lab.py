@@ -26,6 +26,7 @@ TINY = {
     "prm": VERIFIER,
     "orm": VERIFIER,
     "ppo": PPO,
+    "ppo_filtered": {"num_generations": 4, "keep_samples": 2},
     "evaluate": {"ns": [1, 2], "trials": 10},
 }
 

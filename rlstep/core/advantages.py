@@ -1,19 +1,19 @@
 """Advantages from step rewards, by the source of their baseline.
 
-`gae` uses a critic and `vine` Monte-Carlo values; `group` and `rloo` compare the samples of one problem. `gae` and
-`rloo` work on tokens; `group` and `vine` on steps, whose advantages `spread_over_tokens` gives to their tokens.
+`gae` uses a critic and `vine` Monte-Carlo values; `group`, `rloo` and `mean_return` compare the samples of one problem.
+`gae`, `rloo` and `mean_return` work on tokens; `group` and `vine` on steps, whose advantages
+`rlstep.core.step_tokens.spread_over_tokens` gives to their tokens.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlstep.core.masked import check_left_contiguous, check_one_per_row, check_shapes, kept, row_ends
+from rlstep.core.masked import check_groups, check_left_contiguous, check_one_per_row, check_shapes, kept, row_ends
 
-__all__ = ["gae", "group", "rloo", "spread_over_tokens", "vine"]
+__all__ = ["gae", "group", "mean_return", "rloo", "vine"]
 
 # TRL's GRPO adds the same to its standard deviation.
 _STD_EPS = 1e-4
@@ -91,7 +91,7 @@ def rloo(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: float = 1.
     """
     check_shapes(rewards_BT=rewards_BT, mask_BT=mask_BT)
     check_left_contiguous(mask_BT, "mask_BT")
-    _check_groups(len(mask_BT), group_size)
+    check_groups(len(mask_BT), group_size)
     _check_fractions(gamma=gamma)
     mask_BT = mask_BT.bool()
     G_BT = _discounted_sums(kept(rewards_BT, mask_BT), gamma)
@@ -100,6 +100,41 @@ def rloo(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: float = 1.
     others_PK = total_PK.sum(dim=1, keepdim=True) - total_PK
     baseline_PK = others_PK / ((group_size - 1) * longest_P1.clamp_min(1))
     return kept(G_BT - baseline_PK.view(-1, 1), mask_BT)
+
+
+def mean_return(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: float = 1.0) -> Tensor:
+    """Each token's return against the samples' mean returns, as in VPPO (2601.18984, equation 7)::
+
+        G_{i,t} = sum_{s >= t} gamma^(s-t) r_{i,s}
+        A_{i,t} = G_{i,t} - mean_i mean_t G_{i,t}
+
+    The inner mean is over the row's own tokens, so that each of a problem's samples counts once, whatever its length;
+    the outer one is over all of them, row i included. There is no division by a standard deviation: with returns that
+    differ from token to token it may be tiny, and the paper found it to harm. With one reward per row, on its last
+    token, and gamma 1 these are GRPO's advantages without that division.
+
+    Args:
+        rewards_BT: reward of each token.
+        mask_BT: bool or 0/1, one on completion tokens; each row a run of ones, then zeros. A row without any still
+            counts among the samples, with mean 0.
+        group_size: samples per problem; rows of a problem are adjacent.
+        gamma: discount per token, in [0, 1].
+
+    Returns:
+        advantages_BT, 0 where the mask is 0. Inputs there are never read.
+
+    Raises:
+        ValueError: as `rloo`.
+    """
+    check_shapes(rewards_BT=rewards_BT, mask_BT=mask_BT)
+    check_left_contiguous(mask_BT, "mask_BT")
+    check_groups(len(mask_BT), group_size)
+    _check_fractions(gamma=gamma)
+    mask_BT = mask_BT.bool()
+    G_BT = _discounted_sums(kept(rewards_BT, mask_BT), gamma)
+    means_B = kept(G_BT, mask_BT).sum(dim=1) / mask_BT.sum(dim=1).clamp_min(1)
+    baseline_B = means_B.view(-1, group_size).mean(dim=1).repeat_interleave(group_size)
+    return kept(G_BT - baseline_B[:, None], mask_BT)
 
 
 def vine(step_rewards_BS: Tensor, step_mask_BS: Tensor, outcomes_B: Tensor, values_BS: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,7 +207,7 @@ def group(
     whatever c is: the number of steps is neither rewarded nor penalised. At discount 1 it seems to be worth p c, p the
     share of the samples that write it.
 
-    The sum of process and outcome is a step's advantage (`spread_over_tokens`). discount=0 gives each step its own
+    The sum of process and outcome is a step's advantage. discount=0 gives each step its own
     reward; 1 the sum over the steps from it on.
 
     Args:
@@ -198,7 +233,7 @@ def group(
     check_shapes(step_rewards_BS=step_rewards_BS, step_mask_BS=step_mask_BS)
     check_left_contiguous(step_mask_BS, "step_mask_BS")
     check_one_per_row(len(step_mask_BS), "outcomes", outcomes_B)
-    _check_groups(len(step_mask_BS), group_size)
+    check_groups(len(step_mask_BS), group_size)
     _check_fractions(discount=discount)
     if scale not in ("none", "group"):
         raise ValueError(f"unknown scale '{scale}'; choose none or group.")
@@ -236,11 +271,6 @@ def _check_fractions(**numbers: float) -> None:
             raise ValueError(f"{name}={value} must be in [0, 1].")
 
 
-def _check_groups(B: int, group_size: int) -> None:
-    if group_size < 2 or B % group_size:
-        raise ValueError(f"{B} rows do not make groups of {group_size}; give whole groups of two samples or more.")
-
-
 def _following(x_BL: Tensor) -> Tensor:
     """Each entry's successor along the last axis, 0 after the end."""
     return torch.cat([x_BL[:, 1:], torch.zeros_like(x_BL[:, :1])], dim=1)
@@ -267,51 +297,3 @@ def _group_mean(x_BS: Tensor, mask_BS: Tensor, group_size: int, by_position: boo
 def _group_variance(x_BS: Tensor, mask_BS: Tensor, group_size: int) -> Tensor:
     """(B, 1): for each row the variance (dividing by n) of its group under the mask; 0 where the mask is empty."""
     return _group_mean((x_BS - _group_mean(x_BS, mask_BS, group_size)).square(), mask_BS, group_size)
-
-
-def spread_over_tokens(
-    process_BS: Tensor, outcome_B: Tensor, step_tokens: Sequence[Sequence[int]], mask_BT: Tensor
-) -> Tensor:
-    """Token advantages: the advantage of the token's step plus that of the outcome.
-
-    A token belongs to the first step whose last token is at or after it. Tokens after the last step (the
-    end-of-sequence token) belong to the last step. In a completion without steps, all tokens get the outcome's.
-
-    Args:
-        process_BS: (B, S) step advantages.
-        outcome_B: (B,) the outcome's advantage.
-        step_tokens: for each completion, the index of each step's last token, in order.
-        mask_BT: (B, T) one on completion tokens; each row a run of ones, then zeros.
-
-    Returns:
-        advantages_BT, 0 where the mask is 0.
-
-    Raises:
-        ValueError: numbers of rows differ, a mask has a gap, more step tokens than steps, or step tokens out of order
-            or outside the completion.
-    """
-    check_left_contiguous(mask_BT, "mask_BT")
-    B, S = process_BS.shape
-    T = mask_BT.shape[1]
-    if not len(outcome_B) == len(step_tokens) == len(mask_BT) == B:
-        raise ValueError(
-            f"{B} rows of step advantages, {len(outcome_B)} outcomes, {len(step_tokens)} of step tokens and "
-            f"{len(mask_BT)} of mask; give one of each for every completion."
-        )
-    for row, (tokens, length) in enumerate(zip(step_tokens, mask_BT.bool().sum(dim=1).tolist(), strict=True)):
-        if len(tokens) > S:
-            raise ValueError(f"row {row}: {len(tokens)} step tokens for {S} steps.")
-        if tokens and (list(tokens) != sorted(tokens) or tokens[0] < 0 or tokens[-1] >= length):
-            raise ValueError(
-                f"row {row}: step tokens {list(tokens)} must be in order and within the completion's {length} tokens; "
-                "count from the completion's first token."
-            )
-    device = process_BS.device
-    ends_BS = torch.tensor([[*tokens, *[T] * (S - len(tokens))] for tokens in step_tokens], device=device).view(B, S)
-    counts_B1 = torch.tensor([[len(tokens)] for tokens in step_tokens], device=device)
-    tokens_BT = torch.arange(T, device=device).repeat(B, 1)
-    step_BT = torch.minimum(torch.searchsorted(ends_BS.long(), tokens_BT), counts_B1 - 1)
-    # Rows without steps point to an extra column, which holds 0.
-    step_BT = torch.where(counts_B1 == 0, S, step_BT)
-    advantages_BT = pad(process_BS, (0, 1)).gather(1, step_BT) + outcome_B[:, None]
-    return kept(advantages_BT, mask_BT)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "check_groups",
     "check_left_contiguous",
     "check_one_per_row",
     "check_shapes",
@@ -29,6 +30,12 @@ def check_one_per_row(B: int, name: str, numbers: Tensor) -> None:
     """Raises a ValueError unless there is one number for each of B rows."""
     if numbers.shape != (B,):
         raise ValueError(f"{name} have shape {tuple(numbers.shape)} for {B} rows; give one per row.")
+
+
+def check_groups(B: int, group_size: int) -> None:
+    """Raises a ValueError unless B rows make whole groups, of two samples at least."""
+    if group_size < 2 or B % group_size:
+        raise ValueError(f"{B} rows do not make groups of {group_size}; give whole groups of two samples or more.")
 
 
 def check_left_contiguous(mask: Tensor, name: str) -> None:

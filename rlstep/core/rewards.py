@@ -70,6 +70,26 @@ def _min_form(p_S: Tensor, *, temperature: float = 0.1, total: str = "soft") -> 
     return torch.softmax(-q_S / temperature, dim=0) * (q_S if total == "soft" else q_S.min())
 
 
+def _coherence(p_S: Tensor, *, windows: Sequence[int] = (2, 3), spread: float = 1.0) -> Tensor:
+    """Every step gets the solution's score: mean p over short windows, less where p swings within them (PROGRS).
+
+    A window of mean m and standard deviation s scores m exp(-spread s / m) (2604.02341, equation 5); then the mean over
+    a width's windows and over the widths. A solution shorter than a window is one window.
+    """
+    if not windows or not all(isinstance(w, int) and not isinstance(w, bool) and w >= 2 for w in windows):
+        raise ValueError(f"scheme 'coherence': windows={windows!r} must be widths of 2 steps or more, such as [2, 3].")
+    if not spread >= 0:
+        raise ValueError(f"scheme 'coherence': spread={spread} must be 0 or more, for example 1.")
+    if not len(p_S):
+        return p_S
+    of_widths = []
+    for width in windows:
+        p_WN = p_S.unfold(0, min(width, len(p_S)), 1)
+        mean_W = p_WN.mean(dim=1).clamp_min(torch.finfo(p_S.dtype).tiny)
+        of_widths.append((mean_W * torch.exp(-spread * p_WN.std(dim=1, correction=0) / mean_W)).mean())
+    return torch.stack(of_widths).mean().expand_as(p_S).clone()
+
+
 _SCHEMES: dict[str, Callable[..., Tensor]] = {
     "sum": _sum,
     "log": _log,
@@ -78,6 +98,7 @@ _SCHEMES: dict[str, Callable[..., Tensor]] = {
     "clip_delta": _clip_delta,
     "progress": _progress,
     "min_form": _min_form,
+    "coherence": _coherence,
 }
 SCHEMES = tuple(_SCHEMES)
 
@@ -115,9 +136,12 @@ def step_rewards(step_scores_S: Tensor, scheme: str, **parameters) -> Tensor:
         progress    p_k - p_{k-1}              p0 (prompt's value)   telescopes
         min_form    softmax(-q/T)_k q_k        temperature=0.1,      q = 2p - 1; return: about min q, or exactly
                                                total="soft"          that with total="exact"
+        coherence   mean of m exp(-spread s/m) windows=(2, 3),       m, s of p in short windows; the same number for
+                                               spread=1.0            every step, which is not to be summed over them
 
     Sources: sum, log and clip to clip_delta as in Gao et al. (2410.15115) and Lightman et al. (2305.20050); progress
-    after PAV (2410.08146); min_form from PURE (CJReinforce/PURE).
+    after PAV (2410.08146); min_form from PURE (CJReinforce/PURE); coherence from PROGRS (2604.02341), whose window term
+    it is; that windows and widths are averaged, the widths and the spread are our choice.
 
     Returns:
         (S,) rewards; empty for a solution without steps.

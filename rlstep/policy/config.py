@@ -25,13 +25,31 @@ class StepPPOConfig(GRPOConfig):
 
     inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = INHERITED
 
-    advantage: Literal["group", "gae", "rloo", "vine"] = field(
+    advantage: Literal["group", "gae", "rloo", "mean_return", "vine"] = field(
         default="group",
         metadata={
             "help": "group: step rewards against those of the problem's other samples; gae: against a critic; "
-            "rloo: each token's return against the other samples' mean return; vine: Monte-Carlo "
-            "values of the step's two ends."
+            "rloo: each token's return against the other samples' mean return; mean_return: against the mean return of "
+            "all samples, each counted once whatever its length; vine: Monte-Carlo values of the step's two ends."
         },
+    )
+    centre_wrong: bool = field(
+        default=False,
+        metadata={
+            "help": "Shift the step rewards of a problem's wrong completions so that their mean is 0: a PRM then ranks "
+            "wrong completions among themselves, and pays none of them for reading well."
+        },
+    )
+    keep_samples: Annotated[int | None, Range(at_least=2)] = field(
+        default=None,
+        metadata={
+            "help": "Train on so many of a problem's num_generations samples: the right ones whose mean step score "
+            "by the PRM is highest and the wrong ones where it is lowest, as near to half of each as there are."
+        },
+    )
+    keep_wrong: Annotated[Literal["lowest", "any"], ReadBy("keep_samples")] = field(
+        default="lowest",
+        metadata={"help": "keep_samples: the wrong completions with the lowest scores (lowest), or whichever (any)."},
     )
     step_discount: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "group")] = field(
         default=0.0,
@@ -47,8 +65,8 @@ class StepPPOConfig(GRPOConfig):
             "samples have equally many steps."
         },
     )
-    gamma: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae", "rloo")] = field(
-        default=1.0, metadata={"help": "gae, rloo: discount per token."}
+    gamma: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae", "rloo", "mean_return")] = field(
+        default=1.0, metadata={"help": "gae, rloo, mean_return: discount per token."}
     )
     lam: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae")] = field(
         default=0.95, metadata={"help": "gae: at 0 the critic's next value is trusted fully, at 1 not at all."}
@@ -56,15 +74,15 @@ class StepPPOConfig(GRPOConfig):
     vine_rollouts: Annotated[int, Range(at_least=1), ReadBy("advantage", "vine")] = field(
         default=9, metadata={"help": "vine: rollouts from the start of each step."}
     )
-    whiten_rewards: Annotated[bool, ReadBy("advantage", "gae", "rloo")] = field(
+    whiten_rewards: Annotated[bool, ReadBy("advantage", "gae", "rloo", "mean_return")] = field(
         default=False,
-        metadata={"help": "gae, rloo: scale the batch's token rewards to variance 1, keeping their mean."},
+        metadata={"help": "gae, rloo, mean_return: scale the batch's token rewards to variance 1, keeping their mean."},
     )
     whiten_advantages: Literal["none", "scale", "full"] | None = field(
         default=None,
         metadata={
             "help": "Scale the batch's token advantages to variance 1 (scale), or also centre them (full). By default "
-            "full for gae and rloo, none for group and vine, whose baselines centre them already."
+            "full for gae and rloo, none for the others, whose baselines centre them already."
         },
     )
     critic: Annotated[Literal["adapter", "head"], ReadBy("advantage", "gae")] = field(
@@ -165,6 +183,7 @@ class StepPPOConfig(GRPOConfig):
             # The critic runs outside the wrapped forward, so a search for unused parameters would report all of its.
             self.ddp_find_unused_parameters = False
         faults += [*self._token_faults(), *self._budget_faults(), *self._estimator_faults(), *self._kl_faults()]
+        faults += self._outcome_faults()
         check(self, faults)
 
     @property
@@ -190,10 +209,10 @@ class StepPPOConfig(GRPOConfig):
                 "load_best_model_at_end would choose by the loss of an evaluation, on which nothing is trained; set "
                 "metric_for_best_model: accuracy"
             )
-        if self.advantage == "rloo" and self.mask_truncated_completions:
+        if self.advantage in ("rloo", "mean_return") and self.mask_truncated_completions:
             yield (
-                "advantage 'rloo' would count the masked completions of mask_truncated_completions as returns of 0 in "
-                "the others' baseline; leave it out"
+                f"advantage '{self.advantage}' would count the masked completions of mask_truncated_completions as "
+                "returns of 0 in the others' baseline; leave it out"
             )
 
     def _budget_faults(self) -> Iterator[str]:
@@ -228,6 +247,25 @@ class StepPPOConfig(GRPOConfig):
             yield (
                 "step_baseline 'rewards' centres rewards before they are summed; with step_discount 0 nothing is "
                 "summed: take 'all', which is the same then, or set step_discount: 1"
+            )
+
+    def _outcome_faults(self) -> Iterator[str]:
+        """Settings of what is done with a problem's right and wrong samples that do not fit the others."""
+        if self.keep_samples is not None and self.keep_samples >= self.num_generations:
+            yield (
+                f"keep_samples {self.keep_samples} leaves out none of num_generations {self.num_generations}; lower it"
+            )
+        if self.advantage == "vine":
+            for name in ("centre_wrong", "keep_samples"):
+                if getattr(self, name):
+                    yield (
+                        f"{name} compares a problem's samples, and the Monte-Carlo values of advantage 'vine' are of "
+                        "rollouts that belong to no such group; leave it out, or take another advantage"
+                    )
+        if self.centre_wrong and self.truncated == "no_process":
+            yield (
+                "centre_wrong shifts step rewards, which may give truncated completions the positive ones that "
+                "truncated 'no_process' takes; set truncated: score"
             )
 
     def _kl_faults(self) -> Iterator[str]:

@@ -4,6 +4,7 @@ The mathematics is in `rlstep.core`; here scored completions become its tensors.
 the indices of its steps' last tokens (`step_end_tokens`).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -12,11 +13,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
-from rlstep.core.advantages import group, rloo, spread_over_tokens, vine
+from rlstep.core.advantages import group, mean_return, rloo, vine
 from rlstep.core.masked import moment_sums, moments, whiten_with
+from rlstep.core.outcome_groups import centre_wrong, consistent
 from rlstep.core.rewards import pad_steps, place_step_rewards
+from rlstep.core.step_tokens import spread_over_tokens
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.rewards.scored import ScoredCompletion
+from rlstep.runtime.errors import UserError
 from rlstep.steps.positions import step_tokens, token_ends_from_ids
 
 Sum = Callable[[Tensor], Tensor]  # a tensor's sum over the ranks
@@ -45,6 +49,44 @@ def without_positive_steps(row: ScoredCompletion) -> ScoredCompletion:
     Negative rewards stay: otherwise truncation would be an escape under schemes whose rewards are never positive.
     """
     return replace(row, step_rewards=[min(reward, 0.0) for reward in row.step_rewards])
+
+
+def by_outcome(
+    everyone: Sequence[ScoredCompletion], args: StepPPOConfig
+) -> tuple[Sequence[ScoredCompletion], Tensor | None]:
+    """What is done with a problem's right and wrong samples before they are compared.
+
+    Args:
+        everyone: the completions of all ranks, a problem's samples together.
+        args: num_generations, centre_wrong, keep_samples, keep_wrong.
+
+    Returns:
+        the completions, with the wrong ones' step rewards centred if that is set; and which are trained on, (B,) bool,
+        None for all.
+
+    Raises:
+        UserError: samples are to be kept by their step scores, and there are none.
+    """
+    size, correct_B = args.num_generations, torch.tensor([row.correct for row in everyone], dtype=torch.bool)
+    stays_B = None
+    if args.keep_samples is not None:
+        means_B = torch.tensor([_mean_score(row) for row in everyone])
+        stays_B = consistent(means_B, correct_B, size, args.keep_samples, rank_wrong=args.keep_wrong == "lowest")
+    if args.centre_wrong:
+        rewards = centre_wrong(*_steps_of(everyone), correct_B, size).tolist()
+        rows = zip(everyone, rewards, strict=True)
+        everyone = [replace(row, step_rewards=of_row[: len(row.step_rewards)]) for row, of_row in rows]
+    return everyone, stays_B
+
+
+def _mean_score(row: ScoredCompletion) -> float:
+    """NaN without steps."""
+    if row.step_scores is None:
+        raise UserError(
+            "keep_samples ranks completions by a PRM's step scores, and this reward source gives none; set step_scores "
+            "in its ScoredCompletion, or leave keep_samples out."
+        )
+    return sum(row.step_scores) / len(row.step_scores) if row.step_scores else math.nan
 
 
 def charge_kl(scored: Sequence[ScoredCompletion], step_ends: StepEnds, cost_BT: Tensor) -> list[ScoredCompletion]:
@@ -94,6 +136,7 @@ def group_advantages(
     mask_BT: Tensor,
     size: int,
     args: StepPPOConfig,
+    stays_B: Tensor | None = None,
 ) -> Tensor:
     """(B, T) advantages of this rank's rows, relative to groups that may be spread over several ranks.
 
@@ -101,29 +144,51 @@ def group_advantages(
         everyone: the completions of all ranks, a problem's samples together.
         local: which of them are this rank's.
         step_ends, mask_BT: this rank's.
-        size: samples per problem.
+        size: samples per problem that stay.
         args: step_discount, scale_rewards, step_baseline.
+        stays_B: which of all ranks' rows are trained on, and so compared (`by_outcome`); None for all.
     """
-    outcomes_B = _outcomes(everyone)
+    if stays_B is None:
+        stays_B = torch.ones(len(everyone), dtype=torch.bool)
     rewards_BS, steps_BS = _steps_of(everyone)
-    process_BS, outcome_B = group(
-        rewards_BS,
-        steps_BS,
-        outcomes_B,
+    process_RS, outcome_R = group(
+        rewards_BS[stays_B],
+        steps_BS[stays_B],
+        _outcomes(everyone)[stays_B],
         group_size=size,
         discount=args.step_discount,
         scale=args.scale_rewards,
         baseline=args.step_baseline,
     )
+    process_BS, outcome_B = _among_all(process_RS, stays_B), _among_all(outcome_R, stays_B)
     # Steps that were not scored get only the outcome's advantage.
     process_BS = pad(process_BS, (0, max(len(row.steps) for row in everyone) - process_BS.shape[1]))
     device = mask_BT.device
     return spread_over_tokens(process_BS[local].to(device), outcome_B[local].to(device), step_ends, mask_BT)
 
 
-def rloo_advantages(rewards_BT: Tensor, mask_BT: Tensor, local: slice, size: int, gamma: float) -> Tensor:
-    """(B, T) of this rank's rows; the tensors given are those of all ranks."""
-    return rloo(rewards_BT, mask_BT, size, gamma)[local]
+def return_advantages(
+    rewards_BT: Tensor,
+    mask_BT: Tensor,
+    local: slice,
+    size: int,
+    args: StepPPOConfig,
+    stays_B: Tensor | None = None,
+) -> Tensor:
+    """(B, T) of this rank's rows by `rloo` or `mean_return`.
+
+    Args:
+        rewards_BT, mask_BT: those of all ranks.
+        local: which of them are this rank's.
+        size: samples per problem that stay.
+        args: advantage, gamma.
+        stays_B: as in `group_advantages`.
+    """
+    estimator = {"rloo": rloo, "mean_return": mean_return}[args.advantage]
+    if stays_B is None:
+        return estimator(rewards_BT, mask_BT, size, args.gamma)[local]
+    stays_B = stays_B.to(mask_BT.device)
+    return _among_all(estimator(rewards_BT[stays_B], mask_BT[stays_B], size, args.gamma), stays_B)[local]
 
 
 def vine_advantages(
@@ -183,6 +248,13 @@ def share_of_loss(mask_bT: Tensor, mask_BT: Tensor, loss_type: str) -> Tensor | 
     if loss_type == "bnpo":
         return mask_bT.sum() / mask_BT.sum().clamp_min(1)
     return len(mask_bT) / len(mask_BT)
+
+
+def _among_all(x_R: Tensor, stays_B: Tensor) -> Tensor:
+    """The values of the rows that stay among all rows, of which the others have 0."""
+    x_B = x_R.new_zeros(len(stays_B), *x_R.shape[1:])
+    x_B[stays_B] = x_R
+    return x_B
 
 
 def _with_unscored(row: ScoredCompletion) -> list[float]:

@@ -69,8 +69,8 @@ class PPOOptions:
     prm: str | None = field(
         default=None,
         metadata={
-            "help": "reward prm: folder or hub id, http://HOST:PORT of `rlstep serve`, or vllm+http://HOST:PORT/NAME "
-            "of `vllm serve`."
+            "help": "reward prm, and keep_samples: folder or hub id, http://HOST:PORT of `rlstep serve`, or "
+            "vllm+http://HOST:PORT/NAME of `vllm serve`."
         },
     )
     orm: str | None = field(default=None, metadata={"help": "reward orm: folder or hub id, or its server."})
@@ -82,18 +82,24 @@ class PPOOptions:
     outcome_weight: Annotated[float, Range()] = field(
         default=1.0, metadata={"help": "Factor of the outcome's rewards."}
     )
-    credit: Literal["sum", "log", "clip", "delta", "clip_delta", "progress", "min_form"] = field(
-        default="min_form",
-        metadata={
-            "help": "How step scores become step rewards. min_form: the solution's lowest 2p - 1, charged to the "
-            "steps that caused it; sum: each step's 2p - 1, which padding with easy steps raises."
-        },
+    credit: Literal["sum", "log", "clip", "delta", "clip_delta", "progress", "min_form", "coherence", "first_error"] = (
+        field(
+            default="min_form",
+            metadata={
+                "help": "How step scores become step rewards. min_form: the solution's lowest 2p - 1, charged to the "
+                "steps that caused it; sum: each step's 2p - 1, which padding with easy steps raises; first_error: a "
+                "wrong solution keeps credit for its steps before the first error, and no more of the scores is read."
+            },
+        )
     )
     credit_parameters: dict | str | None = field(
         default=None, metadata={"help": "The credit scheme's parameters, as a mapping."}
     )
     first_error_threshold: Annotated[float | None, Range(at_least=0, at_most=1)] = field(
-        default=None, metadata={"help": "No rewards after the first step scored below this probability."}
+        default=None,
+        metadata={
+            "help": "No rewards after the first step scored below this probability. credit first_error needs it."
+        },
     )
     missing_answer_reward: Annotated[float, Range()] = field(
         default=0.0, metadata={"help": "Outcome reward of a completion without an answer; below 0 it is a penalty."}
@@ -142,7 +148,9 @@ class PPOOptions:
 
     @property
     def sources(self) -> dict[str, float]:
-        return {name: float((self.source_weights or {}).get(name, 1.0)) for name in self.reward}
+        """The sources and their weights; a PRM that pays nothing, and only chooses samples, has weight 0."""
+        chooses = {"prm": 0.0} if self.prm is not None else {}
+        return chooses | {name: float((self.source_weights or {}).get(name, 1.0)) for name in self.reward}
 
     @property
     def pays_steps(self) -> bool:
@@ -185,7 +193,8 @@ class PPOOptions:
         for name in VERIFIERS:
             if name in self.reward and getattr(self, name) is None:
                 yield f"reward '{name}' needs {name}: its folder or hub id"
-            if name not in self.reward and getattr(self, name) is not None:
+            # A PRM may also choose samples, which is a setting of the trainer.
+            if name != "prm" and name not in self.reward and getattr(self, name) is not None:
                 yield f"{name} is given, but reward is {self.reward}; add it there, or leave it out"
         for name, weight in (self.source_weights or {}).items():
             if name not in self.reward:
@@ -210,5 +219,5 @@ class PPOOptions:
         if (not process or self.process_weight == 0) and (not outcome or self.outcome_weight == 0):
             yield f"reward {self.reward} with these weights leaves nothing to learn from"
         for name in changed(self, VERIFIERS_ONLY):
-            if not set(self.reward) & set(VERIFIERS):
+            if all(getattr(self, verifier) is None for verifier in VERIFIERS):
                 yield f"reward {self.reward} uses no model, so {name} would do nothing; leave it out"

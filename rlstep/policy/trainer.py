@@ -10,6 +10,7 @@ policy (`rollouts.py`), vLLM (`vllm_sync.py`), the log (`monitoring/training_log
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -149,12 +150,19 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
             return batch | {"advantages": torch.zeros(mask_BT.shape, device=mask_BT.device)}
         first = self.accelerator.process_index * len(mask_BT)
         batch["group"] = torch.arange(first, first + len(mask_BT), device=mask_BT.device) // self.num_generations
+        # What a problem's samples are worth within their outcome, and which of them are trained on.
+        own = self._own_rows(len(mask_BT))
+        worth, stays_B = estimators.by_outcome(everyone.scored, self.args)
+        local = replace(local, scored=worth[own])
+        if stays_B is not None:
+            mask_BT = mask_BT * stays_B[own].to(mask_BT)[:, None]
+            batch |= {"completion_mask": mask_BT, "num_items_in_batch": self._sum(mask_BT.sum())}
         # Credit: which tokens the rewards belong to. Then advantages.
         step_ends = estimators.step_end_tokens(self._tokenizer, batch["completion_ids"], mask_BT, local.scored)
-        if self.args.advantage in ("gae", "rloo"):
-            batch |= self._token_level(batch, local, step_ends, kl_cost_BT)
+        if self.args.advantage in ("gae", "rloo", "mean_return"):
+            batch |= self._token_level(batch, local, step_ends, kl_cost_BT, stays_B)
         else:
-            batch |= self._step_level(batch, local, step_ends, kl_cost_BT)
+            batch |= self._step_level(batch, local, step_ends, kl_cost_BT, stays_B)
         if self.args.whitening != "none":
             shift = self.args.whitening == "full"
             batch["advantages"] = estimators.whiten(batch["advantages"], mask_BT, self._sum, shift_mean=shift)
@@ -206,7 +214,14 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
 
     # --- Credit and advantages.
 
-    def _token_level(self, batch: dict[str, Tensor], local: ScoredBatch, step_ends, kl_cost_BT) -> dict[str, Tensor]:
+    @property
+    def _compared(self) -> int:
+        """Samples per problem that are trained on."""
+        return self.args.keep_samples or self.num_generations
+
+    def _token_level(
+        self, batch: dict[str, Tensor], local: ScoredBatch, step_ends, kl_cost_BT, stays_B
+    ) -> dict[str, Tensor]:
         """Advantages from each token's reward, with what the value loss needs beside them (gae)."""
         mask_BT = batch["completion_mask"]
         rewards_BT = estimators.token_rewards(local.scored, step_ends, mask_BT)
@@ -221,10 +236,12 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
         # A group may lie on several ranks.
         everyone_BT, masks_BT = (self._gather_padded(x_BT) for x_BT in (rewards_BT, mask_BT))
         own = self._own_rows(len(mask_BT))
-        advantages_BT = estimators.rloo_advantages(everyone_BT, masks_BT, own, self.num_generations, self.args.gamma)
+        advantages_BT = estimators.return_advantages(everyone_BT, masks_BT, own, self._compared, self.args, stays_B)
         return {"advantages": advantages_BT[:, : mask_BT.shape[1]]}
 
-    def _step_level(self, batch: dict[str, Tensor], local: ScoredBatch, step_ends, kl_cost_BT) -> dict[str, Tensor]:
+    def _step_level(
+        self, batch: dict[str, Tensor], local: ScoredBatch, step_ends, kl_cost_BT, stays_B
+    ) -> dict[str, Tensor]:
         """Advantages from each step's reward."""
         mask_BT = batch["completion_mask"]
         worth = local.scored
@@ -234,7 +251,7 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
             values_BS = self._vine_values(batch, local, step_ends)
             return {"advantages": estimators.vine_advantages(worth, values_BS, step_ends, mask_BT)}
         advantages_BT = estimators.group_advantages(
-            gather_object(worth), self._own_rows(len(worth)), step_ends, mask_BT, self.num_generations, self.args
+            gather_object(worth), self._own_rows(len(worth)), step_ends, mask_BT, self._compared, self.args, stays_B
         )
         return {"advantages": advantages_BT}
 

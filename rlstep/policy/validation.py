@@ -1,5 +1,6 @@
 """Checks a PPO run's configuration across its parts, for combinations that make no sense."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from trl import ModelConfig
@@ -9,7 +10,7 @@ from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import VERIFIERS, PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards.guards import Guards
-from rlstep.policy.rewards.task_rewards import credit_settings
+from rlstep.policy.rewards.task_rewards import NO_THRESHOLD, credit_settings
 from rlstep.runtime.constraints import changed, faults_of, raise_faults
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.packages import package_faults
@@ -32,11 +33,7 @@ def check_together(
     faults = [*faults_of(model, PolicyModel), *_missing(options, refresh, model)]
     faults += [*package_faults(args), *package_faults(model)]
     faults += _without_steps(options, alarm, args)
-    if options.credit in ("delta", "clip_delta") and args.advantage == "group" and args.step_discount == 0:
-        faults.append(
-            f"credit '{options.credit}' is only meaningful in sums of rewards, and with step_discount 0 each step "
-            "has only its own reward; set step_discount: 1, or use another advantage"
-        )
+    faults += [*_sum_faults(options, args), *_outcome_faults(options, args)]
     if args.truncated == "bootstrap" and guards.guard_no_answer:
         faults.append(
             "truncated 'bootstrap' counts on what would have come, and guard_no_answer takes the step rewards of what "
@@ -78,6 +75,43 @@ def check_step_settings(options: PPOOptions, alarm: AlarmOptions, args: StepPPOC
         UserError: there are some.
     """
     raise_faults(_without_steps(options, alarm, args))
+
+
+def _sum_faults(options: PPOOptions, args: StepPPOConfig) -> Iterator[str]:
+    """Credit schemes whose rewards mean something only in sums, or only out of them."""
+    of_own_steps = args.advantage == "group" and args.step_discount == 0
+    if options.credit in ("delta", "clip_delta", "first_error") and of_own_steps:
+        yield (
+            f"credit '{options.credit}' is only meaningful in sums of rewards, and with step_discount 0 each step "
+            "has only its own reward; set step_discount: 1, or use another advantage"
+        )
+    if options.credit == "coherence" and not of_own_steps:
+        yield (
+            "credit 'coherence' gives every step the solution's own score, whose sum would grow with the number of "
+            "steps; take advantage 'group' with step_discount 0"
+        )
+
+
+def _outcome_faults(options: PPOOptions, args: StepPPOConfig) -> Iterator[str]:
+    """What reads the verified outcome beside the step scores, where one of them is missing."""
+    verified = options.sources.get("outcome", 0.0) * options.outcome_weight > 0
+    if options.credit == "first_error":
+        if options.first_error_threshold is None:
+            yield NO_THRESHOLD
+        if not verified:
+            yield (
+                "credit 'first_error' pays wrong solutions for their good prefix, and right ones by their outcome "
+                "alone; add outcome to reward"
+            )
+    if args.centre_wrong and not (options.pays_steps and verified):
+        yield (
+            f"centre_wrong ranks wrong completions by their step rewards, and leaves it to the outcome that right ones "
+            f"are better; reward {options.reward} needs both steps (prm) and outcome"
+        )
+    if args.keep_samples is not None and options.prm is None:
+        yield "keep_samples chooses by a PRM's scores; set prm (reward may leave it out), or leave keep_samples out"
+    if options.prm is not None and "prm" not in options.reward and args.keep_samples is None:
+        yield f"prm is given, but reward is {options.reward}; add it there, set keep_samples, or leave it out"
 
 
 def _credit_faults(options: PPOOptions) -> list[str]:

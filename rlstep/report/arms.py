@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from rlstep.report.style import BLUE, GREEN, GREY, PINK, VERMILION
+from rlstep.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, SKY, VERMILION
 
 SOLID = "-"
 DASHED = (0, (4, 2))
@@ -66,4 +66,7 @@ CONTRAST = (
     Arm("process_clip_delta", "ppo_process_clip_delta", "PRM only, clip_delta", Style(GREY, DOTTED)),
     Arm("process_min_form", "ppo_process_min_form", "PRM only, min_form", Style(GREEN, DASH_DOTTED)),
     replace(PROCESS, label="PRM (sum) + outcome"),
+    Arm("first_error", "ppo_first_error", "first error + outcome", Style(ORANGE)),
+    Arm("centred", "ppo_centred", "centred + outcome", Style(SKY, DASHED)),
+    Arm("filtered", "ppo_filtered", "outcome, filtered by PRM", Style(BLACK, DASH_DOTTED)),
 )

@@ -32,7 +32,7 @@ class Stage:
         output: (option, path) that it writes.
         seeded: whether the run's seed is passed.
         resumes: whether the command has `resume`, which continues from what a killed run left.
-        settings: options that override the recipe's.
+        settings: options that override the recipe's; of a list, its items.
         optional: whether the run goes on without it where its data, or that of one that it reads from, teaches nothing.
     """
 
@@ -43,7 +43,7 @@ class Stage:
     output: tuple[str, str]
     seeded: bool = True
     resumes: bool = False
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str | list[str]] = field(default_factory=dict)
     optional: bool = False
 
 
@@ -157,7 +157,8 @@ def _options(stage: Stage, folder: Path, seed: int) -> list[str]:
         options["seed"] = str(seed)
     if stage.resumes:
         options["resume"] = "true"
-    return [word for option, value in options.items() for word in (f"--{option}", value)]
+    words = ((f"--{option}", *([value] if isinstance(value, str) else value)) for option, value in options.items())
+    return [word for of_option in words for word in of_option]
 
 
 def remove_output(output: Path) -> None:

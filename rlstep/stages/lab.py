@@ -11,6 +11,7 @@ from typing import Annotated
 
 from rlstep.report import arms
 from rlstep.report.arms import Arm
+from rlstep.report.bad_prm import report_bad_prm
 from rlstep.report.contrast import report_contrast
 from rlstep.report.paper.report import report_paper
 from rlstep.report.seeds import report_seeds
@@ -21,6 +22,7 @@ from rlstep.runtime.pipeline import Pipeline, Stage
 from rlstep.runtime.recipes import load_recipe
 from rlstep.runtime.tracking import grouped
 from rlstep.stages import COMMANDS, config_classes, run
+from rlstep.stages.bad_prm_lab import BadPRMOptions, bad_prm_stages
 from rlstep.stages.paper_lab import PaperOptions, paper_stages
 from rlstep.stages.report import ReportConfig, report
 
@@ -29,7 +31,7 @@ _DEFAULT = " and ".join(arm.name for arm in arms.ARMS if arm.by_default)
 
 
 @dataclass
-class LabConfig(PaperOptions):
+class LabConfig(PaperOptions, BadPRMOptions):
     out: str = field(metadata={"help": "Run folder; the report is in its folder report/."})
     recipes: str | None = field(
         default=None,
@@ -37,7 +39,7 @@ class LabConfig(PaperOptions):
             "help": "Folder of recipes, or the name of a shipped one; by default arithmetic, or paper with paper."
         },
     )
-    pretrained: Annotated[str | None, ReadUnless("paper", True)] = field(
+    pretrained: Annotated[str | None, ReadUnless("paper", True), ReadUnless("bad_prm", True)] = field(
         default=None,
         metadata={"help": "Model to start from, instead of the recipe's: a folder, a hub id, or smollm2."},
     )
@@ -48,11 +50,13 @@ class LabConfig(PaperOptions):
     seeds: Annotated[int | None, Range(at_least=1)] = field(
         default=None,
         metadata={
-            "help": "Runs in OUT/seed-*, and means and intervals; by default 1 run, in OUT, or 3 with contrast or "
-            "paper."
+            "help": "Runs in OUT/seed-*, and means and intervals; by default 1 run, in OUT, or 3 with contrast, "
+            "paper or bad_prm."
         },
     )
-    arms: Annotated[list[str] | None, ReadUnless("contrast", True), ReadUnless("paper", True)] = field(
+    arms: Annotated[
+        list[str] | None, ReadUnless("contrast", True), ReadUnless("paper", True), ReadUnless("bad_prm", True)
+    ] = field(
         default=None,
         metadata={"help": f"RL arms ({_NAMES}); by default {_DEFAULT}, or all of them with several seeds."},
     )
@@ -67,7 +71,7 @@ class LabConfig(PaperOptions):
 
     def __post_init__(self):
         check(self, self._faults())
-        self.in_out = self.seeds is None and not (self.contrast or self.paper)
+        self.in_out = self.seeds is None and self.experiment is None
         if self.seeds is None:
             self.seeds = 1 if self.in_out else 3
         if self.recipes is None:
@@ -78,12 +82,22 @@ class LabConfig(PaperOptions):
 
     def _faults(self) -> Iterator[str]:
         yield from self.paper_faults()
-        if self.contrast and self.paper:
-            yield "contrast and paper are two experiments; run one after the other"
+        yield from self.bad_prm_faults()
+        if len(asked := self._experiments) > 1:
+            yield f"{' and '.join(asked)} are experiments of their own; run one after the other"
         names = [arm.name for arm in arms.ARMS]
         for name in self.arms or ():
             if name not in names:
                 yield f"no RL arm '{name}'; there are {', '.join(names)}"
+
+    @property
+    def _experiments(self) -> list[str]:
+        return [name for name in ("contrast", "paper", "bad_prm") if getattr(self, name)]
+
+    @property
+    def experiment(self) -> str | None:
+        """What is run instead of the pipeline from problems to a report."""
+        return next(iter(self._experiments), None)
 
 
 def _known_arms(config: LabConfig) -> tuple[Arm, ...]:
@@ -95,7 +109,7 @@ def lab(config: LabConfig) -> dict:
     if config.needs:
         print(config.needs)
     recipes = _folder_of(config.recipes)
-    wanted = paper_stages(config.plan) if config.paper else stages(config, recipes)
+    wanted = _stages(config, recipes)
     # Forked stages share these imports, which take longer than the smallest stages.
     for name in {stage.command for stage in wanted}:
         config_classes(name)
@@ -107,17 +121,25 @@ def lab(config: LabConfig) -> dict:
             print(f"seed {seed}: {folder}")
         with grouped("/".join(folder.resolve().parts[-1 if config.in_out else -2 :])):
             pipeline.run_all(folder, seed, config.workers)
-        if not (config.contrast or config.paper):
+        if config.experiment is None:
             summary = report(ReportConfig(str(folder)))
     if config.paper:
         summary = report_paper(folders, config.plan, out / "report")
+    elif config.bad_prm:
+        summary = report_bad_prm(folders, config.plan_of_bad_prm, out / "report")
     elif config.contrast:
         summary = report_contrast(folders, out / "report", config.contrast_level)
     elif len(folders) > 1:
         summary = report_seeds(folders, out / "report")
-    many = config.contrast or config.paper or len(folders) > 1
+    many = config.experiment is not None or len(folders) > 1
     print(f"report: {(out if many else folders[0]) / 'report' / 'report.md'}")
     return summary
+
+
+def _stages(config: LabConfig, recipes: Path) -> list[Stage]:
+    if config.paper:
+        return paper_stages(config.plan)
+    return bad_prm_stages(config) if config.bad_prm else stages(config, recipes)
 
 
 def code_of(command: str) -> str:

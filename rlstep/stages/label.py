@@ -13,7 +13,7 @@ from rlstep.runtime.constraints import Idle, MayChange, ReadBy, ReadUnless, chec
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.steps.answers import failed_gradings
 from rlstep.steps.boundaries import Boundary, Rule
-from rlstep.supervision.options import ConsensusOptions, JudgeOptions, MonteCarloOptions, TeacherOptions
+from rlstep.supervision.options import CheckerOptions, ConsensusOptions, JudgeOptions, MonteCarloOptions, TeacherOptions
 from rlstep.supervision.runs import LabelRun, by_checker, by_consensus, by_judge, by_rollouts, by_teacher
 from rlstep.tasks import GRADER_HELP, PATTERN_HELP, TASK_HELP, Grader, get, task_faults
 
@@ -21,7 +21,7 @@ LABELS = ReadUnless("by", "consensus")
 
 
 @dataclass
-class LabelConfig(MonteCarloOptions, TeacherOptions, JudgeOptions, ConsensusOptions):
+class LabelConfig(CheckerOptions, MonteCarloOptions, TeacherOptions, JudgeOptions, ConsensusOptions):
     data: str = field(metadata={"help": "Solutions (JSONL, Parquet or a folder of them)."})
     out: str = field(
         metadata={
@@ -64,6 +64,8 @@ class LabelConfig(MonteCarloOptions, TeacherOptions, JudgeOptions, ConsensusOpti
             yield from task_faults(self.task, self.grader, self.answer_pattern)
         elif self.by != "consensus":
             yield f"by '{self.by}' needs task, whose checker grades the answers; task: answers grades any"
+        if self.flip and self.labelled == "keep":
+            yield "flip would flip labels that were there already; leave labelled at error, or flip at 0"
         yield from self.rollout_faults()
         yield from self.teacher_faults()
         yield from self.judge_faults()

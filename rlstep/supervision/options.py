@@ -67,6 +67,19 @@ class GenerationOptions:
 
 
 @dataclass(kw_only=True)
+class CheckerOptions:
+    """The settings of the exact checker."""
+
+    flip: Annotated[float, Range(at_least=0, at_most=1), ReadBy("by", "checker")] = field(
+        default=0.0,
+        metadata={
+            "help": "checker: the share of step labels that are flipped, to study verifiers of a labeller that errs; "
+            "the same ones in every run. Answers are graded as they are."
+        },
+    )
+
+
+@dataclass(kw_only=True)
 class MonteCarloOptions(GenerationOptions):
     """The settings of rollouts (`rlstep.supervision.monte_carlo`)."""
 

@@ -29,8 +29,9 @@ from rlstep.supervision.checker import (
     refuse_step_labels,
 )
 from rlstep.supervision.consensus import Consensus
+from rlstep.supervision.flips import flip_labels
 from rlstep.supervision.judge import JudgedLabels, open_judge
-from rlstep.supervision.options import ConsensusOptions, JudgeOptions, MonteCarloOptions, TeacherOptions
+from rlstep.supervision.options import CheckerOptions, ConsensusOptions, JudgeOptions, MonteCarloOptions, TeacherOptions
 from rlstep.supervision.teacher import TeacherLabels, open_teacher
 from rlstep.tasks.base import Task
 
@@ -85,9 +86,20 @@ class LabelRun:
         return ResumableRows(self.out, digest(self.made_by, Path(self.data)))
 
 
-def by_checker(_, run: LabelRun, task: Task) -> dict:
-    """Labels by the task's exact checker; returns their metrics."""
-    return _by_chunks(run, lambda: lambda chunk: [label_solution(task, solution, run.data) for solution in chunk])
+def by_checker(options: CheckerOptions, run: LabelRun, task: Task) -> dict:
+    """Labels by the task's exact checker; returns their metrics.
+
+    Args:
+        options: how many of its labels are flipped.
+        run: what is labelled.
+        task: whose checker.
+    """
+
+    def label(chunk: list[Solution]) -> list[Solution]:
+        labelled = [label_solution(task, solution, run.data) for solution in chunk]
+        return [flip_labels(solution, options.flip) for solution in labelled] if options.flip else labelled
+
+    return _by_chunks(run, lambda: label)
 
 
 def by_teacher(options: TeacherOptions, run: LabelRun, task: Task) -> dict:

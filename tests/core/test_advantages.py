@@ -3,8 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlstep.core.advantages import gae, group, rloo, spread_over_tokens, vine
+from rlstep.core.advantages import gae, group, mean_return, rloo, vine
 from rlstep.core.rewards import pad_steps, place_step_rewards
+from rlstep.core.step_tokens import spread_over_tokens
 
 NAN = float("nan")
 bounded = settings(max_examples=60, deadline=None, derandomize=True)
@@ -380,6 +381,39 @@ def test_rloo_refuses_wrong_input(changes, message):
         rloo(**{**arguments, **changes})
 
 
+# --- mean_return
+
+
+def test_mean_return_is_vppos_advantage():
+    """2601.18984, equations 6 and 7, alpha 0.5, four samples of a problem.
+
+    Right; wrong after three good tokens of four; wrong from its only token; masked. Their mean returns are 1, 3/4 of
+    0.5, 0 and 0, and the mean of these is 1.375 / 4 = 0.34375.
+    """
+    rewards_BT = torch.tensor([[0, 1, NAN, NAN], [0, 0, 0.5, 0], [0, NAN, NAN, NAN], [NAN] * 4])
+    b = 0.34375
+    expected = [[1 - b, 1 - b, 0, 0], [0.5 - b] * 3 + [-b], [-b, 0, 0, 0], [0, 0, 0, 0]]
+    torch.testing.assert_close(mean_return(rewards_BT, ragged([2, 4, 1, 0])[:, :4], 4), torch.tensor(expected))
+
+
+def test_mean_return_of_outcomes_alone_is_grpos_without_its_scale():
+    rewards_BT = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [3.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    mask_BT = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 0, 0], [1, 1, 0]])
+    expected = torch.tensor([0.5, -0.5, 1.0, -1.0])[:, None] * mask_BT
+    torch.testing.assert_close(mean_return(rewards_BT, mask_BT, 2), expected)
+
+
+def test_mean_return_discounts():
+    # returns 0.25, 0.5 and 1, of mean 7 / 12; the other sample has none, so the baseline is 7 / 24
+    advantages_BT = mean_return(torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), torch.ones(2, 3), 2, gamma=0.5)
+    torch.testing.assert_close(advantages_BT[0], torch.tensor([0.25, 0.5, 1.0]) - 7 / 24)
+
+
+def test_mean_return_needs_whole_groups():
+    with pytest.raises(ValueError, match="3 rows do not make groups of 2"):
+        mean_return(torch.zeros(3, 2), torch.ones(3, 2), 2)
+
+
 # --- vine
 
 
@@ -472,6 +506,7 @@ ESTIMATORS = {
     "gae-discounted": of_tokens(gae_with_values, 0.9, 0.8),
     "rloo": of_tokens(rloo, 2),
     "rloo-discounted": of_tokens(rloo, 2, 0.9),
+    "mean_return": of_tokens(mean_return, 2),
     "vine": of_steps(vine_with_values),
 } | {
     f"group-{baseline}-{scale}": of_steps(group, group_size=2, discount=1.0, scale=scale, baseline=baseline)
@@ -523,7 +558,7 @@ def test_rows_without_steps_or_tokens_are_finite_and_padding_stays_0(estimator):
     assert advantages_BT[:2].any()
 
 
-@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name.startswith(("rloo", "group"))])
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name.startswith(("rloo", "group", "mean_return"))])
 def test_samples_that_tie_give_each_other_no_advantage(name):
     # one step a sample, of one token: whatever the baseline is, it is what the others got
     steps, outcomes_B = [torch.tensor([0.1])] * 4, torch.full((4,), 0.7)

@@ -55,6 +55,21 @@ def test_min_form_by_hand():
     torch.testing.assert_close(rewards_S, torch.tensor([math.exp(-1) / (math.exp(-1) + 1), 0.0]))
 
 
+def test_coherence_by_hand():
+    """PROGRS (2604.02341), equation 5, over windows of two and of three."""
+    # 0.9, 0.5: m = 0.7, s = 0.2; 0.5, 0.5: 0.5; all three: m = 1.9 / 3, s^2 = (0.8^2 + 2 * 0.4^2) / 27
+    pairs = (0.7 * math.exp(-2 / 7) + 0.5) / 2
+    m, s = 1.9 / 3, math.sqrt(0.96 / 27)
+    expected = (pairs + m * math.exp(-s / m)) / 2
+    rewards_S = step_rewards(torch.tensor([0.9, 0.5, 0.5]), "coherence", windows=[2, 3], spread=1.0)
+    torch.testing.assert_close(rewards_S, torch.full((3,), expected))
+    # no spread: the mean of the windows' means
+    plain_S = step_rewards(torch.tensor([0.9, 0.5, 0.5]), "coherence", windows=[2], spread=0.0)
+    torch.testing.assert_close(plain_S, torch.full((3,), 0.6))
+    # steady scores lose nothing, and a solution shorter than the window is one window
+    torch.testing.assert_close(step_rewards(torch.tensor([0.4]), "coherence"), torch.tensor([0.4]))
+
+
 def test_min_forms_own_temperature_is_pures():
     # q = 0 and 0.1, T = 0.1: weights e^0 and e^-1 over their sum
     rewards_S = step_rewards(torch.tensor([0.5, 0.55]), "min_form")
@@ -121,6 +136,9 @@ def test_logs_sum_to_the_log_of_the_product_and_sums_do_not(p_S):
         ("progress", 0.4),
         # q = 0.6, 0 and two of 0.8: (0.6 e^-6 + 1.6 e^-8) / (1 + e^-6 + 2 e^-8) less 0.6 e^-6 / (1 + e^-6)
         ("min_form", 0.00053),
+        # two steps of one window, m = 0.65 and s = 0.15; four also 0.7 +- 0.2 and 0.9 +- 0, and of three
+        # m = 2.2 / 3, s = 0.16997 and m = 2.3 / 3, s = 0.18856
+        ("coherence", 4 * (0.647361 + 0.590564) / 2 - 2 * 0.516050),
     ],
 )
 def test_what_two_good_steps_put_behind_add_to_a_solution(scheme, more):
@@ -136,9 +154,9 @@ def test_an_early_steps_score_moves_its_own_reward(scheme):
         return step_rewards(torch.tensor([first, 0.5, 0.8, 0.6]), scheme, **PARAMETERS.get(scheme, {}))
 
     change_S = rewards_S(0.4) - rewards_S(0.3)
-    assert change_S[0] > 0.05
+    assert change_S[0] > 0.02
     # what is paid two steps later does not see it, unless the scheme compares all steps
-    assert change_S[2:].any() == (scheme == "min_form")
+    assert change_S[2:].any() == (scheme in ("min_form", "coherence"))
 
 
 def test_log_of_zero_is_the_floor():
@@ -167,6 +185,9 @@ def test_labels_serve_as_scores():
         ("delta", {"eta": 0.7}, "it takes no parameters"),
         ("log", {"floor": 1e-6}, "below 0"),
         ("min_form", {"temperature": 0.0}, "above 0"),
+        ("coherence", {"windows": [1]}, "widths of 2 steps or more"),
+        ("coherence", {"windows": []}, "widths of 2 steps or more"),
+        ("coherence", {"spread": -1.0}, "0 or more"),
     ],
 )
 def test_wrong_schemes_and_parameters(scheme, parameters, message):

@@ -39,6 +39,17 @@ from rlstep.runtime.errors import UserError
         ({"truncated": "bootstrap"}, "only advantage 'gae' has a critic"),
         ({"truncated": "no_process", "mask_truncated_completions": True}, "leave truncated at score"),
         ({"step_baseline": "rewards"}, "with step_discount 0 nothing is summed"),
+        # a problem's right and wrong samples
+        ({"keep_samples": 2}, "keep_samples 2 leaves out none of num_generations 2; lower it"),
+        ({"keep_samples": 1, "num_generations": 4}, "keep_samples is 1; it must be at least 2, or null"),
+        ({"keep_wrong": "any"}, "keep_samples is null, so keep_wrong would do nothing"),
+        ({"advantage": "vine", "centre_wrong": True}, "centre_wrong compares a problem's samples"),
+        (
+            {"advantage": "vine", "keep_samples": 2, "num_generations": 4},
+            "keep_samples compares a problem's samples, and the Monte-Carlo values",
+        ),
+        ({"centre_wrong": True, "truncated": "no_process"}, "centre_wrong shifts step rewards"),
+        ({"advantage": "mean_return", "mask_truncated_completions": True}, "advantage 'mean_return' would count"),
         # the KL
         ({"kl": "reward"}, "beta is 0.0, so kl would do nothing; set beta, or leave it at 'loss'"),
         ({"kl_estimator": "k2"}, "beta is 0.0, so kl_estimator would do nothing"),
@@ -72,7 +83,7 @@ from rlstep.runtime.errors import UserError
         ({"step_discount": 2}, "step_discount is 2; it must be at least 0 and at most 1"),
         ({"advantage": "gae", "value_clip": 0}, "value_clip is 0; it must be above 0"),
         ({"advantage": "gae", "vf_coef": float("nan")}, "vf_coef is nan; it must be at least 0"),
-        ({"advantage": "grpo"}, "advantage is 'grpo'; it must be one of group, gae, rloo, vine"),
+        ({"advantage": "grpo"}, "advantage is 'grpo'; it must be one of group, gae, rloo, mean_return, vine"),
         ({"kl": "los"}, "kl is 'los'; it must be one of loss, reward"),
         # TRL's settings that would do nothing
         ({"use_bias_correction_kl": False}, "beta is 0.0, so use_bias_correction_kl would do nothing"),

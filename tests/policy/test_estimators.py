@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from rlstep.policy.estimators import (
+    by_outcome,
     charge_kl,
     group_advantages,
+    return_advantages,
     token_rewards,
     token_weights,
     vine_advantages,
@@ -11,6 +15,7 @@ from rlstep.policy.estimators import (
     without_positive_steps,
 )
 from rlstep.policy.rewards.scored import ScoredCompletion
+from rlstep.runtime.errors import UserError
 
 
 def judgement(step_rewards, outcome=0.0, steps=None) -> ScoredCompletion:
@@ -66,6 +71,52 @@ def test_a_group_that_lies_on_two_ranks_is_one(arguments):
     for rank, expected in ((0, 1.0), (1, -1.0)):
         found = group_advantages(everyone, slice(rank, rank + 1), [[0]], mask, 2, arguments())
         torch.testing.assert_close(found, torch.full((1, 2), expected))
+
+
+def scored(score, correct, rewards=(0.0,)) -> ScoredCompletion:
+    return replace(judgement(rewards, float(correct)), step_scores=[score] * len(rewards))
+
+
+def test_a_problems_samples_are_chosen_by_their_mean_step_scores(arguments):
+    """Two of four: the right one with the highest score, the wrong one with the lowest."""
+    everyone = [scored(0.9, True), scored(0.4, True), scored(0.2, False), scored(0.1, False)]
+    args = arguments(num_generations=4, keep_samples=2)
+    worth, stays = by_outcome(everyone, args)
+    assert (worth, stays.tolist()) == (everyone, [True, False, False, True])
+    _, stays = by_outcome(everyone, arguments(num_generations=4, keep_samples=2, keep_wrong="any"))
+    assert stays.tolist() == [True, False, True, False]
+    assert by_outcome(everyone, arguments(num_generations=4)) == (everyone, None)
+
+
+def test_samples_are_not_chosen_without_scores(arguments):
+    with pytest.raises(UserError, match="this reward source gives none"):
+        by_outcome([judgement([1.0])] * 4, arguments(num_generations=4, keep_samples=2))
+
+
+def test_wrong_completions_are_paid_by_what_sets_them_apart(arguments):
+    everyone = [scored(0.9, True, (0.9, 0.7)), scored(0.5, False, (0.5, 0.7)), scored(0.2, False), scored(0, False, ())]
+    worth, _ = by_outcome(everyone, arguments(num_generations=4, centre_wrong=True))
+    # the wrong ones' means are 0.6 and 0, so the shift is 0.3
+    expected = [[0.9, 0.7], [0.2, 0.4], [-0.3], []]
+    assert [row.step_rewards for row in worth] == [pytest.approx(rewards) for rewards in expected]
+    assert [row.outcome for row in worth] == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_those_that_stay_are_compared_with_each_other_alone(arguments):
+    """Of four the first and the last stay, on two ranks: outcomes 1 and 0, so 0.5 and -0.5; the others have none."""
+    everyone = [judgement([0.0], 1.0), judgement([5.0], 1.0), judgement([5.0], 0.0), judgement([0.0], 0.0)]
+    stays = torch.tensor([True, False, False, True])
+    masks = torch.tensor([[1, 1], [0, 0], [0, 0], [1, 1]])
+    expected = torch.tensor([0.5, 0.0, 0.0, -0.5])[:, None] * masks
+    ends = [[0], [], [], [0]]
+    args = arguments(num_generations=4, keep_samples=2)
+    rewards = torch.tensor([[0.0, 1.0], [5.0, 1.0], [5.0, 0.0], [0.0, 0.0]])
+    mean_return = arguments(num_generations=4, keep_samples=2, advantage="mean_return")
+    for own in (slice(0, 2), slice(2, 4)):
+        by_steps = group_advantages(everyone, own, ends[own], masks[own], 2, args, stays)
+        torch.testing.assert_close(by_steps, expected[own])
+        by_returns = return_advantages(rewards, masks, own, 2, mean_return, stays)
+        torch.testing.assert_close(by_returns, expected[own])
 
 
 def test_whitening_is_over_the_tokens_of_all_ranks():

@@ -10,6 +10,7 @@ from rlstep.runtime.errors import UserError
 
 SERVED = {"use_vllm": True, "vllm_mode": "server", "vllm_sync": "adapter"}
 STEPS = {"reward": ["prm"], "prm": "x"}
+FIRST_ERROR = {"reward": ["prm", "outcome"], "prm": "x", "credit": "first_error", "first_error_threshold": 0.5}
 
 
 @pytest.fixture
@@ -36,7 +37,30 @@ def check(arguments):
         ({"args": {"step_discount": 0.5, "step_baseline": "all"}}, "so step_discount, step_baseline would do nothing"),
         ({"args": {"truncated": "no_process"}}, r"\['outcome'\] has no step rewards, so truncated would do"),
         ({"alarm": {"alarm_rise": 2.0}}, "so alarm_rise would do nothing"),
+        ({"options": {"prm": "x"}}, r"prm is given, but reward is \['outcome'\]; add it there, set keep_samples, or"),
         ({"options": STEPS | {"credit": "delta"}}, "credit 'delta' is only meaningful in sums of rewards"),
+        ({"options": FIRST_ERROR}, "credit 'first_error' is only meaningful in sums of rewards"),
+        (
+            {"options": FIRST_ERROR | {"first_error_threshold": None}, "args": {"advantage": "mean_return"}},
+            "credit 'first_error' needs first_error_threshold",
+        ),
+        (
+            {"options": FIRST_ERROR | {"reward": ["prm"]}, "args": {"advantage": "mean_return"}},
+            "right ones by their outcome alone; add outcome to reward",
+        ),
+        (
+            {"options": FIRST_ERROR | {"credit_parameters": {"margin": "all"}}},
+            "margin='all' is not one of none, partial, prompt",
+        ),
+        ({"options": FIRST_ERROR | {"credit_parameters": {"eta": 1}}}, "'first_error' has no parameter 'eta'"),
+        (
+            {"options": STEPS | {"credit": "coherence"}, "args": {"step_discount": 1.0}},
+            "would grow with the number of steps; take advantage 'group' with step_discount 0",
+        ),
+        ({"options": STEPS | {"credit": "coherence"}, "args": {"advantage": "gae"}}, "take advantage 'group' with"),
+        ({"options": STEPS, "args": {"centre_wrong": True}}, r"reward \['prm'\] needs both steps \(prm\) and outcome"),
+        ({"args": {"centre_wrong": True}}, r"reward \['outcome'\] needs both"),
+        ({"args": {"keep_samples": 2, "num_generations": 4}}, "keep_samples chooses by a PRM's scores; set prm"),
         ({"options": STEPS, "args": {"advantage": "gae", "truncated": "bootstrap"}}, "set guard_no_answer: false"),
         (
             {
@@ -94,6 +118,10 @@ def test_all_faults_are_shown_at_once(check):
         {"options": STEPS, "guards": {"guard_repeats": False}, "args": {"step_discount": 0.5}},
         {"options": STEPS | {"credit": "delta"}, "args": {"step_discount": 1.0}},
         {"options": STEPS | {"credit": "delta"}, "args": {"advantage": "gae"}},
+        {"options": FIRST_ERROR, "args": {"advantage": "mean_return"}},
+        {"options": FIRST_ERROR, "args": {"step_discount": 1.0}},
+        {"options": {"prm": "x"}, "args": {"keep_samples": 2, "num_generations": 4}},
+        {"options": STEPS | {"reward": ["prm", "outcome"], "credit": "coherence"}, "args": {"centre_wrong": True}},
         {"options": {"reward": ["orm"], "orm": "x"}, "alarm": {"alarm_rise": 2.0}},
         {
             "options": STEPS,

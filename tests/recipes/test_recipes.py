@@ -120,6 +120,13 @@ def test_the_credit_contrast_changes_the_credit_alone():
         ("arithmetic/ppo_gae", "arithmetic/ppo_process", {"advantage"}),
         ("arithmetic/ppo_rloo", "arithmetic/ppo_process", {"advantage"}),
         ("arithmetic/ppo_vine", "arithmetic/ppo_outcome", {"advantage"}),
+        (
+            "arithmetic/ppo_first_error",
+            "arithmetic/ppo_process",
+            {"credit", "credit_parameters", "first_error_threshold", "process_weight", "advantage"},
+        ),
+        ("arithmetic/ppo_centred", "arithmetic/ppo_process", {"credit", "centre_wrong"}),
+        ("arithmetic/ppo_filtered", "arithmetic/ppo_outcome", {"prm", "keep_samples"}),
         ("gsm8k/ppo_rloo", "gsm8k/ppo_process", {"advantage"}),
         ("math/ppo_rloo", "math/ppo_process", {"advantage"}),
         ("arithmetic/orm", "arithmetic/prm", set()),

@@ -16,6 +16,9 @@ CLEAN = {
     "process_clip_delta": [[0.1, 0.1, 0.1, 0.1]] * 2,
     "process_min_form": [[0.1, 0.4, 0.5, 0.7], [0.1, 0.5, 0.6, 0.7]],
     "process": [[0.1, 0.5, 0.6, 0.8], [0.1, 0.5, 0.7, 0.9]],
+    "first_error": [[0.1, 0.3, 0.4, 0.6], [0.1, 0.3, 0.5, 0.6]],
+    "centred": [[0.1, 0.2, 0.4, 0.6], [0.1, 0.3, 0.4, 0.5]],
+    "filtered": [[0.1, 0.2, 0.3, 0.5], [0.1, 0.2, 0.3, 0.4]],
 }
 
 
@@ -56,7 +59,7 @@ def test_samples_accuracies_and_alarms_of_each_arm(tmp_path):
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| outcome only | 300, never | 0.55" in text
     assert "1 of 2 (update 2)" in text
-    assert text.count("0 of 2") == 4
+    assert text.count("0 of 2") == 7
     pixels = imread(tmp_path / "report" / "contrast.png")
     assert len(np.unique((pixels[..., :3] * 255).astype(int).reshape(-1, 3), axis=0)) > 50
 

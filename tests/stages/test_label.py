@@ -9,6 +9,7 @@ from rlstep.runtime.rows import write_rows
 from rlstep.stages.label import LabelConfig, label
 from rlstep.steps.records import Solution, read_solutions
 from rlstep.supervision.checker import label_metrics
+from rlstep.supervision.flips import flip_labels
 from rlstep.tasks.increasing import Increasing
 
 METRICS = {
@@ -43,6 +44,36 @@ def test_the_record_beside_the_output_holds_config_and_metrics(config, tmp_path)
     assert record["config"]["data"] == config.data
     assert record["metrics"] == metrics
     assert set(metrics) == METRICS
+
+
+def test_a_share_of_the_step_labels_is_flipped_and_the_answers_stay(config, tmp_path):
+    label(config)
+    metrics = label(replace(config, flip=0.25, out=str(tmp_path / "flipped.jsonl")))
+    exact, flipped = read_solutions(config.out), read_solutions(tmp_path / "flipped.jsonl")
+    pairs = [pair for a, b in zip(exact, flipped, strict=True) for pair in zip(a.labels, b.labels, strict=True)]
+    wrong = sum(a != b for a, b in pairs)
+    # 5 standard deviations of a share of one quarter
+    assert abs(wrong / len(pairs) - 0.25) < 5 * (0.25 * 0.75 / len(pairs)) ** 0.5
+    assert {b for _, b in pairs} == {0, 1}
+    assert [s.correct for s in exact] == [s.correct for s in flipped]
+    assert metrics["step_accuracy"] == pytest.approx(sum(b for _, b in pairs) / len(pairs))
+    again = tmp_path / "again.jsonl"
+    label(replace(config, flip=0.25, out=str(again)))
+    assert [s.labels for s in read_solutions(again)] == [s.labels for s in flipped]
+
+
+def test_a_flip_depends_on_what_was_written_up_to_there_alone():
+    def labels(completion, steps):
+        return flip_labels(Solution("p", "1 + 1", completion, "2", steps=steps, labels=[1] * len(steps)), 0.5).labels
+
+    lines = [f"step {k}\n" for k in range(40)]
+    ends = [sum(map(len, lines[: k + 1])) for k in range(40)]
+    spans = [(end - len(line), end) for end, line in zip(ends, lines, strict=True)]
+    whole = labels("".join(lines), spans)
+    assert labels("".join(lines[:20]), spans[:20]) == whole[:20]
+    assert set(whole) == {0, 1}
+    unknown = flip_labels(Solution("p", "1 + 1", "a", "2", steps=[(0, 1)], labels=[None]), 1.0)
+    assert unknown.labels == [None]
 
 
 def test_metrics_by_hand():

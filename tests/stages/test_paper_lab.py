@@ -66,7 +66,7 @@ def test_what_is_asked_for_reaches_the_stages():
         ({"wrong_shares": [1.5]}, "wrong_shares is"),
         ({"experiments": ["active", "active"]}, "name each of"),
         ({"experiments": ["passive"]}, "passive"),
-        ({"contrast": True}, "contrast and paper are two experiments"),
+        ({"contrast": True}, "contrast and paper are experiments of their own"),
         ({"arms": ["process"]}, "arms"),
         ({"paper": False, "rollouts": [2]}, "rollouts"),
     ],

@@ -1,7 +1,9 @@
+import itertools
 import json
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 import wandb
 from safetensors.torch import load_file
 from transformers import set_seed
@@ -62,6 +64,30 @@ def curve(folder) -> list[dict]:
 
 
 # --- A run.
+
+
+def test_each_way_with_an_untrusted_prm_trains_another_policy(problems, prm_path, model, arguments, tmp_path):
+    ways = {
+        "plain": ({}, {}),
+        "first error": (
+            {"credit": "first_error", "credit_parameters": {"margin": "none"}, "first_error_threshold": 0.5},
+            {"advantage": "mean_return"},
+        ),
+        "coherence": ({"credit": "coherence"}, {}),
+        "centred": ({"credit": "coherence"}, {"centre_wrong": True, "step_baseline": "all"}),
+        "filtered": ({}, {"keep_samples": 2}),
+        "filtered by a PRM that pays nothing": ({"reward": ["outcome"]}, {"keep_samples": 2}),
+    }
+    weights = {}
+    for name, (options, args) in ways.items():
+        out = tmp_path / name
+        chosen = PPOOptions(problems, **{"reward": ["prm", "outcome"], "prm": prm_path} | options)
+        metrics = ppo(chosen, arguments(num_generations=4, output_dir=str(out), **args), model, LENIENT)
+        assert metrics["samples"] == 4
+        state = load_file(out / "adapter_model.safetensors")
+        weights[name] = torch.cat([tensor.flatten() for _, tensor in sorted(state.items())])
+    for a, b in itertools.combinations(weights, 2):
+        assert not torch.equal(weights[a], weights[b]), (a, b)
 
 
 @pytest.mark.parametrize("advantage", ["group", "gae"])
@@ -213,7 +239,7 @@ def test_wandb_offline_leaves_a_run(problems, model, arguments, wandb_folder, tm
             {"reward": ["prn"]},
             r"no reward 'prn' \(did you mean 'prm'\?\); there are prm, checker, implicit",
         ),
-        ({"prm": "x"}, r"prm is given, but reward is \['outcome'\]"),
+        ({"orm": "x"}, r"orm is given, but reward is \['outcome'\]"),
         ({"source_weights": {"prm": 1.0}}, "source_weights has 'prm', which is not a source"),
         ({"source_weights": {"outcome": "much"}}, "source_weights: outcome is 'much'; give a finite number"),
         ({"source_weights": "[1]"}, "source_weights .*as JSON"),

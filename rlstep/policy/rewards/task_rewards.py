@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from rlstep.core.first_error_credit import first_error_rewards
 from rlstep.core.rewards import step_rewards, steps_to_first_error
 from rlstep.policy.rewards import guards as guarding
 from rlstep.policy.rewards.guards import Guards
@@ -28,9 +29,19 @@ SOURCES = PROCESS + OUTCOME
 GIVES = {"prm": "probability", "orm": "probability", "implicit": "reward"}
 # Where RL departs from the published scheme, unless it is told otherwise: a step more likely wrong than right costs
 # something, and padding cannot raise a return.
-DEFAULTS = {"sum": {"centered": True}, "min_form": {"total": "exact"}}
+DEFAULTS = {"sum": {"centered": True}, "min_form": {"total": "exact"}, "first_error": {"margin": "prompt"}}
+# The credit scheme that also reads the outcome and the text, and how much of a good prefix's end it leaves unpaid:
+# nothing, a tenth of the completion, or as much as the problem is long, in characters.
+FIRST_ERROR = "first_error"
+MARGINS = ("none", "partial", "prompt")
 # The checker source's score of a step that the checker cannot label: as likely right as wrong.
 UNKNOWN = 0.5
+
+
+NO_THRESHOLD = (
+    "credit 'first_error' needs first_error_threshold: the score below which a step is called wrong (VPPO took 0.8 for "
+    "its PRM, chosen on ProcessBench)"
+)
 
 
 class TaskRewards:
@@ -55,7 +66,8 @@ class TaskRewards:
         sources: name -> weight.
         verifiers: name -> the verifier of each of prm, orm and implicit among the sources.
         own: name -> the user's own reward of each other source.
-        credit: the credit scheme's name.
+        credit: the credit scheme's name: one of `rlstep.core.rewards.SCHEMES`, or first_error
+            (`rlstep.core.first_error_credit`), which needs a first_error_threshold.
         credit_parameters: the credit scheme's parameters.
         process_weight, outcome_weight: factors of the two.
         first_error_threshold: steps after the first one scored below this are not scored: a PRM is trained up to the
@@ -88,6 +100,8 @@ class TaskRewards:
         self.credit_parameters = credit_settings(credit, credit_parameters)
         self.process_weight, self.outcome_weight = process_weight, outcome_weight
         self.first_error_threshold = first_error_threshold
+        if credit == FIRST_ERROR and first_error_threshold is None:
+            raise UserError(NO_THRESHOLD)
         self.guards = guards or Guards()
         self.missing_answer_reward = missing_answer_reward
 
@@ -128,7 +142,7 @@ class TaskRewards:
         reasons = guarding.guard_reasons(problem, completion, check.steps, answer, self.guards)
         return ScoredCompletion(
             steps=check.steps,
-            step_rewards=self._step_rewards(check, values, reasons, answer),
+            step_rewards=self._step_rewards(check, values, reasons, answer, (len(problem), len(completion))),
             outcome=self.outcome_weight * self._outcome(check, values),
             correct=check.correct,
             clean=check.correct and all(label == 1 for label in check.labels),
@@ -149,9 +163,17 @@ class TaskRewards:
         return total
 
     def _step_rewards(
-        self, check: Check, values: dict[str, list[float]], reasons: list[str | None], answer: int | None
+        self,
+        check: Check,
+        values: dict[str, list[float]],
+        reasons: list[str | None],
+        answer: int | None,
+        lengths: tuple[int, int],
     ) -> list[float]:
-        """The weighted sum over the process sources, guarded; as long as the source that scores the most steps."""
+        """The weighted sum over the process sources, guarded; as long as the source that scores the most steps.
+
+        `lengths` are the problem's and the completion's, in characters.
+        """
         sources = [name for name in PROCESS if name in self.sources]
         sources += [name for name, own in self.own.items() if own.pays == "steps"]
         if not sources:
@@ -162,7 +184,12 @@ class TaskRewards:
             # The checker's labels take the place of a PRM's probabilities.
             of_steps = values[name] if name in values else [UNKNOWN if v is None else float(v) for v in check.labels]
             gives_rewards = name in self.own or (name in values and self.verifiers[name].gives == "reward")
-            paid = _only(of_steps, seen) if gives_rewards else self._credited(of_steps, seen)
+            if gives_rewards:
+                paid = _only(of_steps, seen)
+            elif self.credit == FIRST_ERROR:
+                paid = self._before_first_error(of_steps, seen, check, lengths)
+            else:
+                paid = self._credited(of_steps, seen)
             total = _sum(total, [self.sources[name] * reward for reward in paid])
         guarded = guarding.apply_guards(total, reasons, answer, self.guards)
         return [self.process_weight * reward for reward in guarded]
@@ -190,6 +217,20 @@ class TaskRewards:
             rewards[step] = reward
         return rewards
 
+    def _before_first_error(
+        self, scores: Sequence[float], seen: Sequence[int], check: Check, lengths: tuple[int, int]
+    ) -> list[float]:
+        """What `first_error_rewards` pays, one reward per step, for the steps that it is shown."""
+        problem, completion = lengths
+        margin = {"none": 0, "partial": completion / 10, "prompt": problem}[self.credit_parameters["margin"]]
+        scores_S = torch.tensor([scores[step] for step in seen], dtype=torch.float64)
+        ends_S = torch.tensor([check.steps[step][1] for step in seen], dtype=torch.float64)
+        rewards_S = first_error_rewards(scores_S, ends_S, check.correct, self.first_error_threshold, margin)
+        rewards = [0.0] * len(scores)
+        for step, reward in zip(seen, rewards_S.tolist(), strict=True):
+            rewards[step] = reward
+        return rewards
+
 
 def _only(values: Sequence[float], steps: Sequence[int]) -> list[float]:
     """The values of these steps, 0 for the others."""
@@ -211,6 +252,13 @@ def credit_settings(credit: str, parameters: dict | None) -> dict:
         UserError: the scheme does not take them, by name or by value.
     """
     complete = DEFAULTS.get(credit, {}) | (parameters or {})
+    if credit == FIRST_ERROR:
+        unknown = sorted(set(complete) - {"margin"})
+        if unknown:
+            raise UserError(f"reward scheme 'first_error' has no parameter '{unknown[0]}'; it takes margin.")
+        if complete["margin"] not in MARGINS:
+            raise UserError(f"scheme 'first_error': margin={complete['margin']!r} is not one of {', '.join(MARGINS)}.")
+        return complete
     try:
         # Tried on two steps, so that wrong values show at the start, not only wrong names.
         step_rewards(torch.full((2,), 0.5), credit, **complete)

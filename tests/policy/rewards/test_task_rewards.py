@@ -90,6 +90,47 @@ def test_nothing_is_judged_after_the_first_error(task):
     assert step_rewards(task, [0.1, 0.9, 0.9], first_error_threshold=0.5) == pytest.approx([-0.8])
 
 
+WRONG = "7 + 3 = 10\n10 * 7 = 11\nAnswer: 11"
+
+
+@pytest.mark.parametrize(
+    ("scores", "parameters", "expected"),
+    [
+        # VPPO: the last step before the first error, of which the PRM says nothing more
+        ([0.9, 0.3, 0.9], {"margin": "none"}, [0.5, 0.0, 0.0]),
+        ([0.6, 0.6, 0.1], {"margin": "none"}, [0.0, 0.5, 0.0]),
+        # two good steps end after 23 characters; a tenth of the completion's 33 is taken off, and 11 are left
+        ([0.6, 0.6, 0.1], {"margin": "partial"}, [0.5, 0.0, 0.0]),
+        # the problem is longer than the prefix
+        ([0.6, 0.6, 0.1], {}, [0.0, 0.0, 0.0]),
+        # no error is located
+        ([0.9, 0.9, 0.9], {"margin": "none"}, [0.0, 0.0, 0.0]),
+    ],
+)
+def test_a_wrong_solution_keeps_credit_up_to_its_first_error(task, scores, parameters, expected):
+    options = {"credit": "first_error", "credit_parameters": parameters, "first_error_threshold": 0.5}
+    rewards = paid_by_prm(task, scores, process_weight=0.5, **options)
+    wrong, right = judge(rewards, WRONG, RIGHT)
+    assert (wrong.step_rewards, wrong.outcome) == (expected, 0.0)
+    assert (right.step_rewards, right.outcome) == ([0.0, 0.0, 0.0], 1.0)
+
+
+def test_a_withheld_completion_keeps_no_prefix(task):
+    options = {"credit": "first_error", "credit_parameters": {"margin": "none"}, "first_error_threshold": 0.5}
+    cut_off = "7 + 3 = 10\n10 * 7 = 11"
+    (row,) = judge(
+        paid_by_prm(task, [0.9, 0.1], **options | {"guards": replace(UNGUARDED, guard_no_answer=True)}), cut_off
+    )
+    assert row.step_rewards == [0.0, 0.0]
+    (row,) = judge(paid_by_prm(task, [0.9, 0.1], **options), cut_off)
+    assert row.step_rewards == [1.0, 0.0]
+
+
+def test_the_first_error_has_to_be_told_from_the_scores(task):
+    with pytest.raises(UserError, match="needs first_error_threshold"):
+        paid_by_prm(task, [0.9], credit="first_error")
+
+
 @pytest.mark.parametrize(
     ("credit", "parameters", "expected"),
     [
