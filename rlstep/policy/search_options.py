@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from rlstep.core.aggregate import Aggregate
+from rlstep.core.guided_search import Search
 from rlstep.runtime.constraints import Range, ReadBy
 
 SEARCHING = ReadBy("search")
@@ -14,7 +15,7 @@ SEARCHING = ReadBy("search")
 class SearchOptions:
     """Whether solutions are searched for, and how."""
 
-    search: Literal["beam", "dvts"] | None = field(
+    search: Search | None = field(
         default=None,
         metadata={
             "help": "Write step by step, and go on from the steps that a PRM scores highest. beam: beam search over n "

@@ -7,11 +7,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from rlstep.report import tables
 from rlstep.report.figures.drawing import band, label_ends, save, set_title, show_shares
 from rlstep.report.picks import picks
 from rlstep.report.style import GREEN, ORANGE, PINK, STYLE, VERMILION
 
-HEIGHT_IN = 4.6
+HEIGHT_IN = 5.2
 MARKERS, COLOURS = ("D", "s", "^", "v", "P"), (VERMILION, GREEN, PINK, ORANGE)
 
 
@@ -44,8 +45,11 @@ def draw_equal_tokens(curves: dict, tokens: list[float], figures: dict, path: st
         by = _picked_by(figures)
         styles = zip(cycle(MARKERS), cycle(COLOURS), strict=False)
         for (name, one), (marker, colour) in zip(figures["searches"].items(), styles, strict=False):
-            _point(axes, one["tokens"], one["accuracy"][by]["search"], marker, colour, f"{name}, picked by {by}")
-        axes.legend(loc="upper left", frameon=False, fontsize=8.5)
+            _point(axes, one["tokens"], one["accuracy"][by]["search"], marker, colour, name)
+        title = f"searches, picked by {tables.curve_head(by, tables.curve_names(curves))}"
+        # Above the axes: within them there may be points anywhere.
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 4, "alignment": "left"}
+        axes.legend(**place, frameon=False, fontsize=8.5, title=title)
         show_shares(axes)
         axes.set_xscale("log", base=2)
         axes.set_xticks(tokens)
