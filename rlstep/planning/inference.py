@@ -50,11 +50,7 @@ def sample_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, 
         notes=[
             f"prompts of {lengths.prompt} and completions of {T} tokens at the longest, {rows} at a time, {where}"
             + ("" if problems else "; tokens and FLOPs are those of one problem"),
-            *(
-                ["as without search: neither the PRM nor the beams that it drops are counted"]
-                if values["search"]
-                else []
-            ),
+            *(["as without search: the PRM is not counted, nor its passes"] if values["search"] else []),
         ],
         faults=_vllm_faults(model, number, values, share, lengths.prompt + T, machine) if engine == "vllm" else [],
     )
