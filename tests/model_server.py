@@ -14,7 +14,14 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from tests.local_server import LocalServer
 
@@ -99,10 +106,12 @@ class ModelServer:
         if len(ids) + body["max_tokens"] > self.context:
             return error(400, f"This model's maximum context length is {self.context} tokens.")
         with self._model_lock:
-            drawn = draw(model, ids, body)
+            drawn = draw(model, ids, body, tokenizer)
         stops = stops_of(model, body)
-        stopped = drawn[-1] in stops
-        text = tokenizer.decode(drawn[: len(drawn) - stopped], skip_special_tokens=True) if tokenizer else ""
+        stopped = drawn[-1] in stops or ends_with_stop(drawn, body, tokenizer)
+        text = (
+            tokenizer.decode(drawn[: len(drawn) - (drawn[-1] in stops)], skip_special_tokens=True) if tokenizer else ""
+        )
         choice = {"index": 0, "text": text, "finish_reason": "stop" if stopped else "length"}
         if body.get("return_token_ids") and self.answers_tokens:
             choice |= {"token_ids": drawn, "prompt_token_ids": ids}
@@ -136,8 +145,13 @@ def stops_of(model, body: dict) -> set[int]:
     return {*(own if isinstance(own, list) else [own]), *body.get("stop_token_ids", [])}
 
 
+def ends_with_stop(drawn: list[int], body: dict, tokenizer) -> bool:
+    """Whether one of the request's stop strings is in the text; the token that completes it is the last."""
+    return any(stop in tokenizer.decode(drawn, skip_special_tokens=True) for stop in body.get("stop") or ())
+
+
 @torch.inference_mode()
-def draw(model, ids: list[int], body: dict) -> list[int]:
+def draw(model, ids: list[int], body: dict, tokenizer=None) -> list[int]:
     """The tokens that a request asks for, up to the one that it stops at."""
     own = model.generation_config.to_dict()
     defaults = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
@@ -151,4 +165,13 @@ def draw(model, ids: list[int], body: dict) -> list[int]:
         max_new_tokens=body["max_tokens"], repetition_penalty=given["repetition_penalty"],
         eos_token_id=sorted(stops_of(model, body)), pad_token_id=0, **sampled,
     )  # fmt: skip
-    return model.generate(input_ids=torch.tensor([ids]), generation_config=config)[0, len(ids) :].tolist()
+    more = {}
+    if body.get("stop"):
+
+        class Stops(StoppingCriteria):
+            def __call__(self, input_ids, scores, **_):
+                stops = ends_with_stop(input_ids[0, len(ids) :].tolist(), body, tokenizer)
+                return torch.tensor([stops])
+
+        more = {"stopping_criteria": StoppingCriteriaList([Stops()])}
+    return model.generate(input_ids=torch.tensor([ids]), generation_config=config, **more)[0, len(ids) :].tolist()

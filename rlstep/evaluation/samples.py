@@ -18,6 +18,7 @@ A row is one sample of one problem, in JSONL or Parquet or a folder of such shar
     steps        the steps; there must be as many scores and labels
     tree         the same for labelled rows that branch off one another: if `steps` are spans [start, end] of
                  `completion`, the steps that they share are measured once
+    generated_tokens  how many were generated for the sample, where searches are compared (`equal_tokens`)
 
 Other fields are ignored. Curves whose data is missing are left out (`rlstep.evaluation.best_of_n`).
 """
@@ -43,7 +44,7 @@ from rlstep.verifiers.step_table import StepTable, column
 
 FIELDS = (
     "problem_id", "sample", "scores", "scores.*", "correct", "answer", "reference", "completion", "labels", "neutral",
-    "steps", "tree",
+    "steps", "tree", "generated_tokens",
 )  # fmt: skip
 PRM, ORM = "prm", "orm"
 

@@ -49,7 +49,8 @@ def sample_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, 
         limit=machine.memory * (1 - machine.headroom),
         notes=[
             f"prompts of {lengths.prompt} and completions of {T} tokens at the longest, {rows} at a time, {where}"
-            + ("" if problems else "; tokens and FLOPs are those of one problem")
+            + ("" if problems else "; tokens and FLOPs are those of one problem"),
+            *(["as without search: the PRM is not counted, nor its passes"] if values["search"] else []),
         ],
         faults=_vllm_faults(model, number, values, share, lengths.prompt + T, machine) if engine == "vllm" else [],
     )

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
-from rlstep.policy.sampling import set_sampling
+from rlstep.policy.sampling import drawn_tokens, set_sampling
 from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.verifiers.pretrained import max_positions
@@ -86,14 +86,15 @@ class Continuer:
         )
         encoded = self._encoded(beginnings)
         rows = [row for row, number in enumerate(numbers) for _ in range(number)]
-        ids_BT = self._generate([before + written for before, written in encoded], rows)
-        ended_BT = torch.isin(ids_BT, torch.tensor(stops, device=ids_BT.device))
-        # An end token is drawn, too; what follows it is padding.
-        drawn_B = (ended_BT.cumsum(dim=1) - ended_BT.long() == 0).sum(dim=1)
+        ids_BT = continued(self.model, self.tokenizer, [before + written for before, written in encoded], rows)
         texts: list[list[str]] = [[] for _ in beginnings]
         for row, tail in zip(rows, self._tails([encoded[row][1] for row in rows], ids_BT.tolist()), strict=True):
             texts[row].append(tail)
-        return Continuations(texts, int(drawn_B.sum()), sum(len(before) + len(written) for before, written in encoded))
+        return Continuations(
+            texts,
+            int(drawn_tokens(ids_BT, stops).sum()),
+            sum(len(before) + len(written) for before, written in encoded),
+        )
 
     def _encoded(self, beginnings: Sequence[Begun]) -> list[tuple[list[int], list[int]]]:
         """(tokens of the prompt, tokens of what is written) of each."""
@@ -101,23 +102,6 @@ class Continuer:
         before = self.prompt_format.encode(self.tokenizer, prompts)
         written = self.tokenizer(list(begun), add_special_tokens=False, verbose=False)["input_ids"]
         return list(zip(before, written, strict=True))
-
-    def _generate(self, ids: list[list[int]], rows: list[int]) -> torch.Tensor:
-        """(B, T) new tokens of each of `rows`, indices of `ids`."""
-        inputs = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.model.device)
-        ids_PT, mask_PT = inputs["input_ids"], inputs["attention_mask"]
-        index_B = torch.tensor(rows, device=ids_PT.device)
-        more = {}
-        if mask_PT[:, :-1].any(dim=1).all() and len(rows) > len(ids):
-            # All but the last token, which generating has to read. The token drawn here is thrown away.
-            first = self.model.generate(
-                input_ids=ids_PT[:, :-1], attention_mask=mask_PT[:, :-1], max_new_tokens=1, return_dict_in_generate=True
-            )
-            if (cache := first.past_key_values) is not None:
-                cache.reorder_cache(index_B)  # as beam search multiplies its rows
-                more["past_key_values"] = cache
-        generated = self.model.generate(input_ids=ids_PT[index_B], attention_mask=mask_PT[index_B], **more)
-        return generated[:, ids_PT.shape[1] :]
 
     def _tails(self, written: list[list[int]], new: list[list[int]]) -> list[str]:
         """The texts of new tokens as they read after those written: some tokenizers drop a text's first space."""
@@ -130,3 +114,35 @@ class Continuer:
             whole[len(before) :] if whole.startswith(before) else alone
             for before, whole, alone in zip(befores, wholes, apart, strict=True)
         ]
+
+
+def continued(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[list[int]],
+    rows: Sequence[int],
+    stopping: StoppingCriteriaList | None = None,
+) -> torch.Tensor:
+    """(B, T) new tokens of each of `rows`, indices of `ids`: of beginnings, each of which is computed once.
+
+    Args:
+        model: with its sampling set (`set_sampling`).
+        tokenizer: pads on the left.
+        ids: tokens of each beginning.
+        rows: which of them goes on, for each row.
+        stopping: ends rows beside the end tokens; it is given the beginnings, padded, and what is drawn.
+    """
+    inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(model.device)
+    ids_PT, mask_PT = inputs["input_ids"], inputs["attention_mask"]
+    index_B = torch.tensor(rows, device=ids_PT.device)
+    more = {} if stopping is None else {"stopping_criteria": stopping}
+    if mask_PT[:, :-1].any(dim=1).all() and len(rows) > len(ids):
+        # All but the last token, which generating has to read. The token drawn here is thrown away.
+        first = model.generate(
+            input_ids=ids_PT[:, :-1], attention_mask=mask_PT[:, :-1], max_new_tokens=1, return_dict_in_generate=True
+        )
+        if (cache := first.past_key_values) is not None:
+            cache.reorder_cache(index_B)  # as beam search multiplies its rows
+            more["past_key_values"] = cache
+    generated = model.generate(input_ids=ids_PT[index_B], attention_mask=mask_PT[index_B], **more)
+    return generated[:, ids_PT.shape[1] :]

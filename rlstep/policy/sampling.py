@@ -94,17 +94,32 @@ def generate(
     ids_BT = model.generate(**prompts)[:, prompts["input_ids"].shape[1] :]
     finished_B = torch.isin(ids_BT, torch.tensor(stops, device=ids_BT.device)).any(dim=1).tolist()
     texts = tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
-    return solutions_of(batch, texts, finished_B, prompt_format)
+    return solutions_of(batch, texts, finished_B, drawn_tokens(ids_BT, stops).tolist(), prompt_format)
+
+
+def drawn_tokens(ids_BT: torch.Tensor, stops: Sequence[int]) -> torch.Tensor:
+    """(B,) how many of each row's tokens were drawn: up to its first end token, itself included; the rest is padding.
+
+    >>> drawn_tokens(torch.tensor([[5, 6, 2, 0], [5, 6, 7, 8]]), stops=[2]).tolist()
+    [3, 4]
+    """
+    ended_BT = torch.isin(ids_BT, torch.tensor(stops, device=ids_BT.device))
+    return (ended_BT.cumsum(dim=1) - ended_BT.long() == 0).sum(dim=1)
 
 
 def solutions_of(
-    batch: Batch, texts: Sequence[str], finished: Sequence[bool], prompt_format: PromptFormat
+    batch: Batch,
+    texts: Sequence[str],
+    finished: Sequence[bool],
+    tokens: Sequence[int | None],
+    prompt_format: PromptFormat,
 ) -> list[Solution]:
     """The solutions that a batch's completions are.
 
     Args:
         texts: the completions, without special tokens.
         finished: whether the model ended each of them.
+        tokens: how many were generated for each; None where that is not known.
         prompt_format: how the prompts were written.
     """
     written = prompt_format.to_dict()
@@ -118,8 +133,9 @@ def solutions_of(
             finished=ended,
             prompt_format=written,
             extra=problem.extra,
+            generated_tokens=drawn,
         )
-        for (problem, index), text, ended in zip(batch, texts, finished, strict=True)
+        for (problem, index), text, ended, drawn in zip(batch, texts, finished, tokens, strict=True)
     ]
 
 

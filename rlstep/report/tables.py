@@ -23,6 +23,7 @@ CURVE_HEADS = {
 }
 # Prefixes and suffixes of a score's name in the name of its curve.
 WEIGHTED, CLEAN = "weighted_", "_clean"
+SIDE_BY_SIDE = ("search", "best_of_n", "difference")
 KEY_HEADS = {"accuracy": "answer", "clean_accuracy": "clean"}
 
 
@@ -109,6 +110,11 @@ def plain_errors(ns: Sequence[int], errors: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def _cell(name: str) -> str:
+    """A name, which may be any text, without the bar and the end of a line, which would be the table's."""
+    return " ".join(name.split()).replace("|", "\\|")
+
+
 def domains(figures: dict, names: Sequence[str]) -> Cells:
     """The accuracy of each way to pick by domain, one row per domain, and the last for all of them.
 
@@ -119,10 +125,25 @@ def domains(figures: dict, names: Sequence[str]) -> Cells:
     rows = []
     for name, one in (figures["domains"] | {ALL: figures[ALL]}).items():
         values = [number(**one["accuracy"].get(curve, {"mean": None}), digits=3) for curve in names]
-        # A name may be any text, and a bar or the end of a line would be the table's.
-        rows.append([" ".join(name.split()).replace("|", "\\|"), *values, f"{one['problems']:,}"])
+        rows.append([_cell(name), *values, f"{one['problems']:,}"])
     heads = [curve_head(name, names) for name in names]
     return Cells([f"best of {figures['n']}", *heads, "problems"], rows)
+
+
+def equal_tokens(figures: dict) -> Cells:
+    """Each search beside best-of-N at its tokens, one row per search and way to pick.
+
+    Args:
+        figures: of `rlstep.evaluation.equal_tokens.equal_tokens`.
+    """
+    rows = []
+    for name, one in figures["searches"].items():
+        n = "-" if one["n"] is None else f"{one['n']:.1f}"
+        for curve, accuracy in one["accuracy"].items():
+            values = [number(**(accuracy[part] or {"mean": None}), digits=3) for part in SIDE_BY_SIDE]
+            picked = curve_head(curve, [*one["accuracy"]])
+            rows.append([_cell(name), picked, f"{one['solutions']}", f"{one['tokens']:,.0f}", *values, n])
+    return Cells(["search", "picked by", "N", "tokens", "right", "best of n", "difference", "n"], rows)
 
 
 def prm_steps(measures: dict[str, float]) -> Cells:

@@ -5,6 +5,9 @@ up to and including each solution's first wrong one (`rlstep.verifiers.metrics.s
 `reliability.png` shows its calibration. Then `errors` has the final-answer error and the trace error of what is picked,
 too (`rlstep.evaluation.best_of_n.pick_errors`).
 
+With `search_data`, solutions of searches for the same problems, `equal_tokens.json`, `.md` and `.png` compare them with
+best-of-N at equal generated tokens (`rlstep.evaluation.equal_tokens`).
+
 Of several files, or with `domain`, there is a table by domain at one N instead (`rlstep.evaluation.domains`).
 """
 
@@ -13,16 +16,18 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from rlstep.core.calibration import reliability
 from rlstep.evaluation.best_of_n import curves_of, fewest_samples, means, missing_parts, pick_errors, powers_of_two
 from rlstep.evaluation.domains import ALL, check_samples, domain_figures, file_domains, read_domains
+from rlstep.evaluation.equal_tokens import TOKENS, CountedSamples, equal_tokens, read_search, read_taken, token_axis
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, read_samples
-from rlstep.report.figures import draw_best_of_n
+from rlstep.report.figures import draw_best_of_n, draw_equal_tokens
 from rlstep.report.reliability import reliability_figure
 from rlstep.report.tables import domains as domain_cells
+from rlstep.report.tables import equal_tokens as equal_token_cells
 from rlstep.report.tables import plain_best_of_n, plain_errors, table
 from rlstep.report.tracked_curves import log_best_of_n, log_domains
 from rlstep.runtime.constraints import Range, ReadBy, check
@@ -40,6 +45,7 @@ DOMAINS, DOMAINS_TABLE = "domains.json", "domains.md"
 TABLE_N = 100  # as in the table of Lightman et al.
 OUTPUT = "best_of_n.json"
 BY_PROBLEM = "by_problem.json"
+EQUAL_TOKENS = "equal_tokens"
 PICTURE = "best_of_n.png"
 RELIABILITY = "reliability.png"
 TRACKED = ReadBy("report_to", "wandb", "trackio")
@@ -98,6 +104,13 @@ class EvaluateConfig:
         metadata={"help": "The file's field names, if they differ: problem_id=id,answer=pred. The fields are "
                   + ", ".join(FIELDS) + "."},
     )  # fmt: skip
+    search_data: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Files that `rlstep sample --search` wrote for the same problems: compare them with best-of-N at "
+            "equal generated tokens."
+        },
+    )
     trials: Annotated[int, Range(at_least=1)] = field(
         default=400, metadata={"help": "Random draws per problem and N for the votes."}
     )
@@ -111,8 +124,9 @@ class EvaluateConfig:
     project: Annotated[str, TRACKED] = field(default_factory=default_project, metadata={"help": PROJECT_HELP})
 
     def __post_init__(self):
-        if isinstance(self.data, str):  # one file, from Python
-            self.data = [self.data]
+        for name in ("data", "search_data"):
+            if isinstance(value := getattr(self, name), str):  # one file, from Python
+                setattr(self, name, [value])
         check(self, self._faults())
 
     @property
@@ -128,7 +142,8 @@ class EvaluateConfig:
             if (name := getattr(self, role)) not in (None, role) and role in (self.scores_of or ()):
                 yield f"scores_of has {role}, and {role} is '{name}': both curves would be called {role}; leave one out"
         try:
-            parse_fields(self.fields, FIELDS)
+            if TOKENS in parse_fields(self.fields, FIELDS) and self.search_data is None:
+                yield f"fields names {TOKENS}, which is read where searches are compared; give search_data"
         except UserError as error:
             yield str(error)
 
@@ -139,6 +154,10 @@ class EvaluateConfig:
             yield "ns is of one file's curves, and a table by domain has one N; give n, and leave ns at null"
         if not self.by_domain and self.n is not None:
             yield f"n is {self.n}, which a table by domain reads: of several files, or with domain; for curves give ns"
+        if self.search_data is not None and self.by_domain:
+            yield "search_data is compared with the samples of one file, without domain; give one, or leave it out"
+        if self.search_data is not None and len(set(self.search_data)) < max(1, len(self.search_data)):
+            yield f"search_data is {self.search_data}; name at least one file, and none twice"
         if len(self.data) > 1 and self.domain is None:
             try:
                 file_domains(self.data)
@@ -174,6 +193,7 @@ def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord
         scored = read_samples(data, _choice(config), parse_fields(config.fields, FIELDS))
         ns = config.ns or powers_of_two(fewest_samples(scored)[1])
         _check_numbers(scored, ns, data)
+        searches = _read_searches(config, scored)
         by_problem = curves_of(scored, ns, config.trials, config.seed)
     errors, curves = pick_errors(scored, by_problem), means(by_problem)
     about = {**_about(scored), "aggregate": config.aggregate} | ({"errors": errors} if errors else {})
@@ -195,7 +215,43 @@ def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord
         log_best_of_n(tracker, curves, ns)
     described = [*_describe(scored), *([] if config.ns else _bounded(scored, ns))]
     tables = [plain_best_of_n(result), *([plain_errors(ns, errors)] if errors else [])]
-    return "\n\n".join(["\n".join(described), *tables, f"{out / PICTURE}"])
+    compared = [] if searches is None else _compare(config, searches, result, record)
+    return "\n\n".join(["\n".join(described), *tables, f"{out / PICTURE}", *compared])
+
+
+class Searches(NamedTuple):
+    """The samples of `data` and the solutions of searches, with the tokens that each took."""
+
+    data: CountedSamples
+    by_name: dict[str, CountedSamples]
+
+
+def _read_searches(config: EvaluateConfig, scored: ScoredSamples) -> Searches | None:
+    if config.search_data is None:
+        return None
+    data = config.data[0]
+    counted = CountedSamples(data, scored, read_taken(data, parse_fields(config.fields, FIELDS)))
+    # A search's scores are called as it calls them, and are probabilities.
+    choice = ScoreChoice(aggregate=config.aggregate)
+    names = file_domains(config.search_data)
+    return Searches(counted, {name: read_search(path, choice, counted) for name, path in names.items()})
+
+
+def _compare(config: EvaluateConfig, searches: Searches, curves: dict, record: RunRecord) -> list[str]:
+    """Writes the comparison at equal tokens; returns what is printed."""
+    out = Path(config.out)
+    figures = equal_tokens(*searches, config.trials, config.seed)
+    write_json(out / f"{EQUAL_TOKENS}.json", figures | {"aggregate": config.aggregate})
+    text = table(*equal_token_cells(figures))
+    (out / f"{EQUAL_TOKENS}.md").write_text(text + "\n", encoding="utf-8")
+    tokens, picture = token_axis(searches.data, curves["ns"]), out / f"{EQUAL_TOKENS}.png"
+    draw_equal_tokens(curves, tokens, figures, picture, _caption(searches.data.scored))
+    for name, one in figures["searches"].items():
+        record.metrics[f"{name}/tokens"] = one["tokens"]
+        for curve, accuracy in one["accuracy"].items():
+            parts = {part: accuracy[part]["mean"] for part in ("search", "difference") if accuracy[part]}
+            record.metrics |= {f"{name}/{curve}_{part}": mean for part, mean in parts.items()}
+    return [text, f"{picture}"]
 
 
 def _domains(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord) -> str:

@@ -1,15 +1,18 @@
 """The `sample` stage: N solutions of every problem, written as they come; a killed run continues where it stopped.
 
+With `search` they are not independent samples, but the beams of a search that a PRM guides
+(`rlstep.policy.guided_search`). A batch then holds whole problems, at least one.
+
 Several processes (`torchrun`, `accelerate launch`, `deepspeed`) sample together, each every so many-th batch. A batch's
 seed depends on its number alone, so the rows are the same whatever the number of processes. The output is a file or a
 folder of shards (`rlstep.runtime.output`).
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 
@@ -17,7 +20,9 @@ from rlstep.policy.engines.base import Sampling
 from rlstep.policy.engines.opening import EngineOpening
 from rlstep.policy.engines.options import EngineOptions
 from rlstep.policy.first_batch import Look, warn_of_first_batch
+from rlstep.policy.models import device
 from rlstep.policy.sampling import SampledBatches, batch_seed
+from rlstep.policy.search_options import SearchOptions
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
@@ -33,8 +38,12 @@ from rlstep.steps.answers import extract
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.problems import CONFIG_NAME_HELP, FIELDS_HELP, PROBLEMS_HELP, SPLIT_HELP, fields_faults, read_problems
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
-from rlstep.steps.records import Solution, write_solution_rows
+from rlstep.steps.records import Problem, Solution, write_solution_rows
 from rlstep.steps.sources import Row
+from rlstep.verifiers.serving.addresses import checkpoint_of
+
+if TYPE_CHECKING:
+    from rlstep.policy.guided_search import GuidedSearch
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +53,7 @@ FINISHED, SKIPPED = "finished", "skipped_rows"
 
 
 @dataclass
-class SampleConfig(EngineOptions):
+class SampleConfig(SearchOptions, EngineOptions):
     model: str = field(metadata={"help": "Hub id or folder of the policy: a causal LM or a LoRA adapter."})
     problems: str = field(metadata={"help": PROBLEMS_HELP})
     out: str = field(metadata={"help": "Where the solutions go: NAME.jsonl, or a folder of Parquet shards."})
@@ -52,8 +61,8 @@ class SampleConfig(EngineOptions):
         default=1,
         metadata={
             "aliases": ["--samples_per_problem"],
-            "help": "Solutions per problem. Launchers take --n for an option of their own; --samples_per_problem is "
-            "the same.",
+            "help": "Solutions per problem; with search, its beams. Launchers take --n for an option of their own; "
+            "--samples_per_problem is the same.",
         },
     )
     temperature: Annotated[float, Range(at_least=0)] = field(
@@ -69,7 +78,11 @@ class SampleConfig(EngineOptions):
         default=512, metadata={"help": "Longest completion, in tokens."}
     )
     batch_size: Annotated[int, Range(at_least=1)] = field(
-        default=512, metadata={"help": "Solutions generated and written at a time, a shard of a folder."}
+        default=512,
+        metadata={
+            "help": "Solutions generated and written at a time, a shard of a folder; with search those of as many "
+            "whole problems as fit, of one at least."
+        },
     )
     on_long_row: Literal["error", "skip"] = field(
         default="error",
@@ -87,12 +100,18 @@ class SampleConfig(EngineOptions):
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code from the hub."})
 
+    @property
+    def rows_at_a_time(self) -> int:
+        """Solutions of a batch: all of a problem's where they are searched for together."""
+        return self.batch_size if self.search is None else max(1, self.batch_size // self.n) * self.n
+
     def __post_init__(self):
         check(self, self._faults())
 
     def _faults(self) -> Iterator[str]:
         yield from fields_faults(self.fields)
         yield from self.engine_faults(self.top_k)
+        yield from self.search_faults(self.n, self.prompts_as)
         if self.temperature == 0 and self.n > 1:
             yield f"temperature 0 gives one solution {self.n} times over; set n to 1, or temperature above 0"
 
@@ -109,14 +128,15 @@ def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict
     out, chosen, processes = Path(config.out), settings(config) | settings(prompts), launched_processes()
     identity = run_identity(config, prompts)
     of_a_batch = {name: value for name, value in identity.items() if name not in NOT_OF_A_BATCH}
-    made_by = digest(of_a_batch, checkpoint_files(config.model), prompts.template_text)
-    batches = SampledBatches(problems, config.n, config.batch_size)
+    guide = [] if config.prm is None else checkpoint_files(checkpoint_of(config.prm))
+    made_by = digest(of_a_batch, checkpoint_files(config.model), prompts.template_text, guide)
+    batches = SampledBatches(problems, config.n, config.rows_at_a_time)
 
     def accepts(counts: Counts) -> bool:
         return config.on_long_row == "skip" or not counts.get(SKIPPED)
 
     output = Output(out, "sample", chosen, write_solution_rows, processes, accepts)
-    output.check_place(sources=(config.problems, config.model))
+    output.check_place(sources=(config.problems, config.model, *([config.prm] if config.prm else [])))
     with RunRecord("sample", chosen, out.parent, config.seed, name=out.name + ".run.json") as record:
         units = batches.units(made_by, config.seed)
         totals = output.fill(units, lambda mine: _sampled(config, prompts, batches, places, mine))
@@ -144,19 +164,36 @@ def _sampled(
         raise _too_long(opening, places)
     if not mine:
         return
-    engine = opening.open()
+    sampler = opening.open() if config.search is None else _search(config, opening, sampling, batches.problems)
     for unit in track(mine, "sampling", sum(unit.rows for unit in mine), weight=lambda unit: unit.rows):
         whole = batches[unit.number]
         batch = [(problem, index) for problem, index in whole if problem.id not in long]
         # A batch's own seed, for an engine that draws from torch's generator.
         torch.manual_seed(batch_seed(config.seed, unit.number))
-        solutions = engine.generate(batch) if batch else []
+        solutions = sampler.generate(batch) if batch else []
         if unit.number == 0 and solutions:
             warn_of_first_batch([_look(solution) for solution in solutions], "max_new_tokens")
         counts = {FINISHED: sum(solution.finished for solution in solutions)}
         if len(batch) < len(whole):
             counts[SKIPPED] = len(whole) - len(batch)
         yield Done(unit, (solution.to_row() for solution in solutions), counts)
+
+
+def _search(
+    config: SampleConfig, opening: EngineOpening, sampling: Sampling, problems: Sequence[Problem]
+) -> "GuidedSearch":
+    """The search that the settings describe; its PRM is opened, and refused, before the policy's weights are loaded."""
+    # TRL comes with what checks that a verifier fits a policy, and takes a second to import.
+    from rlstep.policy.guided_search import GuidedSearch, check_guide
+    from rlstep.verifiers.load import load_verifier
+
+    verifier = load_verifier(config.prm, device=device(), trust_remote_code=config.trust_remote_code)
+    long = set(opening.long)
+    prompts = [problem.prompt for problem in problems if problem.id not in long]
+    check_guide(config.prm, verifier, prompts, opening.prompt_format, sampling.max_new_tokens)
+    return GuidedSearch(
+        opening.open(), verifier, config, sampling, opening.tokenizer, opening.prompt_format, opening.stops
+    )
 
 
 def _too_long(opening: EngineOpening, places: dict[str, Row]) -> DataError:

@@ -25,6 +25,8 @@ from rlstep.steps.sentences import sentence_ends
 
 Rule = Literal["line", "math_line", "blank_line", "tag", "heading", "sentence"]
 
+# A visible character that is part of no tag: what is written next, whatever it is.
+_NEXT = "\ue000"
 _LINE_END = re.compile(r"\n")
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 # "Step 3 of the proof" is prose: in a heading, a mark, the end of the emphasis or the end of the line follows the
@@ -83,6 +85,21 @@ class Boundary:
             case "sentence":
                 ends = sentence_ends(text)
         return _cover(text, ends)
+
+    @property
+    def closing(self) -> str | None:
+        """Text without which no step ends that another follows; None where only what follows shows that one is over."""
+        return {"line": "\n", "blank_line": "\n", "tag": self.tag}.get(self.rule)
+
+    def whole_steps(self, text: str) -> int:
+        r"""How many steps of a text that goes on are over: what is written next begins a new one.
+
+        For rules that have `closing`.
+
+        >>> Boundary("line").whole_steps("7 + 3 = 10\n10 * "), Boundary("blank_line").whole_steps("7 + 3 = 10\n")
+        (1, 0)
+        """
+        return len(self.split(text + _NEXT)) - 1
 
     def __str__(self) -> str:
         return self.rule if self.tag is None else f"{self.rule} {self.tag!r}"

@@ -49,6 +49,7 @@ def solution_schema():
             pa.field("tree", text),
             pa.field("prompt_format", text),
             pa.field("extra", text),
+            pa.field("generated_tokens", number),
         ]
     )
 

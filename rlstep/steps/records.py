@@ -61,6 +61,9 @@ class Solution:
         prompt_format: how the prompt was written for the policy (`rlstep.steps.prompts.PromptFormat.to_dict`); None if
             that is not known.
         extra: the problem's.
+        generated_tokens: tokens that were generated for it, the end token included; None if that is not known. Those of
+            a search, which discards beams, are divided equally among the problem's solutions, so that in any file the
+            sum over a problem's solutions is what they took.
     """
 
     problem_id: str
@@ -78,6 +81,7 @@ class Solution:
     tree: str | None = None
     prompt_format: dict | None = None
     extra: dict = field(default_factory=dict)
+    generated_tokens: int | None = None
 
     @property
     def step_texts(self) -> list[str]:
@@ -137,6 +141,7 @@ _OPTIONAL = {
     "tree": (lambda v: v is None or isinstance(v, str), "text or null"),
     "prompt_format": (lambda v: v is None or is_prompt_format(v), "a mapping with the form text or chat, or null"),
     "extra": (lambda v: isinstance(v, dict), "a mapping of names to values"),
+    "generated_tokens": (lambda v: v is None or (_is_int(v) and v >= 0), "a whole number from 0, or null"),
     "answer": (lambda v: v is None or isinstance(v, str), "text or null"),
     "correct": (lambda v: v is None or isinstance(v, bool), "true, false or null"),
     "scores": (_are_scores, "a mapping of names to lists of finite numbers or null"),

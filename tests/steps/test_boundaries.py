@@ -349,3 +349,33 @@ def test_formulas_are_found_in_linear_time(no_hang):
 
 def test_a_boundary_is_named_as_it_is_set():
     assert (str(Boundary("math_line")), str(Boundary("tag", "ки"))) == ("math_line", "tag 'ки'")
+
+
+@pytest.mark.parametrize(
+    ("boundary", "text", "whole"),
+    [
+        (Boundary("line"), "", 0),
+        (Boundary("line"), "a", 0),
+        (Boundary("line"), "a\n", 1),
+        (Boundary("line"), "a\n\n  ", 1),
+        (Boundary("line"), "\n a\nb", 1),
+        (Boundary("line"), "a\nb\n", 2),
+        (Boundary("blank_line"), "a\nb\n", 0),
+        (Boundary("blank_line"), "a\nb\n \n", 1),
+        (Boundary("tag", "ки"), "a к", 0),
+        (Boundary("tag", "ки"), "a ки ки", 1),
+        (Boundary("tag", "ки"), "a ки b ки", 2),
+    ],
+)
+def test_whole_steps_stay_as_they_are_whatever_follows(boundary, text, whole):
+    assert boundary.whole_steps(text) == whole
+    for more in ("a", "1", "数"):
+        steps = boundary.split(text + more)
+        assert len(steps) == whole + 1
+        assert [start for start, _ in steps[:whole]] == [start for start, _ in boundary.split(text)[:whole]]
+
+
+def test_a_step_ends_with_its_closing_text_where_the_rule_has_one():
+    closing = {rule: Boundary(rule).closing for rule in ("line", "blank_line", "math_line", "heading", "sentence")}
+    assert closing == {"line": "\n", "blank_line": "\n", "math_line": None, "heading": None, "sentence": None}
+    assert Boundary("tag", "ки").closing == "ки"

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlstep.policy.sampling import Batch, solutions_of
 from rlstep.runtime.errors import UserError
+from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Problem, Solution, shown
 
@@ -36,9 +37,14 @@ class Sampling:
     top_k: int = 0
     seed: int = 0
 
-    def seed_of(self, problem: Problem, sample: int) -> int:
-        """One solution's own seed, in whatever order, batches and processes the solutions are drawn."""
-        name = f"{self.seed}\0{problem.id}\0{sample}".encode()
+    def seed_of(self, problem: Problem, sample: int, *part: int) -> int:
+        """One solution's own seed, in whatever order, batches and processes the solutions are drawn.
+
+        Args:
+            problem, sample: the solution.
+            part: numbers of a part of it, where it is drawn in parts.
+        """
+        name = "\0".join(map(str, (self.seed, problem.id, sample, *part))).encode()
         # 31 bits: what every server takes.
         return int.from_bytes(hashlib.sha256(name).digest()[:4]) >> 1
 
@@ -47,12 +53,48 @@ class Sampling:
 PLAIN = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_tokens": 0}
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A completion that is begun, to go on from.
+
+    Attributes:
+        name: of the problem and the sample, for messages.
+        prompt: tokens of the prompt.
+        written: tokens of the completion so far.
+        room: tokens that it may still have; at least one.
+        seed: of what comes next, for engines that draw each completion by a seed of its own.
+    """
+
+    name: str
+    prompt: list[int]
+    written: list[int]
+    room: int
+    seed: int
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.written
+
+
 class Engine(ABC):
     """Something that samples solutions."""
 
     @abstractmethod
     def generate(self, batch: Batch) -> list[Solution]:
         """One solution for each (problem, sample) of a batch, in its order.
+
+        Raises:
+            UserError: it cannot, and says why.
+        """
+
+    @abstractmethod
+    def go_on(self, begun: Sequence[Begun], boundary: Boundary | None) -> list[list[int]]:
+        """The next tokens of each completion, one at least: up to an end token, itself included, or its room.
+
+        Args:
+            begun: the completions; equal beginnings one after the other may be computed once.
+            boundary: stop at the end of a step, too, or before: at text without which none ends (`Boundary.closing`,
+                which it has). None goes on to the end.
 
         Raises:
             UserError: it cannot, and says why.
@@ -96,7 +138,12 @@ class Prompting:
         """
         texts = self.tokenizer.batch_decode([list(c.ids) for c in completions], skip_special_tokens=True)
         finished = [c.reason == "stop" or any(token in self.stops for token in c.ids) for c in completions]
-        return solutions_of(batch, texts, finished, self.format)
+        return solutions_of(batch, texts, finished, [len(c.ids) for c in completions], self.format)
+
+
+def sample_name(problem: Problem, sample: int) -> str:
+    """A sample for messages."""
+    return f"problem '{problem.id}', sample {sample}"
 
 
 def check_reason(where: str, reason: object) -> None:
@@ -107,6 +154,15 @@ def check_reason(where: str, reason: object) -> None:
     """
     if reason not in ("stop", "length"):
         raise UserError(f"{where}: the completion ended by {shown(reason)}, neither of itself nor at its longest.")
+
+
+def step_parameters(begun: Begun, boundary: Boundary | None) -> dict:
+    """What differs from `sampling_parameters` where a completion goes on, by vLLM's names.
+
+    The text at which vLLM stops is among the tokens that it gives, whatever its own text has of it.
+    """
+    stop = {} if boundary is None else {"stop": [boundary.closing]}
+    return {"max_tokens": begun.room, "seed": begun.seed, **stop}
 
 
 def sampling_parameters(sampling: Sampling, stops: tuple[int, ...]) -> dict:

@@ -78,6 +78,11 @@ class EngineOpening:
                 self.whose = f"the served model's (max_model_len of {self.server.url})"
         self.long = long_prompts(self.lengths, sampling.max_new_tokens, self.limit)
 
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The tokens that end a completion."""
+        return tuple(stop_tokens_of(load_generation_config(self.path, self.config), self.tokenizer))
+
     def open(self) -> Engine:
         """Loads what is left to load; the engine samples the problems that are not too long.
 
@@ -88,8 +93,7 @@ class EngineOpening:
         if self.options.engine == "transformers":
             model = load_policy(path, self.dtype, trust).to(device()).eval()
             return TransformersEngine(model, self.tokenizer, self.prompt_format, self.sampling)
-        stops = stop_tokens_of(load_generation_config(path, self.config), self.tokenizer)
-        prompting = Prompting(self.tokenizer, self.prompt_format, tuple(stops))
+        prompting = Prompting(self.tokenizer, self.prompt_format, self.stops)
         if self.server is not None:
             return ServerEngine(self.server, prompting, self.sampling, as_text=self.options.prompts_as == "text")
         # TRL's checks of adapters come with it, which take a second to import.

@@ -7,13 +7,25 @@ the request holds nothing that OpenAI's protocol lacks, and a completion is fini
 
 import json
 import re
+from collections.abc import Sequence
 
-from rlstep.policy.engines.base import Completion, Engine, Prompting, Sampling, check_reason, sampling_parameters
+from rlstep.policy.engines.base import (
+    Begun,
+    Completion,
+    Engine,
+    Prompting,
+    Sampling,
+    check_reason,
+    sample_name,
+    sampling_parameters,
+    step_parameters,
+)
 from rlstep.policy.sampling import Batch, solutions_of
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.json_client import Refused
 from rlstep.runtime.model_server import ModelServer
-from rlstep.steps.records import Problem, Solution, shown
+from rlstep.steps.boundaries import Boundary
+from rlstep.steps.records import Solution, shown
 
 TOKENS = range(2**31)
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
@@ -37,19 +49,35 @@ class ServerEngine(Engine):
             prompts = [self.prompting.format.render(self.prompting.tokenizer, problem.prompt) for problem, _ in batch]
         else:
             prompts = self.prompting.encode(batch)
-        choices = self.server.map(lambda asked: self._choice(*asked), zip(batch, prompts, strict=True))
+        most = self.sampling.max_new_tokens
+        asked = [
+            (sample_name(*one), self._body(prompt) | {"seed": self.sampling.seed_of(*one)}, most)
+            for one, prompt in zip(batch, prompts, strict=True)
+        ]
+        choices = self._choices(asked)
         reasons = [choice["finish_reason"] for choice in choices]
         if self.as_text:
             texts, finished = [choice["text"] for choice in choices], [reason == "stop" for reason in reasons]
-            return solutions_of(batch, texts, finished, self.prompting.format)
+            return solutions_of(batch, texts, finished, [None] * len(batch), self.prompting.format)
         ids = [choice["token_ids"] for choice in choices]
         return self.prompting.solutions(batch, list(map(Completion, ids, reasons)))
 
-    def _choice(self, one: tuple[Problem, int], prompt: str | list[int]) -> dict:
-        """The one completion of a prompt, checked."""
-        where = f"problem '{one[0].id}', sample {one[1]}: {self.server.url}"
+    def go_on(self, begun: Sequence[Begun], boundary: Boundary | None) -> list[list[int]]:
+        asked = [(one.name, self._body(one.ids) | step_parameters(one, boundary), one.room) for one in begun]
+        choices = self._choices(asked)
+        for one, choice in zip(begun, choices, strict=True):
+            if not choice["token_ids"]:
+                raise UserError(f"{one.name}: {self.server.url} gave no completion: expected a token, got none.")
+        return [choice["token_ids"] for choice in choices]
+
+    def _choices(self, asked: Sequence[tuple[str, dict, int]]) -> list[dict]:
+        """The one completion of each request, checked; (name, body, tokens at most)."""
+        return self.server.map(lambda one: self._choice(*one), asked)
+
+    def _choice(self, name: str, body: dict, most: int) -> dict:
+        where = f"{name}: {self.server.url}"
         try:
-            reply = self.server.post("/v1/completions", self._body(prompt) | {"seed": self.sampling.seed_of(*one)})
+            reply = self.server.post("/v1/completions", body)
         except Refused as error:
             # Some servers refuse lists of tokens, each in words of its own.
             hint = "" if self.as_text else " (prompts_as: text is for servers that take no tokens)"
@@ -58,16 +86,16 @@ class ServerEngine(Engine):
         if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
             raise UserError(f"{where} gave no completion: expected one choice, got {shown(choices)}.")
         check_reason(where, choices[0].get("finish_reason"))
-        self._check_content(where, choices[0])
+        self._check_content(where, choices[0], most)
         return choices[0]
 
-    def _check_content(self, where: str, choice: dict) -> None:
+    def _check_content(self, where: str, choice: dict, most: int) -> None:
         if self.as_text:
             text = choice.get("text")
             if not isinstance(text, str) or SURROGATE.search(text):
                 raise UserError(f"{where} gave no completion: expected a text, got {json.dumps(text)[:60]}.")
             return
-        ids, most = choice.get("token_ids"), self.sampling.max_new_tokens
+        ids = choice.get("token_ids")
         if ids is None:
             raise UserError(f"{where} gave no tokens with the text; take vLLM 0.10.2 or later, or prompts_as: text.")
         if not isinstance(ids, list) or len(ids) > most or any(type(id) is not int or id not in TOKENS for id in ids):

@@ -5,15 +5,27 @@ order does not matter; vLLM promises equal samples for equal seeds on the same h
 rounding, which depends on what is computed at the same time, unless VLLM_BATCH_INVARIANT=1 is set.
 """
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 from transformers import PretrainedConfig
 from trl.import_utils import suppress_experimental_warning
 
-from rlstep.policy.engines.base import Completion, Engine, Prompting, Sampling, check_reason, sampling_parameters
+from rlstep.policy.engines.base import (
+    Begun,
+    Completion,
+    Engine,
+    Prompting,
+    Sampling,
+    check_reason,
+    sample_name,
+    sampling_parameters,
+    step_parameters,
+)
 from rlstep.policy.engines.options import EngineOptions
 from rlstep.policy.sampling import Batch
 from rlstep.runtime.errors import UserError
+from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import Solution
 from rlstep.verifiers.adapters import Adapter
 
@@ -81,18 +93,36 @@ class VLLMEngine(Engine):
             raise UserError(f"vLLM cannot load {path}: {reason}. Its own output says more.") from error
 
     def generate(self, batch: Batch) -> list[Solution]:
+        names = [sample_name(*one) for one in batch]
+        seeds = [{"seed": self.sampling.seed_of(*one), "detokenize": False} for one in batch]
+        return self.prompting.solutions(batch, self._complete(names, self.prompting.encode(batch), seeds))
+
+    def go_on(self, begun: Sequence[Begun], boundary: Boundary | None) -> list[list[int]]:
+        # It has to read its own text to find a step's end.
+        changes = [step_parameters(one, boundary) | {"detokenize": boundary is not None} for one in begun]
+        completions = self._complete([one.name for one in begun], [one.ids for one in begun], changes)
+        return [list(completion.ids) for completion in completions]
+
+    def _complete(self, names: list[str], prompts: list[list[int]], changes: list[dict]) -> list[Completion]:
+        """One completion of each prompt.
+
+        Args:
+            names: for messages.
+            prompts: tokens.
+            changes: of the sampling's parameters, for each.
+        """
         from vllm import SamplingParams
 
-        prompts = [{"prompt_token_ids": ids} for ids in self.prompting.encode(batch)]
-        common = sampling_parameters(self.sampling, self.prompting.stops) | {"detokenize": False}
-        parameters = [SamplingParams(seed=self.sampling.seed_of(*one), **common) for one in batch]
-        outputs = self.llm.generate(prompts, parameters, lora_request=self.lora, use_tqdm=False)
+        common = sampling_parameters(self.sampling, self.prompting.stops)
+        parameters = [SamplingParams(**(common | one)) for one in changes]
+        asked = [{"prompt_token_ids": ids} for ids in prompts]
+        outputs = self.llm.generate(asked, parameters, lora_request=self.lora, use_tqdm=False)
         completions = [Completion(one.token_ids, one.finish_reason) for output in outputs for one in output.outputs]
-        if len(completions) != len(batch):
-            raise UserError(f"vLLM gave {len(completions)} completions for {len(batch)} prompts.")
-        for (problem, sample), completion in zip(batch, completions, strict=True):
-            check_reason(f"problem '{problem.id}', sample {sample}", completion.reason)
-        return self.prompting.solutions(batch, completions)
+        if len(completions) != len(prompts):
+            raise UserError(f"vLLM gave {len(completions)} completions for {len(prompts)} prompts.")
+        for name, completion in zip(names, completions, strict=True):
+            check_reason(name, completion.reason)
+        return completions
 
 
 def lora_rank(adapter: Adapter) -> int:

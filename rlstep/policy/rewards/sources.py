@@ -90,7 +90,11 @@ def steps_of(options: PPOOptions, verifiers: Verifiers) -> Boundary:
 
 
 def check_fit(
-    verifiers: Mapping[str, Verifier], prompts: list[Prompt], prompt_format: PromptFormat, new_tokens: int
+    verifiers: Mapping[str, Verifier],
+    prompts: list[Prompt],
+    prompt_format: PromptFormat,
+    new_tokens: int,
+    setting: str = "max_completion_length",
 ) -> None:
     """Refuses verifiers that do not fit the policy's prompts and completions, before training finds out.
 
@@ -99,6 +103,7 @@ def check_fit(
         prompts: the problems'.
         prompt_format: how the policy reads them.
         new_tokens: of a completion.
+        setting: what that setting is called.
 
     Raises:
         UserError: a verifier was taught to read prompts otherwise; or a prompt and a completion of `new_tokens`, in the
@@ -113,11 +118,11 @@ def check_fit(
             )
         limit = getattr(model, "max_positions", None)
         if limit is not None:
-            longest = max(map(len, _prompt_ids(model, prompts)))
+            longest = max(map(len, _prompt_ids(model, prompts)), default=0)
             if longest + new_tokens > limit:
                 raise UserError(
                     f"the {name} has {limit} positions, and a prompt of {longest} of its tokens with a completion of "
-                    f"{new_tokens} exceeds them. Lower max_completion_length, drop long problems, or take another one."
+                    f"{new_tokens} exceeds them. Lower {setting}, drop long problems, or take another one."
                 )
 
 

@@ -1,6 +1,7 @@
 """A recipe of `rlstep sample` on a tiny policy, and its adapters."""
 
 import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import rlstep.policy.engines.vllm_engine  # noqa: F401 - imports TRL, before there seems to be a vllm
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.sample import SampleConfig, sample
 
@@ -44,3 +46,15 @@ def adapter(tiny_lm, tmp_path) -> str:
     get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_lm), lora).save_pretrained(tmp_path / "adapter")
     AutoTokenizer.from_pretrained(tiny_lm).save_pretrained(tmp_path / "adapter")
     return str(tmp_path / "adapter")
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """The fake, which `import vllm` finds for the length of a test."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "fake"))
+    import vllm
+
+    yield vllm
+    vllm.LOADED.clear()
+    for name in [name for name in sys.modules if name == "vllm" or name.startswith("vllm.")]:
+        del sys.modules[name]

@@ -4,7 +4,6 @@ The last test is with vLLM itself, which needs a GPU: `pip install 'rlstep[vllm]
 """
 
 import json
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,22 +13,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import rlstep.policy.engines.vllm_engine  # noqa: F401 - imports TRL, before there seems to be a vllm
 from rlstep.runtime.errors import UserError
 from rlstep.stages.sample import sample
 from rlstep.tasks.small import small_model
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    """The fake, which `import vllm` finds for the length of a test."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "fake"))
-    import vllm
-
-    yield vllm
-    vllm.LOADED.clear()
-    for name in [name for name in sys.modules if name == "vllm" or name.startswith("vllm.")]:
-        del sys.modules[name]
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm is installed here")

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.model_server import draw, stops_of
+from tests.model_server import draw, ends_with_stop, stops_of
 
 LOADED: list["LLM"] = []
 GPUS = 2
@@ -33,6 +33,13 @@ class SamplingParams:
     stop_token_ids: list[int] = field(default_factory=list)
     ignore_eos: bool = False
     detokenize: bool = True
+    stop: list[str] | None = None
+
+    def __post_init__(self):
+        if self.stop and not self.detokenize:
+            raise ValueError(
+                "stop strings are only supported when detokenize is True. Set `detokenize=True` to use stop."
+            )
 
 
 @dataclass
@@ -56,6 +63,7 @@ class LLM:
             raise ValueError(f"World size ({self.tensor_parallel_size}) is larger than the number of GPUs ({GPUS}).")
         dtype = torch.bfloat16 if self.dtype == "auto" else getattr(torch, self.dtype)
         self.base = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype).eval()
+        self.reader = AutoTokenizer.from_pretrained(self.tokenizer)
         LOADED.append(self)
 
     def generate(self, prompts, sampling_params, *, lora_request=None, use_tqdm=True):
@@ -70,8 +78,9 @@ class LLM:
             ids, body = prompt["prompt_token_ids"], vars(parameters)
             assert len(ids) + body["max_tokens"] <= self.max_model_len
             self.asked.append(parameters)
-            drawn = draw(model, ids, body)
-            reason = "stop" if drawn[-1] in stops_of(model, body) else "length"
+            drawn = draw(model, ids, body, self.reader)
+            stopped = drawn[-1] in stops_of(model, body) or ends_with_stop(drawn, body, self.reader)
+            reason = "stop" if stopped else "length"
             one = SimpleNamespace(index=0, token_ids=tuple(drawn), finish_reason=reason)
             outputs.append(SimpleNamespace(prompt_token_ids=ids, outputs=[one]))
         return outputs

@@ -1,0 +1,269 @@
+"""`rlstep sample --search`: a policy whose next token never depends on the text, and PRMs that like certain tokens."""
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlstep.runtime.errors import UserError
+from rlstep.runtime.rows import write_rows
+from rlstep.stages.sample import SampleConfig, sample
+from rlstep.stages.score import ScoreConfig, score
+from rlstep.steps.boundaries import Boundary
+from rlstep.steps.records import read_solutions
+from tests.stages.test_sample import Killed, kill_before
+
+PLAIN = {"search": None, "prm": None, "beam_width": 4}
+# What is next, with these probabilities.
+WRITTEN = {"1\n": 0.4, "2\n": 0.4, "Answer: ": 0.15, "<eos>": 0.05}
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_lm, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("uniform")
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_lm), AutoModelForCausalLM.from_pretrained(tiny_lm)
+    hidden = model.config.hidden_size
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.copy_(torch.ones(hidden).expand(len(tokenizer), -1))
+        model.lm_head.weight = torch.nn.Parameter(torch.zeros(len(tokenizer), hidden))
+        for token, probability in WRITTEN.items():
+            # The normalised state is all ones, so a row's sum is the token's logit: far above the others' 0.
+            model.lm_head.weight[tokenizer.convert_tokens_to_ids(token)] = 1 + math.log(probability) / hidden
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+class ScriptedPRM:
+    """A step with the text is likely right, others are not; or the other way round."""
+
+    kind, gives, prompt_format = "prm", "probability", None
+
+    def __init__(self, liked: str, boundary: Boundary):
+        self.liked, self.boundary = liked, boundary
+
+    def score(self, prompts, completions, steps):
+        return [[0.9 if self.liked in text[a:b] else 0.2 for a, b in spans]
+                for text, spans in zip(completions, steps, strict=True)]  # fmt: skip
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """The PRM `likes-X` likes steps with an X in them."""
+
+    def load(path, **_):
+        return ScriptedPRM(path.removeprefix("likes-"), load.boundary)
+
+    load.boundary = Boundary()
+    monkeypatch.setattr("rlstep.verifiers.load.load_verifier", load)
+    return load
+
+
+@pytest.fixture
+def config(policy, task, tmp_path) -> SampleConfig:
+    """Three problems with eight beams each, in batches of one problem."""
+    write_rows(tmp_path / "problems.jsonl", (asdict(p) for p in task.problems("test", 3, seed=0)))
+    return SampleConfig(
+        model=policy, problems=str(tmp_path / "problems.jsonl"), out=str(tmp_path / "out" / "found.jsonl"), n=8,
+        max_new_tokens=12, batch_size=8, search="beam", prm="likes-2", beam_width=2,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def rows_of(config, tmp_path):
+    number = iter(range(100))
+
+    def run(**changes) -> list[dict]:
+        out = str(tmp_path / f"{next(number)}.jsonl")
+        sample(replace(config, **({"out": out} | changes)))
+        return [json.loads(line) for line in Path(out).read_text().splitlines()]
+
+    return run
+
+
+def share_of_twos(rows: list[dict]) -> float:
+    """Among the numbers that are written."""
+    ones, twos = (sum(row["completion"].count(digit) for row in rows) for digit in "12")
+    return twos / (ones + twos)
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize("search", ["beam", "dvts"])
+def test_a_search_finds_what_its_prm_prefers(rows_of, search):
+    liked, other = rows_of(search=search), rows_of(search=search, prm="likes-1")
+    # Half of those of independent samples; of two beams one has the number that is liked with 3/4.
+    assert share_of_twos(liked) > 0.6 > 0.4 > share_of_twos(other)
+    assert [(row["sample"], row["labels"]) for row in liked] == [(k, None) for _ in range(3) for k in range(8)]
+    for row in liked:
+        assert row["scores"]["prm"] == [0.9 if "2" in row["completion"][a:b] else 0.2 for a, b in row["steps"]]
+
+
+@pytest.mark.usefixtures("scripted")
+def test_one_beam_of_width_one_is_a_sample(rows_of):
+    """One row at a time draws the same numbers, whether in steps or at once."""
+    alone = {"n": 1, "batch_size": 1}
+    searched = rows_of(**alone, beam_width=1)
+    sampled = rows_of(**alone, **PLAIN)
+    same = ("problem_id", "completion", "finished", "generated_tokens", "prompt_format")
+    assert [[row[name] for name in same] for row in searched] == [[row[name] for name in same] for row in sampled]
+    assert any(row["completion"].count("\n") > 1 for row in searched)
+
+
+@pytest.mark.usefixtures("scripted")
+def test_greedy_steps_are_the_greedy_completion(rows_of, tiny_lm):
+    greedy = {"n": 1, "temperature": 0.0, "batch_size": 3, "model": tiny_lm}
+    searched, sampled = rows_of(**greedy, beam_width=1), rows_of(**greedy, **PLAIN)
+    assert [row["completion"] for row in searched] == [row["completion"] for row in sampled]
+
+
+def test_generated_tokens_are_those_that_were_drawn(rows_of, policy):
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    for row in rows_of(**PLAIN):
+        written = tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
+        assert row["generated_tokens"] == len(written) + row["finished"]
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize("search", ["beam", "dvts"])
+def test_generated_tokens_of_a_search_are_all_that_were_drawn(rows_of, monkeypatch, search):
+    """Counted where the engine gives them."""
+    from rlstep.policy.engines.transformers_engine import TransformersEngine
+
+    go_on, drawn = TransformersEngine.go_on, []
+
+    def counted(self, begun, boundary):
+        pieces = go_on(self, begun, boundary)
+        drawn.extend(pieces)
+        return pieces
+
+    monkeypatch.setattr(TransformersEngine, "go_on", counted)
+    rows = rows_of(search=search)
+    assert sum(row["generated_tokens"] for row in rows) == sum(map(len, drawn))
+    by_problem = [[row["generated_tokens"] for row in rows[start : start + 8]] for start in (0, 8, 16)]
+    assert all(max(counts) - min(counts) <= 1 for counts in by_problem)
+    assert sum(map(len, drawn)) > sum(len(row["completion"].splitlines()) for row in rows)
+
+
+@pytest.mark.usefixtures("scripted")
+def test_the_seed_decides(rows_of):
+    assert rows_of() == rows_of()
+    assert rows_of() != rows_of(seed=1)
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize(
+    "change",
+    [{"search": "dvts"}, {"prm": "likes-1"}, {"beam_width": 4}, {"search_score": "last"}, {"search_steps": 2}],
+)
+def test_each_setting_changes_what_is_found(rows_of, change):
+    before, after = rows_of(), rows_of(**change)
+    assert [row["completion"] for row in before] != [row["completion"] for row in after]
+
+
+@pytest.mark.usefixtures("scripted")
+def test_steps_are_those_that_the_prm_was_taught(rows_of, scripted):
+    by_line = rows_of()
+    scripted.boundary = Boundary("tag", "2")
+    assert {row["completion"][a:b][-1] for row in rows_of() for a, b in row["steps"][:-1]} <= {"2"}
+    assert all(row["completion"][a:b].count("\n") == 1 for row in by_line for a, b in row["steps"][:-1])
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize("calls", [1, 9, 20])
+def test_a_killed_search_continues_to_the_same_rows(config, rows_of, monkeypatch, calls):
+    whole = rows_of()
+    with monkeypatch.context() as patch:
+        kill_before(calls, patch)
+        with pytest.raises(Killed):
+            sample(config)
+    kept = len([*Path(config.out + ".partial").glob("*.jsonl")])
+    assert kept < 3
+    assert kept > 0 or calls < 20
+    sample(config)
+    assert [json.loads(line) for line in Path(config.out).read_text().splitlines()] == whole
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_batch_holds_whole_problems(config, tmp_path):
+    for batch_size, shards in ((1, 3), (15, 3), (16, 2), (100, 1)):
+        out = tmp_path / f"shards-{batch_size}"
+        sample(replace(config, batch_size=batch_size, out=str(out)))
+        assert len([*out.glob("*.parquet")]) == shards
+        assert [s.sample for s in read_solutions(out)] == [*range(8)] * 3
+
+
+def test_the_scores_are_those_of_rlstep_score(config, tmp_path, tiny_lm, verifier_paths):
+    """Of each step, also where the length limit cut the last one off."""
+    found = replace(config, model=tiny_lm, prm=verifier_paths["prm"], n=4, batch_size=12, max_new_tokens=24)
+    sample(found)
+    before = read_solutions(found.out)
+    bare = [replace(s, steps=None, scores={}) for s in before]
+    write_rows(tmp_path / "bare.jsonl", (s.to_row() for s in bare))
+    score(ScoreConfig(verifier_paths["prm"], str(tmp_path / "bare.jsonl"), str(tmp_path / "scored.jsonl")))
+    for one, other in zip(before, read_solutions(tmp_path / "scored.jsonl"), strict=True):
+        assert one.steps == other.steps
+        assert one.scores["prm"] == pytest.approx(other.scores["prm"], abs=1e-5)
+    assert {len(s.steps) for s in before} - {0, 1}
+    assert not all(s.finished for s in before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prm": None}, "search is 'beam', so prm must be set"),
+        ({"n": 7}, "n is 7 and beam_width 2, of which n must be a multiple"),
+        ({"search": None, "beam_width": 4}, "search is null, so prm would do nothing; set search, or leave it at null"),
+        ({"search": None, "prm": None}, "so beam_width would do nothing"),
+        ({"search": None, "prm": None, "beam_width": 4, "search_score": "last"}, "so search_score would do nothing"),
+        ({"search": None, "prm": None, "beam_width": 4, "search_steps": 3}, "so search_steps would do nothing"),
+        ({"search": "mcts"}, "search is 'mcts'; it must be one of beam, dvts"),
+        ({"search_score": "sum"}, "search_score is 'sum'"),
+        ({"beam_width": 0}, "beam_width is 0; it must be at least 1"),
+        ({"search_steps": 0}, "search_steps is 0; it must be at least 1"),
+        (
+            {"engine": "server", "url": "http://x:1", "prompts_as": "text"},
+            "prompts_as is 'text'; set prompts_as: tokens",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(config, change, message):
+    with pytest.raises(UserError, match=message):
+        replace(config, **change)
+
+
+@pytest.mark.parametrize("rule", ["sentence", "heading", "math_line"])
+def test_steps_that_are_over_only_when_the_next_has_begun_are_refused(config, scripted, rule, monkeypatch):
+    scripted.boundary = Boundary(rule)
+    kill_before(0, monkeypatch)
+    with pytest.raises(UserError, match=f"likes-2 was taught steps by {rule}.*line, blank_line or tag"):
+        sample(config)
+
+
+def test_an_orm_is_refused(config, verifier_paths):
+    with pytest.raises(UserError, match="is an orm, and a search is guided by a PRM"):
+        sample(replace(config, prm=verifier_paths["orm"]))
+
+
+def test_a_prm_that_is_too_short_is_refused_before_anything_is_sampled(config, verifier_paths, monkeypatch, tmp_path):
+    from transformers import AutoModelForTokenClassification
+
+    prm = AutoModelForTokenClassification.from_pretrained(verifier_paths["prm"])
+    prm.config.max_position_embeddings = 16
+    prm.save_pretrained(tmp_path / "short")
+    AutoTokenizer.from_pretrained(verifier_paths["prm"]).save_pretrained(tmp_path / "short")
+    kill_before(0, monkeypatch)
+    with pytest.raises(UserError, match="the prm has 16 positions.*Lower max_new_tokens"):
+        sample(replace(config, prm=str(tmp_path / "short")))
+
+
+def test_what_is_no_verifier_is_refused(config, tiny_lm):
+    with pytest.raises(UserError):
+        sample(replace(config, prm=tiny_lm))
