@@ -164,8 +164,8 @@ def zero_3():
     pytest.importorskip("deepspeed")
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-    found = []  # the configuration counts while somebody holds it
-    yield lambda: found.append(HfDeepSpeedConfig({"zero_optimization": {"stage": 3}}))
+    actual = []  # the configuration counts while somebody holds it
+    yield lambda: actual.append(HfDeepSpeedConfig({"zero_optimization": {"stage": 3}}))
     unset_hf_deepspeed_config()
 
 

@@ -147,8 +147,8 @@ def test_a_demonstration_is_the_templates_prompt_the_completion_and_the_template
         own_tokens(policy, s.prompt) + tokenizer(s.completion, add_special_tokens=False)["input_ids"] + [end]
         for s in read_solutions(chats / "demonstrations.jsonl")
     ]
-    found = [[token for token in ids if token != pad] for ids, _ in seen]
-    assert sorted(found) == sorted(expected)
+    actual = [[token for token in ids if token != pad] for ids, _ in seen]
+    assert sorted(actual) == sorted(expected)
     for _, labels in seen:
         taught = [token for token in labels if token != -100]
         assert taught.count(end) == 1

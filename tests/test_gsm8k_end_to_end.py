@@ -33,10 +33,10 @@ def stage(command: str, /, **options) -> dict:
 
 
 def record(path: Path) -> dict:
-    found = json.loads(path.read_text())
-    assert found["seconds"] > 0
-    assert found["versions"]["torch"] == torch.__version__
-    return found
+    actual = json.loads(path.read_text())
+    assert actual["seconds"] > 0
+    assert actual["versions"]["torch"] == torch.__version__
+    return actual
 
 
 @pytest.fixture(scope="module")

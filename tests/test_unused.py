@@ -44,17 +44,17 @@ def references(tree: ast.AST) -> Counter[str]:
 
 def imported(sources: dict[str, ast.Module]) -> set[tuple[str, str]]:
     """(module, name) of what is imported within the library, or read as an attribute of an imported module."""
-    found: set[tuple[str, str]] = set()
+    actual: set[tuple[str, str]] = set()
     for tree in sources.values():
         modules = {}
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module:
-                found |= {(node.module, alias.name) for alias in node.names}
+                actual |= {(node.module, alias.name) for alias in node.names}
                 modules |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
-                found.add((modules[node.value.id], node.attr))
-    return found
+                actual.add((modules[node.value.id], node.attr))
+    return actual
 
 
 def unused(sources: dict[str, ast.Module]) -> list[str]:

@@ -472,8 +472,8 @@ def test_latex_is_typeset_and_money_is_not(serve, visit, tmp_path):
         page = visit(site)
         for place, (text, formulas, words) in enumerate(TEXTS):
             step = page.locator(".step .prose").nth(place)
-            found = step.locator("annotation").all_text_contents()
-            assert found == formulas, text
+            actual = step.locator("annotation").all_text_contents()
+            assert actual == formulas, text
             assert words in step.inner_text(), text
             press(page, "1")
 

@@ -55,8 +55,8 @@ def main() -> None:
                 "--by=monte_carlo", f"--policy={policy}", f"--rollouts={given.rollouts}", "--max_new_tokens=64"
             ]  # fmt: skip
             metrics = run("label", [f"--data={data}", f"--out={out}", "--task=arithmetic", *rollouts, *options])
-            found = [first_error(solution) for solution in read_solutions(out)]
-            agreed = sum(one == other for one, other in zip(found, exact, strict=True)) / len(exact)
+            actual = [first_error(solution) for solution in read_solutions(out)]
+            agreed = sum(one == other for one, other in zip(actual, exact, strict=True)) / len(exact)
             used = f"{metrics['rollouts']:7} rollouts {metrics['rollout_tokens']:8} tokens"
             print(f"  {way:34} {used}  agreement {agreed:.2f}")
 

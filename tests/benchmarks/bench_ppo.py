@@ -140,12 +140,12 @@ def full(folder: Path, updates: int, epochs: int, micro: int, critic: str) -> di
 
 def scripted(completions) -> list[ScoredCompletion]:
     """Step rewards by the length of a step's text: something that varies, for nothing."""
-    found = []
+    actual = []
     for text in completions:
         steps = line_steps(text)
         rewards = [(end - start) % 7 / 7 for start, end in steps]
-        found.append(ScoredCompletion(steps, rewards, float(len(text) % 2), False, False))
-    return found
+        actual.append(ScoredCompletion(steps, rewards, float(len(text) % 2), False, False))
+    return actual
 
 
 def dense(folder: Path, updates: int, micro: int) -> dict:
@@ -172,7 +172,7 @@ def dense(folder: Path, updates: int, micro: int) -> dict:
             start = time.perf_counter()
             next(loops[name])
             seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(found[1:]) for name, found in seconds.items()}
+    medians = {name: statistics.median(actual[1:]) for name, actual in seconds.items()}
     return {"seconds_an_update": medians, "ratio": medians["ours"] / medians["plain"], "updates": updates}
 
 
@@ -234,21 +234,21 @@ def main() -> None:
     if not options.child:
         if options.work == "update":
             kinds = [options.lengths] if options.lengths else list(WORK)
-            found = {kind: _child(["--lengths", kind]) for kind in kinds}
+            actual = {kind: _child(["--lengths", kind]) for kind in kinds}
         else:
-            found = _child([])
-        print(json.dumps(found, indent=2))
+            actual = _child([])
+        print(json.dumps(actual, indent=2))
         return
     # Standard output is for the result.
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         if options.work == "full":
-            found = full(Path(folder), options.updates, options.epochs, options.micro, options.critic)
+            actual = full(Path(folder), options.updates, options.epochs, options.micro, options.critic)
         elif options.work == "dense":
-            found = dense(Path(folder), options.updates, options.micro)
+            actual = dense(Path(folder), options.updates, options.micro)
         else:
-            found = update(options, Path(folder))
+            actual = update(options, Path(folder))
     sizes = {"new_tokens": NEW_TOKENS} if options.work != "update" else {"shape": options.shape}
-    print(json.dumps({"rows": options.rows, **sizes, "micro_batch": options.micro, **found}))
+    print(json.dumps({"rows": options.rows, **sizes, "micro_batch": options.micro, **actual}))
 
 
 if __name__ == "__main__":

@@ -95,17 +95,17 @@ def test_all_ways_give_the_same_values():
     lm, verifier = build(hidden=32, layers=2, vocabulary=200)
     prompts, completions = draw(4, 5, vocabulary=200)
     rows = tokenised(verifier, prompts, completions)
-    found = verifier.score(prompts, completions)
+    actual = verifier.score(prompts, completions)
     for baseline in (by_full_logits, by_single_steps):
-        for ours, theirs in zip(found, baseline(lm, rows), strict=True):
+        for ours, theirs in zip(actual, baseline(lm, rows), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def rate(function, rows: list) -> tuple[float, list[list[float]]]:
     """(rows a second, values)."""
     start = time.perf_counter()
-    found = function(rows)
-    return len(rows) / (time.perf_counter() - start), found
+    actual = function(rows)
+    return len(rows) / (time.perf_counter() - start), actual
 
 
 def main(problems: int = 32, samples: int = 64, hidden: int = 256, layers: int = 4) -> None:
@@ -123,11 +123,11 @@ def main(problems: int = 32, samples: int = 64, hidden: int = 256, layers: int =
 
     padded, in_batches = rate(lambda rows: by_full_logits(lm, rows), [encoded[index] for index in some])
     stepwise, in_steps = rate(lambda rows: by_single_steps(lm, rows), [encoded[index] for index in few])
-    ours, found = rate(
+    ours, actual = rate(
         lambda rows: verifier.score(*zip(*rows, strict=True)), list(zip(prompts, completions, strict=True))
     )
     for expected, indices in ((in_batches, some), (in_steps, few)):
-        np.testing.assert_allclose(sum((found[i] for i in indices), []), sum(expected, []), atol=1e-5)
+        np.testing.assert_allclose(sum((actual[i] for i in indices), []), sum(expected, []), atol=1e-5)
 
     tokens = sum(len(row.ids) for row in encoded)
     print(f"{problems} problems x {samples} samples, {tokens / len(encoded):.0f} tokens a row on average")

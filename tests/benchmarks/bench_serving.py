@@ -117,12 +117,12 @@ def _ask(url: str, pool: Pool, seed: int, end: float, seen: Seen) -> None:
         rows = rng.sample(range(len(pool.scores)), rng.randint(1, MOST_ROWS))
         start = time.perf_counter()
         try:
-            found = client.score([pool.prompts[row] for row in rows], [pool.completions[row] for row in rows])
+            actual = client.score([pool.prompts[row] for row in rows], [pool.completions[row] for row in rows])
         except UserError as error:
             seen.fault(error)
             continue
         seconds = time.perf_counter() - start
-        seen.answer(seconds, [agree(scores, pool.scores[row]) for row, scores in zip(rows, found, strict=True)])
+        seen.answer(seconds, [agree(scores, pool.scores[row]) for row, scores in zip(rows, actual, strict=True)])
 
 
 def sample(url: str, name: str) -> float:

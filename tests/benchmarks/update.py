@@ -221,8 +221,8 @@ def timed(setting: Setting) -> dict:
     return {
         "ratio": statistics.median(ratios),
         "ratios": ratios,
-        "cpu_seconds": {side: statistics.median(found[1:]) for side, found in cpu.items()},
-        "wall_seconds": {side: statistics.median(found[1:]) for side, found in wall.items()},
+        "cpu_seconds": {side: statistics.median(actual[1:]) for side, actual in cpu.items()},
+        "wall_seconds": {side: statistics.median(actual[1:]) for side, actual in wall.items()},
         "gradient_norm": norms,
         "gradient_difference": float((grads["plain"] - grads["ours"]).norm()) / norms["plain"],
     }

@@ -18,12 +18,12 @@ def loop_ece(probs, targets, bins: int) -> float:
 
 def test_bins_by_hand():
     # (0, 0.5]: 0.1 and 0.5, of which one is right; (0.5, 1]: 0.6, 0.8, 1.0, of which two are right
-    found = reliability([0.1, 0.5, 0.6, 0.8, 1.0], [0, 1, 1, 0, 1], bins=2)
-    assert found.edges.tolist() == [0, 0.5, 1]
-    assert found.counts.tolist() == [2, 3]
-    assert found.confidence == pytest.approx([0.3, 0.8])
-    assert found.accuracy == pytest.approx([0.5, 2 / 3])
-    assert found.error == pytest.approx(2 / 5 * 0.2 + 3 / 5 * (0.8 - 2 / 3))
+    actual = reliability([0.1, 0.5, 0.6, 0.8, 1.0], [0, 1, 1, 0, 1], bins=2)
+    assert actual.edges.tolist() == [0, 0.5, 1]
+    assert actual.counts.tolist() == [2, 3]
+    assert actual.confidence == pytest.approx([0.3, 0.8])
+    assert actual.accuracy == pytest.approx([0.5, 2 / 3])
+    assert actual.error == pytest.approx(2 / 5 * 0.2 + 3 / 5 * (0.8 - 2 / 3))
 
 
 def test_an_upper_edge_belongs_to_its_bin_and_zero_to_the_first():
@@ -31,11 +31,11 @@ def test_an_upper_edge_belongs_to_its_bin_and_zero_to_the_first():
 
 
 def test_empty_bins_are_nan_and_weigh_nothing():
-    found = reliability([0.9, 0.9], [1, 0], bins=3)
-    assert found.counts.tolist() == [0, 0, 2]
-    assert np.isnan(found.confidence[:2]).all()
-    assert np.isnan(found.accuracy[:2]).all()
-    assert found.error == pytest.approx(0.4)
+    actual = reliability([0.9, 0.9], [1, 0], bins=3)
+    assert actual.counts.tolist() == [0, 0, 2]
+    assert np.isnan(actual.confidence[:2]).all()
+    assert np.isnan(actual.accuracy[:2]).all()
+    assert actual.error == pytest.approx(0.4)
 
 
 def test_soft_targets_count_with_their_value():

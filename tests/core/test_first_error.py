@@ -34,7 +34,7 @@ def loop_f1(rows, threshold: float) -> float:
                 said = step
                 break
         hits[label >= 0].append(said == label)
-    a, b = (sum(found) / len(found) for found in hits.values())
+    a, b = (sum(actual) / len(actual) for actual in hits.values())
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
@@ -59,8 +59,8 @@ def test_the_first_step_below_the_threshold():
 
 def test_f1_by_hand():
     # errors: 1 is found, 1 is found, 0.5 is not below 0.5; correct: all right, 0.4 is below
-    found = processbench_f1(ROWS, 0.5)
-    assert found == ProcessBench(pytest.approx(2 * (2 / 3) * 0.5 / (2 / 3 + 0.5)), pytest.approx(2 / 3), 0.5, 0.5)
+    actual = processbench_f1(ROWS, 0.5)
+    assert actual == ProcessBench(pytest.approx(2 * (2 / 3) * 0.5 / (2 / 3 + 0.5)), pytest.approx(2 / 3), 0.5, 0.5)
     # 0.65: the fourth row's first step is blamed, the fifth row's is found
     assert processbench_f1(ROWS, 0.65) == ProcessBench(
         pytest.approx(2 * (2 / 3) * 0.5 / (2 / 3 + 0.5)), pytest.approx(2 / 3), 0.5, 0.65
@@ -69,13 +69,13 @@ def test_f1_by_hand():
 
 
 def test_a_kind_that_is_missing_is_nan_and_not_zero():
-    found = processbench_f1(ROWS[:2], 0.5)
-    assert math.isnan(found.f1)
-    assert math.isnan(found.accuracy_on_errors)
-    assert found.accuracy_on_correct == 0.5
-    found = processbench_f1(ROWS[2:], 0.5)
-    assert math.isnan(found.f1)
-    assert math.isnan(found.accuracy_on_correct)
+    actual = processbench_f1(ROWS[:2], 0.5)
+    assert math.isnan(actual.f1)
+    assert math.isnan(actual.accuracy_on_errors)
+    assert actual.accuracy_on_correct == 0.5
+    actual = processbench_f1(ROWS[2:], 0.5)
+    assert math.isnan(actual.f1)
+    assert math.isnan(actual.accuracy_on_correct)
     assert math.isnan(processbench_f1([], 0.5).accuracy_on_correct)
 
 
@@ -129,20 +129,20 @@ def test_cross_fitting_judges_each_half_with_the_others_threshold():
     high = [([0.8], -1), ([0.6], 0)]
     low = [([0.2], -1), ([0.1], 0)]
     keys = ["high", "high", "low", "low"]
-    found = cross_fitted_f1(high + low, keys)
+    actual = cross_fitted_f1(high + low, keys)
     # judged with 0.15 both of `high` pass, judged with 0.7 both of `low` fail: one right of two, of either kind
-    assert (found.accuracy_on_errors, found.accuracy_on_correct, found.f1) == (0.5, 0.5, 0.5)
-    assert sorted(found.threshold) == pytest.approx([0.15, 0.7])
+    assert (actual.accuracy_on_errors, actual.accuracy_on_correct, actual.f1) == (0.5, 0.5, 0.5)
+    assert sorted(actual.threshold) == pytest.approx([0.15, 0.7])
     # tuned where it is reported, one threshold does better: 0.7 or 0.15
     assert processbench_f1(high + low, best_threshold(high + low)).f1 > 0.5
 
 
 def test_the_halves_hold_no_key_together_and_depend_on_the_keys_alone():
     rows, keys = random_rows(1, 80, 2), [f"p{index % 9}" for index in range(81)]
-    found = cross_fitted_f1(rows, keys)
+    actual = cross_fitted_f1(rows, keys)
     order = list(range(81))
     random.Random(0).shuffle(order)
-    assert cross_fitted_f1([rows[i] for i in order], [keys[i] for i in order]) == found
+    assert cross_fitted_f1([rows[i] for i in order], [keys[i] for i in order]) == actual
     # One problem's rows are never judged with a threshold that they had a part in.
     together = cross_fitted_f1(rows, ["the same problem"] * 81)
     assert math.isnan(together.f1)
@@ -151,8 +151,8 @@ def test_the_halves_hold_no_key_together_and_depend_on_the_keys_alone():
 
 def test_cross_fitting_two_halves_that_agree_is_as_good_as_one_threshold():
     rows = [([0.9], -1), ([0.2], 0)] * 10
-    found = cross_fitted_f1(rows, [str(index // 2) for index in range(20)])
-    assert found == ProcessBench(1.0, 1.0, 1.0, (pytest.approx(0.55), pytest.approx(0.55)))
+    actual = cross_fitted_f1(rows, [str(index // 2) for index in range(20)])
+    assert actual == ProcessBench(1.0, 1.0, 1.0, (pytest.approx(0.55), pytest.approx(0.55)))
 
 
 def test_the_minimum_is_last_only_where_no_earlier_step_is_as_low():

@@ -24,8 +24,8 @@ def test_beta_scales_and_a_step_without_tokens_gets_nothing():
 
 def test_probabilities_are_of_the_sum_so_far():
     # the odds so far: 3, 3 / 9, 1 / 3 x 3
-    found = outcome_probabilities(torch.tensor([math.log(3), -math.log(9), math.log(3)]))
-    assert found.tolist() == pytest.approx([3 / 4, 1 / 4, 1 / 2])
+    actual = outcome_probabilities(torch.tensor([math.log(3), -math.log(9), math.log(3)]))
+    assert actual.tolist() == pytest.approx([3 / 4, 1 / 4, 1 / 2])
     assert outcome_probabilities(torch.zeros(0)).tolist() == []
 
 

@@ -27,10 +27,10 @@ def test_t_interval_of_three_numbers_by_hand():
 @pytest.mark.parametrize(("degrees", "table"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (9, 2.2622), (30, 2.0423)])
 def test_t_interval_has_the_quantile_of_the_printed_table(degrees, table):
     values = [k**1.5 for k in range(degrees + 1)]
-    found = t_interval(values)
-    quantile = (found.high - found.mean) / (stdev(values) / math.sqrt(len(values)))
+    actual = t_interval(values)
+    quantile = (actual.high - actual.mean) / (stdev(values) / math.sqrt(len(values)))
     assert quantile == pytest.approx(table, abs=5e-5)
-    assert found.mean - found.low == pytest.approx(found.high - found.mean)
+    assert actual.mean - actual.low == pytest.approx(actual.high - actual.mean)
 
 
 def test_one_value_gives_no_spread_and_none_no_mean():
@@ -110,16 +110,16 @@ def test_auroc_needs_both_kinds(right):
 def test_bootstrap_interval_against_every_resample_there_is():
     units = [0.0, 1.0, 5.0, 20.0]
     every = [mean(drawn) for drawn in itertools.product(units, repeat=4)]
-    found = bootstrap_interval(units, mean, resamples=40_000)
-    assert found.mean == 6.5
-    assert (found.low, found.high) == tuple(np.percentile(every, [2.5, 97.5], method="inverted_cdf"))
+    actual = bootstrap_interval(units, mean, resamples=40_000)
+    assert actual.mean == 6.5
+    assert (actual.low, actual.high) == tuple(np.percentile(every, [2.5, 97.5], method="inverted_cdf"))
 
 
 def test_bootstrap_draws_units_whole():
     # Two problems of three steps each, all alike: steps drawn one by one would nearly never give 0 or 1.
     problems = [[1, 1, 1], [0, 0, 0]]
-    found = bootstrap_interval(problems, lambda drawn: mean(step for steps in drawn for step in steps))
-    assert found == (0.5, 0, 1)
+    actual = bootstrap_interval(problems, lambda drawn: mean(step for steps in drawn for step in steps))
+    assert actual == (0.5, 0, 1)
 
 
 def test_bootstrap_goes_by_its_seed_and_number_of_resamples():

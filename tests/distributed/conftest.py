@@ -46,9 +46,9 @@ def launch(tmp_path):
 @contextmanager
 def launched(words: list[str], log: Path, by: str = "torchrun", ranks: int = 2) -> Iterator[subprocess.Popen]:
     """A launcher that runs `rlstep WORDS` on so many ranks; it is ended, with them, where it has not ended itself."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
     python, number = Path(sys.executable), str(ranks)
     command = {
         "torchrun": [python, "-m", "torch.distributed.run", "--nproc_per_node", number, "--master_port", port, "-m"],

@@ -36,11 +36,11 @@ class Block(NamedTuple):
 def blocks(page: Path, *languages: str) -> list[Block]:
     """The fenced blocks of a page that are in one of these languages."""
     text = page.read_text(encoding="utf-8")
-    found = []
+    actual = []
     for match in _FENCE.finditer(text):
         if match["language"] in languages:
-            found.append(Block(page, text.count("\n", 0, match.start()) + 1, match["language"], match["text"]))
-    return found
+            actual.append(Block(page, text.count("\n", 0, match.start()) + 1, match["language"], match["text"]))
+    return actual
 
 
 def commands(block: Block) -> list[list[str]]:

@@ -64,9 +64,9 @@ def test_shell_lines_parse(block, own_environment, monkeypatch):
             assert words[1] in targets
         if words[0] == "export":
             os.environ.update(word.split("=", 1) for word in words[1:])
-        if (found := ours(words)) is None:
+        if (actual := ours(words)) is None:
             continue
-        name, options = found
+        name, options = actual
         assert name in COMMANDS
         # bfloat16, which TRL's trainers have on, is refused where there is no GPU, unless the CPU is asked for.
         here = ["--use_cpu", "true"] if name in TRAINING else []
@@ -98,11 +98,11 @@ def test_the_quickstart_and_the_python_of_the_api_pages_run(at_a_checkout, own_e
             exec(compile(block.text, block.name, "exec"), {})
             continue
         for words in commands(block):
-            found = ours(words)
+            actual = ours(words)
             # The lab is all of the stages at full size; its own tests run it.
-            if found is None or found[0] == "lab":
+            if actual is None or actual[0] == "lab":
                 continue
-            name, options = found
+            name, options = actual
             run(name, [*options, *(f"--{key}={value}" for key, value in SMALL[name].items())])
             done.append(name)
     assert done == ["example", "prepare", "sft", "sample", "label", "prm", "ppo"]

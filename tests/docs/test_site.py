@@ -33,8 +33,8 @@ def test_a_reader_loads_nothing_from_elsewhere(site):
 
 def test_links_to_code_arrive_at_a_line(site):
     page = (site / "one-update" / "index.html").read_text(encoding="utf-8")
-    found = re.findall(r'href="\.\./(source/[^"#]+)#(__codelineno-0-\d+)"', page)
-    assert len(found) > 5
-    for path, anchor in found:
+    actual = re.findall(r'href="\.\./(source/[^"#]+)#(__codelineno-0-\d+)"', page)
+    assert len(actual) > 5
+    for path, anchor in actual:
         assert f'id="{anchor}"' in (site / path / "index.html").read_text(encoding="utf-8")
     assert "code:" not in re.sub(r"<code.*?</code>", "", page, flags=re.S)

@@ -22,10 +22,15 @@ def test_samples_to_reach_is_the_first_point_at_or_above():
 
 
 def test_compare_arms_by_hand():
-    found = compare_arms(history(0.3, 0.8, 0.9), history(0.3, 0.4, 0.5, 0.75, 0.7))
+    actual = compare_arms(history(0.3, 0.8, 0.9), history(0.3, 0.4, 0.5, 0.75, 0.7))
     # The outcome arm ends on 0.7, which it first met after 300 samples; the process arm after 100.
-    assert (found["level"], found["outcome_samples"], found["process_samples"], found["ratio"]) == (0.7, 300, 100, 3.0)
-    assert (found["final_samples"], found["process_final"], found["outcome_final"]) == (200, 0.9, 0.5)
+    assert (actual["level"], actual["outcome_samples"], actual["process_samples"], actual["ratio"]) == (
+        0.7,
+        300,
+        100,
+        3.0,
+    )
+    assert (actual["final_samples"], actual["process_final"], actual["outcome_final"]) == (200, 0.9, 0.5)
 
 
 def test_compare_arms_gives_no_ratio_where_there_is_none():
@@ -36,9 +41,9 @@ def test_compare_arms_gives_no_ratio_where_there_is_none():
 
 
 def test_over_seeds_is_a_t_interval_at_each_place():
-    found = over_seeds([[0.5, 1], [0.5, 2], [0.5, 3]])
+    actual = over_seeds([[0.5, 1], [0.5, 2], [0.5, 3]])
     # mean 2, s = 1, t_{0.975,2} = 4.302653 (table), half = 4.302653 / sqrt(3)
-    assert found == {
+    assert actual == {
         "mean": [0.5, 2],
         "low": [0.5, pytest.approx(2 - 2.484138, abs=1e-5)],
         "high": [0.5, pytest.approx(2 + 2.484138, abs=1e-5)],

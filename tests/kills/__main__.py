@@ -63,10 +63,12 @@ class Killed:
                 done += 1
             if done > first:
                 self._to_the_end()
-                found = list(differences(self.whole, self.out))
-                print(f"{self.name}: run {rounds}, {done - first} kills: {'differs' if found else 'equal'}", flush=True)
-                yield from (f"run {rounds}: {difference}" for difference in found)
-                if found:
+                actual = list(differences(self.whole, self.out))
+                print(
+                    f"{self.name}: run {rounds}, {done - first} kills: {'differs' if actual else 'equal'}", flush=True
+                )
+                yield from (f"run {rounds}: {difference}" for difference in actual)
+                if actual:
                     self.out.rename(self.folder / f"differs-{rounds}")
             shutil.rmtree(self.out, ignore_errors=True)
 
@@ -131,12 +133,12 @@ def kill_all(given: argparse.Namespace, folder: Path) -> int:
     summary, code = [], 0
     for name in given.stage:
         killed = Killed(name, inputs, folder / name, given.processes, random.Random(f"{given.seed} {name}"))
-        found = list(killed.kill(given.kills))
+        actual = list(killed.kill(given.kills))
         where = ", ".join(f"{number} {state}" for state, number in killed.landed.most_common())
-        verdict = f"{len(found)} differences" if found else "equal"
+        verdict = f"{len(actual)} differences" if actual else "equal"
         summary.append(f"{name}: {given.kills} kills on {killed.ranks} processes ({where}): {verdict}")
-        summary += [f"  {difference}" for difference in found[:ISSUED]]
-        code |= bool(found)
+        summary += [f"  {difference}" for difference in actual[:ISSUED]]
+        code |= bool(actual)
     print(*summary, sep="\n")
     return code
 

@@ -45,8 +45,8 @@ def test_clocks_make_no_difference(tmp_path):
     ],
 )
 def test_all_else_does(tmp_path, changes, where):
-    found = list(differences(folder(tmp_path / "a"), folder(tmp_path / "b", **changes)))
-    assert [difference.partition(":")[0] for difference in found] == where
+    actual = list(differences(folder(tmp_path / "a"), folder(tmp_path / "b", **changes)))
+    assert [difference.partition(":")[0] for difference in actual] == where
 
 
 def test_a_file_too_few_or_too_many_does(tmp_path):

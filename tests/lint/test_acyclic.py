@@ -35,9 +35,11 @@ def lint(folder: Path, **modules: str) -> subprocess.CompletedProcess:
 
 
 def test_imports_that_run_one_way_pass(tmp_path):
-    found = lint(tmp_path, a="import os\nimport small.b\nfrom small.part import c", b="import small.part.c", part__c="")
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert "No module imports itself through others KEPT" in found.stdout
+    actual = lint(
+        tmp_path, a="import os\nimport small.b\nfrom small.part import c", b="import small.part.c", part__c=""
+    )
+    assert actual.returncode == 0, actual.stdout + actual.stderr
+    assert "No module imports itself through others KEPT" in actual.stdout
 
 
 @pytest.mark.parametrize(
@@ -52,9 +54,9 @@ def test_imports_that_run_one_way_pass(tmp_path):
     ],
 )
 def test_any_cycle_fails_and_is_named(modules, tmp_path):
-    found = lint(tmp_path, **modules)
-    assert found.returncode == 1, found.stdout + found.stderr
-    assert "No module imports itself through others BROKEN" in found.stdout
+    actual = lint(tmp_path, **modules)
+    assert actual.returncode == 1, actual.stdout + actual.stderr
+    assert "No module imports itself through others BROKEN" in actual.stdout
     names = {"a": "small.a", "b": "small.b", "part__c": "small.part.c", "part__dunder_init": "small.part"}
     for module in modules:
-        assert f"{names[module]} imports small" in found.stdout
+        assert f"{names[module]} imports small" in actual.stdout

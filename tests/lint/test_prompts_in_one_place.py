@@ -25,15 +25,15 @@ def calls(tree: ast.AST):
 
 def strays(source: str, place: str) -> list[str]:
     """What a module does with prompts that `rlstep.steps.prompts` is for."""
-    found = []
+    actual = []
     for name, keywords in calls(ast.parse(source)):
         if name == "apply_chat_template" and place not in TEMPLATES:
-            found.append(name)
+            actual.append(name)
         special = keywords.get("add_special_tokens")
         adds = not (isinstance(special, ast.Constant) and special.value is False)
         if (name in TOKENIZERS or name == "encode_plus") and adds and place not in OPENED:
-            found.append(name)
-    return found
+            actual.append(name)
+    return actual
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))

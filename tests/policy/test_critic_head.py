@@ -94,7 +94,7 @@ def test_the_trunks_gradient_is_scaled_and_the_heads_is_not(scale, policy):
     [{}, {"truncated": "bootstrap"}, {"critic_trunk_scale": 0.5}, {"mask_truncated_completions": True}],
 )
 def test_training_packed_is_training_padded(scripted, rows, settings):
-    losses, found, batches = [], [], []
+    losses, actual, batches = [], [], []
     for packing in (True, False):
         set_seed(0)
         trainer = scripted(rows, packing=packing, **HEAD, **settings)
@@ -102,14 +102,14 @@ def test_training_packed_is_training_padded(scripted, rows, settings):
         randomise(trainer)
         batches.append(trainer.batch())
         losses.append(trainer.compute_loss(trainer.model, batches[-1]))
-        found.append(gradients(trainer, losses[-1]))
+        actual.append(gradients(trainer, losses[-1]))
     for name in ("old_values", "advantages", "returns"):
         torch.testing.assert_close(batches[0][name], batches[1][name], atol=1e-5, rtol=1e-4)
     assert batches[1]["old_values"].abs().max() > 0.01
     torch.testing.assert_close(losses[0], losses[1], atol=1e-6, rtol=1e-5)
-    assert found[1]["critic.value_head.weight"].abs().max() > 1e-3
-    for name, gradient in found[1].items():
-        torch.testing.assert_close(found[0][name], gradient, atol=1e-6, rtol=1e-4)
+    assert actual[1]["critic.value_head.weight"].abs().max() > 1e-3
+    for name, gradient in actual[1].items():
+        torch.testing.assert_close(actual[0][name], gradient, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -121,7 +121,7 @@ def test_the_value_loss_reaches_the_policy_as_the_scale_says(scripted, rows, sca
     randomise(trainer)
     batch = trainer.batch()
     batch["advantages"] = torch.zeros_like(batch["advantages"])
-    found = gradients(trainer, trainer.compute_loss(trainer.model, batch))
+    actual = gradients(trainer, trainer.compute_loss(trainer.model, batch))
 
     ids, attention = (
         torch.cat([batch[f"prompt_{part}"], batch[f"completion_{part}"]], dim=1) for part in ("ids", "mask")
@@ -135,7 +135,7 @@ def test_the_value_loss_reaches_the_policy_as_the_scale_says(scripted, rows, sca
     assert max(expected[name].abs().max() for name in adapters) > 1e-3
     for name, gradient in expected.items():
         factor = scale if "lora" in name else 1.0
-        torch.testing.assert_close(found[name], factor * gradient, atol=1e-6, rtol=1e-3)
+        torch.testing.assert_close(actual[name], factor * gradient, atol=1e-6, rtol=1e-3)
 
 
 def test_values_come_out_of_the_policys_pass(scripted, rows):

@@ -154,12 +154,12 @@ def test_no_completion_left_keeps_the_graph(kept_logits):
 def test_activation_checkpointing_changes_nothing():
     model = with_lora(family("qwen2")).train()
     ids, mask = padded_rows(101)
-    forward, found = packed(model), []
+    forward, actual = packed(model), []
     for checkpointing in (False, True):
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        found.append(gradients(model, lambda *args: forward(*args, T), ids, mask))
-    for left, right in zip(*found, strict=True):
+        actual.append(gradients(model, lambda *args: forward(*args, T), ids, mask))
+    for left, right in zip(*actual, strict=True):
         torch.testing.assert_close(left, right)
 
 
@@ -215,7 +215,7 @@ def loss_and_gradients(trainer) -> tuple[torch.Tensor, list[torch.Tensor]]:
 )
 def test_training_packed_is_training_padded(scripted, rows, settings):
     rows[1] = replace(rows[1], finished=False)
-    found = []
+    actual = []
     for packing_on in (True, False):
         set_seed(0)
         # The group's prompt is one token, and so are the beginnings.
@@ -225,8 +225,8 @@ def test_training_packed_is_training_padded(scripted, rows, settings):
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.1)
-        found.append(loss_and_gradients(trainer))
-    (left_loss, left), (right_loss, right) = found
+        actual.append(loss_and_gradients(trainer))
+    (left_loss, left), (right_loss, right) = actual
     torch.testing.assert_close(left_loss, right_loss, atol=1e-6, rtol=1e-5)
     assert any(gradient.abs().max() > 1e-4 for gradient in right)
     for ours, theirs in zip(left, right, strict=True):

@@ -492,13 +492,13 @@ def test_a_checkpoint_of_a_run_that_went_another_way_is_replaced(run):
 def test_leftovers_go_at_the_start_and_at_each_save(tiny_lm, tokenizer, tmp_path):
     class Leave(TrainerCallback):
         def on_step_begin(self, args, state, control, **_):
-            found.append(names(tmp_path))
+            actual.append(names(tmp_path))
             (tmp_path / f".checkpoint-{state.global_step + 8}.partial").mkdir()
 
-    found = []
+    actual = []
     (tmp_path / ".checkpoint-7.partial").mkdir()
     new_trainer(tiny_lm, tokenizer, tmp_path, max_steps=3, save_steps=2, callbacks=[Leave()]).train()
-    assert found == [[], [".checkpoint-8.partial"], ["checkpoint-2"]]
+    assert actual == [[], [".checkpoint-8.partial"], ["checkpoint-2"]]
     assert names(tmp_path) == ["checkpoint-2", "checkpoint-3"]
 
 
@@ -591,9 +591,9 @@ def main_of_a_rank(folder: str, tiny_lm: str) -> None:
 def command(*words, ranks: int = 1) -> list[str]:
     python = [sys.executable]
     if ranks > 1:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = str(found.getsockname()[1])
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
         python += ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", port]
     return [*python, __file__, *map(str, words)]
 

@@ -99,12 +99,12 @@ def test_any_cut_gives_the_gradients_of_one_pass(make, settings):
     for budget in (LONGEST, 12, 18, 1000):
         trainer.passes.budget = token_budget.TokenBudget(budget, trainer.passes.packed, trainer.accelerator)
         seen.clear()
-        found_loss, found = gradients(trainer, batch)
+        found_loss, actual = gradients(trainer, batch)
         numbers.append(len(seen))
         assert max(seen) <= budget
         assert found_loss == pytest.approx(whole_loss, abs=1e-6)
         for name, gradient in whole.items():
-            torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-5, msg=f"{budget}: {name}")
+            torch.testing.assert_close(actual[name], gradient, atol=1e-6, rtol=1e-5, msg=f"{budget}: {name}")
         again = trainer.logged()
         assert {name: again[name] for name in logged} == pytest.approx(logged, abs=1e-5, nan_ok=True)
     assert numbers == sorted(numbers, reverse=True)
@@ -113,13 +113,13 @@ def test_any_cut_gives_the_gradients_of_one_pass(make, settings):
 
 @pytest.mark.parametrize("bonus", [{"entropy_coef": 0.05}, {"use_adaptive_entropy": True, "entropy_target": 9.0}])
 def test_the_entropy_bonus_is_the_whole_micro_batchs(make, bonus):
-    found = []
+    actual = []
     for budget in (None, LONGEST):
         trainer = make(loss_type="bnpo", tokens_per_device=budget, **bonus)
         trainer.entropy_coef, trainer._last_world_entropy = 0.05, 0.0
         loss, of_parameters = gradients(trainer, trainer.batch())
-        found.append((loss, *of_parameters.values(), torch.tensor(trainer.entropy_coef)))
-    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-5)
+        actual.append((loss, *of_parameters.values(), torch.tensor(trainer.entropy_coef)))
+    torch.testing.assert_close(actual[0], actual[1], atol=1e-6, rtol=1e-5)
 
 
 def test_passes_without_gradients_keep_to_it_too(make):
@@ -157,9 +157,9 @@ def test_every_rank_makes_passes_over_as_many_rows(make, monkeypatch):
     monkeypatch.setattr(token_budget, "gather_object", lambda ends: [*ends, (next(others), None)])
     assert len(alone) < 4
     assert trainer.passes.budget.pieces(batch) == [slice(0, 1), slice(1, 3), slice(3, 4), slice(4, 6)]
-    found = gradients(trainer, batch)
-    assert found[0] == pytest.approx(expected[0], abs=1e-6)
-    torch.testing.assert_close(found[1], expected[1], atol=1e-6, rtol=1e-5)
+    actual = gradients(trainer, batch)
+    assert actual[0] == pytest.approx(expected[0], abs=1e-6)
+    torch.testing.assert_close(actual[1], expected[1], atol=1e-6, rtol=1e-5)
 
 
 def test_a_row_of_another_rank_that_does_not_fit_ends_the_run_here_too(make, monkeypatch):

@@ -473,14 +473,14 @@ def test_evaluation_weighs_every_row_alike(scripted, row, tokenizer):
     def source(prompts, completions, references):
         from rlstep.policy.rewards.scored import ScoredCompletion
 
-        return [ScoredCompletion([], [], 0.0, correct=found, clean=False) for found in (next(right) for _ in prompts)]
+        return [ScoredCompletion([], [], 0.0, correct=actual, clean=False) for actual in (next(right) for _ in prompts)]
 
     trainer = scripted([row(""), row("")], source, per_device_eval_batch_size=2, num_generations_eval=1)
     trainer.sample_by(lambda prompt_ids, n: [[tokenizer.eos_token_id] for _ in prompt_ids])
     data = Dataset.from_list([{"prompt": f"{n}\n", "reference": "1"} for n in range(3)])
     metrics = trainer.evaluate(data)
-    found = trainer.state.log_history[-1]
-    assert found["eval_accuracy"] == pytest.approx(2 / 3)
+    actual = trainer.state.log_history[-1]
+    assert actual["eval_accuracy"] == pytest.approx(2 / 3)
     assert metrics["eval_loss"] == 0.0
 
 

@@ -34,7 +34,7 @@ def advantages(trainer) -> torch.Tensor:
 
 def test_rloo_by_hand(scripted, rows):
     """Rewards of the first row: 0, 1, -0.5, 1, where a step ends at its newline; G: 1.5, 1.5, 0.5, 1. N is 4 and 2."""
-    found = advantages(scripted(rows, advantage="rloo", whiten_advantages="none"))
+    actual = advantages(scripted(rows, advantage="rloo", whiten_advantages="none"))
     first, second = (1.5 + 1.5 + 0.5 + 1.0) / 4, (0.5 + 0.0) / 4
     third, fourth = (1.25 + 1.0) / 2, 0.0
     expected = [
@@ -43,13 +43,13 @@ def test_rloo_by_hand(scripted, rows):
         [1.25 - fourth, 1.0 - fourth, 0.0, 0.0],
         [0.0 - third, 0.0, 0.0, 0.0],
     ]
-    torch.testing.assert_close(found, torch.tensor(expected))
+    torch.testing.assert_close(actual, torch.tensor(expected))
 
 
 def test_gamma_discounts_rloos_returns(scripted, rows):
-    found = advantages(scripted(rows, advantage="rloo", whiten_advantages="none", gamma=0.5))
+    actual = advantages(scripted(rows, advantage="rloo", whiten_advantages="none", gamma=0.5))
     # The fourth row has nothing, so the third's baseline is 0: 0.25 + 0.5 * 1, and 1.
-    torch.testing.assert_close(found[2], torch.tensor([0.75, 1.0, 0.0, 0.0]))
+    torch.testing.assert_close(actual[2], torch.tensor([0.75, 1.0, 0.0, 0.0]))
 
 
 def test_an_early_steps_reward_moves_early_tokens_under_rloo(scripted, rows):
@@ -66,8 +66,8 @@ def test_an_early_steps_reward_moves_early_tokens_under_rloo(scripted, rows):
 def test_step_baseline_rewards_centres_before_it_sums(scripted, row):
     """R = 1, 1, 0.5 has the mean 5/6; the first sample has two steps to sum, the other one."""
     rows = [row("1\n2", (1.0, 1.0)), row("4", (0.5,))]
-    found = advantages(scripted(rows, step_baseline="rewards", step_discount=1.0))
-    torch.testing.assert_close(found, torch.tensor([[1 / 3, 1 / 3, 1 / 6, 1 / 6], [-1 / 3, -1 / 3, 0.0, 0.0]]))
+    actual = advantages(scripted(rows, step_baseline="rewards", step_discount=1.0))
+    torch.testing.assert_close(actual, torch.tensor([[1 / 3, 1 / 3, 1 / 6, 1 / 6], [-1 / 3, -1 / 3, 0.0, 0.0]]))
 
 
 @pytest.fixture
@@ -122,13 +122,13 @@ def test_vine_by_hand(vine_trainer, row):
         # From the prompt: two steps and right, one step and wrong, one right. Behind "1\n": right, wrong, wrong.
         {"0\n": ["3\n9", "3", "9"], "0\n1\n": ["9", "3", "3"]},
     )
-    found = advantages(trainer)
+    actual = advantages(trainer)
     start = ((0.5 + 1.0) + 0.25 + (0.25 + 1.0)) / 3
     # The reward of the step that lies behind the state is not the rollout's.
     middle = ((0.25 + 1.0) + 0.25 + 0.25) / 3
     first, second = 1.0 + middle - start, -0.5 + 1.0 - middle
     expected = [[first, first, second, second], [0.5 - start, 0.5 - start, 0.0, 0.0]]
-    torch.testing.assert_close(found, torch.tensor(expected))
+    torch.testing.assert_close(actual, torch.tensor(expected))
 
 
 def test_rollouts_are_given_what_is_left_of_the_completion(vine_trainer, row):
@@ -153,8 +153,8 @@ def test_rollouts_are_paid_under_truncated_as_samples_are(vine_trainer, row):
     continuations = {"0\n": ["3", "3"]}
     assert not advantages(vine_trainer(rows, continuations, finished=False, truncated="no_process")).any()
     # Rollouts that end by themselves keep their step's 0.25.
-    found = advantages(vine_trainer(rows, continuations, finished=True, truncated="no_process"))
-    torch.testing.assert_close(found, torch.full_like(found, -0.25))
+    actual = advantages(vine_trainer(rows, continuations, finished=True, truncated="no_process"))
+    torch.testing.assert_close(actual, torch.full_like(actual, -0.25))
 
 
 def test_vine_rolls_out_nothing_in_an_evaluation(vine_trainer, row):
@@ -181,7 +181,7 @@ def test_texts_are_sampled_in_batches_and_come_back_in_order(scripted, rows, tok
     # Four sequences at a time, as in training: two texts with two samples each.
     assert asked == [([a, a, b, b], 2) for a, b in (texts[:2], texts[2:4])] + [([texts[4]] * 2, 2)]
     trainer.sample_by(None)
-    assert [len(found) for found in sample_texts(prefixes, 3)] == [3] * 5
+    assert [len(actual) for actual in sample_texts(prefixes, 3)] == [3] * 5
 
 
 # --- Whitening.
@@ -189,11 +189,11 @@ def test_texts_are_sampled_in_batches_and_come_back_in_order(scripted, rows, tok
 
 @pytest.mark.parametrize("advantage", ["group", "gae", "rloo"])
 def test_whitening_choices(scripted, rows, advantage):
-    def found(how):
+    def advantages(how):
         batch = scripted(rows, advantage=advantage, whiten_advantages=how).batch()
         return batch["advantages"][batch["completion_mask"].bool()]
 
-    plain, scaled, full = found("none"), found("scale"), found("full")
+    plain, scaled, full = advantages("none"), advantages("scale"), advantages("full")
     deviation = plain.std(correction=0)
     torch.testing.assert_close(full, (plain - plain.mean()) / deviation)
     torch.testing.assert_close(scaled, (plain - plain.mean()) / deviation + plain.mean())
@@ -281,7 +281,7 @@ def test_as_a_reward_the_kl_is_not_in_the_loss_and_is_logged(scripted, rows):
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"])
 def test_k2_in_the_loss_is_averaged_as_trl_averages_k3(scripted, rows, loss_type):
     """With the advantages at 0 the loss is beta times the mean KL, whichever estimate it is."""
-    found = {}
+    actual = {}
     for estimator in ("k2", "k3"):
         more = {"epsilon_high": 5.0} if loss_type == "cispo" else {}
         trainer = with_adapter(scripted(rows, beta=0.5, kl_estimator=estimator, loss_type=loss_type, **more))
@@ -290,9 +290,9 @@ def test_k2_in_the_loss_is_averaged_as_trl_averages_k3(scripted, rows, loss_type
         # The reference is put near the policy, where k2 and k3 agree to second order.
         with torch.no_grad():
             batch["ref_per_token_logps"] = batch["old_per_token_logps"] + 1e-2
-        found[estimator] = trainer.compute_loss(trainer.model, batch).item()
-    assert found["k2"] > 0
-    assert found["k2"] == pytest.approx(found["k3"], rel=0.02)
+        actual[estimator] = trainer.compute_loss(trainer.model, batch).item()
+    assert actual["k2"] > 0
+    assert actual["k2"] == pytest.approx(actual["k3"], rel=0.02)
 
 
 def test_k2_and_k3_part_further_off(scripted, rows):
@@ -323,12 +323,12 @@ def test_no_process_takes_what_a_cut_off_completion_gained_by_its_steps(scripted
 
 def test_bootstrap_counts_on_what_would_have_come(scripted, rows):
     cut = changed(rows, 0, finished=False)
-    found = []
+    actual = []
     for how in ("score", "bootstrap"):
         trainer = scripted(cut, advantage="gae", lam=0.0, whiten_advantages="none", truncated=how)
         torch.nn.init.constant_(trainer.model.critic.value_head.bias, 2.0)
-        found.append(trainer.batch()["advantages"])
-    score, bootstrap = found
+        actual.append(trainer.batch()["advantages"])
+    score, bootstrap = actual
     # A_t = r_t + V_{t+1} - V_t with V = 2; behind the last token of the cut row V counts, too.
     torch.testing.assert_close(score[0], torch.tensor([0.0, 1.0, 0.5 - 2.0]))
     torch.testing.assert_close(bootstrap[0], torch.tensor([0.0, 1.0, 0.5]))

@@ -306,26 +306,26 @@ def loop(trainer):
     """Runs `trainer.train()` with an epoch in which nothing happens; gives the calls and the counters at its start."""
     names = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step")
     names += ("_initial_num_input_tokens_seen",)
-    found = {"order": [], "epochs": [], "evaluations": []}
+    actual = {"order": [], "epochs": [], "evaluations": []}
 
     class Begin(TrainerCallback):
         def on_train_begin(self, *_, **__):
-            found["order"].append("begin")
+            actual["order"].append("begin")
 
     def evaluate(*args, **kwargs):
-        found["order"].append("evaluate")
-        found["evaluations"].append((args, kwargs))
+        actual["order"].append("evaluate")
+        actual["evaluations"].append((args, kwargs))
         return {}
 
     def run_epoch(*args, **kwargs):
-        found["order"].append("epoch")
-        found["epochs"].append((args, kwargs))
-        found["counters"] = {name: getattr(trainer, name) for name in names}
+        actual["order"].append("epoch")
+        actual["epochs"].append((args, kwargs))
+        actual["counters"] = {name: getattr(trainer, name) for name in names}
         trainer.control.should_training_stop = True
 
     trainer.add_callback(Begin())
     trainer._evaluate, trainer._run_epoch = evaluate, run_epoch
-    return found
+    return actual
 
 
 def test_an_epoch_is_given_all_by_name_with_counters_that_stand_at_the_start(trainer, loop):

@@ -12,8 +12,8 @@ TOKENS = [[1, 2], [1, 3], []]
 
 
 def test_states_that_samples_share_are_one():
-    found = states(PROMPTS, COMPLETIONS, TOKENS)
-    assert [(s.prompt_ids, s.written, s.steps, s.places) for s in found] == [
+    actual = states(PROMPTS, COMPLETIONS, TOKENS)
+    assert [(s.prompt_ids, s.written, s.steps, s.places) for s in actual] == [
         ([9], [], 0, [(0, 0), (1, 0)]),
         ([9], [1, 2], 1, [(0, 1), (1, 1)]),
         ([8], [], 0, [(2, 0)]),
@@ -21,8 +21,8 @@ def test_states_that_samples_share_are_one():
 
 
 def test_a_state_needs_the_same_prompt_and_the_same_tokens():
-    found = states([[9], [8]], [[1, 2, 3], [1, 2, 3]], [[0, 2], [1, 2]])
-    assert [(s.prompt_ids, s.written) for s in found] == [([9], []), ([9], [1]), ([8], []), ([8], [1, 2])]
+    actual = states([[9], [8]], [[1, 2, 3], [1, 2, 3]], [[0, 2], [1, 2]])
+    assert [(s.prompt_ids, s.written) for s in actual] == [([9], []), ([9], [1]), ([8], []), ([8], [1, 2])]
 
 
 def test_long_states_come_first_and_get_what_is_left_of_the_budget():
@@ -34,10 +34,10 @@ def test_long_states_come_first_and_get_what_is_left_of_the_budget():
         asked.append((prefixes, new_tokens))
         return [[[50, 51, 52, 53, 54], [60]] for _ in prefixes]
 
-    found = roll_out(todo, sample, budget=5, batch_states=2, batches=2)
+    actual = roll_out(todo, sample, budget=5, batch_states=2, batches=2)
     assert asked == [([[9, 1, 2, 3], [9, 5, 6]], 3), ([[9, 1], [9]], 5)]
     # A completion is cut at the budget, its state's tokens included.
-    assert found == [
+    assert actual == [
         [[50, 51, 52, 53, 54], [60]],
         [[1, 50, 51, 52, 53], [1, 60]],
         [[1, 2, 3, 50, 51], [1, 2, 3, 60]],
@@ -67,8 +67,8 @@ def test_a_return_leaves_out_the_steps_behind_the_state():
 
 def test_values_are_means_put_where_samples_pass_through():
     todo = states(PROMPTS, COMPLETIONS, TOKENS)
-    found = values(todo, [[1.0, 0.0], [1.0, 1.0], [0.0, 0.5]], rows=3)
-    torch.testing.assert_close(found, torch.tensor([[0.5, 1.0], [0.5, 1.0], [0.25, 0.0]]))
+    actual = values(todo, [[1.0, 0.0], [1.0, 1.0], [0.0, 0.5]], rows=3)
+    torch.testing.assert_close(actual, torch.tensor([[0.5, 1.0], [0.5, 1.0], [0.25, 0.0]]))
 
 
 @pytest.mark.parametrize("ends", [[], [0]])

@@ -160,16 +160,16 @@ def test_the_stages_before_rl_fit_together(family, family_of):
 def test_samples_are_drawn(family, split, family_of, tmp_path):
     files, out = family_of(family), tmp_path / "samples.jsonl"
     given = {"model": files.generator, "problems": files.problems / f"problems-{split}.jsonl", "out": out}
-    found = stage("sample", f"{family}/sample_{split}", **given, n=2, max_new_tokens=8, dtype="float32")
-    assert len(read_solutions(out)) == found["solutions"] == 2 * {"train": 6, "test": 4}[split]
+    actual = stage("sample", f"{family}/sample_{split}", **given, n=2, max_new_tokens=8, dtype="float32")
+    assert len(read_solutions(out)) == actual["solutions"] == 2 * {"train": 6, "test": 4}[split]
 
 
 def test_steps_are_labelled_by_rollouts(family_of, tmp_path):
     files, out = family_of("arithmetic"), tmp_path / "labelled.jsonl"
     given = {"data": files.problems / "both.jsonl", "policy": files.generator, "out": out}
-    found = stage("label", "arithmetic/label_monte_carlo", **given, rollouts=2, max_new_tokens=8)
-    assert len(read_solutions(out, need=("steps", "labels", "correct"))) == found["rows"] == 48
-    assert found["rollouts"] > 0
+    actual = stage("label", "arithmetic/label_monte_carlo", **given, rollouts=2, max_new_tokens=8)
+    assert len(read_solutions(out, need=("steps", "labels", "correct"))) == actual["rows"] == 48
+    assert actual["rollouts"] > 0
 
 
 @pytest.mark.parametrize("path", ARMS, ids=name_of)

@@ -95,16 +95,16 @@ def test_prm800k_is_read_by_its_recipes(tmp_path):
     folder = tmp_path / "public"
     folder.mkdir()
     write_public(folder)
-    found = {}
+    actual = {}
     for name, more in {"data": [], "data_test": [], "data_graded": ["--grade=true"]}.items():
         recipe, out = f"prm800k/{name.removesuffix('_graded')}", tmp_path / f"{name}.parquet"
         run("data", [f"--config={recipe}", f"--path={folder}", f"--out={out}", *more])
-        found[name] = read_solutions(out)
-    assert [solution.labels for solution in found["data"]] == [[1, None, 1], [1, 0]] * 2
-    assert [solution.labels for solution in found["data_test"]] == [[1, None, 1]] * 2
-    assert {solution.correct for solution in found["data"]} == {None}  # whatever the finish reason
+        actual[name] = read_solutions(out)
+    assert [solution.labels for solution in actual["data"]] == [[1, None, 1], [1, 0]] * 2
+    assert [solution.labels for solution in actual["data_test"]] == [[1, None, 1]] * 2
+    assert {solution.correct for solution in actual["data"]} == {None}  # whatever the finish reason
     # The graded ones are what the ORM's recipe can train on.
-    assert [solution.correct for solution in found["data_graded"]] == [True, True] * 2
+    assert [solution.correct for solution in actual["data_graded"]] == [True, True] * 2
 
 
 def test_math_shepherd_is_read_by_its_recipes(tmp_path):

@@ -48,13 +48,13 @@ def test_gaps_of_supervision_are_taken_within_a_seed(runs, tmp_path):
     summary = report_paper(runs, plan, tmp_path / "report")
     assert json.loads((tmp_path / "report" / "paper.json").read_text()) == summary
     assert (summary["seeds"], summary["best_of"], summary["problems"]) == (["seed-0", "seed-1"], 8, 2)
-    found = summary["synthetic"]
-    assert found["series"]["process"]["accuracy"]["mean"] == pytest.approx([0.55, 0.8])
-    assert found["series"]["process"]["clean"]["mean"] == pytest.approx([0.275, 0.4])
-    assert found["process_minus_outcome_teacher"]["mean"] == pytest.approx([0.15, 0.2])
+    actual = summary["synthetic"]
+    assert actual["series"]["process"]["accuracy"]["mean"] == pytest.approx([0.55, 0.8])
+    assert actual["series"]["process"]["clean"]["mean"] == pytest.approx([0.275, 0.4])
+    assert actual["process_minus_outcome_teacher"]["mean"] == pytest.approx([0.15, 0.2])
     # 0.1 and 0.3: half the 95% t-interval of two values is 12.706 * 0.1414 / sqrt(2).
-    assert found["process_minus_outcome_teacher"]["low"][1] == pytest.approx(0.2 - 1.2706, abs=1e-3)
-    assert found["outcome_teacher_minus_outcome_answer"]["mean"] == pytest.approx([0.1, 0.2])
+    assert actual["process_minus_outcome_teacher"]["low"][1] == pytest.approx(0.2 - 1.2706, abs=1e-3)
+    assert actual["outcome_teacher_minus_outcome_answer"]["mean"] == pytest.approx([0.1, 0.2])
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| process minus teacher's outcome | above 0 at every size | 0.20 [-1.07, 1.47] at 5 per problem" in text
     assert imread(tmp_path / "report" / "synthetic.png").std() > 0
@@ -72,14 +72,14 @@ def test_the_slope_ratio_of_active_learning_by_hand(runs, tmp_path):
                 write_json(
                     run / one.folder(size) / "selected.jsonl.run.json", {"metrics": {"steps_to_label": size * 0.9}}
                 )
-    found = report_paper(runs, plan, tmp_path / "report")["active"]["series"]
-    assert found["convincing"]["labels_of_seeds"] == [pytest.approx([90, 900])] * SEEDS
-    assert list(found["convincing"]["slope_ratio"].values()) == pytest.approx([3, 3, 3])
-    ratios = {name: found[name]["slope_ratio"]["mean"] for name in steps if name != "uniform"}
+    actual = report_paper(runs, plan, tmp_path / "report")["active"]["series"]
+    assert actual["convincing"]["labels_of_seeds"] == [pytest.approx([90, 900])] * SEEDS
+    assert list(actual["convincing"]["slope_ratio"].values()) == pytest.approx([3, 3, 3])
+    ratios = {name: actual[name]["slope_ratio"]["mean"] for name in steps if name != "uniform"}
     assert ratios == pytest.approx({"convincing": 3, "share_0.5": 2, "worse": 1, "uncertainty": 0})
     # 0.3 is reached by the rule after 10^(1/3) times its first labels, and by uniform choice with ten times as many.
-    assert found["convincing"]["label_factor"]["mean"] == pytest.approx(10 ** (2 / 3))
-    assert "slope_ratio" not in found["uniform"]
+    assert actual["convincing"]["label_factor"]["mean"] == pytest.approx(10 ** (2 / 3))
+    assert "slope_ratio" not in actual["uniform"]
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| active learning against uniform, slope ratio | 2.6 | 3.0 [3.0, 3.0] |" in text
     assert "| wrong share 0.5 | 0.20 [0.20, 0.20] | 0.40 [0.40, 0.40] | 2.0 [2.0, 2.0] |" in text
@@ -125,12 +125,12 @@ def test_what_rollouts_cost_and_how_often_they_agree(runs, tmp_path):
                 write_rows(path, (labelled(sample, labels) for sample, labels in enumerate(rows)))
                 metrics = {} if exact else {"rollouts": 12, "rollout_tokens": 90}
                 write_json(path.with_name("labelled.jsonl.run.json"), {"metrics": metrics})
-    found = report_paper(runs, plan, tmp_path / "report")["monte_carlo"]["series"]
-    assert found["binary"]["solutions_of_seeds"] == [[2], [2]]
-    assert found["binary"]["rollouts_per_solution_of_seeds"] == [[6], [6]]
-    assert found["hard"]["agreement_of_seeds"] == [[0.5, 0.5]] * SEEDS
-    assert found["exact"]["agreement_of_seeds"] == [[1], [1]]
-    assert found["exact"]["solutions_of_seeds"] == [[3], [3]]
+    actual = report_paper(runs, plan, tmp_path / "report")["monte_carlo"]["series"]
+    assert actual["binary"]["solutions_of_seeds"] == [[2], [2]]
+    assert actual["binary"]["rollouts_per_solution_of_seeds"] == [[6], [6]]
+    assert actual["hard"]["agreement_of_seeds"] == [[0.5, 0.5]] * SEEDS
+    assert actual["exact"]["agreement_of_seeds"] == [[1], [1]]
+    assert actual["exact"]["solutions_of_seeds"] == [[3], [3]]
     text = (tmp_path / "report" / "report.md").read_text()
     row = "| hard, by halves | 4 | 0.60 [0.60, 0.60] | 0.30 [0.30, 0.30] | 2 of 3 | 90 | 6.0 | 0.50 [0.50, 0.50] |"
     assert row in text
@@ -163,9 +163,9 @@ def test_the_search_by_halves_is_compared_where_both_agree_as_often(runs, tmp_pa
             for size in one.sizes:
                 agreed, each = {"hard": of_hard, "binary": of_halves}.get(one.name, {}).get(size, (4, 1))
                 rolled_out(run, one, size, right[:agreed] + wrong[agreed:], 4 * each, tokens=100)
-    found = report_paper(runs, plan, tmp_path / "report")["monte_carlo"]["series"]["binary"]
-    assert found["agreement"]["mean"] == [0.5, 1]
-    assert found["fewer_rollouts"]["mean"] == pytest.approx([4, 0.8])
+    actual = report_paper(runs, plan, tmp_path / "report")["monte_carlo"]["series"]["binary"]
+    assert actual["agreement"]["mean"] == [0.5, 1]
+    assert actual["fewer_rollouts"]["mean"] == pytest.approx([4, 0.8])
     text = (tmp_path / "report" / "report.md").read_text()
     assert "4.00 [4.00, 4.00] at K = 2, 0.80 [0.80, 0.80] at K = 4 |" in text
 
@@ -206,14 +206,17 @@ def test_a_verifier_that_was_left_out_is_said_not_to_be_measured(runs, tmp_path)
                     evaluated(run, one, size, [0.2 + 0.1 * place] * 2)
     summary = report_paper(runs, plan, tmp_path / "report")
     json.dumps(summary, allow_nan=False)
-    found = summary["active"]["series"]
-    assert found["share_0"]["accuracy"]["mean"] == [None, None, pytest.approx(0.4)]
-    assert found["share_0"]["accuracy_of_seeds"] == [pytest.approx([0.2, 0.3, 0.4]), [None, None, pytest.approx(0.4)]]
-    (first, _) = found["share_0"]["not_measured"]
+    actual = summary["active"]["series"]
+    assert actual["share_0"]["accuracy"]["mean"] == [None, None, pytest.approx(0.4)]
+    assert actual["share_0"]["accuracy_of_seeds"] == [pytest.approx([0.2, 0.3, 0.4]), [None, None, pytest.approx(0.4)]]
+    (first, _) = actual["share_0"]["not_measured"]
     assert (first["seed"], first["size"]) == ("seed-1", 100)
     assert "every label" in first["reason"]
-    assert (found["share_0"]["slope_ratio"], found["share_0"]["fitted_sizes"]) == (None, [10000])
-    assert (found["worse"]["slope_ratio"]["mean"], found["worse"]["fitted_sizes"]) == (pytest.approx(1), [1000, 10000])
+    assert (actual["share_0"]["slope_ratio"], actual["share_0"]["fitted_sizes"]) == (None, [10000])
+    assert (actual["worse"]["slope_ratio"]["mean"], actual["worse"]["fitted_sizes"]) == (
+        pytest.approx(1),
+        [1000, 10000],
+    )
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| wrong share 0 | not measured | not measured | 0.40 [0.40, 0.40] | not measured | not measured |" in text
     assert "- not measured: wrong share 0, 100 labelled steps, seed-1: prm_active_share_0_100: every label" in text
@@ -230,9 +233,9 @@ def test_a_gap_has_no_value_where_one_of_the_two_was_left_out(runs, tmp_path):
                     leave_out(run, one, size)
                 else:
                     evaluated(run, one, size, [0.5 if one.kind == "orm" else 0.6])
-    found = report_paper(runs, plan, tmp_path / "report")["synthetic"]
-    assert found["process_minus_outcome_teacher"]["mean"] == [None, pytest.approx(0.1)]
-    assert found["process_minus_outcome_answer"]["mean"] == pytest.approx([0.1, 0.1])
+    actual = report_paper(runs, plan, tmp_path / "report")["synthetic"]
+    assert actual["process_minus_outcome_teacher"]["mean"] == [None, pytest.approx(0.1)]
+    assert actual["process_minus_outcome_answer"]["mean"] == pytest.approx([0.1, 0.1])
     text = (tmp_path / "report" / "report.md").read_text()
     assert "0.10 [0.10, 0.10] at 5 per problem; above 0 at 1 of 1 sizes" in text
 

@@ -8,8 +8,8 @@ from rlstep.report.reliability import reliability_figure
 
 
 def test_the_picture_shows_the_bins_and_their_counts():
-    found = reliability([0.1, 0.15, 0.9], [0, 1, 1], bins=5)
-    figure = reliability_figure(found, "A verifier")
+    actual = reliability([0.1, 0.15, 0.9], [0, 1, 1], bins=5)
+    figure = reliability_figure(actual, "A verifier")
     above, below = figure.axes
     points = next(line for line in above.lines if line.get_marker() == "o")
     assert points.get_xdata() == pytest.approx([0.125, 0.9])

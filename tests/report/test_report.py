@@ -152,13 +152,13 @@ def test_seeds_of_other_scores_have_no_gap_to_an_orm(tmp_path):
 
 def test_examples_and_tally_by_hand(tmp_path):
     write_rows(tmp_path / "scored.jsonl", (s.to_row() for s in scored()))
-    found = read_step_scores(tmp_path / "scored.jsonl")
-    assert [(example.solution.sample, example.title) for example in found.examples] == [
+    actual = read_step_scores(tmp_path / "scored.jsonl")
+    assert [(example.solution.sample, example.title) for example in actual.examples] == [
         (2, "Right answer, wrong step: caught"),
         (3, "Wrong answer: error located"),
         (0, "Every step right: passed"),
     ]
-    assert found.tally == {
+    assert actual.tally == {
         "solutions": 4,
         "right_answer": 3,
         "right_answer_wrong_step": 2,
@@ -220,9 +220,9 @@ def test_seeds_by_hand(tmp_path):
     assert gap["low"][2] == pytest.approx(0.2)
     assert summary["rl_gap"]["clean_accuracy"]["mean"] == pytest.approx([0, 0.075, 0.1, 0.1, 0.125, 0.1])
     # Seed 0 has 0.58 at its third evaluation and so needs the fourth.
-    found = summary["rl_comparison"]["accuracy"]
-    assert found["process_samples"] == [300, 200, 200]
-    assert found["ratio"]["mean"] == pytest.approx((5 / 3 + 2.5 + 2.5) / 3)
+    actual = summary["rl_comparison"]["accuracy"]
+    assert actual["process_samples"] == [300, 200, 200]
+    assert actual["ratio"]["mean"] == pytest.approx((5 / 3 + 2.5 + 2.5) / 3)
     text = (tmp_path / "seeds" / "report.md").read_text()
     assert "| 2 | 0.10 [0.05, 0.15] |" in text
     assert "| answer | 0 | 500 | 300 | 1.7 |" in text

@@ -72,9 +72,9 @@ def test_command_line_overrides_recipe_overrides_default(parse):
     ],
 )
 def test_yaml_value_has_its_fields_type(parse, line, name, value):
-    found = getattr(parse(f"data: x\n{line}\n")[0], name)
-    assert found == value
-    assert type(found) is type(value)
+    actual = getattr(parse(f"data: x\n{line}\n")[0], name)
+    assert actual == value
+    assert type(actual) is type(value)
 
 
 @pytest.mark.parametrize(

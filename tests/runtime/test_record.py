@@ -16,13 +16,13 @@ from rlstep.runtime.record import RunRecord, digest, git_commit
 def test_record_holds_what_a_run_was(tmp_path):
     with RunRecord("label", {"task": "arithmetic"}, tmp_path, seed=7) as record:
         record.metrics["rows"] = 12
-    found = json.loads((tmp_path / "run.json").read_text())
-    assert found.keys() == {"stage", "seed", "commit", "versions", "seconds", "metrics", "config"}
-    assert (found["stage"], found["seed"], found["metrics"]) == ("label", 7, {"rows": 12})
-    assert found["config"] == {"task": "arithmetic"}
-    assert found["versions"]["rlstep"] == rlstep.__version__
-    assert found["versions"]["trl"] == metadata.version("trl")
-    assert found["seconds"] >= 0
+    actual = json.loads((tmp_path / "run.json").read_text())
+    assert actual.keys() == {"stage", "seed", "commit", "versions", "seconds", "metrics", "config"}
+    assert (actual["stage"], actual["seed"], actual["metrics"]) == ("label", 7, {"rows": 12})
+    assert actual["config"] == {"task": "arithmetic"}
+    assert actual["versions"]["rlstep"] == rlstep.__version__
+    assert actual["versions"]["trl"] == metadata.version("trl")
+    assert actual["seconds"] >= 0
 
 
 def test_two_files_of_a_folder_have_a_record_each(tmp_path):

@@ -86,8 +86,8 @@ def test_every_labeller_gets_an_address_and_the_token_stands_after_the_hash(data
     secret = {"RLSTEP_ANNOTATE_TOKEN": "to/ken"}
     labellers = ("ada", "Ben Bo")
     with running(data, tmp_path / "o.jsonl", labellers=labellers, environment=secret) as (_, pages):
-        found = [re.fullmatch(r"http://127\.0\.0\.1:\d+/\?labeller=(.*)#token=(.*)", page).groups() for page in pages]
-        assert found == [("ada", "to%2Fken"), ("Ben%20Bo", "to%2Fken")]
+        actual = [re.fullmatch(r"http://127\.0\.0\.1:\d+/\?labeller=(.*)#token=(.*)", page).groups() for page in pages]
+        assert actual == [("ada", "to%2Fken"), ("Ben%20Bo", "to%2Fken")]
         with pytest.raises(HTTPError, match="401"):
             post(pages[0], "/api/open", VISIT)
         assert post(pages[0], "/api/open", VISIT, Authorization="Bearer to/ken")["item"]["number"] == 1

@@ -65,9 +65,9 @@ def test_curves_are_the_hand_worked_ones(tmp_path, hand):
 def test_what_each_problem_expects_is_written_by_hand(tmp_path, hand):
     """Of all three samples, the PRM's pick is right in problem a and wrong in b."""
     run(tmp_path, hand)
-    found = json.loads((tmp_path / "out" / "by_problem.json").read_text())
-    assert (found["problems"], found["ns"]) == (["a", "b"], [1, 3])
-    assert found["curves"]["prm"] == [pytest.approx([2 / 3, 1]), pytest.approx([1 / 3, 0])]
+    actual = json.loads((tmp_path / "out" / "by_problem.json").read_text())
+    assert (actual["problems"], actual["ns"]) == (["a", "b"], [1, 3])
+    assert actual["curves"]["prm"] == [pytest.approx([2 / 3, 1]), pytest.approx([1 / 3, 0])]
 
 
 def test_two_of_three_samples_by_hand(tmp_path, hand):
@@ -199,11 +199,11 @@ def test_prm_is_measured_on_single_steps_up_to_the_first_wrong_one(tmp_path):
         solution("b", 0, "1", True, [1, 0, 1], [0.8, 0.6, 0.1], [0.5] * 3),
         solution("c", 0, "2", False, [0, 0], [0.2, 0.9], [0.5] * 2),
     ]
-    found = run(tmp_path, rows, ns=[1])["prm_steps"]
-    assert found["accuracy"] == pytest.approx(3 / 5)
-    assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    actual = run(tmp_path, rows, ns=[1])["prm_steps"]
+    assert actual["accuracy"] == pytest.approx(3 / 5)
+    assert actual["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     # first error said / labelled: 1 / none, 2 / 1, 0 / 0
-    assert found["first_error_exact"] == pytest.approx(1 / 3)
+    assert actual["first_error_exact"] == pytest.approx(1 / 3)
     assert (tmp_path / "out" / "reliability.png").stat().st_size > 10_000
 
 

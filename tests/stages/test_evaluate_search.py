@@ -28,7 +28,7 @@ def samples() -> list[dict]:
     ]
 
 
-def found() -> list[dict]:
+def actual() -> list[dict]:
     """Two solutions each, 10 + 10, 20 + 20 and 15 + 15 tokens; the PRM picks a right one of a and b."""
     return [*rows("c", "00", [0.9, 0.5], 15), *rows("a", "10", [0.9, 0.5], 10), *rows("b", "01", [0.1, 0.8], 20)]
 
@@ -36,7 +36,7 @@ def found() -> list[dict]:
 @pytest.fixture
 def files(tmp_path):
     write_rows(tmp_path / "samples.jsonl", samples())
-    write_rows(tmp_path / "beam.jsonl", found())
+    write_rows(tmp_path / "beam.jsonl", actual())
     return tmp_path
 
 
@@ -83,7 +83,7 @@ def test_the_table_is_printed_and_written(files, capsys):
 
 
 def test_fewer_tokens_than_a_sample_buy_a_sample_as_often(files):
-    write_rows(files / "beam.jsonl", [row | {"generated_tokens": 2} for row in found()])
+    write_rows(files / "beam.jsonl", [row | {"generated_tokens": 2} for row in actual()])
     one = run(files)["searches"]["beam"]
     assert one["n"] == pytest.approx(4 / (40 / 3))
     # Of one sample a is right with 1/4, b with 1/4, c with 1.
@@ -91,7 +91,7 @@ def test_fewer_tokens_than_a_sample_buy_a_sample_as_often(files):
 
 
 def test_more_tokens_than_all_samples_took_are_not_compared(files):
-    write_rows(files / "beam.jsonl", [row | {"generated_tokens": 50} for row in found()])
+    write_rows(files / "beam.jsonl", [row | {"generated_tokens": 50} for row in actual()])
     one = run(files)["searches"]["beam"]
     assert one["n"] is None
     assert one["accuracy"]["prm"]["best_of_n"] is one["accuracy"]["prm"]["difference"] is None
@@ -99,14 +99,14 @@ def test_more_tokens_than_all_samples_took_are_not_compared(files):
 
 
 def test_several_searches_are_called_by_their_files(files):
-    write_rows(files / "dvts.jsonl", found())
+    write_rows(files / "dvts.jsonl", actual())
     result = run(files, search_data=[str(files / "beam.jsonl"), str(files / "dvts.jsonl")])
     assert [*result["searches"]] == ["beam", "dvts"]
 
 
 def test_the_aggregate_holds_for_both(files):
     """A solution of many good steps against one of a single fair step."""
-    search = [row | {"scores": {"prm": [0.9, 0.9, 0.9, 0.9] if row["answer"] == "1" else [0.7]}} for row in found()]
+    search = [row | {"scores": {"prm": [0.9, 0.9, 0.9, 0.9] if row["answer"] == "1" else [0.7]}} for row in actual()]
     write_rows(files / "beam.jsonl", search)
     assert run(files)["searches"]["beam"]["accuracy"]["prm"]["search"]["mean"] == 0
     assert run(files, aggregate="last")["searches"]["beam"]["accuracy"]["prm"]["search"]["mean"] == pytest.approx(2 / 3)
@@ -132,15 +132,15 @@ def without(name: str, given: list[dict]) -> list[dict]:
 @pytest.mark.parametrize(
     ("data", "search", "message"),
     [
-        (without("generated_tokens", samples()), found(), r"samples.jsonl, row 1, field 'generated_tokens': missing"),
-        (samples(), without("generated_tokens", found()), r"beam.jsonl, row 1, field 'generated_tokens': missing"),
-        (samples(), [row | {"generated_tokens": "9"} for row in found()], r"expected a whole number, got \"9\""),
-        (samples(), [row | {"generated_tokens": -1} for row in found()], "expected a whole number from 0, got -1"),
-        ([row | {"generated_tokens": 0} for row in samples()], found(), "no tokens were generated"),
-        (samples(), found()[:4], r"beam.jsonl has no problem 'b', which .*samples.jsonl has \(1 such\)"),
-        (samples()[:8], found(), r"samples.jsonl has no problem 'c', which .*beam.jsonl has"),
-        (samples(), [row | {"reference": "7"} for row in found()], "the answer to problem 'c' is 1 in .* and 7 in .*"),
-        (samples(), found()[:-1], "problem 'b' has 1 solutions and others 2"),
+        (without("generated_tokens", samples()), actual(), r"samples.jsonl, row 1, field 'generated_tokens': missing"),
+        (samples(), without("generated_tokens", actual()), r"beam.jsonl, row 1, field 'generated_tokens': missing"),
+        (samples(), [row | {"generated_tokens": "9"} for row in actual()], r"expected a whole number, got \"9\""),
+        (samples(), [row | {"generated_tokens": -1} for row in actual()], "expected a whole number from 0, got -1"),
+        ([row | {"generated_tokens": 0} for row in samples()], actual(), "no tokens were generated"),
+        (samples(), actual()[:4], r"beam.jsonl has no problem 'b', which .*samples.jsonl has \(1 such\)"),
+        (samples()[:8], actual(), r"samples.jsonl has no problem 'c', which .*beam.jsonl has"),
+        (samples(), [row | {"reference": "7"} for row in actual()], "the answer to problem 'c' is 1 in .* and 7 in .*"),
+        (samples(), actual()[:-1], "problem 'b' has 1 solutions and others 2"),
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_compared_are_refused(files, data, search, message):

@@ -11,10 +11,10 @@ from rlstep.tasks.base import checked
 from rlstep.tasks.increasing import Increasing
 
 
-def solution(*found: str) -> Solution:
+def solution(*verdicts: str) -> Solution:
     """3 8 12 7 with the given verdicts."""
     steps = ["3: ", "8 > 3: ", "12 > 8: ", "7 > 12: ", "Answer: "]
-    text = "\n".join(step + verdict for step, verdict in zip(steps, found, strict=True))
+    text = "\n".join(step + verdict for step, verdict in zip(steps, verdicts, strict=True))
     return checked(Increasing(), Solution("p", "Increasing? 3 8 12 7\n", text, "no"))
 
 
@@ -50,15 +50,15 @@ def test_every_step_has_a_label_and_the_answer_two():
 
 
 def test_what_is_printed_is_what_is_returned(capsys):
-    found = example(ExampleConfig(sequences=2, length=5, n=200, seed=3))
+    actual = example(ExampleConfig(sequences=2, length=5, n=200, seed=3))
     out = capsys.readouterr().out
     assert out.count("Increasing? ") == 2
-    for share in found.values():
+    for share in actual.values():
         assert f"{share:.1%}" in out
-    assert found["process_accuracy"] > found["outcome_accuracy"]
-    assert 0 < found["right_on_wrong_step"] < 1
-    assert example(ExampleConfig(sequences=2, length=5, n=200, seed=3)) == found
-    assert example(ExampleConfig(sequences=2, length=5, n=200, seed=4)) != found
+    assert actual["process_accuracy"] > actual["outcome_accuracy"]
+    assert 0 < actual["right_on_wrong_step"] < 1
+    assert example(ExampleConfig(sequences=2, length=5, n=200, seed=3)) == actual
+    assert example(ExampleConfig(sequences=2, length=5, n=200, seed=4)) != actual
 
 
 @pytest.mark.parametrize("wrong", [{"length": 1}, {"length": 21}, {"n": 0}, {"sequences": -1}])

@@ -72,8 +72,8 @@ def test_the_merged_model_needs_no_base(tiny_lm, tmp_path):
     shutil.rmtree(tmp_path / "base")
     shutil.rmtree(tmp_path / "policy")
     merged = tmp_path / "out" / "merged"
-    found = logits(AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged))
-    torch.testing.assert_close(found, trained, atol=1e-5, rtol=0)
+    actual = logits(AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged))
+    torch.testing.assert_close(actual, trained, atol=1e-5, rtol=0)
 
 
 def test_the_merged_weights_type_can_be_chosen(tiny_lm, tmp_path):

@@ -166,13 +166,13 @@ def one_thread():
 
 def newest_writes(folder: Path) -> dict[str, int]:
     """When each stage that has ended last wrote."""
-    found = {}
+    actual = {}
     for stage in stages_of():
         if json.loads((folder / ".lab" / f"{stage.name}.json").read_text())["finished"]:
             output = folder / stage.output[1]
             files = [output] if output.is_file() else [path for path in output.rglob("*") if path.is_file()]
-            found[stage.name] = max(path.stat().st_mtime_ns for path in files)
-    return found
+            actual[stage.name] = max(path.stat().st_mtime_ns for path in files)
+    return actual
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +253,6 @@ def test_a_changed_recipe_runs_its_stage_and_those_after_it(finished, recipes):
 def test_a_contrast_ends_in_a_table(recipes, one_thread, tmp_path):
     summary = lab(LabConfig(out=str(tmp_path / "run"), recipes=str(recipes), contrast=True, seeds=1))
     assert list(summary["arms"]) == [arm.name for arm in CONTRAST]
-    assert all(len(found["samples"]) == 2 for found in summary["arms"].values())
+    assert all(len(actual["samples"]) == 2 for actual in summary["arms"].values())
     assert (tmp_path / "run" / "seed-0" / "ppo_process_min_form" / "metrics.jsonl").is_file()
     assert "PRM only, min_form" in (tmp_path / "run" / "report" / "report.md").read_text()

@@ -32,9 +32,9 @@ def test_every_solution_comes_out_labelled_and_otherwise_as_it_was(config):
         (s.problem_id, s.sample, s.completion) for s in after
     ]
     for solution in after:
-        found = Increasing().check(solution.prompt, solution.completion, solution.reference)
-        assert (solution.steps, solution.labels) == (found.steps, found.labels)
-        assert (solution.answer, solution.correct) == (found.answer, found.correct)
+        actual = Increasing().check(solution.prompt, solution.completion, solution.reference)
+        assert (solution.steps, solution.labels) == (actual.steps, actual.labels)
+        assert (solution.answer, solution.correct) == (actual.answer, actual.correct)
 
 
 def test_the_record_beside_the_output_holds_config_and_metrics(config, tmp_path):
@@ -80,7 +80,7 @@ def test_metrics_by_hand():
     def solution(labels, correct, answer="1", finished=True):
         return Solution("p", "", "", "", labels=labels, correct=correct, answer=answer, finished=finished)
 
-    found = label_metrics(
+    actual = label_metrics(
         [
             solution([1, 1], True),
             solution([1, 0, 1], True),
@@ -89,15 +89,15 @@ def test_metrics_by_hand():
             solution([], False, answer=None, finished=False),
         ]
     )
-    assert found == {
+    assert actual == {
         "rows": 5, "steps": 8, "labelled_steps": 7, "step_accuracy": 5 / 7, "accuracy": 3 / 5, "clean_accuracy": 1 / 5,
         "right_on_wrong_step": 1 / 3, "unanswered": 1 / 5, "unfinished": 1 / 5,
     }  # fmt: skip
 
 
 def test_a_share_of_nothing_is_null():
-    found = label_metrics([Solution("p", "", "", "", labels=[], correct=False)])
-    assert (found["step_accuracy"], found["right_on_wrong_step"], found["unanswered"]) == (None, None, 1.0)
+    actual = label_metrics([Solution("p", "", "", "", labels=[], correct=False)])
+    assert (actual["step_accuracy"], actual["right_on_wrong_step"], actual["unanswered"]) == (None, None, 1.0)
 
 
 def test_a_killed_run_continues_where_it_stopped(config, tmp_path, monkeypatch):
@@ -176,8 +176,8 @@ def test_step_labels_are_never_replaced(tmp_path, given):
     assert not out.exists()
     label(LabelConfig(str(data), str(out), "increasing", labelled="keep"))
     checked, kept = read_solutions(out)
-    found = Increasing().check(PROMPT, checked.completion, "yes")
-    assert (checked.steps, checked.labels, checked.correct) == (found.steps, found.labels, True)
+    actual = Increasing().check(PROMPT, checked.completion, "yes")
+    assert (checked.steps, checked.labels, checked.correct) == (actual.steps, actual.labels, True)
     mine = by_people(**given)
     assert (kept.steps, kept.labels, kept.neutral) == (mine.steps, mine.labels, mine.neutral)
     assert (kept.answer, kept.correct) == ("no", False)

@@ -32,13 +32,13 @@ class Known:
         self.probs, self.dies_at, self.scored = iter(probs), dies_at, 0
 
     def score(self, prompts, completions, steps=None):
-        found = []
+        actual = []
         for spans in steps:
             if self.scored == self.dies_at:
                 raise KeyboardInterrupt
             self.scored += 1
-            found.append(next(self.probs)[: len(spans)])
-        return found
+            actual.append(next(self.probs)[: len(spans)])
+        return actual
 
 
 @pytest.fixture

@@ -47,8 +47,8 @@ def planned(tmp_path, base):
             start = {"model": str(base), "out": str(tmp_path / "out.jsonl")}
         file = folder / f"{stage}.yaml"
         file.write_text(yaml.safe_dump(start | settings), encoding="utf-8")
-        (found,) = plan(PlanConfig(str(file), **options))["plans"].values()
-        return found
+        (actual,) = plan(PlanConfig(str(file), **options))["plans"].values()
+        return actual
 
     return of
 
@@ -69,16 +69,16 @@ def trained(model) -> int:
 
 
 def test_all_weights_of_a_generator(planned):
-    found = planned("sft", {"data": "rows.jsonl"})
-    assert (found["trained"], found["frozen"]) == (parameters(AutoModelForCausalLM.from_config(config_of())), 0)
+    actual = planned("sft", {"data": "rows.jsonl"})
+    assert (actual["trained"], actual["frozen"]) == (parameters(AutoModelForCausalLM.from_config(config_of())), 0)
 
 
 def test_an_adapter_of_a_policy_and_its_frozen_base(planned):
-    found = planned("ppo", PPO | {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "down_proj"]})
+    actual = planned("ppo", PPO | {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "down_proj"]})
     lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
     model = AutoModelForCausalLM.from_config(config_of())
-    assert found["frozen"] == parameters(model)
-    assert found["trained"] == trained(get_peft_model(model, lora))
+    assert actual["frozen"] == parameters(model)
+    assert actual["trained"] == trained(get_peft_model(model, lora))
 
 
 def test_a_class_head_is_counted_and_the_language_models_is_not(planned, base):
@@ -111,9 +111,9 @@ def test_sampling_takes_as_many_hours_as_the_gpus_that_sample(planned):
 
 def test_a_share_in_which_vllm_cannot_hold_the_policy_to_sample(planned):
     settings = {"problems": "problems.jsonl", "engine": "vllm", "gpu_memory_utilization": 0.01}
-    found = planned("sample", settings, memory=0.03)
-    assert "set gpu_memory_utilization above 0.0" in found["faults"][0]
-    assert not found["fits"]
+    actual = planned("sample", settings, memory=0.03)
+    assert "set gpu_memory_utilization above 0.0" in actual["faults"][0]
+    assert not actual["fits"]
     assert planned("sample", settings | {"tensor_parallel_size": 8}, memory=0.03)["faults"] == []
 
 
@@ -128,8 +128,8 @@ def test_scoring_on_a_server_takes_nothing_here(planned, base):
 def test_a_critic_is_a_head_and_perhaps_an_adapter(planned, critic, more):
     settings = PPO | {"use_peft": True, "lora_target_modules": ["all-linear"]}
     policy = planned("ppo", settings)["trained"]
-    found = planned("ppo", settings | {"advantage": "gae", "critic": critic})
-    assert found["trained"] == policy + more + (policy if critic == "adapter" else 0)
+    actual = planned("ppo", settings | {"advantage": "gae", "critic": critic})
+    assert actual["trained"] == policy + more + (policy if critic == "adapter" else 0)
 
 
 def test_the_reference_of_a_full_policy_is_a_second_model(planned):
@@ -143,25 +143,25 @@ def test_the_reference_of_a_full_policy_is_a_second_model(planned):
 
 def test_states_by_hand(planned):
     """Float32 weights, their gradients, and AdamW's two moments."""
-    found = planned("sft", {"data": "rows.jsonl", "bf16": False})
-    assert [gib(found, part) for part in ("weights", "gradients", "optimizer")] == [
-        4 * found["trained"], 4 * found["trained"], 8 * found["trained"],
+    actual = planned("sft", {"data": "rows.jsonl", "bf16": False})
+    assert [gib(actual, part) for part in ("weights", "gradients", "optimizer")] == [
+        4 * actual["trained"], 4 * actual["trained"], 8 * actual["trained"],
     ]  # fmt: skip
 
 
 def test_zero_shards_the_weights_of_four_gpus(planned):
     settings = {"data": "rows.jsonl", "dtype": "bfloat16", "bf16": True}
-    found = planned("sft", settings, gpus=4, deepspeed="ds_configs/zero3.json")
-    n = found["trained"]
-    assert [gib(found, part) for part in ("weights", "gradients", "optimizer")] == [2 * n / 4, 2 * n / 4, 12 * n / 4]
+    actual = planned("sft", settings, gpus=4, deepspeed="ds_configs/zero3.json")
+    n = actual["trained"]
+    assert [gib(actual, part) for part in ("weights", "gradients", "optimizer")] == [2 * n / 4, 2 * n / 4, 12 * n / 4]
     second = planned("sft", settings, gpus=4, deepspeed="ds_configs/zero2.json")
     assert gib(second, "weights") == 2 * n
 
 
 def test_the_cache_of_sampling_by_hand(planned):
     """2 layers x 8 rows x 42 tokens x 32 numbers of keys and of values, and the last places' logits."""
-    found = planned("ppo", PPO, prompt_tokens=10)
-    assert gib(found, "kv_cache") == 2 * LAYERS * 8 * 42 * 32 * 4 + 4 * 8 * VOCABULARY
+    actual = planned("ppo", PPO, prompt_tokens=10)
+    assert gib(actual, "kv_cache") == 2 * LAYERS * 8 * 42 * 32 * 4 + 4 * 8 * VOCABULARY
     assert gib(planned("ppo", PPO | {"use_vllm": True, "vllm_mode": "server"}), "kv_cache") == 0
 
 
@@ -179,10 +179,10 @@ def test_vllm_that_sleeps_gives_its_share_back_to_the_update(planned):
 
 def test_a_share_in_which_vllm_cannot_hold_the_policy(planned):
     settings = PPO | {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.01}
-    found = planned("ppo", settings, memory=0.03)
-    assert not found["fits"]
-    assert "set vllm_gpu_memory_utilization above 0.0" in found["faults"][0]
-    assert found["remedies"] == found["faults"]
+    actual = planned("ppo", settings, memory=0.03)
+    assert not actual["fits"]
+    assert "set vllm_gpu_memory_utilization above 0.0" in actual["faults"][0]
+    assert actual["remedies"] == actual["faults"]
 
 
 @pytest.mark.parametrize(
@@ -218,9 +218,9 @@ def test_the_peak_is_whichever_of_sampling_and_update_is_more(planned):
 @pytest.mark.parametrize("stage", ["sample", "score"])
 def test_a_model_that_only_reads_has_no_optimizer(planned, stage):
     data = {"problems": "problems.jsonl"} if stage == "sample" else {"data": "rows.jsonl"}
-    found = planned(stage, data | {"dtype": "bfloat16"})
-    assert found["trained"] == found["memory_gib"]["optimizer"] == found["memory_gib"]["gradients"] == 0
-    assert gib(found, "weights") == 2 * found["frozen"]
+    actual = planned(stage, data | {"dtype": "bfloat16"})
+    assert actual["trained"] == actual["memory_gib"]["optimizer"] == actual["memory_gib"]["gradients"] == 0
+    assert gib(actual, "weights") == 2 * actual["frozen"]
 
 
 # --- Work
@@ -229,28 +229,28 @@ def test_a_model_that_only_reads_has_no_optimizer(planned, stage):
 def test_tokens_and_updates_by_hand(planned):
     """Eight completions of two problems, half as long as they may be: 2 x (10 + 4 x (16 - 1)). Eight optimizer steps,
     two for each batch of completions."""
-    found = planned("ppo", PPO, prompt_tokens=20, filled=0.5)
-    assert found["tokens"] == 2 * (10 + 4 * 15)
-    assert found["updates"] == 4
+    actual = planned("ppo", PPO, prompt_tokens=20, filled=0.5)
+    assert actual["tokens"] == 2 * (10 + 4 * 15)
+    assert actual["updates"] == 4
 
 
 def test_a_batch_of_completions_may_be_given_whole(planned):
     """32 completions are 4 micro-batches of 4 on two GPUs, two optimizer steps in each of two epochs."""
-    found = planned("ppo", PPO | {"generation_batch_size": 32}, gpus=2)
-    assert found["updates"] == 8 / 4
-    assert gib(found, "kv_cache") == 2 * gib(planned("ppo", PPO), "kv_cache")
+    actual = planned("ppo", PPO | {"generation_batch_size": 32}, gpus=2)
+    assert actual["updates"] == 8 / 4
+    assert gib(actual, "kv_cache") == 2 * gib(planned("ppo", PPO), "kv_cache")
 
 
 def test_a_budget_that_no_row_fits(planned):
-    found = planned("ppo", PPO | {"tokens_per_device": 50}, prompt_tokens=40)
-    assert found["faults"] == ["tokens_per_device is 50, and the longest row has 71: set it to that or more"]
-    assert not found["fits"]
+    actual = planned("ppo", PPO | {"tokens_per_device": 50}, prompt_tokens=40)
+    assert actual["faults"] == ["tokens_per_device is 50, and the longest row has 71: set it to that or more"]
+    assert not actual["fits"]
 
 
 def test_hours_are_operations_over_speed(planned):
     settings = {"data": "rows.jsonl", "max_steps": 1000, "num_train_epochs": 1}
-    found = planned("sft", settings, gpus=2, tflops=1.0, utilisation=0.5)
-    assert found["hours"] == pytest.approx(1000 * found["flops"] / (2 * 1e12 * 0.5) / 3600)
+    actual = planned("sft", settings, gpus=2, tflops=1.0, utilisation=0.5)
+    assert actual["hours"] == pytest.approx(1000 * actual["flops"] / (2 * 1e12 * 0.5) / 3600)
 
 
 def test_rows_are_counted_or_given(planned, tmp_path):
@@ -269,9 +269,9 @@ def test_one_setting_that_is_enough_is_named(planned):
     settings = {"data": "rows.jsonl", "per_device_train_batch_size": 64, "gradient_checkpointing": False}
     whole = planned("sft", settings)["memory_gib"]["total"]
     less = planned("sft", settings | {"gradient_checkpointing": True})["memory_gib"]["total"]
-    found = planned("sft", settings, memory=(whole + less) / 2, headroom=0.0)
-    assert not found["fits"]
-    assert found["remedies"] == [f"set gradient_checkpointing: true: {less:.1f} GiB"]
+    actual = planned("sft", settings, memory=(whole + less) / 2, headroom=0.0)
+    assert not actual["fits"]
+    assert actual["remedies"] == [f"set gradient_checkpointing: true: {less:.1f} GiB"]
 
 
 def test_a_smaller_batch_keeps_the_global_one(planned):
@@ -303,12 +303,12 @@ def test_a_folder_is_planned_from_models_that_are_still_to_be_trained(tmp_path, 
     for name, settings in recipes.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     metrics = plan(PlanConfig(str(folder)))
-    found = metrics["plans"]
-    assert [*found] == ["mine/sft", "mine/prm", "mine/ppo_process"]
-    whole, adapter = found["mine/sft"]["trained"], found["mine/prm"]["trained"] - 2 * H
+    actual = metrics["plans"]
+    assert [*actual] == ["mine/sft", "mine/prm", "mine/ppo_process"]
+    whole, adapter = actual["mine/sft"]["trained"], actual["mine/prm"]["trained"] - 2 * H
     # The PRM's adapter is on the policy's own base, which is there once.
-    assert found["mine/ppo_process"]["frozen"] == whole + adapter
-    assert gib(found["mine/ppo_process"], "weights") == 4 * (whole + 2 * adapter)
+    assert actual["mine/ppo_process"]["frozen"] == whole + adapter
+    assert gib(actual["mine/ppo_process"], "weights") == 4 * (whole + 2 * adapter)
     text = capsys.readouterr().out
     assert "Memory of a GPU in GiB" in text
     assert metrics["fitting"] == 3
@@ -316,9 +316,9 @@ def test_a_folder_is_planned_from_models_that_are_still_to_be_trained(tmp_path, 
 
 def test_a_shipped_recipe_with_a_model_of_its_size(base, capsys):
     assert cli.main(["plan", "gsm8k/ppo_process", "--model", str(base), "--gpus", "8", "--memory", "40", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["gsm8k/ppo_process"]
-    assert found["updates"] == 200  # its header says so
-    assert found["memory_gib"]["vllm"] == pytest.approx(0.3 * 40)
+    actual = json.loads(capsys.readouterr().out)["gsm8k/ppo_process"]
+    assert actual["updates"] == 200  # its header says so
+    assert actual["memory_gib"]["vllm"] == pytest.approx(0.3 * 40)
 
 
 def test_a_shipped_folder_without_a_generator(base, capsys):

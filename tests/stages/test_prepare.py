@@ -23,8 +23,8 @@ def test_files_are_complete_and_splits_share_no_problem(config, tmp_path):
     out = tmp_path / "out"
     sizes = {"train": 30, "rl": 20, "test": 10, "ood_long": 5, "ood_mix": 5}
     prompts = {split: [p.prompt for p in read_problems(out / f"problems-{split}.jsonl")] for split in sizes}
-    assert {split: len(found) for split, found in prompts.items()} == sizes
-    assert len({prompt for found in prompts.values() for prompt in found}) == sum(sizes.values())
+    assert {split: len(actual) for split, actual in prompts.items()} == sizes
+    assert len({prompt for actual in prompts.values() for prompt in actual}) == sum(sizes.values())
     assert len(read_solutions(out / "demonstrations.jsonl")) == 40
     assert metrics == sizes | {"demonstrations": 40}
     record = json.loads((out / "run.json").read_text())
@@ -65,7 +65,7 @@ def test_gsm8k_rows(gsm8k_dir, config, tmp_path):
     prepare(replace(config, task="gsm8k", ood=0, task_path=str(gsm8k_dir), small_model=True))
     out = tmp_path / "out"
     prompts = {s: {p.prompt for p in read_problems(out / f"problems-{s}.jsonl")} for s in ("train", "rl", "test")}
-    assert [len(found) for found in prompts.values()] == [30, 20, 10]
+    assert [len(actual) for actual in prompts.values()] == [30, 20, 10]
     assert len(set().union(*prompts.values())) == 60
     task, tokenizer = GSM8K(str(gsm8k_dir)), AutoTokenizer.from_pretrained(out / "model")
     texts = [solution.completion for solution in read_solutions(out / "demonstrations.jsonl")]

@@ -36,8 +36,8 @@ def run(config: SampleConfig) -> list[dict]:
 def test_n_solutions_of_every_problem_in_order(config, tmp_path):
     metrics = sample(config)
     solutions, problems = read_solutions(config.out), read_problems(config.problems)
-    found = [(s.problem_id, s.prompt, s.reference, s.sample) for s in solutions]
-    assert found == [(p.id, p.prompt, p.reference, index) for p in problems for index in range(4)]
+    actual = [(s.problem_id, s.prompt, s.reference, s.sample) for s in solutions]
+    assert actual == [(p.id, p.prompt, p.reference, index) for p in problems for index in range(4)]
     assert len({s.completion for s in solutions}) > 6
     assert all(s.steps is None and s.labels is None and s.correct is None for s in solutions)
     finished = sum(s.finished for s in solutions) / 12
@@ -139,8 +139,8 @@ def test_rows_of_another_run_are_not_continued(config, tmp_path, monkeypatch, ch
         trained = AutoModelForCausalLM.from_pretrained(model)
         torch.nn.init.normal_(trained.model.embed_tokens.weight)
         trained.save_pretrained(model)
-    found = run(config)
-    assert found == run(replace(config, out=str(tmp_path / "fresh.jsonl")))
+    actual = run(config)
+    assert actual == run(replace(config, out=str(tmp_path / "fresh.jsonl")))
 
 
 def test_greedy_takes_the_likeliest_token_each_time(config):

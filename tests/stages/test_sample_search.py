@@ -202,9 +202,9 @@ def test_a_batch_holds_whole_problems(config, tmp_path):
 
 def test_the_scores_are_those_of_rlstep_score(config, tmp_path, tiny_lm, verifier_paths):
     """Of each step, also where the length limit cut the last one off."""
-    found = replace(config, model=tiny_lm, prm=verifier_paths["prm"], n=4, batch_size=12, max_new_tokens=24)
-    sample(found)
-    before = read_solutions(found.out)
+    actual = replace(config, model=tiny_lm, prm=verifier_paths["prm"], n=4, batch_size=12, max_new_tokens=24)
+    sample(actual)
+    before = read_solutions(actual.out)
     bare = [replace(s, steps=None, scores={}) for s in before]
     write_rows(tmp_path / "bare.jsonl", (s.to_row() for s in bare))
     score(ScoreConfig(verifier_paths["prm"], str(tmp_path / "bare.jsonl"), str(tmp_path / "scored.jsonl")))

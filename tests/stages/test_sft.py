@@ -96,15 +96,15 @@ def test_the_labels_are_the_completion_and_eos(options, arguments, model, batche
     sft(options, arguments(max_steps=1), model)
     tokenizer = AutoTokenizer.from_pretrained(model.model_name_or_path)
     demonstrations = {s.prompt + s.completion: s for s in task.demonstrations(24, seed=0)}
-    found = set()
+    actual = set()
     for ids, labels, mask in zip(*(batches[0][k] for k in ("input_ids", "labels", "attention_mask")), strict=True):
         text = tokenizer.decode(ids[mask.bool()], skip_special_tokens=True)
         wanted = tokenizer(demonstrations[text].completion)["input_ids"] + [tokenizer.eos_token_id]
         assert labels[labels != -100].tolist() == wanted
         # They stand where their tokens do.
         assert ids[labels != -100].tolist() == wanted
-        found.add(text)
-    assert len(found) == 8
+        actual.add(text)
+    assert len(actual) == 8
 
 
 def test_the_prompts_tokens_can_be_given_a_loss(options, arguments, model, batches):

@@ -163,8 +163,8 @@ UNEQUAL = {
 def pairs(table: dict[str, str]) -> list:
     """Each `left = right` of a table, which is split at the last sign that has a space on either side."""
     rows = [(kind, line) for kind, lines in table.items() for line in lines.strip().split("\n")]
-    found = [(kind, pair.strip()) for kind, line in rows for pair in line.split(" | ")]
-    return [pytest.param(*pair.rsplit(" = ", 1), id=f"{kind}: {pair}") for kind, pair in found]
+    actual = [(kind, pair.strip()) for kind, line in rows for pair in line.split(" | ")]
+    return [pytest.param(*pair.rsplit(" = ", 1), id=f"{kind}: {pair}") for kind, pair in actual]
 
 
 @pytest.mark.parametrize(("answer", "reference"), pairs(EQUAL))

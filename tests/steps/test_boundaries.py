@@ -262,10 +262,10 @@ def test_a_boundary_that_cannot_be_is_refused(arguments, message):
         Boundary(*arguments)
 
 
-@pytest.mark.parametrize("found", ["line", None, {"rule": "line", "tags": None}, {"rule": ["line"]}])
-def test_a_stored_boundary_that_cannot_be_read_is_refused(found):
+@pytest.mark.parametrize("stored", ["line", None, {"rule": "line", "tags": None}, {"rule": ["line"]}])
+def test_a_stored_boundary_that_cannot_be_read_is_refused(stored):
     with pytest.raises(UserError, match="boundary"):
-        Boundary.from_dict(found)
+        Boundary.from_dict(stored)
 
 
 # --- Lines with display formulas

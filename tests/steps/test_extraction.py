@@ -166,7 +166,7 @@ def test_sentences_can_be_left_out():
     ],
 )
 def test_an_answer_stands_after_the_thought(completion, answer):
-    found = stated(completion)
-    assert (found and found.answer) == answer
-    if found:
-        assert completion[found.start : found.end].strip().endswith((answer, answer + "."))
+    actual = stated(completion)
+    assert (actual and actual.answer) == answer
+    if actual:
+        assert completion[actual.start : actual.end].strip().endswith((answer, answer + "."))

@@ -133,9 +133,9 @@ def test_the_process_that_grades_refuses_to_evaluate_text_to_start_processes_and
     code += f"    lambda: subprocess.run(['true']), lambda: open({str(tmp_path / 'file')!r}, 'w'), os.fork):\n"
     code += "    try: attempt(); print('done')\n"
     code += "    except Exception as error: print(type(error).__name__, error)\n"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.splitlines()
-    assert len(found) == 6
-    assert all("PermissionError" in line or "the grader does not evaluate text" in line for line in found)
+    actual = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.splitlines()
+    assert len(actual) == 6
+    assert all("PermissionError" in line or "the grader does not evaluate text" in line for line in actual)
     assert not (tmp_path / "file").exists()
 
 
@@ -155,25 +155,25 @@ def test_a_failed_grading_is_counted_and_shown_and_not_silently_wrong(caplog):
 
 
 def test_grading_works_off_the_main_thread(grader):
-    found = []
-    thread = threading.Thread(target=lambda: found.append(grader.same(r"\sqrt{18}", r"3\sqrt{2}")))
+    actual = []
+    thread = threading.Thread(target=lambda: actual.append(grader.same(r"\sqrt{18}", r"3\sqrt{2}")))
     thread.start()
     thread.join()
-    assert found == [True]
+    assert actual == [True]
 
 
 def test_many_threads_get_their_own_answers(grader):
-    found = {}
+    actual = {}
 
     def ask(k: int) -> None:
-        found[k] = grader.same(f"\\frac{{{2 * k}}}{{2}}", str(k % 5))
+        actual[k] = grader.same(f"\\frac{{{2 * k}}}{{2}}", str(k % 5))
 
     threads = [threading.Thread(target=ask, args=(k,)) for k in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {k: k < 5 for k in range(10)}
+    assert actual == {k: k < 5 for k in range(10)}
 
 
 def test_a_worker_killed_from_outside_is_replaced(grader):

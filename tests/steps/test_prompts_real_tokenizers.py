@@ -27,13 +27,13 @@ MESSAGES = [
 
 @pytest.fixture(params=TEMPLATES)
 def tokenizer(request, real_tokenizer):
-    found = real_tokenizer(request.param)
+    actual = real_tokenizer(request.param)
     template = TEMPLATES[request.param]
-    before = found.chat_template
+    before = actual.chat_template
     if template is not None:
-        found.chat_template = template
-    yield found
-    found.chat_template = before
+        actual.chat_template = template
+    yield actual
+    actual.chat_template = before
 
 
 @pytest.mark.parametrize("arguments", [{}, {"enable_thinking": False}])

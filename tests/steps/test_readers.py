@@ -71,8 +71,8 @@ def test_a_malformed_row_ends_the_reading_unless_it_is_skipped(tmp_path):
     solutions = list(read("gsm8k", path, on_bad_row="skip", report=report))
     assert [s.problem_id for s in solutions] == ["gsm8k-x-1", "gsm8k-x-3"]
     assert (report.rows, report.bad_rows) == ({str(path): 6}, 4)
-    found = [(fault.row, fault.field) for fault in report.faults]
-    assert found == [(2, "answer"), (4, "question"), (5, None), (6, None)]
+    actual = [(fault.row, fault.field) for fault in report.faults]
+    assert actual == [(2, "answer"), (4, "question"), (5, None), (6, None)]
     assert listed == report.faults
     with pytest.raises(DataError) as caught:
         list(read("gsm8k", path, on_bad_row="error"))

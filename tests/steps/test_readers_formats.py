@@ -331,13 +331,15 @@ def test_prmbench_marks_each_wrong_step(tmp_path):
 def test_prmbench_takes_the_original_solutions_once(tmp_path):
     # Nine rows, one a class, have the same original; the published evaluation takes it from those of one class.
     report, sound = ReadReport(), {**PRMBENCH, "classification": "multi_solutions", "error_steps": []}
-    found = read_all("prmbench", tmp_path, PRMBENCH, {**PRMBENCH, "classification": "redundency"}, sound, report=report)
-    assert [s.labels for s in found] == [[1, 0, 1, 0], [1, 0, 1, 0], [1, 1], [1, 1, 1, 1]]
-    assert found[2].prompt == "How many legs have 2 ducks?\n"
-    assert found[2].completion == "1. A duck has 2 legs.\n2. 2 * 2 = 4."
+    actual = read_all(
+        "prmbench", tmp_path, PRMBENCH, {**PRMBENCH, "classification": "redundency"}, sound, report=report
+    )
+    assert [s.labels for s in actual] == [[1, 0, 1, 0], [1, 0, 1, 0], [1, 1], [1, 1, 1, 1]]
+    assert actual[2].prompt == "How many legs have 2 ducks?\n"
+    assert actual[2].completion == "1. A duck has 2 legs.\n2. 2 * 2 = 4."
     assert report.seen["original solution"] == 1
     classes = ["counterfactual", "redundency", "original", "multi_solutions"]
-    assert [s.extra for s in found] == [{"classification": name} for name in classes]
+    assert [s.extra for s in actual] == [{"classification": name} for name in classes]
 
 
 @pytest.mark.parametrize(

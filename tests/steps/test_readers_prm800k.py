@@ -61,11 +61,11 @@ def test_a_chosen_path_is_a_solution(tmp_path):
 
 
 def test_alternatives_follow_the_chosen_steps_and_are_never_recombined(tmp_path):
-    found = {s.completion: (s.labels, s.neutral) for s in solutions_of(tmp_path, BRANCHING)}
+    actual = {s.completion: (s.labels, s.neutral) for s in solutions_of(tmp_path, BRANCHING)}
     # After each beginning each rated step that was not chosen: 5 solutions, each with all its labels. The chosen path
     # a1 b3 is no solution of its own: it goes on to c1. The Cartesian product would have 2 * 3 * 2 = 12 solutions,
     # among them a2 b1, which nobody labelled.
-    assert found == {
+    assert actual == {
         "a1\nb3\nc1\n": ([1, 1, 0], None),
         "a2\n": ([0], None),
         "a1\nb1\n": ([1, 0], None),

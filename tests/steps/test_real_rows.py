@@ -59,19 +59,19 @@ def test_what_prm800k_teaches_is_every_label_once(real_data, name):
 
 def trajectories(row) -> list[list[tuple[str, int | None]]]:
     """(text, rating) of the steps of each labelled trajectory of a raw row, none the beginning of another."""
-    path, found = [], []
+    path, actual = [], []
     for step in row["label"]["steps"]:
         offered = [(one["text"].strip(), one["rating"]) for one in step["completions"] or []]
         chosen = step["chosen_completion"]
         if step["human_completion"] is not None:
             offered.append((step["human_completion"]["text"].strip(), 1))
             chosen = len(offered) - 1 if chosen is None else chosen
-        found += [[*path, one] for k, one in enumerate(offered) if k != chosen and one[1] is not None]
+        actual += [[*path, one] for k, one in enumerate(offered) if k != chosen and one[1] is not None]
         if chosen is None:
             break
         path = [*path, offered[chosen]]
-    longest = max(map(len, found), default=0)
-    return found if longest > len(path) else [path, *found]
+    longest = max(map(len, actual), default=0)
+    return actual if longest > len(path) else [path, *actual]
 
 
 def first_wrong(steps) -> int:

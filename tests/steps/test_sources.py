@@ -100,9 +100,9 @@ def test_a_split_chooses_shards_by_a_word_of_their_names(tmp_path):
 def test_rows_of_shards_name_their_file(tmp_path):
     write_rows(tmp_path / "a.jsonl", [{"i": 1}, {"i": 2}])
     write_rows(tmp_path / "b.jsonl", [{"i": 3}])
-    found = [(row.source, row.number, row.values["i"]) for row in iter_rows(tmp_path)]
+    actual = [(row.source, row.number, row.values["i"]) for row in iter_rows(tmp_path)]
     a, b = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")
-    assert found == [(a, 1, 1), (a, 2, 2), (b, 1, 3)]
+    assert actual == [(a, 1, 1), (a, 2, 2), (b, 1, 3)]
 
 
 def test_what_looks_like_a_hub_id(tmp_path, monkeypatch):

@@ -42,8 +42,8 @@ def in_turn(*replies: Reply):
 def test_a_request_holds_model_messages_number_and_parameters():
     with serving(lambda body: answers("a", "b")) as server:
         parameters = {"temperature": 0.5, "top_p": None, "seed": 1}
-        found = client(server.url + "/", parameters=parameters).ask(MESSAGES, 2)
-    assert found == Answers(["a", "b"], 100, 20)
+        actual = client(server.url + "/", parameters=parameters).ask(MESSAGES, 2)
+    assert actual == Answers(["a", "b"], 100, 20)
     assert server.bodies == [
         {"path": "/v1/chat/completions", "model": "m", "messages": MESSAGES, "n": 2, "temperature": 0.5, "seed": 1}
     ]

@@ -113,12 +113,12 @@ def test_the_number_of_rollouts_is_not_exceeded(monte_carlo):
 def test_halves_find_the_same_first_error_with_fewer_states(monte_carlo, first_error, tmp_path):
     steps = "abcdefgx"
     texts = {steps[: k + 1]: "!!!!" if k < first_error else "xxxx" for k in range(8)}
-    found, states = {}, {}
+    actual, states = {}, {}
     for search in ("linear", "binary"):
         run = monte_carlo(Policy(**texts), [solution(steps)], search=search)
-        found[search], states[search] = labels(run), run.metrics()["states"]
+        actual[search], states[search] = labels(run), run.metrics()["states"]
         run.journal.finish([])
-    assert found["binary"] == found["linear"] == [[1] * first_error + [0] + [None] * (7 - first_error)]
+    assert actual["binary"] == actual["linear"] == [[1] * first_error + [0] + [None] * (7 - first_error)]
     # The step that ends the solution is graded as it stands.
     assert states == {"linear": min(first_error + 1, 7), "binary": 3}
 

@@ -67,19 +67,19 @@ def test_a_third_of_the_facts_is_touched():
 
 
 def test_the_worked_example():
-    found = check(*RIGHT)
-    assert ["".join(RIGHT)[start:end] for start, end in found.steps] == RIGHT
-    assert (found.labels, found.answer, found.correct) == ([1, 1, 1, 1, 1], "5", True)
+    actual = check(*RIGHT)
+    assert ["".join(RIGHT)[start:end] for start, end in actual.steps] == RIGHT
+    assert (actual.labels, actual.answer, actual.correct) == ([1, 1, 1, 1, 1], "5", True)
 
 
 def test_a_right_answer_may_rest_on_a_wrong_step():
-    found = TASK.check("Left to right, mod 20: 1 + 3 max 8\n", "1 + 3 = 5\n5 max 8 = 8\nAnswer: 8", "8")
-    assert (found.labels, found.correct) == ([0, 1, 1], True)
+    actual = TASK.check("Left to right, mod 20: 1 + 3 max 8\n", "1 + 3 = 5\n5 max 8 = 8\nAnswer: 8", "8")
+    assert (actual.labels, actual.correct) == ([0, 1, 1], True)
 
 
 def test_steps_after_a_wrong_result_are_judged_on_the_number_they_were_given():
-    found = check("7 + 3 = 11\n", "11 * 7 = 17\n", "17 max 8 = 17\n", "17 - 5 = 12\n", "Answer: 12")
-    assert (found.labels, found.answer, found.correct) == ([0, 1, 1, 1, 1], "12", False)
+    actual = check("7 + 3 = 11\n", "11 * 7 = 17\n", "17 max 8 = 17\n", "17 - 5 = 12\n", "Answer: 12")
+    assert (actual.labels, actual.answer, actual.correct) == ([0, 1, 1, 1, 1], "12", False)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_steps_after_a_wrong_result_are_judged_on_the_number_they_were_given():
     ],
 )
 def test_odd_completions_are_labelled_line_by_line(lines, labels, answer):
-    found = check(*lines)
-    assert (found.labels, found.answer) == (labels, answer)
-    assert found.correct == (answer == "5")
+    actual = check(*lines)
+    assert (actual.labels, actual.answer) == (labels, answer)
+    assert actual.correct == (answer == "5")
 
 
 PIECES = [*"0123456789", *RIGHT, " + 3", " = ", "\n", "\n\n", "Answer: ", "Left to right, mod 20: ", "max", " ", "-"]
@@ -126,10 +126,10 @@ PIECES = [*"0123456789", *RIGHT, " + 3", " = ", "\n", "\n\n", "Answer: ", "Left 
 @given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=20).map("".join)))
 @settings(max_examples=150, deadline=None)
 def test_the_checker_never_raises(completion):
-    found = TASK.check(PROMPT, completion, "5")
-    assert len(found.labels) == len(found.steps)
-    assert set(found.labels) <= {0, 1}
-    assert found.answer is not None or not found.correct
+    actual = TASK.check(PROMPT, completion, "5")
+    assert len(actual.labels) == len(actual.steps)
+    assert set(actual.labels) <= {0, 1}
+    assert actual.answer is not None or not actual.correct
 
 
 def test_a_prompt_of_another_task_is_refused():
@@ -161,8 +161,8 @@ def test_problems_are_seeded_distinct_and_right(split):
     chains = [read_problem(p.prompt) for p in problems]
     assert {len(operations) for _, operations in chains} == set(range(LENGTHS[split][0], LENGTHS[split][1] + 1))
     for problem, (start, operations) in zip(problems, chains, strict=True):
-        found = TASK.check(problem.prompt, write_solution(start, operations, right), problem.reference)
-        assert (set(found.labels), found.correct) == ({1}, True)
+        actual = TASK.check(problem.prompt, write_solution(start, operations, right), problem.reference)
+        assert (set(actual.labels), actual.correct) == ({1}, True)
     assert problems == TASK.problems(split, 300, seed=1)
     assert problems[:100] == TASK.problems(split, 100, seed=1)
     assert problems != TASK.problems(split, 300, seed=2)

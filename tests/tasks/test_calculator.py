@@ -43,12 +43,12 @@ def test_annotations_are_held_to_their_arithmetic(annotation, right):
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "holds"),
     [
         ("no annotation", None), ("a <<1+1=2>>2", True), ("<<1+1=2>>2 and <<2*2=5>>5", False),
         ("<<1+1=2>>2, <<2*2=4>>4", True), ("<<1+1=2", False),
         ("1+1=2>>", False), ("<<>>", False), ("<<1+1=2>> <<", False), ("<<1+<<1=2>>", False),
     ],
 )  # fmt: skip
-def test_a_line_holds_when_all_its_annotations_do(line, found):
-    assert annotations_hold(line) is found
+def test_a_line_holds_when_all_its_annotations_do(line, holds):
+    assert annotations_hold(line) is holds

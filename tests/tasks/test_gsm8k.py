@@ -26,9 +26,9 @@ def check(completion: str, reference: str = "18"):
 
 
 def test_steps_are_lines_labelled_by_their_annotations():
-    found = check(COMPLETION)
-    assert [COMPLETION[start:end] for start, end in found.steps] == COMPLETION.splitlines(keepends=True)
-    assert (found.labels, found.answer, found.correct) == ([1, None, 1, 1], "18", True)
+    actual = check(COMPLETION)
+    assert [COMPLETION[start:end] for start, end in actual.steps] == COMPLETION.splitlines(keepends=True)
+    assert (actual.labels, actual.answer, actual.correct) == ([1, None, 1, 1], "18", True)
 
 
 @pytest.mark.parametrize(
@@ -45,14 +45,14 @@ def test_steps_are_lines_labelled_by_their_annotations():
     ],
 )
 def test_wrong_steps_and_answers_are_told_apart(old, new, labels, correct):
-    found = check(COMPLETION.replace(old, new))
-    assert (found.labels, found.correct) == (labels, correct)
+    actual = check(COMPLETION.replace(old, new))
+    assert (actual.labels, actual.correct) == (labels, correct)
 
 
 @pytest.mark.parametrize("completion", ["", "\n\n"])
 def test_a_completion_without_steps_is_not_correct(completion):
-    found = check(completion)
-    assert (found.steps, found.labels, found.answer, found.correct) == ([], [], None, False)
+    actual = check(completion)
+    assert (actual.steps, actual.labels, actual.answer, actual.correct) == ([], [], None, False)
 
 
 def test_a_folder_gives_both_splits_with_stable_ids(folder):

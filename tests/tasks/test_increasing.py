@@ -14,19 +14,19 @@ def check(*lines: str, prompt: str = PROMPT, reference: str = "no"):
 
 
 def test_the_worked_example():
-    found = check(*RIGHT)
-    assert [("".join(RIGHT))[start:end] for start, end in found.steps] == RIGHT
-    assert (found.labels, found.answer, found.correct) == ([1, 1, 1, 1, 1], "no", True)
+    actual = check(*RIGHT)
+    assert [("".join(RIGHT))[start:end] for start, end in actual.steps] == RIGHT
+    assert (actual.labels, actual.answer, actual.correct) == ([1, 1, 1, 1, 1], "no", True)
 
 
 def test_a_right_answer_may_rest_on_a_wrong_step():
-    found = check("3: yes\n", "8 > 3: no\n", *RIGHT[2:])
-    assert (found.labels, found.correct) == ([1, 0, 1, 1, 1], True)
+    actual = check("3: yes\n", "8 > 3: no\n", *RIGHT[2:])
+    assert (actual.labels, actual.correct) == ([1, 0, 1, 1, 1], True)
 
 
 def test_a_missed_descent_makes_the_answer_wrong_but_its_own_step_right():
-    found = check(*RIGHT[:3], "7 > 12: yes\n", "Answer: yes")
-    assert (found.labels, found.answer, found.correct) == ([1, 1, 1, 0, 1], "yes", False)
+    actual = check(*RIGHT[:3], "7 > 12: yes\n", "Answer: yes")
+    assert (actual.labels, actual.answer, actual.correct) == ([1, 1, 1, 0, 1], "yes", False)
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def test_a_missed_descent_makes_the_answer_wrong_but_its_own_step_right():
     ],
 )
 def test_odd_completions_are_labelled_line_by_line(lines, labels, answer):
-    found = check(*lines)
-    assert (found.labels, found.answer) == (labels, answer)
-    assert found.correct == (answer == "no")
+    actual = check(*lines)
+    assert (actual.labels, actual.answer) == (labels, answer)
+    assert actual.correct == (answer == "no")
 
 
 def test_equal_numbers_are_not_increasing():
-    found = check("3: yes\n", "3 > 3: no\n", "Answer: no", prompt="Increasing? 3 3\n")
-    assert found.labels == [1, 1, 1]
+    actual = check("3: yes\n", "3 > 3: no\n", "Answer: no", prompt="Increasing? 3 3\n")
+    assert actual.labels == [1, 1, 1]
 
 
 def test_a_prompt_of_another_task_is_refused():
@@ -118,9 +118,9 @@ def test_demonstrations_slip_on_the_same_pairs_and_nowhere_else():
 def test_a_solver_without_slips_is_always_clean():
     for problem in TASK.problems("ood", 50, seed=0):
         completion = write_solution(read_problem(problem.prompt), lambda a, b: a > b)
-        found = TASK.check(problem.prompt, completion, problem.reference)
-        assert found.correct
-        assert set(found.labels) == {1}
+        actual = TASK.check(problem.prompt, completion, problem.reference)
+        assert actual.correct
+        assert set(actual.labels) == {1}
 
 
 def test_the_tokenizer_has_a_token_for_every_word_and_gives_the_text_back():

@@ -45,10 +45,10 @@ COMPLETION = "The numbers are 3 and 4.\n\nTheir product is $3 \\cdot 4 = 12$.\nS
 
 
 def test_steps_are_lines_and_the_answer_alone_has_a_label():
-    found = check(COMPLETION)
+    actual = check(COMPLETION)
     lines = ["The numbers are 3 and 4.\n\n", "Their product is $3 \\cdot 4 = 12$.\n", "So the answer is $\\boxed{12}$."]
-    assert [COMPLETION[start:end] for start, end in found.steps] == lines
-    assert (found.labels, found.answer, found.correct) == ([None, None, 1], "12", True)
+    assert [COMPLETION[start:end] for start, end in actual.steps] == lines
+    assert (actual.labels, actual.answer, actual.correct) == ([None, None, 1], "12", True)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_steps_are_lines_and_the_answer_alone_has_a_label():
     ],
 )  # fmt: skip
 def test_the_step_of_the_answer_is_labelled(completion, reference, labels, correct):
-    found = check(completion, reference)
-    assert (found.labels, found.correct) == (labels, correct)
+    actual = check(completion, reference)
+    assert (actual.labels, actual.correct) == (labels, correct)
 
 
 ODD = [
@@ -92,16 +92,16 @@ ODD = [
 
 @pytest.mark.parametrize("completion", ODD)
 def test_odd_completions_are_not_correct_and_raise_nothing(completion):
-    found = check(completion)
-    assert len(found.labels) == len(found.steps)
-    assert not found.correct
-    assert set(found.labels) <= {None, 0}
+    actual = check(completion)
+    assert len(actual.labels) == len(actual.steps)
+    assert not actual.correct
+    assert set(actual.labels) <= {None, 0}
 
 
 def test_a_text_of_thousands_of_lines_takes_no_time(no_hang):
-    found = check("\\boxed{1}\n" * 20_000 + "\\boxed{12}\n" + "and so on\n" * 20_000)
-    assert [k for k, label in enumerate(found.labels) if label is not None] == [20_000]
-    assert found.correct
+    actual = check("\\boxed{1}\n" * 20_000 + "\\boxed{12}\n" + "and so on\n" * 20_000)
+    assert [k for k, label in enumerate(actual.labels) if label is not None] == [20_000]
+    assert actual.correct
 
 
 # --- The data.

@@ -89,7 +89,7 @@ def verifier_on(base: str, spec: VerifierSpec, tokenizer, folder: Path, dtype: s
 
 @pytest.fixture(scope="module")
 def generators(tokenizer, tmp_path_factory) -> dict[str, str]:
-    found = {}
+    actual = {}
     for name in ("qwen2", "llama", "gpt2"):
         set_seed(2)
         folder = tmp_path_factory.mktemp(name)
@@ -98,8 +98,8 @@ def generators(tokenizer, tmp_path_factory) -> dict[str, str]:
         config.initializer_range = 0.2
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        found[name] = str(folder)
-    return found
+        actual[name] = str(folder)
+    return actual
 
 
 @pytest.fixture(scope="module")
@@ -156,49 +156,49 @@ def copied(adapter: str, folder: Path, **changes) -> str:
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")  # of GPT-2's kind of layers
 def test_scores_are_those_of_the_merged_checkpoint_and_of_the_shared_base(made, texts, name, head):
-    found = made(name, head)
-    merged = RewardModel.from_pretrained(found.merged).score(*texts)
-    alone = RewardModel.from_pretrained(found.adapter)
+    actual = made(name, head)
+    merged = RewardModel.from_pretrained(actual.merged).score(*texts)
+    alone = RewardModel.from_pretrained(actual.adapter)
     assert alone.kind == SPECS[head].kind
     values = alone.score(*texts)
     assert flat(values).std() > 0.01
     torch.testing.assert_close(flat(values), flat(merged), atol=2e-6, rtol=0)
-    assert shared(found.adapter, lm(found.base), found.base).score(*texts) == values
+    assert shared(actual.adapter, lm(actual.base), actual.base).score(*texts) == values
 
 
 def test_folder_has_no_base_in_it(made):
-    found = made()
-    files = {path.name for path in Path(found.adapter).iterdir()}
+    actual = made()
+    files = {path.name for path in Path(actual.adapter).iterdir()}
     assert files == {"adapter_config.json", "adapter_model.safetensors", "config.json", "tokenizer.json",
                      "tokenizer_config.json"}  # fmt: skip
-    weights = load_file(Path(found.adapter) / "adapter_model.safetensors")
+    weights = load_file(Path(actual.adapter) / "adapter_model.safetensors")
     assert {name for name in weights if "lora_" not in name} == {
         "base_model.model.score.weight", "base_model.model.score.bias",
     }  # fmt: skip
-    config = load_config(found.adapter)
+    config = load_config(actual.adapter)
     assert config.num_labels == 2
     assert config.architectures == ["Qwen2ForTokenClassification"]
-    assert VerifierSpec.from_config(found.adapter, config) == SPECS["classification"]
-    assert json.loads((Path(found.adapter) / "adapter_config.json").read_text())["base_model_name_or_path"] == (
-        found.base
+    assert VerifierSpec.from_config(actual.adapter, config) == SPECS["classification"]
+    assert json.loads((Path(actual.adapter) / "adapter_config.json").read_text())["base_model_name_or_path"] == (
+        actual.base
     )
 
 
 def test_peft_itself_reads_it(made):
     """An oracle that uses nothing of ours: the base from its path, then PEFT's own loading."""
-    found = made()
-    base = AutoModelForTokenClassification.from_pretrained(found.base, num_labels=2).eval()
-    by_peft = PeftModel.from_pretrained(base, found.adapter).eval()
-    ours = RewardModel.from_pretrained(found.adapter).model
+    actual = made()
+    base = AutoModelForTokenClassification.from_pretrained(actual.base, num_labels=2).eval()
+    by_peft = PeftModel.from_pretrained(base, actual.adapter).eval()
+    ours = RewardModel.from_pretrained(actual.adapter).model
     ids_BT = torch.arange(3, 23)[None]
     torch.testing.assert_close(ours(ids_BT).logits, by_peft(ids_BT).logits)
 
 
 def test_score_stage_reads_it(made, solutions, tmp_path):
-    found = made()
+    actual = made()
     write_rows(tmp_path / "data.jsonl", (s.to_row() for s in solutions))
     values = []
-    for model in (found.merged, found.adapter):
+    for model in (actual.merged, actual.adapter):
         out = tmp_path / f"{len(values)}.jsonl"
         score(ScoreConfig(model, str(tmp_path / "data.jsonl"), str(out), name="prm"))
         values.append(flat([s.scores["prm"] for s in read_solutions(str(out))]))
@@ -206,33 +206,33 @@ def test_score_stage_reads_it(made, solutions, tmp_path):
 
 
 def test_options_are_checked_as_of_any_verifier(made):
-    found = made()
-    for load in (RewardModel.from_pretrained, lambda *a, **b: shared(a[0], lm(found.base), found.base, **b)):
+    actual = made()
+    for load in (RewardModel.from_pretrained, lambda *a, **b: shared(a[0], lm(actual.base), actual.base, **b)):
         with pytest.raises(UserError, match="was taught steps by "):
-            load(found.adapter, boundary=Boundary("sentence"))
+            load(actual.adapter, boundary=Boundary("sentence"))
         with pytest.raises(UserError, match="was taught neutral steps as 'positive'"):
-            load(found.adapter, neutral="negative")
-        assert load(found.adapter, packing=False, batch_tokens=77).batch_tokens == 77
+            load(actual.adapter, neutral="negative")
+        assert load(actual.adapter, packing=False, batch_tokens=77).batch_tokens == 77
     with pytest.raises(UserError, match="is a prm, not a orm"):
-        RewardModel.from_pretrained(found.adapter, kind="orm")
+        RewardModel.from_pretrained(actual.adapter, kind="orm")
 
 
 def test_a_third_class_counts_as_asked_on_a_shared_base(made, texts):
-    found = made(head="three classes")
+    actual = made(head="three classes")
     first = {}
     for neutral in ("positive", "negative"):
-        verifier = shared(found.adapter, lm(found.base), found.base, neutral=neutral)
+        verifier = shared(actual.adapter, lm(actual.base), actual.base, neutral=neutral)
         first[neutral] = flat(verifier.score(*texts))
-        alone = RewardModel.from_pretrained(found.adapter, neutral=neutral)
+        alone = RewardModel.from_pretrained(actual.adapter, neutral=neutral)
         assert torch.equal(first[neutral], flat(alone.score(*texts)))
     assert (first["positive"] > first["negative"]).all()
 
 
 def test_training_further_starts_from_the_merged_weights(made, arguments, solutions):
-    found = made()
-    trainer = PRMTrainer(found.adapter, arguments(), solutions)
+    actual = made()
+    trainer = PRMTrainer(actual.adapter, arguments(), solutions)
     assert trainer.spec == replace(SPECS["classification"], prompts=PromptFormat("text"))
-    plain = AutoModelForTokenClassification.from_pretrained(found.merged)
+    plain = AutoModelForTokenClassification.from_pretrained(actual.merged)
     weights = dict(trainer.model.named_parameters())
     assert weights.keys() == dict(plain.named_parameters()).keys()
     for name, weight in plain.named_parameters():
@@ -240,14 +240,14 @@ def test_training_further_starts_from_the_merged_weights(made, arguments, soluti
         assert weights[name].requires_grad
     assert "base_weights" not in trainer.model.config.rlstep_verifier
     with pytest.raises(UserError, match="not a prm with"):
-        new_verifier(found.adapter, VerifierSpec("prm", policy=LabelPolicy("negative")))
+        new_verifier(actual.adapter, VerifierSpec("prm", policy=LabelPolicy("negative")))
 
 
 def test_a_base_in_bfloat16_keeps_adapter_and_head_in_float32(generators, tokenizer, texts, tmp_path):
-    found = verifier_on(generators["qwen2"], SPECS["classification"], tokenizer, tmp_path, "bfloat16")
-    assert load_config(found.adapter).dtype == torch.bfloat16
-    saved = load_file(Path(found.adapter) / "adapter_model.safetensors")
-    half = RewardModel.from_pretrained(found.adapter)
+    actual = verifier_on(generators["qwen2"], SPECS["classification"], tokenizer, tmp_path, "bfloat16")
+    assert load_config(actual.adapter).dtype == torch.bfloat16
+    saved = load_file(Path(actual.adapter) / "adapter_model.safetensors")
+    half = RewardModel.from_pretrained(actual.adapter)
     types = {name: p.dtype for name, p in half.model.named_parameters()}
     assert types["model.embed_tokens.weight"] == torch.bfloat16
     own = own_parameters(half.model)
@@ -257,17 +257,19 @@ def test_a_base_in_bfloat16_keeps_adapter_and_head_in_float32(generators, tokeni
         inside = plain.replace("score.", "score.modules_to_save.default.").replace("_A.w", "_A.default.w")
         assert torch.equal(own[inside.replace("_B.w", "_B.default.w")], tensor), name
     # The file of the base is in float32, so its weights are not to the last digit those of training.
-    whole = RewardModel.from_pretrained(found.adapter, dtype="float32")
+    whole = RewardModel.from_pretrained(actual.adapter, dtype="float32")
     torch.testing.assert_close(flat(whole.score(*texts)), flat(half.score(*texts)), atol=0.05, rtol=0)
-    assert shared(found.adapter, lm(found.base, dtype=torch.bfloat16), found.base).score(*texts) == half.score(*texts)
+    assert shared(actual.adapter, lm(actual.base, dtype=torch.bfloat16), actual.base).score(*texts) == half.score(
+        *texts
+    )
 
 
 def test_loading_leaves_the_random_state_alone(made):
-    found = made()
-    base = lm(found.base)
+    actual = made()
+    base = lm(actual.base)
     state = torch.get_rng_state()
-    RewardModel.from_pretrained(found.adapter)
-    shared(found.adapter, base, found.base)
+    RewardModel.from_pretrained(actual.adapter)
+    shared(actual.adapter, base, actual.base)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -287,27 +289,27 @@ def test_a_missing_base_is_told_with_what_to_do(made, tmp_path):
 
 
 def test_a_base_that_was_trained_again_is_refused(made, tokenizer, tmp_path):
-    found = made()
-    model = lm(found.base)
+    actual = made()
+    model = lm(actual.base)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1e-4 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    again = copied(found.adapter, tmp_path / "adapter", base_model_name_or_path=str(tmp_path / "base"))
+    again = copied(actual.adapter, tmp_path / "adapter", base_model_name_or_path=str(tmp_path / "base"))
     with pytest.raises(UserError, match="has other weights than when the verifier was trained on it"):
         RewardModel.from_pretrained(again)
     assert "has other weights" in reason_of(again, model, str(tmp_path / "base"))
     # the original base, moved there, is as good as before
-    lm(found.base).save_pretrained(tmp_path / "base")
+    lm(actual.base).save_pretrained(tmp_path / "base")
     assert RewardModel.from_pretrained(again).kind == "prm"
 
 
 def test_damaged_and_foreign_adapters_are_refused(made, tmp_path):
-    found = made()
+    actual = made()
 
     def altered(name: str, change) -> str:
-        path = copied(found.adapter, tmp_path / name)
+        path = copied(actual.adapter, tmp_path / name)
         file = Path(path) / "adapter_model.safetensors"
         weights = load_file(file)
         change(weights)
@@ -319,9 +321,9 @@ def test_damaged_and_foreign_adapters_are_refused(made, tmp_path):
         "incomplete or of another model: model.layers.0.self_attn.q_proj.lora_A": altered("cut", lambda w: w.pop(a)),
         "does not fit its base": altered("shape", lambda w: w.update({a: torch.zeros(4, 5)})),
         "would change the base for all": altered("bias", lambda w: w.update({BIAS: torch.zeros(32)})),
-        "is an adapter of the kind": copied(found.adapter, tmp_path / "ia3", peft_type="IA3"),
+        "is an adapter of the kind": copied(actual.adapter, tmp_path / "ia3", peft_type="IA3"),
     }
-    pickle = copied(found.adapter, tmp_path / "pickle")
+    pickle = copied(actual.adapter, tmp_path / "pickle")
     (Path(pickle) / "adapter_model.safetensors").rename(Path(pickle) / "adapter_model.bin")
     cases["has no adapter_model.safetensors"] = pickle
     for message, path in cases.items():
@@ -341,15 +343,15 @@ def test_the_adapter_of_a_policy_is_no_verifier(made, tmp_path):
 @pytest.mark.parametrize("head", ["classification", "token"])
 @pytest.mark.parametrize("name", ["qwen2", "llama"])
 def test_all_of_the_base_is_shared_and_nothing_else_is(made, name, head):
-    found = made(name, head)
-    base = lm(found.base)
+    actual = made(name, head)
+    base = lm(actual.base)
     storages = {p.data_ptr() for p in base.parameters()}
-    model = shared(found.adapter, base, found.base).model
+    model = shared(actual.adapter, base, actual.base).model
     own = own_parameters(model)
     for parameter_name, parameter in model.base_model.named_parameters():
         is_own = f"{model.base_model_prefix}.{parameter_name}" in own
         assert (parameter.data_ptr() in storages) != is_own, parameter_name
-    adapter = sum(p.numel() for p in load_file(Path(found.adapter) / "adapter_model.safetensors").values())
+    adapter = sum(p.numel() for p in load_file(Path(actual.adapter) / "adapter_model.safetensors").values())
     total = sum({p.data_ptr(): p.numel() for p in (*base.parameters(), *model.parameters())}.values())
     # a class head has its first values beside it; a token head is a copy of its rows
     head_size = 2 * 32 + (head == "classification" and name in ("qwen2", "llama")) * 2
@@ -359,11 +361,11 @@ def test_all_of_the_base_is_shared_and_nothing_else_is(made, name, head):
 
 
 def test_an_adapter_put_on_the_base_later_does_not_reach_the_verifier_nor_the_other_way(made, texts):
-    found = made()
-    base = lm(found.base).eval()
+    actual = made()
+    base = lm(actual.base).eval()
     ids_BT = torch.arange(3, 23)[None]
     before = base(ids_BT).logits
-    verifier = shared(found.adapter, base, found.base)
+    verifier = shared(actual.adapter, base, actual.base)
     values = verifier.score(*texts)
     assert torch.equal(base(ids_BT).logits, before)
     policy = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False)).eval()
@@ -374,10 +376,10 @@ def test_an_adapter_put_on_the_base_later_does_not_reach_the_verifier_nor_the_ot
 
 
 def test_training_reaches_adapter_and_head_alone(made, texts, tokenizer, tmp_path):
-    found = made()
-    base = lm(found.base)
+    actual = made()
+    base = lm(actual.base)
     frozen = {name: p.detach().clone() for name, p in base.named_parameters()}
-    verifier = shared(found.adapter, base, found.base)
+    verifier = shared(actual.adapter, base, actual.base)
     policy = get_peft_model(
         base, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, target_modules="all-linear")
     )
@@ -408,12 +410,12 @@ def shared_parameters(policy) -> dict[str, torch.Tensor]:
 
 
 def test_the_base_in_another_type_is_followed(made, texts):
-    found = made()
-    base = lm(found.base)
-    verifier = shared(found.adapter, base, found.base)
+    actual = made()
+    base = lm(actual.base)
+    verifier = shared(actual.adapter, base, actual.base)
     base.to(torch.bfloat16)
     values = flat(verifier.score(*texts))
-    expected = RewardModel.from_pretrained(found.adapter, dtype="bfloat16")
+    expected = RewardModel.from_pretrained(actual.adapter, dtype="bfloat16")
     assert torch.equal(values, flat(expected.score(*texts)))
     tokens = made(head="token")
     verifier = shared(tokens.adapter, base := lm(tokens.base), tokens.base)
@@ -424,8 +426,8 @@ def test_the_base_in_another_type_is_followed(made, texts):
 
 def test_what_is_the_verifiers_own_follows_the_base_to_its_device(made, monkeypatch):
     """With the meta device in the place of an accelerator."""
-    found = made()
-    model = shared(found.adapter, lm(found.base), found.base).model
+    actual = made()
+    model = shared(actual.adapter, lm(actual.base), actual.base).model
     monkeypatch.setattr(type(model), "device", torch.device("meta"))  # that of the shared weights
     with torch.inference_mode():
         model.base_model(torch.arange(3, 9, device="meta")[None])
@@ -438,9 +440,9 @@ def test_what_is_the_verifiers_own_follows_the_base_to_its_device(made, monkeypa
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_base_on_a_gpu_is_followed(made, texts):
-    found = made()
-    base = lm(found.base)
-    verifier = shared(found.adapter, base, found.base)
+    actual = made()
+    base = lm(actual.base)
+    verifier = shared(actual.adapter, base, actual.base)
     here = flat(verifier.score(*texts))
     base.to("cuda")
     torch.testing.assert_close(flat(verifier.score(*texts)), here, atol=1e-3, rtol=0)
@@ -459,12 +461,12 @@ def test_buffers_are_the_copys_own(made):
 
 
 def test_the_policys_dropout_and_attention_are_not_the_verifiers(made, texts):
-    found = made("gpt2")
-    base = lm(found.base, attn_implementation="eager")
+    actual = made("gpt2")
+    base = lm(actual.base, attn_implementation="eager")
     assert base.config.resid_pdrop == 0.1
-    verifier = shared(found.adapter, base, found.base)
+    verifier = shared(actual.adapter, base, actual.base)
     assert verifier.model.transformer.config._attn_implementation == "sdpa"
-    assert verifier.score(*texts) == RewardModel.from_pretrained(found.adapter).score(*texts)
+    assert verifier.score(*texts) == RewardModel.from_pretrained(actual.adapter).score(*texts)
     assert base.config._attn_implementation == "eager"
     ids_BT = torch.arange(3, 23)[None]
     verifier.model.train()
@@ -474,9 +476,9 @@ def test_the_policys_dropout_and_attention_are_not_the_verifiers(made, texts):
 
 
 def test_attention_dropout_is_off_as_well(made, tmp_path):
-    found = made()
-    base = lm(found.base, attention_dropout=0.5)
-    model = shared(found.adapter, base, found.base).model.train()
+    actual = made()
+    base = lm(actual.base, attention_dropout=0.5)
+    model = shared(actual.adapter, base, actual.base).model.train()
     ids_BT = torch.arange(3, 23)[None]
     assert torch.equal(model(ids_BT).logits, model(ids_BT).logits)
     base.train()
@@ -493,44 +495,44 @@ def reason_of(adapter: str, base, base_path: str, revision: str | None = None) -
 
 
 def test_why_a_base_is_not_shared(made, tokenizer, tmp_path, zero_3):
-    found, other = made(), made("llama")
-    base = lm(found.base)
-    assert "is a whole model" in reason_of(found.merged, base, found.base)
-    assert f"is an adapter on {found.base}, and the policy's base is {other.base}" in reason_of(
-        found.adapter, lm(other.base), other.base
+    actual, other = made(), made("llama")
+    base = lm(actual.base)
+    assert "is a whole model" in reason_of(actual.merged, base, actual.base)
+    assert f"is an adapter on {actual.base}, and the policy's base is {other.base}" in reason_of(
+        actual.adapter, lm(other.base), other.base
     )
     # the same weights at another path are another model, which could change by itself
     base.save_pretrained(tmp_path / "copy")
-    assert "is an adapter on" in reason_of(found.adapter, base, str(tmp_path / "copy"))
-    assert "is an adapter on" in reason_of(found.adapter, base, "nobody/nothing")
+    assert "is an adapter on" in reason_of(actual.adapter, base, str(tmp_path / "copy"))
+    assert "is an adapter on" in reason_of(actual.adapter, base, "nobody/nothing")
 
     larger = copy.deepcopy(base)
     larger.resize_token_embeddings(len(tokenizer) + 8)
-    assert "has embed_tokens.weight of the shape" in reason_of(found.adapter, larger, found.base)
+    assert "has embed_tokens.weight of the shape" in reason_of(actual.adapter, larger, actual.base)
     eighths = copy.deepcopy(base)
     layer = eighths.model.layers[0].mlp.up_proj
     layer.weight = torch.nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
-    assert "is quantised (torch.int8)" in reason_of(found.adapter, eighths, found.base)
+    assert "is quantised (torch.int8)" in reason_of(actual.adapter, eighths, actual.base)
     trained = copy.deepcopy(base)
     with torch.no_grad():
         for parameter in trained.parameters():
             parameter.mul_(1.0001)
-    assert "has other weights" in reason_of(found.adapter, trained, found.base)
+    assert "has other weights" in reason_of(actual.adapter, trained, actual.base)
     with_adapter = get_peft_model(copy.deepcopy(base), LoraConfig(task_type="CAUSAL_LM")).get_base_model()
-    assert "carries an adapter already" in reason_of(found.adapter, with_adapter, found.base)
+    assert "carries an adapter already" in reason_of(actual.adapter, with_adapter, actual.base)
     sharded = copy.deepcopy(base)
     sharded.model.embed_tokens.weight.ds_id = 0  # as DeepSpeed marks the weights that it shards
-    assert "ZeRO-3" in reason_of(found.adapter, sharded, found.base)
+    assert "ZeRO-3" in reason_of(actual.adapter, sharded, actual.base)
     zero_3()
-    assert "ZeRO-3" in reason_of(found.adapter, base, found.base)
+    assert "ZeRO-3" in reason_of(actual.adapter, base, actual.base)
 
 
 def test_links_to_one_folder_are_one_base(made, tmp_path, monkeypatch):
-    found = made()
-    (tmp_path / "link").symlink_to(found.base)
-    assert shared(found.adapter, lm(found.base), str(tmp_path / "link")).kind == "prm"
-    monkeypatch.chdir(Path(found.base).parent)
-    assert shared(found.adapter, lm(found.base), Path(found.base).name).kind == "prm"
+    actual = made()
+    (tmp_path / "link").symlink_to(actual.base)
+    assert shared(actual.adapter, lm(actual.base), str(tmp_path / "link")).kind == "prm"
+    monkeypatch.chdir(Path(actual.base).parent)
+    assert shared(actual.adapter, lm(actual.base), Path(actual.base).name).kind == "prm"
 
 
 def test_hub_ids_are_one_base_at_the_same_commit(generators, tokenizer, texts, tmp_path, monkeypatch):
@@ -545,25 +547,25 @@ def test_hub_ids_are_one_base_at_the_same_commit(generators, tokenizer, texts, t
     (home / "refs" / "main").write_text("a" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
-    found = verifier_on("owner/lm", SPECS["classification"], tokenizer, tmp_path)
-    lora = json.loads((Path(found.adapter) / "adapter_config.json").read_text())
+    actual = verifier_on("owner/lm", SPECS["classification"], tokenizer, tmp_path)
+    lora = json.loads((Path(actual.adapter) / "adapter_config.json").read_text())
     assert (lora["base_model_name_or_path"], lora["revision"]) == ("owner/lm", "a" * 40)
-    values = RewardModel.from_pretrained(found.adapter).score(*texts)
+    values = RewardModel.from_pretrained(actual.adapter).score(*texts)
     base = lm("owner/lm")
     for path, revision in (("owner/lm", None), ("owner/lm", "main"), (str(home / "snapshots" / ("a" * 40)), None)):
-        assert shared(found.adapter, base, path, base_revision=revision).score(*texts) == values
-    assert f"on owner/lm at {'a' * 40}" in reason_of(found.adapter, base, "owner/lm", "b" * 40)
+        assert shared(actual.adapter, base, path, base_revision=revision).score(*texts) == values
+    assert f"on owner/lm at {'a' * 40}" in reason_of(actual.adapter, base, "owner/lm", "b" * 40)
     # The branch moves on: the adapter stays on its commit.
     (home / "refs" / "main").write_text("b" * 40)
-    assert RewardModel.from_pretrained(found.adapter).score(*texts) == values
-    assert "is an adapter on owner/lm" in reason_of(found.adapter, lm("owner/lm"), "owner/lm")
+    assert RewardModel.from_pretrained(actual.adapter).score(*texts) == values
+    assert "is an adapter on owner/lm" in reason_of(actual.adapter, lm("owner/lm"), "owner/lm")
 
 
 def test_a_verifier_that_cannot_share_gets_weights_of_its_own_and_the_log_says_why(made, texts, caplog):
-    found, other = made(), made("llama")
-    verifier = load_verifier(found.adapter, base=Base(lm(other.base), other.base))
-    assert f"{found.adapter} does not share the policy's base: {found.adapter} is an adapter on" in caplog.text
-    assert verifier.score(*texts) == RewardModel.from_pretrained(found.adapter).score(*texts)
+    actual, other = made(), made("llama")
+    verifier = load_verifier(actual.adapter, base=Base(lm(other.base), other.base))
+    assert f"{actual.adapter} does not share the policy's base: {actual.adapter} is an adapter on" in caplog.text
+    assert verifier.score(*texts) == RewardModel.from_pretrained(actual.adapter).score(*texts)
     caplog.clear()
-    assert load_verifier(found.merged, base=Base(lm(found.base), found.base)).kind == "prm"
+    assert load_verifier(actual.merged, base=Base(lm(actual.base), actual.base)).kind == "prm"
     assert "does not share" not in caplog.text  # a whole model has nothing to share

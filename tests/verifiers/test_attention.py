@@ -164,8 +164,8 @@ def test_flex_attention_gives_what_sdpa_gives(family):
     batch = batch_of(model, rows, 0, packing=True)
     assert batch["input_ids"].numel() < sum(len(row.ids) for row in rows), "nothing is shared"
     with torch.no_grad():
-        found = logits_at(model, batch)
-    torch.testing.assert_close(found, alone(FAMILIES[family], rows)[0], atol=1e-5, rtol=0)
+        actual = logits_at(model, batch)
+    torch.testing.assert_close(actual, alone(FAMILIES[family], rows)[0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -175,18 +175,18 @@ def test_flex_attention_reads_a_cached_prefix():
         assert can_cache(model)
         prefix = Prefix.of(model, rows[0].ids[:12].tolist())
         batch = batch_of(model, [without_prefix(row, 12) for row in rows], 0, packing=True)
-        found = logits_at(model, batch, prefix)
-    torch.testing.assert_close(found, alone(FAMILIES["qwen2"], rows)[0], atol=1e-5, rtol=0)
+        actual = logits_at(model, batch, prefix)
+    torch.testing.assert_close(actual, alone(FAMILIES["qwen2"], rows)[0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 def test_gradients_under_the_block_mask_are_those_of_single_rows(family):
     """FlexAttention has no backward pass on a CPU."""
     model, rows = model_of(FAMILIES[family], "blocks_by_hand"), features()
-    found = logits_at(model, batch_of(model, rows, 0, packing=True))
-    weigh(found).backward()
+    actual = logits_at(model, batch_of(model, rows, 0, packing=True))
+    weigh(actual).backward()
     logits, gradients = alone(FAMILIES[family], rows)
-    torch.testing.assert_close(found, logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual, logits, atol=1e-5, rtol=0)
     assert_all_close([p.grad for p in model.parameters()], gradients, atol=1e-5, rtol=1e-4)
 
 
@@ -210,10 +210,10 @@ def test_rows_told_by_their_lengths_have_the_values_and_gradients_of_single_rows
     assert can_pack(model) is None
     batch = batch_of(model, rows, 0, packing=True)
     assert batch["input_ids"].shape == (1, sum(len(row.ids) for row in rows)), "neither padding nor sharing"
-    found = logits_at(model, batch)
-    weigh(found).backward()
+    actual = logits_at(model, batch)
+    weigh(actual).backward()
     logits, gradients = alone(config, rows)
-    torch.testing.assert_close(found, logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual, logits, atol=1e-5, rtol=0)
     assert_all_close([p.grad for p in model.parameters()], gradients, atol=1e-5, rtol=1e-4)
 
 
@@ -221,9 +221,9 @@ def test_log_probabilities_are_those_of_single_rows():
     rows = [TokenFeature(row.ids, row.positions - 1, next_ids=row.ids[row.positions]) for row in features()]
     model, plain = (model_of(FAMILIES["llama"], kind, AutoModelForCausalLM) for kind in ("rows_by_hand", "sdpa"))
     with torch.no_grad():
-        found = logps_at(model, batch_of(model, rows, 0, packing=True))
+        actual = logps_at(model, batch_of(model, rows, 0, packing=True))
         expected = [plain(row.ids[None]).logits[0].log_softmax(-1)[row.positions, row.next_ids] for row in rows]
-    torch.testing.assert_close(found, torch.cat(expected), atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual, torch.cat(expected), atol=1e-5, rtol=0)
 
 
 def test_attention_windows_stay_in_force_within_rows():
@@ -232,9 +232,9 @@ def test_attention_windows_stay_in_force_within_rows():
     assert window_of(model.config) is None
     assert window_of(model_of(config, "sdpa").config) == WINDOW
     with torch.no_grad():
-        found = logits_at(model, batch_of(model, rows, 0, packing=True))
+        actual = logits_at(model, batch_of(model, rows, 0, packing=True))
     expected, _ = alone(config, rows)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
     wide, _ = alone(FAMILIES["mistral"], rows)
     assert (expected - wide).abs().max() > 1e-3, "no row is longer than the window"
 
@@ -275,7 +275,7 @@ def test_scores_are_those_of_padded_rows_and_no_token_is_computed_for_nothing(to
 
 def test_a_prm_trains_as_it_does_on_padded_rows(tiny_lm, solutions, arguments):
     """And on the same batches: a tree of rows would be one unit for its shared prefix alone."""
-    rows, found = [replace(solution, tree="t") for solution in solutions], []
+    rows, actual = [replace(solution, tree="t") for solution in solutions], []
     for attention in ("rows_by_hand", "sdpa"):
         args = arguments(
             packing=attention != "sdpa", max_steps=2, per_device_train_batch_size=6, save_strategy="no",
@@ -286,8 +286,8 @@ def test_a_prm_trains_as_it_does_on_padded_rows(tiny_lm, solutions, arguments):
         choose_attention(trainer.model, attention)
         trainer = PRMTrainer(trainer.model, args, rows, processing_class=trainer.processing_class)
         trainer.train()
-        found.append([parameter.detach().clone() for parameter in trainer.model.parameters()])
-    assert_all_close(*found, atol=1e-5, rtol=1e-4)
+        actual.append([parameter.detach().clone() for parameter in trainer.model.parameters()])
+    assert_all_close(*actual, atol=1e-5, rtol=1e-4)
 
 
 def calls(monkeypatch) -> list[bool]:
@@ -323,9 +323,9 @@ def test_the_setting_decides_how_a_verifier_is_trained_and_scores(
     texts = [one.prompt for one in solutions], [one.completion for one in solutions]
     plain = RewardModel.from_pretrained(str(out), device="cpu").score(*texts)
     assert not made
-    found = RewardModel.from_pretrained(str(out), device="cpu", attn_implementation="rows_by_hand").score(*texts)
+    actual = RewardModel.from_pretrained(str(out), device="cpu", attn_implementation="rows_by_hand").score(*texts)
     assert any(made)
-    for one, other in zip(found, plain, strict=True):
+    for one, other in zip(actual, plain, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
 
 
@@ -437,13 +437,13 @@ def test_kernels_give_what_sdpa_gives(attention):
     if attention == "flash_attention_2" and find_spec("flash_attn") is None:
         pytest.skip("flash-attn is not installed")
     config = Qwen2Config(**SIZES | {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1})
-    found = []
+    actual = []
     for kind in (attention, "sdpa"):
         model = model_of(config, "sdpa").to("cuda", torch.bfloat16)
         choose_attention(model, kind)
         assert can_pack(model) is None
         logits = logits_at(model, batch_of(model, features(), 0, packing=True)).float()
         weigh(logits.cpu()).backward()
-        found.append([logits.detach(), *(p.grad.float() for p in model.parameters())])
-    for one, other in zip(*found, strict=True):
+        actual.append([logits.detach(), *(p.grad.float() for p in model.parameters())])
+    for one, other in zip(*actual, strict=True):
         assert (one - other).norm() < 0.05 * other.norm()

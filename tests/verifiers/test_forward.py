@@ -36,10 +36,10 @@ def test_rows_are_read_alike_packed_and_padded_and_under_a_wrapper(packing, atte
     shared = list(range(3, 15))
     rows = [Feature(torch.tensor(shared + tail), torch.tensor([5, 11 + len(tail)])) for tail in ([20], [21, 22], [])]
     laid_out = batch_of(model, rows, 0, packing)
-    found = logits_at(Wrapper(), laid_out)
+    actual = logits_at(Wrapper(), laid_out)
     with torch.no_grad():
         alone = torch.cat([model(row.ids[None]).logits[0, row.positions] for row in rows])
-    torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual, alone, atol=1e-5, rtol=0)
     # the shared beginning is in the packed batch once
     assert (laid_out["input_ids"] == 3).sum() == (1 if packing else 3)
 
@@ -106,9 +106,9 @@ def test_values_and_gradients_are_those_of_all_logits(model, monkeypatch, pieces
     (expected * weights).sum().backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
-    found = logps_at(model, BATCH)
-    (found * weights).sum().backward()
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    actual = logps_at(model, BATCH)
+    (actual * weights).sum().backward()
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
 
@@ -135,7 +135,7 @@ def test_the_head_runs_in_the_precision_of_the_forward(model):
     model.forward = mixed
     # bfloat16 logits: the head's own, rounded as they are where the whole forward runs at once
     expected = by_all_logits(model)
-    found = logps_at(model, BATCH)
-    assert found.dtype == torch.float32
-    assert (found - exact).abs().max() > 1e-4
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    actual = logps_at(model, BATCH)
+    assert actual.dtype == torch.float32
+    assert (actual - exact).abs().max() > 1e-4
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)

@@ -34,12 +34,12 @@ def data(tmp_path, solutions) -> str:
 def alternatives(solution: Solution) -> list[Solution]:
     """A trajectory, and two other third steps behind its first two."""
     start = solution.completion[: solution.steps[1][1]]
-    found = [replace(solution, tree="t", labels=[1] * len(solution.steps))]
+    actual = [replace(solution, tree="t", labels=[1] * len(solution.steps))]
     for sample, text in enumerate(("3 + 3 = 6\n", "9 - 2 = 1\n"), start=1):
         steps = [*solution.steps[:2], (len(start), len(start) + len(text))]
         row = replace(solution, completion=start + text, steps=steps, labels=[1, 1, 0], sample=sample, tree="t")
-        found.append(row)
-    return found
+        actual.append(row)
+    return actual
 
 
 def losses_and_gradients(trainer) -> list[torch.Tensor]:
@@ -57,7 +57,7 @@ def losses_and_gradients(trainer) -> list[torch.Tensor]:
 @pytest.mark.parametrize("trainer_class", [PRMTrainer, ORMTrainer])
 def test_packing_trains_as_padding_does(tiny_lm, solutions, arguments, trainer_class):
     rows = [*solutions[:6], *alternatives(solutions[7])]
-    found = []
+    actual = []
     for packing in (True, False):
         args = arguments(
             packing=packing, max_steps=1, per_device_train_batch_size=9, train_sampling_strategy="sequential",
@@ -65,8 +65,8 @@ def test_packing_trains_as_padding_does(tiny_lm, solutions, arguments, trainer_c
         )  # fmt: skip
         trainer = trainer_class(tiny_lm, args, rows)
         assert trainer.packing is packing
-        found.append(losses_and_gradients(trainer))
-    for packed, padded in zip(*found, strict=True):
+        actual.append(losses_and_gradients(trainer))
+    for packed, padded in zip(*actual, strict=True):
         torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-4)
 
 

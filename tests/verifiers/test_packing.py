@@ -136,10 +136,10 @@ def test_outputs_are_those_of_single_rows(family, attention):
     if attention == "eager":
         mask = added_mask(mask, torch.float32)
     with torch.no_grad():
-        found = model(packed.input_ids, attention_mask=mask, position_ids=packed.position_ids).logits
+        actual = model(packed.input_ids, attention_mask=mask, position_ids=packed.position_ids).logits
         for row, home, places in zip(rows, packed.bins, packed.places, strict=True):
             alone = model(torch.tensor([row])).logits[0]
-            torch.testing.assert_close(found[home, places], alone, atol=1e-5, rtol=0)
+            torch.testing.assert_close(actual[home, places], alone, atol=1e-5, rtol=0)
 
 
 def test_gradients_are_those_of_single_rows():
@@ -152,11 +152,11 @@ def test_gradients_are_those_of_single_rows():
         return [parameter.grad.clone() for parameter in model.parameters()]
 
     packed = pack(rows, 0, work_per_token=1e9)
-    found = model(
+    actual = model(
         packed.input_ids, attention_mask=forest_mask(packed.ends), position_ids=packed.position_ids
     ).logits.log_softmax(-1)
     pairs = zip(packed.bins, packed.places, strict=True)
-    together = gradient(sum(found[home, places[-1], 0] for home, places in pairs))
+    together = gradient(sum(actual[home, places[-1], 0] for home, places in pairs))
     alone = gradient(sum(model(torch.tensor([row])).logits.log_softmax(-1)[0, -1, 0] for row in rows))
     for left, right in zip(together, alone, strict=True):
         torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)

@@ -44,8 +44,8 @@ def log_odds_at_step_ends(model, tokenizer, completion: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_scores_are_read_at_the_last_token_of_each_step(model, tokenizer, packing):
-    found = RewardModel(model, tokenizer, "prm", packing=packing).score([PROMPT] * len(COMPLETIONS), COMPLETIONS)
-    for completion, scores in zip(COMPLETIONS, found, strict=True):
+    actual = RewardModel(model, tokenizer, "prm", packing=packing).score([PROMPT] * len(COMPLETIONS), COMPLETIONS)
+    for completion, scores in zip(COMPLETIONS, actual, strict=True):
         assert scores == pytest.approx(log_odds_at_step_ends(model, tokenizer, completion).sigmoid().tolist(), abs=1e-6)
 
 

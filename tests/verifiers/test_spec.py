@@ -35,8 +35,8 @@ def test_first_format_is_read_as_what_it_was(verifier_paths):
 
 def test_label_texts_are_single_tokens_of_their_own(tokenizer):
     three = VerifierSpec("prm", "token", policy=LabelPolicy("class"))
-    found = label_token_ids(tokenizer, ["-", "+"], PRM)
-    assert [tokenizer.decode([index]) for index in found] == ["-", "+"]
+    actual = label_token_ids(tokenizer, ["-", "+"], PRM)
+    assert [tokenizer.decode([index]) for index in actual] == ["-", "+"]
     with pytest.raises(UserError, match="give 3 texts, for wrong, right, neutral"):
         label_token_ids(tokenizer, ["-", "+"], three)
     with pytest.raises(UserError, match="'good' is 4 tokens"):

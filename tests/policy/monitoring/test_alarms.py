@@ -15,7 +15,7 @@ def watch(options, process, accuracy, start=1):
     """The alarms that a run raises: {update: Alarm}."""
     alarm = HackingAlarm(options)
     rows = enumerate(zip(process, accuracy, strict=True), start=start)
-    return {update: found for update, row in rows if (found := alarm.observe(update, *row))}
+    return {update: actual for update, row in rows if (actual := alarm.observe(update, *row))}
 
 
 # --- The statistic.
@@ -42,14 +42,14 @@ def test_one_bad_update_after_a_spotless_record_is_no_change():
 def test_an_alarm_by_hand():
     # 2 arcsin(sqrt(a)) of 1, 0.75, 0.25, 0 is 3, 2, 1, 0 in units of pi / 3.
     accuracy, process = [1, 0.75, 1, 0.75, 0.25, 0], [1, 3, 1, 3, 8, 10]
-    found = watch(AlarmOptions(alarm_window=4, alarm_rise=3.9, alarm_fall=3.2), process, accuracy)
-    assert list(found) == [6]
-    assert found[6].process == (2, 9)
-    assert found[6].accuracy == (0.875, 0.125)
-    assert found[6].rise == pytest.approx(7 / math.sqrt(4.1 * 0.75))  # 3.992
-    assert found[6].fall == pytest.approx(2 / math.sqrt(0.5 * 0.75))  # 3.266: differences of 1 each
-    assert "rose from 2 to 9" in str(found[6])
-    assert "fell from 0.875 to 0.125" in str(found[6])
+    actual = watch(AlarmOptions(alarm_window=4, alarm_rise=3.9, alarm_fall=3.2), process, accuracy)
+    assert list(actual) == [6]
+    assert actual[6].process == (2, 9)
+    assert actual[6].accuracy == (0.875, 0.125)
+    assert actual[6].rise == pytest.approx(7 / math.sqrt(4.1 * 0.75))  # 3.992
+    assert actual[6].fall == pytest.approx(2 / math.sqrt(0.5 * 0.75))  # 3.266: differences of 1 each
+    assert "rose from 2 to 9" in str(actual[6])
+    assert "fell from 0.875 to 0.125" in str(actual[6])
 
 
 @pytest.mark.parametrize("changes", [{"alarm_rise": 4.0}, {"alarm_fall": 3.3}, {"alarm_window": 7}, {"alarm": "off"}])
@@ -78,9 +78,9 @@ def test_a_slow_rise_behind_an_early_fall_is_found():
     """The accuracy is lost after six updates and the return rises by and by: the last five alone tell of no fall."""
     process = [5, 5.4, 5, 5.4, 5, 5.4, *(5.2 + 0.05 * k + 0.4 * (k % 2) for k in range(20))]
     accuracy = [0.5, 0.4] * 3 + [0.1, 0.05] * 10
-    (found,) = watch(AlarmOptions(), process, accuracy).values()
-    assert found.update > 12
-    before, behind = found.accuracy
+    (actual,) = watch(AlarmOptions(), process, accuracy).values()
+    assert actual.update > 12
+    before, behind = actual.accuracy
     assert before > 0.2 > 0.1 > behind
 
 
@@ -102,8 +102,8 @@ def raised(process, level, correlation, seed=0):
     rng = np.random.default_rng(seed)
     returns = process + rng.normal(0, 0.04, (RUNS, len(process)))
     accuracies = batches(rng, level, correlation)
-    found = [watch(AlarmOptions(), *run) for run in zip(returns, accuracies, strict=True)]
-    return np.array([min(alarms, default=math.inf) for alarms in found])
+    actual = [watch(AlarmOptions(), *run) for run in zip(returns, accuracies, strict=True)]
+    return np.array([min(alarms, default=math.inf) for alarms in actual])
 
 
 T = np.arange(UPDATES)
@@ -143,12 +143,12 @@ AGAIN = [(1.6, 0.1), (1.65, 0.08), (1.62, 0.1), (1.66, 0.06)] * 2
 
 
 def test_it_is_raised_once_and_again_after_a_recovery():
-    alarm, found, states = HackingAlarm(OPTIONS), [], []
+    alarm, actual, states = HackingAlarm(OPTIONS), [], []
     for update, row in enumerate(CALM + HACKED + BETTER + AGAIN, start=1):
-        found += [update] if alarm.observe(update, *row) else []
+        actual += [update] if alarm.observe(update, *row) else []
         states.append(alarm.raised)
-    assert len(found) == 2
-    first, second = found
+    assert len(actual) == 2
+    first, second = actual
     assert 9 <= first <= 10  # HACKED begins at 9
     assert 25 <= second <= 26  # AGAIN begins at 25
     assert states[first - 1 : 16] == [True] * (17 - first)
@@ -160,13 +160,13 @@ def test_a_kill_changes_nothing():
     rows = CALM + HACKED + BETTER + AGAIN
     expected = watch(OPTIONS, *zip(*rows, strict=True))
     for killed in range(len(rows)):
-        before, after, found = HackingAlarm(OPTIONS), HackingAlarm(OPTIONS), {}
+        before, after, actual = HackingAlarm(OPTIONS), HackingAlarm(OPTIONS), {}
         for update, row in enumerate(rows, start=1):
             if update == killed + 1:
                 after.load_state_dict(json.loads(json.dumps(before.state_dict())))
             alarm = (before if update <= killed else after).observe(update, *row)
-            found |= {update: alarm} if alarm else {}
-        assert found == expected
+            actual |= {update: alarm} if alarm else {}
+        assert actual == expected
 
 
 def test_after_a_recovery_the_time_before_it_is_forgotten():
@@ -181,16 +181,16 @@ def test_after_a_recovery_the_time_before_it_is_forgotten():
 def test_an_alarm_is_told_in_the_log_and_to_wandb(arguments, wandb_folder, caplog, monkeypatch):
     import wandb
 
-    (found,) = watch(OPTIONS, *zip(*(CALM + HACKED), strict=True)).values()
+    (actual,) = watch(OPTIONS, *zip(*(CALM + HACKED), strict=True)).values()
     alerts = []
     with wandb.init(project="alarm"):
         alert = wandb.alert  # there since the run has started
         monkeypatch.setattr(wandb, "alert", lambda **told: (alerts.append(told), alert(**told)))
-        found.tell(arguments(report_to="none"))
-        assert str(found) in caplog.messages
+        actual.tell(arguments(report_to="none"))
+        assert str(actual) in caplog.messages
         assert not alerts
-        found.tell(arguments(report_to="wandb"))
-    assert [told["text"] for told in alerts] == [str(found)]
+        actual.tell(arguments(report_to="wandb"))
+    assert [told["text"] for told in alerts] == [str(actual)]
 
 
 # --- Accuracy that is not there.
@@ -211,10 +211,10 @@ def test_without_any_accuracy_it_says_once_that_it_cannot_work(caplog):
 def test_updates_without_accuracy_are_passed_over():
     rows = CALM + HACKED
     gaps = [row for pair in rows for row in (pair, (99.0, math.nan))]
-    (found,) = watch(OPTIONS, *zip(*rows, strict=True)).values()
+    (actual,) = watch(OPTIONS, *zip(*rows, strict=True)).values()
     (with_gaps,) = watch(OPTIONS, *zip(*gaps, strict=True)).values()
-    assert (with_gaps.rise, with_gaps.fall) == (found.rise, found.fall)
-    assert with_gaps.update == 2 * found.update - 1
+    assert (with_gaps.rise, with_gaps.fall) == (actual.rise, actual.fall)
+    assert with_gaps.update == 2 * actual.update - 1
 
 
 def test_an_accuracy_in_percent_is_refused():

@@ -40,12 +40,12 @@ ROWS = [
 TOKENS, FINISHED = [12, 10, 0, 3], [True, True, False, False]
 
 
-def found(rows=ROWS, texts=TEXTS, size=2, tokens=TOKENS, finished=FINISHED):
+def metrics_of(rows=ROWS, texts=TEXTS, size=2, tokens=TOKENS, finished=FINISHED):
     return batch_metrics(rows, texts, size, tokens, finished)
 
 
 def test_rewards():
-    metrics = found()
+    metrics = metrics_of()
     assert metrics["reward/process"] == [1.75, -0.5, 0, 0]
     assert metrics["reward/outcome"] == [2, 0, 0, -1]
     # Only what was judged: the second row's second step was not.
@@ -56,33 +56,33 @@ def test_rewards():
 
 
 def test_late_steps_share_one_metric():
-    metrics = found([judged("s\n" * 15, range(1, 16))], ["s\n" * 15], 1, [30], None)
+    metrics = metrics_of([judged("s\n" * 15, range(1, 16))], ["s\n" * 15], 1, [30], None)
     assert metrics["reward/step_at_12"] == [12]
     assert metrics["reward/step_at_13_on"] == [13, 14, 15]
     assert sum(name.startswith("reward/step_at") for name in metrics) == 13
 
 
 def test_accuracy():
-    metrics = found()
+    metrics = metrics_of()
     assert metrics["accuracy"] == [1, 0, 0, 0]
     assert metrics["completions/without_answer"] == [0, 1, 1, 0]
     assert metrics["completions/truncated"] == [0, 0, 1, 1]
-    assert "completions/truncated" not in found(finished=None)
+    assert "completions/truncated" not in metrics_of(finished=None)
 
 
 def test_all_steps_right_is_reported_where_the_checker_knows_all_of_them():
     rows = [judged("a\nb", outcome=1.0, labels=[1, 0], clean=False), judged("a", outcome=1.0, labels=[1]), judged("")]
-    metrics = found(rows, ["a\nb", "a", ""], 1, [2, 1, 0], None)
+    metrics = metrics_of(rows, ["a\nb", "a", ""], 1, [2, 1, 0], None)
     assert metrics["accuracy"] == [1, 1, 0]
     assert metrics["clean_accuracy"] == [0, 1, 0]
     # The fourth row's only label is unknown: of the others alone the share would be another one.
-    assert "clean_accuracy" not in found()
+    assert "clean_accuracy" not in metrics_of()
     # A checker of answers alone: completions without steps, of which nothing is unknown, are no exception.
-    assert "clean_accuracy" not in found([judged(""), judged("")], ["", ""], 1, [0, 0], None)
+    assert "clean_accuracy" not in metrics_of([judged(""), judged("")], ["", ""], 1, [0, 0], None)
 
 
 def test_how_far_the_prm_is_off():
-    metrics = found()
+    metrics = metrics_of()
     # Products of the steps' scores; without steps 0.
     assert metrics["prm/score"] == pytest.approx([0.36, 0.1, 0, 1])
     assert metrics["prm/gap"] == pytest.approx([0.36 - 1, 0.1, 0, 1])
@@ -93,17 +93,17 @@ def test_how_far_the_prm_is_off():
 
 
 def test_no_prm_no_gap():
-    metrics = found([judged("a", [1.0], 1.0, labels=[1])], ["a"], 1, [1], None)
+    metrics = metrics_of([judged("a", [1.0], 1.0, labels=[1])], ["a"], 1, [1], None)
     assert not [name for name in metrics if name.startswith("prm/")]
 
 
 def test_a_prm_that_was_asked_for_the_first_steps_alone():
-    metrics = found([judged("a\nb", [1.0], step_scores=[0.5], labels=[1, 1])], ["a\nb"], 1, [2], None)
+    metrics = metrics_of([judged("a\nb", [1.0], step_scores=[0.5], labels=[1, 1])], ["a\nb"], 1, [2], None)
     assert metrics["prm/step_gap"] == [-0.5]
 
 
 def test_steps():
-    metrics = found()
+    metrics = metrics_of()
     assert metrics["steps/count"] == [3, 2, 0, 1]
     # With their newlines; the second step has its two spaces, too.
     assert metrics["steps/characters"] == [10, 12, 3, 10, 10, 1]
@@ -114,12 +114,12 @@ def test_steps():
 
 def test_repeated_steps_are_counted_within_a_completion_with_white_space_folded():
     text = "a b\n a  b \nc\na\tb\n"
-    metrics = found([judged(text), judged("a b")], [text, "a b"], 1, [9, 2], None)
+    metrics = metrics_of([judged(text), judged("a b")], [text, "a b"], 1, [9, 2], None)
     assert metrics["steps/repeated"] == [0, 1, 0, 1, 0]
 
 
 def test_guards():
-    metrics = found()
+    metrics = metrics_of()
     assert metrics["steps/withheld"] == [0, 0, 0, 0, 1, 1]
     assert metrics["steps/withheld_repeats"] == [0, 0, 0, 0, 1, 0]
     # A guard of another source is reported, too; one that never acted has its zeros.
@@ -128,7 +128,7 @@ def test_guards():
     assert {name for name in metrics if name.startswith("steps/withheld_")} == {
         f"steps/withheld_{name}" for name in (*STEP_GUARDS, "no_letters")
     }
-    assert not [name for name in found([judged("a")], ["a"], 1, [1], None) if "withheld" in name]
+    assert not [name for name in metrics_of([judged("a")], ["a"], 1, [1], None) if "withheld" in name]
 
 
 def test_the_guards_of_single_steps_are_all_known():
@@ -154,7 +154,7 @@ def test_groups_without_signal():
     same, other = judged("a\nb", [0.5, 0.1], 1.0), judged("a\nb", [0.5, 0.2], 1.0)
 
     def no_signal(*rows, size):
-        return found(list(rows), ["a\nb"] * len(rows), size, [2] * len(rows), None).get("reward/no_signal")
+        return metrics_of(list(rows), ["a\nb"] * len(rows), size, [2] * len(rows), None).get("reward/no_signal")
 
     assert no_signal(same, same, same, other, size=2) == [1, 0]
     # A PRM's score of one text varies by rounding with the batch it is scored in.
@@ -168,7 +168,7 @@ def test_groups_without_signal():
 
 
 def test_nothing_but_empty_completions():
-    metrics = found([judged(""), judged("")], ["", ""], 2, [0, 0], [True, True])
+    metrics = metrics_of([judged(""), judged("")], ["", ""], 2, [0, 0], [True, True])
     assert metrics == {
         "reward/process": [0, 0],
         "reward/outcome": [0, 0],
@@ -182,9 +182,9 @@ def test_nothing_but_empty_completions():
 
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(ValueError, match="3 rows are not a multiple of 2 samples"):
-        found([judged("")] * 3, [""] * 3, 2, [0] * 3, None)
+        metrics_of([judged("")] * 3, [""] * 3, 2, [0] * 3, None)
     with pytest.raises(ValueError, match="4 scored completions, 4 completions, 3 tokens, 4 finished flags"):
-        found(tokens=[1, 2, 3])
+        metrics_of(tokens=[1, 2, 3])
 
 
 # --- The glossary.
@@ -196,7 +196,7 @@ def entries(name: str) -> list[str]:
 
 def test_every_metric_has_an_entry():
     late = judged("s\n" * 15, range(15), step_scores=[0.5] * 15, labels=[1] * 15, guards=[None] * 15, own={"my:r": 0.5})
-    names = {*found(), *found([late], ["s\n" * 15], 1, [30], [True])}
+    names = {*metrics_of(), *metrics_of([late], ["s\n" * 15], 1, [30], [True])}
     assert "clean_accuracy" in names
     assert not [name for name in names if not entries(name)]
     # ... and every entry that is not TRL's, the trainer's or a callback's is one of ours.
@@ -251,5 +251,5 @@ def test_the_table_has_a_row_a_metric():
 
 
 def test_values_are_plain_finite_floats():
-    values = [value for values in found().values() for value in values]
+    values = [value for values in metrics_of().values() for value in values]
     assert all(type(value) is float and math.isfinite(value) for value in values)

@@ -25,14 +25,14 @@ class _Page(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
-        self.found, self._open = [], []
+        self.actual, self._open = [], []
         self.feed(text)
         self.close()
         assert not self._open, f"not closed: {self._open}"
 
     def handle_starttag(self, tag, attrs):
         element = [tag, dict(attrs), ""]
-        self.found.append(element)
+        self.actual.append(element)
         if tag not in self.void:
             self._open.append(element)
 
@@ -44,7 +44,7 @@ class _Page(HTMLParser):
             element[2] += data
 
     def of_class(self, name):
-        return [element for element in self.found if element[1].get("class") == name]
+        return [element for element in self.actual if element[1].get("class") == name]
 
 
 def scored(text, **more) -> ScoredCompletion:
@@ -93,7 +93,7 @@ def test_a_page_shows_each_step_with_its_score_label_and_reward(table, tmp_path)
     # 0.9 x 0.5 x 0.2
     assert flags == ["answer right", "truncated", "process +0.25", "outcome +2.00", "PRM 0.09"]
     assert [text for _, _, text in page.of_class("prompt")] == ["What is 1 + 1?"]
-    assert "4 samples" in next(text for tag, _, text in page.found if tag == "h1")
+    assert "4 samples" in next(text for tag, _, text in page.actual if tag == "h1")
 
 
 def test_without_a_prm_the_exact_labels_give_the_colours(table, tmp_path):
@@ -116,12 +116,12 @@ def test_everything_that_was_written_by_others_is_escaped(table, tmp_path):
     plain = scored("a\nb")
     evil = scored(EVIL, guards=[EVIL] * len(line_steps(EVIL)))
     table.observe(1, ["?"], ["a\nb"], [plain])
-    expected = [(tag, sorted(attributes)) for tag, attributes, _ in _Page(read(tmp_path)).found]
+    expected = [(tag, sorted(attributes)) for tag, attributes, _ in _Page(read(tmp_path)).actual]
     table.observe(11, [EVIL], [EVIL], [evil])
     text = read(tmp_path, 11)
     page = _Page(text)
     # Exactly the elements and attributes of a harmless page with as many steps.
-    assert [(tag, sorted(attributes)) for tag, attributes, _ in page.found] == expected
+    assert [(tag, sorted(attributes)) for tag, attributes, _ in page.actual] == expected
     assert "<script" not in text
     # What could not be seen, or would turn the text around, is.
     (prompt,) = (text for _, _, text in page.of_class("prompt"))
@@ -141,10 +141,10 @@ def test_a_page_stands_alone(table, tmp_path):
     text = read(tmp_path)
     page = _Page(text)
     assert text.startswith("<!DOCTYPE html>")
-    assert not [tag for tag, _, _ in page.found if tag in ("script", "link", "img", "iframe")]
-    assert not [name for _, attributes, _ in page.found for name in attributes if name in ("src", "href")]
+    assert not [tag for tag, _, _ in page.actual if tag in ("script", "link", "img", "iframe")]
+    assert not [name for _, attributes, _ in page.actual for name in attributes if name in ("src", "href")]
     assert "url(" not in text
-    (policy,) = (a["content"] for tag, a, _ in page.found if a.get("http-equiv") == "Content-Security-Policy")
+    (policy,) = (a["content"] for tag, a, _ in page.actual if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
 
 
@@ -236,9 +236,9 @@ def test_wandb_draws_against_samples_and_gets_the_completions(arguments, wandb_f
     # The last definition for all metrics stands; the Trainer's own, against optimizer steps, comes before.
     assert [step for name, step in defined if name == "*"] == ["train/global_step", "train/samples"]
     assert ("train/samples", None) in defined
-    (found,) = (entry for entry in logged if "completions/steps" in entry)
-    assert found["train/samples"] == 4
-    ((update, chosen, cell, process, outcome, right),) = found["completions/steps"].data
+    (actual,) = (entry for entry in logged if "completions/steps" in entry)
+    assert actual["train/samples"] == 4
+    ((update, chosen, cell, process, outcome, right),) = actual["completions/steps"].data
     assert (update, chosen, process, outcome, right) == (1, EVENLY, 0.5, 1.0, False)
     assert "<script" not in cell.html
     assert "href" not in cell.html  # wandb would put its style sheet there

@@ -124,17 +124,17 @@ def hacking(problems, model, arguments, monkeypatch):
         options = {"reward": ["checker"], "credit": "sum"} | (options or {})
         args = arguments(**{"num_iterations": 1, "max_steps": 8} | args)
         ppo(PPOOptions(problems, **options), UNGUARDED, alarm, RefreshOptions(), args, model)
-        found = [line for line in lines(args.output_dir) if "loss" in line]
-        assert [line["accuracy"] for line in found[:6]] == ACCURACY[: len(found)]
-        return found
+        actual = [line for line in lines(args.output_dir) if "loss" in line]
+        assert [line["accuracy"] for line in actual[:6]] == ACCURACY[: len(actual)]
+        return actual
 
     return make
 
 
 def test_the_alarm_is_logged_and_says_what_it_saw(hacking, caplog):
-    found = hacking(AlarmOptions(**SENSITIVE))
-    assert [line["reward/process"] for line in found[:6]] == PROCESS
-    assert [line["alarm"] for line in found] == [0, 0, 0, 0, 0, 1, 1, 1]  # it warns, and the training goes on
+    actual = hacking(AlarmOptions(**SENSITIVE))
+    assert [line["reward/process"] for line in actual[:6]] == PROCESS
+    assert [line["alarm"] for line in actual] == [0, 0, 0, 0, 0, 1, 1, 1]  # it warns, and the training goes on
     told = [record.message for record in caplog.records if "the process return rose" in record.message]
     assert len(told) == 1
     assert "update 6: the process return rose from 2 to 9" in told[0]
@@ -151,9 +151,9 @@ def test_where_an_orm_alone_pays_its_reward_is_watched(hacking, tiny_lm, tokeniz
 
     monkeypatch.setattr(RewardModel, "score", score)
     options = {"reward": ["orm"], "orm": str(tmp_path / "orm"), "score_cache": 0, "credit": "min_form"}
-    found = hacking(AlarmOptions(**SENSITIVE), options, max_steps=6)
-    assert [line["reward/outcome"] for line in found] == pytest.approx([value / 10 for value in PROCESS])
-    assert [line["alarm"] for line in found] == [0, 0, 0, 0, 0, 1]
+    actual = hacking(AlarmOptions(**SENSITIVE), options, max_steps=6)
+    assert [line["reward/outcome"] for line in actual] == pytest.approx([value / 10 for value in PROCESS])
+    assert [line["alarm"] for line in actual] == [0, 0, 0, 0, 0, 1]
 
 
 def test_off_looks_away(hacking):
@@ -164,12 +164,12 @@ def test_a_run_that_is_stopped_ends_and_keeps_the_best_policy(hacking, problems,
     """The alarm is raised at the sixth update; the best evaluation was the one after the second."""
     evaluations = chain([0.5, 0.9], repeat(0.1))
     monkeypatch.setattr(StepPPOTrainer, "evaluate", lambda self, *_, **__: {"eval_accuracy": next(evaluations)})
-    found = hacking(
+    actual = hacking(
         AlarmOptions(alarm="stop", **SENSITIVE), {"reward": ["checker", "outcome"], "eval_problems": problems},
         eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, save_total_limit=2,
         load_best_model_at_end=True, metric_for_best_model="accuracy",
     )  # fmt: skip
-    assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in actual] == [1, 2, 3, 4, 5, 6]
     out = tmp_path / "out"
     assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-6"]
     best, last, kept = (
@@ -188,8 +188,8 @@ def test_a_refresh_comes_when_it_is_due_and_old_scores_are_forgotten(run, argume
     asked, plain = [], RewardModel.score
     monkeypatch.setattr(RewardModel, "score", lambda self, *rows: asked.append(len(rows[0])) or plain(self, *rows))
     args = arguments(max_steps=4, num_iterations=1, top_k=1, learning_rate=1e-12)
-    found = [line for line in run(args, refresh=RefreshOptions(refresh_every=2)) if "loss" in line]
-    assert [line["update"] for line in found if "prm_refresh/rows" in line] == [2, 4]
+    actual = [line for line in run(args, refresh=RefreshOptions(refresh_every=2)) if "loss" in line]
+    assert [line["update"] for line in actual if "prm_refresh/rows" in line] == [2, 4]
     # Of each problem's two equal samples one is asked for.
     assert asked == [2, 2]
 
@@ -198,9 +198,9 @@ def test_a_refresh_comes_when_it_is_due_and_old_scores_are_forgotten(run, argume
 def test_the_prm_is_refreshed_while_the_policy_trains(labels, run, arguments, prm_path, labelled, tmp_path):
     more = {"teacher": {"refresh_teacher": prm_path}, "monte_carlo": {"refresh_rollouts": 2}}.get(labels, {})
     refresh = RefreshOptions(refresh_every=1, refresh_labels=labels, refresh_replay=labelled, **more)
-    found = [line for line in run(arguments(max_steps=4), refresh=refresh) if "prm_refresh/rows" in line]
-    assert [line["update"] for line in found] == [1, 2]
-    assert all(line["prm_refresh/rows"] > 0 for line in found)
+    actual = [line for line in run(arguments(max_steps=4), refresh=refresh) if "prm_refresh/rows" in line]
+    assert [line["update"] for line in actual] == [1, 2]
+    assert all(line["prm_refresh/rows"] > 0 for line in actual)
     # The PRM as it was in the end loads like the one that it came from.
     saved = load_file(tmp_path / "out" / "prm" / "model.safetensors")
     before = load_file(f"{prm_path}/model.safetensors")
@@ -249,9 +249,9 @@ def test_a_base_that_is_another_one_is_said_and_not_shared(adapter_path, problem
 
     args = arguments()
     base = load_base(tiny_lm, args)
-    found = load_verifiers(PPOOptions(problems, reward=["prm"], prm=adapter_path), args, base, adapter_path)
+    actual = load_verifiers(PPOOptions(problems, reward=["prm"], prm=adapter_path), args, base, adapter_path)
     assert "does not share the policy's base" in caplog.text
-    assert found.models["prm"].kind == "prm"
+    assert actual.models["prm"].kind == "prm"
 
 
 @pytest.mark.parametrize("share", [True, False])

@@ -79,10 +79,10 @@ def test_all_faults_are_shown_at_once():
 def test_the_checker_labels_its_own_steps_and_no_others(task):
     wrong = "7 + 3 = 12\n12 * 7 = 4\nAnswer: 4"
     halves = [(0, 5), (5, 11), (11, 23), (23, 33)]
-    found = CheckerLabels(task).labels(
+    actual = CheckerLabels(task).labels(
         [PROMPT] * 3, [RIGHT, wrong, RIGHT], ["10"] * 3, [line_steps(RIGHT), line_steps(wrong)[:1], halves]
     )
-    assert found == [[1, 1, 1], [0], [None, None, 1, 1]]
+    assert actual == [[1, 1, 1], [0], [None, None, 1, 1]]
 
 
 class Scores:

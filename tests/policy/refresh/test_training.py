@@ -127,23 +127,23 @@ def test_the_newest_distinct_samples_are_kept(refresher):
     assert [completion for _, completion, _, _ in labeler.asked] == ["3\n", "4\n", "2\n"]
     labeler.asked.clear()
     see("5\n6\n7", "5\n6\n8", "9", finished=[True, False, False])
-    found = one.refresh(2)
+    actual = one.refresh(2)
     # What was trained on is gone, and a last step that was cut off is left out.
     assert labeler.asked == [
         (PROMPT, "5\n6\n7", "1", [(0, 2), (2, 4), (4, 5)]),
         (PROMPT, "5\n6\n8", "1", [(0, 2), (2, 4)]),
     ]
-    assert (found["rows"], found["steps"]) == (2, 5)
+    assert (actual["rows"], actual["steps"]) == (2, 5)
 
 
 def test_a_refresh_is_due_when_a_multiple_of_its_updates_is_reached(refresher):
     one = refresher(refresh_every=3)
-    found = []
+    actual = []
     for update in (1, 2, 3, 3, 4, 5, 8, 9, 10):
         if one.due(update):
-            found.append(update)
+            actual.append(update)
             one.refresh(update)
-    assert found == [3, 8, 9]
+    assert actual == [3, 8, 9]
     one.options = RefreshOptions()
     assert not one.due(30)
 
@@ -157,24 +157,24 @@ def test_rows_that_teach_nothing_or_do_not_fit_are_counted(refresher, solutions,
     rows = {s.completion: len(reward_model.tokenizer(s.prompt + s.completion)["input_ids"]) for s in solutions}
     long = sum(n > reward_model.max_positions for text, n in rows.items() if text not in unlabelled)
     observe(one, solutions)
-    found = one.refresh(1)
+    actual = one.refresh(1)
     assert long >= 1
-    assert (found["rows_unlabelled"], found["rows_too_long"]) == (len(unlabelled), long)
-    assert found["rows"] == len(rows) - len(unlabelled) - long
+    assert (actual["rows_unlabelled"], actual["rows_too_long"]) == (len(unlabelled), long)
+    assert actual["rows"] == len(rows) - len(unlabelled) - long
 
 
 def test_without_a_label_nothing_is_trained(refresher, solutions, replay_file):
     one = refresher(Given(lambda text, step: None), refresh_replay=replay_file)
     before = weights(one)
     observe(one, solutions)
-    found = one.refresh(1)
-    assert {key: found[key] for key in ("rows", "steps", "replay_rows", "rows_unlabelled")} == {
+    actual = one.refresh(1)
+    assert {key: actual[key] for key in ("rows", "steps", "replay_rows", "rows_unlabelled")} == {
         "rows": 0,
         "steps": 0,
         "replay_rows": 0,
         "rows_unlabelled": len(solutions),
     }
-    assert "loss_before" not in found
+    assert "loss_before" not in actual
     assert one.version == 0
     assert same(weights(one), before)
     assert one.refresh(2)["rows_unlabelled"] == 0
@@ -186,19 +186,19 @@ def test_without_a_label_nothing_is_trained(refresher, solutions, replay_file):
 def test_rows_that_the_prm_judges_wrongly_are_judged_better_afterwards(refresher, solutions):
     one = refresher(refresh_epochs=40, refresh_learning_rate=1e-2)
     observe(one, solutions)
-    found = one.refresh(1)
+    actual = one.refresh(1)
     labels = [label for s in solutions for label in taught(s)]
-    assert (found["rows"], found["steps"]) == (len(solutions), len(labels))
-    assert found["right_share"] == pytest.approx(sum(labels) / len(labels))
-    assert found["agreement_before"] < 0.8
-    assert found["agreement_after"] > 0.95
-    assert found["loss_after"] < 0.2 < found["loss_before"]
-    assert found["seconds"] > 0
+    assert (actual["rows"], actual["steps"]) == (len(solutions), len(labels))
+    assert actual["right_share"] == pytest.approx(sum(labels) / len(labels))
+    assert actual["agreement_before"] < 0.8
+    assert actual["agreement_after"] > 0.95
+    assert actual["loss_after"] < 0.2 < actual["loss_before"]
+    assert actual["seconds"] > 0
     assert one.version == 1
     # The scores that the policy is paid by, at the places where it is paid.
     paid = scored(one.reward_model, solutions)
-    assert found["agreement_after"] == pytest.approx(agreement(paid))
-    assert found["loss_after"] == pytest.approx(cross_entropy(paid), rel=1e-3)
+    assert actual["agreement_after"] == pytest.approx(agreement(paid))
+    assert actual["loss_after"] == pytest.approx(cross_entropy(paid), rel=1e-3)
 
 
 @pytest.mark.parametrize(("packing", "window", "mask_dimensions"), [(True, None, 4), (True, 8, 2), (False, None, 2)])
@@ -222,7 +222,7 @@ def test_weights_move_as_two_steps_of_adamw_by_clipped_gradients_move_them(
     )
     one = refresher(Given(lambda text, k: labels[text][min(k, 3)]), models[0], refresh_epochs=2, refresh_batch_size=3)
     observe(one, rows)
-    found = one.refresh(1)
+    actual = one.refresh(1)
 
     model, tokenizer = models[1].model, models[1].tokenizer
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
@@ -245,8 +245,11 @@ def test_weights_move_as_two_steps_of_adamw_by_clipped_gradients_move_them(
     assert masks == {mask_dimensions}
     assert min(norms) > 1.5
     assert norms[0] != pytest.approx(norms[1], rel=0.2)
-    assert found["steps"] == len(terms)
-    assert (found["loss_before"], found["loss_after"]) == (pytest.approx(losses[0]), pytest.approx(losses[2], rel=1e-3))
+    assert actual["steps"] == len(terms)
+    assert (actual["loss_before"], actual["loss_after"]) == (
+        pytest.approx(losses[0]),
+        pytest.approx(losses[2], rel=1e-3),
+    )
     for name, parameter in models[0].model.named_parameters():
         torch.testing.assert_close(parameter, model.get_parameter(name), atol=2e-4, rtol=1e-3)
         assert parameter.grad is None
@@ -320,8 +323,8 @@ def test_replay_makes_up_its_share_of_the_rows(refresher, prm, task, replay_file
     seen = rows_trained_on(one)
     new = task.demonstrations(8, seed=9)
     observe(one, new)
-    found = one.refresh(1)
-    assert (found["rows"], found["replay_rows"]) == (8, expected)
+    actual = one.refresh(1)
+    assert (actual["rows"], actual["replay_rows"]) == (8, expected)
     texts = {tuple(one.reward_model.tokenizer(s.prompt + s.completion)["input_ids"]) for s in new}
     replayed = [count for ids, count in seen.items() if not any(text[: len(ids)] == ids for text in texts)]
     assert (seen.total(), sum(replayed)) == (8 + expected, expected)
@@ -342,8 +345,8 @@ def test_what_the_prm_knew_is_kept_better_with_replay(refresher, prm, solutions,
         reward_model.model.load_state_dict(known)
         again = refresher(Given(lambda text, k: 0.0), reward_model, refresh_epochs=10, refresh_replay=replay)
         observe(again, fresh)
-        found = again.refresh(1)
-        assert found["agreement_after"] > 0.8
+        actual = again.refresh(1)
+        assert actual["agreement_after"] > 0.8
         kept[replay] = scored(reward_model, solutions)
     alone, mixed = kept[None], kept[replay_file]
     assert cross_entropy(mixed) < 0.5 * cross_entropy(alone)
@@ -464,9 +467,9 @@ def test_a_format_with_one_value_per_token_is_trained_where_it_is_read(refresher
     one = refresher(reward_model=RewardModel(model, tokenizer, "prm", query_format=OneValue()), refresh_epochs=40)
     observe(one, solutions)
     before = scored(one.reward_model, solutions)
-    found = one.refresh(1)
-    assert found["loss_before"] == pytest.approx(cross_entropy(before), rel=1e-4)
-    assert found["agreement_after"] > 0.95
+    actual = one.refresh(1)
+    assert actual["loss_before"] == pytest.approx(cross_entropy(before), rel=1e-4)
+    assert actual["agreement_after"] > 0.95
 
 
 def test_values_of_a_third_class_count_in_the_agreement_as_in_the_scores(refresher, prm):
@@ -499,14 +502,14 @@ def trained(refresher, reward_model, solutions, **options) -> dict[str, torch.Te
 
 
 def test_the_global_random_state_is_neither_moved_nor_read(refresher, prm, solutions, replay_file):
-    found = []
+    actual = []
     for seed in (3, 4):
         reward_model = with_dropout(prm())
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        found.append(trained(refresher, reward_model, solutions, refresh_replay=replay_file))
+        actual.append(trained(refresher, reward_model, solutions, refresh_replay=replay_file))
         assert torch.equal(torch.get_rng_state(), before)
-    assert same(*found)
+    assert same(*actual)
 
 
 def test_dropout_is_on_in_training_and_each_refresh_draws_anew(refresher, prm, solutions):
@@ -551,20 +554,20 @@ def test_a_resumed_run_goes_on_exactly(refresher, prm, solutions, task, replay_f
         assert not refresher.due(3)
         observe(refresher, later[3:])
         assert refresher.due(4)
-        found = refresher.refresh(4)
-        assert (found.pop("seconds") > 0, refresher.version, found["rows"]) == (True, 2, 6)
-        return found, weights(refresher)
+        actual = refresher.refresh(4)
+        assert (actual.pop("seconds") > 0, refresher.version, actual["rows"]) == (True, 2, 6)
+        return actual, weights(refresher)
 
-    found, expected = go_on(one)
+    actual, expected = go_on(one)
     other = refresher(reward_model=with_dropout(prm(dtype=dtype)), seed=77, **options)
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     found_again, again = go_on(other)
-    assert found_again == found
+    assert found_again == actual
     assert same(again, expected)
     # The state is a copy: what was trained since has not moved it.
     third = refresher(reward_model=with_dropout(prm(dtype=dtype)), **options)
     third.load_state_dict(state)
-    assert go_on(third)[0] == found
+    assert go_on(third)[0] == actual
     fourth = refresher(reward_model=with_dropout(prm(dtype=dtype)), **options)
     fourth.load_state_dict(state)
     assert same(go_on(fourth)[1], expected)

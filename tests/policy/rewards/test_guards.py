@@ -92,8 +92,8 @@ def test_no_default_guard_hits_honest_steps(prompt, completion):
 
 def test_no_default_guard_hits_the_solutions_of_the_worked_example():
     task = Increasing()
-    found = [reasons(solution.completion, solution.prompt) for solution in task.demonstrations(20, seed=0)]
-    assert {reason for row in found for reason in row} == {None}
+    actual = [reasons(solution.completion, solution.prompt) for solution in task.demonstrations(20, seed=0)]
+    assert {reason for row in actual for reason in row} == {None}
 
 
 # --- Single guards, at their bounds.

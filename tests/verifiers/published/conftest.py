@@ -186,14 +186,14 @@ def rlhflow_path(make_checkpoint) -> Path:
 def changed(tmp_path) -> Callable[..., str]:
     """A copy of a checkpoint with other weights or configuration."""
 
-    def change(folder: Path, weights=lambda found: found, name: str | None = None, **config) -> str:
+    def change(folder: Path, weights=lambda actual: actual, name: str | None = None, **config) -> str:
         copy = tmp_path / (name or folder.name)
         copy.mkdir()
         for file in folder.iterdir():
             (copy / file.name).write_bytes(file.read_bytes())
         save_file(weights(load_file(folder / "model.safetensors")), copy / "model.safetensors")
-        found = json.loads((folder / "config.json").read_text()) | config
-        (copy / "config.json").write_text(json.dumps(found))
+        actual = json.loads((folder / "config.json").read_text()) | config
+        (copy / "config.json").write_text(json.dumps(actual))
         return str(copy)
 
     return change

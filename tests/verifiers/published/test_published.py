@@ -29,7 +29,10 @@ def test_value_heads_are_told_by_the_weights(skywork_path, changed):
     path = changed(skywork_path, architectures=["Qwen2ForRewardModel"])
     assert published.detect(AutoConfig.from_pretrained(path), path) == "skywork"
     path = changed(
-        skywork_path, lambda found: {k: v for k, v in found.items() if "v_head" not in k}, name="lm", architectures=None
+        skywork_path,
+        lambda weights: {k: v for k, v in weights.items() if "v_head" not in k},
+        name="lm",
+        architectures=None,
     )
     assert published.detect(AutoConfig.from_pretrained(path), path) is None
 
@@ -43,8 +46,8 @@ def test_sharded_weights_are_looked_up_in_their_index(skywork_path, tmp_path):
 
 
 def test_causal_lms_are_told_by_their_published_names_alone(math_shepherd_path, rlhflow_path, tmp_path):
-    for found in (math_shepherd_path, rlhflow_path):
-        path = shutil.copytree(found, tmp_path / f"generator-{found.name}")
+    for actual in (math_shepherd_path, rlhflow_path):
+        path = shutil.copytree(actual, tmp_path / f"generator-{actual.name}")
         assert published.detect(AutoConfig.from_pretrained(path), str(path)) is None
     name = "math-shepherd-mistral-7b-prm"
     for path in (
@@ -76,7 +79,7 @@ def test_an_unknown_family_is_refused_with_the_known_ones(qwen_path):
 
 
 def without(*endings: str):
-    return lambda found: {name: tensor for name, tensor in found.items() if not name.endswith(endings)}
+    return lambda actual: {name: tensor for name, tensor in actual.items() if not name.endswith(endings)}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ def test_missing_weights_are_named(family, names, first, request, changed):
 
 
 def test_weights_without_a_place_are_named(qwen_path, math_shepherd_path, changed):
-    path = changed(math_shepherd_path, lambda found: found | {"v_head.summary.weight": torch.zeros(1, 32)})
+    path = changed(math_shepherd_path, lambda actual: actual | {"v_head.summary.weight": torch.zeros(1, 32)})
     with pytest.raises(UserError, match=r"1 weights that MistralForCausalLM has no place for, v_head.summary.weight"):
         published.load(path)
     # the head of the language model that the PRM was made of is published, too, and nothing reads it
@@ -105,7 +108,7 @@ def test_weights_without_a_place_are_named(qwen_path, math_shepherd_path, change
 
 def test_weights_of_another_shape_are_refused(qwen_path, changed):
     path = changed(
-        qwen_path, lambda found: found | {"score.2.weight": torch.zeros(3, 32), "score.2.bias": torch.zeros(3)}
+        qwen_path, lambda actual: actual | {"score.2.weight": torch.zeros(3, 32), "score.2.bias": torch.zeros(3)}
     )
     with pytest.raises(UserError, match="cannot be loaded as a Qwen2ForProcessRewardModel"):
         published.load(path)
@@ -185,9 +188,9 @@ def test_what_stands_around_the_steps_does_not_matter(family, request, solutions
 def test_rows_without_steps_and_empty_steps(family, request):
     path = str(request.getfixturevalue(f"{family}_path"))
     verifier = RewardModel.from_pretrained(path, device="cpu", layout=family if family == "trl" else None)
-    found = verifier.score(["What?", "What?", "What?"], ["", "\n \n", "4"], [[], [(0, 0), (0, 3)], [(0, 1)]])
-    assert [len(values) for values in found] == [0, 2, 1]
-    assert all(0 <= value <= 1 for values in found for value in values)
+    actual = verifier.score(["What?", "What?", "What?"], ["", "\n \n", "4"], [[], [(0, 0), (0, 3)], [(0, 1)]])
+    assert [len(values) for values in actual] == [0, 2, 1]
+    assert all(0 <= value <= 1 for values in actual for value in values)
     assert verifier.score([], []) == []
 
 

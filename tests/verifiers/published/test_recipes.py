@@ -18,12 +18,12 @@ def check(path, solutions, recipe) -> None:
     prompts, completions, spans, texts = solutions
     verifier = RewardModel.from_pretrained(str(path), device="cpu")
     assert verifier.packing
-    found = verifier.score(prompts, completions, spans)
-    for prompt, steps, values in zip(prompts, texts, found, strict=True):
+    actual = verifier.score(prompts, completions, spans)
+    for prompt, steps, values in zip(prompts, texts, actual, strict=True):
         assert values == pytest.approx(recipe(prompt, steps), **CLOSE)
-    every = sum(found, [])
+    every = sum(actual, [])
     assert max(every) - min(every) > 0.05
-    assert all(abs(a - b) > 1e-4 for row in found for a, b in zip(row, row[1:], strict=False))
+    assert all(abs(a - b) > 1e-4 for row in actual for a, b in zip(row, row[1:], strict=False))
 
 
 def asked_tokens(path, solutions, family: str | None = None) -> set[str]:
@@ -169,12 +169,12 @@ def test_trl(trl_path, solutions, separator):
 
     model, tokenizer_, query_format = published.load(str(trl_path), "trl")
     prompts, completions, spans, texts = solutions
-    found = RewardModel(model, tokenizer_, "prm", query_format=type(query_format)(separator)).score(
+    actual = RewardModel(model, tokenizer_, "prm", query_format=type(query_format)(separator)).score(
         prompts, completions, spans
     )
-    for problem, steps, values in zip(prompts, texts, found, strict=True):
+    for problem, steps, values in zip(prompts, texts, actual, strict=True):
         assert values == pytest.approx(recipe(problem, steps), **CLOSE)
     if separator == query_format.separator:
         named = RewardModel.from_pretrained(str(trl_path), device="cpu", layout="trl")
-        assert named.score(prompts, completions, spans) == found
+        assert named.score(prompts, completions, spans) == actual
         assert asked_tokens(trl_path, solutions, "trl") == {"\n"}

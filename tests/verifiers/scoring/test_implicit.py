@@ -66,11 +66,11 @@ def token_log_ratios(models, tokenizer, prompt, completion) -> tuple[list[float]
 def test_rewards_and_probabilities_against_all_logits_of_each_row(verifier, models, task, tokenizer):
     prompts, completions = texts(task)
     rewards, scores = verifier.step_log_ratios(prompts, completions), verifier.score(prompts, completions)
-    for prompt, completion, found, probabilities in zip(prompts, completions, rewards, scores, strict=True):
+    for prompt, completion, actual, probabilities in zip(prompts, completions, rewards, scores, strict=True):
         ratios, _, start = token_log_ratios(models, tokenizer, prompt, completion)
         ends = [end + 1 - start for end in encode(tokenizer, prompt, completion, line_steps(completion)).step_ends]
         q = [BETA * sum(ratios[:end]) for end in ends]
-        assert found == pytest.approx([now - was for was, now in zip([0, *q], q, strict=False)], abs=1e-5)
+        assert actual == pytest.approx([now - was for was, now in zip([0, *q], q, strict=False)], abs=1e-5)
         assert probabilities == pytest.approx(torch.tensor(q).sigmoid().tolist(), abs=1e-5)
     assert max(sum(scores, [])) - min(sum(scores, [])) > 0.2
 
@@ -123,8 +123,8 @@ def test_beta_scales_the_rewards(verifier, models, task, tokenizer):
 
 def test_rows_without_steps(verifier):
     prompt = "Left to right, mod 20: 7 + 3\n"
-    found = verifier.score([prompt, prompt, prompt], ["", "\n \n", "7 + 3 = 10"])
-    assert [len(values) for values in found] == [0, 0, 1]
+    actual = verifier.score([prompt, prompt, prompt], ["", "\n \n", "7 + 3 = 10"])
+    assert [len(values) for values in actual] == [0, 0, 1]
     assert verifier.score([], []) == []
 
 

@@ -77,9 +77,9 @@ def test_logits_are_those_of_single_rows(config, attention):
         prefix = Prefix.of(model, rows[0].ids[:20].tolist())
         rest = [without_prefix(row, 20) for row in rows]
         for _ in range(2):  # the cache is left as it was
-            found = logits_at(model, collate(rest, 0, packing=True), prefix)
+            actual = logits_at(model, collate(rest, 0, packing=True), prefix)
             alone = torch.cat([model(row.ids[None]).logits[0, row.positions] for row in rows])
-            torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
+            torch.testing.assert_close(actual, alone, atol=1e-5, rtol=0)
 
 
 def test_a_model_without_such_a_cache_is_packed_instead():

@@ -28,8 +28,8 @@ def full_pass(verifier: RewardModel, prompt: str, completion: str) -> list[float
 
 def test_batches_equal_the_full_pass_of_each_row(verifier, task):
     prompts, completions = rows(task)
-    found = verifier.score(prompts, completions)
-    for prompt, completion, values in zip(prompts, completions, found, strict=True):
+    actual = verifier.score(prompts, completions)
+    for prompt, completion, values in zip(prompts, completions, actual, strict=True):
         assert values == pytest.approx(full_pass(verifier, prompt, completion), abs=1e-5)
 
 
@@ -46,9 +46,9 @@ def test_equal_rows_are_computed_once_and_answered_in_order(verifier, task):
     before = verifier.tokens_scored
     once = verifier.score(prompts, completions)
     spent = verifier.tokens_scored - before
-    found = verifier.score([prompts[i] for i in order], [completions[i] for i in order])
-    assert [len(values) for values in found] == [len(once[i]) for i in order]
-    for index, values in zip(order, found, strict=True):
+    actual = verifier.score([prompts[i] for i in order], [completions[i] for i in order])
+    assert [len(values) for values in actual] == [len(once[i]) for i in order]
+    for index, values in zip(order, actual, strict=True):
         assert values == pytest.approx(once[index], abs=1e-5)
     assert verifier.tokens_scored - before - spent < spent
 
@@ -103,9 +103,9 @@ def test_kind_opens_a_foreign_token_classifier(verifier_paths, tmp_path, tokeniz
 
 def test_batches_keep_to_the_budget_and_miss_nothing():
     rows = [[index] * length for index, length in enumerate([5, 1, 90, 5, 30, 31, 7])]
-    for found in (list(padded_batches(rows, 60)), list(packed_batches(rows, 60))):
-        assert sorted(sum(found, [])) == list(range(7))
-        assert found[0] == [2]  # longer than the budget: alone
+    for actual in (list(padded_batches(rows, 60)), list(packed_batches(rows, 60))):
+        assert sorted(sum(actual, [])) == list(range(7))
+        assert actual[0] == [2]  # longer than the budget: alone
     assert all(
         len(batch) == 1 or len(batch) * max(len(rows[i]) for i in batch) <= 60 for batch in padded_batches(rows, 60)
     )
@@ -114,6 +114,6 @@ def test_batches_keep_to_the_budget_and_miss_nothing():
 
 def test_a_run_of_shared_prefixes_is_cut_at_the_budget():
     rows = [[*range(20), 30 + index] for index in range(10)]
-    found = list(packed_batches(rows, 24))
+    actual = list(packed_batches(rows, 24))
     # the prefix counts once a batch: 21 + 3 x 1
-    assert [len(batch) for batch in found] == [4, 4, 2]
+    assert [len(batch) for batch in actual] == [4, 4, 2]

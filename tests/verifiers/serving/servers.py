@@ -127,9 +127,9 @@ def raw(server, request: bytes) -> bytes:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def wait_until(happens: Callable[[], bool], seconds: float = 60.0) -> None:

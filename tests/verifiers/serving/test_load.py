@@ -65,9 +65,9 @@ def together(local):
                 )
             verifier.go_on.set()
             assert first.result()[0] == 200
-            found = [(status, headers, json.loads(body)) for status, headers, body in (r.result() for r in replies)]
+            actual = [(status, headers, json.loads(body)) for status, headers, body in (r.result() for r in replies)]
         del verifier.asked[0]
-        return found, verifier
+        return actual, verifier
 
     return ask
 
@@ -82,8 +82,8 @@ def test_clients_that_come_during_a_pass_are_scored_together_and_each_gets_its_o
     assert verifier.asked == [completions], "one batch"
     for cut, (status, _, reply) in zip(cuts, replies, strict=True):
         assert status == 200
-        for found, wanted in zip(reply["scores"], local.score(prompts[cut], completions[cut]), strict=True):
-            assert found == pytest.approx(wanted, abs=1e-6)
+        for actual, wanted in zip(reply["scores"], local.score(prompts[cut], completions[cut]), strict=True):
+            assert actual == pytest.approx(wanted, abs=1e-6)
 
 
 def test_batch_rows_bounds_a_batch(together, task):
@@ -132,8 +132,8 @@ def test_ten_thousand_rows_are_one_request(local, task):
     assert status == 200
     assert [len(batch) for batch in recorded.asked] == [4000, 4000, 2000]
     wanted = local.score(prompts, completions)
-    for row, found in enumerate(reply["scores"]):
-        assert found == pytest.approx(wanted[row % 50], abs=1e-6)
+    for row, actual in enumerate(reply["scores"]):
+        assert actual == pytest.approx(wanted[row % 50], abs=1e-6)
 
 
 def test_text_of_any_script_comes_back_to_its_client(together, local):
@@ -216,8 +216,8 @@ def test_clients_that_are_slow_hold_up_nobody(local, monkeypatch, caplog):
                 head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(many)
                 connection.sendall(head + many)
         for _ in range(5):
-            (found,) = RemoteRewardModel(server.url, timeout=60).score([PROMPT], [COMPLETION])
-            assert found == pytest.approx(wanted[0], abs=1e-6)
+            (actual,) = RemoteRewardModel(server.url, timeout=60).score([PROMPT], [COMPLETION])
+            assert actual == pytest.approx(wanted[0], abs=1e-6)
         wait_until(lambda: server.requests >= 9)  # the unread answers are on their way
         assert sent(server, "GET", "/health")[0] == 200
     assert "timeout graceful shutdown exceeded" in caplog.text, "the server ends although they are still there"
@@ -285,8 +285,8 @@ def test_while_it_loads_the_server_says_so(slow_to_load, local):
             RemoteRewardModel(server.url, retries=0)
         server.loaded.set()
         assert ready.wait(60)
-        found = sent(server, "GET", "/health", headers=token)[1]
-        assert (found["status"], found["workers"], found["name"]) == ("ready", {"ready": 2, "of": 2}, "slow")
+        actual = sent(server, "GET", "/health", headers=token)[1]
+        assert (actual["status"], actual["workers"], actual["name"]) == ("ready", {"ready": 2, "of": 2}, "slow")
         client = RemoteRewardModel(server.url, token="s3cret")
         assert client.score([PROMPT], [COMPLETION]) == local.score([PROMPT], [COMPLETION])
 
@@ -366,29 +366,29 @@ def test_metrics_count_what_was_asked_and_answered(local, task):
         assert sent(server, "POST", "/score", b"{")[0] == 400
         assert sent(server, "POST", "/score", asked([PROMPT], [TOO_LONG]))[0] == 422
         assert sent(server, "GET", "/nowhere")[0] == 404
-        found = counts(server)
-    assert found["rlstep_serve_requests_total", "/score", "200"] == 2
-    assert found["rlstep_serve_requests_total", "/score", "400"] == 1
-    assert found["rlstep_serve_requests_total", "/score", "422"] == 1
-    assert found["rlstep_serve_requests_total", "other", "404"] == 1
-    assert found["rlstep_serve_rows_total",] == 5
-    assert found["rlstep_serve_tokens_total",] == local.tokens_scored - before > 0
-    assert found["rlstep_serve_batch_rows_bucket", "2.0"] == 1
-    assert found["rlstep_serve_batch_rows_sum",] == 5
-    assert found["rlstep_serve_batch_requests_sum",] == 2
-    assert found["rlstep_serve_score_seconds_count",] == 2
-    assert 0 < found["rlstep_serve_score_seconds_sum",] < 60
-    assert found["rlstep_serve_workers_ready",] == 1
-    assert found["rlstep_serve_worker_deaths_total",] == 0
+        actual = counts(server)
+    assert actual["rlstep_serve_requests_total", "/score", "200"] == 2
+    assert actual["rlstep_serve_requests_total", "/score", "400"] == 1
+    assert actual["rlstep_serve_requests_total", "/score", "422"] == 1
+    assert actual["rlstep_serve_requests_total", "other", "404"] == 1
+    assert actual["rlstep_serve_rows_total",] == 5
+    assert actual["rlstep_serve_tokens_total",] == local.tokens_scored - before > 0
+    assert actual["rlstep_serve_batch_rows_bucket", "2.0"] == 1
+    assert actual["rlstep_serve_batch_rows_sum",] == 5
+    assert actual["rlstep_serve_batch_requests_sum",] == 2
+    assert actual["rlstep_serve_score_seconds_count",] == 2
+    assert 0 < actual["rlstep_serve_score_seconds_sum",] < 60
+    assert actual["rlstep_serve_workers_ready",] == 1
+    assert actual["rlstep_serve_worker_deaths_total",] == 0
     with serving(verifier) as server, ThreadPoolExecutor(2) as threads:
         threads.submit(sent, server, "POST", "/score", SCORE)
         assert verifier.begun.wait(60)
         threads.submit(sent, server, "POST", "/score", asked(prompts, completions))
         wait_until(lambda: server.pool.queue.unfinished == 2)
-        found = counts(server)
-        assert found["rlstep_serve_queue_rows",] == 5
-        assert found["rlstep_serve_unfinished_requests",] == 2
-        assert found["rlstep_serve_rows_total",] == 0, "each server counts its own"
+        actual = counts(server)
+        assert actual["rlstep_serve_queue_rows",] == 5
+        assert actual["rlstep_serve_unfinished_requests",] == 2
+        assert actual["rlstep_serve_rows_total",] == 0, "each server counts its own"
         verifier.go_on.set()
 
 

@@ -52,9 +52,9 @@ def server(local):
 @pytest.fixture
 def waits(monkeypatch) -> list[float]:
     """The seconds waited between attempts, which the tests do not wait."""
-    found: list[float] = []
-    monkeypatch.setattr(remote.time, "sleep", found.append)
-    return found
+    actual: list[float] = []
+    monkeypatch.setattr(remote.time, "sleep", actual.append)
+    return actual
 
 
 # --- The same scores.
@@ -84,8 +84,8 @@ def test_every_float_survives():
             return [list(self.values)]
 
     with serving(Fixed()) as server:
-        (found,) = RemoteRewardModel(server.url).score(["p"], ["\n".join("abcdefg")])
-    assert [value.hex() for value in found] == [value.hex() for value in Fixed.values]
+        (actual,) = RemoteRewardModel(server.url).score(["p"], ["\n".join("abcdefg")])
+    assert [value.hex() for value in actual] == [value.hex() for value in Fixed.values]
 
 
 def test_another_tokenizer_and_text_beyond_ascii(tmp_path):
@@ -108,10 +108,10 @@ def test_another_tokenizer_and_text_beyond_ascii(tmp_path):
     steps = [(0, 9), (9, 16), (16, 19)]
     with serving(verifier) as server:
         client = RemoteRewardModel(server.url)
-        (found,) = client.score([PROMPT], [completion], [steps])
-        assert client.score([PROMPT], [completion]) == [found]
-    assert found == verifier.score([PROMPT], [completion], [steps])[0]
-    assert len(set(found)) == 3
+        (actual,) = client.score([PROMPT], [completion], [steps])
+        assert client.score([PROMPT], [completion]) == [actual]
+    assert actual == verifier.score([PROMPT], [completion], [steps])[0]
+    assert len(set(actual)) == 3
 
 
 def test_the_servers_boundary_finds_the_steps(local, server):
@@ -152,12 +152,12 @@ def test_requests_keep_to_the_servers_limit(local, task):
     prompts, completions = texts(task, 8)
     with serving(local, max_request_bytes=600) as server:
         client = RemoteRewardModel(server.url)
-        found = client.score(prompts, completions)
+        actual = client.score(prompts, completions)
         assert server.requests > 1
         assert server.rows == 8
         with pytest.raises(UserError, match=r"row 1 makes a request of \d+ bytes; .* takes 600\. Drop the row"):
             client.score([PROMPT, PROMPT], [COMPLETION, "7 + 3 = 10\n" * 100])
-    assert sum(found, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
+    assert sum(actual, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
 
 
 def test_nothing_asked_is_nothing_sent(server):
@@ -260,9 +260,9 @@ def test_a_missing_field_is_named():
     ],
 )
 def test_what_is_no_request_is_refused(server, body, reason):
-    status, found = sent(server, "POST", "/score", body)
+    status, actual = sent(server, "POST", "/score", body)
     assert status == 400
-    assert reason in found["error"]
+    assert reason in actual["error"]
 
 
 @pytest.mark.parametrize(
@@ -280,8 +280,8 @@ def test_what_is_no_request_is_refused(server, body, reason):
     ],
 )
 def test_other_addresses_and_methods(server, method, path, status):
-    found, reply = sent(server, method, path)
-    assert found == status
+    actual, reply = sent(server, method, path)
+    assert actual == status
     assert set(reply) == ({"error"} if method != "HEAD" else set())
 
 
@@ -404,8 +404,8 @@ def guarded(local):
 )
 def test_only_the_token_opens(guarded, path, given, status):
     method, body = ("POST", SCORE) if path == "/score" else ("GET", None)
-    found, _, reply = exchanged(guarded, method, path, body, {"Authorization": given}.items())
-    assert found == status
+    actual, _, reply = exchanged(guarded, method, path, body, {"Authorization": given}.items())
+    assert actual == status
     assert (b'{"error":' in reply) == (status != 200)
 
 
@@ -462,12 +462,12 @@ def test_refused_rows_are_numbered_as_the_caller_counts(server, local):
     client = RemoteRewardModel(server.url, batch_rows=2)
     long = "7 + 3 = 10\n" * 200
     rows = [PROMPT] * 6, ["7", "7", "8", "7", "9", long]
-    with pytest.raises(UserError) as found:
+    with pytest.raises(UserError) as actual:
         client.score(*rows)
     with pytest.raises(UserError) as wanted:
         local.score(*rows)
     assert str(wanted.value).startswith("row 5: ")
-    assert str(found.value) == f"{server.url} refuses the rows: {wanted.value}"
+    assert str(actual.value) == f"{server.url} refuses the rows: {wanted.value}"
     with pytest.raises(UserError, match=r"refuses the rows: field 'steps', row 2: \[1, 9\]"):
         client.score([PROMPT] * 3, ["7", "7", "8"], [[(0, 1)], [(0, 1)], [(1, 9)]])
 

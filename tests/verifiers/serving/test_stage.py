@@ -62,11 +62,11 @@ def interrupted(monkeypatch):
 def test_serve_says_where_and_counts(verifier_paths, local, task, interrupted, capsys, monkeypatch):
     monkeypatch.setenv("RLSTEP_SERVE_TOKEN", "s3cret")
     prompts, completions = texts(task, 4)
-    found = []
+    actual = []
 
     def ask(url):
         client = RemoteRewardModel(url, batch_rows=3)
-        found.extend(client.score(prompts, completions))
+        actual.extend(client.score(prompts, completions))
         with pytest.raises(UserError):
             client.score([PROMPT], ["7 + 3 = 10\n" * 200])
 
@@ -75,7 +75,7 @@ def test_serve_says_where_and_counts(verifier_paths, local, task, interrupted, c
     assert metrics == {"requests": 2, "rows": 4}
     assert capsys.readouterr().out == f"prm 'mine' at {server.url}, for requests with its token (Ctrl-C ends it)\n"
     assert urlsplit(server.url).hostname == "127.0.0.1"
-    assert sum(found, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
+    assert sum(actual, []) == pytest.approx(sum(local.score(prompts, completions), []), abs=1e-6)
     with pytest.raises(UserError, match="cannot be reached"):
         RemoteRewardModel(server.url, retries=0)
 
@@ -108,15 +108,15 @@ def test_serve_warns_of_an_open_server(verifier_paths, interrupted, caplog, caps
 
 def test_serve_takes_the_token_of_the_environment(verifier_paths, interrupted, monkeypatch):
     monkeypatch.setenv("RLSTEP_SERVE_TOKEN", "s3cret")
-    found = []
+    actual = []
 
     def ask(url):
         server = SimpleNamespace(port=urlsplit(url).port)
         for headers in ({}, {"Authorization": "Bearer s3cret"}):
-            found.append(exchanged(server, "GET", "/metrics", headers=headers.items())[0])
+            actual.append(exchanged(server, "GET", "/metrics", headers=headers.items())[0])
 
     interrupted(ServeConfig(verifier_paths["prm"], port=0), ask, loaded=False)
-    assert found == [401, 200]
+    assert actual == [401, 200]
 
 
 def test_serve_takes_ipv6(local):
@@ -234,9 +234,9 @@ def started(path: str, *options: str):
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
 def test_rlstep_serve_ends_at_ctrl_c_and_sigterm(verifier_paths, local, by):
     with started(verifier_paths["prm"]) as (process, url):
-        found = RemoteRewardModel(url()).score([PROMPT], [COMPLETION])
+        actual = RemoteRewardModel(url()).score([PROMPT], [COMPLETION])
         process.send_signal(by)
         out, err = process.communicate()
-    assert found == local.score([PROMPT], [COMPLETION])
+    assert actual == local.score([PROMPT], [COMPLETION])
     assert (process.returncode, out) == (0, "serve: requests 1, rows 1\n")
     assert "Traceback" not in err

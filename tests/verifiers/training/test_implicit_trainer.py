@@ -48,7 +48,7 @@ def test_the_loss_is_the_cross_entropy_of_the_whole_completions_log_ratio(tiny_l
     args = arguments(max_steps=3, save_strategy="no")
     trainer = ImplicitTrainer(tiny_lm, args, solutions, solutions, spec=SPEC)
     trainer.train()
-    found = trainer.evaluate()
+    actual = trainer.evaluate()
     reference, losses = AutoModelForCausalLM.from_pretrained(tiny_lm), []
     for solution in solutions:
         start = len(tokenizer(solution.prompt)["input_ids"])
@@ -60,8 +60,8 @@ def test_the_loss_is_the_cross_entropy_of_the_whole_completions_log_ratio(tiny_l
             ]
         q = float(logps[0] - logps[1])
         losses.append(math.log1p(math.exp(-q if solution.correct else q)))
-    assert found["eval_loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-4)
-    assert abs(found["eval_loss"] - math.log(2)) > 0.01
+    assert actual["eval_loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+    assert abs(actual["eval_loss"] - math.log(2)) > 0.01
 
 
 def first_step(tiny_lm, solutions, args, spec=SPEC) -> list[torch.Tensor]:
@@ -107,8 +107,8 @@ def test_mixed_precision(tiny_lm, solutions, arguments):
 
 
 def same_weights(folder: Path, tiny_lm) -> bool:
-    found, expected = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (folder, tiny_lm))
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    actual, expected = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (folder, tiny_lm))
+    return actual.keys() == expected.keys() and all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def test_the_reference_is_the_model_at_the_start(tiny_lm, solutions, arguments, tmp_path):
@@ -157,8 +157,8 @@ def test_the_reference_has_no_adapter(tiny_lm, solutions, arguments, tmp_path):
                 parameter.normal_()
     trainer = ImplicitTrainer(model, arguments(), solutions, spec=SPEC)
     plain = ImplicitTrainer(tiny_lm, arguments(), solutions, spec=SPEC)
-    for (found,), (expected,) in zip(trainer.train_dataset, plain.train_dataset, strict=True):
-        torch.testing.assert_close(found.reference, expected.reference, atol=1e-5, rtol=0)
+    for (actual,), (expected,) in zip(trainer.train_dataset, plain.train_dataset, strict=True):
+        torch.testing.assert_close(actual.reference, expected.reference, atol=1e-5, rtol=0)
     save_reference(trainer.model, tmp_path / "reference")
     assert same_weights(tmp_path / "reference", tiny_lm)
 

@@ -85,7 +85,7 @@ def test_labels_keep_their_type_under_deepspeed_and_bfloat16(tiny_lm, solutions,
 @pytest.mark.parametrize(("trainer_class", "kind"), [(PRMTrainer, "prm"), (ORMTrainer, "orm")])
 def test_evaluation_is_that_of_a_pass_over_single_rows(tiny_lm, solutions, arguments, tokenizer, trainer_class, kind):
     trainer = trainer_class(tiny_lm, arguments(per_device_eval_batch_size=5), None, solutions)
-    found = trainer.evaluate()
+    actual = trainer.evaluate()
     features, _ = train_features(kind, solutions, tokenizer, None)
     margins, finals = [], []
     with torch.no_grad():
@@ -95,16 +95,16 @@ def test_evaluation_is_that_of_a_pass_over_single_rows(tiny_lm, solutions, argum
             finals.append((margins[-1][-1] >= 0) == (feature.targets[-1] >= 0.5))
     targets = torch.cat([feature.targets for feature in features])
     loss = torch.nn.functional.binary_cross_entropy_with_logits(torch.cat(margins), targets)
-    assert found["eval_loss"] == pytest.approx(loss.item(), abs=1e-5)
-    assert found["eval_positions"] == len(targets)
-    assert found["eval_accuracy"] == pytest.approx(
+    assert actual["eval_loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert actual["eval_positions"] == len(targets)
+    assert actual["eval_accuracy"] == pytest.approx(
         ((torch.cat(margins) >= 0) == (targets >= 0.5)).float().mean().item()
     )
     right, wrong = torch.cat(margins)[targets >= 0.5], torch.cat(margins)[targets < 0.5]
     pairs = (right[:, None] > wrong).float() + 0.5 * (right[:, None] == wrong)
-    assert found["eval_auroc"] == pytest.approx(pairs.mean().item(), abs=1e-4)
+    assert actual["eval_auroc"] == pytest.approx(pairs.mean().item(), abs=1e-4)
     if kind == "orm":
-        assert found["eval_final_accuracy"] == pytest.approx(np.mean(finals))
+        assert actual["eval_final_accuracy"] == pytest.approx(np.mean(finals))
 
 
 @pytest.mark.parametrize(("stage", "config", "kind"), [(prm, PRMConfig, "prm"), (orm, ORMConfig, "orm")])
@@ -257,13 +257,18 @@ def test_a_resumed_adapter_ends_with_the_same_weights(dtype, tiny_lm, data, argu
 def test_a_folder_holds_one_verifier(tiny_lm, data, arguments, tmp_path):
     """A run into the folder of another one leaves nothing that would be read in its place."""
     out = tmp_path / "out"
-    found = []
+    actual = []
     for options in ({}, {"use_peft": True, "merge_adapter": False}, {"use_peft": True}, {}):
         prm(PRMConfig(tiny_lm, data, **options), arguments(max_steps=1, save_strategy="no"))
-        found.append(sorted(path.name for path in out.glob("*.safetensors")))
+        actual.append(sorted(path.name for path in out.glob("*.safetensors")))
         assert (out / "adapter_config.json").exists() == ("merge_adapter" in options)
         assert RewardModel.from_pretrained(str(out)).kind == "prm"
-    assert found == [["model.safetensors"], ["adapter_model.safetensors"], ["model.safetensors"], ["model.safetensors"]]
+    assert actual == [
+        ["model.safetensors"],
+        ["adapter_model.safetensors"],
+        ["model.safetensors"],
+        ["model.safetensors"],
+    ]
 
 
 def test_an_adapter_needs_a_base_that_stays(tiny_lm, data, arguments, tmp_path):
@@ -338,9 +343,9 @@ def test_an_evaluation_leaves_out_what_it_cannot_judge_whole(tiny_lm, tokenizer,
     assert cut.eval_counts["rows_too_long"] == len(solutions) - len(kept) > 0
     expected = trainer_class(cut.model, arguments(), None, kept).evaluate()
     timed = ("time", "per_second")
-    found = {name: value for name, value in cut.evaluate().items() if not any(word in name for word in timed)}
-    assert {"eval_positions", "eval_accuracy"} <= set(found)
-    assert found == pytest.approx({name: expected[name] for name in found})
+    actual = {name: value for name, value in cut.evaluate().items() if not any(word in name for word in timed)}
+    assert {"eval_positions", "eval_accuracy"} <= set(actual)
+    assert actual == pytest.approx({name: expected[name] for name in actual})
 
 
 @pytest.mark.parametrize(
