@@ -32,20 +32,21 @@ IDENTITY = {
         train_sampling_strategy use_cache use_liger_kernel warmup_steps weight_decay
     """,
     StepPPOConfig: """
-        advantage beta cache_implementation cast_lm_head_to_fp32 chat_template_kwargs critic critic_trunk_scale delta
-        disable_dropout entropy_coef entropy_coef_delta entropy_coef_max entropy_coef_min entropy_target epsilon
-        epsilon_high gamma generation_batch_size generation_kwargs importance_sampling_level kept_logits_gib kl
-        kl_estimator lam loss_type mask_truncated_completions max_completion_length max_tool_calling_iterations min_p
-        model_init_kwargs multi_objective_aggregation num_generations num_iterations off_policy_mask_threshold packing
-        pad_to_multiple_of
-        ref_model_mixup_alpha ref_model_sync_steps repetition_penalty reward_weights router_aux_loss_coef
-        sapo_temperature_neg sapo_temperature_pos scale_rewards shuffle_dataset step_baseline step_discount
-        steps_per_generation sync_ref_model temperature top_entropy_quantile top_k top_p
-        transformers_continuous_batching_config truncated trust_remote_code use_adaptive_entropy use_bias_correction_kl
-        use_transformers_continuous_batching use_transformers_paged use_vllm value_clip vespo_k_neg vespo_k_pos
-        vespo_lambda_neg vespo_lambda_pos vf_coef vine_rollouts vllm_importance_sampling_cap
-        vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min vllm_importance_sampling_correction
-        vllm_importance_sampling_mode vllm_structured_outputs_regex whiten_advantages whiten_rewards
+        advantage beta cache_implementation cast_lm_head_to_fp32 centre_wrong chat_template_kwargs critic
+        critic_trunk_scale delta disable_dropout entropy_coef entropy_coef_delta entropy_coef_max
+        entropy_coef_min entropy_target epsilon epsilon_high gamma generation_batch_size generation_kwargs
+        importance_sampling_level keep_samples keep_wrong kept_logits_gib kl kl_estimator lam loss_type
+        mask_truncated_completions max_completion_length max_tool_calling_iterations min_p model_init_kwargs
+        multi_objective_aggregation num_generations num_iterations off_policy_mask_threshold packing
+        pad_to_multiple_of ref_model_mixup_alpha ref_model_sync_steps repetition_penalty reward_weights
+        router_aux_loss_coef sapo_temperature_neg sapo_temperature_pos scale_rewards shuffle_dataset
+        step_baseline step_discount steps_per_generation sync_ref_model temperature top_entropy_quantile top_k
+        top_p transformers_continuous_batching_config truncated trust_remote_code use_adaptive_entropy
+        use_bias_correction_kl use_transformers_continuous_batching use_transformers_paged use_vllm value_clip
+        vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos vf_coef vine_rollouts
+        vllm_importance_sampling_cap vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min
+        vllm_importance_sampling_correction vllm_importance_sampling_mode vllm_structured_outputs_regex
+        whiten_advantages whiten_rewards
     """,
     SFTArguments: """
         assistant_only_loss chat_template_path completion_only_loss dataset_kwargs dataset_text_field eos_token

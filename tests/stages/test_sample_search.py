@@ -177,7 +177,7 @@ def test_steps_are_those_that_the_prm_was_taught(rows_of, scripted):
 
 
 @pytest.mark.usefixtures("scripted")
-@pytest.mark.parametrize("calls", [1, 9, 20])
+@pytest.mark.parametrize("calls", [1, 9, 28])
 def test_a_killed_search_continues_to_the_same_rows(config, rows_of, monkeypatch, calls):
     whole = rows_of()
     with monkeypatch.context() as patch:
@@ -186,7 +186,7 @@ def test_a_killed_search_continues_to_the_same_rows(config, rows_of, monkeypatch
             sample(config)
     kept = len([*Path(config.out + ".partial").glob("*.jsonl")])
     assert kept < 3
-    assert kept > 0 or calls < 20
+    assert kept > 0 or calls < 28
     sample(config)
     assert [json.loads(line) for line in Path(config.out).read_text().splitlines()] == whole
 
