@@ -11,7 +11,7 @@ from rlstep.tasks.base import Check, Grader, Task
 __all__ = ["Check", "Grader", "Task", "get", "task_faults"]
 
 # Those that generate their problems, and read none.
-GENERATED = ("arithmetic", "increasing", "increasing_words", "word_problems")
+GENERATED = ("arithmetic", "increasing", "increasing_words", "rises_words", "word_problems")
 NAMES = (*GENERATED, "gsm8k", "math", "answers")
 GROUP = "rlstep.tasks"
 TASK_HELP = f"One of {', '.join(NAMES)}, or your own as package.module:Class."
@@ -73,6 +73,10 @@ def get(
         from rlstep.tasks.increasing_words import IncreasingWords
 
         return IncreasingWords()
+    if name == "rises_words":
+        from rlstep.tasks.rises_words import RisesWords
+
+        return RisesWords()
     if name == "word_problems":
         from rlstep.tasks.word_problems import WordProblems
 

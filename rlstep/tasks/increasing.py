@@ -74,7 +74,7 @@ class Increasing:
         while len(sequences) < n:
             rises = len(sequences) % 2 == 0
             sequence = draw(rng, rng.randint(*LENGTHS[split]), rises)
-            if _belongs(sequence, split):
+            if belongs(sequence, split):
                 sequences.setdefault(tuple(sequence), rises)
         drawn = list(sequences.items())
         rng.shuffle(drawn)
@@ -186,7 +186,7 @@ def _numbers_match(step: re.Match, sequence: list[int], i: int) -> bool:
     return (step[2], step[3]) == (str(sequence[i]), str(sequence[i - 1]))
 
 
-def _belongs(sequence: list[int], split: str) -> bool:
+def belongs(sequence: list[int], split: str) -> bool:
     """Whether a sequence is of the split: a property of its text, so no seed can make train and test overlap."""
     if split not in ("train", "test"):
         return True
