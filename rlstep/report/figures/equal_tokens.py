@@ -12,7 +12,7 @@ from rlstep.report.figures.drawing import band, label_ends, save, set_title, sho
 from rlstep.report.picks import picks
 from rlstep.report.style import GREEN, ORANGE, PINK, STYLE, VERMILION
 
-HEIGHT_IN = 5.2
+HEIGHT_IN, ROW_IN, COLUMNS = 5.2, 0.2, 4  # ROW_IN, COLUMNS: of the legend
 MARKERS, COLOURS = ("D", "s", "^", "v", "P"), (VERMILION, GREEN, PINK, ORANGE)
 
 
@@ -47,9 +47,11 @@ def draw_equal_tokens(curves: dict, tokens: list[float], figures: dict, path: st
         for (name, one), (marker, colour) in zip(figures["searches"].items(), styles, strict=False):
             _point(axes, one["tokens"], one["accuracy"][by]["search"], marker, colour, name)
         title = f"searches, picked by {tables.curve_head(by, tables.curve_names(curves))}"
-        # Above the axes: within them there may be points anywhere.
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 4, "alignment": "left"}
-        axes.legend(**place, frameon=False, fontsize=8.5, title=title)
+        # Between title and axes, whose layout leaves the room: within the axes there may be points anywhere.
+        rows = 1 + -(-len(figures["searches"]) // COLUMNS)
+        figure.get_layout_engine().set(rect=(0, 0, 1, 1 - rows * ROW_IN / HEIGHT_IN))
+        place = {"loc": "upper left", "bbox_to_anchor": (0, 0.955), "ncols": COLUMNS, "alignment": "left"}
+        figure.legend(**place, frameon=False, fontsize=8.5, title=title)
         show_shares(axes)
         axes.set_xscale("log", base=2)
         axes.set_xticks(tokens)
