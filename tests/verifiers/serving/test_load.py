@@ -184,10 +184,18 @@ def test_bodies_are_held_up_to_a_bound(local, monkeypatch):
     monkeypatch.setattr(server_module, "HELD_REQUESTS", 2)
     with serving(local, max_request_bytes=1000) as server:
         assert sent(server, "POST", "/score", SCORE)[0] == 200
-        halves = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
-        for half in halves:
-            half.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + b" " * 950)
-        wait_until(lambda: exchanged(server, "POST", "/score", SCORE + b" " * 700)[0] == 429)
+        halves = []
+
+        def no_room_is_left() -> bool:
+            """Of two half requests and a whole one; the half ones again where the whole one came before them."""
+            for half in halves:
+                half.close()
+            halves[:] = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
+            for half in halves:
+                half.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + b" " * 950)
+            return exchanged(server, "POST", "/score", SCORE + b" " * 700)[0] == 429
+
+        wait_until(no_room_is_left)
         status, headers, reply = exchanged(server, "POST", "/score", SCORE + b" " * 700)
         assert (status, headers["retry-after"]) == (429, "1")
         assert json.loads(reply)["error"] == "the server holds requests of 2000 bytes, as many as it can."
