@@ -89,12 +89,7 @@ def rloo(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: float = 1.
         ValueError: shapes differ, a mask has a gap, B is not a multiple of group_size, group_size below 2, or gamma
             outside [0, 1].
     """
-    check_shapes(rewards_BT=rewards_BT, mask_BT=mask_BT)
-    check_left_contiguous(mask_BT, "mask_BT")
-    check_groups(len(mask_BT), group_size)
-    _check_fractions(gamma=gamma)
-    mask_BT = mask_BT.bool()
-    G_BT = _discounted_sums(kept(rewards_BT, mask_BT), gamma)
+    G_BT, mask_BT = _group_returns(rewards_BT, mask_BT, group_size, gamma)
     total_PK = G_BT.sum(dim=1).view(-1, group_size)
     longest_P1 = mask_BT.sum(dim=1).view(-1, group_size).amax(dim=1, keepdim=True)
     others_PK = total_PK.sum(dim=1, keepdim=True) - total_PK
@@ -126,12 +121,7 @@ def mean_return(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: flo
     Raises:
         ValueError: as `rloo`.
     """
-    check_shapes(rewards_BT=rewards_BT, mask_BT=mask_BT)
-    check_left_contiguous(mask_BT, "mask_BT")
-    check_groups(len(mask_BT), group_size)
-    _check_fractions(gamma=gamma)
-    mask_BT = mask_BT.bool()
-    G_BT = _discounted_sums(kept(rewards_BT, mask_BT), gamma)
+    G_BT, mask_BT = _group_returns(rewards_BT, mask_BT, group_size, gamma)
     means_B = kept(G_BT, mask_BT).sum(dim=1) / mask_BT.sum(dim=1).clamp_min(1)
     baseline_B = means_B.view(-1, group_size).mean(dim=1).repeat_interleave(group_size)
     return kept(G_BT - baseline_B[:, None], mask_BT)
@@ -263,6 +253,16 @@ def group(
         variance_B1 = _group_variance(pad(process_BS, (0, 1)) + outcome_B[:, None], counted_BS, group_size)
     std_B1 = variance_B1.sqrt() + _STD_EPS
     return process_BS / std_B1, outcome_B / std_B1[:, 0]
+
+
+def _group_returns(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: float) -> tuple[Tensor, Tensor]:
+    """(each token's return, the mask as bool), of arguments that it has checked."""
+    check_shapes(rewards_BT=rewards_BT, mask_BT=mask_BT)
+    check_left_contiguous(mask_BT, "mask_BT")
+    check_groups(len(mask_BT), group_size)
+    _check_fractions(gamma=gamma)
+    mask_BT = mask_BT.bool()
+    return _discounted_sums(kept(rewards_BT, mask_BT), gamma), mask_BT
 
 
 def _check_fractions(**numbers: float) -> None:

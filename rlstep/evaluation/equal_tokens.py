@@ -161,18 +161,18 @@ def _figures(data: CountedSamples, search: CountedSamples, trials: int, seed: in
     solutions = fewest_samples(search.scored)[1]
     n: float | None = search.tokens_per_problem / data.tokens_per_sample
     n = n if n <= fewest_samples(data.scored)[1] else None
-    found = curves_of(search.scored, [solutions], trials, seed)
+    searched = curves_of(search.scored, [solutions], trials, seed)
     order = [search.scored.ids.index(name) for name in data.scored.ids]
     samples = _accuracy_at(data.scored, n, trials, seed) if n is not None else {}
-    names = [name for name in found if name in samples] if n is not None else [*found]
+    names = [name for name in searched if name in samples] if n is not None else [*searched]
     accuracy = {}
     for name in names:
-        found_P = found[name].problems_PN[order, 0]
+        searched_P = searched[name].problems_PN[order, 0]
         picked_P = samples.get(name)
         accuracy[name] = {
-            "search": _interval(found_P),
+            "search": _interval(searched_P),
             "best_of_n": None if picked_P is None else _interval(picked_P),
-            "difference": None if picked_P is None else _interval(found_P - picked_P, low=-1),
+            "difference": None if picked_P is None else _interval(searched_P - picked_P, low=-1),
         }
     return {"solutions": solutions, "tokens": search.tokens_per_problem, "n": n, "accuracy": accuracy}
 

@@ -91,19 +91,19 @@ class GuidedSearch:
         samples = Counter(problem.id for problem, _ in batch)
         problems = {problem.id: problem for problem, _ in batch}
         tokens: Counter[str] = Counter()
-        found: dict[str, list[Beam]] = {name: [] for name in problems}
+        over: dict[str, list[Beam]] = {name: [] for name in problems}
         beams = self._roots(problems, samples)
         for step in range(self.options.search_steps):
             last = step + 1 == self.options.search_steps
             beams = self._scored(self._written(beams, step, last, tokens))
             for beam in beams:
                 if self._is_over(beam):
-                    found[beam.problem.id].append(beam)
+                    over[beam.problem.id].append(beam)
             beams = self._kept([beam for beam in beams if not self._is_over(beam)])
             if not beams:
                 break
         shares = {name: _shares(tokens[name], samples[name]) for name in problems}
-        return [self._solution(found[p.id][sample], sample, shares[p.id][sample]) for p, sample in batch]
+        return [self._solution(over[p.id][sample], sample, shares[p.id][sample]) for p, sample in batch]
 
     def _roots(self, problems: dict[str, Problem], samples: Counter[str]) -> list[Beam]:
         """The empty beams of each problem, as many as it gets samples."""

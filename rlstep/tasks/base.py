@@ -1,8 +1,10 @@
 """What a task is: problems, demonstrations to start from, an exact checker, and a model small enough to train here."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import problem_text
 from rlstep.steps.records import Problem, Solution, Span
@@ -64,3 +66,15 @@ def checked(task: Task, solution: Solution) -> Solution:
     solution.steps, solution.labels = check.steps, check.labels
     solution.answer, solution.correct = check.answer, check.correct
     return solution
+
+
+def check_draw(task: str, split: str, splits: Iterable[str], n: int, largest: int) -> None:
+    """Refuses to draw from a split that a task that makes its problems has not, or more than it could make.
+
+    Raises:
+        UserError: there is no such split, or n is above `largest`.
+    """
+    if split not in splits:
+        raise UserError(f"{task} has no split '{split}'; there are {', '.join(splits)}.")
+    if n > largest:
+        raise UserError(f"{task} has at most {largest} problems a split, but {n} were asked for.")

@@ -23,11 +23,10 @@ import random
 import re
 from collections.abc import Callable
 
-from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.prompts import Prompt
 from rlstep.steps.records import Problem, Solution
-from rlstep.tasks.base import Check
+from rlstep.tasks.base import Check, check_draw
 
 NUMBERS = 20
 LENGTHS = {"train": (4, 8), "test": (4, 8), "ood": (9, 12)}
@@ -65,10 +64,7 @@ class Increasing:
     boundary = Boundary("line")
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
-        if split not in LENGTHS:
-            raise UserError(f"{self.name} has no split '{split}'; there are {', '.join(LENGTHS)}.")
-        if n > LARGEST:
-            raise UserError(f"{self.name} has at most {LARGEST} problems a split, but {n} were asked for.")
+        check_draw(self.name, split, LENGTHS, n, LARGEST)
         rng = random.Random(f"{split} {seed}")
         sequences: dict[tuple[int, ...], bool] = {}
         while len(sequences) < n:

@@ -19,11 +19,10 @@ the demonstrations is the one of `rlstep.tasks.increasing`; two slips of opposit
 import random
 import re
 
-from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.prompts import Prompt, problem_text
 from rlstep.steps.records import Problem, Solution
-from rlstep.tasks.base import Check
+from rlstep.tasks.base import Check, check_draw
 from rlstep.tasks.increasing import ANSWER, LARGEST, LENGTHS, NUMBERS, Comparer, belongs, greater, pupil
 
 QUESTION = "How many of these numbers are greater than the one before: "
@@ -42,10 +41,7 @@ class RisesWords:
     boundary = Boundary("line")
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
-        if split not in LENGTHS:
-            raise UserError(f"{self.name} has no split '{split}'; there are {', '.join(LENGTHS)}.")
-        if n > LARGEST:
-            raise UserError(f"{self.name} has at most {LARGEST} problems a split, but {n} were asked for.")
+        check_draw(self.name, split, LENGTHS, n, LARGEST)
         rng = random.Random(f"{self.name} {split} {seed}")
         sequences: dict[tuple[int, ...], None] = {}
         while len(sequences) < n:

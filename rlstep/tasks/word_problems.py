@@ -20,11 +20,10 @@ import hashlib
 import random
 import re
 
-from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.prompts import Prompt, problem_text
 from rlstep.steps.records import Problem, Solution
-from rlstep.tasks.base import Check
+from rlstep.tasks.base import Check, check_draw
 from rlstep.tasks.stories import NAMES, SENTENCES, THINGS, Operation, calculate, draw_story, read_story, results_of
 
 STEPS = {"train": (2, 4), "test": (2, 4), "ood": (5, 6)}
@@ -43,10 +42,7 @@ class WordProblems:
     boundary = Boundary("line")
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
-        if split not in STEPS:
-            raise UserError(f"word_problems has no split '{split}'; there are {', '.join(STEPS)}.")
-        if n > LARGEST:
-            raise UserError(f"word_problems has at most {LARGEST} problems a split, but {n} were asked for.")
+        check_draw(self.name, split, STEPS, n, LARGEST)
         rng = random.Random(f"{split} {seed}")
         low, high = STEPS[split]
         stories: dict[str, None] = {}

@@ -119,12 +119,12 @@ def common_shape(every: Sequence[Reached]) -> tuple[int, int]:
 
 def accuracies(measured: Reached) -> dict:
     """A series for paper.json: accuracies of the answer and of all steps, over seeds and of each seed."""
-    found = {
+    curve = {
         "accuracy": over_seeds(measured.accuracy),
         "clean": over_seeds(measured.by_seed(lambda one: one.clean)),
         "accuracy_of_seeds": measured.accuracy,
     }
-    return found | ({"not_measured": measured.reasons} if measured.reasons else {})
+    return curve | ({"not_measured": measured.reasons} if measured.reasons else {})
 
 
 def over_seeds(values: BySeed) -> dict[str, list[float | None]]:

@@ -59,25 +59,25 @@ def _synthetic(_, all_series: Sequence[Series], measured: Mapping[str, Reached])
 
 def _active(runs: Sequence[Path], all_series: Sequence[Series], measured: Mapping[str, Reached]) -> dict:
     labels = {one.name: labels_used(runs, one) for one in all_series}
-    found = {one.name: _sizes(one) | accuracies(measured[one.name]) for one in all_series}
+    by_series = {one.name: _sizes(one) | accuracies(measured[one.name]) for one in all_series}
     for name, used in labels.items():
-        found[name] |= {"labels_of_seeds": used}
+        by_series[name] |= {"labels_of_seeds": used}
     for name, compared in efficiencies(labels, measured).items():
-        found[name] |= _in_json(compared)
-    return {"series": found}
+        by_series[name] |= _in_json(compared)
+    return {"series": by_series}
 
 
 def _monte_carlo(runs: Sequence[Path], all_series: Sequence[Series], measured: Mapping[str, Reached]) -> dict:
     costs = {one.name: rollout_costs(runs, one) for one in all_series}
-    found = {}
+    by_series = {}
     for one in all_series:
         cost = costs[one.name]
         means = {name: over_seeds(cost[name]) for name in ("rollouts_per_solution", "agreement")}
         of_seeds = {f"{name}_of_seeds": values for name, values in cost.items()}
-        found[one.name] = _sizes(one) | accuracies(measured[one.name]) | means | of_seeds
-    if BY_HALVES in found:
-        found[BY_HALVES]["fewer_rollouts"] = fewer_rollouts(costs)
-    return {"series": found, "unequal_tokens": unequal_tokens(runs, costs, all_series)}
+        by_series[one.name] = _sizes(one) | accuracies(measured[one.name]) | means | of_seeds
+    if BY_HALVES in by_series:
+        by_series[BY_HALVES]["fewer_rollouts"] = fewer_rollouts(costs)
+    return {"series": by_series, "unequal_tokens": unequal_tokens(runs, costs, all_series)}
 
 
 _SUMMARIES = {"synthetic": _synthetic, "active": _active, "monte_carlo": _monte_carlo}

@@ -44,27 +44,27 @@ def _paper_and_lab(summary: dict) -> str:
     return tables.table(["finding", "paper", "lab"], rows)
 
 
-def _synthetic_findings(found: dict) -> Iterator[list[str]]:
+def _synthetic_findings(experiment: dict) -> Iterator[list[str]]:
     for gap, (a, b) in GAPS.items():
-        means = [mean for mean in found[gap]["mean"] if mean is not None]
+        means = [mean for mean in experiment[gap]["mean"] if mean is not None]
         above = f"above 0 at {sum(mean > 0 for mean in means)} of {len(means)} sizes"
-        at_most = f"{_at(found[gap], -1)} at {found['series'][a]['sizes'][-1]} per problem"
+        at_most = f"{_at(experiment[gap], -1)} at {experiment['series'][a]['sizes'][-1]} per problem"
         yield [f"{_WORDS[a]} minus {_WORDS[b]}", "above 0 at every size", f"{at_most}; {above}"]
 
 
-def _active_findings(found: dict) -> Iterator[list[str]]:
-    by_rule = found["series"][CONVINCING]
+def _active_findings(experiment: dict) -> Iterator[list[str]]:
+    by_rule = experiment["series"][CONVINCING]
     yield ["active learning against uniform, slope ratio", "2.6", _interval(by_rule["slope_ratio"])]
     yield ["active learning against uniform, label factor", "not in it", _interval(by_rule["label_factor"])]
 
 
-def _monte_carlo_findings(found: dict) -> Iterator[list[str]]:
-    exact = _at(found["series"][EXACT.name]["accuracy"], 0)
-    for name, one in found["series"].items():
+def _monte_carlo_findings(experiment: dict) -> Iterator[list[str]]:
+    exact = _at(experiment["series"][EXACT.name]["accuracy"], 0)
+    for name, one in experiment["series"].items():
         if name != EXACT.name:
             reached = f"{_at(one['accuracy'], -1)}, exact labels {exact}"
             yield [f"rollouts, {one['label']}, K = {one['sizes'][-1]}", "not in it", reached]
-    if halves := found["series"].get(BY_HALVES):
+    if halves := experiment["series"].get(BY_HALVES):
         ratio = halves["fewer_rollouts"]
         times = ", ".join(f"{_at(ratio, place)} at K = {size}" for place, size in enumerate(halves["sizes"]))
         yield ["search by halves, times fewer rollouts than step by step", "not in it", times]
@@ -74,14 +74,14 @@ _FINDINGS = {"synthetic": _synthetic_findings, "active": _active_findings, "mont
 
 
 def _synthetic_table(summary: dict, all_series: Sequence[Series]) -> str:
-    found = summary["synthetic"]
+    experiment = summary["synthetic"]
     gap_heads = [f"{_WORDS[a]} minus {_WORDS[b]}" for a, b in GAPS.values()]
     head = ["solutions per problem", *(one.label for one in all_series), *gap_heads]
     rows = [
         [
             str(size),
-            *(_at(found["series"][one.name]["accuracy"], place) for one in all_series),
-            *(_at(found[gap], place) for gap in GAPS),
+            *(_at(experiment["series"][one.name]["accuracy"], place) for one in all_series),
+            *(_at(experiment[gap], place) for gap in GAPS),
         ]
         for place, size in enumerate(all_series[0].sizes)
     ]
@@ -89,12 +89,12 @@ def _synthetic_table(summary: dict, all_series: Sequence[Series]) -> str:
 
 
 def _active_table(summary: dict, all_series: Sequence[Series]) -> str:
-    found = summary["active"]["series"]
+    by_series = summary["active"]["series"]
     budgets = all_series[0].sizes
     head = ["selection", *(f"{size:,} labels" for size in budgets), "slope ratio", "label factor"]
     rows = []
     for one in all_series:
-        measured = found[one.name]
+        measured = by_series[one.name]
         compared = ["1", "1"] if one.name == UNIFORM else [
             _interval(measured[name]) for name in ("slope_ratio", "label_factor")
         ]  # fmt: skip
@@ -103,12 +103,12 @@ def _active_table(summary: dict, all_series: Sequence[Series]) -> str:
 
 
 def _monte_carlo_table(summary: dict, all_series: Sequence[Series]) -> str:
-    found = summary["monte_carlo"]["series"]
+    by_series = summary["monte_carlo"]["series"]
     head = ["labels", "K", f"best of {summary['best_of']}", "clean", "solutions labelled", "tokens",
             "rollouts per solution", "agreement", "fewer rollouts"]  # fmt: skip
     rows = []
     for one in all_series:
-        measured = found[one.name]
+        measured = by_series[one.name]
         for place, size in enumerate(one.sizes):
             of_all = f"{_mean(measured, 'solutions', place)} of {_mean(measured, 'selected', place)}"
             rows.append(
@@ -126,19 +126,19 @@ def _monte_carlo_table(summary: dict, all_series: Sequence[Series]) -> str:
 _TABLES = {"synthetic": _synthetic_table, "active": _active_table, "monte_carlo": _monte_carlo_table}
 
 
-def _remarks(found: dict, all_series: Sequence[Series]) -> Iterator[str]:
+def _remarks(experiment: dict, all_series: Sequence[Series]) -> Iterator[str]:
     """What was not measured and why, and where tokens are not equal."""
     of_name = {one.name: one for one in all_series}
     lines = [
         f"- {NOT_MEASURED}: {of_name[name].in_words(one['size'])}, {one['seed']}: {one['reason']}"
-        for name, measured in found["series"].items()
+        for name, measured in experiment["series"].items()
         for one in measured.get("not_measured", ())
     ]
-    for name, measured in found["series"].items():
+    for name, measured in experiment["series"].items():
         if lines and "fitted_sizes" in measured and len(measured["fitted_sizes"]) < len(measured["sizes"]):
             fitted = ", ".join(f"{size:,}" for size in measured["fitted_sizes"]) or "none"
             lines.append(f"- {of_name[name].label}, slope ratio and label factor: of the budgets {fitted}.")
-    for one in found.get("unequal_tokens", ()):
+    for one in experiment.get("unequal_tokens", ()):
         lines.append(
             f"- {of_name[one['series']].in_words(one['size'])}, {one['seed']}: {one['tokens']:,} tokens, not "
             f"{one['of']:,}, as all solutions were labelled by then: here it is not at equal tokens."
