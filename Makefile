@@ -36,7 +36,7 @@ IN_TESTS := PATH="$(CURDIR)/$(BIN):$$PATH" TORCH_EXTENSIONS_DIR="$(CURDIR)/$(VEN
 # Tests that need a package that the index does not give are skipped, and say so.
 test: setup $(VENV)/.ops  ## the whole test run; ARGS="-k ppo" goes to pytest
 	-@$(MAKE) --no-print-directory $(VENV)/.real
-	@$(IN_TESTS) python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(IN_TESTS) python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup  ## ruff, its formatting, the rules that imports run downward only and never in a circle, and the documentation
 	$(BIN)/ruff check .

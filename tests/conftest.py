@@ -1,16 +1,37 @@
 """Shared fixtures: the arithmetic tokenizer, a tiny saved model, labelled solutions, and GSM8K where it is found."""
 
 import base64
+import gc
 import json
 import os
 import shutil
 import signal
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests run first: one that came last would keep one worker busy, and the others idle."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture
+def without_gc():
+    """No garbage is collected, for tests that reach the recursion limit within json.
+
+    Before Python 3.12 a collection may start down there, and what it finalises then fails for want of frames.
+    """
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -201,6 +201,7 @@ def test_the_values_of_a_list_are_those_of_lines(tmp_path):
     assert row["d"] == "\ud83d"
 
 
+@pytest.mark.usefixtures("without_gc")
 def test_deep_nesting_is_an_error_of_its_row(tmp_path):
     """And takes no memory: a parser that keeps a path for each level would need gigabytes."""
     (tmp_path / "x.json").write_bytes(b'[{"a": 1}, {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]")

@@ -178,6 +178,7 @@ def test_a_needed_field_that_is_null_says_which_stage_fills_it(tmp_path):
     assert (caught.value.row, caught.value.field) == (2, "labels")
 
 
+@pytest.mark.usefixtures("without_gc")
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

@@ -256,6 +256,7 @@ ANSWERS = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_gc")
 @pytest.mark.parametrize("case", ANSWERS)
 def test_a_bad_answer_is_one_clear_line(config, from_server, server, case):
     answer, message = ANSWERS[case]

@@ -247,6 +247,7 @@ def test_a_missing_field_is_named():
         parse(b'{"prompts": []}')
 
 
+@pytest.mark.usefixtures("without_gc")
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
