@@ -180,8 +180,9 @@ def stages(config: LabConfig, recipes: Path) -> list[Stage]:
     export = _export("export", arms.PROCESS.folder, "export")
     return [
         *to_rl,
-        Stage("orm", "orm", "orm", verifier_inputs, ("output_dir", "orm"), resumes=True),
+        # Sampled while policies train: what follows it is left for last, and is short beside an ORM that trains then.
         _sample("test", generator),
+        Stage("orm", "orm", "orm", verifier_inputs, ("output_dir", "orm"), resumes=True),
         _label("test"),
         _score("prm", "test/labelled.jsonl", "test/scored-prm.jsonl"),
         _score("orm", "test/scored-prm.jsonl", "test/scored.jsonl"),
