@@ -82,6 +82,8 @@ def _text(summary: dict, examples: list[Example]) -> str:
         if measures := summary["best_of_n"].get("prm_steps"):
             parts += ["The PRM on single steps, up to and including the first wrong one:"]
             parts += [tables.table(*tables.prm_steps(measures))]
+    if summary["domains"]:
+        parts += ["## Other domains", tables.table(*tables.domains(summary["domains"]))]
     if any(summary["rl"].values()):
         parts += ["## Reinforcement learning", "![RL curves](rl_curves.png)"]
         parts += [tables.table(*tables.learning_curves(summary["rl"]))]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlstep.core.stats import t_interval
+from rlstep.evaluation.domains import ALL
 from rlstep.evaluation.learning_curves import KEYS, over_seeds
 from rlstep.report import arms, tables
 from rlstep.report.tables import Cells
@@ -38,6 +39,7 @@ def summarize_seeds(summaries: Sequence[dict], runs: Sequence[str | Path]) -> di
     return {
         "seeds": seeds,
         "best_of_n": _best_of_n(summaries, runs),
+        "domains": _domains(summaries, runs),
         "rl": {arm.name: _merged([summary["rl"][arm.name] for summary in summaries]) for arm in arms.ARMS},
         "rl_gap": _rl_gap(summaries),
         "rl_comparison": _comparison(summaries),
@@ -72,6 +74,33 @@ def _best_of_n(summaries: Sequence[dict], runs: Sequence) -> dict | None:
         differences = [[x - y for x, y in zip(c[a]["mean"], c[b]["mean"], strict=True)] for c in curves]
         merged[gap] = over_seeds(differences)
     return merged
+
+
+def _domains(summaries: Sequence[dict], runs: Sequence) -> dict | None:
+    """A table by domain whose accuracies, and gaps between them, are over seeds."""
+    of_seeds = [summary["domains"] for summary in summaries]
+    if None in of_seeds:
+        return None
+    first = of_seeds[0]
+    for run, one in zip(runs, of_seeds, strict=True):
+        if (one["n"], [*one["domains"]]) != (first["n"], [*first["domains"]]):
+            raise UserError(
+                f"{run}: best of {one['n']} in the domains {', '.join(one['domains'])}, {runs[0]} best of {first['n']} "
+                f"in {', '.join(first['domains'])}; evaluate all alike."
+            )
+    names = {name: _domain([one["domains"][name] for one in of_seeds]) for name in first["domains"]}
+    return {"n": first["n"], "domains": names, ALL: _domain([one[ALL] for one in of_seeds])}
+
+
+def _domain(of_seeds: Sequence[dict]) -> dict:
+    """One domain: per curve and gap a t-interval; the problems of one seed."""
+    means = [{name: curve["mean"] for name, curve in one["accuracy"].items()} for one in of_seeds]
+    rows = {name: [one[name] for one in means] for name in means[0] if all(name in one for one in means)}
+    for gap, (a, b, _) in GAPS.items():
+        if a in rows and b in rows:
+            rows[gap] = [x - y for x, y in zip(rows[a], rows[b], strict=True)]
+    accuracy = {name: t_interval(values)._asdict() for name, values in rows.items()}
+    return {"problems": of_seeds[0]["problems"], "accuracy": accuracy}
 
 
 def _rl_gap(summaries: Sequence[dict]) -> dict | None:
@@ -129,6 +158,12 @@ def gap_cells(curves: dict) -> Cells:
     gaps = {gap: head for gap, (_, _, head) in GAPS.items() if gap in curves}
     rows = [[str(n), *(tables.at(curves[gap], place) for gap in gaps)] for place, n in enumerate(curves["ns"])]
     return Cells(["N", *gaps.values()], rows)
+
+
+def domain_cells(figures: dict) -> Cells:
+    """One row per domain: the ways to pick, and the gaps between them."""
+    gaps = {gap: head for gap, (_, _, head) in GAPS.items() if gap in figures[ALL]["accuracy"]}
+    return tables.domains(figures, gaps)
 
 
 def comparison_cells(seeds: Sequence, comparison: dict) -> Cells:

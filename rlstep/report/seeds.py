@@ -6,7 +6,7 @@ from pathlib import Path
 from rlstep.report import tables
 from rlstep.report.finished import FinishedRun, open_seeds, side_by_side
 from rlstep.report.html.page import MOST, PAGE, write_page
-from rlstep.report.over_seeds import GAPS, comparison_cells, gap_cells, without_gaps
+from rlstep.report.over_seeds import GAPS, comparison_cells, domain_cells, gap_cells, without_gaps
 from rlstep.runtime.rows import write_json
 
 
@@ -64,6 +64,8 @@ def _text(summary: dict) -> str:
         parts += ["## Best of N", "![Best of N](best_of_n.png)"]
         parts += [tables.table(*tables.best_of_n(without_gaps(curves)))]
         parts += [tables.table(*gap_cells(curves))] if GAPS.keys() & curves.keys() else []
+    if summary["domains"]:
+        parts += ["## Other domains", tables.table(*domain_cells(summary["domains"]))]
     if any(summary["rl"].values()):
         parts += [
             "## Reinforcement learning",

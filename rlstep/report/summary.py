@@ -3,6 +3,7 @@
 What is read from a run folder (at least one of the first two must exist; what is absent is listed under `missing`)::
 
     evaluate/best_of_n.json          curves of best-of-N
+    domains/domains.json             best-of-N by domain, where other domains than the test problems were asked for
     ppo_ARM/eval.jsonl               evaluation histories of the RL arms (`rlstep.report.arms`)
     test/scored.jsonl                labelled and scored solutions of the test problems
     **/run.json, **/*.run.json       the stages' records: seconds, seed, versions, commit
@@ -18,6 +19,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RECORD, is_record
 
 BEST_OF_N = "evaluate/best_of_n.json"
+BY_DOMAIN = "domains/domains.json"
 SOLUTIONS = "test/scored.jsonl"
 HISTORY = "eval.jsonl"
 STAGES = ("prepare", "sft", "sample", "label", "prm", "orm", "score", "evaluate", "ppo", "export")
@@ -59,6 +61,7 @@ def summarize(run: str | Path) -> tuple[dict, StepScores | None]:
         "versions": _versions(all_records),
         "commits": sorted({record["commit"] for record in all_records if record.get("commit")}),
         "best_of_n": best_of_n,
+        "domains": _read_json(run / BY_DOMAIN) if (run / BY_DOMAIN).is_file() else None,
         "rl": rl,
         "rl_comparison": _comparison(run),
         "step_scores": step_scores.tally if step_scores else None,

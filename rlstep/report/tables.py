@@ -3,7 +3,7 @@
 A value is a number, or a dict {"mean", "low", "high"} with its interval.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rlstep.evaluation.domains import ALL
@@ -115,19 +115,32 @@ def _cell(name: str) -> str:
     return " ".join(name.split()).replace("|", "\\|")
 
 
-def domains(figures: dict, names: Sequence[str]) -> Cells:
+def picked_by(figures: dict) -> list[str]:
+    """The curves of a table by domain whose pick is one solution's: every score and the majority.
+
+    Left out are weighted votes, the share of picks with every step right, and the ceiling.
+    """
+    names = list(dict.fromkeys(name for one in figures["domains"].values() for name in one["accuracy"]))
+    others = {"pass_at_n", "weighted"} | {f"{WEIGHTED}{name}" for name in names} | {f"{name}{CLEAN}" for name in names}
+    return [name for name in names if name not in others]
+
+
+def domains(figures: dict, gaps: Mapping[str, str] | None = None) -> Cells:
     """The accuracy of each way to pick by domain, one row per domain, and the last for all of them.
 
     Args:
         figures: of `rlstep.evaluation.domains.domain_figures`.
-        names: the curves to show.
+        gaps: differences that stand among the accuracies, with their heads.
     """
+    gaps = gaps or {}
+    picks = [name for name in picked_by(figures) if name not in gaps]
+    names = [*picks, *gaps]
     rows = []
     for name, one in (figures["domains"] | {ALL: figures[ALL]}).items():
         values = [number(**one["accuracy"].get(curve, {"mean": None}), digits=3) for curve in names]
         rows.append([_cell(name), *values, f"{one['problems']:,}"])
-    heads = [curve_head(name, names) for name in names]
-    return Cells([f"best of {figures['n']}", *heads, "problems"], rows)
+    heads = [curve_head(name, picks) for name in picks]
+    return Cells([f"best of {figures['n']}", *heads, *gaps.values(), "problems"], rows)
 
 
 def equal_tokens(figures: dict) -> Cells:

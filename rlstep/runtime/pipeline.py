@@ -28,7 +28,7 @@ class Stage:
         name: unique; also names its marker and its log.
         command: the `rlstep` command.
         recipe: its recipe's name in the folder of recipes.
-        inputs: option -> path that it reads.
+        inputs: option -> path that it reads, or several.
         output: (option, path) that it writes.
         seeded: whether the run's seed is passed.
         resumes: whether the command has `resume`, which continues from what a killed run left.
@@ -39,12 +39,17 @@ class Stage:
     name: str
     command: str
     recipe: str
-    inputs: dict[str, str]
+    inputs: dict[str, str | list[str]]
     output: tuple[str, str]
     seeded: bool = True
     resumes: bool = False
     settings: dict[str, str | list[str]] = field(default_factory=dict)
     optional: bool = False
+
+    @property
+    def paths(self) -> list[str]:
+        """All that it reads."""
+        return [path for paths in self.inputs.values() for path in ([paths] if isinstance(paths, str) else paths)]
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Pipeline:
         """Each stage with the names of those whose output it reads."""
         written = {stage.name: Path(stage.output[1]) for stage in self.stages}
         for stage in self.stages:
-            read = [Path(path) for path in stage.inputs.values()]
+            read = [Path(path) for path in stage.paths]
             needs = [name for name, out in written.items() if any(path == out or out in path.parents for path in read)]
             yield stage, tuple(needs)
 
@@ -98,7 +103,7 @@ class Pipeline:
             stage.command,
             seed if stage.seeded else None,
             stage.settings,
-            *(folder / path for path in stage.inputs.values()),
+            *(folder / path for path in stage.paths),
             self.code_digest(stage.command),
         )
         marker, state = _marker(folder, stage.name), _state(folder, stage.name)
@@ -152,7 +157,10 @@ def _state(folder: Path, name: str) -> dict:
 
 def _options(stage: Stage, folder: Path, seed: int) -> list[str]:
     """The stage's settings and paths, its seed and whether it resumes, as command-line arguments."""
-    options = stage.settings | {option: str(folder / path) for option, path in (*stage.inputs.items(), stage.output)}
+    option, out = stage.output
+    options: dict[str, str | list[str]] = {**stage.settings, option: str(folder / out)}
+    for option, paths in stage.inputs.items():
+        options[option] = str(folder / paths) if isinstance(paths, str) else [str(folder / path) for path in paths]
     if stage.seeded:
         options["seed"] = str(seed)
     if stage.resumes:

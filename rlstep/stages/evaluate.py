@@ -262,9 +262,7 @@ def _domains(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecor
         check_samples(domains, n)
         figures = domain_figures(domains, n, config.trials, config.seed)
     write_json(out / DOMAINS, figures | {"aggregate": config.aggregate})
-    names = [name for name in (*next(iter(domains.values())).scores, "majority")
-             if any(name in one["accuracy"] for one in figures["domains"].values())]  # fmt: skip
-    text = table(*domain_cells(figures, names))
+    text = table(*domain_cells(figures))
     (out / DOMAINS_TABLE).write_text(text + "\n", encoding="utf-8")
     for scored in domains.values():
         counts = {name: count for name, count in _counts(scored).items() if name != "unanswered"}

@@ -4,8 +4,8 @@ Every stage is the command of that name with a recipe; the lab only says where e
 not need each other run side by side, and what is finished and unchanged is not run again (`rlstep.runtime.pipeline`).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -60,6 +60,15 @@ class LabConfig(PaperOptions, BadPRMOptions):
         default=None,
         metadata={"help": f"RL arms ({_NAMES}); by default {_DEFAULT}, or all of them with several seeds."},
     )
+    domains: Annotated[
+        list[str], ReadUnless("contrast", True), ReadUnless("paper", True), ReadUnless("bad_prm", True)
+    ] = field(
+        default_factory=list,
+        metadata={
+            "help": "Splits of other problems, for example ood_long: best of N on these and on the test problems, in a "
+            "table by domain. The recipe prepare sets ood, and evaluate_domains the N."
+        },
+    )
     contrast: bool = field(
         default=False,
         metadata={"help": "Instead of the report: a comparison of rewards and credit schemes, over 3 seeds."},
@@ -85,6 +94,8 @@ class LabConfig(PaperOptions, BadPRMOptions):
         yield from self.bad_prm_faults()
         if len(asked := self._experiments) > 1:
             yield f"{' and '.join(asked)} are experiments of their own; run one after the other"
+        if len({*self.domains, "test"}) <= len(self.domains):
+            yield f"domains is {self.domains}; name each split once, and not test, which is always one of them"
         names = [arm.name for arm in arms.ARMS]
         for name in self.arms or ():
             if name not in names:
@@ -187,13 +198,27 @@ def stages(config: LabConfig, recipes: Path) -> list[Stage]:
         _score("prm", "test/labelled.jsonl", "test/scored-prm.jsonl"),
         _score("orm", "test/scored-prm.jsonl", "test/scored.jsonl"),
         Stage("evaluate", "evaluate", "evaluate", {"data": "test/scored.jsonl"}, ("out", "evaluate")),
+        *_other_domains(config.domains, generator),
         *([export] if arms.PROCESS in wanted else []),
     ]
 
 
-def _sample(split: str, generator: str) -> Stage:
+def _other_domains(domains: Sequence[str], generator: str) -> Iterator[Stage]:
+    """The way of the test problems for each other domain, and the table of all."""
+    for domain in domains:
+        yield _sample(domain, generator, "sample_test")
+        yield _label(domain)
+        for verifier, before, after in (("prm", "labelled", "scored-prm"), ("orm", "scored-prm", "scored")):
+            scored = _score(verifier, f"{domain}/{before}.jsonl", f"{domain}/{after}.jsonl")
+            yield replace(scored, name=f"{scored.name}_{domain}")
+    if domains:
+        data = {"data": [f"{domain}/scored.jsonl" for domain in ("test", *domains)]}
+        yield Stage("evaluate_domains", "evaluate", "evaluate_domains", data, ("out", "domains"))
+
+
+def _sample(split: str, generator: str, recipe: str | None = None) -> Stage:
     inputs = {"model": generator, "problems": f"prepare/problems-{split}.jsonl"}
-    return Stage(f"sample_{split}", "sample", f"sample_{split}", inputs, ("out", f"{split}/samples.jsonl"))
+    return Stage(f"sample_{split}", "sample", recipe or f"sample_{split}", inputs, ("out", f"{split}/samples.jsonl"))
 
 
 def _label(split: str) -> Stage:

@@ -21,6 +21,9 @@ rules*, the systematic misconceptions that studies of children's arithmetic desc
 About a third of the facts are touched, and there the buggy result is written 60% of the time. A model that imitates
 the pupil is therefore wrong *in the majority* on most chains: voting repeats the misconception, right answers often
 rest on wrong steps (a later maximum hides them), and a sampled chain is right only now and then.
+
+`arithmetic_short` has chains of 5 to 8 operations instead of 8 to 12. Of its sampled solutions with the right answer
+about a fifth have a wrong step, not half, so that the answer says more about the steps: an ORM has something to learn.
 """
 
 import hashlib
@@ -38,7 +41,9 @@ OPERATIONS: tuple[tuple[str, int], ...] = (
     ("*", 3), ("*", 7),
     ("max", 8), ("min", 12),
 )  # fmt: skip
+# Fewest and most operations of a chain, by split.
 LENGTHS = {"train": (8, 12), "test": (8, 12), "ood_long": (13, 16), "ood_mix": (8, 12)}
+SHORT_LENGTHS = {"train": (5, 8), "test": (5, 8), "ood_long": (9, 12), "ood_mix": (5, 8)}
 HEADER = "Left to right, mod 20: "
 ANSWER = "Answer: "
 BUGGY_SHARE = 0.6
@@ -81,20 +86,21 @@ class Arithmetic:
     training chain does without)."""
 
     name = "arithmetic"
+    lengths = LENGTHS
     splits = tuple(LENGTHS)
     boundary = Boundary("line")
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
-        if split not in LENGTHS:
-            raise ValueError(f"no split '{split}'; there are {', '.join(LENGTHS)}")
+        if split not in self.lengths:
+            raise ValueError(f"no split '{split}'; there are {', '.join(self.lengths)}")
         rng = random.Random(f"{split} {seed}")
         problems: dict[str, Problem] = {}
         while len(problems) < n:
-            start, operations = _chain(rng, split)
+            start, operations = _chain(rng, split, self.lengths[split])
             prompt = HEADER + " ".join([str(start), *(f"{op} {b}" for op, b in operations)]) + "\n"
             if prompt not in problems:
                 reference = str(_trace(start, operations, right)[-1])
-                problems[prompt] = Problem(f"arithmetic-{split}-{seed}-{len(problems)}", prompt, reference)
+                problems[prompt] = Problem(f"{self.name}-{split}-{seed}-{len(problems)}", prompt, reference)
         return list(problems.values())
 
     def demonstrations(self, n: int, seed: int) -> list[Solution]:
@@ -145,8 +151,15 @@ class Arithmetic:
         return word_level_tokenizer([HEADER, ANSWER, *numbers, *results, *operations, *equations, "\n"])
 
 
-def _chain(rng: random.Random, split: str) -> tuple[int, list[tuple[str, int]]]:
-    low, high = LENGTHS[split]
+class ArithmeticShort(Arithmetic):
+    """The task `arithmetic_short`: chains of 5 to 8 operations; ood_long has 9 to 12."""
+
+    name = "arithmetic_short"
+    lengths = SHORT_LENGTHS
+
+
+def _chain(rng: random.Random, split: str, lengths: tuple[int, int]) -> tuple[int, list[tuple[str, int]]]:
+    low, high = lengths
     while True:
         start = rng.randrange(HOURS)
         choices = [op for op in OPERATIONS if not _steady(op)] if split == "ood_mix" else OPERATIONS
