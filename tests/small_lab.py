@@ -19,7 +19,7 @@ PPO = {
     "save_steps": 1,
 }
 TINY = {
-    "prepare": {"train": 16, "rl": 8, "test": 4, "demonstrations": 16},
+    "prepare": {"train": 16, "rl": 8, "test": 4, "ood": 4, "demonstrations": 16},
     "sft": {"max_steps": 60, "per_device_train_batch_size": 8, "save_steps": 20},
     "sample_train": {"n": 2, "max_new_tokens": 64},
     "sample_test": {"n": 2, "max_new_tokens": 64},
@@ -28,6 +28,7 @@ TINY = {
     "ppo": PPO,
     "ppo_filtered": {"num_generations": 4, "keep_samples": 2},
     "evaluate": {"ns": [1, 2], "trials": 10},
+    "evaluate_domains": {"n": 2, "trials": 10},
 }
 
 

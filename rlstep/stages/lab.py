@@ -17,6 +17,7 @@ from rlstep.report.paper.report import report_paper
 from rlstep.report.seeds import report_seeds
 from rlstep.runtime.code import code_digest
 from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
+from rlstep.runtime.errors import UserError
 from rlstep.runtime.paths import recipe
 from rlstep.runtime.pipeline import Pipeline, Stage
 from rlstep.runtime.recipes import load_recipe
@@ -25,6 +26,7 @@ from rlstep.stages import COMMANDS, config_classes, run
 from rlstep.stages.bad_prm_lab import BadPRMOptions, bad_prm_stages
 from rlstep.stages.paper_lab import PaperOptions, paper_stages
 from rlstep.stages.report import ReportConfig, report
+from rlstep.tasks import get
 
 _NAMES = ", ".join(arm.name for arm in arms.ARMS)
 _DEFAULT = " and ".join(arm.name for arm in arms.ARMS if arm.by_default)
@@ -169,6 +171,7 @@ def stages(config: LabConfig, recipes: Path) -> list[Stage]:
     A generator that is an adapter is merged first, so that the adapters of verifiers and policies have one plain base.
     A contrast has no best-of-N, and so needs neither an ORM nor samples of the test problems.
     """
+    _check_domains(config.domains, recipes)
     wanted = [arm for arm in _known_arms(config) if arm.name in config.arms]
     start = {"pretrained": config.pretrained} if config.pretrained else {}
     sft_inputs = {"model_name_or_path": "prepare/model", "data": "prepare/demonstrations.jsonl"}
@@ -201,6 +204,22 @@ def stages(config: LabConfig, recipes: Path) -> list[Stage]:
         *_other_domains(config.domains, generator),
         *([export] if arms.PROCESS in wanted else []),
     ]
+
+
+def _check_domains(domains: Sequence[str], recipes: Path) -> None:
+    """
+    Raises:
+        UserError: the recipes' task has no such problems, or `prepare` writes none of them.
+    """
+    if not domains:
+        return
+    prepare = load_recipe(recipes / "prepare.yaml")
+    splits = [split for split in get(prepare["task"], need=()).splits if split.startswith("ood")]
+    if unknown := [domain for domain in domains if domain not in splits]:
+        there = f"there are {', '.join(splits)}" if splits else "it has none but its test problems"
+        raise UserError(f"domains has {unknown[0]}, which the task {prepare['task']} does not have; {there}.")
+    if not prepare.get("ood"):
+        raise UserError(f"{recipes / 'prepare.yaml'} writes no problems of {', '.join(domains)}: set ood, to 200 say.")
 
 
 def _other_domains(domains: Sequence[str], generator: str) -> Iterator[Stage]:

@@ -230,6 +230,36 @@ def test_seeds_by_hand(tmp_path):
         assert_picture(tmp_path / "seeds" / name)
 
 
+def with_domains(run: Path, prm: float, domains=("test", "ood_long")) -> Path:
+    def figures(problems: int, prm: float) -> dict:
+        accuracy = {"prm": prm, "majority": 0.3, "weighted": 0.4, "pass_at_n": 0.9, "prm_clean": 0.2}
+        return {"problems": problems, "accuracy": {name: {"mean": mean} for name, mean in accuracy.items()}}
+
+    table = {"n": 100, "domains": {name: figures(10, prm) for name in domains}, "all": figures(20, prm + 0.01)}
+    write_json(run / "domains" / "domains.json", table)
+    return run
+
+
+def test_domains_over_seeds_by_hand(tmp_path):
+    runs = [with_domains(make_run(tmp_path / f"seed-{k}", k), prm) for k, prm in enumerate((0.5, 0.52, 0.54))]
+    summary = report_seeds(runs, tmp_path / "seeds")
+    # s = 0.02, half = 4.302653 * 0.02 / sqrt(3) = 0.0496828.
+    of_test = summary["domains"]["domains"]["test"]["accuracy"]
+    assert of_test["prm"] == pytest.approx({"mean": 0.52, "low": 0.4703172, "high": 0.5696828}, abs=1e-6)
+    assert of_test["prm_minus_majority"]["mean"] == pytest.approx(0.22)
+    assert summary["domains"]["all"]["accuracy"]["prm"]["mean"] == pytest.approx(0.53)
+    text = (tmp_path / "seeds" / "report.md").read_text()
+    assert "| best of 100 | PRM | majority | PRM - majority | problems |" in text
+    row = "| ood_long | 0.520 [0.470, 0.570] | 0.300 [0.300, 0.300] | 0.220 [0.170, 0.270] | 10 |"
+    assert row in text
+
+
+def test_domains_that_differ_between_seeds_are_refused(tmp_path):
+    runs = [with_domains(make_run(tmp_path / "a", 0), 0.5), with_domains(make_run(tmp_path / "b", 1), 0.5, ("test",))]
+    with pytest.raises(UserError, match="b: best of 100 in the domains test, .*a best of 100 in test, ood_long"):
+        report_seeds(runs, tmp_path / "seeds")
+
+
 def test_seeds_without_an_arm_name_the_run(tmp_path):
     runs = [make_run(tmp_path / "a", 0), make_run(tmp_path / "b", 1, arms=("outcome",))]
     summary = report_seeds(runs, tmp_path / "seeds")

@@ -68,6 +68,31 @@ def test_a_stage_without_chance_gets_no_seed_and_one_that_cannot_resume_is_not_a
     assert set(commands.calls[0][1]) == {"--config", "--data", "--output_dir"}
 
 
+def test_an_option_may_take_several_paths_and_each_counts(folder):
+    """Its words follow it, the stage waits for whatever writes one of them, and a change in any runs it afresh."""
+    inputs = {"data": ["train/labelled.jsonl", "test/labelled.jsonl"]}
+    stage = Stage("table", "evaluate", "orm", inputs, ("out", "table"), seeded=False)
+    writer = Stage("label_test", "label", "orm", {}, ("out", "test/labelled.jsonl"))
+    (folder / "test").mkdir()
+    (folder / "test" / "labelled.jsonl").write_text("{}\n")
+    calls = []
+
+    def write(name: str, options: list[str]) -> None:
+        calls.append(options)
+        (folder / "table").mkdir(exist_ok=True)
+
+    pipeline = Pipeline([writer, stage], folder, write, str)
+    assert [needs for _, needs in pipeline.with_needs()] == [(), ("label_test",)]
+    pipeline.run_stage(stage, folder, 0)
+    at = calls[0].index("--data")
+    assert calls[0][at + 1 : at + 3] == [str(folder / path) for path in inputs["data"]]
+    pipeline.run_stage(stage, folder, 0)
+    assert len(calls) == 1
+    (folder / "test" / "labelled.jsonl").write_text("{} \n")
+    pipeline.run_stage(stage, folder, 0)
+    assert len(calls) == 2
+
+
 def test_settings_stand_in_place_of_the_recipes_and_others_run_it_afresh(run, commands):
     assert run(stage=replace(STAGE, settings={"learning_rate": "1"})) == ["call-1"]
     assert commands.calls[0][1]["--learning_rate"] == "1"

@@ -84,6 +84,9 @@ def test_a_new_arm_is_one_line(monkeypatch):
     [
         ({"seeds": 0}, "seeds is 0; it must be at least 1"),
         ({"workers": 0}, "workers is 0"),
+        ({"domains": ["ood_mix", "ood_mix"]}, "name each split once"),
+        ({"domains": ["test"]}, "and not test"),
+        ({"domains": ["ood_mix"], "contrast": True}, "contrast is true, so domains would do nothing"),
         ({"arms": ["proces"]}, "no RL arm 'proces'; there are process, outcome, process_only"),
         (
             {"contrast": True, "arms": ["process"]},
@@ -112,6 +115,30 @@ def test_a_contrast_has_three_seeds_and_only_what_its_arms_need():
     ]  # fmt: skip
     verifiers = {stage.name: stage.inputs.get("prm") for stage in wanted if stage.command == "ppo"}
     assert verifiers == {arm.folder: None if arm.name == "outcome" else "prm" for arm in CONTRAST}
+
+
+def test_other_domains_go_the_way_of_the_test_problems():
+    wanted = {stage.name: stage for stage in stages_of(domains=["ood_long", "ood_mix"])}
+    for verifier in ("prm", "orm"):
+        test, other = (wanted[f"score_{verifier}{suffix}"] for suffix in ("", "_ood_mix"))
+        assert (other.recipe, other.inputs["model"]) == (test.recipe, test.inputs["model"])
+        assert other.inputs["data"] == test.inputs["data"].replace("test/", "ood_mix/")
+    assert wanted["sample_ood_long"].recipe == "sample_test"
+    assert wanted["sample_ood_long"].inputs["problems"] == "prepare/problems-ood_long.jsonl"
+    compared = [f"{domain}/scored.jsonl" for domain in ("test", "ood_long", "ood_mix")]
+    assert wanted["evaluate_domains"].inputs == {"data": compared}
+
+
+@pytest.mark.parametrize(
+    ("family", "domain", "message"),
+    [
+        ("arithmetic", "ood_short", "the task arithmetic does not have; there are ood_long, ood_mix"),
+        ("real", "ood", "prepare.yaml writes no problems of ood: set ood"),
+    ],
+)
+def test_domains_without_problems_are_refused(family, domain, message):
+    with pytest.raises(UserError, match=message):
+        stages(LabConfig(out="run", domains=[domain]), ROOT / "recipes" / family)
 
 
 def test_a_generator_that_is_an_adapter_is_merged_for_all_that_start_from_it():
@@ -237,6 +264,19 @@ def test_a_second_run_writes_nothing_but_the_report(finished, recipes):
     again = lab(LabConfig(out=str(folder), recipes=str(recipes)))
     assert newest_writes(folder) == before
     assert again == summary
+
+
+def test_another_domain_is_added_to_a_finished_run(finished, recipes):
+    folder, _ = finished
+    before = newest_writes(folder)
+    summary = lab(LabConfig(out=str(folder), recipes=str(recipes), domains=["ood_long"]))
+    assert newest_writes(folder) == before
+    assert list(summary["domains"]["domains"]) == ["test", "ood_long"]
+    # Best of 2 of 2 samples: the table's own figure of the test problems is the last of their curve.
+    table = summary["domains"]["domains"]["test"]
+    assert (table["problems"], table["accuracy"]["prm"]["mean"]) == (4, summary["best_of_n"]["prm"]["mean"][-1])
+    text = (folder / "report" / "report.md").read_text()
+    assert "| best of 2 | PRM | ORM | majority | problems |" in text
 
 
 def test_a_changed_recipe_runs_its_stage_and_those_after_it(finished, recipes):

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlstep.tasks import get
 from rlstep.tasks.arithmetic import (
     HOURS,
     LENGTHS,
@@ -166,6 +167,17 @@ def test_problems_are_seeded_distinct_and_right(split):
     assert problems == TASK.problems(split, 300, seed=1)
     assert problems[:100] == TASK.problems(split, 100, seed=1)
     assert problems != TASK.problems(split, 300, seed=2)
+
+
+def test_short_chains_have_problems_and_lengths_of_their_own():
+    short = get("arithmetic_short")
+    for split, lengths in {"train": (5, 8), "test": (5, 8), "ood_long": (9, 12), "ood_mix": (5, 8)}.items():
+        problems = short.problems(split, 200, seed=0)
+        assert {len(read_problem(p.prompt)[1]) for p in problems} == set(range(lengths[0], lengths[1] + 1))
+        assert problems[0].id == f"arithmetic_short-{split}-0-0"
+    assert short.problems("test", 5, seed=0) != TASK.problems("test", 5, seed=0)
+    demonstration = short.demonstrations(1, seed=0)[0]
+    assert 5 <= len(short.check(demonstration.prompt, demonstration.completion, demonstration.reference).steps) - 1 <= 8
 
 
 def test_the_other_mix_has_none_of_the_operations_that_every_training_chain_has():
