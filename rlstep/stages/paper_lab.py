@@ -1,8 +1,9 @@
 """The stages of `rlstep lab --paper`: the paper's experiments on labels (`rlstep.report.paper.series`).
 
-All verifiers of a seed start from one generator, and pick from the same samples of the test problems. A larger model,
-the teacher, is trained on exact labels of other problems. The pool is many samples of a few problems; what an
-experiment trains on is selected from it.
+All verifiers of an experiment start from one generator, and pick from the same samples of the test problems. Synthetic
+supervision and labels by rollouts share theirs, with a pool of many samples of a few problems, from which is selected
+what they train on, and a larger model, the teacher, which is trained on exact labels of other problems. Active learning
+has its own: a generator that is mostly right, so that there is something to choose.
 
 A small selection may hold labels of one kind alone, which teach nothing: that verifier is left out, and the report says
 so. What the experiments share cannot be left out.
@@ -21,6 +22,18 @@ from rlstep.runtime.pipeline import Stage
 
 PAPER = ReadBy("paper")
 DISTINCT = "pool/distinct.jsonl"  # the pool, each solution of a problem once, without labels
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What an experiment's verifiers have in common: the model they start from, the solutions they pick from."""
+
+    generator: str
+    test: str
+
+
+SHARED = Ground("sft", "test/labelled.jsonl")
+ACTIVE = Ground("active/sft", "active/test/labelled.jsonl")
 
 
 @dataclass(kw_only=True)
@@ -42,7 +55,7 @@ class PaperOptions:
         default_factory=lambda: [1, 5, 30, 200], metadata={"help": "paper, synthetic: solutions labelled, rising."}
     )
     label_budgets: Annotated[list[int], PAPER] = field(
-        default_factory=lambda: [400, 1200, 3600, 10800],
+        default_factory=lambda: [300, 900, 2700, 8100],
         metadata={"help": "paper, active: labelled steps in all, rising, two sizes at least."},
     )
     wrong_shares: Annotated[list[float], PAPER] = field(
@@ -78,7 +91,7 @@ class PaperOptions:
 def paper_stages(plan: Plan) -> list[Stage]:
     """The stages from problems to the evaluation of every verifier, each after those it reads from."""
     of_experiment = {"synthetic": _synthetic, "active": _active, "monte_carlo": _monte_carlo}
-    wanted = _shared()
+    wanted = _shared() if {"synthetic", "monte_carlo"} & plan.keys() else []
     for experiment, all_series in plan.items():
         wanted += of_experiment[experiment](all_series)
     return wanted
@@ -122,28 +135,36 @@ def _synthetic(all_series: Sequence[Series]) -> Iterator[Stage]:
 
 
 def _active(all_series: Sequence[Series]) -> Iterator[Stage]:
-    """Two selectors, which are taught on samples that are not of the pool, and what they select.
+    """A generator, two selectors, which are taught on samples of other problems, and what they select.
 
-    Labels are the exact checker's: what convinces a selector convinces the teacher as well, who starts from the same
+    Labels are the exact checker's: what convinces a selector convinces a teacher as well, who starts from the same
     demonstrations. Each solution of a problem counts once, however often it was sampled: a selection has no repeats.
     """
-    taught, few = "selector/labelled.jsonl", "selector/few.jsonl"
-    yield _sample("sample_selector", "prepare/problems-train.jsonl", "selector/samples.jsonl")
-    yield _label("label", "label_selector", "selector/samples.jsonl", taught)
+    model, data = "model_name_or_path", "active/prepare/demonstrations.jsonl"
+    yield Stage("prepare_active", "prepare", "prepare_active", {}, ("out", "active/prepare"))
+    start = {model: "active/prepare/model", "data": data}
+    yield Stage("sft_active", "sft", "sft_active", start, ("output_dir", "active/sft"), resumes=True)
+    samples_of = {"selector": ("sample_selector", "rl"), "pool": ("sample_active", "train")}
+    for folder, (name, split) in (samples_of | {"test": ("sample_test_active", "test")}).items():
+        samples = f"active/{folder}/samples.jsonl"
+        yield _sample(name, f"active/prepare/problems-{split}.jsonl", samples, ACTIVE.generator)
+        yield _label("label_active", name.replace("sample", "label"), samples, f"active/{folder}/labelled.jsonl")
+    taught, few = "active/selector/labelled.jsonl", "active/selector/few.jsonl"
     yield _select("select_few", "select_few", taught, few)
-    yield _trained("prm", "prm", "selector", taught, "selector/prm")
-    yield _trained("prm", "prm", "selector_worse", few, "selector/worse")
-    distinct, scored, worse = "pool/labelled_distinct.jsonl", "pool/scored_selector.jsonl", "pool/scored_worse.jsonl"
-    yield _label("label", "label_distinct", DISTINCT, distinct)
-    for name, model, out in (("selector", "selector/prm", scored), ("worse", "selector/worse", worse)):
-        yield replace(_score(f"score_{name}", f"score_{name}", model, distinct, out), optional=True)
+    yield _trained("prm", "prm", "selector", taught, "active/selector/prm", ACTIVE.generator)
+    yield _trained("prm", "prm", "selector_worse", few, "active/selector/worse", ACTIVE.generator)
+    pool = "active/pool/labelled.jsonl"
+    scored, worse = "active/pool/scored_selector.jsonl", "active/pool/scored_worse.jsonl"
+    for name, judge, out in (("selector", "prm", scored), ("worse", "worse", worse)):
+        stage = _score(f"score_{name}", f"score_{name}", f"active/selector/{judge}", pool, out)
+        yield replace(stage, optional=True)
     for one in all_series:
         for size in one.sizes:
             chosen = f"{one.folder(size)}/selected.jsonl"
             settings = {"budget": str(size)} | dict(one.settings)
-            data = {WORSE: worse, UNIFORM: distinct}.get(one.name, scored)
+            data = {WORSE: worse, UNIFORM: pool}.get(one.name, scored)
             yield replace(_select("select", one.selection(size), data, chosen, settings), optional=True)
-            yield from _verifier(one, size, chosen)
+            yield from _verifier(one, size, chosen, ground=ACTIVE)
 
 
 def _monte_carlo(all_series: Sequence[Series]) -> Iterator[Stage]:
@@ -163,25 +184,27 @@ def _monte_carlo(all_series: Sequence[Series]) -> Iterator[Stage]:
             yield from _verifier(one, size, labelled)
 
 
-def _verifier(one: Series, size: int | None, data: str, recipe: str = "prm") -> Iterator[Stage]:
+def _verifier(
+    one: Series, size: int | None, data: str, recipe: str = "prm", ground: Ground = SHARED
+) -> Iterator[Stage]:
     """Trains one verifier of a series, scores the test samples, evaluates it."""
     folder = one.folder(size)
     model, scored = f"{folder}/{one.kind}", f"{folder}/scored"
-    yield _trained(recipe, one.kind, folder, data, model)
+    yield _trained(recipe, one.kind, folder, data, model, ground.generator)
     # A folder: Parquet takes a tenth of the disk.
-    yield replace(_score(f"score_{one.kind}", f"score_{folder}", model, "test/labelled.jsonl", scored), optional=True)
+    yield replace(_score(f"score_{one.kind}", f"score_{folder}", model, ground.test, scored), optional=True)
     yield Stage(
         one.evaluation(size), "evaluate", "evaluate", {"data": scored}, ("out", f"{folder}/evaluate"), optional=True
     )
 
 
-def _trained(recipe: str, kind: str, name: str, data: str, out: str) -> Stage:
-    inputs = {"model_name_or_path": "sft", "data": data}
+def _trained(recipe: str, kind: str, name: str, data: str, out: str, generator: str) -> Stage:
+    inputs = {"model_name_or_path": generator, "data": data}
     return Stage(f"{kind}_{name}", kind, recipe, inputs, ("output_dir", out), resumes=True, optional=True)
 
 
-def _sample(name: str, problems: str, out: str) -> Stage:
-    return Stage(name, "sample", name, {"model": "sft", "problems": problems}, ("out", out))
+def _sample(name: str, problems: str, out: str, generator: str = SHARED.generator) -> Stage:
+    return Stage(name, "sample", name, {"model": generator, "problems": problems}, ("out", out))
 
 
 def _label(recipe: str, name: str, data: str, out: str) -> Stage:

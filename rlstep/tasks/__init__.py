@@ -11,7 +11,10 @@ from rlstep.tasks.base import Check, Grader, Task
 __all__ = ["Check", "Grader", "Task", "get", "task_faults"]
 
 # Those that generate their problems, and read none.
-GENERATED = ("arithmetic", "arithmetic_short", "increasing", "increasing_words", "rises_words", "word_problems")
+GENERATED = (
+    "arithmetic", "arithmetic_short", "arithmetic_easy", "increasing", "increasing_words", "rises_words",
+    "word_problems",
+)  # fmt: skip
 NAMES = (*GENERATED, "gsm8k", "math", "answers")
 GROUP = "rlstep.tasks"
 TASK_HELP = f"One of {', '.join(NAMES)}, or your own as package.module:Class."
@@ -85,9 +88,9 @@ def get(
         from rlstep.tasks.increasing import Increasing
 
         return Increasing()
-    from rlstep.tasks.arithmetic import Arithmetic, ArithmeticShort
+    from rlstep.tasks.arithmetic import Arithmetic, ArithmeticEasy, ArithmeticShort
 
-    return ArithmeticShort() if name == "arithmetic_short" else Arithmetic()
+    return next(task() for task in (Arithmetic, ArithmeticShort, ArithmeticEasy) if task.name == name)
 
 
 def task_faults(name: str, grader: str | None = None, pattern: str | None = None) -> Iterator[str]:

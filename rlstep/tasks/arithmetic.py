@@ -24,6 +24,8 @@ rest on wrong steps (a later maximum hides them), and a sampled chain is right o
 
 `arithmetic_short` has chains of 5 to 8 operations instead of 8 to 12. Of its sampled solutions with the right answer
 about a fifth have a wrong step, not half, so that the answer says more about the steps: an ORM has something to learn.
+The pupil of `arithmetic_easy`, whose chains are as short, has the first two misconceptions alone: most of what it
+writes is right, and wrong answers are worth looking for.
 """
 
 import hashlib
@@ -87,6 +89,7 @@ class Arithmetic:
 
     name = "arithmetic"
     lengths = LENGTHS
+    misconceptions = ("+", "-", "*", "max", "min")  # the operators of the pupil's buggy rules
     splits = tuple(LENGTHS)
     boundary = Boundary("line")
 
@@ -108,7 +111,8 @@ class Arithmetic:
         rng = random.Random(f"demonstrations {seed}")
 
         def pupil(a: int, operator: str, b: int) -> int:
-            return buggy(a, operator, b) if rng.random() < BUGGY_SHARE else right(a, operator, b)
+            mistaken = rng.random() < BUGGY_SHARE and operator in self.misconceptions
+            return buggy(a, operator, b) if mistaken else right(a, operator, b)
 
         return [
             Solution(p.id, p.prompt, write_solution(*read_problem(p.prompt), pupil), p.reference)
@@ -156,6 +160,13 @@ class ArithmeticShort(Arithmetic):
 
     name = "arithmetic_short"
     lengths = SHORT_LENGTHS
+
+
+class ArithmeticEasy(ArithmeticShort):
+    """The task `arithmetic_easy`: the chains of `arithmetic_short`, by a pupil who errs in + and - alone."""
+
+    name = "arithmetic_easy"
+    misconceptions = ("+", "-")
 
 
 def _chain(rng: random.Random, split: str, lengths: tuple[int, int]) -> tuple[int, list[tuple[str, int]]]:

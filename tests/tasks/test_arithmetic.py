@@ -180,6 +180,19 @@ def test_short_chains_have_problems_and_lengths_of_their_own():
     assert 5 <= len(short.check(demonstration.prompt, demonstration.completion, demonstration.reference).steps) - 1 <= 8
 
 
+def test_the_able_pupil_errs_in_sums_and_differences_alone():
+    easy = get("arithmetic_easy")
+    wrong = set()
+    for demonstration in easy.demonstrations(500, seed=0):
+        actual = easy.check(demonstration.prompt, demonstration.completion, demonstration.reference)
+        lines = demonstration.completion.split("\n")
+        wrong |= {line.split()[1] for line, label in zip(lines, actual.labels, strict=True) if not label}
+    assert wrong == {"+", "-"}
+    assert [p.prompt for p in easy.problems("test", 9, 1)] == [
+        p.prompt for p in get("arithmetic_short").problems("test", 9, 1)
+    ]
+
+
 def test_the_other_mix_has_none_of_the_operations_that_every_training_chain_has():
     def steady(split: str) -> list[bool]:
         chains = [read_problem(p.prompt)[1] for p in TASK.problems(split, 300, seed=0)]
