@@ -20,8 +20,8 @@ def read_curves(runs: Sequence[Path], folder: str, first: str) -> list[list[dict
         first: that of the policy of the first seed whose numbers of samples all others have to share.
 
     Raises:
-        DataError: a curve is missing, or has a row without its numbers.
-        UserError: a policy was evaluated at other numbers of samples.
+        DataError: a curve has a row without its numbers.
+        UserError: a curve is missing, or a policy was evaluated at other numbers of samples.
     """
     samples = [row["samples"] for row in read_history(runs[0] / first / HISTORY)]
     curves = [read_history(run / folder / HISTORY) for run in runs]
