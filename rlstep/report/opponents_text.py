@@ -16,9 +16,10 @@ _NOTES = """\
 - **best of each arm**: by the mean clean accuracy at the end, over the same seeds that are shown, so that both arms'
   numbers are too high by what luck gave them; each arm chose among {variants}. **best by the other seeds**: each
   seed's variant is chosen without it, which takes that away; the variant may then differ from seed to seed.
-- **equal compute**: both curves at the last second that both arms reach, between evaluations on a straight line. **with
-  the PRM's making**: the process arm begins when its PRM is there, {made} seconds of the processor after outcome-only:
-  sampling, labelling by the exact checker, and training. Of a stage that was interrupted only its last part counts.
+- **equal compute**: both curves at the last second that both arms reach, between evaluations on a straight line.
+  **with the PRM's making**: the process arm begins when its PRM is there, {made} processor seconds later:
+  sampling, labelling by the exact checker, and training. A PRM that is there already costs nothing more. Of a stage
+  that was interrupted only its last part counts.
 - **best of N**: one PRM, trained on samples from before RL, picks among N samples of a test problem. The policies are
   those of the recipes. *PRM, clean*: its pick has no wrong step either. **steps judged right**: the mean of the shares
   of right and of wrong steps that the PRM calls so.
@@ -84,14 +85,18 @@ def _findings(summary: dict, plan: Plan) -> list[str]:
     """Sentences that say what the intervals say, and no more."""
     labels = {variant.name: variant.label for variant in plan.variants}
     chosen = " and ".join(f"{arm.label}: {labels[summary['best'][arm.name]]}" for arm in ARMS)
-    sentences = [f"The best variants by clean accuracy at the end are {chosen}."]
-    compared = summary["comparisons"]["best"]
+    sentences = [f"Of {len(plan.variants)} each, the best on these seeds by clean accuracy at the end are {chosen}."]
+    best, by_others = (summary["comparisons"].get(name) for name in ("best", "by_other_seeds"))
     for measure, words in _MEASURES.items():
-        difference = compared[measure]["clean_accuracy"]["difference"]
-        sentences.append(
+        difference = best[measure]["clean_accuracy"]["difference"]
+        sentence = (
             f"At {words}, the best of each arm: clean accuracy with process rewards is {_than(difference)} "
-            f"outcome-only ({tables.number(*difference.values())})."
+            f"outcome-only ({tables.number(*difference.values())})"
         )
+        if by_others:
+            difference = by_others[measure]["clean_accuracy"]["difference"]
+            sentence += f"; chosen by the other seeds: {verdict(difference)} ({tables.number(*difference.values())})"
+        sentences.append(f"{sentence}.")
     for source in SOURCES:
         curves = summary["best_of_n"][source.name]
         gap = {part: curves["prm_minus_majority"][part][-1] for part in ("mean", "low", "high")}
@@ -131,6 +136,7 @@ def _comparisons(summary: dict, plan: Plan) -> tables.Cells:
         if (pair := summary["comparisons"].get(name)) is None:
             continue
         which = "; ".join(f"{arm.name}: {_named(pair['variants'][arm.name], labels)}" for arm in ARMS)
+        who = words if name == "recipe" else f"{words} ({which})"
         for measure, at in _MEASURES.items():
             one = pair[measure]
             clean = one["clean_accuracy"]
@@ -138,7 +144,7 @@ def _comparisons(summary: dict, plan: Plan) -> tables.Cells:
             answer = one["accuracy"]["difference"]
             cells = [tables.number(*clean[part].values()) for part in (OUTCOME.name, PROCESS.name, "difference")]
             cells += [verdict(clean["difference"]), tables.number(*answer.values())]
-            rows.append([f"{words} ({which})", where, *cells])
+            rows.append([who, where, *cells])
     return tables.Cells([*head, "process - outcome: answer"], rows)
 
 

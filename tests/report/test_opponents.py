@@ -125,10 +125,10 @@ def test_the_page_says_what_the_intervals_say(runs, tmp_path):
     report_opponents(runs, PLAN, tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     best = "outcome only: learning_rate 0.004 and process + outcome: as in the recipe"
-    assert f"The best variants by clean accuracy at the end are {best}." in text
+    assert f"Of 2 each, the best on these seeds by clean accuracy at the end are {best}." in text
     # 0.2, 0.2 and 0.7: 0.37 -/+ 4.303 * 0.289 / sqrt(3); with the PRM's making 0.2, 0.175 and 0.225 minus the same ends
     assert "At equal samples, the best of each arm: clean accuracy with process rewards is not separated from" in text
-    assert "both as in the recipe (outcome: as in the recipe; process: as in the recipe) | equal samples |" in text
+    assert "| both as in the recipe | equal samples |" in text
     assert "| 0.30 [0.30, 0.30] | 0.70 [0.45, 0.95] | 0.40 [0.15, 0.65] | higher |" in text
     assert "equal compute, with the PRM's making (20 s) |" in text
     assert "| lower | -0.10 [-0.16, -0.04] |" in text

@@ -32,7 +32,7 @@ def draw_opponents(summary: dict, path: str | Path) -> None:
             for variant in summary["arms"][arm.name].values():
                 x, y = variant["curve"]["samples"], variant["curve"]["clean_accuracy"]["mean"]
                 by_samples.plot(x, y, color=arm.style.colour, linewidth=0.9, alpha=0.5)
-        _best(by_samples, best, "samples")
+        label_ends(by_samples, _best(by_samples, best, "samples"), HEIGHT_IN)
         _best(by_seconds, best, "seconds")
         _with_prm(by_seconds, best, summary["prm_seconds"]["mean"])
         for axes, title, label in (
@@ -50,8 +50,8 @@ def draw_opponents(summary: dict, path: str | Path) -> None:
         save(figure, path)
 
 
-def _best(axes: Axes, best: dict[str, dict], x: str) -> None:
-    """The best variant of each arm, named at its end."""
+def _best(axes: Axes, best: dict[str, dict], x: str) -> list[tuple[float, str, str]]:
+    """Draws the best variant of each arm; returns (end, name, colour) of each line."""
     ends = []
     for arm in ARMS:
         curve, colour = best[arm.name], arm.style.colour
@@ -59,7 +59,7 @@ def _best(axes: Axes, best: dict[str, dict], x: str) -> None:
         axes.plot(curve[x], clean["mean"], color=colour, linewidth=2.2, clip_on=False)
         band(axes, curve[x], clean, colour)
         ends.append((clean["mean"][-1], f"{arm.label}  {clean['mean'][-1]:.0%}", colour))
-    label_ends(axes, ends, HEIGHT_IN)
+    return ends
 
 
 def _with_prm(axes: Axes, best: dict[str, dict], seconds: float) -> None:
@@ -99,7 +99,8 @@ def draw_before_and_after(summary: dict, path: str | Path) -> None:
             axes.set_xlabel("N, samples per problem to pick from")
             axes.set_title(source.label[0].upper() + source.label[1:], loc="left", fontsize=10)
         panels[0].set_ylabel("problems with the right answer picked")
-        panels[-1].legend(loc="lower right", frameon=False, fontsize=9)
+        # Beside the panels: a curve may lie anywhere in them.
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
         caption = f"One PRM, trained on samples from before RL. Mean of {_seeds(summary)}. Shaded: 95% t-interval."
         set_title(figure, "Best of N before and after RL", caption)
         save(figure, path)
