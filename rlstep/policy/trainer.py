@@ -277,6 +277,11 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
 
     # --- Loss.
 
+    def training_step(self, *args, **kwargs):
+        """TRL's, which samples and scores first where a batch is used up, with its processor time."""
+        with self.training_log.processor_time():
+            return super().training_step(*args, **kwargs)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of a micro-batch; with `tokens_per_device` in pieces, those before the last with their backward."""
         whole, budget = partial(super().compute_loss, model), self.passes.budget

@@ -8,12 +8,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from rlstep.core.stats import t_interval, wilson_interval
-from rlstep.evaluation.learning_curves import read_history, samples_to_reach
+from rlstep.core.stats import t_interval
 from rlstep.report import tables
-from rlstep.report.bad_prm_plan import OUTCOME, Level, Plan
+from rlstep.report.bad_prm_plan import OUTCOME, Level, Plan, Way
+from rlstep.report.policies import reached_and_lost, read_curves
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_json
 
@@ -42,17 +40,21 @@ def report_bad_prm(runs: Sequence[Path], plan: Plan, out: str | Path) -> dict:
     Raises:
         UserError: a run lacks a curve or a PRM's measures, or policies were evaluated at different points.
     """
-    samples = [row["samples"] for row in read_history(runs[0] / OUTCOME.folder(None) / "eval.jsonl")]
+
+    def curves(way: Way, level: Level | None) -> list[list[dict]]:
+        return read_curves(runs, way.folder(level), OUTCOME.folder(None))
+
+    outcome = curves(OUTCOME, None)
     cells = {
-        way.name: {level.name: _cell(runs, way.folder(level), samples, plan.target) for level in plan.levels}
+        way.name: {level.name: reached_and_lost(curves(way, level), plan.target) for level in plan.levels}
         for way in plan.ways
     }
     summary = {
         "seeds": [run.name for run in runs],
         "target": plan.target,
-        "samples": samples[-1],
+        "samples": outcome[0][-1]["samples"],
         "prms": {level.name: _prm(runs, level) for level in plan.levels},
-        "outcome": _cell(runs, OUTCOME.folder(None), samples, plan.target),
+        "outcome": reached_and_lost(outcome, plan.target),
         "ways": cells,
     }
     out = Path(out)
@@ -63,36 +65,6 @@ def report_bad_prm(runs: Sequence[Path], plan: Plan, out: str | Path) -> dict:
     write_json(out / "summary.json", summary)
     (out / "report.md").write_text(_text(summary, plan), encoding="utf-8")
     return summary
-
-
-def _cell(runs: Sequence[Path], folder: str, samples: Sequence[int], target: float) -> dict:
-    """One way with one PRM, over the seeds."""
-    reached, lost, last = [], [], []
-    for run in runs:
-        rows = read_history(run / folder / "eval.jsonl")
-        if [row["samples"] for row in rows] != list(samples):
-            raise UserError(
-                f"{run / folder} was evaluated at other samples than {runs[0] / OUTCOME.folder(None)}; run all of them "
-                "with the same recipe."
-            )
-        clean = [row["clean_accuracy"] for row in rows]
-        reached.append(samples_to_reach(rows, target, "clean_accuracy"))
-        lost.append(is_lost(clean))
-        last.append(clean[-1])
-    at_least = [samples[-1] if number is None else number for number in reached]
-    low, high = wilson_interval(np.array([np.mean(lost)]), np.array([len(lost)]))
-    return {
-        "reached": reached,
-        "samples": t_interval(at_least)._asdict() | {"bound": None in reached},
-        "lost": {"mean": float(np.mean(lost)), "low": float(low[0]), "high": float(high[0])},
-        "clean_accuracy": t_interval(last)._asdict(),
-    }
-
-
-def is_lost(clean: Sequence[float]) -> bool:
-    """Whether a run's clean accuracy, from before the first update on, is never above its start, or ends below it."""
-    start, *later = clean
-    return max(later, default=start) <= start or clean[-1] < start
 
 
 def _prm(runs: Sequence[Path], level: Level) -> dict:

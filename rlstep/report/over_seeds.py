@@ -36,9 +36,10 @@ def summarize_seeds(summaries: Sequence[dict], runs: Sequence[str | Path]) -> di
     known = [seed for seed in seeds if seed is not None]
     if len(set(known)) < len(known):
         raise UserError(f"the runs have seeds {seeds}; each must have its own, or the interval is too narrow.")
+    curves = [summary["best_of_n"] for summary in summaries]
     return {
         "seeds": seeds,
-        "best_of_n": _best_of_n(summaries, runs),
+        "best_of_n": None if None in curves else best_of_n(curves, runs),
         "domains": _domains(summaries, runs),
         "rl": {arm.name: _merged([summary["rl"][arm.name] for summary in summaries]) for arm in arms.ARMS},
         "rl_gap": _rl_gap(summaries),
@@ -60,10 +61,16 @@ def _missing(summaries: Sequence[dict], runs: Sequence) -> list[str]:
     return missing
 
 
-def _best_of_n(summaries: Sequence[dict], runs: Sequence) -> dict | None:
-    curves = [summary["best_of_n"] for summary in summaries]
-    if None in curves:
-        return None
+def best_of_n(curves: Sequence[dict], runs: Sequence) -> dict:
+    """The curves that all seeds have, over the seeds, and the gaps between them (`GAPS`).
+
+    Args:
+        curves: one seed's each, as best_of_n.json has them.
+        runs: the folders that they come from, for messages.
+
+    Raises:
+        UserError: they are not at the same N.
+    """
     ns = curves[0]["ns"]
     for run, curve in zip(runs, curves, strict=True):
         if curve["ns"] != ns:

@@ -113,7 +113,7 @@ class RunRecord:
         return {"stage": self.stage, "commit": git_commit(), "versions": versions(), **self.config}
 
     def __enter__(self) -> "RunRecord":
-        self._start = time.perf_counter()
+        self._start, self._processor_start = time.perf_counter(), time.process_time()
         return self
 
     def __exit__(self, kind, *_):
@@ -127,6 +127,7 @@ class RunRecord:
                     "commit": git_commit(),
                     "versions": versions(),
                     "seconds": round(time.perf_counter() - self._start, 3),
+                    "processor_seconds": round(time.process_time() - self._processor_start, 3),
                     "metrics": self.metrics,
                     "config": self.config,
                 },

@@ -13,6 +13,7 @@ from rlstep.report import arms
 from rlstep.report.arms import Arm
 from rlstep.report.bad_prm import report_bad_prm
 from rlstep.report.contrast import report_contrast
+from rlstep.report.opponents import report_opponents
 from rlstep.report.paper.report import report_paper
 from rlstep.report.seeds import report_seeds
 from rlstep.runtime.code import code_digest
@@ -24,6 +25,7 @@ from rlstep.runtime.recipes import load_recipe
 from rlstep.runtime.tracking import grouped
 from rlstep.stages import COMMANDS, config_classes, run
 from rlstep.stages.bad_prm_lab import BadPRMOptions, bad_prm_stages
+from rlstep.stages.opponents_lab import OpponentsOptions, opponents_stages
 from rlstep.stages.paper_lab import PaperOptions, paper_stages
 from rlstep.stages.report import ReportConfig, report
 from rlstep.tasks import get
@@ -33,7 +35,7 @@ _DEFAULT = " and ".join(arm.name for arm in arms.ARMS if arm.by_default)
 
 
 @dataclass
-class LabConfig(PaperOptions, BadPRMOptions):
+class LabConfig(PaperOptions, BadPRMOptions, OpponentsOptions):
     out: str = field(metadata={"help": "Run folder; the report is in its folder report/."})
     recipes: str | None = field(
         default=None,
@@ -41,7 +43,9 @@ class LabConfig(PaperOptions, BadPRMOptions):
             "help": "Folder of recipes, or the name of a shipped one; by default arithmetic, or paper with paper."
         },
     )
-    pretrained: Annotated[str | None, ReadUnless("paper", True), ReadUnless("bad_prm", True)] = field(
+    pretrained: Annotated[
+        str | None, ReadUnless("paper", True), ReadUnless("bad_prm", True), ReadUnless("opponents", True)
+    ] = field(
         default=None,
         metadata={"help": "Model to start from, instead of the recipe's: a folder, a hub id, or smollm2."},
     )
@@ -53,17 +57,25 @@ class LabConfig(PaperOptions, BadPRMOptions):
         default=None,
         metadata={
             "help": "Runs in OUT/seed-*, and means and intervals; by default 1 run, in OUT, or 3 with contrast, "
-            "paper or bad_prm."
+            "paper, bad_prm or opponents."
         },
     )
     arms: Annotated[
-        list[str] | None, ReadUnless("contrast", True), ReadUnless("paper", True), ReadUnless("bad_prm", True)
+        list[str] | None,
+        ReadUnless("contrast", True),
+        ReadUnless("paper", True),
+        ReadUnless("bad_prm", True),
+        ReadUnless("opponents", True),
     ] = field(
         default=None,
         metadata={"help": f"RL arms ({_NAMES}); by default {_DEFAULT}, or all of them with several seeds."},
     )
     domains: Annotated[
-        list[str], ReadUnless("contrast", True), ReadUnless("paper", True), ReadUnless("bad_prm", True)
+        list[str],
+        ReadUnless("contrast", True),
+        ReadUnless("paper", True),
+        ReadUnless("bad_prm", True),
+        ReadUnless("opponents", True),
     ] = field(
         default_factory=list,
         metadata={
@@ -94,6 +106,7 @@ class LabConfig(PaperOptions, BadPRMOptions):
     def _faults(self) -> Iterator[str]:
         yield from self.paper_faults()
         yield from self.bad_prm_faults()
+        yield from self.opponents_faults()
         if len(asked := self._experiments) > 1:
             yield f"{' and '.join(asked)} are experiments of their own; run one after the other"
         if len({*self.domains, "test"}) <= len(self.domains):
@@ -105,7 +118,7 @@ class LabConfig(PaperOptions, BadPRMOptions):
 
     @property
     def _experiments(self) -> list[str]:
-        return [name for name in ("contrast", "paper", "bad_prm") if getattr(self, name)]
+        return [name for name in ("contrast", "paper", "bad_prm", "opponents") if getattr(self, name)]
 
     @property
     def experiment(self) -> str | None:
@@ -140,6 +153,8 @@ def lab(config: LabConfig) -> dict:
         summary = report_paper(folders, config.plan, out / "report")
     elif config.bad_prm:
         summary = report_bad_prm(folders, config.plan_of_bad_prm, out / "report")
+    elif config.opponents:
+        summary = report_opponents(folders, config.plan_of_opponents, out / "report")
     elif config.contrast:
         summary = report_contrast(folders, out / "report", config.contrast_level)
     elif len(folders) > 1:
@@ -152,6 +167,8 @@ def lab(config: LabConfig) -> dict:
 def _stages(config: LabConfig, recipes: Path) -> list[Stage]:
     if config.paper:
         return paper_stages(config.plan)
+    if config.opponents:
+        return opponents_stages(config, recipes)
     return bad_prm_stages(config) if config.bad_prm else stages(config, recipes)
 
 

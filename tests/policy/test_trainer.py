@@ -1,4 +1,5 @@
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -488,3 +489,26 @@ def test_samples_are_logged_beside_everything(scripted, rows):
     trainer = scripted(rows, **GROUP, max_steps=4)
     trainer.train()
     assert [e["samples"] for e in trainer.state.log_history if "loss" in e] == [4, 4, 8, 8]
+
+
+def test_the_processor_time_of_an_optimizer_step_counts_its_sampling_and_all_its_micro_batches(
+    scripted, rows, monkeypatch
+):
+    """Scoring takes 5 seconds and each of two micro-batches 1; the second step is made on the same rows."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "process_time", lambda: clock[0])
+    trainer = scripted(rows, **GROUP, max_steps=2, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    score, loss = trainer.reward_source, trainer.compute_loss
+
+    def slow_score(*args, **columns):
+        clock[0] += 5.0
+        return score(*args, **columns)
+
+    def slow_loss(*args, **kwargs):
+        clock[0] += 1.0
+        return loss(*args, **kwargs)
+
+    trainer.reward_source, trainer.compute_loss = slow_score, slow_loss
+    trainer.train()
+    logged = [entry["processor_step_time"] for entry in trainer.state.log_history if "loss" in entry]
+    assert logged == [7.0, 2.0]

@@ -3,8 +3,9 @@ import json
 import pytest
 from matplotlib.image import imread
 
-from rlstep.report.bad_prm import is_lost, report_bad_prm
+from rlstep.report.bad_prm import report_bad_prm
 from rlstep.report.bad_prm_plan import OUTCOME, WAYS, Level, Plan
+from rlstep.report.policies import is_lost
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_json, write_rows
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from importlib import metadata
 
 import pytest
@@ -17,12 +18,20 @@ def test_record_holds_what_a_run_was(tmp_path):
     with RunRecord("label", {"task": "arithmetic"}, tmp_path, seed=7) as record:
         record.metrics["rows"] = 12
     actual = json.loads((tmp_path / "run.json").read_text())
-    assert actual.keys() == {"stage", "seed", "commit", "versions", "seconds", "metrics", "config"}
+    times = {"seconds", "processor_seconds"}
+    assert actual.keys() == {"stage", "seed", "commit", "versions", "metrics", "config"} | times
     assert (actual["stage"], actual["seed"], actual["metrics"]) == ("label", 7, {"rows": 12})
     assert actual["config"] == {"task": "arithmetic"}
     assert actual["versions"]["rlstep"] == rlstep.__version__
     assert actual["versions"]["trl"] == metadata.version("trl")
     assert actual["seconds"] >= 0
+
+
+def test_a_record_has_the_processor_seconds_of_its_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "process_time", iter([5.0, 7.25]).__next__)
+    with RunRecord("sample", {}, tmp_path):
+        pass
+    assert json.loads((tmp_path / "run.json").read_text())["processor_seconds"] == 2.25
 
 
 def test_two_files_of_a_folder_have_a_record_each(tmp_path):

@@ -282,6 +282,11 @@ METRICS: dict[str, Metric] = {
         "steady",
         "Throughput, including the time for rewards and updates.",
     ),
+    "processor_step_time": Metric(
+        "processor seconds of an optimizer step and what it sampled and scored; of the first rank's process",
+        "steady",
+        "What an update costs on CPU, also where others use the machine: for comparisons at equal compute.",
+    ),
 }
 
 

@@ -207,6 +207,7 @@ def test_every_metric_has_an_entry():
         "alarm",
         "samples",
         "tokens_per_second",
+        "processor_step_time",
         "advantage/*",
         "vine/*",
     )
