@@ -83,6 +83,9 @@ def read_parquet(path: str | Path) -> Iterator[tuple[int, dict]]:
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not readable as Parquet ({reason}). Write it again, or give another file.") from None
+    except (OverflowError, ValueError) as error:
+        # A date that Python's types have no room for.
+        raise DataError(path, number + 1, None, f"in this row or soon after: {error}.") from None
     if not number:
         raise UserError(f"{path}: the file has no rows. Run the stage that writes it again, or give another file.")
 

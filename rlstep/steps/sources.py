@@ -143,6 +143,13 @@ def _no_shard(folder: Path) -> str:
     below = [p for pattern in ("*", "*/*") for p in sorted(folder.glob(pattern)) if p.is_dir()]
     if inside := [p for p in below if not p.relative_to(folder).as_posix().startswith(".") and _shards_in(p)]:
         return f"{folder}: its rows are in a subfolder. Give {' or '.join(map(str, inside[:4]))}."
+    arrow = any(folder.glob("*.arrow"))
+    if arrow or (folder / "dataset_dict.json").is_file():
+        rows = f"datasets.load_from_disk('{folder}')" + ("" if arrow else "['train']")
+        return (
+            f"{folder}: the library datasets wrote it with save_to_disk, as Arrow files, which are not read. Write a "
+            f"file: `python -c \"import datasets; {rows}.to_parquet('NEW.parquet')\"`."
+        )
     there = _few(sorted(p.name for p in folder.iterdir())) or "nothing"
     return (
         f"{folder}: no file in this folder ends in {', '.join(SHARDS)}; it has {there}. Give a file or another folder."
