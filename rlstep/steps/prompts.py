@@ -19,29 +19,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, get_args
 
 from rlstep.runtime.errors import UserError
+from rlstep.steps.messages import Message, Prompt
 
-Message = dict[str, str]
-Prompt = str | list[Message]
 PromptKey = str | tuple[tuple[str, str], ...]
 Form = Literal["auto", "text", "chat"]
 
 _SAID = "what was said"
-ROLES = ("system", "user", "assistant", "tool", "developer")
-
-
-def is_messages(value: object) -> bool:
-    """Whether a value is a list of messages: mappings with a role and a content, both of them text."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(message, Mapping)
-            and message.get("role") in ROLES
-            and isinstance(message.get("content"), str)
-            and set(message) == {"role", "content"}
-            for message in value
-        )
-    )
 
 
 def problem_text(prompt: Prompt) -> str:
