@@ -16,6 +16,7 @@ from rlstep.verifiers.adapters import Adapter, find_adapter
 from rlstep.verifiers.lora_targets import (
     as_targets,
     check_targets,
+    refuse_adapted_head,
     refuse_another_shape,
     skeleton,
     touches_tied_embeddings,
@@ -101,6 +102,7 @@ def policy_start(model: ModelConfig, merge_base: bool, trust_remote_code: bool =
     if start.lora is not None:
         check_targets(start.lora, path, skeleton(config, trust_remote_code=trust_remote_code))
     if start.adapter is not None:
+        refuse_adapted_head(adapter, skeleton(config, trust_remote_code=trust_remote_code))
         refuse_another_shape(adapter, {name: getattr(model, name) for name in changed(model, OF_THE_ADAPTER)})
     return start
 
