@@ -13,6 +13,7 @@ from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
 from rlstep.policy.rewards.guards import Guards
+from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.ppo import ppo
 from rlstep.stages.prm import PRMConfig, prm
@@ -57,3 +58,10 @@ def test_a_generation_config_that_transformers_will_not_save_changed_costs_no_we
     saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert (saved["temperature"], saved["top_p"], "do_sample" in saved) == (0.6, 0.9, False)
     assert {7, tokenizer.eos_token_id} <= set(saved["eos_token_id"])
+
+
+def test_weights_that_are_cut_off_are_named_before_anything_is_read(published, tmp_path):
+    file = Path(published) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"published/model\.safetensors is damaged or cut off"):
+        sft(SFTOptions(str(tmp_path / "none.jsonl")), SFTArguments(str(tmp_path / "out")), ModelConfig(published))
