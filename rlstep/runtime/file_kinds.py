@@ -19,8 +19,7 @@ class Kind(NamedTuple):
     ending: str = ""  # that the names of such files should have
 
 
-POINTERS = 2  # of the kinds, the first ones
-KINDS = (
+POINTERS = (
     Kind(
         rb"version https://git-lfs\.github\.com/spec/",
         "a Git LFS pointer: it stands for data that was not downloaded",
@@ -31,6 +30,9 @@ KINDS = (
         "a git-annex pointer: it stands for data that was not downloaded",
         "Run `git annex get` on it",
     ),
+)
+KINDS = (
+    *POINTERS,
     Kind(rb"(?i)\s*(<!doctype html|<html)", "an HTML page, perhaps an error or a login", "Download the file again"),
     Kind(rb"\xef\xbb\xbf", "text that begins with a byte order mark (BOM)", "Cut it off: `tail -c +4 FILE > NEW`"),
     Kind(rb"\xff\xfe|\xfe\xff", "text in UTF-16", "Convert it: `iconv -f UTF-16 -t UTF-8 FILE > NEW`"),
@@ -55,9 +57,7 @@ KINDS = (
     ),
     Kind(rb"\x28\xb5\x2f\xfd|BZh|\xfd7zXZ", "compressed, but not with gzip", "Unpack it"),
 )
-
-
-# Text, which no first bytes tell from other text.
+# Tables as text, which no first bytes tell from other text, and what stands between their columns.
 TABLES = {".csv": ",", ".tsv": "\\t"}
 
 
@@ -69,7 +69,7 @@ def refuse_pointer(path: Path) -> None:
     """
     with path.open("rb") as file:
         head = file.read(HEAD)
-    for kind in KINDS[:POINTERS]:
+    for kind in POINTERS:
         if re.match(kind.begins, head):
             raise UserError(f"{path} is {kind.what}. {kind.remedy}.")
 
@@ -87,12 +87,12 @@ def refuse_other_kind(path: Path, file: BinaryIO, ending: str) -> None:
     """
     head = file.read(HEAD)
     file.seek(0)
+    for kind in KINDS:
+        if (not kind.ending or kind.ending != ending) and re.match(kind.begins, head):
+            raise UserError(f"{path}: its content is not what its name says, but {kind.what}. {kind.remedy}.")
     if ending in TABLES:
         table = f"pandas.read_csv('FILE', sep='{TABLES[ending]}', dtype=str)"
         raise UserError(
             f'{path}: a table as text, and not rows of JSON or Parquet. Convert it: `python -c "import pandas; '
             f"{table}.to_parquet('NEW.parquet')\"`."
         )
-    for kind in KINDS:
-        if (not kind.ending or kind.ending != ending) and re.match(kind.begins, head):
-            raise UserError(f"{path}: its content is not what its name says, but {kind.what}. {kind.remedy}.")
