@@ -14,7 +14,7 @@ A row is one sample of one problem, in JSONL or Parquet or a folder of such shar
                  row that is not graded either, the answer is extracted from the completion. Where most samples that
                  the file calls right have none, they are graded by something else (code by its tests), and answers
                  are left out: every sample may be picked, and none votes
-    reference    the right answer
+    reference    the right answer, the same in all rows of a problem
     completion   the sample's text
     labels       one per step: 1 right, 0 wrong, null unknown, or in between; `neutral`: indices of those rated neutral
     steps        the steps; there must be as many scores and labels
@@ -139,6 +139,7 @@ class _Columns:
         self.curves: dict[str, str] = {}
         self._names: set[str] = set()
         self.problems: dict[str, int] = {}
+        self._references: dict[str, str] = {}
         self._spellings: dict[str, int] = {}
         self.problem, self._answer = array("i"), array("i")
         self.sample = array("q")  # -1 where the row does not say
@@ -157,6 +158,7 @@ class _Columns:
         problem_id = scored_rows.problem_id_of(row)
         self.sample.append(scored_rows.sample_of(row))
         self.problem.append(self.problems.setdefault(problem_id, len(self.problems)))
+        self._check_reference(row, problem_id)
         correct = self._add_answer(row)
         labels = self._add_labels(row, correct)
         targets = scored_rows.targets_of(row, labels)
@@ -206,6 +208,20 @@ class _Columns:
         elif self.choice.takes_all and (more := sorted(set(scores) - self._names)):
             problem = "the first row has no such score; give every row the same scores, or choose some with scores_of."
             raise DataError(row.source, row.number, f"scores.{more[0]}", problem)
+
+    def _check_reference(self, row: Row, problem_id: str) -> None:
+        """Refuses two problems under one id, as in a file of several data sets that number their problems alike."""
+        reference = scored_rows.value_of(row, "reference")
+        if not isinstance(reference, (str, int, float)):
+            return  # there is none, or one that grading refuses where it is needed
+        reference = str(reference).strip()
+        first = self._references.setdefault(problem_id, reference)
+        if first != reference and not same_answer(reference, first):
+            problem = (
+                f"'{reference}', and earlier rows of problem '{problem_id}' have '{first}': two problems have one "
+                "problem_id. Make it unique, or evaluate the data sets apart (--domain FIELD, or a file each)."
+            )
+            raise DataError(row.source, row.number, "reference", problem)
 
     def _add_answer(self, row: Row) -> bool:
         """Adds the row's answer and whether it is right, which it returns: as given in the file, else extracted and

@@ -23,9 +23,10 @@ def value_of(row: Row, name: str):
 
 def problem_id_of(row: Row) -> str:
     value = value_of(row, "problem_id")
-    if value is None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        what = "missing" if value is None else "blank"
         problem = (
-            "missing; it says which rows are samples of one problem. If another field does, name it:"
+            f"{what}; it says which rows are samples of one problem. If another field does, name it:"
             f" --fields problem_id=NAME. The row has {', '.join(sorted(row.values))}."
         )
         raise DataError(row.source, row.number, "problem_id", problem)

@@ -283,6 +283,19 @@ def test_a_whole_solution_as_the_reference_is_refused(run, reference):
         run([{"problem_id": "a", "answer": "18", "reference": reference}])
 
 
+def test_two_problems_under_one_id_are_refused(run, tmp_path):
+    """They would be one problem, with samples of both to pick from."""
+    rows = [row("0", scores={"prm": 0.5}, reference=reference) for reference in ("1", "1.0", " 1", "2")]
+    with pytest.raises(DataError, match="row 4, field 'reference': '2', and earlier rows of problem '0' have '1'"):
+        run(rows)
+    assert run(rows[:3])[0]["problems"] == 1
+    domains = [one | {"subject": subject} for one, subject in zip(rows[2:], "ab", strict=True)]
+    write_rows(tmp_path / "domains.jsonl", domains)
+    assert evaluate(EvaluateConfig(str(tmp_path / "domains.jsonl"), str(tmp_path / "d"), domain="subject", n=1))
+    with pytest.raises(DataError, match="row 1, field 'problem_id': blank; it says which rows are samples of one"):
+        run([row(" ")])
+
+
 def test_a_gap_that_became_nan_is_no_value(run):
     nan = float("nan")
     rows = [{"problem_id": "a", "answer": answer, "correct": nan, "reference": 1.0} for answer in (1.0, nan, nan)]

@@ -60,8 +60,8 @@ def test_a_generation_config_that_transformers_will_not_save_changed_costs_no_we
     assert {7, tokenizer.eos_token_id} <= set(saved["eos_token_id"])
 
 
-def test_weights_that_are_cut_off_are_named_before_anything_is_read(published, tmp_path):
+def test_weights_that_are_cut_off_are_named(published, task, solutions, ppo_arguments, tmp_path):
     file = Path(published) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"published/model\.safetensors is damaged or cut off"):
-        sft(SFTOptions(str(tmp_path / "none.jsonl")), SFTArguments(str(tmp_path / "out")), ModelConfig(published))
+        train("sft", published, task, solutions, ppo_arguments, tmp_path)
