@@ -10,8 +10,8 @@ One of N samples per problem is picked; a curve gives the share of problems wher
 - `prm_clean`, `orm_clean`, `NAME_clean`: the same picks, counted as right only if every step is labelled right as
   well; a step whose label is unknown does not count as right.
 
-A curve is left out if the file lacks its data: votes if the rows have neither answers nor completions, clean picks if
-solutions have no labels.
+A curve is left out if the file lacks its data: votes if the rows have no answers by which they are graded, clean picks
+if solutions have no labels.
 
 Answers vote together when they are equal by value, as they are graded (`rlstep.steps.answers.group_by_value`): 1/2 and
 0.5 are one answer. It is right if more than half of its samples are marked right; normally that is all or none of them,
@@ -144,7 +144,9 @@ def missing_parts(scored: ScoredSamples) -> list[str]:
     if not scored.aggregates:
         parts.append("best of N (no scores)")
     if not scored.gives_answers:
-        parts.append("votes (no answers)")
+        right = int(scored.correct.sum())
+        some = f"{scored.right_unanswered:,} of {right:,} right samples have none"
+        parts.append(f"votes ({some if scored.right_unanswered else 'no answers'})")
     if not scored.has_clean and scored.aggregates:
         some = f"{scored.labelled:,} of {scored.rows:,} rows have labels"
         parts.append(f"clean picks ({some if scored.any_label else 'no step is labelled'})")

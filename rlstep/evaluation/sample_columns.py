@@ -50,8 +50,9 @@ class ScoredSamples:
         cut: by curve, the number of samples with a step without a score, because they did not fit into the verifier
             (`rlstep score --on_long_row cut`): they have the lowest score and are not among `steps`.
         labelled: rows that have labels; `graded` were graded here, and `extracted` had their answer extracted here.
+        right_unanswered: rows that the file calls right and that have no answer, where others do or could.
         any_label: whether the label of any step is known.
-        gives_answers: whether any row states its answer, or that it has none; if none does, every sample may be picked.
+        gives_answers: whether the rows state answers, or that they have none; if not, every sample may be picked.
     """
 
     ids: list[str]
@@ -67,6 +68,7 @@ class ScoredSamples:
     labelled: int
     graded: int
     extracted: int
+    right_unanswered: int
     any_label: bool
     gives_answers: bool
 

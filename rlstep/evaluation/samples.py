@@ -11,8 +11,10 @@ A row is one sample of one problem, in JSONL or Parquet or a folder of such shar
                  the lowest score, as its last steps are not known, and is left out where single steps are measured
     correct      true or false; if it is null or absent, the answer is graded against the reference
     answer       text or a number; null or blank is a sample without an answer. If the field is absent, or null in a
-                 row that is not graded either, the answer is extracted from the completion
-    reference    the right answer
+                 row that is not graded either, the answer is extracted from the completion. Where most samples that
+                 the file calls right have none, they are graded by something else (code by its tests), and answers
+                 are left out: every sample may be picked, and none votes
+    reference    the right answer, the same in all rows of a problem
     completion   the sample's text
     labels       one per step: 1 right, 0 wrong, null unknown, or in between; `neutral`: indices of those rated neutral
     steps        the steps; there must be as many scores and labels
@@ -20,7 +22,8 @@ A row is one sample of one problem, in JSONL or Parquet or a folder of such shar
                  `completion`, the steps that they share are measured once
     generated_tokens  how many were generated for the sample, where searches are compared (`equal_tokens`)
 
-Other fields are ignored. Curves whose data is missing are left out (`rlstep.evaluation.best_of_n`).
+NaN, which other programs write for a gap, is null in every field but the scores. Other fields are ignored. Curves whose
+data is missing are left out (`rlstep.evaluation.best_of_n`).
 """
 
 from array import array
@@ -35,7 +38,7 @@ from rlstep.evaluation import scored_rows
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.progress import track
-from rlstep.steps.answers import extract, same_answer
+from rlstep.steps.answers import extract, reference_fault, same_answer
 from rlstep.steps.fields import rename_fields
 from rlstep.steps.records import shown
 from rlstep.steps.sources import Row, iter_rows
@@ -136,6 +139,7 @@ class _Columns:
         self.curves: dict[str, str] = {}
         self._names: set[str] = set()
         self.problems: dict[str, int] = {}
+        self._references: dict[str, str] = {}
         self._spellings: dict[str, int] = {}
         self.problem, self._answer = array("i"), array("i")
         self.sample = array("q")  # -1 where the row does not say
@@ -144,7 +148,7 @@ class _Columns:
         self._steps: dict[str, StepTable] = {}
         self._cut: dict[str, int] = {}
         self._beginnings = Beginnings()
-        self._labelled = self._graded = self._extracted = 0
+        self._labelled = self._graded = self._extracted = self._right = self._right_unanswered = 0
         self._any_label = self._gives_answers = False
 
     def add(self, row: Row) -> None:
@@ -154,6 +158,7 @@ class _Columns:
         problem_id = scored_rows.problem_id_of(row)
         self.sample.append(scored_rows.sample_of(row))
         self.problem.append(self.problems.setdefault(problem_id, len(self.problems)))
+        self._check_reference(row, problem_id)
         correct = self._add_answer(row)
         labels = self._add_labels(row, correct)
         targets = scored_rows.targets_of(row, labels)
@@ -189,8 +194,9 @@ class _Columns:
             labelled=self._labelled,
             graded=self._graded,
             extracted=self._extracted,
+            right_unanswered=self._right_unanswered if self._gives_answers else 0,
             any_label=self._any_label,
-            gives_answers=self._gives_answers,
+            gives_answers=self._gives_answers and not 2 * self._right_unanswered > self._right,
         )
 
     def _check_names(self, row: Row, scores: dict) -> None:
@@ -203,12 +209,27 @@ class _Columns:
             problem = "the first row has no such score; give every row the same scores, or choose some with scores_of."
             raise DataError(row.source, row.number, f"scores.{more[0]}", problem)
 
+    def _check_reference(self, row: Row, problem_id: str) -> None:
+        """Refuses two problems under one id, as in a file of several data sets that number their problems alike."""
+        reference = scored_rows.value_of(row, "reference")
+        if not isinstance(reference, (str, int, float)):
+            return  # there is none, or one that grading refuses where it is needed
+        reference = str(reference).strip()
+        first = self._references.setdefault(problem_id, reference)
+        if first != reference and not same_answer(reference, first):
+            problem = (
+                f"'{reference}', and earlier rows of problem '{problem_id}' have '{first}': two problems have one "
+                "problem_id. Make it unique, or evaluate the data sets apart (--domain FIELD, or a file each)."
+            )
+            raise DataError(row.source, row.number, "reference", problem)
+
     def _add_answer(self, row: Row) -> bool:
         """Adds the row's answer and whether it is right, which it returns: as given in the file, else extracted and
         graded here."""
-        values, correct = row.values, row.values.get("correct")
+        values, correct = row.values, scored_rows.value_of(row, "correct")
         answer, completion = scored_rows.text_of(row, "answer"), values.get("completion")
-        states_answer = "answer" in values and (values["answer"] is not None or correct is not None)
+        stated = scored_rows.value_of(row, "answer") is not None
+        states_answer = "answer" in values and (stated or correct is not None)
         self._gives_answers |= states_answer or completion is not None
         if not states_answer and completion is not None:
             answer = extract(scored_rows.expect(row, "completion", completion, (str,), "text"))
@@ -221,10 +242,14 @@ class _Columns:
                     f" other names: --fields reference=NAME,answer=NAME. The row has {', '.join(sorted(values))}."
                 )
                 raise DataError(row.source, row.number, "correct", problem)
+            if fault := reference_fault(reference):
+                raise DataError(row.source, row.number, "reference", f"{fault}.")
             correct = answer is not None and same_answer(answer, reference)
             self._graded += 1
         elif correct not in (0, 1):
             raise DataError(row.source, row.number, "correct", f"expected true or false, got {shown(correct)}.")
+        self._right += bool(correct)
+        self._right_unanswered += bool(correct) and answer is None
         self._answer.append(-1 if answer is None else self._spellings.setdefault(answer, len(self._spellings)))
         self._correct.append(bool(correct))
         return bool(correct)

@@ -15,11 +15,18 @@ UNNAMED = "score"
 TAUGHT = LabelPolicy(after_first_error="mask")
 
 
+def value_of(row: Row, name: str):
+    """A field's value; None where it is null, absent or NaN."""
+    value = row.values.get(name)
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def problem_id_of(row: Row) -> str:
-    value = row.values.get("problem_id")
-    if value is None:
+    value = value_of(row, "problem_id")
+    if value is None or (isinstance(value, str) and not value.strip()):
+        what = "missing" if value is None else "blank"
         problem = (
-            "missing; it says which rows are samples of one problem. If another field does, name it:"
+            f"{what}; it says which rows are samples of one problem. If another field does, name it:"
             f" --fields problem_id=NAME. The row has {', '.join(sorted(row.values))}."
         )
         raise DataError(row.source, row.number, "problem_id", problem)
@@ -28,7 +35,7 @@ def problem_id_of(row: Row) -> str:
 
 def sample_of(row: Row) -> int:
     """The sample's number among those of its problem, -1 where the row does not say."""
-    value = row.values.get("sample")
+    value = value_of(row, "sample")
     if value is None:
         return -1
     expect(row, "sample", value, (int,), "a whole number")
@@ -45,15 +52,15 @@ def expect(row: Row, name: str, value, kinds: tuple[type, ...], wanted: str):
 
 
 def text_of(row: Row, name: str) -> str | None:
-    """Text, or a number as text; None if it is null, absent or blank."""
-    value = row.values.get(name)
+    """Text, or a number as text; None if it is null, absent, NaN or blank."""
+    value = value_of(row, name)
     if value is None:
         return None
     return str(expect(row, name, value, (str, int, float), "text or a number")).strip() or None
 
 
 def labels_of(row: Row) -> list[float | None] | None:
-    labels = row.values.get("labels")
+    labels = value_of(row, "labels")
     if labels is None:
         return None
     if not isinstance(labels, list) or not all(label is None or _is_share(label) for label in labels):

@@ -16,7 +16,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.verifiers.adapters import find_adapter
 from rlstep.verifiers.lora_targets import ALL_LINEAR, as_targets, check_targets, skeleton
 from rlstep.verifiers.merging import load_config_of
-from rlstep.verifiers.pretrained import ADAPTER_CONFIG
+from rlstep.verifiers.model_files import ADAPTER_CONFIG
 
 # Matrices of a layer that read the same tensor, by the last part of their names.
 _SAME_INPUT = {

@@ -12,6 +12,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import PromptFormat
+from rlstep.verifiers.generation import keep_generation_config
 
 
 def set_end_token(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
@@ -57,6 +58,7 @@ def stop_tokens_of(configured: GenerationConfig, tokenizer: PreTrainedTokenizerB
 
 def keep_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: int) -> None:
     """Puts the taught end among the model's stop tokens, which are saved with it."""
+    keep_generation_config(model)
     model.generation_config.eos_token_id = list(dict.fromkeys([end, *stop_tokens(model, tokenizer)]))
 
 

@@ -11,7 +11,7 @@ from rlstep.policy.models import load_policy, load_policy_tokenizer
 from rlstep.policy.prompt_files import PROMPT_FORMAT
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.adapters import is_verifier
-from rlstep.verifiers.pretrained import ADAPTER_CONFIG
+from rlstep.verifiers.model_files import ADAPTER_CONFIG
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,13 @@ from rlstep.verifiers.adapters import Adapter, find_adapter
 from rlstep.verifiers.lora_targets import (
     as_targets,
     check_targets,
+    refuse_adapted_head,
     refuse_another_shape,
     skeleton,
     touches_tied_embeddings,
 )
 from rlstep.verifiers.merging import load_config_of, put_adapter, refuse_verifier, remove_merged_base, write_merged_base
+from rlstep.verifiers.model_files import check_files
 from rlstep.verifiers.pretrained import load_config, refuse_quantised
 
 # The adapter, and the folder, in which TRL keeps a copy of an adapter as it was given.
@@ -97,10 +99,12 @@ def policy_start(model: ModelConfig, merge_base: bool, trust_remote_code: bool =
         start = replace(start, path=adapter.base, revision=adapter.lora.revision or "main")
         start = replace(start, to_merge=adapter) if merge_base else replace(start, adapter=adapter, lora=None)
     config = load_config_of(path, adapter, trust_remote_code)
+    check_files(start.path)
     refuse_quantised(start.path, config)
     if start.lora is not None:
         check_targets(start.lora, path, skeleton(config, trust_remote_code=trust_remote_code))
     if start.adapter is not None:
+        refuse_adapted_head(adapter, skeleton(config, trust_remote_code=trust_remote_code))
         refuse_another_shape(adapter, {name: getattr(model, name) for name in changed(model, OF_THE_ADAPTER)})
     return start
 

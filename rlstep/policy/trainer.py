@@ -41,6 +41,7 @@ from rlstep.runtime.errors import UserError
 from rlstep.runtime.processes import start_processes
 from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.adapters import Adapter
+from rlstep.verifiers.generation import keep_generation_config
 from rlstep.verifiers.merging import put_adapter
 
 
@@ -122,6 +123,7 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
             callbacks=callbacks,
             run_identity=run_identity,
         )
+        keep_generation_config(self.model)
         self.passes = Passes(self)
         if self.value_function is not None:
             sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled

@@ -19,7 +19,7 @@ class Kind(NamedTuple):
     ending: str = ""  # that the names of such files should have
 
 
-KINDS = (
+POINTERS = (
     Kind(
         rb"version https://git-lfs\.github\.com/spec/",
         "a Git LFS pointer: it stands for data that was not downloaded",
@@ -30,14 +30,48 @@ KINDS = (
         "a git-annex pointer: it stands for data that was not downloaded",
         "Run `git annex get` on it",
     ),
+)
+KINDS = (
+    *POINTERS,
     Kind(rb"(?i)\s*(<!doctype html|<html)", "an HTML page, perhaps an error or a login", "Download the file again"),
     Kind(rb"\xef\xbb\xbf", "text that begins with a byte order mark (BOM)", "Cut it off: `tail -c +4 FILE > NEW`"),
     Kind(rb"\xff\xfe|\xfe\xff", "text in UTF-16", "Convert it: `iconv -f UTF-16 -t UTF-8 FILE > NEW`"),
+    Kind(rb"([^\x00]\x00){4}", "text in UTF-16", "Convert it: `iconv -f UTF-16LE -t UTF-8 FILE > NEW`"),
+    Kind(rb"(\x00[^\x00]){4}", "text in UTF-16", "Convert it: `iconv -f UTF-16BE -t UTF-8 FILE > NEW`"),
     Kind(rb"\x1f\x8b", "compressed with gzip", "Give it a name that ends in .gz", ".gz"),
     Kind(rb"PAR1", "a Parquet file", "Give it a name that ends in .parquet", ".parquet"),
-    Kind(rb"PK\x03\x04", "a zip archive", "Unpack it"),
+    Kind(
+        rb"ARROW1|\xff\xff\xff\xff",
+        "an Arrow file, as the library datasets keeps them",
+        "Load it there, and write it with to_parquet or to_json",
+    ),
+    Kind(
+        rb"\x80[\x02-\x05]",
+        "a pickle, which can run any code when it is read",
+        "If you trust it, load it where it was written, and write its rows as JSON lines or Parquet",
+    ),
+    Kind(
+        rb"PK\x03\x04",
+        "a zip archive",
+        "Unpack it; of a spreadsheet (.xlsx) write the rows as JSON lines or Parquet",
+    ),
     Kind(rb"\x28\xb5\x2f\xfd|BZh|\xfd7zXZ", "compressed, but not with gzip", "Unpack it"),
 )
+# Tables as text, which no first bytes tell from other text, and what stands between their columns.
+TABLES = {".csv": ",", ".tsv": "\\t"}
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuses a file that stands for data that was not downloaded.
+
+    Raises:
+        UserError: it is one; says what to do.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    for kind in POINTERS:
+        if re.match(kind.begins, head):
+            raise UserError(f"{path} is {kind.what}. {kind.remedy}.")
 
 
 def refuse_other_kind(path: Path, file: BinaryIO, ending: str) -> None:
@@ -56,3 +90,9 @@ def refuse_other_kind(path: Path, file: BinaryIO, ending: str) -> None:
     for kind in KINDS:
         if (not kind.ending or kind.ending != ending) and re.match(kind.begins, head):
             raise UserError(f"{path}: its content is not what its name says, but {kind.what}. {kind.remedy}.")
+    if ending in TABLES:
+        table = f"pandas.read_csv('FILE', sep='{TABLES[ending]}', dtype=str)"
+        raise UserError(
+            f'{path}: a table as text, and not rows of JSON or Parquet. Convert it: `python -c "import pandas; '
+            f"{table}.to_parquet('NEW.parquet')\"`."
+        )

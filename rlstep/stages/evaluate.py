@@ -309,6 +309,8 @@ def _describe(scored: ScoredSamples) -> Iterator[str]:
     yield f"{scored.rows:,} samples of {len(scored.ids):,} problems, {each} each"
     if scored.gives_answers:
         yield f"without an answer: {1 - scored.answered / scored.rows:.1%}"
+        if scored.right_unanswered:
+            yield f"right by the file and without an answer, so never picked: {scored.right_unanswered:,}"
     if scored.extracted:
         yield f"answers read from completions: {scored.extracted:,}"
     if scored.graded:

@@ -16,7 +16,7 @@ from rlstep.steps.grading.plain import based, choice, letter, number, words
 from rlstep.steps.grading.spelling import squeezed, tidy, unwrap, words_of
 from rlstep.steps.grading.units import Measured, same_unit, split_unit
 
-__all__ = ["GRADER", "extract", "failed_gradings", "group_by_value", "is_correct", "same_answer"]
+__all__ = ["GRADER", "extract", "failed_gradings", "group_by_value", "is_correct", "reference_fault", "same_answer"]
 
 GRADER = Grader()
 
@@ -48,6 +48,25 @@ def same_answer(answer: str, reference: str) -> bool:
     `GRADER.stopped` or `GRADER.errors`.
     """
     return _same(answer, reference, True)
+
+
+@lru_cache(maxsize=1 << 14)
+def reference_fault(reference: str) -> str | None:
+    r"""Why nothing can be graded by a reference: it states an answer that it does not equal, as a whole solution does.
+
+    >>> reference_fault("2 * 9\n#### 18")
+    "the reference '2 * 9\\n#### 18' states the answer '18' and is no answer itself; give the answer alone"
+    >>> reference_fault(r"\boxed{18}")
+    """
+    answer = extract(reference)
+    if answer is None or _same(answer, reference, False):
+        return None
+    reference, answer = _short(reference), _short(answer)
+    return f"the reference {reference} states the answer {answer} and is no answer itself; give the answer alone"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:30]}...{text[-27:]}")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlstep.runtime.errors import DataError
 from rlstep.runtime.rows import atomic
-from rlstep.steps.answers import extract, same_answer
+from rlstep.steps.answers import extract, reference_fault, same_answer
 from rlstep.steps.readers import ReadReport
 from rlstep.steps.records import Solution
 from rlstep.steps.sources import Row
@@ -25,11 +25,13 @@ def grade(solution: Solution, row: Row, cut_short: bool) -> bool:
         cut_short: whether the format's solutions may end before an answer.
 
     Raises:
-        DataError: there is no reference answer.
+        DataError: there is no reference answer, or a whole solution in its place.
     """
     if not solution.reference.strip():
         problem = f"problem '{solution.problem_id}' has no reference answer to grade by; give one, or leave grade off."
         raise DataError(row.source, row.number, "reference", problem)
+    if fault := reference_fault(solution.reference):
+        raise DataError(row.source, row.number, "reference", f"{fault}.")
     if solution.answer is None:
         solution.answer = extract(solution.completion)
     if solution.answer is not None:

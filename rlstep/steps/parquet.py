@@ -6,7 +6,6 @@ that begin with whole numbers, would reject later rows. pyarrow is imported when
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def solution_schema():
 
     A column has one type, so a prompt is in `prompt` if it is text and in `messages` if it is a list of messages, and
     `prompt_format` and `extra`, which may hold anything, are JSON. `scores` is a list of names with values and no map,
-    which `datasets.load_dataset` refuses.
+    which `datasets.load_dataset` refuses. `rlstep.steps.columns` reads them.
     """
     import pyarrow as pa
 
@@ -59,7 +58,7 @@ def read_parquet(path: str | Path) -> Iterator[tuple[int, dict]]:
 
     Raises:
         UserError: the file is missing, is not Parquet, or has no rows.
-        DataError: a map column holds a key twice, or `scores` a name.
+        DataError: a map column holds a key twice, or a value is none that Python has.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -75,14 +74,15 @@ def read_parquet(path: str | Path) -> Iterator[tuple[int, dict]]:
             for batch in file.iter_batches(READ_ROWS):
                 for row in batch.to_pylist(maps_as_pydicts="strict"):
                     number += 1
-                    yield number, _with_one_prompt(_with_named_scores(row))
-    except _NamedTwice as error:
-        raise DataError(path, number, "scores", f"'{error}' is there twice; each name may have one list.") from None
+                    yield number, row
     except KeyError as error:
         raise DataError(path, number + 1, None, f"in this row or soon after: {error.args[0]}.") from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not readable as Parquet ({reason}). Write it again, or give another file.") from None
+    except (OverflowError, ValueError) as error:
+        # A date that Python's types have no room for.
+        raise DataError(path, number + 1, None, f"in this row or soon after: {error}.") from None
     if not number:
         raise UserError(f"{path}: the file has no rows. Run the stage that writes it again, or give another file.")
 
@@ -100,10 +100,6 @@ def write_parquet(path: str | Path, rows: Iterable[dict]) -> int:
     return count
 
 
-class _NamedTwice(Exception):
-    """A name of which a row has two lists of scores."""
-
-
 def _in_columns(row: dict) -> dict:
     is_text, written = isinstance(row["prompt"], str), row.get("prompt_format")
     return row | {
@@ -113,33 +109,3 @@ def _in_columns(row: dict) -> dict:
         "extra": json.dumps(row["extra"], ensure_ascii=False) if row.get("extra") else None,
         "scores": [{"name": name, "values": values} for name, values in row["scores"].items()],
     }
-
-
-def _with_named_scores(row: dict) -> dict:
-    """A row of our own with its scores by name; rows of other files, and earlier ones with a map, are unchanged."""
-    pairs = row.get("scores")
-    if not isinstance(pairs, list) or not all(
-        isinstance(pair, dict) and {*pair} == {"name", "values"} for pair in pairs
-    ):
-        return row
-    named = {}
-    for pair in pairs:
-        if pair["name"] in named:
-            raise _NamedTwice(pair["name"])
-        named[pair["name"]] = pair["values"]
-    return row | {"scores": named}
-
-
-def _with_one_prompt(row: dict) -> dict:
-    """A row of our own with its messages as its prompt, and JSON read; rows of other files are left unchanged."""
-    if "messages" not in row or "prompt" not in row or (row["prompt"] is None) == (row["messages"] is None):
-        return row
-    messages = row.pop("messages")
-    if row.get("extra", "") is None:
-        del row["extra"]  # none, which a record has as an empty mapping
-    for name in ("prompt_format", "extra"):
-        if isinstance(row.get(name), str):
-            # What is no JSON is left for the record's own check, which names the row.
-            with suppress(ValueError):
-                row[name] = json.loads(row[name])
-    return row if messages is None else row | {"prompt": messages}

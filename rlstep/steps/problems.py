@@ -13,13 +13,15 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from math import isfinite
+from contextlib import suppress
+from decimal import Decimal
+from math import isfinite, isnan
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.steps.fields import parse_fields, rename_fields
-from rlstep.steps.prompts import Prompt, is_messages
+from rlstep.steps.messages import Prompt, read_prompt
 from rlstep.steps.records import Problem, shown
 from rlstep.steps.sources import Row, has_word, hub_rows, is_hub_id, rows_of, shards
 
@@ -118,6 +120,7 @@ class _Taken(NamedTuple):
 
 def _problem(row: Row, mapping: dict[str, str]) -> tuple[Problem, bool]:
     """The problem that a row holds, renamed by the mapping as it is, and whether it has an id of its own."""
+    row = _read_values(row)
     taken: dict[str, _Taken] = {}
     for name in NAMES:
         # Where a field was named, no other is looked at, though it be null.
@@ -135,6 +138,19 @@ def _problem(row: Row, mapping: dict[str, str]) -> tuple[Problem, bool]:
     prompt, reference = _prompt(row, *taken["prompt"][1:]), _reference(row, *taken["reference"][1:])
     own = _id(row, *taken["id"][1:]) if "id" in taken else f"problem-{_hash(prompt, reference)}"
     return Problem(own, prompt, reference, _extra(row, {one.field for one in taken.values()})), "id" in taken
+
+
+def _read_values(row: Row) -> Row:
+    """The row with what tables could not say as it was: objects as JSON in a text, and a null id as NaN."""
+    outers = {known.partition(".")[0] for names in KNOWN_AS.values() for known in names if "." in known}
+    read = {}
+    for name in outers & row.values.keys():
+        with suppress(TypeError, ValueError):
+            read[name] = json.loads(row.values[name])
+    read = {name: value for name, value in read.items() if isinstance(value, dict)}
+    if isinstance(value := row.values.get("id"), float) and isnan(value):
+        read["id"] = None
+    return row._replace(values=row.values | read) if read else row
 
 
 def _refuse_missing(row: Row, name: str, mapping: dict[str, str]) -> NoReturn:
@@ -155,28 +171,26 @@ def _refuse_missing(row: Row, name: str, mapping: dict[str, str]) -> NoReturn:
 
 
 def _prompt(row: Row, field: str, value: object) -> Prompt:
-    if isinstance(value, str):
-        if not value.strip():
-            raise DataError(row.source, row.number, field, "is blank; a problem needs a prompt.")
-        return value
-    if isinstance(value, list):
-        # Parquet gives every message the fields of all of them, null where it has none.
-        bare = [{k: v for k, v in one.items() if v is not None} if isinstance(one, dict) else one for one in value]
-        if is_messages(bare):
-            if bare[-1]["role"] == "assistant":
-                problem = "ends with the assistant's message; a prompt ends where the assistant is to speak."
-                raise DataError(row.source, row.number, field, problem)
-            if not any(message["role"] == "user" and message["content"].strip() for message in bare):
-                raise DataError(row.source, row.number, field, "has no message of the user's with a text in it.")
-            return bare
-    wanted = "text or a list of messages with a role and a content each"
-    raise DataError(row.source, row.number, field, f"expected {wanted}, got {shown(value)}.")
+    if isinstance(value, str) and not value.strip():
+        raise DataError(row.source, row.number, field, "is blank; a problem needs a prompt.")
+    try:
+        prompt = read_prompt(value)
+    except ValueError as error:
+        raise DataError(row.source, row.number, field, f"{error}.") from None
+    if isinstance(prompt, str):
+        return prompt
+    if prompt[-1]["role"] == "assistant":
+        problem = "ends with the assistant's message; a prompt ends where the assistant is to speak."
+        raise DataError(row.source, row.number, field, problem)
+    if not any(message["role"] == "user" and message["content"].strip() for message in prompt):
+        raise DataError(row.source, row.number, field, "has no message of the user's with a text in it.")
+    return prompt
 
 
 def _reference(row: Row, field: str, value: object) -> str:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
         # A column of numbers with gaps in it is read with NaN there, and its whole numbers as 142.0.
         value = str(int(value)) if value == value // 1 else str(value) if isfinite(value) else ""
     if not isinstance(value, str):
@@ -195,8 +209,8 @@ def _reference(row: Row, field: str, value: object) -> str:
 
 
 def _id(row: Row, field: str, value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1:
+        return str(int(value))
     if not isinstance(value, str) or not value:
         raise DataError(row.source, row.number, field, f"expected text or a whole number, got {shown(value)}.")
     return value

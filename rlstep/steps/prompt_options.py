@@ -1,5 +1,6 @@
 """`PromptOptions`: the settings by which every stage that shows prompts to a model is told how to write them."""
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,14 +17,19 @@ logger = logging.getLogger(__name__)
 
 OF_CHATS = ReadUnless("prompt_format", "text")
 
+# What templates are called with here.
+OF_THE_CALL = (
+    "messages", "conversation", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message",
+)  # fmt: skip
+
 
 @dataclass
 class PromptOptions:
     """How problems become what the model reads (`rlstep.steps.prompts`).
 
     Raises:
-        UserError: settings of chats with `prompt_format: text`, no such template file, or arguments that are no
-            mapping.
+        UserError: settings of chats with `prompt_format: text`, a template's file that is not there or holds none, a
+            system prompt that names a file, or arguments that are no mapping.
     """
 
     prompt_format: Literal["auto", "text", "chat"] = field(
@@ -56,18 +62,34 @@ class PromptOptions:
         check(self, self._faults())
 
     def _faults(self) -> Iterator[str]:
+        if self.system_prompt is not None and _is_file(self.system_prompt):
+            yield f"system_prompt is the text itself, and {self.system_prompt} is a file; give what is in it"
+        if taken := [name for name in self.chat_template_arguments or () if name in OF_THE_CALL]:
+            yield f"chat_template_arguments has {', '.join(taken)}, which is set here and no variable of a template"
         if self.chat_template is None:
             return
-        if not Path(self.chat_template).is_file():
+        if "{%" in self.chat_template or "{{" in self.chat_template:
+            yield "chat_template is a template; write it to a file, and give the file's path"
+        elif not _is_file(self.chat_template):
             yield f"chat_template is {self.chat_template}, which is no file; give one that holds a Jinja template"
-            return
+        elif problem := self._template_fault():
+            yield f"chat_template is {self.chat_template}, which {problem}"
+
+    def _template_fault(self) -> str | None:
+        """What is wrong with the template's file: it would be written into every prompt."""
         try:
-            empty = not self.template_text.strip()
+            text = self.template_text
         except UnicodeDecodeError:
-            yield f"chat_template is {self.chat_template}, which is no UTF-8 text; give a file with a Jinja template"
-            return
-        if empty:
-            yield f"chat_template is {self.chat_template}, which is empty; give a file with a Jinja template"
+            return "is no UTF-8 text; give a file with a Jinja template"
+        if not text.strip():
+            return "is empty; give a file with a Jinja template"
+        if text.startswith("\ufeff"):
+            return "begins with a byte order mark (BOM); cut it off: `tail -c +4 FILE > NEW`"
+        if _is_json_object(text):
+            return "is JSON; give the template alone: `jq -r .chat_template FILE > NEW.jinja`"
+        if "messages" not in text:
+            return "is no chat template: it does not read the variable messages"
+        return None
 
     @property
     def asked(self) -> PromptFormat | None:
@@ -192,6 +214,20 @@ def written_as(solutions: Iterable[Solution]) -> PromptFormat | None:
                 f"sample {solution.sample}. Train on those of one way."
             )
     return first
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False  # it could not be a file's name
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 # Of a stage that is called without them: as the checkpoint was taught, or by the prompts' own form.

@@ -19,29 +19,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, get_args
 
 from rlstep.runtime.errors import UserError
+from rlstep.steps.messages import Message, Prompt
 
-Message = dict[str, str]
-Prompt = str | list[Message]
 PromptKey = str | tuple[tuple[str, str], ...]
 Form = Literal["auto", "text", "chat"]
 
 _SAID = "what was said"
-ROLES = ("system", "user", "assistant", "tool", "developer")
-
-
-def is_messages(value: object) -> bool:
-    """Whether a value is a list of messages: mappings with a role and a content, both of them text."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(message, Mapping)
-            and message.get("role") in ROLES
-            and isinstance(message.get("content"), str)
-            and set(message) == {"role", "content"}
-            for message in value
-        )
-    )
 
 
 def problem_text(prompt: Prompt) -> str:
@@ -170,7 +153,7 @@ class PromptFormat:
         messages = self.messages(prompt)
         if messages is None:
             return prompt
-        name = tokenizer.name_or_path or type(tokenizer).__name__
+        name = _name(tokenizer)
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
                 f"{name}: the tokenizer has no chat template, and prompts are chats. Give one (chat_template: FILE), "
@@ -186,13 +169,39 @@ class PromptFormat:
             raise UserError(f"{name}: the chat template refuses a prompt with the roles {roles}: {reason}") from error
 
     def encode(self, tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """The tokens that the model reads before a completion, for each prompt; equal prompts are tokenised once."""
+        """The tokens that the model reads before a completion, for each prompt; equal prompts are tokenised once.
+
+        Raises:
+            UserError: as `render`; or the chat template leaves out what a message says.
+        """
         unique = {prompt_key(prompt): prompt for prompt in prompts}
         ids = {}
         for form, keys in self._by_form(unique).items():
             rendered = [self.render(tokenizer, unique[key]) for key in keys]
+            if form == "chat":
+                self._refuse_left_out(tokenizer, [self.messages(unique[key]) for key in keys])
             ids |= dict(zip(keys, replace(self, form=form).encode_rendered(tokenizer, rendered), strict=True))
         return [list(ids[prompt_key(prompt)]) for prompt in prompts]
+
+    def _refuse_left_out(self, tokenizer, chats: Sequence[list[Message]]) -> None:
+        """Refuses a template that passes over messages of a role, as some do over the system's."""
+        for roles in dict.fromkeys(tuple(message["role"] for message in chat) for chat in chats):
+            # Not the prompts' own text: templates take words such as /no_think out of it.
+            probe = [{"role": role, "content": f"{_SAID} {number}."} for number, role in enumerate(roles)]
+            try:
+                text = tokenizer.apply_chat_template(
+                    probe, tokenize=False, add_generation_prompt=True, **self.template_arguments
+                )
+            except Exception:  # what such a template asks of a message's text, the prompts have
+                continue
+            # What the assistant said in earlier turns may be shortened.
+            asked = (message for message in probe if message["role"] != "assistant")
+            if left_out := next((message["role"] for message in asked if message["content"] not in text), None):
+                raise UserError(
+                    f"{_name(tokenizer)}: the chat template leaves out the {left_out} message of a prompt with the "
+                    f"roles {', '.join(roles)}. Put what it says into the user's message, or give another template "
+                    "(chat_template: FILE)."
+                )
 
     def encode_rendered(self, tokenizer, rendered: Sequence[str]) -> list[list[int]]:
         """The tokens of what `render` gives, for a format that is decided.
@@ -277,6 +286,10 @@ def vocabulary_digest(tokenizer) -> str:
     """A short hash of a tokenizer's vocabulary: tokenizers with the same one write the same special tokens."""
     tokens = sorted(tokenizer.get_vocab().items())
     return hashlib.sha256("\n".join(f"{text} {token}" for text, token in tokens).encode()).hexdigest()[:12]
+
+
+def _name(tokenizer) -> str:
+    return tokenizer.name_or_path or type(tokenizer).__name__
 
 
 def _shown(system_prompt: str | None) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.steps.prompts import Prompt, is_messages, is_prompt_format
+from rlstep.steps.messages import Prompt, read_prompt
+from rlstep.steps.prompts import is_prompt_format
 from rlstep.steps.sources import Row, iter_rows
 
 Span = tuple[int, int]
@@ -153,9 +154,12 @@ def _from_row(row: Row) -> Solution:
     for name in _REQUIRED:
         if name not in values:
             raise DataError(path, number, name, "missing; a Solution row needs it.")
-        if not isinstance(values[name], str) and not (name == "prompt" and is_messages(values[name])):
-            wanted = "text or a list of messages with a role and a content each" if name == "prompt" else "text"
-            raise DataError(path, number, name, f"expected {wanted}, got {shown(values[name])}.")
+        if name != "prompt" and not isinstance(values[name], str):
+            raise DataError(path, number, name, f"expected text, got {shown(values[name])}.")
+    try:
+        values = values | {"prompt": read_prompt(values["prompt"])}
+    except ValueError as error:
+        raise DataError(path, number, "prompt", f"{error}.") from None
     known = {f.name for f in fields(Solution)}
     unknown = sorted(set(values) - known)
     if unknown:

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.manifest import MANIFEST, UNFINISHED, shards_listed
 from rlstep.runtime.record import is_record
 from rlstep.runtime.rows import OnFault, read_rows, refuse
+from rlstep.steps.columns import from_columns
 
 SHARDS = (".jsonl", ".json", ".parquet", ".jsonl.gz", ".json.gz")
 # `rlstep data` lists the malformed rows that it skipped in a file next to its output, OUT + this.
@@ -89,7 +90,20 @@ def _refuse_two_data_sets(files: Sequence[Path]) -> None:
 
 
 def _read(file: Path, on_fault: OnFault) -> Iterator[tuple[int, dict]]:
-    return _parquet(file) if file.suffix == ".parquet" else read_rows(file, on_fault)
+    rows = _parquet(file) if file.suffix == ".parquet" else read_rows(file, on_fault)
+    for number, values in rows:
+        try:
+            yield number, _recorded(file, number, values)
+        except DataError as fault:
+            on_fault(fault)
+
+
+def _recorded(source: Path | str, number: int, values: dict) -> dict:
+    """The row, and if it is one of our own as records have it."""
+    try:
+        return from_columns(values)
+    except ValueError as error:
+        raise DataError(source, number, "scores", str(error)) from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict]]:
@@ -143,6 +157,13 @@ def _no_shard(folder: Path) -> str:
     below = [p for pattern in ("*", "*/*") for p in sorted(folder.glob(pattern)) if p.is_dir()]
     if inside := [p for p in below if not p.relative_to(folder).as_posix().startswith(".") and _shards_in(p)]:
         return f"{folder}: its rows are in a subfolder. Give {' or '.join(map(str, inside[:4]))}."
+    arrow = any(folder.glob("*.arrow"))
+    if arrow or (folder / "dataset_dict.json").is_file():
+        rows = f"datasets.load_from_disk('{folder}')" + ("" if arrow else "['train']")
+        return (
+            f"{folder}: the library datasets wrote it with save_to_disk, as Arrow files, which are not read. Write a "
+            f"file: `python -c \"import datasets; {rows}.to_parquet('NEW.parquet')\"`."
+        )
     there = _few(sorted(p.name for p in folder.iterdir())) or "nothing"
     return (
         f"{folder}: no file in this folder ends in {', '.join(SHARDS)}; it has {there}. Give a file or another folder."
@@ -185,4 +206,4 @@ def hub_rows(name: str, split: str | None, config_name: str | None, revision: st
             " give a downloaded file or folder."
         ) from None
     where = " ".join(filter(None, (name, config_name, split)))
-    return (Row(where, number, values) for number, values in enumerate(rows, start=1))
+    return (Row(where, number, _recorded(where, number, values)) for number, values in enumerate(rows, start=1))

@@ -20,7 +20,7 @@ from pathlib import Path
 import regex
 
 from rlstep.runtime.errors import UserError
-from rlstep.steps.answers import same_answer
+from rlstep.steps.answers import reference_fault, same_answer
 from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.extraction import Stated, stated
 from rlstep.steps.grader import MAX_LENGTH
@@ -134,6 +134,8 @@ class Answers(PublishedTask):
         read = {"number": _number, "choice": _choice}.get(self.grader)
         if read is not None and read(reference) is None:
             raise ValueError(f"the reference {reference!r} is no {self.grader}, and the grader is {self.grader}")
+        if self.grader in ("math", "regex") and (fault := reference_fault(reference)):
+            raise ValueError(fault)
 
     def _read(self, split: str) -> Iterator[Solution]:
         if not self.path:

@@ -11,7 +11,7 @@ does not read the words: a step that calculates correctly what was not asked for
 annotation gets no label.
 """
 
-from rlstep.steps.answers import same_answer
+from rlstep.steps.answers import reference_fault, same_answer
 from rlstep.steps.extraction import stated
 from rlstep.tasks.base import Check
 from rlstep.tasks.calculator import annotations_hold
@@ -26,7 +26,13 @@ class GSM8K(PublishedTask):
     hub_config = "main"
 
     def check(self, prompt: str, completion: str, reference: str) -> Check:
-        """A step that states an answer is right when the answer is; any other by its annotations."""
+        """A step that states an answer is right when the answer is; any other by its annotations.
+
+        Raises:
+            ValueError: the reference is a whole solution.
+        """
+        if fault := reference_fault(reference):
+            raise ValueError(fault)
         spans = self.boundary.split(completion)
         final = stated(completion)
         correct = final is not None and same_answer(final.answer, reference)

@@ -11,7 +11,7 @@ mathematics: only the step in which that answer is complete has a label. Labels 
 
 import re
 
-from rlstep.steps.answers import extract, same_answer
+from rlstep.steps.answers import extract, reference_fault, same_answer
 from rlstep.steps.extraction import stated
 from rlstep.steps.records import Solution
 from rlstep.tasks.base import Check
@@ -45,7 +45,13 @@ class MATH(PublishedTask):
         ]
 
     def check(self, prompt: str, completion: str, reference: str) -> Check:
-        """The step in which the last stated answer ends is right when that is; others are unknown."""
+        """The step in which the last stated answer ends is right when that is; others are unknown.
+
+        Raises:
+            ValueError: the reference is a whole solution.
+        """
+        if fault := reference_fault(reference):
+            raise ValueError(fault)
         spans = self.boundary.split(completion)
         labels: list[int | None] = [None] * len(spans)
         final = stated(completion)

@@ -24,7 +24,8 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.heads import CLASS_HEADS, head_of, keep_own_type
-from rlstep.verifiers.pretrained import ADAPTER_CONFIG, auto_class_of, load_weights
+from rlstep.verifiers.model_files import ADAPTER_CONFIG, check_files
+from rlstep.verifiers.pretrained import auto_class_of, load_weights
 from rlstep.verifiers.sharded import whole, whole_shape
 from rlstep.verifiers.spec import Head, config_entry
 
@@ -83,7 +84,7 @@ def find_adapter(path: str) -> Adapter | None:
     """The adapter at a folder or hub id; None where there is none.
 
     Raises:
-        UserError: it is no LoRA adapter, or does not say what its base is.
+        UserError: it is no LoRA adapter, is damaged, does not say what its base is, or is on another adapter.
     """
     try:
         file = find_adapter_config_file(path)
@@ -94,12 +95,22 @@ def find_adapter(path: str) -> Adapter | None:
     if not Path(path).is_dir():
         cached_file(path, ADAPTER_WEIGHTS, _raise_exceptions_for_missing_entries=False)  # fetched beside it
     folder = Path(file).parent
-    settings = json.loads(Path(file).read_text(encoding="utf-8"))
-    if settings.get("peft_type") != "LORA":
-        raise UserError(f"{path} is an adapter of the kind {settings.get('peft_type')}; rlstep reads LoRA adapters.")
-    lora = LoraConfig.from_pretrained(str(folder))
-    if not lora.base_model_name_or_path:
+    check_files(str(folder))
+    try:
+        kind = json.loads(Path(file).read_text(encoding="utf-8")).get("peft_type")
+        lora = LoraConfig.from_pretrained(str(folder)) if kind == "LORA" else None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({error}). Copy it from the run that wrote it.") from None
+    if lora is None:
+        raise UserError(f"{path} is an adapter of the kind {kind}; rlstep reads LoRA adapters.")
+    if not (base := lora.base_model_name_or_path):
         raise UserError(f"{path}: its {ADAPTER_CONFIG} names no base_model_name_or_path; write it there.")
+    if (Path(base) / ADAPTER_CONFIG).is_file():
+        raise UserError(
+            f"{path} is an adapter on another adapter, {base}, and rlstep puts one on whole weights. Merge that one "
+            f"(`rlstep export --policy {base} --what merged --out FOLDER`), and name FOLDER as base_model_name_or_path "
+            f"in {ADAPTER_CONFIG}."
+        )
     return Adapter(path, folder, lora)
 
 

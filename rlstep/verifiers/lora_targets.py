@@ -113,6 +113,24 @@ def refuse_another_shape(adapter: Adapter, asked: dict[str, Any]) -> None:
         )
 
 
+def refuse_adapted_head(adapter: Adapter, model: PreTrainedModel) -> None:
+    """Refuses to train further an adapter with a layer on the output embedding.
+
+    Args:
+        adapter: it.
+        model: its base, with its weights, or a `skeleton`.
+
+    Raises:
+        UserError: it has one, which the losses would leave out.
+    """
+    head = model.get_output_embeddings()
+    if any(module is head and _matches(adapter.lora.target_modules, name) for name, module in model.named_modules()):
+        raise UserError(
+            f"{adapter.path} has a layer on the output embedding, whose weights the losses here read without an "
+            "adapter. Set merge_base: true, which merges it into its base first."
+        )
+
+
 def _faults(lora: LoraConfig, model: PreTrainedModel) -> Iterator[str]:
     modules = {name: module for name, module in model.named_modules() if name}
     targets = lora.target_modules

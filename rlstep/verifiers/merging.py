@@ -16,8 +16,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.adapters import ADAPTER_WEIGHTS, Adapter, is_verifier, load_adapter
 from rlstep.verifiers.lora_targets import no_sharding
+from rlstep.verifiers.model_files import ADAPTER_CONFIG
 from rlstep.verifiers.pretrained import (
-    ADAPTER_CONFIG,
     load_causal_lm,
     load_config,
     load_tokenizer,

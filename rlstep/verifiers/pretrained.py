@@ -22,9 +22,8 @@ from transformers.utils import logging as transformers_logging
 
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.heads import head_of, is_class_head
+from rlstep.verifiers.model_files import ADAPTER_CONFIG, check_files, refuse_pointers, tokenizer_folder
 from rlstep.verifiers.spec import Head, config_entry
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def load_config(path: str, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -36,6 +35,7 @@ def load_config(path: str, trust_remote_code: bool = False) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        refuse_pointers(path)
         _refuse_adapter(path)
         raise UserError(f"{path}: no model can be loaded from here ({_first_line(error)})") from error
     if not config_entry(config):
@@ -94,14 +94,15 @@ def require_token_classifier(path: str, config: PretrainedConfig) -> None:
 
 
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer at a folder or hub id, as its files say.
+    """The tokenizer at a folder or hub id, as its files say; of an adapter without one, that of its base.
 
     Raises:
         UserError: there is none.
     """
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(tokenizer_folder(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
+        refuse_pointers(path)
         raise UserError(f"{path}: no tokenizer can be loaded from here ({_first_line(error)})") from error
 
 
@@ -228,6 +229,7 @@ def _from_pretrained(
     model_class: type, path: str, what: str, options: dict
 ) -> tuple[PreTrainedModel, list[str], list[str]]:
     """(model, names of weights that it lacks, names of weights in the checkpoint that it has no place for)."""
+    check_files(path)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of missing weights: the callers make it an error
     try:

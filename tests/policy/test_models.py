@@ -1,3 +1,7 @@
+import copy
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -50,6 +54,43 @@ def test_an_adapter_is_merged_into_its_base(tiny_lm, tmp_path):
     # W + (alpha / r) B A
     torch.testing.assert_close(after.q_proj.weight, before.q_proj.weight + 3 * weights["lora_B"] @ weights["lora_A"])
     assert torch.equal(after.k_proj.weight, before.k_proj.weight)
+
+
+def test_an_adapter_that_cannot_be_read_says_why(tiny_lm, tmp_path):
+    lora = LoraConfig(r=2, target_modules=["q_proj"])
+
+    def saved(name: str) -> Path:
+        get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_lm), lora).save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    def refused(message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            load_policy(str(folder))
+
+    folder = saved("settings")
+    (folder / "adapter_config.json").write_text("{")
+    refused("settings/adapter_config.json is damaged")
+    folder = saved("weights")
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    refused("adapter_model.safetensors is damaged or cut off")
+    file.write_text("version https://git-lfs.github.com/spec/v1\n")
+    refused("adapter_model.safetensors is a Git LFS pointer")
+    folder = saved("upper")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    changed = settings | {"base_model_name_or_path": str(saved("lower"))}
+    (folder / "adapter_config.json").write_text(json.dumps(changed))
+    refused("upper is an adapter on another adapter, .*lower, .*rlstep export --policy .*lower --what merged")
+
+
+def test_an_adapter_without_a_tokenizer_has_its_bases(tiny_lm, tokenizer, tmp_path):
+    """PEFT writes none, and neither do many who publish adapters."""
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_lm), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path)
+    assert load_policy_tokenizer(str(tmp_path)).get_vocab() == tokenizer.get_vocab()
+    own = copy.deepcopy(tokenizer)
+    own.add_tokens(["<own>"])
+    assert "<own>" in load_policy_tokenizer(_saved(own, tmp_path)).get_vocab()
 
 
 def _tensors(path):

@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
 from rlstep.policy.config import PolicyModel
@@ -112,6 +113,19 @@ def test_vllm_does_not_sample_adapters_on_tied_embeddings(tiny_lm):
     with pytest.raises(UserError, match="embeddings are one matrix.*which vLLM cannot follow"):
         check_tied(policy_start(model, merge_base=False))
     check_tied(policy_start(replace(model, lora_target_modules="all-linear"), merge_base=False))
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], r".*(q_proj|lm_head)"])
+def test_an_adapter_on_the_output_embedding_is_not_trained_further(targets, own):
+    """TRL's losses read the head's own weights; what the adapter adds was sampled with, and would not be learned."""
+    config = AutoConfig.from_pretrained(own, tie_word_embeddings=False)
+    base = AutoModelForCausalLM.from_config(config)
+    base.save_pretrained(own)
+    get_peft_model(base, LoraConfig(r=2, target_modules=targets)).save_pretrained(own / "adapter")
+    model = PolicyModel(str(own / "adapter"), use_peft=True)
+    with pytest.raises(UserError, match="adapter has a layer on the output embedding.*merge_base: true"):
+        policy_start(model, merge_base=False)
+    assert policy_start(model, merge_base=True).to_merge is not None
 
 
 def test_the_task_of_an_adapter_is_no_choice():

@@ -243,6 +243,12 @@ def test_grade_needs_a_format_with_references(tmp_path, format):
         DataConfig(format, "x", grade=True)
 
 
+def test_grade_needs_an_answer_as_the_reference(tmp_path):
+    write_rows(tmp_path / "s.jsonl", [Solution("p", "?", "Answer: 18", "They earn 9 * 2.\n#### 18").to_row()])
+    with pytest.raises(DataError, match="row 1, field 'reference': .* states the answer '18' and is no answer itself"):
+        data(DataConfig("solutions", str(tmp_path / "s.jsonl"), grade=True))
+
+
 def test_grade_needs_a_reference_in_every_row(tmp_path):
     rows = [Solution("p", "?", "Answer: 1", "1").to_row(), Solution("q", "?", "Answer: 1", " ").to_row()]
     place = "row 2, field 'reference': problem 'q' has no reference answer"

@@ -81,6 +81,28 @@ def test_a_file_without_answers_has_no_votes_and_every_sample_may_be_picked(run,
     assert "votes (no answers)" in capsys.readouterr().out
 
 
+CODE = {"completion": "def f(x):\n    return x"}
+
+
+@pytest.mark.parametrize("fields", [{"answer": None}, CODE, CODE | {"answer": None}])
+def test_samples_that_are_right_by_something_else_than_answers_may_all_be_picked(run, fields, capsys):
+    """Code that passes its tests states no answer; taken for unanswered, nothing right could ever be picked."""
+    rows = [row("a", None, correct, {"prm": score}) | fields for correct, score in ((True, 0.9), (False, 0.3))]
+    result, metrics = run(rows, ns=[1, 2])
+    assert curves_of(result) == ["prm", "pass_at_n"]
+    assert result["prm"]["mean"] == [0.5, 1]
+    assert "unanswered" not in result | metrics
+    assert "left out: votes (1 of 1 right samples have none)" in capsys.readouterr().out
+
+
+def test_few_right_samples_without_an_answer_are_counted(run, capsys):
+    rows = [row("a", answer, correct, {"prm": 0.5}) for answer, correct in (("1", True), ("1", True), ("2", False))]
+    result, _ = run([*rows, row("a", None, True, {"prm": 0.9}) | {"answer": None}], ns=[1])
+    assert curves_of(result) == ["prm", "majority", "weighted", "pass_at_n"]
+    assert result["prm"]["mean"] == [0.5]
+    assert "right by the file and without an answer, so never picked: 1\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("labels", [{}, {"labels": None}, {"labels": [None, None]}])
 def test_no_clean_curve_where_no_step_is_labelled(run, labels, capsys):
     result, metrics = run([row("a", scores={"prm": [0.5, 0.6], "orm": [0.5, 0.5]}, **labels)])
@@ -251,6 +273,36 @@ def test_a_row_that_cannot_be_graded_says_what_it_lacks(run, fields):
         DataError, match=r"row 1, field 'correct': missing, and there is nothing to grade.*row has .*problem_id"
     ):
         run([{"problem_id": "a", **fields}])
+
+
+@pytest.mark.parametrize(
+    "reference", ["They earn 9 * 2.\n#### 18", r"It is $9 \cdot 2 = \boxed{18}$.", "The answer is 18."]
+)
+def test_a_whole_solution_as_the_reference_is_refused(run, reference):
+    with pytest.raises(DataError, match="row 1, field 'reference': the reference .* states the answer '18'"):
+        run([{"problem_id": "a", "answer": "18", "reference": reference}])
+
+
+def test_two_problems_under_one_id_are_refused(run, tmp_path):
+    """They would be one problem, with samples of both to pick from."""
+    rows = [row("0", scores={"prm": 0.5}, reference=reference) for reference in ("1", "1.0", " 1", "2")]
+    with pytest.raises(DataError, match="row 4, field 'reference': '2', and earlier rows of problem '0' have '1'"):
+        run(rows)
+    assert run(rows[:3])[0]["problems"] == 1
+    domains = [one | {"subject": subject} for one, subject in zip(rows[2:], "ab", strict=True)]
+    write_rows(tmp_path / "domains.jsonl", domains)
+    assert evaluate(EvaluateConfig(str(tmp_path / "domains.jsonl"), str(tmp_path / "d"), domain="subject", n=1))
+    with pytest.raises(DataError, match="row 1, field 'problem_id': blank; it says which rows are samples of one"):
+        run([row(" ")])
+
+
+def test_a_gap_that_became_nan_is_no_value(run):
+    nan = float("nan")
+    rows = [{"problem_id": "a", "answer": answer, "correct": nan, "reference": 1.0} for answer in (1.0, nan, nan)]
+    result, metrics = run([one | {"sample": nan, "labels": nan} for one in rows], ns=[3])
+    assert (metrics["unanswered"], result["majority"]["mean"]) == (pytest.approx(2 / 3), [1])
+    with pytest.raises(DataError, match="field 'problem_id': missing"):
+        run([row(nan)])
 
 
 def test_values_as_other_programs_write_them(run):

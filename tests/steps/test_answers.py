@@ -1,7 +1,7 @@
 import pytest
 
 from rlstep.steps import answers
-from rlstep.steps.answers import group_by_value, is_correct, same_answer
+from rlstep.steps.answers import group_by_value, is_correct, reference_fault, same_answer
 from rlstep.steps.grading.plain import number
 
 
@@ -274,3 +274,25 @@ def test_numbers_are_grouped_as_they_are_compared():
     for spelling, group in zip(spellings, groups, strict=True):
         same = [first for first in firsts if spelling == first or same_answer(spelling, first)]
         assert firsts[group] == same[0], spelling
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("(B)", r"\boxed{\text{(B)}}"),
+        ("yes", r"$\boxed{\text{Yes}}$."),
+        ("1,2", r"\boxed{ 1, 2 }"),
+        ("5 cm", r"\boxed{5\text{ cm}}"),
+        (r"\{1\}", r"\boxed{\{1\}}"),
+        ("4", r"\fbox{4}"),
+    ],
+)
+def test_a_reference_in_a_box_is_what_is_in_it(answer, reference):
+    assert same_answer(answer, reference)
+    assert not same_answer("3", reference)
+    assert reference_fault(reference) is None
+
+
+def test_thousands_of_boxes_are_unpacked_in_no_time(no_hang):
+    assert not same_answer("7", "\\boxed{" * 50_000 + "7" + "}" * 50_000)
+    assert not same_answer("7", "\\boxed{" * 100 + "}" * 99)

@@ -1,5 +1,7 @@
 """Parquet: the fixed schema, batches, and other people's files."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +10,7 @@ from rlstep.runtime.errors import DataError, UserError
 from rlstep.steps import parquet
 from rlstep.steps.parquet import read_parquet, solution_schema, write_parquet
 from rlstep.steps.readers import read
-from rlstep.steps.records import Solution, read_solutions
+from rlstep.steps.records import Solution, read_solutions, write_solutions
 
 
 def test_the_schema_has_every_field_of_a_solution():
@@ -149,6 +151,25 @@ def test_other_libraries_read_the_file(tmp_path):
     assert (first["problem_id"], first["completion"]) == ("p", "ab")
     assert first["scores"] == [{"name": "prm", "values": [0.25, None]}, {"name": "orm", "values": [1.0, 0.5]}]
     assert second["scores"] == []
+
+
+@pytest.mark.parametrize("ours", ["jsonl", "parquet"])
+@pytest.mark.parametrize("theirs", ["jsonl", "parquet"])
+def test_what_other_libraries_made_of_a_file_is_read(ours, theirs, tmp_path):
+    import datasets
+
+    chat = [{"role": "user", "content": "1 + 1?"}]
+    one, other = scored()
+    solutions = [
+        replace(one, prompt=chat, prompt_format={"form": "chat"}, extra={"level": 1}),
+        replace(other, prompt=chat, prompt_format={"form": "chat", "system_prompt": "S"}),
+    ]
+    write_solutions(tmp_path / f"ours.{ours}", solutions)
+    made = {"jsonl": datasets.Dataset.from_json, "parquet": datasets.Dataset.from_parquet}[ours](
+        str(tmp_path / f"ours.{ours}"), cache_dir=str(tmp_path / "cache")
+    )
+    {"jsonl": made.to_json, "parquet": made.to_parquet}[theirs](tmp_path / f"theirs.{theirs}")
+    assert read_solutions(tmp_path / f"theirs.{theirs}") == solutions
 
 
 def test_an_empty_parquet_file_is_an_error(tmp_path):

@@ -3,10 +3,12 @@
 import datetime
 import hashlib
 import json
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, DatasetDict
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
@@ -14,6 +16,7 @@ from rlstep.steps.problems import read_problems
 from rlstep.steps.records import Problem, Solution, read_solutions, write_solutions
 
 CHAT = [{"role": "user", "content": "What is 2 + 3?"}]
+PARTS = [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 3?", "image": None}]
 SAID = {"role": "assistant", "content": "5"}
 
 
@@ -41,6 +44,19 @@ def read(tmp_path):
         # open-instruct
         ({"messages": CHAT, "ground_truth": "5", "dataset": "gsm8k"}, (None, CHAT, "5", {"dataset": "gsm8k"})),
         ({"messages": CHAT, "ground_truth": ["5"]}, (None, CHAT, "5", {})),
+        # objects written out as JSON, as tables of text alone have them; contents as parts
+        (
+            {"prompt": json.dumps(CHAT), "reward_model": json.dumps({"ground_truth": "5", "style": "rule"})},
+            (None, CHAT, "5", {"reward_model": {"style": "rule"}}),
+        ),
+        (
+            {"prompt": [{"role": "user", "content": PARTS}], "answer": "5"},
+            (None, CHAT, "5", {}),
+        ),
+        ({"prompt": '[{"a": 1}] has which keys?', "answer": "a"}, (None, '[{"a": 1}] has which keys?', "a", {})),
+        # a column of numbers with gaps
+        ({"id": 3.0, "problem": "p", "answer": 5}, ("3", "p", "5", {})),
+        ({"id": float("nan"), "problem": "p", "answer": 5}, (None, "p", "5", {"id": None})),
         # AIME, AMC (its answers are a column of floats), MATH-500, DAPO as open-r1 processed it
         ({"id": 60, "problem": "2 + 3?", "answer": "025"}, ("60", "2 + 3?", "025", {})),
         ({"id": 0, "problem": "2 + 3?", "answer": 142.0, "url": "u"}, ("0", "2 + 3?", "142", {"url": "u"})),
@@ -117,6 +133,23 @@ def test_rows_that_repeat_a_problem_are_one_and_counted(read, caplog):
         ({"problem": "p", "answer": True}, "answer", "expected the right answer as text, got true"),
         ({"problem": " ", "answer": "5"}, "problem", "is blank"),
         ({"prompt": [{"role": "user"}], "answer": "5"}, "prompt", "a list of messages with a role and a content"),
+        (
+            {"prompt": [{"from": "human", "value": "p"}], "answer": "5"},
+            "prompt",
+            r"message 1 has no role \(it has from",
+        ),
+        ({"prompt": [*CHAT, {"role": "gpt", "content": "5"}], "answer": "5"}, "prompt", "message 2 has the role 'gpt'"),
+        (
+            {"prompt": [CHAT[0] | {"weight": 1}], "answer": "5"},
+            "prompt",
+            "message 1 has weight beside role and",
+        ),
+        (
+            {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": "5"},
+            "prompt",
+            "message 1 has a content that is no text but of the type list",
+        ),
+        ({"prompt": str(CHAT), "answer": "5"}, "prompt", "is a list of messages as text, and no JSON"),
         ({"messages": [*CHAT, SAID], "answer": "5"}, "messages", "ends with the assistant's message; a prompt ends"),
         ({"prompt": [{"role": "system", "content": "S"}], "answer": "5"}, "prompt", "has no message of the user's"),
         ({"id": True, "prompt": "p", "answer": "5"}, "id", "expected text or a whole number, got true"),
@@ -149,6 +182,16 @@ def test_parquet_with_messages_and_columns_of_other_types(tmp_path):
     json.dumps([first.extra, second.extra])
 
 
+def test_parquet_with_values_that_python_or_json_lacks(tmp_path):
+    prices = pa.array([Decimal("4.50"), Decimal("5.00")], pa.decimal128(5, 2))
+    pq.write_table(pa.table({"question": ["a", "b"], "answer": prices}), tmp_path / "prices.parquet")
+    assert [problem.reference for problem in read_problems(tmp_path / "prices.parquet")] == ["4.50", "5"]
+    far = pa.array([2**62], pa.timestamp("us"))
+    pq.write_table(pa.table({"question": ["a"], "answer": ["1"], "when": far}), tmp_path / "far.parquet")
+    with pytest.raises(DataError, match="row 1: in this row or soon after: date value out of range"):
+        read_problems(tmp_path / "far.parquet")
+
+
 def test_a_folder_of_two_splits_or_two_data_sets_needs_a_choice(tmp_path):
     for name in ("train", "test"):
         write_rows(tmp_path / f"{name}.jsonl", [{"problem": f"{name}?", "answer": "1"}])
@@ -167,6 +210,14 @@ def test_a_clone_whose_rows_are_in_data_is_pointed_to(tmp_path):
     (tmp_path / "README.md").write_text("a card")
     with pytest.raises(UserError, match=rf"its rows are in a subfolder\. Give {tmp_path / 'data'}"):
         read_problems(tmp_path)
+
+
+@pytest.mark.parametrize(("splits", "asked"), [({}, ""), ({"train": 1, "test": 1}, r"\['train'\]")])
+def test_what_save_to_disk_wrote_is_named(splits, asked, tmp_path):
+    rows = Dataset.from_list([{"problem": "p", "answer": "1"}])
+    (DatasetDict(dict.fromkeys(splits, rows)) if splits else rows).save_to_disk(tmp_path / "saved")
+    with pytest.raises(UserError, match=rf"save_to_disk.*load_from_disk\('.*saved'\){asked}\.to_parquet"):
+        read_problems(tmp_path / "saved")
 
 
 @pytest.mark.parametrize("name", ["s.jsonl", "s.parquet"])

@@ -1,5 +1,7 @@
 """The settings of prompts: what each changes, what they are when a checkpoint was taught something, what is refused."""
 
+import json
+
 import pytest
 
 from rlstep.runtime.config import StrictParser
@@ -61,11 +63,34 @@ def test_templates_are_compared_within_one_vocabulary_alone(tokenizer, task):
     assert "prompt_format chat, not text" in mine.difference(PromptFormat("text"))
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"\xff\xfe", "no UTF-8 text"), (b" \n", "which is empty")])
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe", "is no UTF-8 text; give a file"),
+        (b" \n", "is empty; give a file"),
+        # each of these would be written into every prompt
+        (b"\xef\xbb\xbf" + TEMPLATE.encode(), r"begins with a byte order mark \(BOM\)"),
+        (json.dumps({"chat_template": TEMPLATE}).encode(), "is JSON; give the template alone: `jq -r .chat_template"),
+        (b"You are a helpful assistant.", "is no chat template: it does not read the variable messages"),
+    ],
+)
 def test_a_file_that_holds_no_template_is_refused(tmp_path, content, message):
     (tmp_path / "a.jinja").write_bytes(content)
-    with pytest.raises(UserError, match=f"{message}; give a file"):
+    with pytest.raises(UserError, match=rf"a\.jinja, which {message}"):
         PromptOptions(chat_template=str(tmp_path / "a.jinja"))
+
+
+def test_text_and_the_name_of_a_file_are_not_taken_for_each_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "system.txt").write_text("You are a helpful assistant.")
+    with pytest.raises(UserError, match=r"system_prompt is the text itself, and system\.txt is a file"):
+        PromptOptions(system_prompt="system.txt")
+    assert PromptOptions(system_prompt="Think. " * 200).asked.system_prompt == "Think. " * 200
+    with pytest.raises(UserError, match="chat_template is a template; write it to a file"):
+        PromptOptions(chat_template=TEMPLATE * 10)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +100,7 @@ def test_a_file_that_holds_no_template_is_refused(tmp_path, content, message):
         ({"prompt_format": "text", "chat_template_arguments": {"a": 1}}, "so chat_template_arguments would do nothing"),
         ({"prompt_format": "message"}, "prompt_format is 'message'; it must be one of auto, text, chat"),
         ({"chat_template": "none.jinja"}, "chat_template is none.jinja, which is no file"),
+        ({"chat_template_arguments": {"add_generation_prompt": False}}, "add_generation_prompt, which is set here"),
         ({"chat_template_arguments": "thinking"}, "chat_template_arguments is thinking; give a mapping"),
     ],
 )

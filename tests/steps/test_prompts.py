@@ -17,6 +17,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% if think is not defined or think %}<think>{% endif %}{% endif %}"
 )
 CHAT = [{"role": "user", "content": "a b"}]
+SYSTEM_SAYS = {"role": "system", "content": "c"}
 
 
 @pytest.fixture
@@ -115,6 +116,27 @@ def test_what_makes_no_sense_is_refused(make_tokenizer, make_format, prompt, mes
 def test_a_chat_needs_a_template(make_tokenizer):
     with pytest.raises(UserError, match="has no chat template"):
         PromptFormat().encode(make_tokenizer(template=None), [CHAT])
+
+
+def test_a_template_that_leaves_out_what_was_said_is_refused(make_tokenizer):
+    """As Phi-3's first one did with the system's: the setting, or the message, would do nothing."""
+    user_alone = (
+        "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|> {{ m.content }} {% endfor %}<|assistant|>"
+    )
+    tokenizer = make_tokenizer(user_alone)
+    for prompt_format, prompt in ((PromptFormat("chat", "c"), CHAT), (PromptFormat(), [SYSTEM_SAYS, *CHAT])):
+        with pytest.raises(UserError, match="leaves out the system message of a prompt with the roles system, user"):
+            prompt_format.encode(tokenizer, [CHAT, prompt])
+    assert PromptFormat().encode(tokenizer, [CHAT]) == [[USER, A, B, ASSISTANT]]
+
+
+def test_a_template_may_take_words_out_of_a_message_and_the_assistants_out_of_a_history(make_tokenizer):
+    tokenizer = make_tokenizer(
+        "{% for m in messages if m.role != 'assistant' %}<|{{ m.role }}|> {{ m.content | replace('/no_think', '') }} "
+        "{% endfor %}<|assistant|>"
+    )
+    history = [{"role": "user", "content": "a /no_think"}, {"role": "assistant", "content": "b"}, *CHAT]
+    assert PromptFormat().encode(tokenizer, [history]) == [[USER, A, USER, A, B, ASSISTANT]]
 
 
 def test_a_format_survives_its_checkpoint():

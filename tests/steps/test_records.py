@@ -58,6 +58,14 @@ MALFORMED = [
 ]
 
 
+def test_messages_in_other_forms_are_read_as_problems_read_them(tmp_path):
+    chat = [{"role": "user", "content": "1 + 1?"}]
+    row = {"problem_id": "a", "completion": "2", "reference": "2"}
+    parts = [{"role": "user", "content": [{"type": "text", "text": "1 + 1?"}]}]
+    write_rows(tmp_path / "s.jsonl", [row | {"prompt": prompt} for prompt in (chat, json.dumps(chat), parts)])
+    assert [solution.prompt for solution in read_solutions(tmp_path / "s.jsonl")] == [chat] * 3
+
+
 def test_a_solution_file_gives_back_what_was_written(tmp_path, solutions):
     write_rows(tmp_path / "s.jsonl", (solution.to_row() for solution in solutions))
     assert read_solutions(tmp_path / "s.jsonl") == solutions

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from rlstep.runtime.errors import UserError
+from rlstep.tasks import get
 from rlstep.tasks.answers import Answers
 
 
@@ -82,3 +83,14 @@ def test_no_completion_raises(grader, completion, no_hang):
 def test_a_reference_that_the_grader_cannot_read_is_an_error(grader, reference):
     with pytest.raises(ValueError, match=f"is no {grader}"):
         Answers(grader=grader).check("p", "", reference)
+
+
+@pytest.mark.parametrize("name", ["answers", "math", "gsm8k"])
+def test_a_whole_solution_is_no_reference(name):
+    """Graded by it, every answer would be wrong."""
+    task = get(name)
+    for reference in ("They earn 9 * 2.\n#### 18", r"It is $9 \cdot 2 = \boxed{18}$.", "The answer is 18."):
+        with pytest.raises(ValueError, match="states the answer '18' and is no answer itself"):
+            task.check("p", "Answer: 18", reference)
+    for reference in (r"\boxed{18}", r"$\boxed{18}$", "$18$", "**18**"):
+        assert task.check("p", "Answer: 18", reference).correct

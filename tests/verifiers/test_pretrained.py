@@ -1,8 +1,11 @@
+import shutil
+
 import pytest
 from transformers import AutoModelForTokenClassification
 
+from rlstep.policy.models import load_policy
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.pretrained import load_config, load_weights
+from rlstep.verifiers.pretrained import load_config, load_tokenizer, load_weights
 from rlstep.verifiers.spec import VerifierSpec
 
 
@@ -14,6 +17,34 @@ def test_what_is_no_verifier_is_refused(tiny_lm, tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="LoRA adapter"):
         load_config(str(tmp_path))
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [
+        ("config.json", load_config),
+        ("generation_config.json", load_policy),  # transformers would pass over it, and with it over the end tokens
+        ("model.safetensors", load_policy),
+        ("tokenizer.json", load_tokenizer),
+    ],
+)
+def test_a_clone_without_its_large_files_is_named(name, load, tiny_lm, tmp_path):
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    load(str(tmp_path / "lm"))
+    (tmp_path / "lm" / name).write_text(POINTER)
+    with pytest.raises(UserError, match=rf"lm/{name} is a Git LFS pointer: .*git lfs pull"):
+        load(str(tmp_path / "lm"))
+
+
+def test_weights_that_are_cut_off_are_named(tiny_lm, tmp_path):
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    file = tmp_path / "lm" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"lm/model.safetensors is damaged or cut off .*copy it again"):
+        load_policy(str(tmp_path / "lm"))
 
 
 def test_incomplete_checkpoint_is_refused(verifier_paths, tmp_path):

@@ -56,6 +56,8 @@ _WRAPPED = re.compile(
 _INLINE = re.compile(r"\$\$?([^$]+)\$\$?|\\[()\[\]](?!\\)")
 _BOLD = re.compile(r"\\mathbf\{([^{}]*)\}")
 _FONT = re.compile(r"\\text\{([^{}]*)\}")
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
+_BRACE = re.compile(r"(?<!\\)[{}]")
 _FULL_STOP = re.compile(r"(?:\s|\\\\$|(?<!\.)\.$|(?<!\\)[,;:]$)+$")
 _SPACE = re.compile(r"\s+")
 _FREE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
@@ -78,7 +80,7 @@ def tidy(text: str) -> str:
     >>> tidy(r"$\left(\tfrac12,\ 10{,}080\right)$.")
     '(\\frac{1}{2}, 10,080)'
     """
-    text = unwrap(text.replace("\\$", DOLLAR))
+    text = _unboxed(unwrap(text.replace("\\$", DOLLAR)))
     text = _INLINE.sub(lambda match: match[1] or "", _NOT_ASCII.sub(_ascii, text)).replace("$", DOLLAR)
     text = _GROUPED.sub(lambda match: re.sub(r"[^\d]+", ",", match[0]), text)
     if "\\begin" not in text:
@@ -98,6 +100,19 @@ def unwrap(text: str) -> str:
         text = _FULL_STOP.sub("", text.strip())
         if wrapped := _WRAPPED.fullmatch(text):
             text = next(filter(None, wrapped.groups()))
+    return text
+
+
+def _unboxed(text: str) -> str:
+    """The content of a box that is the whole text, as references are given that were cut out of solutions."""
+    box = _BOX.match(text)
+    if box is None or not text.endswith("}"):
+        return text
+    depth = 0
+    for brace in _BRACE.finditer(text, box.end() - 1):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return unwrap(text[box.end() : -1]) if brace.end() == len(text) else text
     return text
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from rlstep.steps.prompts import Prompt, is_messages
+from rlstep.steps.messages import Prompt, is_messages
 from rlstep.steps.records import Span, shown
 from rlstep.verifiers.serving.client import SURROGATE
 

@@ -34,6 +34,7 @@ from rlstep.steps.records import Solution
 from rlstep.verifiers.attention import shares_places
 from rlstep.verifiers.features import Feature, train_features
 from rlstep.verifiers.forward import collate, logits_at, pad_id_of
+from rlstep.verifiers.generation import keep_generation_config
 from rlstep.verifiers.packing import can_pack, window_of, work_per_token
 from rlstep.verifiers.pretrained import load_config, load_tokenizer, max_positions
 from rlstep.verifiers.spec import Kind, VerifierSpec
@@ -114,6 +115,7 @@ class VerifierTrainer(ExactResume, Trainer):
             compute_metrics=self._metrics,
             **options,
         )
+        keep_generation_config(self.model)
         self.model_accepts_loss_kwargs = True
         self.reliability: Reliability | None = None
 
