@@ -483,9 +483,9 @@ def test_the_policys_steps_are_those_that_the_prm_was_taught(words, chats, chat_
     save_prm(chats, chat_lm, Boundary("tag", "u"))
     asked, plain = [], RewardModel.score
 
-    def watched(self, prompts, completions, steps=None):
+    def watched(self, prompts, completions, steps=None, cut=False):
         asked.extend(zip(completions, steps, strict=True))
-        return plain(self, prompts, completions, steps)
+        return plain(self, prompts, completions, steps, cut)
 
     monkeypatch.setattr(RewardModel, "score", watched)
     improve(chat_lm, options=words, max_steps=1, num_iterations=1)

@@ -375,7 +375,7 @@ class CountingPRM:
     kind, gives = "prm", "probability"
     steps = 0
 
-    def score(self, prompts, completions, steps=None):
+    def score(self, prompts, completions, steps=None, cut=False):
         self.steps += sum(map(len, steps))
         return [[(end - start) % 10 / 10 for start, end in spans] for spans in steps]
 

@@ -11,7 +11,8 @@ What travels is text and character spans, never tokens, so policy and verifier n
 
 A prompt is a text or a list of messages, [{"role": "user", "content": "7 + 3"}]. Spans count code points, as Python
 does. Without `steps`, or where they are null, the verifier's boundary rule splits
-the completions. A request that cannot be answered gets {"error": why} and a status: 400 for one that is malformed
+the completions. With "cut": true, a row that is longer than the verifier has scores of its first steps, those that fit.
+A request that cannot be answered gets {"error": why} and a status: 400 for one that is malformed
 (field and row are named; rows count from 0), 401 without the server's token, 408 for a body that stops coming, 411 and
 413 for one without a length or too large, 422 for rows that the verifier cannot score, 429 when too much waits, with
 Retry-After, 500 for a fault of the server, which its own output explains, 503 while it loads or stops. Only what is not

@@ -98,21 +98,31 @@ def score_rows(verifier: RowScorer, rows: Sequence[Row]) -> tuple[list[list[floa
     Raises:
         Refused, Failed: there are none.
     """
-    prompts, completions, steps = zip(*rows, strict=True)
     before = verifier.tokens_scored
+    scores: list[list[float]] = [[] for _ in rows]
     try:
-        # Requests with spans and without are one batch.
-        spans = [verifier.boundary.split(c) if s is None else s for c, s in zip(completions, steps, strict=True)]
-        scores = verifier.score(prompts, completions, spans)
-        if len(scores) != len(rows):
-            raise ValueError(f"the verifier gives scores of {len(scores)} rows for {len(rows)}")
+        for cut in (False, True):
+            asked = [row for row, (*_, may_be_cut) in enumerate(rows) if may_be_cut is cut]
+            values = _scores(verifier, [rows[row] for row in asked], cut) if asked else []
+            for row, of_row in zip(asked, values, strict=True):
+                scores[row] = of_row
         return scores, verifier.tokens_scored - before
     except TooLong as error:
-        raise Refused(error.problem, error.row) from None
+        raise Refused(error.problem, asked[error.row]) from None
     except UserError as error:
         raise Refused(str(error)) from None
     except Exception:  # a fault of ours, or a full GPU
         raise Failed(traceback.format_exc()) from None
+
+
+def _scores(verifier: RowScorer, rows: Sequence[Row], cut: bool) -> list[list[float]]:
+    prompts, completions, steps, _ = zip(*rows, strict=True)
+    # Requests with spans and without are one batch.
+    spans = [verifier.boundary.split(c) if s is None else s for c, s in zip(completions, steps, strict=True)]
+    scores = verifier.score(prompts, completions, spans, cut)
+    if len(scores) != len(rows):
+        raise ValueError(f"the verifier gives scores of {len(scores)} rows for {len(rows)}")
+    return scores
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,18 @@ def test_requests_with_and_without_spans_share_a_batch(together, local):
         assert reply["scores"][0] == pytest.approx(scores, abs=1e-6)
 
 
+def test_a_request_may_have_rows_cut_and_shares_a_batch_with_others(together, local):
+    prompts, completions = [PROMPT] * 2, [TOO_LONG, COMPLETION]
+    replies, _ = together(
+        [asked([PROMPT], [COMPLETION]), asked(prompts, completions, cut=True), asked([PROMPT], [TOO_LONG])]
+    )
+    assert [status for status, _, _ in replies] == [200, 200, 422]
+    wanted = local.score(prompts, completions, cut=True)
+    assert 0 < len(wanted[0]) < 200
+    for actual, scores in zip(replies[1][2]["scores"], wanted, strict=True):
+        assert actual == pytest.approx(scores, abs=1e-6)
+
+
 def test_a_row_that_is_too_long_fails_its_request_alone(together, local):
     replies, verifier = together(
         [asked([PROMPT], [COMPLETION]), asked([PROMPT] * 2, [COMPLETION, TOO_LONG]), asked([PROMPT], [COMPLETION])]
