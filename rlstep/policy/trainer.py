@@ -40,7 +40,7 @@ from rlstep.policy.vllm_sync import PolicyOnVLLM
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.processes import start_processes
 from rlstep.steps.prompts import PromptFormat
-from rlstep.verifiers.adapters import Adapter
+from rlstep.verifiers.adapters import Adapter, name_bases_in_full
 from rlstep.verifiers.merging import put_adapter
 
 
@@ -122,6 +122,7 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
             callbacks=callbacks,
             run_identity=run_identity,
         )
+        name_bases_in_full(self.model)
         self.passes = Passes(self)
         if self.value_function is not None:
             sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
