@@ -204,10 +204,10 @@ class StepPPOConfig(GRPOConfig):
         """Settings under which TRL would not weight each token by its own advantage."""
         if self.loss_type == "cispo" and not (self.epsilon_high and self.epsilon_high > 1):
             yield "cispo cuts ratios at epsilon_high, which by default is below 1; set it, for example to 5"
-        if self.load_best_model_at_end and self.metric_for_best_model in (None, "loss", "eval_loss"):
+        if self.metric_for_best_model in ("loss", "eval_loss"):  # the default of whatever reads it
             yield (
-                "load_best_model_at_end would choose by the loss of an evaluation, on which nothing is trained; set "
-                "metric_for_best_model: accuracy"
+                "metric_for_best_model would be the loss of an evaluation, on which nothing is trained and which has "
+                "none; set metric_for_best_model: accuracy"
             )
         if self.advantage in ("rloo", "mean_return") and self.mask_truncated_completions:
             yield (

@@ -141,14 +141,13 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
         mask_BT, update = batch["completion_mask"], self.args.batches_at(self.state.global_step) + 1
         local, everyone = (ScoredBatch.from_rows(update, part) for part in (rows, gather_object(rows)))
         self.training_log.log_completions(everyone, gather_object(mask_BT.sum(dim=1).tolist()))
+        if not self.model.training:
+            return batch  # nothing is trained on an evaluation's completions
         kl_cost_BT = None
         if self.args.kl == "reward":
             kl_BT = kl_when_sampled(self, batch, self.args.kl_kind[1])
             self.training_log.log_token_mean("kl", kl_BT, mask_BT)
             kl_cost_BT = self.beta * kl_BT
-        if not self.model.training:
-            # Nothing is trained on an evaluation's completions.
-            return batch | {"advantages": torch.zeros(mask_BT.shape, device=mask_BT.device)}
         first = self.accelerator.process_index * len(mask_BT)
         batch["group"] = torch.arange(first, first + len(mask_BT), device=mask_BT.device) // self.num_generations
         # What a problem's samples are worth within their outcome, and which of them are trained on.
@@ -185,6 +184,16 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
             return inputs
         self._buffered_inputs = groups_together(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """A batch of an evaluation, which is sampled and scored: there is no loss, nor are there log-probabilities.
+
+        TRL would compute them under policy and reference, which takes a third of an evaluation, for a loss of 0.
+        """
+        with self.passes.left_out():
+            self._prepare_inputs(inputs)
+        self.training_log.forget_log_probabilities()
+        return None, None, None
 
     # --- Score.
 
@@ -281,7 +290,7 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of a micro-batch; with `tokens_per_device` in pieces, those before the last with their backward."""
         whole, budget = partial(super().compute_loss, model), self.passes.budget
-        if budget is None or not self.model.training:
+        if budget is None:
             return whole(inputs, return_outputs, num_items_in_batch)
         pieces = budget.pieces(inputs)
         if len(pieces) == 1:
@@ -291,7 +300,6 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         """TRL's policy loss, the KL where it is not TRL's, and the value loss, in one backward pass."""
-        # An evaluation's completions have no returns: nothing is trained on them.
         valued, mask_BT = "returns" in inputs, inputs["completion_mask"]
         tap = Tap(model, self.value_function.beside_policy if valued else None)
         with trls_kl(self, added=self.args.kl_is_trls):
@@ -317,9 +325,9 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
 
     def _token_weights(self, inputs: dict[str, Tensor]) -> Tensor:
         """(B, T): how much each token counts in TRL's loss, for terms that stand beside it."""
-        accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
+        accumulation = self.current_gradient_accumulation_steps
         share = 1 / accumulation
-        if self.model.training and self.loss_type in ("cispo", "dapo"):
+        if self.loss_type in ("cispo", "dapo"):
             share = self.args.steps_per_generation / accumulation
         items = inputs["num_items_in_batch"] / self.accelerator.num_processes
         mask_BT = inputs["completion_mask"]

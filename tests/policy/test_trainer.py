@@ -478,10 +478,25 @@ def test_evaluation_weighs_every_row_alike(scripted, row, tokenizer):
     trainer = scripted([row(""), row("")], source, per_device_eval_batch_size=2, num_generations_eval=1)
     trainer.sample_by(lambda prompt_ids, n: [[tokenizer.eos_token_id] for _ in prompt_ids])
     data = Dataset.from_list([{"prompt": f"{n}\n", "reference": "1"} for n in range(3)])
-    metrics = trainer.evaluate(data)
-    actual = trainer.state.log_history[-1]
-    assert actual["eval_accuracy"] == pytest.approx(2 / 3)
-    assert metrics["eval_loss"] == 0.0
+    trainer.evaluate(data)
+    assert trainer.state.log_history[-1]["eval_accuracy"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("settings", [{"beta": 0.1}, {"beta": 0.1, "kl": "reward"}, {"advantage": "gae"}])
+def test_an_evaluation_computes_no_loss_and_nothing_that_it_is_made_of(settings, scripted, row):
+    """Completions are written by hand, so the policy is never run, with or without its adapter."""
+    rows, passes = [row("1\n2", (1.0, 0.0), 1.0), row("4", (0.5,))], []
+    trainer = scripted(rows, num_generations_eval=2, per_device_eval_batch_size=2, **settings)
+    trainer.model.get_base_model().register_forward_hook(lambda *_: passes.append(1))
+    metrics = trainer.evaluate(Dataset.from_list([{"prompt": "0\n", "reference": "1"}]))
+    assert passes == []
+    logged = trainer.state.log_history[-1]
+    assert (logged["eval_accuracy"], logged["eval_reward/process"]) == (0.5, 0.75)
+    assert not {"eval_loss", "eval_kl", "eval_entropy", "eval_clip_ratio/region_mean"} & {*logged, *metrics}
+    # Training reads as before.
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, trainer.batch())
+    assert passes
 
 
 def test_samples_are_logged_beside_everything(scripted, rows):

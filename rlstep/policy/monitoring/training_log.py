@@ -72,6 +72,11 @@ class TrainingLog:
             shown.pop()
         shown.extend(means)
 
+    def forget_log_probabilities(self) -> None:
+        """Takes back what TRL measures of log-probabilities under vLLM in an evaluation, in which there are none."""
+        for name in [name for name in self._metrics if name.startswith("sampling/")]:
+            del self._metrics[name]
+
     @contextmanager
     def one_value_each(self, mask_BT: Tensor, pieces: list[slice]) -> Iterator[None]:
         """Within it a micro-batch is computed in pieces; what each adds to a metric becomes one value in the end.

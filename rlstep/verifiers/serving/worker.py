@@ -27,6 +27,9 @@ from rlstep.verifiers.serving.batching import Row
 LAST_WORDS_S = 5.0  # for a process that is told to end; then it is killed
 
 
+IDENTITY = ("kind", "boundary", "prompt_format")  # what tells one verifier from another
+
+
 class Refused(Exception):
     """Rows that the verifier cannot score.
 
@@ -83,13 +86,10 @@ class Worker(Protocol):
 
 
 def identity(verifier: RowScorer) -> dict[str, Any]:
-    """What tells one verifier from another."""
+    """The values of `IDENTITY`."""
     prompt_format = verifier.prompt_format
-    return {
-        "kind": verifier.kind,
-        "boundary": verifier.boundary.to_dict(),
-        "prompt_format": None if prompt_format is None else prompt_format.to_dict(),
-    }
+    values = (verifier.kind, verifier.boundary.to_dict(), None if prompt_format is None else prompt_format.to_dict())
+    return dict(zip(IDENTITY, values, strict=True))
 
 
 def score_rows(verifier: RowScorer, rows: Sequence[Row]) -> tuple[list[list[float]], int]:

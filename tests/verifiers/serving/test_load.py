@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from rlstep import __version__
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving import server as server_module
@@ -299,6 +300,11 @@ def test_while_it_loads_the_server_says_so(slow_to_load, local):
         assert (status, headers["retry-after"]) == (503, "5")
         assert json.loads(reply) == {"error": "the verifier is loading."} | state
         token = {"Authorization": "Bearer s3cret"}.items()
+        # The keys are those of a server that is ready; what only the verifier knows is null.
+        known = {"rlstep": __version__, "name": "slow", "max_request_bytes": 64 << 20}
+        unknown = dict.fromkeys(("kind", "boundary", "prompt_format"))
+        wanted = {"error": "the verifier is loading."} | state | known | unknown
+        assert sent(server, "GET", "/health", headers=token) == (503, wanted)
         assert sent(server, "POST", "/score", SCORE, token) == (503, {"error": "the verifier is loading."})
         assert not ready.is_set()
         with pytest.raises(UserError, match=r"cannot be reached \(status 503: the verifier is loading\.\)"):
@@ -306,6 +312,7 @@ def test_while_it_loads_the_server_says_so(slow_to_load, local):
         server.loaded.set()
         assert ready.wait(60)
         actual = sent(server, "GET", "/health", headers=token)[1]
+        assert actual.keys() == wanted.keys() - {"error"}
         assert (actual["status"], actual["workers"], actual["name"]) == ("ready", {"ready": 2, "of": 2}, "slow")
         client = RemoteRewardModel(server.url, token="s3cret")
         assert client.score([PROMPT], [COMPLETION]) == local.score([PROMPT], [COMPLETION])
@@ -323,7 +330,9 @@ def test_a_server_that_stops_finishes_what_it_has_and_refuses_the_rest(local):
         wait_until(lambda: server.pool.queue.unfinished == 4)
         server.stop()
         assert sent(server, "POST", "/score", SCORE) == (503, {"error": "the server is stopping."})
-        assert sent(server, "GET", "/health")[1]["status"] == "stopping"
+        stopping = sent(server, "GET", "/health")[1]
+        assert (stopping["status"], stopping["error"]) == ("stopping", "the server is stopping.")
+        assert (stopping["kind"], stopping["name"]) == ("prm", "tiny")
         verifier.go_on.set()
         assert [reply.result() for reply in replies] == [(200, {"scores": local.score([PROMPT], [COMPLETION])})] * 4
 
