@@ -15,9 +15,9 @@ from transformers import (
 )
 from trl import SFTTrainer
 
-from rlstep.policy.config import PolicyModel
 from rlstep.policy.export import write_adapter, write_merged
 from rlstep.policy.first_batch import Look, warn_of_first_batch
+from rlstep.policy.model_options import PolicyModel
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
