@@ -482,6 +482,14 @@ def test_evaluation_weighs_every_row_alike(scripted, row, tokenizer):
     assert trainer.state.log_history[-1]["eval_accuracy"] == pytest.approx(2 / 3)
 
 
+def test_an_evaluation_may_draw_several_samples_of_an_odd_number_of_problems(scripted, row):
+    """Three problems in batches of one: what the loader says remains is counted in problems, not in rows."""
+    rows = [row("1\n2", (1.0, 0.0), 1.0), row("4", (0.5,))]
+    trainer = scripted(rows, num_generations_eval=2, per_device_eval_batch_size=2)
+    trainer.evaluate(Dataset.from_list([{"prompt": f"{n}\n", "reference": "1"} for n in range(3)]))
+    assert trainer.state.log_history[-1]["eval_accuracy"] == 0.5
+
+
 @pytest.mark.parametrize("settings", [{"beta": 0.1}, {"beta": 0.1, "kl": "reward"}, {"advantage": "gae"}])
 def test_an_evaluation_computes_no_loss_and_nothing_that_it_is_made_of(settings, scripted, row):
     """Completions are written by hand, so the policy is never run, with or without its adapter."""
