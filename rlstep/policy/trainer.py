@@ -150,10 +150,9 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
             kl_BT = kl_when_sampled(self, batch, self.args.kl_kind[1])
             self.training_log.log_token_mean("kl", kl_BT, mask_BT)
             kl_cost_BT = self.beta * kl_BT
-        first = self.accelerator.process_index * len(mask_BT)
-        batch["group"] = torch.arange(first, first + len(mask_BT), device=mask_BT.device) // self.num_generations
-        # What a problem's samples are worth within their outcome, and which of them are trained on.
         own = self._own_rows(len(mask_BT))
+        batch["group"] = torch.arange(own.start, own.stop, device=mask_BT.device) // self.num_generations
+        # What a problem's samples are worth within their outcome, and which of them are trained on.
         worth, stays_B = estimators.by_outcome(everyone.scored, self.args)
         local = replace(local, scored=worth[own])
         if stays_B is not None:
@@ -188,10 +187,7 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """A batch of an evaluation, which is sampled and scored: there is no loss, nor are there log-probabilities.
-
-        TRL would compute them under policy and reference, which takes a third of an evaluation, for a loss of 0.
-        """
+        """A batch of an evaluation is sampled and scored; TRL would spend a third of the time on a loss of 0."""
         with self.passes.left_out():
             self._prepare_inputs(inputs)
         self.training_log.forget_log_probabilities()

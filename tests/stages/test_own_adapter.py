@@ -198,7 +198,7 @@ def test_adapters_and_checkpoints_load_from_any_folder(
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path / "runs")
     shutil.copytree(tiny_lm, "lm")
-    given = shutil.copytree(policy, "given")
+    given = Path(shutil.copytree(policy, "given"))
     (given / "adapter_config.json").write_text(json.dumps(settings_of(given) | {"base_model_name_or_path": "lm"}))
     kept = {"save_strategy": "steps", "save_steps": 1}
     options = SFTOptions(files["demonstrations"])

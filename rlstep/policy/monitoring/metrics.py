@@ -55,9 +55,7 @@ def batch_metrics(
         _prm(row, metrics)
         _steps(row, text, length, metrics)
     _guards(scored, metrics)
-    cut = [float(bool(row.cut_by)) for row in scored if row.cut_by is not None]
-    if cut:
-        metrics["completions/cut"] = cut
+    metrics["completions/cut"] = [float(bool(row.cut_by)) for row in scored if row.cut_by is not None]
     metrics["completions/without_answer"] = [float(not row.answered) for row in scored]
     if finished is not None:
         metrics["completions/truncated"] = [float(not done) for done in finished]
@@ -175,7 +173,7 @@ METRICS: dict[str, Metric] = {
     ),
     # --- Is the PRM still right about this policy?
     "prm/score": Metric(
-        "mean over completions of prod_k p_k, those left out that the PRM did not read whole",
+        "mean of prod_k p_k over completions that the PRM read whole",
         "rises, together with accuracy",
         "The PRM's probability that all steps are right.",
     ),
@@ -229,10 +227,7 @@ METRICS: dict[str, Metric] = {
     ),
     "completions/without_answer": Metric("share without an answer", "near 0", "These cannot be verified."),
     "completions/cut": Metric(
-        "share that a verifier did not read whole, being longer than it in its own tokens",
-        "0",
-        "Their last steps have no process reward. Above 0: lower max_completion_length, or take a verifier with a "
-        "longer context.",
+        "share that a verifier did not read whole, as too long for it", "0", "Their last steps have no process reward."
     ),
     "completions/truncated": Metric(
         "share that the policy did not end itself", "below 0.05", "Rising: solutions outgrow max_completion_length."
