@@ -1,8 +1,8 @@
 """What `rlstep/policy/` and `rlstep/runtime/resume.py` rely on in TRL and transformers beyond their public interfaces.
 
-Of the policy's modules trainer.py, passes.py, token_budget.py, value_function.py, kl.py, rollouts.py, vllm_sync.py,
-vllm_adapter.py, resume.py, sft_trainer.py and monitoring/training_log.py do. A new TRL or transformers that breaks them
-fails here.
+Of the policy's modules trainer.py, token_advantages.py, passes.py, token_budget.py, value_function.py, kl.py,
+rollouts.py, vllm_sync.py, vllm_adapter.py, resume.py, sft_trainer.py and monitoring/training_log.py do. A new TRL or
+transformers that breaks them fails here.
 """
 
 import inspect
