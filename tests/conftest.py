@@ -47,6 +47,19 @@ def tokenizer(task):
 
 
 @pytest.fixture(scope="session")
+def byte_tokenizer():
+    """Another tokenizer than the policies': one token per byte of UTF-8."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["<pad>", "<eos>", *alphabet])}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+
+
+@pytest.fixture(scope="session")
 def tiny_lm(tokenizer, tmp_path_factory) -> str:
     """Path of a saved, randomly initialised causal LM with the arithmetic tokenizer."""
     from rlstep.tasks.small import small_model

@@ -15,9 +15,9 @@ from transformers import (
 )
 from trl import SFTTrainer
 
-from rlstep.policy.config import PolicyModel
 from rlstep.policy.export import write_adapter, write_merged
 from rlstep.policy.first_batch import Look, warn_of_first_batch
+from rlstep.policy.model_options import PolicyModel
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
@@ -483,9 +483,9 @@ def test_the_policys_steps_are_those_that_the_prm_was_taught(words, chats, chat_
     save_prm(chats, chat_lm, Boundary("tag", "u"))
     asked, plain = [], RewardModel.score
 
-    def watched(self, prompts, completions, steps=None):
+    def watched(self, prompts, completions, steps=None, cut=False):
         asked.extend(zip(completions, steps, strict=True))
-        return plain(self, prompts, completions, steps)
+        return plain(self, prompts, completions, steps, cut)
 
     monkeypatch.setattr(RewardModel, "score", watched)
     improve(chat_lm, options=words, max_steps=1, num_iterations=1)

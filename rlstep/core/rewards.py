@@ -9,7 +9,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["SCHEMES", "check_scheme", "pad_steps", "place_step_rewards", "step_rewards", "steps_to_first_error"]
+__all__ = [
+    "SCHEMES",
+    "beginning_rewards",
+    "check_scheme",
+    "pad_steps",
+    "place_step_rewards",
+    "step_rewards",
+    "steps_to_first_error",
+]
 
 # Sums of class probabilities (positive + neutral) may exceed 1 by rounding in low precision.
 _ROUNDING = 1e-2
@@ -156,6 +164,42 @@ def step_rewards(step_scores_S: Tensor, scheme: str, **parameters) -> Tensor:
     if not ((p_S >= -_ROUNDING) & (p_S <= 1 + _ROUNDING)).all():
         raise ValueError("step scores must be probabilities in [0, 1]; pass logits through a sigmoid first.")
     return _SCHEMES[scheme](p_S.clamp(0, 1), **parameters)
+
+
+# Schemes under which what a step is paid depends on later steps: on the next one, or on all of them.
+_READ_NEXT, _READ_ALL = ("delta", "clip_delta"), ("min_form", "coherence")
+
+
+def beginning_rewards(step_scores_S: Tensor, scheme: str, **parameters) -> Tensor:
+    """Step rewards of a solution's first steps, where the later ones have no scores.
+
+    A step whose reward depends on scores that are not there gets none above 0::
+
+        sum, log, clip, progress   as `step_rewards`: no step depends on a later one
+        delta, clip_delta          as in the whole solution, but of the last scored step the lesser of p, or its
+                                   clipped p, and 0; from a step on they sum to no more than in the whole solution
+        min_form, coherence        the lesser of `step_rewards` and 0: every step depends on all of them
+
+    Args:
+        step_scores_S: (S,) the scores of the first steps; at least one more step has none.
+        scheme, **parameters: as in `step_rewards`.
+
+    Returns:
+        (S,) rewards.
+
+    Raises:
+        ValueError: as in `step_rewards`.
+    """
+    check_scheme(scheme, parameters)
+    if scheme not in _READ_NEXT:
+        rewards_S = step_rewards(step_scores_S, scheme, **parameters)
+        return rewards_S.clamp_max(0) if scheme in _READ_ALL else rewards_S
+    # The last one stands before an unknown step as if that were worth 0, and is then paid nothing for it.
+    of_steps = "sum" if scheme == "delta" else "clip"
+    values_S = step_rewards(step_scores_S, of_steps, **parameters)
+    rewards_S = values_S - torch.cat([values_S[1:], values_S.new_zeros(len(values_S[:1]))])
+    rewards_S[-1:].clamp_(max=0)
+    return rewards_S
 
 
 def steps_to_first_error(step_scores_S: Tensor, threshold: float) -> int:

@@ -32,6 +32,7 @@ from rlstep.core.curves import Curve, best_of_n, pass_at_n, vote_at_n
 from rlstep.core.trace_error import final_answer_error, trace_error
 from rlstep.evaluation.sample_columns import ByProblem, ScoredSamples
 from rlstep.evaluation.samples import ORM, PRM
+from rlstep.runtime.errors import UserError
 from rlstep.runtime.progress import track
 from rlstep.steps.answers import group_by_value
 
@@ -128,6 +129,20 @@ def fewest_samples(scored: ScoredSamples) -> tuple[str, int]:
     """(id, number of samples) of the problem with the fewest samples."""
     fewest = int(scored.sizes.argmin())
     return scored.ids[fewest], int(scored.sizes[fewest])
+
+
+def check_numbers(scored: ScoredSamples, ns: list[int], data: str) -> None:
+    """Refuses N of which a problem has fewer samples; `data` is where they are from.
+
+    Raises:
+        UserError: that is so.
+    """
+    problem, fewest = fewest_samples(scored)
+    if fewest < ns[-1]:
+        raise UserError(
+            f"{data}: ns asks for best-of-{ns[-1]}, but problem '{problem}' has {fewest} samples."
+            f" Sample at least {ns[-1]} per problem, or give ns up to {fewest}."
+        )
 
 
 def powers_of_two(limit: int) -> list[int]:

@@ -1,13 +1,13 @@
-"""`StepPPOConfig`: TRL's GRPOConfig plus settings of step rewards, the critic and token advantages; `PolicyModel`."""
+"""`StepPPOConfig`: TRL's GRPOConfig plus settings of step rewards, the critic and token advantages."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from trl import GRPOConfig, ModelConfig
+from trl import GRPOConfig
 
 from rlstep.policy.inherited import IN_VLLM_SERVER, INHERITED
-from rlstep.runtime.constraints import Choices, Constraint, Idle, Range, ReadBy, check, library_faults
+from rlstep.runtime.constraints import Choices, Constraint, Range, ReadBy, check, library_faults
 from rlstep.runtime.tracking import PROJECT_HELP, default_project
 from rlstep.runtime.trainer_settings import PLACED
 
@@ -204,10 +204,10 @@ class StepPPOConfig(GRPOConfig):
         """Settings under which TRL would not weight each token by its own advantage."""
         if self.loss_type == "cispo" and not (self.epsilon_high and self.epsilon_high > 1):
             yield "cispo cuts ratios at epsilon_high, which by default is below 1; set it, for example to 5"
-        if self.load_best_model_at_end and self.metric_for_best_model in (None, "loss", "eval_loss"):
+        if self.metric_for_best_model in ("loss", "eval_loss"):  # the default of whatever reads it
             yield (
-                "load_best_model_at_end would choose by the loss of an evaluation, on which nothing is trained; set "
-                "metric_for_best_model: accuracy"
+                "metric_for_best_model would be the loss of an evaluation, on which nothing is trained and which has "
+                "none; set metric_for_best_model: accuracy"
             )
         if self.advantage in ("rloo", "mean_return") and self.mask_truncated_completions:
             yield (
@@ -282,31 +282,3 @@ class StepPPOConfig(GRPOConfig):
     def samples_at(self, optimizer_step: int) -> int:
         """Completions generated for training when `optimizer_step` steps are done."""
         return self.batches_at(optimizer_step) * self.generation_batch_size
-
-
-LORA = (ReadBy("use_peft"),)
-NOT_QUANTIZED = (Idle("policies are trained on whole weights: set dtype: bfloat16 and use_peft"),)
-
-
-@dataclass
-class PolicyModel(ModelConfig):
-    """TRL's model options, refused where they would do nothing: adapters without `use_peft`, and quantization.
-
-    Raises:
-        UserError: there are some.
-    """
-
-    inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = {
-        "lora_r": (Range(at_least=1), *LORA),
-        "lora_alpha": (Range(at_least=1), *LORA),
-        "lora_dropout": (Range(at_least=0, below=1), *LORA),
-        **dict.fromkeys(("lora_target_modules", "lora_target_parameters", "lora_modules_to_save"), LORA),
-        **dict.fromkeys(("use_rslora", "use_dora"), LORA),
-        "lora_task_type": (Idle("a policy is a causal LM"),),
-        **dict.fromkeys(("load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type"), NOT_QUANTIZED),
-        **dict.fromkeys(("use_bnb_nested_quant", "bnb_4bit_quant_storage"), NOT_QUANTIZED),
-        "attn_implementation": (PLACED,),
-    }
-
-    def __post_init__(self):
-        check(self, library_faults(super().__post_init__))

@@ -80,13 +80,14 @@ def by_outcome(
 
 
 def _mean_score(row: ScoredCompletion) -> float:
-    """NaN without steps."""
+    """NaN without steps; of a completion that was cut for the PRM, steps that it did not read count as 0."""
     if row.step_scores is None:
         raise UserError(
             "keep_samples ranks completions by a PRM's step scores, and this reward source gives none; set step_scores "
             "in its ScoredCompletion, or leave keep_samples out."
         )
-    return sum(row.step_scores) / len(row.step_scores) if row.step_scores else math.nan
+    count = len(row.steps if row.cut_by else row.step_scores)
+    return sum(row.step_scores) / count if count else math.nan
 
 
 def charge_kl(scored: Sequence[ScoredCompletion], step_ends: StepEnds, cost_BT: Tensor) -> list[ScoredCompletion]:

@@ -10,7 +10,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from rlstep.policy.models import load_policy, load_policy_tokenizer
 from rlstep.policy.prompt_files import PROMPT_FORMAT
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.adapters import is_verifier
+from rlstep.verifiers.adapters import in_full, is_verifier
 from rlstep.verifiers.model_files import ADAPTER_CONFIG
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def _name_base_in_full(file: Path, policy: Path) -> None:
     settings = json.loads(file.read_text(encoding="utf-8"))
     base = settings["base_model_name_or_path"]
     if Path(base).is_dir():
-        settings["base_model_name_or_path"] = str(Path(base).resolve())
+        settings["base_model_name_or_path"] = in_full(base)
         file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
         logger.warning(
             "the adapter of %s needs its base, the folder %s, wherever it is loaded; share the merged model with who "

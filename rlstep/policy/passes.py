@@ -4,8 +4,8 @@
 """
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class Passes:
     """
 
     def __init__(self, trainer: GRPOTrainer):
-        self._accelerator = trainer.accelerator
+        self._accelerator, self._idle = trainer.accelerator, False
         self.packed, self.budget = _packed(trainer), None
         if trainer.args.tokens_per_device is None:
             return
@@ -59,10 +59,21 @@ class Passes:
         rows_at_once: int | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """What `padded` gives; the tap gets what is computed beside it."""
+        if self._idle:
+            return input_ids_BS.new_zeros((len(input_ids_BS), T), dtype=torch.float32), None, None
         batch = input_ids_BS, attention_mask_BS, T
         if self.budget is None or torch.is_grad_enabled():
             return self._read(tap, padded, *batch, rows_at_once)
         return self.budget.read(lambda *piece: self._read(tap, padded, *piece, None), *batch)
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Within it nothing is read, and every log-probability is 0: for batches of which nobody wants any."""
+        self._idle = True
+        try:
+            yield
+        finally:
+            self._idle = False
 
     def _read(
         self, tap: Tap, padded: ReadPadded, input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, rows: int | None

@@ -1,8 +1,9 @@
 """`StepPPOTrainer`: TRL's GRPOTrainer with an advantage for every token.
 
-One update, in order, is this file from top to bottom: sample, score, credit, advantages, loss. Generation, LoRA, the
-reference, the clipped surrogate, DeepSpeed and logging are TRL's. What is added: TRL's batch gets (B, T) advantages
-made of step rewards, which its loss supports for subclasses; the KL may be charged as a reward, or estimated otherwise.
+One update, in order, is this file from top to bottom: sample, score, advantages (`token_advantages.py`), loss.
+Generation, LoRA, the reference, the clipped surrogate, DeepSpeed and logging are TRL's. What is added: TRL's batch gets
+(B, T) advantages made of step rewards, which its loss supports for subclasses; the KL may be charged as a reward, or
+estimated otherwise.
 
 Around it stand how a batch goes through a model (`passes.py`), the critic (`value_function.py`), further samples of the
 policy (`rollouts.py`), vLLM (`vllm_sync.py`), the log (`monitoring/training_log.py`) and exact resume (`resume.py`).
@@ -22,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOTrainer
 
 from rlstep.core.kl import kl_estimate
-from rlstep.policy import estimators, vine
+from rlstep.policy import estimators
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.end_tokens import write_generation_config
 from rlstep.policy.forward import Tap, groups_together
@@ -35,12 +36,13 @@ from rlstep.policy.resume import ExactPolicyResume
 from rlstep.policy.rewards.own import columns_of
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion, extra_of
 from rlstep.policy.rollouts import Rollouts
+from rlstep.policy.token_advantages import TokenAdvantages
 from rlstep.policy.value_function import ValueFunction
 from rlstep.policy.vllm_sync import PolicyOnVLLM
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.processes import start_processes
 from rlstep.steps.prompts import PromptFormat
-from rlstep.verifiers.adapters import Adapter
+from rlstep.verifiers.adapters import Adapter, name_bases_in_full
 from rlstep.verifiers.generation import keep_generation_config
 from rlstep.verifiers.merging import put_adapter
 
@@ -55,7 +57,7 @@ def outcome(scored: list[ScoredCompletion], **_) -> list[float]:
     return [row.outcome for row in scored]
 
 
-class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
+class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
     """PPO with a reward for every reasoning step.
 
     Args:
@@ -124,6 +126,7 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
             run_identity=run_identity,
         )
         keep_generation_config(self.model)
+        name_bases_in_full(self.model)
         self.passes = Passes(self)
         if self.value_function is not None:
             sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
@@ -142,18 +145,16 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
         mask_BT, update = batch["completion_mask"], self.args.batches_at(self.state.global_step) + 1
         local, everyone = (ScoredBatch.from_rows(update, part) for part in (rows, gather_object(rows)))
         self.training_log.log_completions(everyone, gather_object(mask_BT.sum(dim=1).tolist()))
+        if not self.model.training:
+            return batch  # nothing is trained on an evaluation's completions
         kl_cost_BT = None
         if self.args.kl == "reward":
             kl_BT = kl_when_sampled(self, batch, self.args.kl_kind[1])
             self.training_log.log_token_mean("kl", kl_BT, mask_BT)
             kl_cost_BT = self.beta * kl_BT
-        if not self.model.training:
-            # Nothing is trained on an evaluation's completions.
-            return batch | {"advantages": torch.zeros(mask_BT.shape, device=mask_BT.device)}
-        first = self.accelerator.process_index * len(mask_BT)
-        batch["group"] = torch.arange(first, first + len(mask_BT), device=mask_BT.device) // self.num_generations
-        # What a problem's samples are worth within their outcome, and which of them are trained on.
         own = self._own_rows(len(mask_BT))
+        batch["group"] = torch.arange(own.start, own.stop, device=mask_BT.device) // self.num_generations
+        # What a problem's samples are worth within their outcome, and which of them are trained on.
         worth, stays_B = estimators.by_outcome(everyone.scored, self.args)
         local = replace(local, scored=worth[own])
         if stays_B is not None:
@@ -187,6 +188,13 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
         self._buffered_inputs = groups_together(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """A batch of an evaluation is sampled and scored; TRL would spend a third of the time on a loss of 0."""
+        with self.passes.left_out():
+            self._prepare_inputs(inputs)
+        self.training_log.forget_log_probabilities()
+        return None, None, None
+
     # --- Score.
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
@@ -214,69 +222,6 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
             scored = [row if done else estimators.without_positive_steps(row) for row, done in rows]
         return scored, finished
 
-    # --- Credit and advantages.
-
-    @property
-    def _compared(self) -> int:
-        """Samples per problem that are trained on."""
-        return self.args.keep_samples or self.num_generations
-
-    def _token_level(
-        self, batch: dict[str, Tensor], local: ScoredBatch, step_ends, kl_cost_BT, stays_B
-    ) -> dict[str, Tensor]:
-        """Advantages from each token's reward, with what the value loss needs beside them (gae)."""
-        mask_BT = batch["completion_mask"]
-        rewards_BT = estimators.token_rewards(local.scored, step_ends, mask_BT)
-        if kl_cost_BT is not None:
-            rewards_BT = rewards_BT - kl_cost_BT
-        if self.args.whiten_rewards:
-            rewards_BT = estimators.whiten(rewards_BT, mask_BT, self._sum, shift_mean=False)
-        if self.value_function is not None:
-            computed, explained = self.value_function.advantages(self.model, batch, rewards_BT, local.finished)
-            self.training_log.log_value("critic/explained_variance", explained)
-            return computed
-        # A group may lie on several ranks.
-        everyone_BT, masks_BT = (self._gather_padded(x_BT) for x_BT in (rewards_BT, mask_BT))
-        own = self._own_rows(len(mask_BT))
-        advantages_BT = estimators.return_advantages(everyone_BT, masks_BT, own, self._compared, self.args, stays_B)
-        return {"advantages": advantages_BT[:, : mask_BT.shape[1]]}
-
-    def _step_level(
-        self, batch: dict[str, Tensor], local: ScoredBatch, step_ends, kl_cost_BT, stays_B
-    ) -> dict[str, Tensor]:
-        """Advantages from each step's reward."""
-        mask_BT = batch["completion_mask"]
-        worth = local.scored
-        if kl_cost_BT is not None:
-            worth = estimators.charge_kl(worth, step_ends, kl_cost_BT)
-        if self.args.advantage == "vine":
-            values_BS = self._vine_values(batch, local, step_ends)
-            return {"advantages": estimators.vine_advantages(worth, values_BS, step_ends, mask_BT)}
-        advantages_BT = estimators.group_advantages(
-            gather_object(worth), self._own_rows(len(worth)), step_ends, mask_BT, self._compared, self.args, stays_B
-        )
-        return {"advantages": advantages_BT}
-
-    def _vine_values(self, batch: dict[str, Tensor], local: ScoredBatch, step_ends) -> Tensor:
-        """(B, S) mean returns of rollouts from the starts of this rank's steps."""
-        prompts, completions = (
-            [ids[mask.bool()].tolist() for ids, mask in zip(batch[f"{part}_ids"], batch[f"{part}_mask"], strict=True)]
-            for part in ("prompt", "completion")
-        )
-        states, K = vine.states(prompts, completions, step_ends), self.args.vine_rollouts
-        size, batches = self.rollouts.batches(len(states), K, len(prompts))
-        sample = partial(self.rollouts.sample, K)
-        completions_of = vine.roll_out(states, sample, self.max_completion_length, size, batches)
-
-        def score(rows: list[int], ids: list[list[int]]) -> list[ScoredCompletion]:
-            texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-            columns = (local.prompts, local.references, local.extras)
-            asked, references, extras = ([column[row] for row in rows] for column in columns)
-            return self._score(asked, texts, references, ids, extras)[0]
-
-        self.log_metric("vine/states", float(len(states)))
-        return vine.values(states, vine.returns_of(states, completions_of, score), len(prompts))
-
     # --- Loss.
 
     def training_step(self, *args, **kwargs):
@@ -287,7 +232,7 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of a micro-batch; with `tokens_per_device` in pieces, those before the last with their backward."""
         whole, budget = partial(super().compute_loss, model), self.passes.budget
-        if budget is None or not self.model.training:
+        if budget is None:
             return whole(inputs, return_outputs, num_items_in_batch)
         pieces = budget.pieces(inputs)
         if len(pieces) == 1:
@@ -297,7 +242,6 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         """TRL's policy loss, the KL where it is not TRL's, and the value loss, in one backward pass."""
-        # An evaluation's completions have no returns: nothing is trained on them.
         valued, mask_BT = "returns" in inputs, inputs["completion_mask"]
         tap = Tap(model, self.value_function.beside_policy if valued else None)
         with trls_kl(self, added=self.args.kl_is_trls):
@@ -323,15 +267,15 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
 
     def _token_weights(self, inputs: dict[str, Tensor]) -> Tensor:
         """(B, T): how much each token counts in TRL's loss, for terms that stand beside it."""
-        accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
+        accumulation = self.current_gradient_accumulation_steps
         share = 1 / accumulation
-        if self.model.training and self.loss_type in ("cispo", "dapo"):
+        if self.loss_type in ("cispo", "dapo"):
             share = self.args.steps_per_generation / accumulation
         items = inputs["num_items_in_batch"] / self.accelerator.num_processes
         mask_BT = inputs["completion_mask"]
         return estimators.token_weights(mask_BT, self.loss_type, items, self.max_completion_length, share)
 
-    # --- The log, checkpoints, and the other ranks' rows.
+    # --- The log and checkpoints.
 
     def log_metric(self, name: str, value: float) -> None:
         """A number of this training step, for the next line of the log; an observer calls it on every rank."""
@@ -359,13 +303,3 @@ class StepPPOTrainer(ExactPolicyResume, PolicyOnVLLM, GRPOTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.value_function is not None:
             self.value_function.load(resume_from_checkpoint)
-
-    def _own_rows(self, rows: int) -> slice:
-        """This rank's rows among those gathered from all."""
-        return slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
-
-    def _sum(self, x: Tensor) -> Tensor:
-        return self.accelerator.reduce(x, reduction="sum")
-
-    def _gather_padded(self, x_BT: Tensor) -> Tensor:
-        return self.accelerator.gather(self.accelerator.pad_across_processes(x_BT, dim=1))

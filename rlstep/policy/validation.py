@@ -5,7 +5,8 @@ from pathlib import Path
 
 from trl import ModelConfig
 
-from rlstep.policy.config import PolicyModel, StepPPOConfig
+from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.model_options import PolicyModel
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import VERIFIERS, PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from rlstep.core.calibration import reliability
-from rlstep.evaluation.best_of_n import curves_of, fewest_samples, means, missing_parts, pick_errors, powers_of_two
+from rlstep.evaluation.best_of_n import check_numbers, curves_of, fewest_samples, means, pick_errors, powers_of_two
 from rlstep.evaluation.domains import ALL, check_samples, domain_figures, file_domains, read_domains
 from rlstep.evaluation.equal_tokens import TOKENS, CountedSamples, equal_tokens, read_search, read_taken, token_axis
 from rlstep.evaluation.sample_columns import ScoredSamples
+from rlstep.evaluation.sample_summary import bound_on_n, caption, describe, row_counts, size_facts
 from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, read_samples
 from rlstep.report.figures import draw_best_of_n, draw_equal_tokens
 from rlstep.report.reliability import reliability_figure
@@ -192,19 +193,19 @@ def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord
     with failed_gradings() as failed:
         scored = read_samples(data, _choice(config), parse_fields(config.fields, FIELDS))
         ns = config.ns or powers_of_two(fewest_samples(scored)[1])
-        _check_numbers(scored, ns, data)
+        check_numbers(scored, ns, data)
         searches = _read_searches(config, scored)
         by_problem = curves_of(scored, ns, config.trials, config.seed)
     errors, curves = pick_errors(scored, by_problem), means(by_problem)
-    about = {**_about(scored), "aggregate": config.aggregate} | ({"errors": errors} if errors else {})
+    about = {**size_facts(scored), "aggregate": config.aggregate} | ({"errors": errors} if errors else {})
     result = {"ns": ns, **curves, **about}
     measures = {curve: _measure_steps(rows, out, curve) for curve, rows in scored.steps.items()}
     measures = {curve: measured for curve, measured in measures.items() if measured}
     write_json(out / OUTPUT, result | {f"{curve}_steps": measured for curve, measured in measures.items()})
     each = {name: curve.problems_PN.tolist() for name, curve in by_problem.items()}
     write_json(out / BY_PROBLEM, {"problems": scored.ids, "ns": ns, "curves": each}, indent=None)
-    draw_best_of_n(result, out / PICTURE, _caption(scored))
-    record.metrics |= _counts(scored) | failed
+    draw_best_of_n(result, out / PICTURE, caption(scored))
+    record.metrics |= row_counts(scored) | failed
     for curve, measured in measures.items():
         record.metrics |= {f"{curve}_step_{name}": value for name, value in measured.items()}
     record.metrics |= {f"{name}@{ns[-1]}": curve["mean"][-1] for name, curve in curves.items()}
@@ -213,7 +214,7 @@ def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord
     }
     for tracker in track(record, tracking, config, config.data):
         log_best_of_n(tracker, curves, ns)
-    described = [*_describe(scored), *([] if config.ns else _bounded(scored, ns))]
+    described = [*describe(scored), *([] if config.ns else bound_on_n(scored, ns))]
     tables = [plain_best_of_n(result), *([plain_errors(ns, errors)] if errors else [])]
     compared = [] if searches is None else _compare(config, searches, result, record)
     return "\n\n".join(["\n".join(described), *tables, f"{out / PICTURE}", *compared])
@@ -245,7 +246,7 @@ def _compare(config: EvaluateConfig, searches: Searches, curves: dict, record: R
     text = table(*equal_token_cells(figures))
     (out / f"{EQUAL_TOKENS}.md").write_text(text + "\n", encoding="utf-8")
     tokens, picture = token_axis(searches.data, curves["ns"]), out / f"{EQUAL_TOKENS}.png"
-    draw_equal_tokens(curves, tokens, figures, picture, _caption(searches.data.scored))
+    draw_equal_tokens(curves, tokens, figures, picture, caption(searches.data.scored))
     for name, one in figures["searches"].items():
         record.metrics[f"{name}/tokens"] = one["tokens"]
         for curve, accuracy in one["accuracy"].items():
@@ -265,71 +266,19 @@ def _domains(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecor
     text = table(*domain_cells(figures))
     (out / DOMAINS_TABLE).write_text(text + "\n", encoding="utf-8")
     for scored in domains.values():
-        counts = {name: count for name, count in _counts(scored).items() if name != "unanswered"}
+        counts = {name: count for name, count in row_counts(scored).items() if name != "unanswered"}
         record.metrics |= {name: record.metrics.get(name, 0) + count for name, count in counts.items()}
     record.metrics |= failed
     for prefix, one in [("", figures[ALL]), *((f"{name}/", one) for name, one in figures["domains"].items())]:
         record.metrics |= {f"{prefix}{name}@{n}": curve["mean"] for name, curve in one["accuracy"].items()}
     for tracker in track(record, tracking, config, config.data):
         log_domains(tracker, figures)
-    described = (f"{name}: {'; '.join(_describe(scored))}" for name, scored in domains.items())
+    described = (f"{name}: {'; '.join(describe(scored))}" for name, scored in domains.items())
     return "\n\n".join(["\n".join(described), text, f"{out / DOMAINS}"])
 
 
 def _choice(config: EvaluateConfig) -> ScoreChoice:
     return ScoreChoice(config.prm, config.orm, config.scores_of, config.aggregate, config.scores == "logits")
-
-
-def _check_numbers(scored: ScoredSamples, ns: list[int], data: str) -> None:
-    problem, fewest = fewest_samples(scored)
-    if fewest < ns[-1]:
-        raise UserError(
-            f"{data}: ns asks for best-of-{ns[-1]}, but problem '{problem}' has {fewest} samples."
-            f" Sample at least {ns[-1]} per problem, or give ns up to {fewest}."
-        )
-
-
-def _about(scored: ScoredSamples) -> dict:
-    about = {"problems": len(scored.ids), "samples_per_problem": fewest_samples(scored)[1]}
-    return about | ({"unanswered": 1 - scored.answered / scored.rows} if scored.gives_answers else {})
-
-
-def _counts(scored: ScoredSamples) -> dict:
-    counts = {"problems": len(scored.ids), "solutions": scored.rows}
-    counts |= {name: value for name, value in _about(scored).items() if name == "unanswered"}
-    counts |= {f"cut_by_{curve}": number for curve, number in scored.cut.items()}
-    found_here = {"answers_extracted": scored.extracted, "graded_here": scored.graded}
-    return counts | {name: count for name, count in found_here.items() if count}
-
-
-def _describe(scored: ScoredSamples) -> Iterator[str]:
-    """What was read, extracted and graded, one line each."""
-    fewest, most = int(scored.sizes.min()), int(scored.sizes.max())
-    each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    yield f"{scored.rows:,} samples of {len(scored.ids):,} problems, {each} each"
-    if scored.gives_answers:
-        yield f"without an answer: {1 - scored.answered / scored.rows:.1%}"
-        if scored.right_unanswered:
-            yield f"right by the file and without an answer, so never picked: {scored.right_unanswered:,}"
-    if scored.extracted:
-        yield f"answers read from completions: {scored.extracted:,}"
-    if scored.graded:
-        yield f"graded here, by value: {scored.graded:,}"
-    for curve, number in scored.cut.items():
-        yield f"with a step that has no score of {curve}, so the lowest for it: {number:,}"
-    if parts := missing_parts(scored):
-        yield f"left out: {', '.join(parts)}"
-
-
-def _bounded(scored: ScoredSamples, ns: list[int]) -> Iterator[str]:
-    """Which problem bounds N, if others have more samples."""
-    problem, fewest = fewest_samples(scored)
-    if fewest < scored.sizes.max():
-        yield f"N goes up to {ns[-1]}: problem '{problem}' has {fewest} samples"
-
-
-def _caption(scored: ScoredSamples) -> str:
-    return f"{len(scored.ids):,} problems, {scored.rows:,} samples. Shaded: 95% interval over problems."
 
 
 def _measure_steps(table: StepTable, out: Path, curve: str) -> dict[str, float]:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from rlstep.policy.config import PolicyModel, StepPPOConfig
+from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.model_options import PolicyModel
 from rlstep.policy.models import check_prompt_lengths, load_base, load_policy_tokenizer, prompt_lengths
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.monitoring.curve import CURVE, LearningCurve

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig
 
-from rlstep.policy.config import PolicyModel
 from rlstep.policy.demonstrations import check_lengths, tokenize
 from rlstep.policy.end_tokens import keep_end, taught_end, write_generation_config
+from rlstep.policy.model_options import PolicyModel
 from rlstep.policy.models import load_policy_tokenizer
 from rlstep.policy.prompt_files import read_prompt_format, write_prompt_format
 from rlstep.policy.sft_trainer import ExactSFTTrainer

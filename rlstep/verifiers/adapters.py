@@ -4,8 +4,8 @@ The folder holds PEFT's two files, the tokenizer, and a `config.json` that is th
 verifier's outputs mean (`VerifierSpec`). Its `rlstep_verifier.base_weights` are a few of the base's weights: an adapter
 on a base that was trained again since gives scores that look like scores.
 
-The base is where `adapter_config.json` says: a folder (a relative path counts from the working directory), or a hub id
-with the commit that it had in training.
+The base is where `adapter_config.json` says: a folder, by its whole path where rlstep wrote it (elsewhere a relative
+path counts from the working directory), or a hub id with the commit that it had in training.
 """
 
 import copy
@@ -143,6 +143,7 @@ def save_adapter(
     if not writes:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
+    name_bases_in_full(model)
     (lora,) = (copy.deepcopy(config) for config in model.peft_config.values())
     lora.inference_mode = True
     if isinstance(lora.target_modules, set):
@@ -248,6 +249,17 @@ def unfreeze(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 # --- What the base is
+
+
+def in_full(base: str) -> str:
+    """A base's name that means the same in every working directory: a folder's whole path; a hub id as it is."""
+    return str(Path(base).resolve()) if base and Path(base).is_dir() else base
+
+
+def name_bases_in_full(model: nn.Module) -> None:
+    """Makes a model's adapters, however they are saved, name their bases so that they load from anywhere."""
+    for adapter in getattr(model, "peft_config", {}).values():
+        adapter.base_model_name_or_path = in_full(adapter.base_model_name_or_path)
 
 
 def resolve_folder(path: str, revision: str | None = None) -> Path | None:

@@ -26,11 +26,17 @@ class Verifier(Protocol):
     prompt_format: PromptFormat | None
 
     def score(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        steps: Sequence[list[Span]] | None = None,
+        cut: bool = False,
     ) -> list[list[float]]:
         """One value for each step of each completion, in the order given.
 
         Args:
             prompts, completions: one pair per row.
             steps: character spans in the completions; by default the boundary rule splits them.
+            cut: a row that is longer than the model is read up to the last step that fits, as if it ended there, and
+                has values of these steps alone; otherwise such a row is an error.
         """

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from rlstep.core.rewards import (
     SCHEMES,
+    beginning_rewards,
     check_scheme,
     pad_steps,
     place_step_rewards,
@@ -47,6 +48,61 @@ def returns(rewards_S):
 )
 def test_schemes_by_hand(scheme, parameters, expected):
     torch.testing.assert_close(step_rewards(P, scheme, **parameters), torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "parameters", "expected"),
+    [
+        # what a step is paid for its own score alone
+        ("sum", {"centered": True}, [0.8, 0.0, 0.6, 0.2]),
+        ("log", {"floor": -0.6}, [math.log(0.9), -0.6, math.log(0.8), math.log(0.6)]),
+        ("clip", {"eta": 0.7}, [0.0, -0.2, 0.0, -0.1]),
+        ("progress", {"p0": 0.3}, [0.6, -0.4, 0.3, -0.2]),
+        # 0.9 - 0.5, 0.5 - 0.8, 0.8 - 0.6; the fourth would be 0.6 less the fifth's score
+        ("delta", {}, [0.4, -0.3, 0.2, 0.0]),
+        # of 0, -0.2, 0, -0.1; the fourth would be -0.1 less what the fifth's is, 0 at most
+        ("clip_delta", {"eta": 0.7}, [0.2, -0.2, 0.1, -0.1]),
+        # the lowest may be among those without a score, and so may the windows that swing
+        ("min_form", {"total": "exact"}, [0.0, 0.0, 0.0, 0.0]),
+        ("coherence", {}, [0.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_the_beginning_of_a_solution_whose_later_steps_have_no_scores(scheme, parameters, expected):
+    torch.testing.assert_close(beginning_rewards(P, scheme, **parameters), torch.tensor(expected))
+
+
+def test_a_low_score_costs_a_beginning_what_it_costs_a_solution():
+    p_S = torch.tensor([0.9, 0.1], dtype=torch.float64)
+    # q = 0.8, -0.8: nearly all of it is charged to the second step
+    paid_S = beginning_rewards(p_S, "min_form", total="exact")
+    torch.testing.assert_close(paid_S, step_rewards(p_S, "min_form", total="exact"))
+    assert paid_S.sum() == pytest.approx(-0.8)
+
+
+@bounded
+@given(p_S=solutions, rest_S=solutions)
+def test_under_delta_a_beginning_is_worth_no_more_than_with_all_scores(p_S, rest_S):
+    """From each step on, what that and all later steps are paid; one that is not scored is paid nothing."""
+    n, whole_S = len(p_S), torch.cat([p_S, rest_S])
+    for scheme in ("delta", "clip_delta"):
+        more = PARAMETERS.get(scheme, {})
+        whole = returns(step_rewards(whole_S, scheme, **more))[:n]
+        # The last step of a solution is worth 0 under both.
+        assert (returns(beginning_rewards(p_S, scheme, **more)) <= whole + 1e-9).all()
+
+
+@bounded
+@given(p_S=solutions)
+def test_nothing_of_a_beginning_is_paid_more_than_as_a_solution_of_its_own(p_S):
+    for scheme in set(SCHEMES) - {"delta", "clip_delta"}:
+        paid = (make(p_S, scheme, **PARAMETERS.get(scheme, {})) for make in (beginning_rewards, step_rewards))
+        beginning_S, alone_S = paid
+        assert (beginning_S <= alone_S).all()
+
+
+def test_a_beginning_without_steps_has_no_rewards():
+    for scheme in SCHEMES:
+        assert len(beginning_rewards(torch.tensor([]), scheme, **PARAMETERS.get(scheme, {}))) == 0
 
 
 def test_min_form_by_hand():

@@ -1,6 +1,7 @@
 import pytest
 
-from rlstep.policy.config import PolicyModel, StepPPOConfig
+from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.model_options import PolicyModel
 from rlstep.runtime.errors import UserError
 
 

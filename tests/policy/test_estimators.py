@@ -88,6 +88,14 @@ def test_a_problems_samples_are_chosen_by_their_mean_step_scores(arguments):
     assert by_outcome(everyone, arguments(num_generations=4)) == (everyone, None)
 
 
+def test_steps_that_the_prm_did_not_read_count_as_wrong_where_samples_are_chosen(arguments):
+    """The first right sample has 0.9 for one of its two steps, 0.45 in the mean: the second one stays."""
+    cut = replace(scored(0.9, True), steps=[(0, 1), (1, 2)], cut_by=["prm"])
+    everyone = [cut, scored(0.5, True), scored(0.2, False), scored(0.1, False)]
+    _, stays = by_outcome(everyone, arguments(num_generations=4, keep_samples=2))
+    assert stays.tolist() == [False, True, False, True]
+
+
 def test_samples_are_not_chosen_without_scores(arguments):
     with pytest.raises(UserError, match="this reward source gives none"):
         by_outcome([judgement([1.0])] * 4, arguments(num_generations=4, keep_samples=2))

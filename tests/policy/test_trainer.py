@@ -376,7 +376,7 @@ class CountingPRM:
     kind, gives = "prm", "probability"
     steps = 0
 
-    def score(self, prompts, completions, steps=None):
+    def score(self, prompts, completions, steps=None, cut=False):
         self.steps += sum(map(len, steps))
         return [[(end - start) % 10 / 10 for start, end in spans] for spans in steps]
 
@@ -479,10 +479,33 @@ def test_evaluation_weighs_every_row_alike(scripted, row, tokenizer):
     trainer = scripted([row(""), row("")], source, per_device_eval_batch_size=2, num_generations_eval=1)
     trainer.sample_by(lambda prompt_ids, n: [[tokenizer.eos_token_id] for _ in prompt_ids])
     data = Dataset.from_list([{"prompt": f"{n}\n", "reference": "1"} for n in range(3)])
-    metrics = trainer.evaluate(data)
-    actual = trainer.state.log_history[-1]
-    assert actual["eval_accuracy"] == pytest.approx(2 / 3)
-    assert metrics["eval_loss"] == 0.0
+    trainer.evaluate(data)
+    assert trainer.state.log_history[-1]["eval_accuracy"] == pytest.approx(2 / 3)
+
+
+def test_an_evaluation_may_draw_several_samples_of_an_odd_number_of_problems(scripted, row):
+    """Three problems in batches of one: what the loader says remains is counted in problems, not in rows."""
+    rows = [row("1\n2", (1.0, 0.0), 1.0), row("4", (0.5,))]
+    trainer = scripted(rows, num_generations_eval=2, per_device_eval_batch_size=2)
+    trainer.evaluate(Dataset.from_list([{"prompt": f"{n}\n", "reference": "1"} for n in range(3)]))
+    assert trainer.state.log_history[-1]["eval_accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("settings", [{"beta": 0.1}, {"beta": 0.1, "kl": "reward"}, {"advantage": "gae"}])
+def test_an_evaluation_computes_no_loss_and_nothing_that_it_is_made_of(settings, scripted, row):
+    """Completions are written by hand, so the policy is never run, with or without its adapter."""
+    rows, passes = [row("1\n2", (1.0, 0.0), 1.0), row("4", (0.5,))], []
+    trainer = scripted(rows, num_generations_eval=2, per_device_eval_batch_size=2, **settings)
+    trainer.model.get_base_model().register_forward_hook(lambda *_: passes.append(1))
+    metrics = trainer.evaluate(Dataset.from_list([{"prompt": "0\n", "reference": "1"}]))
+    assert passes == []
+    logged = trainer.state.log_history[-1]
+    assert (logged["eval_accuracy"], logged["eval_reward/process"]) == (0.5, 0.75)
+    assert not {"eval_loss", "eval_kl", "eval_entropy", "eval_clip_ratio/region_mean"} & {*logged, *metrics}
+    # Training reads as before.
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, trainer.batch())
+    assert passes
 
 
 def test_samples_are_logged_beside_everything(scripted, rows):

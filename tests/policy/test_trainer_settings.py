@@ -161,7 +161,7 @@ def test_vine_rolls_out_nothing_in_an_evaluation(vine_trainer, row):
     rows = [row("1\n2", (1.0, -0.5), 1.0), row("4", (0.5,))]
     trainer = vine_trainer(rows, {"0\n": ["9"] * 3, "0\n1\n": ["9"] * 3})
     trainer.model.eval()
-    assert not advantages(trainer).any()
+    trainer.batch()
     assert trainer.rolled_out == []
 
 

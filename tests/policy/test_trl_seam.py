@@ -1,8 +1,8 @@
 """What `rlstep/policy/` and `rlstep/runtime/resume.py` rely on in TRL and transformers beyond their public interfaces.
 
-Of the policy's modules trainer.py, passes.py, token_budget.py, value_function.py, kl.py, rollouts.py, vllm_sync.py,
-vllm_adapter.py, resume.py, sft_trainer.py and monitoring/training_log.py do. A new TRL or transformers that breaks them
-fails here.
+Of the policy's modules trainer.py, token_advantages.py, passes.py, token_budget.py, value_function.py, kl.py,
+rollouts.py, vllm_sync.py, vllm_adapter.py, resume.py, sft_trainer.py and monitoring/training_log.py do. A new TRL or
+transformers that breaks them fails here.
 """
 
 import inspect
@@ -43,6 +43,7 @@ def trainer(scripted, row):
         (GRPOTrainer._calculate_rewards, ["inputs", "prompts", "completions", "completion_ids_list"]),
         (GRPOTrainer.compute_loss, ["model", "inputs", "return_outputs", "num_items_in_batch"]),
         (GRPOTrainer._compute_loss, ["model", "inputs"]),
+        (GRPOTrainer.prediction_step, ["model", "inputs", "prediction_loss_only", "ignore_keys"]),
         (GRPOTrainer._get_train_sampler, ["dataset"]),
         (GRPOTrainer.log, ["logs", "start_time"]),
         (GRPOTrainer._save, ["output_dir", "state_dict"]),
@@ -263,6 +264,16 @@ def test_what_a_row_appends_to_the_metrics_is_logged_as_its_mean(trainer):
     assert logs["eval_accuracy"] == 1.0
     assert "accuracy" not in logs
     assert not trainer._metrics["eval"]
+
+
+def test_what_trl_measures_of_log_probabilities_is_not_logged_of_an_evaluation(trainer):
+    """Under vLLM it compares the policy's with those of sampling, and an evaluation has none of the policy."""
+    trainer._metrics["eval"]["sampling/importance_sampling_ratio/mean"].append(3.0)
+    trainer.model.eval()
+    trainer.prediction_step(trainer.model, [{"prompt": "1\n", "reference": "1"}] * 4, True)
+    trainer.log(logs := {})
+    assert "eval_accuracy" in logs
+    assert not [name for name in logs if "sampling/" in name]
 
 
 def test_batches_are_generated_when_the_buffer_is_empty_or_its_updates_are_done(trainer):

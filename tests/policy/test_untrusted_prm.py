@@ -21,7 +21,7 @@ GUARDS = Guards(guard_no_answer=False, guard_min_steps=0, guard_repeats=False)
 class PRM:
     kind, gives = "prm", "probability"
 
-    def score(self, prompts, completions, steps=None):
+    def score(self, prompts, completions, steps=None, cut=False):
         return [SCORES[TEXTS.index(text)] for text in completions]
 
 

@@ -101,7 +101,7 @@ def test_an_adapter_whose_base_is_gone_says_so(tiny_lm, tmp_path):
 
 
 def test_an_export_loads_from_any_folder(tiny_lm, tmp_path, monkeypatch, caplog):
-    """An adapter names its base as its training was given it; a relative path counts from the working directory."""
+    """Also one that another library, or an older version, wrote with a relative path to its base."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_lm, tmp_path / "base")
     trained = write_policy("base", tmp_path / "policy")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from trl import ModelConfig
@@ -25,6 +25,7 @@ from rlstep.stages.ppo import ppo
 from rlstep.stages.prm import PRMConfig, prm
 from rlstep.stages.sample import SampleConfig, sample
 from rlstep.stages.sft import SFTArguments, SFTOptions, sft
+from rlstep.verifiers.adapters import in_full
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.training.arguments import VerifierArguments
 
@@ -185,6 +186,50 @@ def test_a_prm_on_the_base_shares_it_with_an_adapter_that_is_trained_further(
     prm(PRMConfig(tiny_lm, files["solutions"], use_peft=True, merge_adapter=False, lora_r=4), train)
     run_ppo(files, ppo_arguments(max_steps=1), peft_model(policy), reward=["prm"], prm=str(tmp_path / "prm"))
     assert "does not share" not in caplog.text
+
+
+# --- Adapters on a base that was given by a relative path
+
+
+def test_adapters_and_checkpoints_load_from_any_folder(
+    policy, files, tiny_lm, solutions, ppo_arguments, tmp_path, monkeypatch
+):
+    """Of fresh adapters, and of one that is trained further and whose own file has a relative path."""
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / "runs")
+    shutil.copytree(tiny_lm, "lm")
+    given = Path(shutil.copytree(policy, "given"))
+    (given / "adapter_config.json").write_text(json.dumps(settings_of(given) | {"base_model_name_or_path": "lm"}))
+    kept = {"save_strategy": "steps", "save_steps": 1}
+    options = SFTOptions(files["demonstrations"])
+    sft(options, sft_arguments("sft", **kept), peft_model("lm", lora_target_modules=LAYERS))
+    sft(options, sft_arguments("further"), peft_model("given"))
+    args = {"num_iterations": 1, "output_dir": "ppo", **kept}
+    run_ppo(files, ppo_arguments(max_steps=1, **args), peft_model("lm", lora_target_modules=LAYERS))
+    config = PRMConfig("lm", files["solutions"], use_peft=True, merge_adapter=False, lora_r=4)
+    prm(config, VerifierArguments("prm", **STILL | kept))
+    # A run goes on from its checkpoint, under the path that it was given at first.
+    run_ppo(
+        files, ppo_arguments(max_steps=2, **args), peft_model("lm", lora_target_modules=LAYERS), resume=True
+    )  # fmt: skip
+
+    runs = Path.cwd()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folders = ["sft", "sft/checkpoint-1", "further", "ppo", "ppo/checkpoint-1", "ppo/checkpoint-2", "prm"]
+    for name in [*folders, "prm/checkpoint-1"]:
+        assert settings_of(runs / name)["base_model_name_or_path"] == str(runs / "lm"), name
+        if name.startswith("prm"):
+            assert RewardModel.from_pretrained(str(runs / name)).kind == "prm"
+        else:
+            AutoPeftModelForCausalLM.from_pretrained(runs / name)
+
+
+def test_only_folders_are_named_in_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "lm").mkdir(parents=True)
+    assert in_full("owner/lm") == str(tmp_path / "owner" / "lm")
+    assert [in_full(name) for name in ("owner/other", "", None)] == ["owner/other", "", None]
 
 
 # --- Verifiers

@@ -6,7 +6,8 @@ from typing import Annotated
 import pytest
 from transformers import TrainingArguments
 
-from rlstep.policy.config import PolicyModel, StepPPOConfig
+from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.model_options import PolicyModel
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions

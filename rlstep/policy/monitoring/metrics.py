@@ -55,6 +55,7 @@ def batch_metrics(
         _prm(row, metrics)
         _steps(row, text, length, metrics)
     _guards(scored, metrics)
+    metrics["completions/cut"] = [float(bool(row.cut_by)) for row in scored if row.cut_by is not None]
     metrics["completions/without_answer"] = [float(not row.answered) for row in scored]
     if finished is not None:
         metrics["completions/truncated"] = [float(not done) for done in finished]
@@ -96,9 +97,10 @@ def _accuracy(scored: Sequence[ScoredCompletion], metrics: dict[str, list[float]
 def _prm(row: ScoredCompletion, metrics: dict[str, list[float]]) -> None:
     if row.step_scores is None:
         return
-    score = vote_weight(solution_score(row.step_scores, "product"), "product")
-    metrics["prm/score"].append(score)
-    metrics["prm/gap"].append(score - row.correct)
+    if not row.cut_by or len(row.step_scores) == len(row.steps):
+        score = vote_weight(solution_score(row.step_scores, "product"), "product")
+        metrics["prm/score"].append(score)
+        metrics["prm/gap"].append(score - row.correct)
     known = zip(row.step_scores, row.labels, strict=False)  # a PRM may have scored only the first steps
     metrics["prm/step_gap"] += [float(p) - label for p, label in known if label is not None]
 
@@ -171,7 +173,7 @@ METRICS: dict[str, Metric] = {
     ),
     # --- Is the PRM still right about this policy?
     "prm/score": Metric(
-        "mean over completions of prod_k p_k",
+        "mean of prod_k p_k over completions that the PRM read whole",
         "rises, together with accuracy",
         "The PRM's probability that all steps are right.",
     ),
@@ -224,6 +226,9 @@ METRICS: dict[str, Metric] = {
         "the same for one guard: " + ", ".join(STEP_GUARDS), "near 0", "Which way of gaming is tried."
     ),
     "completions/without_answer": Metric("share without an answer", "near 0", "These cannot be verified."),
+    "completions/cut": Metric(
+        "share that a verifier did not read whole, as too long for it", "0", "Their last steps have no process reward."
+    ),
     "completions/truncated": Metric(
         "share that the policy did not end itself", "below 0.05", "Rising: solutions outgrow max_completion_length."
     ),

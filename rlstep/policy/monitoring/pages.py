@@ -149,7 +149,8 @@ def card(prompt: Prompt, completion: str, worth: ScoredCompletion, finished: boo
     flags = ["answer right" if worth.correct else "answer wrong" if worth.answered else "no answer"]
     flags += ["every step right"] * worth.clean + ["truncated"] * (not finished)
     flags += [f"process {sum(worth.step_rewards):+.2f}", f"outcome {worth.outcome:+.2f}"]
-    if worth.step_scores is not None:
+    flags += [f"cut for the {name}" for name in worth.cut_by or []]
+    if worth.step_scores is not None and "prm" not in (worth.cut_by or []):
         flags.append(f"PRM {vote_weight(solution_score(worth.step_scores, 'product'), 'product'):.2f}")
     parts = ['<p class="flags">' + "".join(f'<span class="flag">{flag}</span>' for flag in flags) + "</p>"]
     parts.append(f'<div class="prompt">{_text(problem_text(prompt))}</div>')

@@ -1,5 +1,9 @@
 """Who watches a PPO run: the alarm, the refresh of the PRM, the logs. Each sees every batch drawn for training."""
 
+import logging
+from collections import Counter
+from collections.abc import Mapping
+
 from transformers import TrainerCallback
 
 from rlstep.policy.first_batch import Look, warn_of_first_batch
@@ -13,6 +17,9 @@ from rlstep.policy.rewards.scored import ScoredBatch
 from rlstep.policy.rewards.sources import Verifiers, check_fit, check_teacher, load_unsharded
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.tasks.base import Task
+from rlstep.verifiers.interface import Verifier
+
+logger = logging.getLogger(__name__)
 
 
 def set_up_monitoring(
@@ -36,7 +43,7 @@ def set_up_monitoring(
         trainer.observers.append(refresher)
         trainer.register_state("prm_refresh", refresher.refresher)
     if trainer.accelerator.is_main_process:
-        trainer.observers.append(look_at_first_batch)
+        trainer.observers += [look_at_first_batch, CutWatch(verifiers.models)]
     trainer.add_callback(JsonLog())
     trainer.add_callback(SamplesAxis())
     table = CompletionTable(trainer.args, options.completion_table_every)
@@ -51,6 +58,34 @@ def look_at_first_batch(batch: ScoredBatch) -> None:
         rows = zip(batch.completions, batch.scored, batch.finished, strict=True)
         looks = [Look(text, worth.answered, len(worth.steps), done) for text, worth, done in rows]
         warn_of_first_batch(looks, "max_completion_length")
+
+
+class CutWatch:
+    """Warns once, at the first batch in which completions are too long for a verifier.
+
+    Args:
+        verifiers: by the name of their source.
+    """
+
+    def __init__(self, verifiers: Mapping[str, Verifier]):
+        self.verifiers, self.warned = verifiers, False
+
+    def __call__(self, batch: ScoredBatch) -> None:
+        counts = Counter(name for row in batch.scored for name in row.cut_by or [])
+        if self.warned or not counts:
+            return
+        self.warned = True
+        limits = {name: getattr(self.verifiers[name], "max_positions", None) for name in counts}
+        cut = ", ".join(
+            f"{count} for the {name}" + (f" ({limits[name]} positions)" if limits[name] else "")
+            for name, count in counts.items()
+        )
+        logger.warning(
+            "update %d: of %d completions some are too long, in the verifier's own tokens: %s. Their last steps, which "
+            "do not fit, have no process reward, and no ORM's value is paid for them. Lower max_completion_length, or "
+            "take a verifier with a longer context; completions/cut in the log is the share.",
+            batch.update, len(batch.scored), cut,
+        )  # fmt: skip
 
 
 class AlarmWatch(TrainerCallback):

@@ -38,10 +38,12 @@ class TrainingLog:
         """
         training, loader = self.trainer.model.training, self.trainer.accelerator.gradient_state
         rows = len(lengths)
-        if not training and loader.end_of_dataloader and loader.remainder > 0:
-            # So that the ranks have batches of one size, the last one repeats rows of the first.
-            rows = loader.remainder
         size = self.trainer.num_generations if training else self.trainer.num_generations_eval
+        if not training and loader.end_of_dataloader and loader.remainder > 0:
+            # So that the ranks have batches of one size, the last one repeats rows of the first. What remains is
+            # counted in problems, of each of which there are `size` rows.
+            whole = self.trainer.args.eval_batch_size * self.trainer.accelerator.num_processes
+            rows = min(rows, loader.remainder * size % whole or rows)
         metrics = batch_metrics(
             batch.scored[:rows], batch.completions[:rows], size, lengths[:rows], batch.finished[:rows]
         )
@@ -72,6 +74,11 @@ class TrainingLog:
         for _ in range(min(len(means), len(shown))):
             shown.pop()
         shown.extend(means)
+
+    def forget_log_probabilities(self) -> None:
+        """Takes back what TRL measures of log-probabilities under vLLM in an evaluation, in which there are none."""
+        for name in [name for name in self._metrics if name.startswith("sampling/")]:
+            del self._metrics[name]
 
     @contextmanager
     def processor_time(self) -> Iterator[None]:

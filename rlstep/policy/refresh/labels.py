@@ -113,7 +113,7 @@ class CheckerLabels:
 
 @dataclass(frozen=True)
 class TeacherLabels:
-    """Another PRM's probabilities, as soft labels.
+    """Another PRM's probabilities, as soft labels; None for steps that do not fit into it.
 
     Attributes:
         teacher: has a RewardModel's `score`.
@@ -133,11 +133,11 @@ class TeacherLabels:
 
     def labels(self, prompts, completions, references, steps) -> list[list[float | None]]:
         labels = []
-        for scores in self.teacher.score(prompts, completions, steps):
+        for scores, spans in zip(self.teacher.score(prompts, completions, steps, cut=True), steps, strict=True):
             known = len(scores)
             if self.threshold is not None:
                 known = steps_to_first_error(torch.tensor(scores, dtype=torch.float64), self.threshold)
-            labels.append([*scores[:known], *[None] * (len(scores) - known)])
+            labels.append([*scores[:known], *[None] * (len(spans) - known)])
         return labels
 
 

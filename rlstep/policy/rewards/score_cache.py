@@ -40,15 +40,22 @@ class ScoreCache:
         return self.verifier.gives
 
     def score(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        steps: Sequence[list[Span]] | None = None,
+        cut: bool = False,
     ) -> list[list[float]]:
         """The verifier's values, one per step of each completion; only rows that are not cached are scored.
 
+        Args:
+            prompts, completions, steps, cut: as in `rlstep.verifiers.interface.Verifier`.
+
         Raises:
-            TooLong: a row is longer than the verifier.
+            TooLong: a row is longer than the verifier, and not to be cut.
         """
         spans = [None] * len(prompts) if steps is None else steps
-        keys = [_key(*row) for row in zip(prompts, completions, spans, strict=True)]
+        keys = [_key(*row, cut) for row in zip(prompts, completions, spans, strict=True)]
         new_rows = {key: row for row, key in enumerate(keys) if key not in self._known}
         self.asked += len(keys)
         self.hits += len(keys) - len(new_rows)
@@ -58,7 +65,7 @@ class ScoreCache:
             new_steps = None if steps is None else [steps[row] for row in rows]
             try:
                 new_scores = self.verifier.score(
-                    [prompts[row] for row in rows], [completions[row] for row in rows], new_steps
+                    [prompts[row] for row in rows], [completions[row] for row in rows], new_steps, cut
                 )
             except TooLong as error:
                 raise TooLong(list(rows)[error.row], error.problem) from None
@@ -81,6 +88,6 @@ class ScoreCache:
         self._known = OrderedDict(zip(state["keys"], state["scores"], strict=True))
 
 
-def _key(prompt: Prompt, completion: str, steps: list[Span] | None) -> str:
-    text = json.dumps([prompt, completion, None if steps is None else [list(span) for span in steps]])
+def _key(prompt: Prompt, completion: str, steps: list[Span] | None, cut: bool) -> str:
+    text = json.dumps([prompt, completion, None if steps is None else [list(span) for span in steps], cut])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -23,11 +23,12 @@ class ScoredCompletion:
         outcome: the outcome's reward.
         correct: whether the answer is right.
         clean: whether the answer and every step are right, by the exact checker.
-        step_scores: the PRM's, None if no PRM is used.
+        step_scores: the PRM's, None if no PRM is used; shorter than `steps` where it scores the first ones alone.
         labels: the exact checker's, one per step, None where it cannot tell.
         own: what each of the user's own rewards gave, before weights and guards, the sum over the steps; by name.
         answered: whether there is an answer.
         guards: for each step the guard that withheld its reward, or None.
+        cut_by: the verifiers for which it is too long, and which read its first steps alone; None without verifiers.
     """
 
     steps: list[Span]
@@ -40,6 +41,7 @@ class ScoredCompletion:
     answered: bool = True
     guards: list[str | None] = field(default_factory=list)
     own: dict[str, float] = field(default_factory=dict)
+    cut_by: list[str] | None = None
 
     @property
     def checked(self) -> bool:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -18,7 +19,7 @@ from rlstep.policy.rewards.task_rewards import GIVES, TaskRewards
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import Prompt, PromptFormat, problem_text
-from rlstep.steps.records import Problem
+from rlstep.steps.records import Problem, shown
 from rlstep.tasks.base import Task
 from rlstep.verifiers.adapters import find_adapter, save_adapter
 from rlstep.verifiers.interface import Verifier
@@ -26,10 +27,13 @@ from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.scoring.scorer import StepScorer
 from rlstep.verifiers.serving.addresses import is_url
+from rlstep.verifiers.serving.client import RemoteRewardModel
 from rlstep.verifiers.shared_base import Base
 from rlstep.verifiers.spec import Gives
 
 logger = logging.getLogger(__name__)
+
+LONGEST_ASKED = 8  # prompts, the longest by their characters, that a verifier on another machine is asked to read
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,9 @@ def check_fit(
         new_tokens: of a completion.
         setting: what that setting is called.
 
+    A verifier on another machine, whose tokenizer is not here, is asked whether it can read the longest prompts; a
+    completion that is too long for it, or for a verifier with another tokenizer than the policy's, shows later.
+
     Raises:
         UserError: a verifier was taught to read prompts otherwise; or a prompt and a completion of `new_tokens`, in the
             verifier's tokens, are longer than the verifier.
@@ -124,6 +131,19 @@ def check_fit(
                     f"the {name} has {limit} positions, and a prompt of {longest} of its tokens with a completion of "
                     f"{new_tokens} exceeds them. Lower {setting}, drop long problems, or take another one."
                 )
+        elif isinstance(model, RemoteRewardModel):
+            _check_reads(name, model, nlargest(LONGEST_ASKED, prompts, key=lambda prompt: len(problem_text(prompt))))
+
+
+def _check_reads(name: str, model: RemoteRewardModel, prompts: list[Prompt]) -> None:
+    """Refuses a verifier on another machine that has no room for a step after one of these prompts."""
+    scores = model.score(prompts, ["."] * len(prompts), [[(0, 1)]] * len(prompts), cut=True)
+    for prompt, of_steps in zip(prompts, scores, strict=True):
+        if not of_steps:
+            raise UserError(
+                f"the {name} cannot read the problem {shown(prompt)}: the prompt alone is longer than it. Drop long "
+                "problems, or take another one."
+            )
 
 
 def check_teacher(teacher: Verifier, boundary: Boundary) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from rlstep.core.first_error_credit import first_error_rewards
-from rlstep.core.rewards import step_rewards, steps_to_first_error
+from rlstep.core.rewards import beginning_rewards, step_rewards, steps_to_first_error
 from rlstep.policy.rewards import guards as guarding
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.own import OwnReward
@@ -17,10 +17,8 @@ from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import extract
 from rlstep.steps.prompts import Prompt, problem_text
-from rlstep.steps.records import Span, shown
 from rlstep.tasks.base import Check, Task
 from rlstep.verifiers.interface import Verifier
-from rlstep.verifiers.scoring.scorer import TooLong
 
 PROCESS = ("prm", "checker", "implicit")
 OUTCOME = ("orm", "outcome")
@@ -60,6 +58,11 @@ class TaskRewards:
     Process rewards are weighted by `process_weight`, outcomes by `outcome_weight`. A completion without an answer has
     the outcome `missing_answer_reward`, whatever an ORM says of it, and one without steps has no process reward. Steps
     without reasoning (`rlstep.policy.rewards.guards`) are left out of what the credit scheme sees, and paid nothing.
+
+    A completion that is longer than a verifier, in the verifier's own tokens, is cut for it: the steps that fit are
+    scored as if it ended there, the others are not. Of these there is no process reward, and none above 0 of a step
+    whose reward would depend on them (`rlstep.core.rewards.beginning_rewards`). Of an ORM that did not read the end the
+    outcome has nothing.
 
     Args:
         task: checks answers and steps.
@@ -111,35 +114,21 @@ class TaskRewards:
         problems = [problem_text(prompt) for prompt in prompts]
         checks = [self.task.check(*row) for row in zip(problems, completions, references, strict=True)]
         spans = [check.steps for check in checks]
-        values = {name: self._verified(name, prompts, completions, spans) for name in self.verifiers}
+        values = {
+            name: verifier.score(prompts, completions, spans, cut=True) for name, verifier in self.verifiers.items()
+        }
         values |= {name: own(prompts, completions, references, spans, columns) for name, own in self.own.items()}
         return [
             self._score(problem, completion, check, {name: rows[row] for name, rows in values.items()})
             for row, (problem, completion, check) in enumerate(zip(problems, completions, checks, strict=True))
         ]
 
-    def _verified(
-        self, name: str, prompts: Sequence[Prompt], completions: Sequence[str], spans: Sequence[list[Span]]
-    ) -> list[list[float]]:
-        """A verifier's values.
-
-        Raises:
-            UserError: a completion has more tokens for it than it has positions; one process alone may raise this, and
-                the launcher ends the others.
-        """
-        try:
-            return self.verifiers[name].score(prompts, completions, spans)
-        except TooLong as error:
-            raise UserError(
-                f"the {name} cannot read a completion of the problem {shown(prompts[error.row])}: {error.problem} In "
-                "RL its length is bounded by max_completion_length, in the policy's tokens: lower that."
-            ) from None
-
     def _score(self, problem: str, completion: str, check: Check, values: dict[str, list[float]]) -> ScoredCompletion:
-        """One completion; `values` are the verifiers' by source, one per step."""
+        """One completion; `values` are the verifiers' by source, one per step that it read."""
         answered = check.answer is not None
         answer = guarding.answer_step(completion, check.steps, extract) if answered else None
         reasons = guarding.guard_reasons(problem, completion, check.steps, answer, self.guards)
+        cut_by = [name for name in self.verifiers if len(values[name]) < len(check.steps)]
         return ScoredCompletion(
             steps=check.steps,
             step_rewards=self._step_rewards(check, values, reasons, answer, (len(problem), len(completion))),
@@ -151,6 +140,7 @@ class TaskRewards:
             answered=answered,
             guards=reasons,
             own={name: sum(values[name]) for name in self.own},
+            cut_by=cut_by if self.verifiers else None,
         )
 
     def _outcome(self, check: Check, values: dict[str, list[float]]) -> float:
@@ -158,7 +148,8 @@ class TaskRewards:
         if check.answer is None:
             return total + self.missing_answer_reward
         total += self.sources.get("outcome", 0.0) * float(check.correct)
-        if "orm" in self.sources and values["orm"]:
+        # Of a completion that was cut, its last value is that of an unfinished solution.
+        if "orm" in self.sources and check.steps and len(values["orm"]) == len(check.steps):
             total += self.sources["orm"] * values["orm"][-1]
         return total
 
@@ -198,29 +189,35 @@ class TaskRewards:
         """The credit scheme's rewards for step scores.
 
         Args:
-            scores: one probability per step.
+            scores: one probability per step, of the first steps alone where the completion was cut.
             seen: indices of the steps that the scheme is shown; the others get 0.
 
         Returns:
-            one reward per step, up to the first error where `first_error_threshold` is set.
+            one reward per scored step, up to the first error where `first_error_threshold` is set.
         """
-        scores_S = torch.tensor([scores[step] for step in seen], dtype=torch.float64)
-        length = len(scores)
+        scored, length = [step for step in seen if step < len(scores)], len(scores)
+        scores_S = torch.tensor([scores[step] for step in scored], dtype=torch.float64)
+        paid = step_rewards if len(scored) == len(seen) else beginning_rewards
         if self.first_error_threshold is not None:
             count = steps_to_first_error(scores_S, self.first_error_threshold)
-            if count < len(seen):
-                length = seen[count - 1] + 1
+            if 0 < count < len(seen) and scores_S[count - 1] < self.first_error_threshold:
+                # No later step would be judged, whether it has a score or not.
+                length, paid = scored[count - 1] + 1, step_rewards
             scores_S = scores_S[:count]
         rewards = [0.0] * length
-        rewards_S = step_rewards(scores_S, self.credit, **self.credit_parameters)
-        for step, reward in zip(seen, rewards_S.tolist(), strict=False):  # none after a first error
+        rewards_S = paid(scores_S, self.credit, **self.credit_parameters)
+        for step, reward in zip(scored, rewards_S.tolist(), strict=False):  # none after a first error
             rewards[step] = reward
         return rewards
 
     def _before_first_error(
         self, scores: Sequence[float], seen: Sequence[int], check: Check, lengths: tuple[int, int]
     ) -> list[float]:
-        """What `first_error_rewards` pays, one reward per step, for the steps that it is shown."""
+        """What `first_error_rewards` pays, one reward per scored step, for the steps that it is shown.
+
+        Of a completion that was cut, the error is located, or not, as in the whole one, as far as it was read.
+        """
+        seen = [step for step in seen if step < len(scores)]
         problem, completion = lengths
         margin = {"none": 0, "partial": completion / 10, "prompt": problem}[self.credit_parameters["margin"]]
         scores_S = torch.tensor([scores[step] for step in seen], dtype=torch.float64)

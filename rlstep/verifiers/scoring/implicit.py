@@ -106,28 +106,36 @@ class ImplicitRewardModel(StepScorer):
         )
 
     def score(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        steps: Sequence[list[Span]] | None = None,
+        cut: bool = False,
     ) -> list[list[float]]:
         """For each step of each completion what `gives` names: the probability, at its end, that the answer will be
         right, or the step's reward.
 
         Args:
-            prompts, completions, steps: as in `RewardModel.score`.
+            prompts, completions, steps, cut: as in `RewardModel.score`.
         """
-        rewards = self.step_log_ratios(prompts, completions, steps)
+        rewards = self.step_log_ratios(prompts, completions, steps, cut)
         if self.gives == "reward":
             return rewards
         return [outcome_probabilities(torch.tensor(row)).tolist() for row in rewards]
 
     def step_log_ratios(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        steps: Sequence[list[Span]] | None = None,
+        cut: bool = False,
     ) -> list[list[float]]:
         """For each step of each completion its reward: beta times the sum of its tokens' log-ratios, of either sign.
 
         Args:
-            prompts, completions, steps: as in `RewardModel.score`.
+            prompts, completions, steps, cut: as in `RewardModel.score`.
         """
-        return self._score_rows(prompts, completions, steps)
+        return self._score_rows(prompts, completions, steps, cut)
 
     def _values(self, feature: TokenFeature, numbers: list[float]) -> list[float]:
         if not feature.steps:

@@ -3,7 +3,6 @@
 How long a row is, is counted in the verifier's tokens, up to the end of its last step.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -90,12 +89,6 @@ def cut(verifier: RowScorer, solution: Solution) -> Solution:
     The verifier reads it as if it ended there.
     """
 
-    def beginning(steps: int) -> Solution:
-        end = solution.steps[steps - 1][1] if steps else 0
-        return replace(solution, completion=solution.completion[:end], steps=solution.steps[:steps])
-
-    # The whole solution does not fit; a solution without steps is asked nothing.
-    fitting = bisect_left(
-        range(1, len(solution.steps)), True, key=lambda steps: bool(too_long(verifier, [beginning(steps)]))
-    )
-    return beginning(fitting)
+    count = verifier.fitting_steps(solution.prompt, solution.completion, solution.steps)
+    end = solution.steps[count - 1][1] if count else 0
+    return replace(solution, completion=solution.completion[:end], steps=solution.steps[:count])

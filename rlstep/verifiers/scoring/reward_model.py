@@ -136,7 +136,11 @@ class RewardModel(StepScorer):
         return cls(model, tokenizer, spec.kind, query_format=query_format, boundary=boundary, **options)
 
     def score(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        steps: Sequence[list[Span]] | None = None,
+        cut: bool = False,
     ) -> list[list[float]]:
         """One probability for each step of each completion, in the order given: that the step is right (PRM), or that
         the answer will be (ORM).
@@ -144,11 +148,13 @@ class RewardModel(StepScorer):
         Args:
             prompts, completions: one pair per row; equal rows are scored once.
             steps: character spans in the completions; by default the verifier's boundary rule splits them.
+            cut: a row that is longer than the model is read up to the last step that fits, as if it ended there, and
+                has values of these steps alone.
 
         Raises:
-            UserError: a row is longer than the model.
+            TooLong: a row is longer than the model, and not to be cut.
         """
-        return self._score_rows(prompts, completions, steps)
+        return self._score_rows(prompts, completions, steps, cut)
 
     def _pass(self, batch: dict[str, Tensor], prefix: Prefix | None) -> Tensor:
         return self.query_format.values(logits_at(self.model, batch, prefix))

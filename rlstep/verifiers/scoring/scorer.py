@@ -2,6 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -78,17 +79,34 @@ class RowScorer(ABC):
 
     @abstractmethod
     def score(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        steps: Sequence[list[Span]] | None = None,
+        cut: bool = False,
     ) -> list[list[float]]:
         """One value, of the sort that `gives` names, for each step of each completion, in the order given.
 
         Args:
             prompts, completions: one pair per row; equal rows are scored once.
             steps: character spans in the completions; by default the verifier's boundary rule splits them.
+            cut: a row that is longer than the model is read up to the last step that fits, as if it ended there, and
+                has values of these steps alone.
 
         Raises:
-            UserError: a row is longer than the model.
+            TooLong: a row is longer than the model, and not to be cut.
         """
+
+    def fitting_steps(self, prompt: Prompt, completion: str, steps: list[Span]) -> int:
+        """With how many of its first steps a row is no longer than the model."""
+
+        def exceeds(count: int) -> bool:
+            end = steps[count - 1][1]
+            return self.lengths([prompt], [completion[:end]], [steps[:count]])[0] > self.max_positions
+
+        if self.max_positions is None:
+            return len(steps)
+        return bisect_left(range(1, len(steps) + 1), True, key=exceeds)
 
     def lengths(self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]]) -> list[int]:
         """The tokens that the verifier reads of each row: up to the last that it is asked about; 0 without steps."""
@@ -104,7 +122,7 @@ class RowScorer(ABC):
         return numbers
 
     def _score_rows(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None
+        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None, cut: bool
     ) -> list[list[float]]:
         if len(prompts) != len(completions) or (steps is not None and len(steps) != len(prompts)):
             given = f"{len(prompts)} prompts, {len(completions)} completions" + (
@@ -120,14 +138,26 @@ class RowScorer(ABC):
         rows = list(row_of.values())
         asked = [(prompts[row], completions[row], steps[row]) for row in rows]
         features = self.query_format.features(*zip(*asked, strict=True), self.tokenizer) if asked else []
+        for place, (feature, row) in enumerate(zip(features, asked, strict=True)):
+            if cut and self._exceeded_by(feature):
+                features[place] = self._beginning(*row)
         self._check_lengths(features, rows)
         numbers = self._numbers(features)
         values = {key: self._values(*row) for key, *row in zip(row_of, features, numbers, strict=True)}
         return [list(values[key]) for key in keys]
 
+    def _exceeded_by(self, feature: Feature) -> bool:
+        return self.max_positions is not None and len(feature.ids) > self.max_positions
+
+    def _beginning(self, prompt: Prompt, completion: str, steps: list[Span]) -> Feature:
+        """A row up to the last step that fits."""
+        steps = steps[: self.fitting_steps(prompt, completion, steps)]
+        end = steps[-1][1] if steps else 0
+        return self.query_format.features([prompt], [completion[:end]], [steps], self.tokenizer)[0]
+
     def _check_lengths(self, features: list[Feature], rows: list[int]) -> None:
         for feature, row in zip(features, rows, strict=True):
-            if self.max_positions is not None and len(feature.ids) > self.max_positions:
+            if self._exceeded_by(feature):
                 raise TooLong(
                     row,
                     f"{len(feature.ids)} tokens exceed the verifier's {self.max_positions} positions. Drop the row, "

@@ -3,22 +3,24 @@ r"""What a reward server answers over HTTP.
 What travels is text and character spans, never tokens, so policy and verifier need not share a tokenizer::
 
     GET  /health  -> {"status": "ready", "workers": {"ready": 2, "of": 2}, "rlstep": "0.1.0", "name": "prm",
-                      "kind": "prm", "boundary": {"rule": "line", "tag": null}, "prompt_format": {"form": "text"},
-                      "max_request_bytes": 67108864}
+                      "max_request_bytes": 67108864, "kind": "prm", "boundary": {"rule": "line", "tag": null},
+                      "prompt_format": {"form": "text"}}
     POST /score   {"prompts": ["7 + 3\n"], "completions": ["7 + 3 = 10\n"], "steps": [[[0, 11]]]}
                   -> {"scores": [[0.98]]}
     GET  /metrics -> counts in Prometheus' text format
 
 A prompt is a text or a list of messages, [{"role": "user", "content": "7 + 3"}]. Spans count code points, as Python
 does. Without `steps`, or where they are null, the verifier's boundary rule splits
-the completions. A request that cannot be answered gets {"error": why} and a status: 400 for one that is malformed
+the completions. With "cut": true, a row that is longer than the verifier has scores of its first steps, those that fit.
+A request that cannot be answered gets {"error": why} and a status: 400 for one that is malformed
 (field and row are named; rows count from 0), 401 without the server's token, 408 for a body that stops coming, 411 and
 413 for one without a length or too large, 422 for rows that the verifier cannot score, 429 when too much waits, with
 Retry-After, 500 for a fault of the server, which its own output explains, 503 while it loads or stops. Only what is not
 HTTP at all is answered by uvicorn, with 400 in plain text. The other side is `rlstep.verifiers.serving.client`.
 
 A token (`Authorization: Bearer TOKEN`) keeps others from using the server; there is no encryption. /health without one
-says only status and workers, for probes.
+says only status and workers, for probes. Its keys are the same while the verifier loads and when the server stops, with
+status 503 and a reason in "error" as in every refusal; kind, boundary and prompt_format are null until they are known.
 """
 
 import asyncio
@@ -43,6 +45,7 @@ from rlstep.verifiers.serving.batching import Job, Unanswered
 from rlstep.verifiers.serving.messages import BadRequest, ScoreReply, ScoreRequest, parse
 from rlstep.verifiers.serving.metrics import GONE, CountsReplies
 from rlstep.verifiers.serving.pool import Pool
+from rlstep.verifiers.serving.worker import IDENTITY
 
 logger = logging.getLogger(__name__)
 
@@ -111,11 +114,12 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
             known(given)
         status, reason = _status(pool)
         reply: dict[str, Any] = {"status": status, "workers": {"ready": pool.ready, "of": pool.count}}
-        if status != "ready":
-            return JSONResponse({"error": reason} | reply, 503, {"Retry-After": str(LOADING_RETRY_S)})
         if whole:
-            reply |= {"rlstep": __version__, "name": name, **pool.identity, "max_request_bytes": max_request_bytes}
-        return JSONResponse(reply)
+            reply |= {"rlstep": __version__, "name": name, "max_request_bytes": max_request_bytes}
+            reply |= pool.identity or dict.fromkeys(IDENTITY)
+        if status == "ready":
+            return JSONResponse(reply)
+        return JSONResponse({"error": reason} | reply, 503, {"Retry-After": str(LOADING_RETRY_S)})
 
     @app.post("/score", dependencies=[Depends(known)])
     async def score(request: Request, asked: Annotated[ScoreRequest, Depends(rows)]) -> ScoreReply:

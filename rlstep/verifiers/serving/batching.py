@@ -16,7 +16,8 @@ from rlstep.steps.prompts import Prompt
 from rlstep.steps.records import Span
 from rlstep.verifiers.serving.messages import ScoreRequest
 
-Row = tuple[Prompt, str, list[Span] | None]  # without spans the verifier's boundary rule finds the steps
+# Prompt, completion, its spans, without which the verifier's boundary rule finds the steps, and whether it may be cut.
+Row = tuple[Prompt, str, list[Span] | None, bool]
 
 BATCH_CHARACTERS = 4 << 20  # about a million tokens: a longer batch would hold up the requests that come next
 SHORTEST_RETRY_S, LONGEST_RETRY_S = 1, 60
@@ -49,7 +50,8 @@ class Job:
 
     def __init__(self, request: ScoreRequest):
         steps = request.steps or [None] * len(request.prompts)
-        self.rows: list[Row] = list(zip(request.prompts, request.completions, steps, strict=True))
+        texts = zip(request.prompts, request.completions, steps, strict=True)
+        self.rows: list[Row] = [(*row, request.cut) for row in texts]
         self.answer: Future[list[list[float]]] = Future()
         self.deaths = self.waiting = 0
         self._scores: list[list[float] | None] = [None] * len(self.rows)
@@ -240,7 +242,7 @@ class BatchQueue:
 def _fitting(part: Part, rows: int, characters: int) -> tuple[int, int]:
     """How many of a part's first rows fit into a budget of rows and characters, and the characters that remain."""
     fitting = 0
-    for prompt, completion, _ in part.rows[:rows]:
+    for prompt, completion, *_ in part.rows[:rows]:
         texts = (prompt,) if isinstance(prompt, str) else (message["content"] for message in prompt)
         length = len(completion) + sum(map(len, texts))
         if length > characters:

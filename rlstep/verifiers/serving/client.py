@@ -71,13 +71,19 @@ class RemoteRewardModel:
         self.prompt_format = _prompt_format(self._health)
 
     def score(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        steps: Sequence[list[Span]] | None = None,
+        cut: bool = False,
     ) -> list[list[float]]:
         """One value in [0, 1] for each step of each completion, in the order given.
 
         Args:
             prompts, completions: one pair per row; equal rows are sent once.
             steps: character spans in the completions; by default the verifier's boundary rule splits them.
+            cut: a row that is longer than the model is read up to the last step that fits, as if it ended there, and
+                has values of these steps alone; otherwise the server refuses it.
 
         Raises:
             UserError: the server refuses the rows, gives something else than scores, has become another verifier, or
@@ -94,13 +100,13 @@ class RemoteRewardModel:
             first.setdefault(key, row)
         unique, values = list(first.items()), {}
         for start in range(0, len(unique), self.batch_rows):
-            for rows, body in self._bodies(unique[start : start + self.batch_rows]):
-                values |= self._values(rows, body)
+            for rows, body in self._bodies(unique[start : start + self.batch_rows], cut):
+                values |= self._values(rows, body, cut)
         return [list(values[key]) for key in keys]
 
-    def _bodies(self, rows: list[tuple[Row, int]]) -> Iterator[tuple[list[tuple[Row, int]], bytes]]:
+    def _bodies(self, rows: list[tuple[Row, int]], cut: bool) -> Iterator[tuple[list[tuple[Row, int]], bytes]]:
         """The rows, in halves as long as they exceed the server's limit, with their requests."""
-        body = _encoded(rows)
+        body = _encoded(rows, cut)
         limit = self._health["max_request_bytes"]
         if len(body) <= limit:
             yield rows, body
@@ -111,16 +117,16 @@ class RemoteRewardModel:
             )
         else:
             for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-                yield from self._bodies(part)
+                yield from self._bodies(part, cut)
 
-    def _values(self, rows: list[tuple[Row, int]], body: bytes) -> dict[Row, list[float]]:
+    def _values(self, rows: list[tuple[Row, int]], body: bytes, cut: bool) -> dict[Row, list[float]]:
         numbers = [number for _, number in rows]
         reply = self._persistently(lambda: self._ask_same("/score", body, numbers))
         scores = reply.get("scores") if isinstance(reply, dict) else None
         if not isinstance(scores, list) or len(scores) != len(rows):
             raise self._not_scores(f"expected scores of {len(rows)} rows, got {shown(scores)}")
         for ((_, _, steps), number), values in zip(rows, scores, strict=True):
-            if not isinstance(values, list) or len(values) != len(steps):
+            if not isinstance(values, list) or len(values) > len(steps) or (len(values) < len(steps) and not cut):
                 raise self._not_scores(f"row {number}: expected {len(steps)} scores, one per step, got {shown(values)}")
             for value in values:
                 # True is a number to Python, and no comparison holds for one that is not finite.
@@ -265,15 +271,15 @@ def _prompt_format(health: dict) -> PromptFormat | None:
     return None if health["prompt_format"] is None else PromptFormat.from_dict(health["prompt_format"])
 
 
-def _encoded(rows: list[tuple[Row, int]]) -> bytes:
+def _encoded(rows: list[tuple[Row, int]], cut: bool) -> bytes:
     for (key, completion, _), number in rows:
         texts = (key,) if isinstance(key, str) else (content for _, content in key)
         if any(SURROGATE.search(text) for text in (*texts, completion)):
             raise UserError(f"row {number}: half a surrogate pair is no character. Replace it, or drop the row.")
     keys, completions, steps = zip(*(row for row, _ in rows), strict=True)
     prompts = [prompt_of(key) for key in keys]
-    text = json.dumps({"prompts": prompts, "completions": completions, "steps": steps}, ensure_ascii=False)
-    return text.encode("utf-8")
+    body = {"prompts": prompts, "completions": completions, "steps": steps} | ({"cut": True} if cut else {})
+    return json.dumps(body, ensure_ascii=False).encode("utf-8")
 
 
 def _renumbered(reason: str, numbers: Sequence[int]) -> str:

@@ -35,23 +35,28 @@ def _prompt(value: object) -> Prompt:
 
 Prompts = Annotated[list[Annotated[Any, PlainValidator(_prompt)]], Field(fail_fast=True)]
 
-FIELDS = ("prompts", "completions", "steps")
+FIELDS = ("prompts", "completions", "steps", "cut")
 # What belongs at each place: the field itself, one of its rows, a span of that row.
 EXPECTED = {
     "prompts": ("a list of texts or of lists of messages", "a text or a list of messages"),
     "completions": ("a list of texts", "a text"),
     "steps": ("a list of spans for each row, or null", "a list of [start, end] pairs", "[start, end]"),
+    "cut": ("true or false",),
 }
 
 
 class ScoreRequest(BaseModel):
-    """The rows of a POST /score; without `steps` the verifier's boundary rule splits the completions."""
+    """The rows of a POST /score; without `steps` the verifier's boundary rule splits the completions.
+
+    With `cut`, rows that are longer than the verifier have scores of the first steps, those that fit.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompts: Prompts
     completions: Texts
     steps: Annotated[list[Spans], Field(fail_fast=True)] | None = None
+    cut: bool = False
 
     @model_validator(mode="after")
     def _rows_belong_together(self) -> "ScoreRequest":
@@ -76,7 +81,7 @@ def _check_order(row: int, spans: list[Span], length: int) -> None:
 
 
 class ScoreReply(BaseModel):
-    """One score for each step of each row, with the digits that give the same float back."""
+    """One score for each step of each row that was read, with the digits that give the same float back."""
 
     scores: list[list[Annotated[float, Field(ge=0, le=1)]]]
 

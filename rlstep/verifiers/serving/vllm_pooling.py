@@ -79,9 +79,13 @@ class PooledRewardModel(RowScorer):
         )
 
     def score(
-        self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        steps: Sequence[list[Span]] | None = None,
+        cut: bool = False,
     ) -> list[list[float]]:
-        return self._score_rows(prompts, completions, steps)
+        return self._score_rows(prompts, completions, steps, cut)
 
     def _numbers(self, features: list[Feature]) -> list[list[float]]:
         self.rows_scored += len(features)

@@ -27,6 +27,9 @@ from rlstep.verifiers.serving.batching import Row
 LAST_WORDS_S = 5.0  # for a process that is told to end; then it is killed
 
 
+IDENTITY = ("kind", "boundary", "prompt_format")  # what tells one verifier from another
+
+
 class Refused(Exception):
     """Rows that the verifier cannot score.
 
@@ -83,13 +86,10 @@ class Worker(Protocol):
 
 
 def identity(verifier: RowScorer) -> dict[str, Any]:
-    """What tells one verifier from another."""
+    """The values of `IDENTITY`."""
     prompt_format = verifier.prompt_format
-    return {
-        "kind": verifier.kind,
-        "boundary": verifier.boundary.to_dict(),
-        "prompt_format": None if prompt_format is None else prompt_format.to_dict(),
-    }
+    values = (verifier.kind, verifier.boundary.to_dict(), None if prompt_format is None else prompt_format.to_dict())
+    return dict(zip(IDENTITY, values, strict=True))
 
 
 def score_rows(verifier: RowScorer, rows: Sequence[Row]) -> tuple[list[list[float]], int]:
@@ -98,21 +98,31 @@ def score_rows(verifier: RowScorer, rows: Sequence[Row]) -> tuple[list[list[floa
     Raises:
         Refused, Failed: there are none.
     """
-    prompts, completions, steps = zip(*rows, strict=True)
     before = verifier.tokens_scored
+    scores: list[list[float]] = [[] for _ in rows]
     try:
-        # Requests with spans and without are one batch.
-        spans = [verifier.boundary.split(c) if s is None else s for c, s in zip(completions, steps, strict=True)]
-        scores = verifier.score(prompts, completions, spans)
-        if len(scores) != len(rows):
-            raise ValueError(f"the verifier gives scores of {len(scores)} rows for {len(rows)}")
+        for cut in (False, True):
+            asked = [row for row, (*_, may_be_cut) in enumerate(rows) if may_be_cut is cut]
+            values = _scores(verifier, [rows[row] for row in asked], cut) if asked else []
+            for row, of_row in zip(asked, values, strict=True):
+                scores[row] = of_row
         return scores, verifier.tokens_scored - before
     except TooLong as error:
-        raise Refused(error.problem, error.row) from None
+        raise Refused(error.problem, asked[error.row]) from None
     except UserError as error:
         raise Refused(str(error)) from None
     except Exception:  # a fault of ours, or a full GPU
         raise Failed(traceback.format_exc()) from None
+
+
+def _scores(verifier: RowScorer, rows: Sequence[Row], cut: bool) -> list[list[float]]:
+    prompts, completions, steps, _ = zip(*rows, strict=True)
+    # Requests with spans and without are one batch.
+    spans = [verifier.boundary.split(c) if s is None else s for c, s in zip(completions, steps, strict=True)]
+    scores = verifier.score(prompts, completions, spans, cut)
+    if len(scores) != len(rows):
+        raise ValueError(f"the verifier gives scores of {len(scores)} rows for {len(rows)}")
+    return scores
 
 
 @dataclass(frozen=True)

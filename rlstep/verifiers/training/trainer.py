@@ -31,6 +31,7 @@ from rlstep.runtime.processes import start_processes
 from rlstep.runtime.resume import ExactResume
 from rlstep.steps.prompt_options import BY_CHECKPOINT
 from rlstep.steps.records import Solution
+from rlstep.verifiers.adapters import name_bases_in_full
 from rlstep.verifiers.attention import shares_places
 from rlstep.verifiers.features import Feature, train_features
 from rlstep.verifiers.forward import collate, logits_at, pad_id_of
@@ -116,6 +117,7 @@ class VerifierTrainer(ExactResume, Trainer):
             **options,
         )
         keep_generation_config(self.model)
+        name_bases_in_full(model)
         self.model_accepts_loss_kwargs = True
         self.reliability: Reliability | None = None
 

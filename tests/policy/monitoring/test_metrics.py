@@ -102,6 +102,20 @@ def test_a_prm_that_was_asked_for_the_first_steps_alone():
     assert metrics["prm/step_gap"] == [-0.5]
 
 
+def test_completions_that_a_verifier_did_not_read_whole():
+    rows = [
+        judged("a\nb", [1.0], step_scores=[0.5], labels=[1, 1], cut_by=["prm"]),
+        judged("a\nb", [1.0, 1.0], step_scores=[0.5, 0.5], cut_by=["orm"]),
+        judged("a", [1.0], step_scores=[0.75], cut_by=[]),
+    ]
+    metrics = metrics_of(rows, ["a\nb", "a\nb", "a"], 1, [2, 2, 1], None)
+    assert metrics["completions/cut"] == [1, 1, 0]
+    # Of the first one nobody knows the product; what is known of its first step counts.
+    assert metrics["prm/score"] == [0.25, 0.75]
+    assert metrics["prm/step_gap"] == [-0.5]
+    assert "completions/cut" not in metrics_of(), "no verifier"
+
+
 def test_steps():
     metrics = metrics_of()
     assert metrics["steps/count"] == [3, 2, 0, 1]
@@ -195,7 +209,8 @@ def entries(name: str) -> list[str]:
 
 
 def test_every_metric_has_an_entry():
-    late = judged("s\n" * 15, range(15), step_scores=[0.5] * 15, labels=[1] * 15, guards=[None] * 15, own={"my:r": 0.5})
+    more = {"step_scores": [0.5] * 15, "labels": [1] * 15, "guards": [None] * 15, "own": {"my:r": 0.5}, "cut_by": []}
+    late = judged("s\n" * 15, range(15), **more)
     names = {*metrics_of(), *metrics_of([late], ["s\n" * 15], 1, [30], [True])}
     assert "clean_accuracy" in names
     assert not [name for name in names if not entries(name)]

@@ -106,6 +106,13 @@ def test_without_a_prm_the_exact_labels_give_the_colours(table, tmp_path):
     assert not [text for _, _, text in page.of_class("flag") if text.startswith("PRM")]
 
 
+def test_a_completion_that_was_cut_for_the_prm_has_no_score_of_its_own(table, tmp_path):
+    table.observe(1, ["?"], ["a\nb"], [scored("a\nb", step_scores=[0.5], step_rewards=[0.0], cut_by=["prm"])])
+    flags = [text for _, _, text in _Page(read(tmp_path)).of_class("flag")]
+    assert "cut for the prm" in flags
+    assert not [text for text in flags if text.startswith("PRM")]
+
+
 def test_what_stands_outside_of_steps_is_shown(table, tmp_path):
     text = "before\nstep\nafter"
     table.observe(1, ["?"], [text], [scored(text, steps=[(7, 11)])])

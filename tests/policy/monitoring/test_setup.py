@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from itertools import chain, repeat
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from rlstep.stages.prm import PRMConfig
 from rlstep.stages.prm import prm as prm_stage
 from rlstep.tasks.arithmetic import Arithmetic
 from rlstep.tasks.base import Check, checked
+from rlstep.tasks.small import small_model
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.spec import VerifierSpec
 from rlstep.verifiers.training.arguments import VerifierArguments
@@ -145,7 +147,7 @@ def test_where_an_orm_alone_pays_its_reward_is_watched(hacking, tiny_lm, tokeniz
     tokenizer.save_pretrained(tmp_path / "orm")
     asked = []
 
-    def score(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps, cut=False):
         asked.append(completions)
         return [[PROCESS[min(len(asked), 6) - 1] / 10] * len(spans) for spans in steps]
 
@@ -177,6 +179,35 @@ def test_a_run_that_is_stopped_ends_and_keeps_the_best_policy(hacking, problems,
     )
     assert all(torch.equal(kept[name], tensor) for name, tensor in best.items())
     assert any(not torch.equal(kept[name], tensor) for name, tensor in last.items())
+
+
+# --- Completions that are too long for the PRM.
+
+
+def test_a_run_goes_on_with_completions_that_the_prm_cannot_read_whole(
+    run, arguments, byte_tokenizer, problems, tmp_path, caplog
+):
+    """A PRM with one token per byte, which the policy's are not, and no position more than prompt and completion have
+    if they were."""
+    rows = [json.loads(line) for line in Path(problems).read_text(encoding="utf-8").splitlines()]
+    folder, longest = tmp_path / "bytes", max(len(row["prompt"]) for row in rows)
+    size = {"hidden_size": 32, "layers": 1, "heads": 2, "max_positions": longest + 24}
+    small_model(byte_tokenizer, **size).save_pretrained(folder)
+    new_verifier(str(folder), VerifierSpec("prm")).save_pretrained(folder)
+    byte_tokenizer.save_pretrained(folder)
+    args = arguments(max_steps=2, num_iterations=1, max_completion_length=24)
+    actual = [line for line in run(args, prm=str(folder)) if "loss" in line]
+    assert len(actual) == 2
+    assert all(0 < line["completions/cut"] <= 1 for line in actual)
+    (told,) = [record.message for record in caplog.records if "in the verifier's own tokens" in record.message]
+    assert f"for the prm ({longest + 24} positions)" in told
+    assert "Lower max_completion_length" in told
+
+
+def test_completions_that_fit_are_not_cut_and_nothing_is_said(run, arguments, caplog):
+    (line,) = [line for line in run(arguments(max_steps=1)) if "loss" in line]
+    assert line["completions/cut"] == 0
+    assert "too long" not in caplog.text
 
 
 # --- The refresh.

@@ -93,16 +93,21 @@ class Scores:
     def __init__(self, *rows: list[float]):
         self.rows = rows
 
-    def score(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps, cut=False):
         return [list(row) for row in self.rows]
 
 
 def test_a_teacher_labels_up_to_the_first_step_that_it_finds_wrong():
     rows = [0.9, 0.5, 0.25, 0.75], [0.9, 0.8], []
-    asked = [""] * 3, [""] * 3, [""] * 3, [[]] * 3
+    asked = [""] * 3, [""] * 3, [""] * 3, [[(0, 1)] * 4, [(0, 1)] * 2, []]
     assert TeacherLabels(Scores(*rows)).labels(*asked) == [[0.9, 0.5, 0.25, None], [0.9, 0.8], []]
     assert TeacherLabels(Scores(*rows), threshold=0.85).labels(*asked) == [[0.9, 0.5, None, None], [0.9, 0.8], []]
     assert TeacherLabels(Scores(*rows), threshold=None).labels(*asked) == [*rows]
+
+
+def test_steps_that_do_not_fit_into_the_teacher_have_no_label():
+    asked = [""] * 2, [""] * 2, [""] * 2, [[(0, 1)] * 3] * 2
+    assert TeacherLabels(Scores([0.9, 0.8], [0.25])).labels(*asked) == [[0.9, 0.8, None], [0.25, None, None]]
 
 
 def test_an_orm_is_no_teacher():

@@ -33,7 +33,7 @@ class Scores:
     def __init__(self, *scores: float):
         self.scores = scores
 
-    def score(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps, cut=False):
         return [list(self.scores[: len(spans)]) for spans in steps]
 
 

@@ -76,7 +76,7 @@ class ScriptedPRM:
     def __init__(self, scores: dict[str, float] = SCORES):
         self.scores = scores
 
-    def score(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps, cut=False):
         return [
             [self.scores[text[start:end].strip()] for start, end in spans]
             for text, spans in zip(completions, steps, strict=True)

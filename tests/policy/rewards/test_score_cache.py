@@ -9,7 +9,7 @@ class Verifier:
     def __init__(self):
         self.asked = []
 
-    def score(self, prompts, completions, steps=None):
+    def score(self, prompts, completions, steps=None, cut=False):
         self.asked.append(list(completions))
         return [[(end - start) / 100 for start, end in spans] for spans in steps]
 
@@ -72,7 +72,7 @@ def test_a_verifiers_own_steps_are_kept_apart_from_given_ones():
     class Lines(Verifier):
         """Finds a step of its own in each completion where it is given none."""
 
-        def score(self, prompts, completions, steps=None):
+        def score(self, prompts, completions, steps=None, cut=False):
             return super().score(prompts, completions, steps or [[(0, 1)] for _ in completions])
 
     cache = ScoreCache(verifier := Lines(), size=10)

@@ -20,7 +20,7 @@ class PRM:
     def __init__(self, *scores: float):
         self.scores = list(scores)
 
-    def score(self, prompts, completions, steps=None):
+    def score(self, prompts, completions, steps=None, cut=False):
         return [self.scores[: len(spans)] for spans in steps]
 
 
@@ -199,7 +199,7 @@ class Implicit:
     def __init__(self, *rewards: float):
         self.rewards = list(rewards)
 
-    def score(self, prompts, completions, steps=None):
+    def score(self, prompts, completions, steps=None, cut=False):
         return [self.rewards[: len(spans)] for spans in steps]
 
 
@@ -330,17 +330,107 @@ def test_step_rewards_of_ones_own_are_added_without_a_credit_scheme_and_guarded(
     assert (row.step_rewards, row.own) == ([0.0, 0.0], {"mine": 1.0})
 
 
-def test_a_completion_that_a_verifier_cannot_read_is_named(task, verifier_paths):
-    """By its problem, whatever was scored before and is cached: the verifier knows a row of those it is asked."""
+# --- Completions that are longer than a verifier.
+
+
+class Short(PRM):
+    """Reads the first steps alone, wherever it may cut."""
+
+    def __init__(self, *scores: float, reads: int):
+        super().__init__(*scores)
+        self.reads = reads
+
+    def score(self, prompts, completions, steps=None, cut=False):
+        assert cut
+        return [values[: self.reads] for values in super().score(prompts, completions, steps)]
+
+
+def cut_short(task, verifier, source="prm", **options):
+    given = {"credit": "sum", "guards": UNGUARDED} | options
+    rewards = TaskRewards(task, {source: 1.0, "outcome": 1.0}, {source: verifier}, **given)
+    return judge(rewards, RIGHT)[0]
+
+
+def test_steps_that_do_not_fit_have_no_score_and_no_reward(task):
+    row = cut_short(task, Short(0.9, 0.2, 0.7, reads=2))
+    assert row.step_rewards == pytest.approx([0.8, -0.6])
+    assert (row.step_scores, len(row.steps), row.cut_by) == ([0.9, 0.2], 3, ["prm"])
+    assert row.outcome == 1.0, "the verified answer needs no verifier"
+    whole = cut_short(task, Short(0.9, 0.2, 0.7, reads=3))
+    assert (whole.step_rewards, whole.cut_by) == (pytest.approx([0.8, -0.6, 0.4]), [])
+    nothing = cut_short(task, Short(0.9, 0.2, 0.7, reads=0))
+    assert (nothing.step_rewards, nothing.step_scores, nothing.cut_by) == ([], [], ["prm"])
+    assert judge(TaskRewards(task), RIGHT)[0].cut_by is None, "no verifier reads it"
+
+
+@pytest.mark.parametrize(
+    ("credit", "options", "expected"),
+    [
+        ("min_form", {}, [0.0, 0.0]),
+        ("coherence", {}, [0.0, 0.0]),
+        ("delta", {}, [0.3, 0.0]),
+        ("clip_delta", {"credit_parameters": {"eta": 0.7}}, [0.1, -0.1]),
+        ("clip", {"credit_parameters": {"eta": 0.7}}, [0.0, -0.1]),
+        ("progress", {"credit_parameters": {"p0": 0.5}}, [0.4, -0.3]),
+        # No error is located in what was read.
+        ("first_error", {"first_error_threshold": 0.5}, [0.0, 0.0]),
+        ("min_form", {"first_error_threshold": 0.5}, [0.0, 0.0]),
+    ],
+)
+def test_what_a_cut_completion_is_paid(task, credit, options, expected):
+    row = cut_short(task, Short(0.9, 0.6, 0.7, reads=2), credit=credit, **options)
+    assert row.step_rewards == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("credit", ["min_form", "delta", "sum"])
+def test_a_first_error_that_was_read_makes_the_unread_rest_irrelevant(task, credit):
+    paid = [
+        cut_short(task, Short(0.9, 0.2, 0.7, reads=reads), credit=credit, first_error_threshold=0.5).step_rewards
+        for reads in (2, 3)
+    ]
+    assert paid[0] == paid[1]
+    assert len(paid[0]) == 2
+
+
+def test_unread_steps_that_the_scheme_would_not_see_change_nothing(task):
+    """All that was not read comes after the answer, and a guard withholds it."""
+    guards = replace(UNGUARDED, guard_after_answer=True)
+    rewards = TaskRewards(task, {"prm": 1.0}, {"prm": Short(0.9, 0.8, 0.7, 0.1, reads=3)}, "min_form", guards=guards)
+    (row,) = judge(rewards, RIGHT + "\n7 + 3 = 10")
+    # q = 0.8, 0.6, 0.4: the lowest in all
+    assert sum(row.step_rewards) == pytest.approx(0.4)
+    assert row.cut_by == ["prm"]
+
+
+def test_an_implicit_prm_pays_for_what_it_read(task):
+    verifier = Short(0.5, -0.25, 2.0, reads=2)
+    verifier.kind, verifier.gives = "orm", "reward"
+    assert cut_short(task, verifier, source="implicit", credit="min_form").step_rewards == [0.5, -0.25]
+
+
+def test_an_orm_that_did_not_read_the_end_pays_nothing(task):
+    """What it says in the middle is the value of another, unfinished solution."""
+    for reads, expected in ((2, 1.0), (3, 1.7)):
+        verifier = Short(0.9, 0.8, 0.7, reads=reads)
+        verifier.kind = "orm"
+        assert cut_short(task, verifier, source="orm").outcome == pytest.approx(expected)
+
+
+def test_a_completion_that_is_too_long_is_scored_as_far_as_it_fits(task, verifier_paths):
+    """By a verifier with 512 positions, through the cache; the others of the batch are scored as alone."""
     from rlstep.policy.rewards.score_cache import ScoreCache
     from rlstep.verifiers.scoring.reward_model import RewardModel
 
-    verifier = ScoreCache(RewardModel.from_pretrained(verifier_paths["prm"]), 100)
-    rewards = TaskRewards(task, {"prm": 1.0}, {"prm": verifier}, guards=UNGUARDED)
-    judge(rewards, RIGHT)
-    prompts = [PROMPT, PROMPT, PROMPT.replace("3", "5")]
-    completions = [RIGHT, WRONG_STEP, RIGHT.replace("3", "5") + "\n7 + 3 = 10" * 200]
-    with pytest.raises(
-        UserError, match=r"the prm cannot read a completion of the problem .*7 \+ 5 \* 7.*512 positions"
-    ):
-        rewards(prompts, completions, ["10"] * 3)
+    verifier = RewardModel.from_pretrained(verifier_paths["prm"])
+    rewards = TaskRewards(task, {"prm": 1.0}, {"prm": ScoreCache(verifier, 100)}, "sum", guards=UNGUARDED)
+    long = RIGHT + "\n7 + 3 = 10" * 200
+    short, cut = judge(rewards, RIGHT, long)
+    assert (short.cut_by, cut.cut_by) == ([], ["prm"])
+    assert 3 < len(cut.step_rewards) < 203
+    n = len(cut.step_scores)
+    beginning, one_more = (long[: cut.steps[count - 1][1]] for count in (n, n + 1))
+    assert cut.step_scores == pytest.approx(verifier.score([PROMPT], [beginning], [cut.steps[:n]])[0], abs=1e-5)
+    with pytest.raises(UserError, match="exceed the verifier's 512 positions"):
+        verifier.score([PROMPT], [one_more], [cut.steps[: n + 1]])
+    assert short.step_scores == pytest.approx(verifier.score([PROMPT], [RIGHT], [short.steps])[0], abs=1e-5)
+    assert judge(rewards, long)[0].step_scores == cut.step_scores

@@ -79,6 +79,19 @@ def test_too_long_a_row_is_named(verifier):
         verifier.score([prompt, prompt], ["7 + 3 = 10", "7 + 3 = 10\n" * 200])
 
 
+def test_too_long_a_row_is_cut_where_that_is_asked_for(verifier):
+    prompt = "Left to right, mod 20: 7 + 3\n"
+    long = "7 + 3 = 10\n" * 200
+    values, short, nothing = verifier.score([prompt, prompt, "7 " * 600], [long, "7 + 3 = 10", "7"], cut=True)
+    steps = verifier.boundary.split(long)
+    assert 0 < len(values) < len(steps)
+    beginning = long[: steps[len(values) - 1][1]]
+    assert values == pytest.approx(verifier.score([prompt], [beginning])[0], abs=1e-5)
+    assert verifier.fitting_steps(prompt, long, steps) == len(values)
+    assert short == pytest.approx(verifier.score([prompt], ["7 + 3 = 10"])[0], abs=1e-5)
+    assert nothing == [], "the prompt alone is too long"
+
+
 def test_lists_of_different_lengths_are_refused(verifier):
     with pytest.raises(UserError, match="2 prompts, 1 completions"):
         verifier.score(["a", "b"], ["c"])

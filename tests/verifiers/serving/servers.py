@@ -75,9 +75,9 @@ class Recorded:
         self.prompt_format = verifier.prompt_format
         self.asked = []
 
-    def score(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps, cut=False):
         self.asked.append(list(completions))
-        return self.verifier.score(prompts, completions, steps)
+        return self.verifier.score(prompts, completions, steps, cut)
 
 
 class Gated(Recorded):

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from rlstep import __version__
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving import server as server_module
@@ -110,6 +111,18 @@ def test_requests_with_and_without_spans_share_a_batch(together, local):
     wanted = local.score([PROMPT], [COMPLETION], [[(0, 3), (3, 10)]]), local.score([PROMPT], [COMPLETION])
     for (_, _, reply), (scores,) in zip(replies, wanted, strict=True):
         assert reply["scores"][0] == pytest.approx(scores, abs=1e-6)
+
+
+def test_a_request_may_have_rows_cut_and_shares_a_batch_with_others(together, local):
+    prompts, completions = [PROMPT] * 2, [TOO_LONG, COMPLETION]
+    replies, _ = together(
+        [asked([PROMPT], [COMPLETION]), asked(prompts, completions, cut=True), asked([PROMPT], [TOO_LONG])]
+    )
+    assert [status for status, _, _ in replies] == [200, 200, 422]
+    wanted = local.score(prompts, completions, cut=True)
+    assert 0 < len(wanted[0]) < 200
+    for actual, scores in zip(replies[1][2]["scores"], wanted, strict=True):
+        assert actual == pytest.approx(scores, abs=1e-6)
 
 
 def test_a_row_that_is_too_long_fails_its_request_alone(together, local):
@@ -287,6 +300,11 @@ def test_while_it_loads_the_server_says_so(slow_to_load, local):
         assert (status, headers["retry-after"]) == (503, "5")
         assert json.loads(reply) == {"error": "the verifier is loading."} | state
         token = {"Authorization": "Bearer s3cret"}.items()
+        # The keys are those of a server that is ready; what only the verifier knows is null.
+        known = {"rlstep": __version__, "name": "slow", "max_request_bytes": 64 << 20}
+        unknown = dict.fromkeys(("kind", "boundary", "prompt_format"))
+        wanted = {"error": "the verifier is loading."} | state | known | unknown
+        assert sent(server, "GET", "/health", headers=token) == (503, wanted)
         assert sent(server, "POST", "/score", SCORE, token) == (503, {"error": "the verifier is loading."})
         assert not ready.is_set()
         with pytest.raises(UserError, match=r"cannot be reached \(status 503: the verifier is loading\.\)"):
@@ -294,6 +312,7 @@ def test_while_it_loads_the_server_says_so(slow_to_load, local):
         server.loaded.set()
         assert ready.wait(60)
         actual = sent(server, "GET", "/health", headers=token)[1]
+        assert actual.keys() == wanted.keys() - {"error"}
         assert (actual["status"], actual["workers"], actual["name"]) == ("ready", {"ready": 2, "of": 2}, "slow")
         client = RemoteRewardModel(server.url, token="s3cret")
         assert client.score([PROMPT], [COMPLETION]) == local.score([PROMPT], [COMPLETION])
@@ -311,7 +330,9 @@ def test_a_server_that_stops_finishes_what_it_has_and_refuses_the_rest(local):
         wait_until(lambda: server.pool.queue.unfinished == 4)
         server.stop()
         assert sent(server, "POST", "/score", SCORE) == (503, {"error": "the server is stopping."})
-        assert sent(server, "GET", "/health")[1]["status"] == "stopping"
+        stopping = sent(server, "GET", "/health")[1]
+        assert (stopping["status"], stopping["error"]) == ("stopping", "the server is stopping.")
+        assert (stopping["kind"], stopping["name"]) == ("prm", "tiny")
         verifier.go_on.set()
         assert [reply.result() for reply in replies] == [(200, {"scores": local.score([PROMPT], [COMPLETION])})] * 4
 

@@ -34,7 +34,7 @@ class Told:
         self.identity = IDENTITY
 
     def score(self, rows):
-        completions = [completion for _, completion, _ in rows]
+        completions = [completion for _, completion, *_ in rows]
         self.office.batches.append((self.index, completions))
         if "wait" in completions:
             self.office.waits.set()

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from rlstep import __version__
+from rlstep.policy.rewards.sources import check_fit
 from rlstep.runtime.errors import UserError
 from rlstep.stages.serve import ServeConfig
 from rlstep.steps.boundaries import Boundary
@@ -73,6 +74,25 @@ def test_scores_are_those_of_the_verifier_to_the_last_bit(verifier_paths, task, 
         assert client.score(prompts, completions, spans) == verifier.score(prompts, completions, spans)
 
 
+def test_rows_that_are_too_long_are_cut_there_where_that_is_asked_for(local, server):
+    prompts, completions = [PROMPT] * 2, [COMPLETION, "7 + 3 = 10\n" * 200]
+    client = RemoteRewardModel(server.url)
+    actual = client.score(prompts, completions, cut=True)
+    assert actual == local.score(prompts, completions, cut=True)
+    assert 0 < len(actual[1]) < 200
+    with pytest.raises(UserError, match="refuses the rows: row 1: .* exceed the verifier's 512 positions"):
+        client.score(prompts, completions)
+
+
+def test_prompts_that_it_cannot_read_are_refused_before_training(server):
+    """Of all problems the longest are tried."""
+    client = RemoteRewardModel(server.url)
+    short = [f"{n} + 1\n" for n in range(20)]
+    check_fit({"prm": client}, short, client.prompt_format, 1000)
+    with pytest.raises(UserError, match=r"the prm cannot read the problem .*7 7 7.*: the prompt alone is longer"):
+        check_fit({"prm": client}, [*short, "7 " * 600], client.prompt_format, 1000)
+
+
 def test_every_float_survives():
     """Among them ones that are near each other, and one that no decimal of 15 digits gives back."""
 
@@ -80,7 +100,7 @@ def test_every_float_survives():
         kind, boundary, prompt_format, tokens_scored = "prm", Boundary("line"), None, 0
         values = [0.1 + 0.2, math.nextafter(0.5, 1), math.nextafter(0.5, 0), 5e-324, 1 / 3, 0.0, 1.0]
 
-        def score(self, prompts, completions, steps):
+        def score(self, prompts, completions, steps, cut=False):
             return [list(self.values)]
 
     with serving(Fixed()) as server:
@@ -88,22 +108,14 @@ def test_every_float_survives():
     assert [value.hex() for value in actual] == [value.hex() for value in Fixed.values]
 
 
-def test_another_tokenizer_and_text_beyond_ascii(tmp_path):
+def test_another_tokenizer_and_text_beyond_ascii(byte_tokenizer, tmp_path):
     """A PRM that reads bytes; spans count characters, which neither bytes nor UTF-16 units are."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     from rlstep.tasks.small import small_model
     from rlstep.verifiers.spec import VerifierSpec
     from rlstep.verifiers.training.start import new_verifier
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(["<pad>", "<eos>", *alphabet])}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
-    small_model(fast, hidden_size=32, layers=1, heads=2, intermediate_size=32).save_pretrained(tmp_path)
-    verifier = RewardModel(new_verifier(str(tmp_path), VerifierSpec("prm")), fast, "prm")
+    small_model(byte_tokenizer, hidden_size=32, layers=1, heads=2, intermediate_size=32).save_pretrained(tmp_path)
+    verifier = RewardModel(new_verifier(str(tmp_path), VerifierSpec("prm")), byte_tokenizer, "prm")
     completion = "\U0001f600 = caf\u00e9\n\U0001f600\U0001f600 \u2260 7\nyes"
     steps = [(0, 9), (9, 16), (16, 19)]
     with serving(verifier) as server:
@@ -206,7 +218,7 @@ def test_a_good_request_is_taken_as_it_is():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"promts": []}, 'field "promts": unknown; there are prompts, completions, steps.'),
+        ({"promts": []}, 'field "promts": unknown; there are prompts, completions, steps, cut.'),
         ({"prompts": None}, "field 'prompts': expected a list of texts or of lists of messages, got null."),
         ({"prompts": "ab"}, "field 'prompts': expected a list of texts or of lists of messages, got \"ab\"."),
         ({"prompts": ["p", 7]}, "field 'prompts', row 1: expected a text or a list of messages, got 7."),
@@ -236,6 +248,7 @@ def test_a_good_request_is_taken_as_it_is():
             {"steps": [[[2, 1]], []]},
             "field 'steps', row 0: [2, 1] is out of order or outside the completion's 3 characters.",
         ),
+        ({"cut": 1}, "field 'cut': expected true or false, got 1."),
     ],
 )
 def test_bad_requests_name_field_and_row(server, changes, reason):
@@ -257,7 +270,7 @@ def test_a_missing_field_is_named():
         (b"[" * 100_000, "not JSON in UTF-8"),
         (b'{"prompts": ' + b"1" * 5000 + b"}", "not JSON in UTF-8"),
         (b'{"prompts": [], "prompts": ["a"], "completions": []}', "an object has a field twice"),
-        (b"[]", "expected an object with prompts, completions, steps, got []"),
+        (b"[]", "expected an object with prompts, completions, steps, cut, got []"),
     ],
 )
 def test_what_is_no_request_is_refused(server, body, reason):
