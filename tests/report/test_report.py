@@ -61,6 +61,18 @@ def test_out_chooses_the_folder(tmp_path):
     assert not (tmp_path / "run" / "report").exists()
 
 
+def test_a_report_replaces_no_record_but_its_own(tmp_path):
+    run = make_run(tmp_path / "run", arms=())
+    (run / "run.json").write_text('{"stage": "lab"}')
+    for out in (run, run / "prepare"):
+        with pytest.raises(UserError, match=r"where another stage has its run\.json"):
+            ReportConfig(str(run), out=str(out))
+    given = ReportConfig(str(run), out=str(tmp_path / "elsewhere"))
+    report(given)
+    report(given)
+    assert (run / "run.json").read_text() == '{"stage": "lab"}'
+
+
 def test_seconds_leave_out_an_earlier_report(tmp_path):
     run = make_run(tmp_path / "run")
     write_json(run / "report" / "run.json", {"stage": "report", "seconds": 99.0})

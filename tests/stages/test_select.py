@@ -224,6 +224,7 @@ def test_a_run_of_before_is_not_taken_over(config):
         ({"strategy": "uncertainty", "ensemble": ["prm"]}, "name each of the scores once"),
         ({"task": "arithmetics"}, "task 'arithmetics'|'arithmetics'"),
         ({"grader": "number"}, "so grader would do nothing"),
+        ({"out": "selected.parquet"}, "out is selected.parquet; its rows are JSON"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config, options, message):
