@@ -131,6 +131,13 @@ def test_broken_files_are_named(tmp_path):
     (run / "evaluate" / "best_of_n.json").write_text("{")
     with pytest.raises(UserError, match=r"best_of_n\.json: not valid JSON"):
         summarize(run)
+    (run / "evaluate" / "best_of_n.json").write_bytes('{"é'.encode()[:-1])  # cut off within a character
+    with pytest.raises(UserError, match=r"best_of_n\.json: not valid JSON \(unexpected end of data\)"):
+        summarize(run)
+    for curves in ({"ns": [1, 2], "prm": curve(0.5)}, {"ns": [1], "prm": {"mean": [0.5], "low": [0.4]}}):
+        write_json(run / "evaluate" / "best_of_n.json", curves)
+        with pytest.raises(UserError, match=r"best_of_n\.json: the curve 'prm' needs one '\w+' for each N of 'ns'"):
+            summarize(run)
 
 
 def with_curves_of_one_score(run: Path) -> Path:
