@@ -129,5 +129,6 @@ def _nothing(config: SelectConfig, candidates: Candidates) -> str:
         )
     return (
         f"{config.data}: none of {candidates.rows} solutions is a candidate: {candidates.unanswered} state no answer "
-        f"(unanswered: keep takes them), {candidates.without_steps} have no steps."
+        f"(unanswered: keep takes them), {candidates.without_steps} have no steps, and of {candidates.cut} a step has "
+        "no score, as they did not fit into the verifier."
     )
