@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rlstep.annotation.desk import Assignment, Progress
 from rlstep.annotation.rows import FinishReason, Marks
+from rlstep.runtime.visible import visible
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 _Rating = Annotated[int, Field(ge=-1, le=1)]  # a Literal would take true for 1
@@ -51,12 +52,14 @@ def screen(assignment: Assignment | None, progress: Progress, show_reference: bo
 
 
 def _item(assignment: Assignment, show_reference: bool) -> dict:
+    reference = assignment.item.reference
     return {
         "id": assignment.item.id,
         "number": assignment.number,
-        "problem": assignment.item.problem,
-        "steps": assignment.item.steps,
-        "reference": assignment.item.reference if show_reference else None,
+        # As it is rated, not as it may turn itself around; the row keeps the text as it was.
+        "problem": visible(assignment.item.problem),
+        "steps": [visible(step) for step in assignment.item.steps],
+        "reference": visible(reference) if show_reference and reference is not None else None,
         "revision": assignment.revision,
         "ratings": assignment.marks.ratings,
         "milliseconds": assignment.marks.milliseconds,

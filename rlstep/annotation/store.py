@@ -180,8 +180,13 @@ def _lock(out: Path) -> BinaryIO:
     file = out.with_name(out.name + ".lock").open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         file.close()
+        if not isinstance(error, BlockingIOError):
+            raise UserError(
+                f"{out}: its file system gives no lock ({error.strerror}), without which two servers could write into "
+                "it. Give an out on another disk."
+            ) from None
         raise UserError(
             f"{out}: another `rlstep annotate` has this file open. Several labellers use one server (--labeller A B); "
             "end the other one, or give another out."

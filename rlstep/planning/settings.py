@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rlstep.core.memory import Precision, Zero
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.rows import read_rows
+from rlstep.steps.sources import shards
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Numbers that an optimizer keeps for each trained one, by the beginning of its name; 8 bits are a quarter of a number.
@@ -125,14 +127,25 @@ def updates_of(values: Mapping, rows: int | None, rows_per_update: int, steps_pe
 
 
 def rows_in(path: str, otherwise: int | None) -> int | None:
-    """Rows of a JSONL or Parquet file; `otherwise` where there is no such file."""
-    file = Path(path)
-    if file.suffix == ".jsonl" and file.is_file():
+    """Rows of a file or of a folder of shards; `otherwise` where there is neither.
+
+    Raises:
+        UserError: a folder without shards, or a file that cannot be read.
+    """
+    return sum(map(_rows_of_file, shards(path))) if Path(path).exists() else otherwise
+
+
+def _rows_of_file(file: Path) -> int:
+    if file.suffix == ".jsonl":
         with file.open("rb") as lines:
             return sum(1 for line in lines if line.strip())
-    if file.suffix == ".parquet" and file.is_file():
+    if file.suffix == ".parquet":
+        from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
 
-        with ParquetFile(file) as table:
-            return table.metadata.num_rows
-    return otherwise
+        try:
+            with ParquetFile(file) as table:
+                return table.metadata.num_rows
+        except ArrowException as error:
+            raise UserError(f"{file}: not readable as Parquet ({str(error).splitlines()[0]}).") from None
+    return sum(1 for _ in read_rows(file))

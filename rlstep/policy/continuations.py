@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 
 from rlstep.policy.sampling import drawn_tokens, set_sampling
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.halves import refuse_halves
 from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.verifiers.pretrained import max_positions
 from rlstep.verifiers.vocabulary import check_tokens
@@ -100,6 +101,7 @@ class Continuer:
         """(tokens of the prompt, tokens of what is written) of each."""
         prompts, begun = zip(*beginnings, strict=True)
         before = self.prompt_format.encode(self.tokenizer, prompts)
+        refuse_halves(begun)
         written = self.tokenizer(list(begun), add_special_tokens=False, verbose=False)["input_ids"]
         return list(zip(before, written, strict=True))
 

@@ -3,6 +3,7 @@
 from datasets import Dataset
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.halves import refuse_halves
 from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Solution
 
@@ -13,6 +14,7 @@ def tokenize(tokenizer, solutions: list[Solution], prompt_format: PromptFormat, 
     The completion is tokenised apart from the prompt, as it will be when it is sampled, and ends with the token `end`.
     """
     prompts = prompt_format.encode(tokenizer, [s.prompt for s in solutions])
+    refuse_halves(s.completion for s in solutions)
     completions = tokenizer([s.completion for s in solutions], add_special_tokens=False)["input_ids"]
     rows = {"input_ids": [], "completion_mask": []}
     for prompt_ids, completion_ids in zip(prompts, completions, strict=True):

@@ -80,6 +80,13 @@ def _best_of_n(run: Path, missing: list[str]) -> dict | None:
     if "ns" not in curves or not tables.curve_names(curves):
         lacking = "no curve" if "ns" in curves else "no 'ns'"
         raise UserError(f"{path}: {lacking}. Run `rlstep evaluate` again.")
+    for name in tables.curve_names(curves):
+        for part in ("mean", "low", "high"):
+            values = curves[name].get(part)
+            if not isinstance(values, list) or len(values) != len(curves["ns"]):
+                raise UserError(
+                    f"{path}: the curve '{name}' needs one '{part}' for each N of 'ns'. Run `rlstep evaluate` again."
+                )
     return curves
 
 
@@ -148,8 +155,9 @@ def _versions(records: list[dict]) -> dict[str, str]:
 def _read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON ({error.msg}). Run the stage that writes it again.") from None
+    except ValueError as error:  # of JSON or of UTF-8
+        reason = getattr(error, "msg", None) or getattr(error, "reason", error)
+        raise UserError(f"{path}: not valid JSON ({reason}). Run the stage that writes it again.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(content).__name__}.")
     return content

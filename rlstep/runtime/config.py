@@ -38,6 +38,7 @@ class StrictParser(TrlParser):
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs):
         super().__init__(dataclass_types, **kwargs)
+        self._explain_negations()
         self._options = self._settings_options()
         # These two are removed from the command line before it is parsed; they are added here only for the help.
         self.add_argument("--config", metavar="RECIPE", help="A recipe: a YAML file, or the name of a shipped one.")
@@ -148,6 +149,12 @@ class StrictParser(TrlParser):
                 if switched_off and origins.get(name, COMMAND_LINE) != COMMAND_LINE:
                     source, values[name] = origins[name], default_of(kind.__dataclass_fields__[name])
                     origins[name] = f"{TAKEN_BACK}, for {condition.owner} is off; {source} has another value"
+
+    def _explain_negations(self) -> None:
+        """TRL's parser gives `--no_flag` the help of `--flag` and a default of its own, which says the opposite."""
+        for action in self._actions:
+            if isinstance(action, argparse._StoreFalseAction):
+                action.help, action.default = f"The same as --{action.dest} false.", argparse.SUPPRESS
 
     def _settings_options(self) -> dict[str, Option]:
         """How the values of each setting are converted."""

@@ -24,10 +24,11 @@ def bind(host: str, port: int) -> socket.socket:
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         held.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
         held.close()
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"cannot listen at {host}, port {port} ({error.strerror or error}). Give a host of this machine and a "
+            f"cannot listen at {host}, port {port} ({reason}). Give a host of this machine and a "
             "port that is free, or port 0."
         ) from error
     return held

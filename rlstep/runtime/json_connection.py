@@ -6,11 +6,12 @@ No redirect is followed. A key goes to this server alone, and stands in no messa
 
 import http.client
 import json
+import time
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3.exceptions import InvalidHeader, ReadTimeoutError
+from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError
 from urllib3.util import Retry
 
 from rlstep.runtime.addresses import checked_address, is_loopback
@@ -27,7 +28,7 @@ class Unreachable(Exception):
 
 
 class Late(Exception):
-    """Nothing came within the time given."""
+    """The answer was not whole within the time given."""
 
 
 class BadStatus(Exception):
@@ -87,8 +88,9 @@ class JsonConnection:
         method, headers = ("GET", {}) if body is None else ("POST", {"Content-Type": "application/json"})
         limits = {"timeout": (min(CONNECT_TIMEOUT_S, timeout), timeout), "allow_redirects": False, "stream": True}
         try:
+            end = time.monotonic() + timeout
             with self._session.request(method, self.url + path, data=body, headers=headers, **limits) as reply:
-                content = self._read(path, reply)
+                content = self._read(path, reply, end)
         except requests.RequestException as error:
             raise self._failure(path, error) from None
         if 300 <= reply.status_code < 400:
@@ -102,12 +104,18 @@ class JsonConnection:
             begins = self._shown(content[:80].decode("utf-8", "replace"))
             raise self._another(path, f"does not answer in JSON (it begins with {begins!r})") from None
 
-    def _read(self, path: str, reply: requests.Response) -> bytes:
+    def _read(self, path: str, reply: requests.Response, end: float) -> bytes:
+        """The body, as it comes: a limit for each piece alone would let an answer drip in for hours."""
         content = bytearray()
-        for chunk in reply.iter_content(CHUNK_BYTES):
-            content += chunk
-            if len(content) > MOST_BYTES:
-                raise self._another(path, f"answers with more than {MOST_BYTES >> 20} MiB")
+        try:
+            while chunk := reply.raw.read1(CHUNK_BYTES, decode_content=True):
+                content += chunk
+                if len(content) > MOST_BYTES:
+                    raise self._another(path, f"answers with more than {MOST_BYTES >> 20} MiB")
+                if time.monotonic() > end:
+                    raise Late("it is still coming")
+        except (HTTPError, OSError) as error:  # as requests' own reading raises them
+            raise requests.ConnectionError(error) from error
         return bytes(content)
 
     def _failure(self, path: str, error: requests.RequestException) -> Exception:

@@ -136,10 +136,12 @@ class Output:
             sources: paths that the run reads.
 
         Raises:
-            UserError: something else is at the output's path or at that of its unfinished part, or a folder there holds
-                one of the sources.
+            UserError: one of the sources or something else is at the output's path or at that of its unfinished part,
+                or a folder there holds one of the sources.
         """
-        for source in sources if not self.one_file else ():
+        for source in sources:
+            if Path(source).resolve() == self.path.resolve():
+                raise UserError(f"out is {self.path}, which this run reads and would be replaced; give another one.")
             if Path(source).resolve().is_relative_to(self.path.resolve()):
                 raise UserError(
                     f"out is {self.path}, which holds {source} and would be replaced; give a folder of its own."

@@ -38,6 +38,14 @@ def is_record(path: Path) -> bool:
     return path.name == RECORD or path.name.endswith("." + RECORD)
 
 
+def is_stage(record: Path, stage: str) -> bool:
+    """Whether a file is the record of a run of this stage."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8")).get("stage") == stage
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def versions() -> dict[str, str]:
     installed = {"rlstep": rlstep.__version__, "python": platform.python_version()}
     for name in PACKAGES:

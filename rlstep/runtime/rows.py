@@ -18,6 +18,7 @@ from typing import BinaryIO, NoReturn
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.file_kinds import refuse_other_kind
+from rlstep.runtime.halves import encodable
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -209,12 +210,18 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def as_json(value, indent: int | None = None) -> str:
+    """JSON that UTF-8 can hold: characters as they are, but by their codes where a text has half a surrogate pair."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text if encodable(text) else json.dumps(value, indent=indent)
+
+
 def write_rows(path: str | Path, rows: Iterable[dict]) -> int:
     """Writes a JSONL file atomically; returns the number of rows."""
     count = 0
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(as_json(row) + "\n")
             count += 1
     return count
 
@@ -222,7 +229,7 @@ def write_rows(path: str | Path, rows: Iterable[dict]) -> int:
 def write_json(path: str | Path, value, indent: int | None = 2) -> None:
     """Writes one JSON document atomically, indented for people, or on one line (None)."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(as_json(value, indent) + "\n", encoding="utf-8")
 
 
 class ResumableRows:
@@ -231,11 +238,15 @@ class ResumableRows:
     A row is durable once `append` returns. After a kill, `count` says how many rows were written before, and `earlier`
     reads them, in order; a truncated last line is removed. No rows are kept in memory.
 
-    `fingerprint` identifies the inputs and settings the rows come from; a partial file with another fingerprint is
-    discarded, so that rows of two configurations are never mixed.
+    `fingerprint` identifies the inputs and settings the rows come from. Rows of two configurations are never mixed, and
+    those of another are not thrown away: a judge may have been paid for them. A run that ends before its first row
+    leaves no partial file.
 
     Attributes:
         count: rows that are there.
+
+    Raises:
+        UserError: the partial file has rows of another fingerprint, or is a folder.
     """
 
     def __init__(self, path: str | Path, fingerprint: str):
@@ -250,12 +261,16 @@ class ResumableRows:
         self._start, self.count, end = len(header), 0, 0
         if self.partial.is_file():
             with self.partial.open("rb") as file:
-                if file.readline() == header:
-                    end = self._start
-                    # What follows the last newline was being written when the process died.
-                    for line in file:
-                        if line.endswith(b"\n"):
-                            self.count, end = self.count + 1, end + len(line)
+                own = file.readline() == header
+                # What follows the last newline was being written when the process died.
+                lengths = [len(line) for line in file if line.endswith(b"\n")]
+            if own:
+                self.count, end = len(lengths), self._start + sum(lengths)
+            elif lengths:
+                raise UserError(
+                    f"{self.partial} holds {len(lengths)} finished parts of a run with other data or settings. Start "
+                    "it with those to go on, give another out, or remove the file to start afresh."
+                )
         if end:
             os.truncate(self.partial, end)
         else:
@@ -271,7 +286,7 @@ class ResumableRows:
     def append(self, rows: Iterable[dict]) -> None:
         rows = list(rows)
         # One write per batch: a kill leaves whole rows and at most one truncated line.
-        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self._file.write("".join(as_json(row) + "\n" for row in rows))
         self._file.flush()
         os.fsync(self._file.fileno())
         self.count += len(rows)
@@ -300,3 +315,5 @@ class ResumableRows:
 
     def __exit__(self, *_):
         self._file.close()
+        if not self.count:
+            self.partial.unlink(missing_ok=True)

@@ -8,7 +8,9 @@ _SHOWN = {code: f"\u27e8U+{code:04X}\u27e9" for code in _UNSEEN if chr(code) not
 def visible(text: str) -> str:
     """Unseen characters by their codes, and halves of surrogate pairs, which UTF-8 cannot encode, as escapes.
 
+    The end of a line is one however it is written.
+
     >>> visible("1\\u202e2\\ud800")
     '1\u27e8U+202E\u27e92\\\\ud800'
     """
-    return text.translate(_SHOWN).encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.replace("\r\n", "\n").translate(_SHOWN).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,6 +1,5 @@
 """The `export` stage: a trained policy or verifier in the layouts that other libraries load, with a model card."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from rlstep.policy.export import check_adapter, write_adapter, write_merged
 from rlstep.report.model_card import Form, write_card
 from rlstep.runtime.constraints import check
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.record import RECORD, RunRecord
+from rlstep.runtime.record import RECORD, RunRecord, is_stage
 from rlstep.runtime.weights import check_whole, weight_names
 from rlstep.verifiers.adapters import find_adapter
 from rlstep.verifiers.export import export_verifier
@@ -53,6 +52,8 @@ class ExportConfig:
             yield "push_to_hub uploads one model, and without what two are written; set what"
         if self.what == "adapter" and self.dtype != "auto":
             yield f"what is 'adapter', which is copied as it is, so dtype '{self.dtype}' would do nothing; leave it out"
+        if Path(self.policy).resolve().is_relative_to(Path(self.out).resolve()):
+            yield f"out is {self.out}, which holds policy, {self.policy}, and would be replaced; give another one"
 
 
 def export(config: ExportConfig) -> dict:
@@ -115,7 +116,7 @@ def _replacing(out: Path, force: bool) -> Iterator[Path]:
         UserError: `out` holds something, and `force` is off or it is no export.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not _is_export(out):
+        if not is_stage(out / RECORD, "export"):
             raise UserError(f"{out} exists and is not an export, so it is not replaced; give another out.")
         if not force:
             raise UserError(f"{out} holds an earlier export; give another out, or force: true to replace it.")
@@ -129,14 +130,6 @@ def _replacing(out: Path, force: bool) -> Iterator[Path]:
         folder.rename(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_export(folder: Path) -> bool:
-    file = folder / RECORD
-    try:
-        return json.loads(file.read_text(encoding="utf-8")).get("stage") == "export"
-    except (OSError, ValueError):
-        return False
 
 
 def _require_token() -> None:

@@ -66,14 +66,26 @@ class LabelConfig(CheckerOptions, MonteCarloOptions, TeacherOptions, JudgeOption
             yield f"by '{self.by}' needs task, whose checker grades the answers; task: answers grades any"
         if self.flip and self.labelled == "keep":
             yield "flip would flip labels that were there already; leave labelled at error, or flip at 0"
+        yield from self._path_faults()
         yield from self.rollout_faults()
         yield from self.teacher_faults()
         yield from self.judge_faults()
         yield from self.consensus_faults()
-        if self.other is not None and Path(self.other).resolve() == Path(self.data).resolve():
+
+    def _path_faults(self) -> Iterator[str]:
+        """Files that are read and would be replaced, however their paths are spelled."""
+        data, out, other, disagreements = (
+            None if path is None else Path(path).resolve()
+            for path in (self.data, self.out, self.other, self.disagreements)
+        )
+        if out in (data, other):
+            yield f"out is {self.out}, which {'data' if out == data else 'other'} names, too; give another path"
+        if other == data:
             yield f"other is {self.other}, the path that data names: a file agrees with itself; give another labeller's"
-        if self.disagreements in (self.data, self.out, self.other) and self.disagreements is not None:
+        if disagreements is not None and disagreements in (data, out, other):
             yield f"disagreements is {self.disagreements}, which data, out or other names, too; give another path"
+        if disagreements is not None and disagreements.suffix != ".jsonl":
+            yield f"disagreements is {self.disagreements}; its rows are JSON, so its name must end in .jsonl"
 
 
 def label(config: LabelConfig) -> dict:

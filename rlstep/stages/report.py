@@ -1,5 +1,6 @@
 """The `report` stage: a run folder in; `summary.json`, `report.md`, `report.html` and the figures out."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from rlstep.report.html.page import MOST, PAGE
 from rlstep.report.one_run import report_run
 from rlstep.report.seeds import report_seeds
 from rlstep.runtime.constraints import Range, check
-from rlstep.runtime.record import RunRecord
+from rlstep.runtime.record import RECORD, RunRecord, is_stage
 
 
 @dataclass
@@ -25,8 +26,17 @@ class ReportConfig:
     )
 
     def __post_init__(self):
-        same = self.beside is not None and Path(self.beside).resolve() == Path(self.run).resolve()
-        check(self, [f"beside is {self.beside}, the run itself; give another one"] if same else [])
+        check(self, self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        if self.beside is not None and Path(self.beside).resolve() == Path(self.run).resolve():
+            yield f"beside is {self.beside}, the run itself; give another one"
+        record = None if self.out is None else Path(self.out) / RECORD
+        if record is not None and record.exists() and not is_stage(record, "report"):
+            yield (
+                f"out is {self.out}, where another stage has its {RECORD}, which the report's would replace; give a "
+                "folder of its own"
+            )
 
 
 def report(config: ReportConfig) -> dict:

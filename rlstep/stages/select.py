@@ -76,6 +76,8 @@ class SelectConfig:
             yield from task_faults(self.task, self.grader, self.answer_pattern)
         if self.per_problem is None and self.budget is None:
             yield "per_problem and budget are null; give one: solutions of a problem, or steps to be labelled in all"
+        if not self.out.endswith(".jsonl"):
+            yield f"out is {self.out}; its rows are JSON, so its name must end in .jsonl"
         if Path(self.out).resolve() == Path(self.data).resolve():
             yield f"out is the path that data names, {self.data}; give another one"
         if self.score in (self.ensemble or ()) or len(set(self.ensemble or ())) < len(self.ensemble or ()):
@@ -127,5 +129,6 @@ def _nothing(config: SelectConfig, candidates: Candidates) -> str:
         )
     return (
         f"{config.data}: none of {candidates.rows} solutions is a candidate: {candidates.unanswered} state no answer "
-        f"(unanswered: keep takes them), {candidates.without_steps} have no steps."
+        f"(unanswered: keep takes them), {candidates.without_steps} have no steps, and of {candidates.cut} a step has "
+        "no score, as they did not fit into the verifier."
     )

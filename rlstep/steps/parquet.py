@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.file_kinds import refuse_other_kind
+from rlstep.runtime.halves import encodable
 from rlstep.runtime.rows import atomic
 
 READ_ROWS = 256
@@ -95,7 +96,15 @@ def write_parquet(path: str | Path, rows: Iterable[dict]) -> int:
     schema, rows, count = solution_schema(), iter(rows), 0
     with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
         while batch := list(islice(rows, WRITE_ROWS)):
-            file.write_table(pa.Table.from_pylist([_in_columns(row) for row in batch], schema))
+            columns = [_in_columns(row) for row in batch]
+            try:
+                file.write_table(pa.Table.from_pylist(columns, schema))
+            except UnicodeEncodeError:
+                halves = next(row for row in batch if not encodable(json.dumps(row, ensure_ascii=False)))
+                raise UserError(
+                    f"{path}: problem {halves['problem_id']!a}, sample {halves['sample']}: half a surrogate pair is no "
+                    "character, and Parquet has no place for it. Replace it in the data, or write NAME.jsonl."
+                ) from None
             count += len(batch)
     return count
 

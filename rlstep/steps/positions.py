@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.halves import refuse_halves
 from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.steps.records import Span
 
@@ -75,6 +76,7 @@ def encode_batch(
         return []
     # The caller checks lengths, so the tokenizer's warning is off.
     prompt_ids = (prompt_format or PromptFormat()).encode(tokenizer, prompts)
+    refuse_halves(completions)
     coded = tokenizer(list(completions), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     rows = zip(prompt_ids, completions, coded["input_ids"], coded["offset_mapping"], steps, strict=True)
     encoded = []

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, get_args
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.halves import refuse_halves
 from rlstep.steps.messages import Message, Prompt
 
 PromptKey = str | tuple[tuple[str, str], ...]
@@ -215,6 +216,7 @@ class PromptFormat:
             return _opened(tokenizer, list(rendered))
         if not rendered:
             return []
+        refuse_halves(rendered)
         return tokenizer(list(rendered), add_special_tokens=False, verbose=False)["input_ids"]
 
     def _by_form(self, unique: Mapping) -> dict[str, list]:
@@ -300,6 +302,7 @@ def _opened(tokenizer, texts: list[str]) -> list[list[int]]:
     """Tokens of texts that continue: with the special tokens that open a text, without those that close one."""
     if not texts:
         return []
+    refuse_halves(texts)
     coded = tokenizer(texts, return_special_tokens_mask=True, verbose=False)
     opened = []
     # The mask marks what the tokenizer added: a special token that the text itself ends with stays.

@@ -26,4 +26,4 @@ def flip_labels(solution: Solution, share: float) -> Solution:
 def _chance(solution: Solution, end: int) -> float:
     """A number in [0, 1) that looks drawn at random, the same whenever it is asked for."""
     text = f"{problem_text(solution.prompt)}\0{solution.completion[:end]}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64

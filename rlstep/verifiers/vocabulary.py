@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.halves import refuse_halves
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, generates: bool = False) -> None:
@@ -50,7 +51,9 @@ def check_texts(
 ) -> None:
     """Like `check_tokens` for texts, which are tokenised only if the tokenizer has tokens beyond the embedding."""
     if max(tokenizer.get_vocab().values()) >= config.get_text_config().vocab_size:
-        check_tokens(tokenizer(list(texts), add_special_tokens=False)["input_ids"], tokenizer, config, names)
+        texts = list(texts)
+        refuse_halves(texts)
+        check_tokens(tokenizer(texts, add_special_tokens=False)["input_ids"], tokenizer, config, names)
 
 
 def check_tokens(

@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from rlstep.annotation.app import create_app
 from rlstep.annotation.desk import Desk
+from rlstep.annotation.items import Item
 from tests.annotation.conftest import rows
 
 
@@ -64,6 +65,20 @@ def test_labelling_one_solution(client, out):
 def test_the_reference_stays_on_the_server_where_it_is_hidden(serve):
     reply = serve(show_reference=False).post("/api/open", json=VISIT)
     assert reply.json()["item"]["reference"] is None
+
+
+def test_what_is_unseen_or_turns_the_text_around_is_shown_by_its_code(tmp_path):
+    turned = "7 \u202e= 8"
+    item = Item("i", f"Q{turned}", (turned, "Answer:\u200b 8 \ud83d"), reference=turned, answer=None)
+    desk, out = Desk([item], tmp_path / "o.jsonl", ("ada",)), tmp_path / "o.jsonl"
+    client = TestClient(create_app(desk), base_url="http://127.0.0.1:8800")
+    screen = client.post("/api/open", json=VISIT).json()
+    shown = "7 \u27e8U+202E\u27e9= 8"
+    assert (screen["item"]["problem"], screen["item"]["reference"]) == (f"Q{shown}", shown)
+    assert screen["item"]["steps"] == [shown, "Answer:\u27e8U+200B\u27e9 8 \\ud83d"]
+    save(client, screen, [-1], "found_error")
+    assert rows(out)[0]["question"]["pre_generated_steps"] == list(item.steps)
+    desk.close()
 
 
 def test_refusals_say_why(client):

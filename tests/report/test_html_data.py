@@ -32,6 +32,16 @@ def test_kinds_by_hand():
     assert kinds_of(bare, False) == 0
 
 
+def test_a_step_without_a_score_is_no_mistake_of_the_prm():
+    """The solution was cut to what fits into the verifier: its score as a whole is not known either."""
+    cut = replace(scored()[1], scores={"prm": [0.9, None, None], "orm": [0.9, 0.5, None]})
+    assert kinds_of(cut, False) == BITS["right_on_wrong"] | BITS["scored_high"]
+    assert kinds_of(replace(cut, scores={"prm": [None] * 3}), False) == BITS["right_on_wrong"]
+    shown = row(cut, withheld(cut, Guards()), 0)
+    assert not {"s", "o"} & shown.keys()
+    assert [piece[1:3] for piece in shown["t"]] == [[0.9, 0], [None, 0], [None, 1]]
+
+
 def test_guards_are_read_from_the_text():
     twice = solution(0, "1 + 1 = 2\n1 + 1 = 2\nAnswer: 2", [1, 1, 1], [0.9] * 3, 0.5, True)
     held = withheld(twice, Guards())

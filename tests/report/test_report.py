@@ -61,6 +61,18 @@ def test_out_chooses_the_folder(tmp_path):
     assert not (tmp_path / "run" / "report").exists()
 
 
+def test_a_report_replaces_no_record_but_its_own(tmp_path):
+    run = make_run(tmp_path / "run", arms=())
+    (run / "run.json").write_text('{"stage": "lab"}')
+    for out in (run, run / "prepare"):
+        with pytest.raises(UserError, match=r"where another stage has its run\.json"):
+            ReportConfig(str(run), out=str(out))
+    given = ReportConfig(str(run), out=str(tmp_path / "elsewhere"))
+    report(given)
+    report(given)
+    assert (run / "run.json").read_text() == '{"stage": "lab"}'
+
+
 def test_seconds_leave_out_an_earlier_report(tmp_path):
     run = make_run(tmp_path / "run")
     write_json(run / "report" / "run.json", {"stage": "report", "seconds": 99.0})
@@ -119,6 +131,13 @@ def test_broken_files_are_named(tmp_path):
     (run / "evaluate" / "best_of_n.json").write_text("{")
     with pytest.raises(UserError, match=r"best_of_n\.json: not valid JSON"):
         summarize(run)
+    (run / "evaluate" / "best_of_n.json").write_bytes('{"é'.encode()[:-1])  # cut off within a character
+    with pytest.raises(UserError, match=r"best_of_n\.json: not valid JSON \(unexpected end of data\)"):
+        summarize(run)
+    for curves in ({"ns": [1, 2], "prm": curve(0.5)}, {"ns": [1], "prm": {"mean": [0.5], "low": [0.4]}}):
+        write_json(run / "evaluate" / "best_of_n.json", curves)
+        with pytest.raises(UserError, match=r"best_of_n\.json: the curve 'prm' needs one '\w+' for each N of 'ns'"):
+            summarize(run)
 
 
 def with_curves_of_one_score(run: Path) -> Path:

@@ -389,3 +389,9 @@ def test_resolved_settings_are_checked_like_those_of_a_run(recipes):
     folder = recipes(a="data: x\nstepz: 1\n")
     with pytest.raises(UserError, match="unknown key 'stepz'"):
         StrictParser([Config]).resolved(["--config", str(folder / "a.yaml")])
+
+
+def test_the_help_of_a_negation_says_what_it_does():
+    text = " ".join(StrictParser([Config, More], prog="rlstep test").format_help().split())
+    assert "--no_shuffle, --no-shuffle The same as --shuffle false." in text
+    assert "--shuffle false. (default" not in text

@@ -297,6 +297,8 @@ def test_nothing_of_anybody_else_is_replaced(tmp_path):
         out(tmp_path / "z.jsonl").fill(UNITS, Worker())
     with pytest.raises(UserError, match="which holds .*thesis.txt and would be replaced"):
         out(tmp_path / "home").check_place([str(tmp_path / "home" / "thesis.txt")])
+    with pytest.raises(UserError, match="which this run reads and would be replaced"):
+        out(tmp_path / "w.jsonl").check_place([str(tmp_path / "home" / ".." / "w.jsonl")])
     with pytest.raises(UserError, match="rows.parquet; give NAME.jsonl for one file"):
         out(tmp_path / "rows.parquet").fill(UNITS, Worker())
     assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"

@@ -54,8 +54,18 @@ def test_a_line_cut_anywhere_loses_and_repeats_no_row(tmp_path, cut):
 
 def test_rows_of_another_fingerprint_are_not_continued(tmp_path):
     write_all(tmp_path / "x.jsonl", fingerprint="a", kill_after=4)
-    with ResumableRows(tmp_path / "x.jsonl", "b") as rows:
-        assert (rows.count, list(rows.earlier())) == (0, [])
+    with pytest.raises(UserError, match="x.jsonl.partial holds 4 finished parts of a run with other data or settings"):
+        ResumableRows(tmp_path / "x.jsonl", "b")
+    write_all(tmp_path / "x.jsonl", fingerprint="a")
+    assert on_disk(tmp_path / "x.jsonl") == ROWS
+
+
+def test_a_run_that_fails_before_its_first_row_leaves_nothing(tmp_path):
+    write_all(tmp_path / "x.jsonl", fingerprint="a", kill_after=0)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "x.jsonl.partial").write_text('{"fingerprint": "b"}\n')  # killed there
+    write_all(tmp_path / "x.jsonl", fingerprint="a")
+    assert on_disk(tmp_path / "x.jsonl") == ROWS
 
 
 @pytest.mark.parametrize("content", [b"", b'{"finger', b"\xe6\x95"])

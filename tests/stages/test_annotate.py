@@ -1,5 +1,6 @@
 """`rlstep annotate` as a process: what it prints, what it refuses, and what a kill leaves."""
 
+import errno
 import json
 import os
 import re
@@ -123,6 +124,18 @@ def test_a_port_in_use(data, tmp_path):
         port = other.getsockname()[1]
         assert f"cannot listen at 127.0.0.1, port {port}" in refused(data, out, "--port", str(port))
     assert not out.exists()
+
+
+def test_a_name_that_no_host_has(data, tmp_path):
+    assert "cannot listen at ..x.., port 0" in refused(data, tmp_path / "o.jsonl", "--host", "..x..", "--token", "t")
+
+
+def test_a_file_system_without_locks(data, tmp_path, monkeypatch):
+    def no_lock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    assert "its file system gives no lock (No locks available)" in refused(data, tmp_path / "o.jsonl")
 
 
 def test_input_that_is_not_there_or_empty(data, tmp_path):

@@ -269,6 +269,12 @@ def test_only_an_earlier_export_is_replaced_and_only_by_force(tiny_lm, tmp_path)
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+def test_an_export_does_not_replace_what_it_is_made_of(tmp_path):
+    for policy in (tmp_path / "out", tmp_path / "out" / "adapter"):
+        with pytest.raises(UserError, match="out is .*, which holds policy"):
+            ExportConfig(str(policy), str(tmp_path / "out"), what="merged", force=True)
+
+
 # --- The card, the hub, the command line.
 
 

@@ -76,6 +76,12 @@ def test_a_flip_depends_on_what_was_written_up_to_there_alone():
     assert unknown.labels == [None]
 
 
+@pytest.mark.parametrize("by", [{}, {"by": "judge", "judge": "m"}, {"by": "monte_carlo", "policy": "m"}])
+def test_labels_do_not_replace_what_they_are_made_from(config, by, tmp_path):
+    with pytest.raises(UserError, match="out is .*, which data names, too"):
+        replace(config, out=str(tmp_path / "out" / ".." / "samples.jsonl"), **by)
+
+
 def test_metrics_by_hand():
     def solution(labels, correct, answer="1", finished=True):
         return Solution("p", "", "", "", labels=labels, correct=correct, answer=answer, finished=finished)

@@ -223,15 +223,18 @@ def test_a_half_written_verdict_is_asked_for_again(config):
 
 
 @pytest.mark.parametrize("change", [{"votes": 1}, {"judge_model": "other"}, {"temperature": 0.5}])
-def test_verdicts_of_other_settings_are_not_taken_over(config, change):
+def test_verdicts_of_other_settings_are_neither_taken_over_nor_lost(config, change):
     with serving(lambda body: judge(body) if number_of(body) < 6 else error(503)) as server:
         given = config(server.url, judge_concurrency=1)
         with pytest.raises(UserError):
             label(given)
         server.reply = judge
         server.bodies.clear()
-        label(replace(given, **change))
-    assert {number_of(body) for body in server.bodies} == set(range(ROWS))
+        with pytest.raises(UserError, match="holds 6 finished parts of a run with other data or settings"):
+            label(replace(given, **change))
+        assert not server.bodies
+        label(given)
+    assert {number_of(body) for body in server.bodies} == set(range(6, ROWS))
 
 
 def test_a_slow_judge_is_waited_for_no_longer_than_said(config):

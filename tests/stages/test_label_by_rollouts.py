@@ -118,7 +118,8 @@ def test_a_killed_run_loses_the_batch_in_flight_alone(config, careful, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         label(config)
     partial = Path(config.out + ".partial")
-    assert len(partial.read_text().splitlines()) == 1 + dies_at
+    lines = partial.read_text().splitlines() if partial.exists() else []
+    assert len(lines) == (1 + dies_at if dies_at else 0)  # a header and a line per batch; without any, no file
     assert not Path(config.out).exists()
     with partial.open("a") as file:
         file.write('{"states": [["')  # the batch in flight, cut off as it was written
@@ -130,11 +131,17 @@ def test_a_killed_run_loses_the_batch_in_flight_alone(config, careful, tmp_path,
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"rollouts": 3}, {"batch_size": 5}, {"search": "binary"}])
-def test_rollouts_of_other_settings_are_not_taken_over(config, careful, tmp_path, change):
+def test_rollouts_of_other_settings_are_neither_taken_over_nor_lost(config, careful, tmp_path, change):
     careful(dies_at=3)
     with pytest.raises(KeyboardInterrupt):
         label(config)
     careful()
+    partial = Path(config.out + ".partial")
+    before = partial.read_bytes()
+    with pytest.raises(UserError, match="holds 3 finished parts of a run with other data or settings"):
+        label(replace(config, **change))
+    assert partial.read_bytes() == before
+    partial.unlink()
     label(replace(config, **change))
     label(replace(config, **change, out=str(tmp_path / "fresh.jsonl")))
     assert rows(config) == rows(replace(config, out=str(tmp_path / "fresh.jsonl")))

@@ -1,5 +1,6 @@
 """`rlstep plan`: numbers of parameters against real models, memory and hours by hand, and what it says to change."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 from rlstep import cli
 from rlstep.runtime.errors import UserError
 from rlstep.stages.plan import PlanConfig, plan
+from rlstep.steps.records import Solution, write_solutions
 
 GIB = 2**30
 H, LAYERS, VOCABULARY = 64, 2, 512
@@ -259,6 +261,14 @@ def test_rows_are_counted_or_given(planned, tmp_path):
     assert planned("sft", settings, rows=40)["updates"] == 30
     (tmp_path / "rows.jsonl").write_text("{}\n" * 8, encoding="utf-8")
     assert planned("sft", settings, rows=40)["updates"] == 6
+    # As rlstep writes many rows, and as published data comes.
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    write_solutions(shards / "part-00000.parquet", [Solution("p", "Q", "A", "A", sample=k) for k in range(8)])
+    write_solutions(shards / "part-00001.parquet", [Solution("q", "Q", "A", "A", sample=k) for k in range(4)])
+    assert planned("sft", settings | {"data": str(shards)})["updates"] == 9
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 4))
+    assert planned("sft", settings | {"data": str(tmp_path / "rows.jsonl.gz")})["updates"] == 3
 
 
 # --- What to change

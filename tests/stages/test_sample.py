@@ -284,6 +284,13 @@ def test_settings_that_make_no_sense_are_refused(config, change, message):
         replace(config, **change)
 
 
+def test_the_problems_are_not_replaced(config):
+    before = Path(config.problems).read_text()
+    with pytest.raises(UserError, match="which this run reads and would be replaced"):
+        sample(replace(config, out=config.problems))
+    assert Path(config.problems).read_text() == before
+
+
 def test_a_missing_model_is_named(config, tmp_path):
     with pytest.raises(UserError, match="no-model: no tokenizer can be loaded from here"):
         sample(replace(config, model=str(tmp_path / "no-model")))

@@ -224,6 +224,7 @@ def test_a_run_of_before_is_not_taken_over(config):
         ({"strategy": "uncertainty", "ensemble": ["prm"]}, "name each of the scores once"),
         ({"task": "arithmetics"}, "task 'arithmetics'|'arithmetics'"),
         ({"grader": "number"}, "so grader would do nothing"),
+        ({"out": "selected.parquet"}, "out is selected.parquet; its rows are JSON"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config, options, message):
@@ -254,7 +255,9 @@ def test_a_budget_below_the_first_solution_is_refused(tmp_path):
 
 def test_a_file_without_candidates_is_refused(tmp_path):
     pool = [solution("p", 0, [0.5], False, answer=None), solution("p", 1, [], False)]
-    with pytest.raises(UserError, match="none of 2 solutions is a candidate: 1 state no answer .*, 1 have no steps"):
+    pool.append(solution("p", 2, [0.5, None], False, answer="1"))
+    reasons = "1 state no answer .*, 1 have no steps, and of 1 a step has no score"
+    with pytest.raises(UserError, match=f"none of 3 solutions is a candidate: {reasons}"):
         select(configured(tmp_path, pool))
 
 

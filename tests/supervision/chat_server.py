@@ -19,6 +19,7 @@ class Reply:
         body: JSON, or bytes as they are.
         after: seconds until it is sent.
         stalls: seconds between its headers and its body.
+        drips: seconds between two of the body's bytes.
     """
 
     body: dict | list | bytes
@@ -26,6 +27,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     after: float = 0.0
     stalls: float = 0.0
+    drips: float = 0.0
 
 
 def answers(*texts: str | None, usage: dict | None = COUNTS) -> Reply:
@@ -86,7 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             time.sleep(reply.stalls)
-            self.wfile.write(content)
+            for piece in [content[k : k + 1] for k in range(len(content))] if reply.drips else [content]:
+                self.wfile.write(piece)
+                time.sleep(reply.drips)
         except OSError:
             pass  # the client had waited long enough
 

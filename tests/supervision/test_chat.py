@@ -101,6 +101,14 @@ def test_a_slow_answer_is_given_up(slow):
     assert len(server.bodies) == 1
 
 
+def test_an_answer_that_drips_in_is_given_up():
+    """No piece of it is late; a limit for each alone would wait for as long as it comes."""
+    dripping = Reply(json.dumps(answers("a").body).encode(), drips=0.05)
+    message = "has not answered within 0.3 seconds"
+    with serving(lambda body: dripping) as server, pytest.raises(UserError, match=message):
+        client(server.url, request_timeout=0.3).ask(MESSAGES, 1)
+
+
 def test_what_stays_down_is_given_up_with_the_settings_name():
     message = r"status 429 \(rate limit\); tried for 0 seconds.*wait longer \(judge_retry_for\)"
     with serving(lambda body: error(429, "rate limit")) as server, pytest.raises(UserError, match=message):

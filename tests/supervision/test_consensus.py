@@ -147,4 +147,13 @@ def test_a_file_is_not_compared_with_itself(config, tmp_path):
 
 def test_what_is_put_aside_overwrites_no_input(config, tmp_path):
     with pytest.raises(UserError, match="disagreements is .*, which data, out or other names, too"):
-        config(*pairs(), disagreements=str(tmp_path / "b.jsonl"))
+        config(*pairs(), disagreements=str(tmp_path / "." / "b.jsonl"))
+    with pytest.raises(UserError, match=r"disagreements is .*; its rows are JSON"):
+        config(*pairs(), disagreements=str(tmp_path / "aside.parquet"))
+
+
+@pytest.mark.parametrize(("out", "whose"), [("a.jsonl", "data"), ("b.jsonl", "other")])
+def test_what_is_kept_overwrites_no_input(config, tmp_path, out, whose):
+    given = config(*pairs())
+    with pytest.raises(UserError, match=f"out is .*{out}, which {whose} names, too"):
+        replace(given, out=str(tmp_path / "." / out))

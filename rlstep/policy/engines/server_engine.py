@@ -6,7 +6,6 @@ the request holds nothing that OpenAI's protocol lacks, and a completion is fini
 """
 
 import json
-import re
 from collections.abc import Sequence
 
 from rlstep.policy.engines.base import (
@@ -22,13 +21,13 @@ from rlstep.policy.engines.base import (
 )
 from rlstep.policy.sampling import Batch, solutions_of
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.halves import encodable
 from rlstep.runtime.json_client import Refused
 from rlstep.runtime.model_server import ModelServer
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import Solution, shown
 
 TOKENS = range(2**31)
-SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold
 
 
 class ServerEngine(Engine):
@@ -92,7 +91,7 @@ class ServerEngine(Engine):
     def _check_content(self, where: str, choice: dict, most: int) -> None:
         if self.as_text:
             text = choice.get("text")
-            if not isinstance(text, str) or SURROGATE.search(text):
+            if not isinstance(text, str) or not encodable(text):
                 raise UserError(f"{where} gave no completion: expected a text, got {json.dumps(text)[:60]}.")
             return
         ids = choice.get("token_ids")

@@ -69,6 +69,7 @@ def kinds_of(solution: Solution, guarded: bool) -> int:
     wrong = first_wrong(solution) if labelled else None
     scores, labels = solution.scores.get(PRM, []), solution.labels or []
     judged = list(zip(scores, labels, strict=False))[: None if wrong is None else wrong + 1]
+    judged = [(p, label) for p, label in judged if p is not None]  # a step that did not fit has no score
     holds = (
         bool(solution.correct) and wrong is not None,
         any(label == 0 and p >= THRESHOLD for p, label in judged),

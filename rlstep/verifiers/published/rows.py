@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlstep.core.losses import right_log_odds
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.halves import refuse_halves
 from rlstep.steps.positions import step_tokens, token_ends_from_offsets
 from rlstep.steps.prompts import Prompt, problem_text
 from rlstep.steps.records import Span
@@ -132,8 +133,10 @@ def ask_at_marks(
     features = []
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
+        texts = [row.text for row in chunk]
+        refuse_halves(texts)
         coded = tokenizer(
-            [row.text for row in chunk],
+            texts,
             add_special_tokens=add_special_tokens,
             return_offsets_mapping=True,
             verbose=False,

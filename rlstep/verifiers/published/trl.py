@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from transformers import AutoModelForTokenClassification
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.halves import refuse_halves
 from rlstep.verifiers.features import Feature, feature_at
 from rlstep.verifiers.pretrained import load_config, load_every_weight
 from rlstep.verifiers.published.rows import TwoClasses, clean, step_texts
@@ -32,6 +33,7 @@ class TRLFormat(TwoClasses):
             for problem, completion, spans in zip(problems, completions, steps, strict=True)
         ]
         unique = list(dict.fromkeys([self.separator, *(text for prompt, texts in rows for text in (prompt, *texts))]))
+        refuse_halves(unique)
         coded = tokenizer(unique, add_special_tokens=False, verbose=False)["input_ids"]
         ids_of = dict(zip(unique, coded, strict=True))
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]

@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 
 from rlstep.runtime.access import TOKEN_VARIABLE, find_token
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.halves import encodable
 from rlstep.runtime.json_connection import BadStatus, JsonConnection, Late, Unreachable
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import Prompt, PromptFormat, PromptKey, prompt_key, prompt_of
@@ -28,7 +29,6 @@ TRY_AGAIN = (502, 503, 504)
 LONGEST_ASKED_WAIT_S = 60.0  # of what a server asks for with Retry-After
 IDENTITY = ("name", "kind", "boundary", "prompt_format")
 ROW = re.compile(r"((?:field '\w+', )?row )(\d{1,9})(?=:)")
-SURROGATE = re.compile("[\ud800-\udfff]")  # UTF-8 has no place for it, and two would become one character in JSON
 
 
 class RemoteRewardModel:
@@ -274,7 +274,7 @@ def _prompt_format(health: dict) -> PromptFormat | None:
 def _encoded(rows: list[tuple[Row, int]], cut: bool) -> bytes:
     for (key, completion, _), number in rows:
         texts = (key,) if isinstance(key, str) else (content for _, content in key)
-        if any(SURROGATE.search(text) for text in (*texts, completion)):
+        if not all(map(encodable, (*texts, completion))):  # two halves would become one character in JSON
             raise UserError(f"row {number}: half a surrogate pair is no character. Replace it, or drop the row.")
     keys, completions, steps = zip(*(row for row, _ in rows), strict=True)
     prompts = [prompt_of(key) for key in keys]

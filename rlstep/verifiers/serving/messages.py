@@ -6,13 +6,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from rlstep.runtime.halves import encodable
 from rlstep.steps.messages import Prompt, is_messages
 from rlstep.steps.records import Span, shown
-from rlstep.verifiers.serving.client import SURROGATE
 
 
 def _whole_characters(text: str) -> str:
-    if SURROGATE.search(text):
+    if not encodable(text):
         raise ValueError("half a surrogate pair is no character.")
     return text
 
