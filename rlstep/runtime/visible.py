@@ -12,5 +12,7 @@ def visible(text: str) -> str:
 
     >>> visible("1\\u202e2\\ud800")
     '1\u27e8U+202E\u27e92\\\\ud800'
+    >>> visible("1\\r\\n2\\r")
+    '1\\n2⟨U+000D⟩'
     """
     return text.replace("\r\n", "\n").translate(_SHOWN).encode("utf-8", "backslashreplace").decode("utf-8")
