@@ -62,6 +62,11 @@ EQUAL = {
         5! = 120 | \binom{10}{3} = 120 | |x| = \sqrt{x^2} | (-1)^{n+2} = (-1)^n | \sin 30^\circ = 0.5
         \frac{11+9a}{20} = 0.55+0.45a | k(k+1) = k^2+k | 2(3) = 6 | 2\frac{3}{2} = 3 | -(x-3) = 3-x | 1/2+1/3 = 5/6
     """,
+    "factorials and binomials": r"""
+        \frac{n!}{(n-2)!} = n(n-1) | (n+1)!-n! = n\cdot n! | \frac{(n+2)!}{n!} = n^2+3n+2
+        \binom{2n}{n} = \frac{(2n)!}{(n!)^2} | \frac{n!}{k!(n-k)!} = \binom{n}{k} | \binom{n+1}{2} = \binom{n}{2}+n
+        9!! = 945 | (2n-1)!! = (-1+2n)!! | \frac{2006!}{2004!} = 2006\cdot 2005
+    """,
     "decimals": r"5.0 = 5 | \frac{3}{4} = 0.75 | \frac{1+i}{2} = 0.5+0.5i | x>2 = x > 2.0 | 0.\overline{3} = \frac13",
     "relations, intervals and sets": r"""
         x>2 = (2,\infty) | x \geq 3 = [3, \infty) | 3 \le x = [3,\infty) | 1<x\le3 = (1,3] | x \in [-2,7] = [-2,7]
@@ -121,6 +126,10 @@ UNEQUAL = {
         x+10^{-30} = x
         \sqrt{10^{40}+1} = 10^{20} | e^{\pi\sqrt{163}} = 262537412640768744
         99999999999999999999 = 99999999999999999998
+    """,
+    "factorials and binomials": r"""
+        \frac{1}{n!} = \frac{1}{(n+1)!} | \binom{2n}{n} = \frac{(2n)!}{n!} | \binom{n}{3} = \frac{n(n-1)(n-2)}{3}
+        9!! = (9!)! | 9!! = 9! | n!! = (n!)! | n!! = n! | (2n-1)!! = (2n+1)!! | \binom{100}{50} = \binom{100}{49}
     """,
     "words": r"""
         blue = lueb | cat = act | \text{cat} = \text{act} | 2blue = 2lueb | no = on | yes = no | yes = 1

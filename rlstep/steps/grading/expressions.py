@@ -54,6 +54,15 @@ class _Grammar(_Latex2Sympy):
         whole, _, part = text.partition(".")
         return sympy.Rational(int(whole + part), 10 ** len(part)) if part else sympy.Integer(int(whole))
 
+    def convert_postfix(self, postfix):
+        operators = postfix.postfix_op()
+        if len(operators) == 2 and all(operator.BANG() for operator in operators):
+            # The original reads 9!! as (9!)!.
+            return sympy.factorial2(
+                self.convert_exp(postfix.exp() if hasattr(postfix, "exp") else postfix.exp_nofunc())
+            )
+        return super().convert_postfix(postfix)
+
     def convert_postfix_list(self, arr, i=0):
         factors = [self.convert_postfix(factor) for factor in arr[i:]]
         if any(isinstance(factor, list) for factor in factors):
