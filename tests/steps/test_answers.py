@@ -112,6 +112,9 @@ EQUAL = {
     """,
     "words and choices": r"""
         (B) = \text{(B)} | B = (B) | \text{B} = \text{(B)} | B) = (B) | (B) 12 = \text{(B)} | \textbf{(B) } 12 = B
+        \textbf{(D) } \frac{1}{2} = D | \textbf{(D)}\ -\frac{1}{2} = \text{(D)} | (E) $\sqrt{3}$ = E | (E)\ \$5 = E
+        Option A = A | \text{Option B} = (B) | answer choice (C) = C | (A) The ball falls = A | B. A ball falls. = (B)
+        (D) $x>1$ = D | (A)$\frac12$ = A | C. 12 cm = C
         Yes. = yes | \text{yes} = yes | "east" = \text{east} | the east = east | \text{Evelyn} = Evelyn
         3:30 p.m. = 3:30 PM
         \text{C} = C | **18** = 18 | `18` = 18 | \boldsymbol{18} = 18
@@ -135,6 +138,9 @@ UNEQUAL = {
         blue = lueb | cat = act | \text{cat} = \text{act} | 2blue = 2lueb | no = on | yes = no | yes = 1
         Monday = Tuesday
         March 5 = March 6 | May 5 = 5 | not 5 = 5 | (B) = (C) | \text{(B)} = \text{(C)} | (B) = 2 | (A) (B) (C) = (B)
+        A) or B) or C) = A | A. B. C. D. = A | (A) or B = A | (A) no, B = A | (A) is wrong = A | A: 12, B: 13 = A
+        A) 12 B) 13 = A | A. or B. = A | A. I think B = A | Option A or B = A | not (A) = A | (A) and (B) = A
+        (A)x = A | (A)+1 = A | (A) + 1 = A | (A)\cdot 2 = A | (A)^2 = A | 2(A) = A | options A = B
         3:30 pm = 3:30 am | \text{5 or x} = 5
     """,
     "bases": r"101_2 = 101_3 | 101_2 = 101 | 101_2 = 5 | 101_{10} = 101 | 1_000 = 1000 | 101_2 + 1 = 101 + 1",
