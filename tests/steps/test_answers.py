@@ -70,8 +70,9 @@ EQUAL = {
     "decimals": r"5.0 = 5 | \frac{3}{4} = 0.75 | \frac{1+i}{2} = 0.5+0.5i | x>2 = x > 2.0 | 0.\overline{3} = \frac13",
     "relations, intervals and sets": r"""
         x>2 = (2,\infty) | x \geq 3 = [3, \infty) | 3 \le x = [3,\infty) | 1<x\le3 = (1,3] | x \in [-2,7] = [-2,7]
-        2<x = x>2 | -x>2 = x<-2 | 2x < 4 = x < 2 | x^2 < 4 = (-2, 2) | \{x \mid x > 2\} = (2,\infty)
-        x \ne 3 = \mathbb{R}\setminus\{3\}
+        2<x = x>2 | |x| < 2 = (-2, 2) | 2>x>1 = (1,2) | 2x+1<7 = 4x+2<14 | 1<2x+1<5 = 1<1+2x<5
+        \{x \mid x > 2\} = (2,\infty)
+        x \ne 3 = \mathbb{R}\setminus\{3\} | x > 1 \text{ and } x < 2 = (1,2) | x > 1, x < 2 = (1,2)
         x < 1 or x > 3 = (-\infty,1)\cup(3,\infty) | (3,\infty)\cup(-\infty,1) = (-\infty,1)\cup(3,\infty)
         (-\infty,\infty) = \mathbb{R} | all real numbers = \mathbb{R} | no solution = \emptyset | \{5\} = 5
         \frac{\pi^2}{8} \leq x < 5\pi = [\frac{\pi^2}{8}, 5\pi)
@@ -88,7 +89,8 @@ EQUAL = {
         2\begin{pmatrix}1\\2\end{pmatrix} = \begin{pmatrix}2\\4\end{pmatrix}
     """,
     "equations": r"""
-        x = 5 = 5 | f(3) = 76 = 76 | \text{Area} = 12\pi = 12 \pi | m\angle A = 30^\circ = 30 | f^{-1}(3) = 2 = 2
+        x = 5 = 5 | 5 = x = 5 | f(3) = 76 = 76 | \text{Area} = 12\pi = 12 \pi | m\angle A = 30^\circ = 30
+        f^{-1}(3) = 2 = 2
         a_{10} = 55 = 55 | P(A) = \frac12 = 0.5 | 2+3=5 = 5 | x=\frac{10}{2}=5 = 5 | \sqrt{2} \approx 1.414 = \sqrt2
         y=2x+3 = 2x-y+3=0 | y = -2x = -2x | 5x-7y+11z+4=0 = 10x-14y+22z+8=0 | x=-2, x=1 = -2,1
     """,
@@ -171,7 +173,20 @@ UNEQUAL = {
         0.1+0.2 = 0.30000000000000004 | \frac10 = \frac20 | 0/0 = 5 | \frac{1}{0} = \infty | \infty = -\infty
         \ln x = \log_{10} x | \sin^2 x = \sin x^2 | \sin^{-1} x = \frac{1}{\sin x} | \lfloor 2.5 \rfloor = 2.5
     """,
-    "left to be computed": r"\sum_{k=1}^{10} k = 55 | \int_0^1 x dx = 0.5 | \lim_{x\to 0} x = 0 | \gcd(12,18) = 6",
+    "left to be computed": r"""
+        \sum_{k=1}^{10} k = 55 | \int_0^1 x dx = 0.5 | \lim_{x\to 0} x = 0 | \gcd(12,18) = 6 | \max(3,5) = 5
+        3^{100} \mod 7 = 4 | 3^{100} \bmod 7 = 4 | \frac{1}{\infty} = 0 | e^{-\infty} = 0
+        \arctan\infty = \frac{\pi}{2}
+    """,
+    "left to be solved": r"""
+        2x+1<7 = x<3 | 2x+1<7 = (-\infty,3) | x^2-5x+6<0 = (2,3) | x^2-5x+6<0 = 2<x<3 | x^2-5x+6=0 = 2,3
+        x^2-5x+6=0 = \{2,3\} | \{x \mid x^2-5x+6<0\} = (2,3) | x \in \{x: x^2-5x+6<0\} = (2,3) | -x>2 = x<-2
+        2x+1=7 = x = 3 | 2x+1=7 = 3 | x-2\ne0 = \mathbb{R}\setminus\{2\} | \frac{1}{x-2}>0 = (2,\infty)
+        x^2 < 4 = (-2, 2)
+        3x>6 and x<5 = (2,5) | 1<2x+1<5 = 0<x<2 | \sqrt{x-2}\ge0 = [2,\infty)
+        (-\infty,0)\cup\{x \mid 3x>6\} = x<0 or x>2
+        x=x = 5 | 0=0 = y = 2x+3
+    """,
 }  # fmt: skip
 
 

@@ -36,7 +36,7 @@ _ROUND_POWER = re.compile(r"\^ ?\(([^()]*)\)")
 _TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
 _NO_LETTERS = re.compile(r"[^A-Za-z0-9]+")
 _NOT_READ = re.compile(
-    r"\d\s*_|(?<![_^\d])\d+\s+\.?\d|--|\\text\{\s*\}|\\(?:gcd|lcm|det|operatorname|xrightarrow|substack|hspace|input)(?![A-Za-z])"
+    r"\d\s*_|(?<![_^\d])\d+\s+\.?\d|--|\\text\{\s*\}|\\(?:gcd|lcm|det|max|min|mod|bmod|pmod|operatorname|xrightarrow|substack|hspace|input)(?![A-Za-z])"
 )
 _PRIME = re.compile(r"([A-Za-z}])((?:'|\^\s*\{?\s*\\prime\s*\}?)+)")
 
@@ -89,7 +89,10 @@ def expression(text: str) -> sympy.Basic:
         raise Unreadable(text) from error
     if not isinstance(tree, sympy.Expr | sympy.MatrixBase) or tree.has(*_UNFINISHED):
         raise Unreadable(text)
-    return tree.doit().subs(sympy.Symbol("i"), sympy.I)
+    value = tree.doit().subs(sympy.Symbol("i"), sympy.I)
+    if "\\infty" in text and value not in (sympy.oo, -sympy.oo):  # 1/\infty is a limit as well
+        raise Unreadable(text)
+    return value
 
 
 def _for_the_grammar(text: str) -> str:
