@@ -112,6 +112,22 @@ EQUAL = {
         √3 = \sqrt{3} | 2√3 = 2\sqrt3 | √(3) = \sqrt 3 | √12 = 2√3 | pi/2 = \frac{\pi}{2} | π = \pi | 2:3 = \frac23
         52_8 = 52_{8} | 101_2 = (101)_{\text{two}} | 101 base 2 = 101_2
     """,
+    "keyboards": r"""
+        x>=2 = [2,\infty) | x<=2 = (-\infty,2] | x != 2 = x \ne 2 | 1<=x<2 = [1,2) | [1, inf) = [1,\infty)
+        [1, oo) = [1,\infty) | (-∞,-1) U (1,∞) = (-\infty,-1)\cup(1,\infty) | \mathbb R = \mathbb{R} | \R = \mathbb{R}
+        +/- 2 = 2,-2 | +-2 = \pm 2 | 2 & 3 = 2,3 | {1 \over 2} = 0.5 | {7 \choose 5} = 21 | 5!=120 = 120
+        （1，2） = (1,2) | １２ = 12 | 12。 = 12 | x＝12 = 12 | 1、2 = 1,2 | \varepsilon = \epsilon | \varphi = \phi
+        \lg 100 = 2
+    """,
+    "wrappers": r"""
+        \text{12} = 12 | \mathrm{12} = 12 | \textbf{12} = 12 | \text{\textbf{12}} = 12 | {12} = 12 | {{12}} = 12
+        {\frac{1}{2}} = 0.5 | \boldsymbol{\frac{1}{2}} = 0.5 | \boxed{\frac12} = 0.5 | \fbox{12} = 12
+        \underline{12} = 12 | \large 12 = 12 | \Large{12} = 12 | \color{red}{12} = 12 | \color{blue}12 = 12
+        \textcolor{red}{12} = 12 | \textcolor{red}{\frac12} = 0.5 | \phantom{0}12 = 12 | 12 \tag{1} = 12
+        "12" = 12 | '12' = 12 | ***12*** = 12 | ```12``` = 12 | \text{2 and 3} = 2,3 | \text{12 cm} = 12
+        \text{12.5\%} = 12.5 | 12.5\text{\%} = 12.5 | \text{\$12} = 12 | \text{\$}12 = 12 | \text{101}_2 = 101_2
+        3+4\mathrm{i} = 3+4i | \mathrm{e}^2 = e^2 | {A} = A
+    """,
     "words and choices": r"""
         (B) = \text{(B)} | B = (B) | \text{B} = \text{(B)} | B) = (B) | (B) 12 = \text{(B)} | \textbf{(B) } 12 = B
         \textbf{(D) } \frac{1}{2} = D | \textbf{(D)}\ -\frac{1}{2} = \text{(D)} | (E) $\sqrt{3}$ = E | (E)\ \$5 = E
@@ -135,6 +151,13 @@ UNEQUAL = {
     "factorials and binomials": r"""
         \frac{1}{n!} = \frac{1}{(n+1)!} | \binom{2n}{n} = \frac{(2n)!}{n!} | \binom{n}{3} = \frac{n(n-1)(n-2)}{3}
         9!! = (9!)! | 9!! = 9! | n!! = (n!)! | n!! = n! | (2n-1)!! = (2n+1)!! | \binom{100}{50} = \binom{100}{49}
+    """,
+    "keyboards": r"""
+        x>=2 = x>2 | x<=2 = x>=2 | n!=2 = n \ne 2 | +-2 = 2 | 3+-2 = 5 | (1,2) U (2,3) = (1,3) | １２ = 13 | 2 & 3 = 2
+    """,
+    "wrappers": r"""
+        \text{12} = 13 | \text{-12} = 12 | {12}{3} = 12 | {1}2 = 1 | \underline{12}3 = 12 | \text{12}_3 = 12
+        \text{12 or 13} = 12 | \text{12, 13} = 12 | \text{i} = \text{e} | \textcolor{12}{13} = 12 | \tag{12}13 = 12
     """,
     "words": r"""
         blue = lueb | cat = act | \text{cat} = \text{act} | 2blue = 2lueb | no = on | yes = no | yes = 1
