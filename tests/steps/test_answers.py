@@ -101,6 +101,15 @@ EQUAL = {
         60 mph = 60 miles per hour
         \frac{270}7\text{ degrees} = \frac{270}{7} | 90° = 90 
         \frac{104^\circ}{3} = \frac{104}{3} | 20^\circ\text{C} = 20 | 90^\circ = 90^{\circ} | 90 degrees = \frac{\pi}{2}
+        USD 12 = 12 | US$12 = 12 | 12 € = 12 | 12€ = €12 | 12¢ = 12 cents | $5/hour = 5 | 5 sq ft = 5\text{ ft}^2
+        5 eV = 5
+        x = 12 apples = 12 | 3 + 9 = 12 apples = 12 | 4.5e33 erg/s = 4.5e33
+        6√3 square units = 6√3
+        12\,\frac{\text{m}}{\text{s}} = 12 | 5\,\mathrm{J/(kg\cdot K)} = 5 | 5\,\mathrm{kg\cdot m/s} = 5
+        \frac{\pi}{2} rad = \frac{\pi}{2}
+        5\text{ m s}^{-1} = 5 | 5 \times 10^{-3}\,\mathrm{mol\,L^{-1}} = 0.005 | 25 degrees Celsius = 25^\circ C
+        25^\circ C = 25^\circ
+        12个 = 12 | 12 平方厘米 = 12 | \text{12元} = 12 | 12\text{ 元} = 12
         £5 = 5 | 12 more apples = 12 | 3 hours = 3\text{ hours} | 1.5 million dollars = 1,500,000
         50% = 0.5 | \frac{1}{2}\% = 0.5 | 50 percent = 50\% | \frac34 = 75\%
     """,
@@ -170,6 +179,11 @@ UNEQUAL = {
     """,
     "bases": r"101_2 = 101_3 | 101_2 = 101 | 101_2 = 5 | 101_{10} = 101 | 1_000 = 1000 | 101_2 + 1 = 101 + 1",
     "units": r"""
+        25^\circ C = 25^\circ F | 25 degrees Celsius = 25^\circ F | 12€ = \$12 | 12¢ = \$12 | 3 + 9 = 13 apples = 13
+        12 maybe thirteen = 12 | 12 versus fifteen = 12 | 12 wrong = 12 | 12 lakh = 12 | 12 pairs = 12
+        12 per mille = 12
+        2\times 3 \text{ matrix} = 6 | 12万 = 12 | 12分之5 = 12 | 12或13 = 12 | 12 eV = 12 Hz | 12 apples = 5 pears = 5
+        5\,\mathrm{J/(kg\cdot K)} = 5\,\mathrm{J/kg} | 5\text{ m}\cdot 3 = 5 | 12\text{x} = 12y
         5 cm = 5 m | 5 cm = 5 cm^2 | \$5 = 5 cents | 12 apples = 12 pears | 5000% = 0.5 | 50% = 5 | 5 million = 5
         5 million = 5 billion | 5 dozen = 5 | 2 thirds = 2 | 5 squared = 5 | 5 factorial = 5 | 5 and a half = 5
         3 hours 20 minutes = 3 | 5x = 5 | 5 x = 5 | 5m = 5n
