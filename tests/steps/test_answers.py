@@ -86,11 +86,14 @@ EQUAL = {
         \left( 3, \frac{\pi}{2} \right) = (3, \pi/2) | \langle 1,2\rangle = (1,2) | (x,y)=(1,2) = (1,2)
         \begin{pmatrix} 0.2 \\ -3.6 \end{pmatrix} = \begin{bmatrix} 1/5 \\ -18/5 \end{bmatrix}
         \left[\begin{array}{cc}1&2\\3&4\end{array}\right] = \begin{pmatrix}1&2\\3&4\end{pmatrix}
+        \begin{pmatrix}1\\2\end{pmatrix} = (1,2) | \begin{bmatrix}1\\2\\3\end{bmatrix} = \langle 1,2,3\rangle
         2\begin{pmatrix}1\\2\end{pmatrix} = \begin{pmatrix}2\\4\end{pmatrix}
     """,
     "equations": r"""
         x = 5 = 5 | 5 = x = 5 | f(3) = 76 = 76 | \text{Area} = 12\pi = 12 \pi | m\angle A = 30^\circ = 30
         f^{-1}(3) = 2 = 2
+        \sin\theta = \frac35 = \frac35 | \cos A=\frac{1}{2} = 0.5 | \tan(\alpha) = 2 = 2 | P(X=2) = \frac14 = 0.25
+        E[X] = 3 = 3 | \mathbb{E}[X] = 3 = 3 | P(A|B) = 0.5 = 0.5 | f_{\max} = 12 = 12 | \frac{dy}{dx} = 2x = 2x
         a_{10} = 55 = 55 | P(A) = \frac12 = 0.5 | 2+3=5 = 5 | x=\frac{10}{2}=5 = 5 | \sqrt{2} \approx 1.414 = \sqrt2
         y=2x+3 = 2x-y+3=0 | y = -2x = -2x | 5x-7y+11z+4=0 = 10x-14y+22z+8=0 | x=-2, x=1 = -2,1
     """,
@@ -193,12 +196,15 @@ UNEQUAL = {
         \{1,2\} = \{1,2,3\} | (-\infty,2] = (-\infty,2) | (0,9)\cup(9,36) = (0,36) | [0,1)\cup(1,2] = [0,2]
         \emptyset = 0 | \emptyset = \{0\} | no solution = 0 | x<2 = x>2 | x<2 = x\le 2 | x > 2 = y > 2 | x > 2 = 2
         \begin{pmatrix}1\\2\end{pmatrix} = \begin{pmatrix}2\\1\end{pmatrix} | 1 \pm \sqrt{19} = 1+\sqrt{19}
+        \begin{pmatrix}1\\2\end{pmatrix} = (2,1) | \begin{pmatrix}1\\2\end{pmatrix} = [1,2]
+        \begin{pmatrix}1\\2\end{pmatrix} = \{1,2\} | \begin{pmatrix}1&2\\3&4\end{pmatrix} = (1,2,3,4)
         \begin{pmatrix}1&2\end{pmatrix} = \begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1\\2\end{pmatrix} = 3
         12 or 13 = 12 | \frac{1}{2}, \frac{1}{3} = \frac{1}{3} | 3:30 = 0.1 | 2:40 = 1:20
         x \in 17 = 17 | (2,) = (2,4) | (1,2i) = (1,2) | 14^\circ40 = 1440 | 4^\circ2 = 42
     """,
     "equations": r"""
         x=5 = y=5 | x=5 = x=6 | f(3)=76 = f(4)=76 | x+y=5 = x+y=6 | x^2=4 = 4 | 5x+y=0 = 0=0 | y=2x = y=3x
+        \sin 30 = 5 = 5 | \sin\theta = 1 = \cos\theta=1 | P(X=2) = 1 = P(X=3)=1 | \sin x\cos x = 2 = 2
         1 = 2 = 5 = 5 | x = 4 = 5 = 5 | 5 = 6 = 6 | \sqrt{2} = 5 = 5
     """,
     "names": r"""

@@ -62,6 +62,9 @@ def same_value(left, right) -> bool:
             return left == right
         case Matrix(), Matrix():
             return len(left.rows) == len(right.rows) and all(map(_in_order, left.rows, right.rows))
+        case (Matrix(), Bracketed(left="(", right=")")) | (Bracketed(left="(", right=")"), Matrix()):
+            matrix, items = (left, right.items) if isinstance(left, Matrix) else (right, left.items)
+            return all(len(row) == 1 for row in matrix.rows) and _in_order([row[0] for row in matrix.rows], items)
         case Ratio(), Ratio():
             return _in_order(left.parts, right.parts)
         case (Ratio(), Scalar()) | (Scalar(), Ratio()):
