@@ -119,7 +119,13 @@ EQUAL = {
     "numbers": r"""
         1e6 = 1,000,000 | 1\,000\,000 = 1000000 | 10{,}080 = 10080 | 10,\!080 = 10080 | 11,\! 111,\! 100 = 11111100
         3 x 10^8 = 3e8 | 6.02\cdot 10^{23} = 6.02e23 | 5 million = 5000000 | 2 dozen = 24 | 1½ = \frac32 | -½ = -0.5
-        2^10 = 1024 | x² = x^2 | x**2 = x^2 | 3rd = 3 | 17th = 17 | 17^{\text{th}} = 17 | 12\text{th grade} = 12
+        2^10 = 1024 | x² = x^2 | x**2 = x^2
+        0.\bar{3} = \frac13 | 0.\dot{3} = \frac13 | 0.\dot{1}4285\dot{7} = \frac17 | 0.333... = \frac13
+        0.1666\ldots = \frac16
+        twelve = 12 | \text{twelve} = 12 | twenty-one = 21 | Twenty one = 21 | five thousand = 5000 | ten percent = 10\%
+        \approx 12 = 12 | approximately 12 = 12 | about \$12 = 12
+        101 (base 2) = 101_2 | 101 \text{ (base 2)} = 101_2 | 101_{\text{base }2} = 101_2 | 3rd = 3 | 17th = 17
+        17^{\text{th}} = 17 | 12\text{th grade} = 12
         5. = 5
         √3 = \sqrt{3} | 2√3 = 2\sqrt3 | √(3) = \sqrt 3 | √12 = 2√3 | pi/2 = \frac{\pi}{2} | π = \pi | 2:3 = \frac23
         52_8 = 52_{8} | 101_2 = (101)_{\text{two}} | 101 base 2 = 101_2
@@ -212,6 +218,9 @@ UNEQUAL = {
         x^{10} = 10x
     """,
     "numbers": r"""
+        0.333 = \frac13 | 0.33... = \frac{33}{100} | 0.1666... = \frac{1}{66} | twelve = 13 | one half = 1
+        two and a half = 2
+        one or two = 1 | twenty-one = 20 | two thirds = 2 | ten = net | \approx 1.732 = \sqrt3 | 101 (base 2) = 101
         12 = 1,2 | 1.5 = 1,5 | 1,234 = 1.234 | 4,5,6 = 456 | 23 = 2 3 | 2(3) = 5 | 2^{10} = 210 | 2^10 = 20 | --5 = 5
         0.1+0.2 = 0.30000000000000004 | \frac10 = \frac20 | 0/0 = 5 | \frac{1}{0} = \infty | \infty = -\infty
         \ln x = \log_{10} x | \sin^2 x = \sin x^2 | \sin^{-1} x = \frac{1}{\sin x} | \lfloor 2.5 \rfloor = 2.5

@@ -8,6 +8,8 @@ $\left(\tfrac12,\ 10{,}080\right)$.   ->  (\frac{1}{2}, 10,080)
 import re
 from functools import lru_cache
 
+from rlstep.steps.grading.numerals import is_in_words, overlined, without_approximately, words_as_digits
+
 DOLLAR = "\u00a4"
 
 _SYMBOLS = {
@@ -113,10 +115,12 @@ def tidy(text: str) -> str:
     if "\\begin" not in text:
         text = _TWICE_ESCAPED.sub(r"\\", text)
     text = _COMMAND.sub(_command, _INVISIBLE.sub("", text.replace("{,}", ",")))
-    text = _unstyled(_BOLD.sub(r"\1", text).replace("\\mathbf{", "{"))
+    text = overlined(_unstyled(_BOLD.sub(r"\1", text).replace("\\mathbf{", "{")))
     text = _BARE_NAME.sub(lambda match: rf"\{_INFINITIES.get(match[1], match[1])} ", text)
     text = _arguments(_BARE_ROOT.sub(r"\\sqrt ", text).replace("**", "^"))
-    return unwrap(_SPACE.sub(" ", _ungrouped(unwrap(text))))
+    text = unwrap(_SPACE.sub(" ", _ungrouped(unwrap(text))))
+    text = without_approximately(text)
+    return words_as_digits(words_of(text, lower=False)) if is_in_words(words_of(text)) else text
 
 
 def _unstyled(text: str) -> str:
