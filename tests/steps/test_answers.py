@@ -65,6 +65,7 @@ EQUAL = {
     "factorials and binomials": r"""
         \frac{n!}{(n-2)!} = n(n-1) | (n+1)!-n! = n\cdot n! | \frac{(n+2)!}{n!} = n^2+3n+2
         \binom{2n}{n} = \frac{(2n)!}{(n!)^2} | \frac{n!}{k!(n-k)!} = \binom{n}{k} | \binom{n+1}{2} = \binom{n}{2}+n
+        \frac{(2n)!}{n!^2} = \binom{2n}{n}
         9!! = 945 | (2n-1)!! = (-1+2n)!! | \frac{2006!}{2004!} = 2006\cdot 2005
     """,
     "decimals": r"5.0 = 5 | \frac{3}{4} = 0.75 | \frac{1+i}{2} = 0.5+0.5i | x>2 = x > 2.0 | 0.\overline{3} = \frac13",
@@ -152,7 +153,7 @@ EQUAL = {
         Option A = A | \text{Option B} = (B) | answer choice (C) = C | (A) The ball falls = A | B. A ball falls. = (B)
         (D) $x>1$ = D | (A)$\frac12$ = A | C. 12 cm = C
         Yes. = yes | \text{yes} = yes | "east" = \text{east} | the east = east | \text{Evelyn} = Evelyn
-        3:30 p.m. = 3:30 PM
+        3:30 p.m. = 3:30 PM | 3:30\text{ p.m.} = 3:30 PM
         \text{C} = C | **18** = 18 | `18` = 18 | \boldsymbol{18} = 18
     """,
 }  # fmt: skip
@@ -227,7 +228,7 @@ UNEQUAL = {
     """,
     "left to be computed": r"""
         \sum_{k=1}^{10} k = 55 | \int_0^1 x dx = 0.5 | \lim_{x\to 0} x = 0 | \gcd(12,18) = 6 | \max(3,5) = 5
-        3^{100} \mod 7 = 4 | 3^{100} \bmod 7 = 4 | \frac{1}{\infty} = 0 | e^{-\infty} = 0
+        3^{100} \mod 7 = 4 | 3^{100} \bmod 7 = 4 | \infty+1 = \infty | \frac{1}{\infty} = 0 | e^{-\infty} = 0
         \arctan\infty = \frac{\pi}{2}
     """,
     "left to be solved": r"""

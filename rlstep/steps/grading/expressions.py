@@ -27,6 +27,8 @@ _MIXED = re.compile(
     re.ASCII,
 )
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}", re.ASCII)
+_INFINITY = re.compile(r"[-+]?\s*\\infty\s*")
+_FACTORIAL_RAISED = re.compile(r"(\d+!|[A-Za-z]!)(?=\s*\^)")
 _DEGREE = re.compile(
     r"(\d+\.?\d*|\.\d+|(?<![A-Za-z\\])[A-Za-z]|\\[a-z]+|\))\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})"
 )
@@ -90,7 +92,7 @@ def expression(text: str) -> sympy.Basic:
     if not isinstance(tree, sympy.Expr | sympy.MatrixBase) or tree.has(*_UNFINISHED):
         raise Unreadable(text)
     value = tree.doit().subs(sympy.Symbol("i"), sympy.I)
-    if "\\infty" in text and value not in (sympy.oo, -sympy.oo):  # 1/\infty is a limit as well
+    if "\\infty" in text and not _INFINITY.fullmatch(text):  # 1/\infty is a limit as well
         raise Unreadable(text)
     return value
 
@@ -102,6 +104,7 @@ def _for_the_grammar(text: str) -> str:
     text = _MIXED.sub(_sum_of_mixed, text)
     text = _DEGREE.sub(_radians, text)
     text = _PRIME.sub(lambda match: match[1] + "_{" + "p" * (match[2].count("'") + match[2].count("prime")) + "}", text)
+    text = _FACTORIAL_RAISED.sub(r"(\1)", text)
     text = _ROUND_POWER.sub(r"^{\1}", text)
     text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
     text = _TEXT.sub(lambda match: r"\text{" + _NO_LETTERS.sub("", match[1]).casefold() + "}", text)

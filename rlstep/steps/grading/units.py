@@ -65,6 +65,7 @@ _SCALE = re.compile(rf"({'|'.join(SCALES)})\s+(?=[a-z])", re.IGNORECASE)
 _NO_WORDS = re.compile(r"[\d=<>+*\\]")
 _WORD = re.compile(r"[A-Za-z][A-Za-z.'-]*")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+|\d+\s*/\s*\d+|(?:\d+\s*)?\\frac\{\d+\}\{\d+\})")
+_NO_LETTERS = re.compile(r"\\(?:text|frac|cdot|mu)|[^A-Za-z.]")
 _ROOT = re.compile(r"[-+]?[\d./]*\s*\\sqrt\{\d+\}(?:/\d+)?")
 _PER = re.compile(r"(?<=\d)\s*/\s*[A-Za-z]{2,}$")
 _SCALES = {"C": "celsius", "F": "fahrenheit"}
@@ -118,7 +119,7 @@ def split_unit(text: str, loose: bool = False) -> Measured:
         apart_of_number = apart and _is_number(value.rpartition("=")[2].strip())
         if (known and (loose or apart)) or (apart_of_number and _are_words(things)):
             return Measured(value, unit or _unit(things, power))
-    if (compound := _COMPOUND.search(text)) and not set(_WORD.findall(compound[0].replace("\\", " "))) & _NO_UNITS:
+    if (compound := _COMPOUND.search(text)) and _is_unit(_NO_LETTERS.sub(" ", compound[0])):
         return Measured(text[: compound.start()], unit or _compound(compound))
     return Measured(text, unit)
 
