@@ -36,7 +36,7 @@ _SENTENCE_IN_LABEL = re.compile(
 )
 _TAGGED = re.compile(r"<answer>(?P<inline>(?:(?!</?answer>)[\s\S])*)</answer>")
 # What comes after the answer says why, and is no part of it.
-_REASON = re.compile(r"[*_`]*,?[ \t]+(?:\()?(?:because|since|as we|which (?:is|means|makes))\b")
+_REASON = re.compile(r"(?<![*_`, \t])[*_`]*,?[ \t]+(?:\()?(?:because|since|as we|which (?:is|means|makes))\b")
 _HEADING_WORD = re.compile(
     r"[*_\s]*(?:step|part|case|solution|conclusion|explanation|reasoning|summary|verification|check|answer|final|note|problem|"
     r"question|approach|method|analysis|calculation)\b",

@@ -138,6 +138,15 @@ def test_a_long_completion_takes_no_time_that_grows_with_its_square(piece):
     assert subprocess.run([sys.executable, "-c", code, piece]).returncode == 0
 
 
+@pytest.mark.parametrize("beginning", ["Answer: 1", "The answer is 1", "\\boxed{1", "<answer>1", "#### 1"])
+@pytest.mark.parametrize("filling", [" ", "*", ", ", "\t", "."])
+def test_a_long_gap_in_an_answer_takes_no_time_that_grows_with_its_square(beginning, filling):
+    code = "import resource, sys; from rlstep.steps.answers import is_correct\n"
+    code += "resource.setrlimit(resource.RLIMIT_CPU, (10, 10))\n"
+    code += "is_correct(sys.argv[1] + sys.argv[2] * 100_000 + 'because}</answer>', '1')"
+    assert subprocess.run([sys.executable, "-c", code, beginning, filling]).returncode == 0
+
+
 def test_two_boxes_are_no_way_to_be_right_twice():
     assert not is_correct(r"It is \boxed{3} or \boxed{4}.", "4")
     assert is_correct(r"It is \boxed{3} or \boxed{4}.", "4, 3")

@@ -73,7 +73,7 @@ _DIGITS_AS_TEXT = re.compile(rf"\\text\{{((?=[^{{}}]*[\d%{DOLLAR}])(?:[^{{}}A-Za
 _CONSTANT_AS_TEXT = re.compile(r"(?<=.)\\text\{([ei])\}|\\text\{([ei])\}(?=.)", re.DOTALL)
 _NUMBER_AS_TEXT = re.compile(rf"\\text\{{\s*([-+{DOLLAR}]?[\d.][^{{}}\\]*)\}}")
 _FONT = re.compile(r"\\text\{([^{}]*)\}")
-_FULL_STOP = re.compile(r"(?:\s|\\\\$|(?<!\.)\.$|(?<!\\)[,;:]$)+$")
+_FULL_STOP = re.compile(r"(?<!\s)(?:\s|\\\\$|(?<!\.)\.$|(?<!\\)[,;:]$)+$")
 _SPACE = re.compile(r"\s+")
 _FREE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _GROUPED = re.compile(
