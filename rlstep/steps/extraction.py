@@ -6,8 +6,8 @@ The sum is \boxed{\frac{1}{2}}.           ->  \frac{1}{2}
 # Answer (and on the next line) 29        ->  29
 So the final answer is: $x = 5$.          ->  $x = 5$
 
-A box, a `####` and a line that begins with "Answer" state an answer explicitly; the last of them counts. If there is
-none, the last "the answer is" counts.
+A box, a `####`, `<answer>...</answer>` and a line that begins with "Answer" state an answer explicitly; the last of
+them counts. If there is none, the last "the answer is" counts.
 
 What a thinking model writes up to its last `</think>` is thought and states no answer, because the model went on. Its
 lines are steps like others. A completion that never closes its thought is read as a whole.
@@ -25,11 +25,18 @@ _LABEL = re.compile(
     re.MULTILINE | re.IGNORECASE,
 )
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(?P<inline>\S[^\n]*)$", re.MULTILINE)
+_IS = r"(?:is|would be|should be|comes out to be)(?: (?:therefore|thus|then|simply|just|now|clearly|equal to))?"
 _SENTENCE = re.compile(
-    r"\b(?:final |correct )?answer(?: to (?:the|this) (?:question|problem))? is"
-    r"(?: (?:therefore|thus|then|simply|just|now))?(?:[ \t]*:)?[ \t]*(?P<inline>[^\n]*)",
+    rf"\b(?:final |correct )?answer(?: to (?:the|this) (?:question|problem))? {_IS}(?:[ \t]*:)?[ \t]*(?P<inline>[^\n]*)"
+    r"|(?:\u7b54\u6848|\u7b54)(?:\u662f|\u4e3a|\u70ba|[ \t]*[:\uff1a])[ \t]*(?P<chinese>[^\n]*)",
     re.IGNORECASE,
 )
+_SENTENCE_IN_LABEL = re.compile(
+    rf"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final |correct )?answer {_IS}[ \t]*:?[ \t]*", re.I
+)
+_TAGGED = re.compile(r"<answer>(?P<inline>(?:(?!</?answer>)[\s\S])*)</answer>")
+# What comes after the answer says why, and is no part of it.
+_REASON = re.compile(r"(?<![*_`, \t])[*_`]*,?[ \t]+(?:\()?(?:because|since|as we|which (?:is|means|makes))\b")
 _HEADING_WORD = re.compile(
     r"[*_\s]*(?:step|part|case|solution|conclusion|explanation|reasoning|summary|verification|check|answer|final|note|problem|"
     r"question|approach|method|analysis|calculation)\b",
@@ -38,7 +45,7 @@ _HEADING_WORD = re.compile(
 _PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
 _COMMANDS = re.compile(r"\\[A-Za-z]+\{[^{}]*\}|\\[A-Za-z]+")
 _STARTS_WITH_NUMBER = re.compile(r"[-+]?[$€£\\]?\s?[\d.]")
-_SENTENCE_END = re.compile(r"[.!?](?:[*_`]|\$)*(?=\s|$)(?<!\d\.(?=\d))")
+_SENTENCE_END = re.compile(r"(?:[.!?]|\u3002$)(?:[*_`]|\$)*(?=\s|$)(?<!\d\.(?=\d))")
 _LINE = re.compile(r"[^\n]+")
 _BLANK = re.compile(r"\s*")
 _OPENED = re.compile(r"\$\$|\\\[|\\begin\b|\\\]|\\end\b")
@@ -80,7 +87,7 @@ def stated(completion: str, sentences: bool = True) -> Stated | None:
     """
     begin = thought_end(completion)
     said = completion[begin:]
-    answers = [*_labelled(said), *_after_hashes(said), *_boxes(said)]
+    answers = [*_labelled(said), *_after_hashes(said), *_boxes(said), *_tagged(said)]
     if not answers and sentences:
         answers = list(_sentences(said))
     final = max(answers, key=lambda answer: answer.start, default=None)
@@ -96,7 +103,11 @@ def thought_end(completion: str) -> int:
 def _labelled(text: str) -> Iterator[Stated]:
     """The rest of each line that begins with "Answer", or the next line if there is nothing more on that line."""
     for match in _LABEL.finditer(text):
-        answer, end = _plain(match["inline"] or ""), match.end()
+        inline, end = _plain(match["inline"] or ""), match.end()
+        if repeated := _SENTENCE_IN_LABEL.match(inline):
+            inline = inline[repeated.end() :]
+            inline = inline[: _end_of_sentence(inline)]
+        answer = _plain(_without_reason(inline))
         if not answer and (match["colon"] or match[0].lstrip(" \t")[:1] in ("#", "*", "_")):
             below, end = _next_paragraph(text, end)
             answer = _plain(below)
@@ -114,13 +125,26 @@ def _after_hashes(text: str) -> Iterator[Stated]:
             yield Stated(match.start(), match.end(), answer)
 
 
+def _tagged(text: str) -> Iterator[Stated]:
+    """What stands between `<answer>` and `</answer>`, unless it states its answer in one of the other ways."""
+    for match in _TAGGED.finditer(text):
+        inline = match["inline"]
+        if not any((*_labelled(inline), *_after_hashes(inline), *_boxes(inline))) and (answer := _plain(inline)):
+            yield Stated(match.start(), match.end(), answer)
+
+
+def _without_reason(text: str) -> str:
+    reason = _REASON.search(text)
+    return text[: reason.start()] if reason else text
+
+
 def _sentences(text: str) -> Iterator[Stated]:
-    """What follows each "the answer is", up to the end of its sentence."""
+    """What follows each "the answer is", up to the end of its sentence or to its reason."""
     for match in _SENTENCE.finditer(text):
-        inline, end = match["inline"], match.end()
+        inline, end = match["inline"] or match["chinese"] or "", match.end()
         if not _plain(inline):
             inline, end = _next_paragraph(text, end)
-        if answer := _plain(inline[: _end_of_sentence(inline)]):
+        if answer := _plain(_without_reason(inline[: _end_of_sentence(inline)])):
             yield Stated(match.start(), end, answer)
 
 

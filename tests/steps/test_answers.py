@@ -62,11 +62,18 @@ EQUAL = {
         5! = 120 | \binom{10}{3} = 120 | |x| = \sqrt{x^2} | (-1)^{n+2} = (-1)^n | \sin 30^\circ = 0.5
         \frac{11+9a}{20} = 0.55+0.45a | k(k+1) = k^2+k | 2(3) = 6 | 2\frac{3}{2} = 3 | -(x-3) = 3-x | 1/2+1/3 = 5/6
     """,
+    "factorials and binomials": r"""
+        \frac{n!}{(n-2)!} = n(n-1) | (n+1)!-n! = n\cdot n! | \frac{(n+2)!}{n!} = n^2+3n+2
+        \binom{2n}{n} = \frac{(2n)!}{(n!)^2} | \frac{n!}{k!(n-k)!} = \binom{n}{k} | \binom{n+1}{2} = \binom{n}{2}+n
+        \frac{(2n)!}{n!^2} = \binom{2n}{n}
+        9!! = 945 | (2n-1)!! = (-1+2n)!! | \frac{2006!}{2004!} = 2006\cdot 2005
+    """,
     "decimals": r"5.0 = 5 | \frac{3}{4} = 0.75 | \frac{1+i}{2} = 0.5+0.5i | x>2 = x > 2.0 | 0.\overline{3} = \frac13",
     "relations, intervals and sets": r"""
         x>2 = (2,\infty) | x \geq 3 = [3, \infty) | 3 \le x = [3,\infty) | 1<x\le3 = (1,3] | x \in [-2,7] = [-2,7]
-        2<x = x>2 | -x>2 = x<-2 | 2x < 4 = x < 2 | x^2 < 4 = (-2, 2) | \{x \mid x > 2\} = (2,\infty)
-        x \ne 3 = \mathbb{R}\setminus\{3\}
+        2<x = x>2 | |x| < 2 = (-2, 2) | 2>x>1 = (1,2) | 2x+1<7 = 4x+2<14 | 1<2x+1<5 = 1<1+2x<5
+        \{x \mid x > 2\} = (2,\infty)
+        x \ne 3 = \mathbb{R}\setminus\{3\} | x > 1 \text{ and } x < 2 = (1,2) | x > 1, x < 2 = (1,2)
         x < 1 or x > 3 = (-\infty,1)\cup(3,\infty) | (3,\infty)\cup(-\infty,1) = (-\infty,1)\cup(3,\infty)
         (-\infty,\infty) = \mathbb{R} | all real numbers = \mathbb{R} | no solution = \emptyset | \{5\} = 5
         \frac{\pi^2}{8} \leq x < 5\pi = [\frac{\pi^2}{8}, 5\pi)
@@ -80,10 +87,14 @@ EQUAL = {
         \left( 3, \frac{\pi}{2} \right) = (3, \pi/2) | \langle 1,2\rangle = (1,2) | (x,y)=(1,2) = (1,2)
         \begin{pmatrix} 0.2 \\ -3.6 \end{pmatrix} = \begin{bmatrix} 1/5 \\ -18/5 \end{bmatrix}
         \left[\begin{array}{cc}1&2\\3&4\end{array}\right] = \begin{pmatrix}1&2\\3&4\end{pmatrix}
+        \begin{pmatrix}1\\2\end{pmatrix} = (1,2) | \begin{bmatrix}1\\2\\3\end{bmatrix} = \langle 1,2,3\rangle
         2\begin{pmatrix}1\\2\end{pmatrix} = \begin{pmatrix}2\\4\end{pmatrix}
     """,
     "equations": r"""
-        x = 5 = 5 | f(3) = 76 = 76 | \text{Area} = 12\pi = 12 \pi | m\angle A = 30^\circ = 30 | f^{-1}(3) = 2 = 2
+        x = 5 = 5 | 5 = x = 5 | f(3) = 76 = 76 | \text{Area} = 12\pi = 12 \pi | m\angle A = 30^\circ = 30
+        f^{-1}(3) = 2 = 2
+        \sin\theta = \frac35 = \frac35 | \cos A=\frac{1}{2} = 0.5 | \tan(\alpha) = 2 = 2 | P(X=2) = \frac14 = 0.25
+        E[X] = 3 = 3 | \mathbb{E}[X] = 3 = 3 | P(A|B) = 0.5 = 0.5 | f_{\max} = 12 = 12 | \frac{dy}{dx} = 2x = 2x
         a_{10} = 55 = 55 | P(A) = \frac12 = 0.5 | 2+3=5 = 5 | x=\frac{10}{2}=5 = 5 | \sqrt{2} \approx 1.414 = \sqrt2
         y=2x+3 = 2x-y+3=0 | y = -2x = -2x | 5x-7y+11z+4=0 = 10x-14y+22z+8=0 | x=-2, x=1 = -2,1
     """,
@@ -94,21 +105,55 @@ EQUAL = {
         60 mph = 60 miles per hour
         \frac{270}7\text{ degrees} = \frac{270}{7} | 90° = 90 
         \frac{104^\circ}{3} = \frac{104}{3} | 20^\circ\text{C} = 20 | 90^\circ = 90^{\circ} | 90 degrees = \frac{\pi}{2}
+        USD 12 = 12 | US$12 = 12 | 12 € = 12 | 12€ = €12 | 12¢ = 12 cents | $5/hour = 5 | 5 sq ft = 5\text{ ft}^2
+        5 eV = 5
+        x = 12 apples = 12 | 3 + 9 = 12 apples = 12 | 4.5e33 erg/s = 4.5e33
+        6√3 square units = 6√3
+        12\,\frac{\text{m}}{\text{s}} = 12 | 5\,\mathrm{J/(kg\cdot K)} = 5 | 5\,\mathrm{kg\cdot m/s} = 5
+        \frac{\pi}{2} rad = \frac{\pi}{2}
+        5\text{ m s}^{-1} = 5 | 5 \times 10^{-3}\,\mathrm{mol\,L^{-1}} = 0.005 | 25 degrees Celsius = 25^\circ C
+        25^\circ C = 25^\circ
+        12个 = 12 | 12 平方厘米 = 12 | \text{12元} = 12 | 12\text{ 元} = 12
         £5 = 5 | 12 more apples = 12 | 3 hours = 3\text{ hours} | 1.5 million dollars = 1,500,000
         50% = 0.5 | \frac{1}{2}\% = 0.5 | 50 percent = 50\% | \frac34 = 75\%
     """,
     "numbers": r"""
         1e6 = 1,000,000 | 1\,000\,000 = 1000000 | 10{,}080 = 10080 | 10,\!080 = 10080 | 11,\! 111,\! 100 = 11111100
         3 x 10^8 = 3e8 | 6.02\cdot 10^{23} = 6.02e23 | 5 million = 5000000 | 2 dozen = 24 | 1½ = \frac32 | -½ = -0.5
-        2^10 = 1024 | x² = x^2 | x**2 = x^2 | 3rd = 3 | 17th = 17 | 17^{\text{th}} = 17 | 12\text{th grade} = 12
+        2^10 = 1024 | x² = x^2 | x**2 = x^2
+        0.\bar{3} = \frac13 | 0.\dot{3} = \frac13 | 0.\dot{1}4285\dot{7} = \frac17 | 0.333... = \frac13
+        0.1666\ldots = \frac16
+        twelve = 12 | \text{twelve} = 12 | twenty-one = 21 | Twenty one = 21 | five thousand = 5000 | ten percent = 10\%
+        \approx 12 = 12 | approximately 12 = 12 | about \$12 = 12
+        101 (base 2) = 101_2 | 101 \text{ (base 2)} = 101_2 | 101_{\text{base }2} = 101_2 | 3rd = 3 | 17th = 17
+        17^{\text{th}} = 17 | 12\text{th grade} = 12
         5. = 5
         √3 = \sqrt{3} | 2√3 = 2\sqrt3 | √(3) = \sqrt 3 | √12 = 2√3 | pi/2 = \frac{\pi}{2} | π = \pi | 2:3 = \frac23
         52_8 = 52_{8} | 101_2 = (101)_{\text{two}} | 101 base 2 = 101_2
     """,
+    "keyboards": r"""
+        x>=2 = [2,\infty) | x<=2 = (-\infty,2] | x != 2 = x \ne 2 | 1<=x<2 = [1,2) | [1, inf) = [1,\infty)
+        [1, oo) = [1,\infty) | (-∞,-1) U (1,∞) = (-\infty,-1)\cup(1,\infty) | \mathbb R = \mathbb{R} | \R = \mathbb{R}
+        +/- 2 = 2,-2 | +-2 = \pm 2 | 2 & 3 = 2,3 | {1 \over 2} = 0.5 | {7 \choose 5} = 21 | 5!=120 = 120
+        （1，2） = (1,2) | １２ = 12 | 12。 = 12 | x＝12 = 12 | 1、2 = 1,2 | \varepsilon = \epsilon | \varphi = \phi
+        \lg 100 = 2
+    """,
+    "wrappers": r"""
+        \text{12} = 12 | \mathrm{12} = 12 | \textbf{12} = 12 | \text{\textbf{12}} = 12 | {12} = 12 | {{12}} = 12
+        {\frac{1}{2}} = 0.5 | \boldsymbol{\frac{1}{2}} = 0.5 | \boxed{\frac12} = 0.5 | \fbox{12} = 12
+        \underline{12} = 12 | \large 12 = 12 | \Large{12} = 12 | \color{red}{12} = 12 | \color{blue}12 = 12
+        \textcolor{red}{12} = 12 | \textcolor{red}{\frac12} = 0.5 | \phantom{0}12 = 12 | 12 \tag{1} = 12
+        "12" = 12 | '12' = 12 | ***12*** = 12 | ```12``` = 12 | \text{2 and 3} = 2,3 | \text{12 cm} = 12
+        \text{12.5\%} = 12.5 | 12.5\text{\%} = 12.5 | \text{\$12} = 12 | \text{\$}12 = 12 | \text{101}_2 = 101_2
+        3+4\mathrm{i} = 3+4i | \mathrm{e}^2 = e^2 | {A} = A
+    """,
     "words and choices": r"""
         (B) = \text{(B)} | B = (B) | \text{B} = \text{(B)} | B) = (B) | (B) 12 = \text{(B)} | \textbf{(B) } 12 = B
+        \textbf{(D) } \frac{1}{2} = D | \textbf{(D)}\ -\frac{1}{2} = \text{(D)} | (E) $\sqrt{3}$ = E | (E)\ \$5 = E
+        Option A = A | \text{Option B} = (B) | answer choice (C) = C | (A) The ball falls = A | B. A ball falls. = (B)
+        (D) $x>1$ = D | (A)$\frac12$ = A | C. 12 cm = C
         Yes. = yes | \text{yes} = yes | "east" = \text{east} | the east = east | \text{Evelyn} = Evelyn
-        3:30 p.m. = 3:30 PM
+        3:30 p.m. = 3:30 PM | 3:30\text{ p.m.} = 3:30 PM
         \text{C} = C | **18** = 18 | `18` = 18 | \boldsymbol{18} = 18
     """,
 }  # fmt: skip
@@ -122,14 +167,33 @@ UNEQUAL = {
         \sqrt{10^{40}+1} = 10^{20} | e^{\pi\sqrt{163}} = 262537412640768744
         99999999999999999999 = 99999999999999999998
     """,
+    "factorials and binomials": r"""
+        \frac{1}{n!} = \frac{1}{(n+1)!} | \binom{2n}{n} = \frac{(2n)!}{n!} | \binom{n}{3} = \frac{n(n-1)(n-2)}{3}
+        9!! = (9!)! | 9!! = 9! | n!! = (n!)! | n!! = n! | (2n-1)!! = (2n+1)!! | \binom{100}{50} = \binom{100}{49}
+    """,
+    "keyboards": r"""
+        x>=2 = x>2 | x<=2 = x>=2 | n!=2 = n \ne 2 | +-2 = 2 | 3+-2 = 5 | (1,2) U (2,3) = (1,3) | １２ = 13 | 2 & 3 = 2
+    """,
+    "wrappers": r"""
+        \text{12} = 13 | \text{-12} = 12 | {12}{3} = 12 | {1}2 = 1 | \underline{12}3 = 12 | \text{12}_3 = 12
+        \text{12 or 13} = 12 | \text{12, 13} = 12 | \text{i} = \text{e} | \textcolor{12}{13} = 12 | \tag{12}13 = 12
+    """,
     "words": r"""
         blue = lueb | cat = act | \text{cat} = \text{act} | 2blue = 2lueb | no = on | yes = no | yes = 1
         Monday = Tuesday
         March 5 = March 6 | May 5 = 5 | not 5 = 5 | (B) = (C) | \text{(B)} = \text{(C)} | (B) = 2 | (A) (B) (C) = (B)
+        A) or B) or C) = A | A. B. C. D. = A | (A) or B = A | (A) no, B = A | (A) is wrong = A | A: 12, B: 13 = A
+        A) 12 B) 13 = A | A. or B. = A | A. I think B = A | Option A or B = A | not (A) = A | (A) and (B) = A
+        (A)x = A | (A)+1 = A | (A) + 1 = A | (A)\cdot 2 = A | (A)^2 = A | 2(A) = A | options A = B
         3:30 pm = 3:30 am | \text{5 or x} = 5
     """,
     "bases": r"101_2 = 101_3 | 101_2 = 101 | 101_2 = 5 | 101_{10} = 101 | 1_000 = 1000 | 101_2 + 1 = 101 + 1",
     "units": r"""
+        25^\circ C = 25^\circ F | 25 degrees Celsius = 25^\circ F | 12€ = \$12 | 12¢ = \$12 | 3 + 9 = 13 apples = 13
+        12 maybe thirteen = 12 | 12 versus fifteen = 12 | 12 wrong = 12 | 12 lakh = 12 | 12 pairs = 12
+        12 per mille = 12
+        2\times 3 \text{ matrix} = 6 | 12万 = 12 | 12分之5 = 12 | 12或13 = 12 | 12 eV = 12 Hz | 12 apples = 5 pears = 5
+        5\,\mathrm{J/(kg\cdot K)} = 5\,\mathrm{J/kg} | 5\text{ m}\cdot 3 = 5 | 12\text{x} = 12y
         5 cm = 5 m | 5 cm = 5 cm^2 | \$5 = 5 cents | 12 apples = 12 pears | 5000% = 0.5 | 50% = 5 | 5 million = 5
         5 million = 5 billion | 5 dozen = 5 | 2 thirds = 2 | 5 squared = 5 | 5 factorial = 5 | 5 and a half = 5
         3 hours 20 minutes = 3 | 5x = 5 | 5 x = 5 | 5m = 5n
@@ -139,12 +203,15 @@ UNEQUAL = {
         \{1,2\} = \{1,2,3\} | (-\infty,2] = (-\infty,2) | (0,9)\cup(9,36) = (0,36) | [0,1)\cup(1,2] = [0,2]
         \emptyset = 0 | \emptyset = \{0\} | no solution = 0 | x<2 = x>2 | x<2 = x\le 2 | x > 2 = y > 2 | x > 2 = 2
         \begin{pmatrix}1\\2\end{pmatrix} = \begin{pmatrix}2\\1\end{pmatrix} | 1 \pm \sqrt{19} = 1+\sqrt{19}
+        \begin{pmatrix}1\\2\end{pmatrix} = (2,1) | \begin{pmatrix}1\\2\end{pmatrix} = [1,2]
+        \begin{pmatrix}1\\2\end{pmatrix} = \{1,2\} | \begin{pmatrix}1&2\\3&4\end{pmatrix} = (1,2,3,4)
         \begin{pmatrix}1&2\end{pmatrix} = \begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1\\2\end{pmatrix} = 3
         12 or 13 = 12 | \frac{1}{2}, \frac{1}{3} = \frac{1}{3} | 3:30 = 0.1 | 2:40 = 1:20
         x \in 17 = 17 | (2,) = (2,4) | (1,2i) = (1,2) | 14^\circ40 = 1440 | 4^\circ2 = 42
     """,
     "equations": r"""
         x=5 = y=5 | x=5 = x=6 | f(3)=76 = f(4)=76 | x+y=5 = x+y=6 | x^2=4 = 4 | 5x+y=0 = 0=0 | y=2x = y=3x
+        \sin 30 = 5 = 5 | \sin\theta = 1 = \cos\theta=1 | P(X=2) = 1 = P(X=3)=1 | \sin x\cos x = 2 = 2
         1 = 2 = 5 = 5 | x = 4 = 5 = 5 | 5 = 6 = 6 | \sqrt{2} = 5 = 5
     """,
     "names": r"""
@@ -152,11 +219,27 @@ UNEQUAL = {
         x^{10} = 10x
     """,
     "numbers": r"""
+        0.333 = \frac13 | 0.33... = \frac{33}{100} | 0.1666... = \frac{1}{66} | twelve = 13 | one half = 1
+        two and a half = 2
+        one or two = 1 | twenty-one = 20 | two thirds = 2 | ten = net | \approx 1.732 = \sqrt3 | 101 (base 2) = 101
         12 = 1,2 | 1.5 = 1,5 | 1,234 = 1.234 | 4,5,6 = 456 | 23 = 2 3 | 2(3) = 5 | 2^{10} = 210 | 2^10 = 20 | --5 = 5
         0.1+0.2 = 0.30000000000000004 | \frac10 = \frac20 | 0/0 = 5 | \frac{1}{0} = \infty | \infty = -\infty
         \ln x = \log_{10} x | \sin^2 x = \sin x^2 | \sin^{-1} x = \frac{1}{\sin x} | \lfloor 2.5 \rfloor = 2.5
     """,
-    "left to be computed": r"\sum_{k=1}^{10} k = 55 | \int_0^1 x dx = 0.5 | \lim_{x\to 0} x = 0 | \gcd(12,18) = 6",
+    "left to be computed": r"""
+        \sum_{k=1}^{10} k = 55 | \int_0^1 x dx = 0.5 | \lim_{x\to 0} x = 0 | \gcd(12,18) = 6 | \max(3,5) = 5
+        3^{100} \mod 7 = 4 | 3^{100} \bmod 7 = 4 | \infty+1 = \infty | \frac{1}{\infty} = 0 | e^{-\infty} = 0
+        \arctan\infty = \frac{\pi}{2}
+    """,
+    "left to be solved": r"""
+        2x+1<7 = x<3 | 2x+1<7 = (-\infty,3) | x^2-5x+6<0 = (2,3) | x^2-5x+6<0 = 2<x<3 | x^2-5x+6=0 = 2,3
+        x^2-5x+6=0 = \{2,3\} | \{x \mid x^2-5x+6<0\} = (2,3) | x \in \{x: x^2-5x+6<0\} = (2,3) | -x>2 = x<-2
+        2x+1=7 = x = 3 | 2x+1=7 = 3 | x-2\ne0 = \mathbb{R}\setminus\{2\} | \frac{1}{x-2}>0 = (2,\infty)
+        x^2 < 4 = (-2, 2)
+        3x>6 and x<5 = (2,5) | 1<2x+1<5 = 0<x<2 | \sqrt{x-2}\ge0 = [2,\infty)
+        (-\infty,0)\cup\{x \mid 3x>6\} = x<0 or x>2
+        x=x = 5 | 0=0 = y = 2x+3
+    """,
 }  # fmt: skip
 
 

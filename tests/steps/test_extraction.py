@@ -65,6 +65,15 @@ def test_boxes_in_boxes_without_end_are_read_once():
         ("The answer is 18", "18"), ("The answer is: 18", "18"), ("So the final answer is 3.5 cm. Good.", "3.5 cm"),
         ("Thus the answer is **18**.", "18"), ("The answer is $x = 5.5$. I hope it is correct.", "$x = 5.5$"),
         ("the answer is 3.\nThe answer is 4.", "4"), ("The correct answer is (B).", "(B)"),
+        ("The answer is 12 because 3*4=12.", "12"), ("The answer is 12, since 3*4=12.", "12"),
+        ("**Answer: 12** (because 3*4=12)", "12"), ("Answer: $x = 3$, which is even", "$x = 3$"),
+        ("Final Answer: The final answer is $12$. I hope it is correct.", "$12$"),
+        ("**Final Answer:** The answer is 12.5.", "12.5"), ("Thus the answer would be 12.", "12"),
+        ("The final answer is clearly 12.", "12"), ("The answer is equal to 12", "12"),
+        # tags, and Chinese
+        ("So.\n<answer> 12 </answer>", "12"), ("<think>Answer: 11</think>\n<answer>12</answer>", "12"),
+        ("<answer>The sum is \\boxed{12}.</answer>", "12"), ("<answer>12</answer>\n<answer>13</answer>", "13"),
+        ("所以答案是 12。", "12"), ("答案：12", "12"), ("答案为 $12$。", "$12$"),
         # what states an answer on purpose comes before a sentence, wherever it stands
         (r"\boxed{5}" + "\nThe answer is right.", "5"), ("#### 5\nSo the answer is 6.", "5"),
         # a heading is no answer
@@ -86,7 +95,7 @@ def test_an_answer_is_found_however_it_is_stated(completion, answer):
     "completion",
     ["#### Step 1\nWe add.", "#### Approach: add both\n\nWe add.", "An answerable question", "Answers vary",
      "**Answer:**",
-     "# Answer\n\n", "I think so"],
+     "# Answer\n\n", "I think so", "<answer></answer>", "<answer>12"],
 )  # fmt: skip
 def test_a_heading_is_no_answer(completion):
     assert extract(completion) is None
@@ -116,6 +125,7 @@ PIECES += [
     "\\text{and} ",
     "#### a",
 ]
+PIECES += ["<answer>", "<answer>a</answer>", "答案是", "the answer is 1 ", "answer: because ", "Answer: the answer is "]
 PIECES += ["answer is\n", "Answer:\n", "#### 5\n", ". ", "answer is . ", "\\boxed{5}, x = ", "}", "so the "]
 
 
@@ -126,6 +136,15 @@ def test_a_long_completion_takes_no_time_that_grows_with_its_square(piece):
     code += "resource.setrlimit(resource.RLIMIT_CPU, (10, 10))\n"
     code += "extract(sys.argv[1] * (100_000 // len(sys.argv[1])))"
     assert subprocess.run([sys.executable, "-c", code, piece]).returncode == 0
+
+
+@pytest.mark.parametrize("beginning", ["Answer: 1", "The answer is 1", "\\boxed{1", "<answer>1", "#### 1"])
+@pytest.mark.parametrize("filling", [" ", "*", ", ", "\t", "."])
+def test_a_long_gap_in_an_answer_takes_no_time_that_grows_with_its_square(beginning, filling):
+    code = "import resource, sys; from rlstep.steps.answers import is_correct\n"
+    code += "resource.setrlimit(resource.RLIMIT_CPU, (10, 10))\n"
+    code += "is_correct(sys.argv[1] + sys.argv[2] * 100_000 + 'because}</answer>', '1')"
+    assert subprocess.run([sys.executable, "-c", code, beginning, filling]).returncode == 0
 
 
 def test_two_boxes_are_no_way_to_be_right_twice():

@@ -62,13 +62,18 @@ def same_value(left, right) -> bool:
             return left == right
         case Matrix(), Matrix():
             return len(left.rows) == len(right.rows) and all(map(_in_order, left.rows, right.rows))
+        case (Matrix(), Bracketed(left="(", right=")")) | (Bracketed(left="(", right=")"), Matrix()):
+            matrix, items = (left, right.items) if isinstance(left, Matrix) else (right, left.items)
+            return all(len(row) == 1 for row in matrix.rows) and _in_order([row[0] for row in matrix.rows], items)
         case Ratio(), Ratio():
             return _in_order(left.parts, right.parts)
         case (Ratio(), Scalar()) | (Scalar(), Ratio()):
             return _same_ratio(*((left, right) if isinstance(left, Ratio) else (right, left)))
         case Bracketed(), Bracketed():
             return (left.left, left.right) == (right.left, right.right) and _in_order(left.items, right.items)
-        case (Listing(), Bracketed(left="(", right=")")) | (Bracketed(left="(", right=")"), Listing()):
+        case (Listing(), Bracketed(left="(", right=")")) | (Bracketed(left="(", right=")"), Listing()) if not (
+            _is_condition(left) or _is_condition(right)
+        ):
             return _in_order(left.items, right.items)
         case Listing(), Listing() if not _is_condition(left) and not _is_condition(right):
             return _in_any_order(list(left.items), list(right.items))
@@ -92,6 +97,8 @@ def _value_of(value, named):
     if not isinstance(value, Relation) or set(value.signs) != {"="}:
         return value
     stated = value.parts[1:] if named(value.texts[0]) else value.parts
+    if len(stated) == len(value.parts) == 2 and is_name(value.texts[1]):
+        stated = stated[:1]
     return stated[-1] if all(same_value(part, stated[-1]) for part in stated[:-1]) else None
 
 
@@ -140,9 +147,29 @@ def _same_relation(left: Relation, right: Relation) -> bool:
         if names[0] == names[1] and is_name(left.texts[0]):
             values = _value_of(left, is_name), _value_of(right, is_name)
             return None not in values and same_value(*values)
+    if _is_unsolved(left) != _is_unsolved(right):
+        return False
     if len(left.signs) == len(right.signs) == 1 and all(isinstance(part, Scalar) for part in left.parts + right.parts):
         return _proportional(left, right) or (left.signs[0] != "=" and right.signs[0] != "=" and _same_set(left, right))
     return _same_set(left, right)
+
+
+def _is_unsolved(value) -> bool:
+    """Whether a relation says what one variable is only by way of algebra: `2x + 1 < 7`, but not `x < 3` or `|x| < 3`.
+
+    Such a relation may be the problem itself, and so is no answer where the reference is solved.
+    """
+    if isinstance(value, Listing):
+        return any(map(_is_unsolved, value.items))
+    if isinstance(value, Combined):
+        return any(map(_is_unsolved, value.sets))
+    if not isinstance(value, Relation) or len(names := _variables(value)) != 1:
+        return False
+    variable = sympy.Symbol(*names)
+    return any(
+        isinstance(part, Scalar) and part.expr.free_symbols and part.expr not in (variable, sympy.Abs(variable))
+        for part in value.parts
+    )
 
 
 def _proportional(left: Relation, right: Relation) -> bool:
@@ -171,7 +198,7 @@ def _is_condition(value) -> bool:
 
 
 def _same_set(left, right) -> bool:
-    if len({type(left), type(right)} & {Scalar, Words, Matrix, Ratio}) > 0:
+    if {type(left), type(right)} & {Scalar, Words, Matrix, Ratio} or _is_unsolved(left) != _is_unsolved(right):
         return False
     variables = _variables(left), _variables(right)
     if all(variables) and variables[0] != variables[1]:

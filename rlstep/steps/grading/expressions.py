@@ -27,6 +27,8 @@ _MIXED = re.compile(
     re.ASCII,
 )
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}", re.ASCII)
+_INFINITY = re.compile(r"[-+]?\s*\\infty\s*")
+_FACTORIAL_RAISED = re.compile(r"(\d+!|[A-Za-z]!)(?=\s*\^)")
 _DEGREE = re.compile(
     r"(\d+\.?\d*|\.\d+|(?<![A-Za-z\\])[A-Za-z]|\\[a-z]+|\))\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})"
 )
@@ -36,7 +38,7 @@ _ROUND_POWER = re.compile(r"\^ ?\(([^()]*)\)")
 _TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
 _NO_LETTERS = re.compile(r"[^A-Za-z0-9]+")
 _NOT_READ = re.compile(
-    r"\d\s*_|(?<![_^\d])\d+\s+\.?\d|--|\\text\{\s*\}|\\(?:gcd|lcm|det|operatorname|xrightarrow|substack|hspace|input)(?![A-Za-z])"
+    r"\d\s*_|(?<![_^\d])\d+\s+\.?\d|--|\\text\{\s*\}|\\(?:gcd|lcm|det|max|min|mod|bmod|pmod|operatorname|xrightarrow|substack|hspace|input)(?![A-Za-z])"
 )
 _PRIME = re.compile(r"([A-Za-z}])((?:'|\^\s*\{?\s*\\prime\s*\}?)+)")
 
@@ -53,6 +55,15 @@ class _Grammar(_Latex2Sympy):
             raise Unreadable(text)
         whole, _, part = text.partition(".")
         return sympy.Rational(int(whole + part), 10 ** len(part)) if part else sympy.Integer(int(whole))
+
+    def convert_postfix(self, postfix):
+        operators = postfix.postfix_op()
+        if len(operators) == 2 and all(operator.BANG() for operator in operators):
+            # The original reads 9!! as (9!)!.
+            return sympy.factorial2(
+                self.convert_exp(postfix.exp() if hasattr(postfix, "exp") else postfix.exp_nofunc())
+            )
+        return super().convert_postfix(postfix)
 
     def convert_postfix_list(self, arr, i=0):
         factors = [self.convert_postfix(factor) for factor in arr[i:]]
@@ -80,7 +91,10 @@ def expression(text: str) -> sympy.Basic:
         raise Unreadable(text) from error
     if not isinstance(tree, sympy.Expr | sympy.MatrixBase) or tree.has(*_UNFINISHED):
         raise Unreadable(text)
-    return tree.doit().subs(sympy.Symbol("i"), sympy.I)
+    value = tree.doit().subs(sympy.Symbol("i"), sympy.I)
+    if "\\infty" in text and not _INFINITY.fullmatch(text):  # 1/\infty is a limit as well
+        raise Unreadable(text)
+    return value
 
 
 def _for_the_grammar(text: str) -> str:
@@ -90,6 +104,7 @@ def _for_the_grammar(text: str) -> str:
     text = _MIXED.sub(_sum_of_mixed, text)
     text = _DEGREE.sub(_radians, text)
     text = _PRIME.sub(lambda match: match[1] + "_{" + "p" * (match[2].count("'") + match[2].count("prime")) + "}", text)
+    text = _FACTORIAL_RAISED.sub(r"(\1)", text)
     text = _ROUND_POWER.sub(r"^{\1}", text)
     text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
     text = _TEXT.sub(lambda match: r"\text{" + _NO_LETTERS.sub("", match[1]).casefold() + "}", text)

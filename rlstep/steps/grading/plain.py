@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from rlstep.steps.grading.spelling import words_of
+from rlstep.steps.grading.spelling import DOLLAR, words_of
 
 # 1e999999999 is short to write and too large to compute.
 MAX_EXPONENT = 400
@@ -21,11 +21,21 @@ _SCALED = re.compile(
 )
 SCALES = {"hundred": 100, "dozen": 12, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
-_CHOICE = re.compile(r"\(([A-Z])\)((?:[\s.:]*(?:\\text|[A-Za-z0-9]).*)?)|([A-Z])[).:](?:\s.*)?", re.DOTALL)
+# What a choice says stands apart from its letter, as in `(B) x + 1`; `(B)x` and `(B) + 1` are mathematics.
+_SAID = rf"(?:(?=[0-9{DOLLAR}]|\\(?:text|frac|sqrt))|[\s.:]+(?![-+*/^=<>!_)|]\s|[+*/^=<>!_)|]|\\(?:cdot|times|div|pm)))"
+_CHOICE = re.compile(
+    rf"(?:(?:answer )?(?:choice|option)\s+(?:\(([A-Z])\)|([A-Z])(?![A-Za-z]))|\(([A-Z])\)|([A-Z])[).:](?=\s|$))"
+    rf"(?P<said>(?:{_SAID}.+)?)[\s.:]*",
+    re.DOTALL | re.IGNORECASE,
+)
 _LETTER = re.compile(r"[A-Za-z]")
-_ANOTHER_CHOICE = re.compile(r"\([A-Z]\)")
+# Words after the letter that name another choice, or take this one back.
+_ANOTHER_CHOICE = re.compile(
+    r"\([A-Z]\)|(?<![\\A-Za-z])(?:[B-H]|A(?! [a-z]{2,}))(?![A-Za-z])|^[\s.:,]*(?:\\text\{\s*)?"
+    r"(?:or|and|nor|not|is|isn't|are|was|wrong|incorrect|maybe|perhaps|versus|vs)\b"
+)
 _BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_(?:\{\s*)?(?:\\text\{\s*)?([a-z]+|\d+)\s*\}?\s*\}?", re.ASCII)
-_BASE_WORDS = re.compile(r"\(?([0-9A-Fa-f]+)\)?,? (?:in )?base[ -](\d+|[a-z]+)", re.ASCII)
+_BASE_WORDS = re.compile(r"\(?([0-9A-Fa-f]+)\)?,? *\(?(?:in )?base[ -](\d+|[a-z]+)\)?", re.ASCII)
 _BASES = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
     "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
@@ -76,11 +86,13 @@ def number(text: str) -> Fraction | None:
 
 
 def choice(text: str) -> str | None:
-    r"""The letter of a multiple choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12 cm`; None for other text, a bare `B` too."""
-    text = re.sub(r"\\text\{\s*(\(?[A-Z]\)?[.:]?)\s*\}", r"\1", text).strip()
-    if not (match := _CHOICE.fullmatch(text)) or (match[2] and _ANOTHER_CHOICE.search(match[2])):
+    r"""The letter of a choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12`, `option B`; None for others and a bare `B`."""
+    text = re.sub(r"\\text\{\s*((?:(?:choice|option)\s+)?\(?[A-Z]\)?[.:]?)\s*\}", r"\1 ", text, flags=re.IGNORECASE)
+    match = _CHOICE.fullmatch(text.strip())
+    letter = match and next(filter(None, match.groups()), None)
+    if not letter or not letter.isupper() or _ANOTHER_CHOICE.search(match["said"]):
         return None
-    return match[1] or match[3]
+    return letter
 
 
 def letter(text: str) -> str | None:
@@ -91,7 +103,7 @@ def letter(text: str) -> str | None:
 
 def based(text: str) -> tuple[str, int] | None:
     """(digits, base) of `101_2`, `(101)_{2}`, `101_{\\text{two}}` and `101 base 2`; None for other text."""
-    text = text.strip()
+    text = re.sub(r"\\text\{\s*base\s*\}\s*(?=\d)", "", text.strip()) if "_" in text else text.strip()
     match = _BASED.fullmatch(text) or _BASE_WORDS.fullmatch(re.sub(r"\\text\{([^{}]*)\}", r"\1", text))
     if not match or not re.search(r"\d", match[1]):
         return None

@@ -8,6 +8,8 @@ $\left(\tfrac12,\ 10{,}080\right)$.   ->  (\frac{1}{2}, 10,080)
 import re
 from functools import lru_cache
 
+from rlstep.steps.grading.numerals import is_in_words, overlined, without_approximately, words_as_digits
+
 DOLLAR = "\u00a4"
 
 _SYMBOLS = {
@@ -18,11 +20,13 @@ _SYMBOLS = {
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ",
     "≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "±": r"\pm ",
     "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
-    "°": r"^\circ ", "º": r"^\circ ", "∠": r"\angle ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∘": r"\circ ", "，": ",",
+    "°": r"^\circ ", "º": r"^\circ ", "∠": r"\angle ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∘": r"\circ ", 
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
+    "ϕ": r"\phi ", "ϵ": r"\epsilon ", "ε": r"\epsilon ",
     "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "⟨": r"\langle ", "⟩": r"\rangle ",
     "½": r"\frac12 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "⅕": r"\frac15 ",
     "⅖": r"\frac25 ", "⅗": r"\frac35 ", "⅘": r"\frac45 ", "⅙": r"\frac16 ", "⅚": r"\frac56 ", "⅛": r"\frac18 ",
+    **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}, "。": ".", "、": ",", "…": r"\ldots ",
     "⅜": r"\frac38 ", "⅝": r"\frac58 ", "⅞": r"\frac78 ", "⁄": "/", "∕": "/",
 }  # fmt: skip
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
@@ -34,41 +38,66 @@ _RENAMED = {
     **dict.fromkeys(
         ("mathrm", "textrm", "textbf", "textit", "textnormal", "textsf", "texttt", "mbox", "hbox", "emph"), r"\text"
     ), "operatorname": r"\text",
-    **dict.fromkeys(("boldsymbol", "bm", "mathit", "mathsf"), r"\mathbf"), **dict.fromkeys(("le", "leqslant"), r"\leq"),
+    **dict.fromkeys(
+        ("boldsymbol", "bm", "mathit", "mathsf", "underline", "boxed", "fbox", "ensuremath", "textcolor"), r"\mathbf"
+    ), **dict.fromkeys(("le", "leqslant"), r"\leq"),
     **dict.fromkeys(("ge", "geqslant"), r"\geq"), "ne": r"\neq", "lt": "<", "gt": ">", "varnothing": r"\emptyset",
     "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "ast": r"\cdot", "lor": r"\text{ or }",
     "vee": r"\text{ or }", "land": r"\text{ and }", "wedge": r"\text{ and }", "infin": r"\infty", "degree": r"^\circ",
-    "degrees": r"^\circ", "arcsec": r"\operatorname{arcsec}", **dict.fromkeys(("lvert", "rvert", "vert"), "|"),
+    **{name: rf"\mathbb{{{name}}}" for name in "RZNQ"}, "lg": r"\log_{10}", "degrees": r"^\circ",
+    **{f"var{name}": rf"\{name}" for name in ("epsilon", "phi", "theta", "rho")},
+    "arcsec": r"\operatorname{arcsec}", **dict.fromkeys(("lvert", "rvert", "vert"), "|"),
 }  # fmt: skip
 _TAKING = {r"\frac", r"\binom", r"\text", r"\mathbf"}
 _SPACES = {"quad", "qquad", "thinspace", "enspace", "space", "hfill", "newline"}
 _DROPPED = {
     "left", "right", "middle", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr",
+    "tiny", "small", "footnotesize", "normalsize", "large", "Large", "LARGE", "huge", "Huge",
     "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "mleft", "mright", "rm", "it", "bf",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)[ \t]*|\\\\|\\!\s*|\\[,;:> ~]|\\\n|~")
 _TWICE_ESCAPED = re.compile(r"\\\\(?=[A-Za-z])")
 _WRAPPED = re.compile(
-    r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]|\*\*([^*]+)\*\*|\*([^*]+)\*"
+    r"\$\$([^$]+)\$\$|\$([^$]+)\$|\"([^\"]+)\"|'([^']+)'|\*\*\*([^*]+)\*\*\*|```([^`]+)```|\\\(((?:(?!\\[()]).)+)\\\)|\\\[((?:(?!\\[\[\]]).)+)\\\]|\*\*([^*]+)\*\*|\*([^*]+)\*"
     r"|__([^_]+)__|_([^_]+)_|`([^`]+)`",
     re.DOTALL,
 )
 _INLINE = re.compile(r"\$\$?([^$]+)\$\$?|\\[()\[\]](?!\\)")
 _BOLD = re.compile(r"\\mathbf\{([^{}]*)\}")
+_INVISIBLE = re.compile(
+    r"\\(?:color|[hv]?phantom|[hv]space\*?|label|tag\*?)\s*\{[^{}]*\}|(?<=\\textcolor)\s*\{[^{}]*\}"
+)
+_TEXT_IN_TEXT = re.compile(r"\\text\{\s*(\\text\{[^{}]*\})\s*\}")
+# Digits and signs in \text{...} are mathematics all the same, and so are the constants e and i beside something else.
+_DIGITS_AS_TEXT = re.compile(rf"\\text\{{((?=[^{{}}]*[\d%{DOLLAR}])(?:[^{{}}A-Za-z\\]|\\%|\b(?:and|or)\b)*)\}}")
+_CONSTANT_AS_TEXT = re.compile(r"(?<=.)\\text\{([ei])\}|\\text\{([ei])\}(?=.)", re.DOTALL)
+_NUMBER_AS_TEXT = re.compile(rf"\\text\{{\s*([-+{DOLLAR}]?[\d.][^{{}}\\]*)\}}")
 _FONT = re.compile(r"\\text\{([^{}]*)\}")
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 _BRACE = re.compile(r"(?<!\\)[{}]")
-_FULL_STOP = re.compile(r"(?:\s|\\\\$|(?<!\.)\.$|(?<!\\)[,;:]$)+$")
+_FULL_STOP = re.compile(r"(?<!\s)(?:\s|\\\\$|(?<!\.)\.$|(?<!\\)[,;:]$)+$")
 _SPACE = re.compile(r"\s+")
 _FREE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _GROUPED = re.compile(
     r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|\\,|\\!)\s*\d{3})+(?!\d)|(?<![\d.,])\d{1,3}(?:,\\!\s*\d{3})+(?!\d)"
 )
 _ARGUMENT = re.compile(r"\s*(\\[A-Za-z]+|[A-Za-z0-9])")
-_TAKES = re.compile(r"\\(frac|binom|sqrt|vec|overline|bar|hat)(?![A-Za-z])")
+_TAKES = re.compile(r"\\(frac|binom|sqrt|vec|overline|bar|hat|mathbb)(?![A-Za-z])")
+# What is typed without LaTeX. 5!=120 is an equation, x != 5 is not.
+_TYPED = (
+    (re.compile(r"(?<![<>=])>=(?![<>=])"), r"\\geq "),
+    (re.compile(r"(?<![<>=])<=(?![<>=])"), r"\\leq "),
+    (re.compile(r"(?<=\s)!=(?![<>=])"), r"\\neq "),
+    (re.compile(r"(?:\+/|^\+)-(?=\s*[\d\\A-Za-z(])"), r"\\pm "),
+    (re.compile(r"(?<=[)\]}])\s*U\s*(?=[(\[{\\])"), r"\\cup "),
+    (re.compile(r"(?<=[\d})])\s+&\s+(?=[\d({\\-])"), " and "),
+    (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
+)
 _BARE_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt(?![A-Za-z])")
+_INFINITIES = dict.fromkeys(("infinity", "inf", "oo"), "infty")
 _BARE_NAME = re.compile(
-    r"(?<![A-Za-z\\])(pi|infinity|infty|sin|cos|tan|cot|sec|csc|log|ln|exp|arcsin|arccos|arctan|alpha|beta|theta|phi)"
+    r"(?<![A-Za-z\\])(pi|infinity|infty|inf|oo|sin|cos|tan|cot|sec|csc|log|ln|exp|arcsin|arccos|arctan|alpha|beta|theta|phi)"
     r"(?![A-Za-z])"
 )
 
@@ -81,15 +110,39 @@ def tidy(text: str) -> str:
     '(\\frac{1}{2}, 10,080)'
     """
     text = _unboxed(unwrap(text.replace("\\$", DOLLAR)))
+    for typed, mathematics in _TYPED if "\\begin" not in text else ():
+        text = typed.sub(mathematics, text)
     text = _INLINE.sub(lambda match: match[1] or "", _NOT_ASCII.sub(_ascii, text)).replace("$", DOLLAR)
     text = _GROUPED.sub(lambda match: re.sub(r"[^\d]+", ",", match[0]), text)
     if "\\begin" not in text:
         text = _TWICE_ESCAPED.sub(r"\\", text)
-    text = _COMMAND.sub(_command, text.replace("{,}", ","))
-    text = _BOLD.sub(r"\1", text)
-    text = _BARE_NAME.sub(lambda match: "\\" + match[1].replace("infinity", "infty") + " ", text)
+    text = _COMMAND.sub(_command, _INVISIBLE.sub("", text.replace("{,}", ",")))
+    text = overlined(_unstyled(_BOLD.sub(r"\1", text).replace("\\mathbf{", "{")))
+    text = _BARE_NAME.sub(lambda match: rf"\{_INFINITIES.get(match[1], match[1])} ", text)
     text = _arguments(_BARE_ROOT.sub(r"\\sqrt ", text).replace("**", "^"))
-    return unwrap(_SPACE.sub(" ", text))
+    text = unwrap(_SPACE.sub(" ", _ungrouped(unwrap(text))))
+    text = without_approximately(text)
+    return words_as_digits(words_of(text, lower=False)) if is_in_words(words_of(text)) else text
+
+
+def _unstyled(text: str) -> str:
+    r"""Mathematics in place of what is set as text: `\text{12}`, `3\text{i}`, `\text{\text{12}}`, `\text{12 cm}`."""
+    text = _DIGITS_AS_TEXT.sub(r"\1", _TEXT_IN_TEXT.sub(r"\1", text))
+    text = _CONSTANT_AS_TEXT.sub(lambda match: match[1] or match[2], text)
+    whole = _NUMBER_AS_TEXT.fullmatch(text.strip())
+    return whole[1] if whole else text
+
+
+def _ungrouped(text: str) -> str:
+    """The text without braces around all of it."""
+    while text.startswith("{") and text.endswith("}"):
+        depth = 0
+        for at, character in enumerate(text):
+            depth += {"{": 1, "}": -1}.get(character, 0) if text[at - 1] != "\\" else 0
+            if not depth and at < len(text) - 1:
+                return text
+        text = text[1:-1].strip()
+    return text
 
 
 def unwrap(text: str) -> str:

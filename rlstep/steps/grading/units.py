@@ -6,7 +6,7 @@ r"""Units: what is written around a value but is not part of it.
 import re
 from dataclasses import dataclass
 
-from rlstep.steps.grading.plain import SCALES, are_factors
+from rlstep.steps.grading.plain import SCALES, are_factors, number
 from rlstep.steps.grading.spelling import DOLLAR
 
 _NAMES = (
@@ -17,12 +17,25 @@ _NAMES = (
     "gallon gal gallons", "second s sec secs seconds", "minute min mins minutes", "hour h hr hrs hours", "day days",
     "week weeks", "month months", "year yr yrs years", "dollar dollars USD usd bucks", "cent cents",
     "euro euros EUR", "degree degrees deg", "unit units",
+    "hertz Hz", "electronvolt eV", "joule joules", "newton newtons", "watt watts", "kelvin kelvins", "volt volts",
+    "radian radians rad", "celsius", "fahrenheit",
 )  # fmt: skip
 _KNOWN = {spelling: line.split()[0] for line in _NAMES for spelling in line.split()}
 _CANONICAL = set(_KNOWN.values())
 _SPELLED_OUT = {"mph": "miles hour", "kmh": "km hour", "kph": "km hour", "kmph": "km hour"}
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 _SIGNS = {DOLLAR: "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee"}
+_CODES = {"USD": "dollar", "EUR": "euro", "GBP": "pound sterling", "Rs": "rupee", "Rs.": "rupee", "INR": "rupee"}
+# Fractions and products of units: \frac{\text{m}}{\text{s}}, \text{kg}\cdot\text{m/s}, \text{m s}^{-1}.
+_COMPOUND = re.compile(
+    r"(?<=[\d})])\s*(?:\\frac\{\s*\\text\{([^{}\d]*)\}\s*\}\{\s*\\text\{([^{}\d]*)\}\s*\}"
+    r"|\\text\{\s*([A-Za-z]{1,4}(?:[\s./()A-Za-z]|\\(?:cdot|mu)\s?|\^\s?(?:-?\d|\{\s*-?\d\s*\}))*)\}"
+    r"((?:\s*(?:\\cdot\s*)?\\text\{[A-Za-z]{1,4}\}|\s*\^\s*\{\s*-?\d\s*\})*))$"
+)
+# A unit in Chinese, with no number, fraction, negation or "or" among its characters.
+_CHINESE = re.compile(
+    r"(?<=[\d}%])\s*(?:\\text\{\s*)?(?![^}]*(?:分之|[零〇一二三四五六七八九十百千万亿半两几或和不非负多余约点]))[\u4e00-\u9fff]+\s*\}?$"
+)
 
 # Words that change the value before them, or join it to more.
 _NO_UNITS = frozenset(
@@ -31,13 +44,17 @@ _NO_UNITS = frozenset(
     ninth ninths tenth tenths hundredth hundredths thousandth thousandths squared cubed factorial plus minus over by
     divided multiplied root power negative pi infinity or and to not than if where when is equals between either
     remainder mod base am pm a.m p.m zero one two three four five six seven eight nine ten eleven twelve twenty thirty
-    forty fifty sixty seventy eighty ninety""".split()  # noqa: SIM905  forty lines otherwise
+    forty fifty sixty seventy eighty ninety thirteen fourteen fifteen sixteen seventeen eighteen nineteen once twice
+    mille mil mill bn tn lakh lakhs crore crores gross tens pairs modulo matrix
+    maybe perhaps possibly probably alternatively otherwise versus vs wrong incorrect false no nor but unless except
+    actually rather instead both any neither unknown unsure guess""".split()  # noqa: SIM905  forty lines otherwise
 )
 
-_SIGN = re.compile(rf"([-+]?)\s*([{''.join(_SIGNS)}])\s*")
+_SIGN = re.compile(rf"([-+]?)\s*(?:US\s*(?={DOLLAR}))?([{''.join(_SIGNS)}]|(?:USD|EUR|GBP|Rs\.?|INR)(?=\s?\d))\s*")
+_SIGN_AFTER = re.compile(rf"(?<=[\d}}])\s*([{''.join(_SIGNS)}¢])$")
 _TEXT = re.compile(r"^(.*[^\s_^])\s*\\text\{([^{}]*)\}\s*((?:\^\s*\{?\s*\d\s*\}?)?)$", re.DOTALL)
 _DEGREE = re.compile(
-    r"(?<=.)\s*(?:\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\})\s*(?:(?:\\text\{\s*)?[CF](?![A-Za-z])\s*\}?)?",
+    r"(?<=.)\s*(?:\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\})\s*(?:(?:\\text\{\s*)?([CF])(?![A-Za-z])\s*\}?)?",
     re.DOTALL,
 )
 _ORDINAL = re.compile(r"^(\d+)\s*(?:\^\s*)?(?:\{\s*)?(?:\\text\{\s*)?(?:st|nd|rd|th)\b\s*\}?\s*\}?\s*(.*)$", re.DOTALL)
@@ -48,6 +65,10 @@ _SCALE = re.compile(rf"({'|'.join(SCALES)})\s+(?=[a-z])", re.IGNORECASE)
 _NO_WORDS = re.compile(r"[\d=<>+*\\]")
 _WORD = re.compile(r"[A-Za-z][A-Za-z.'-]*")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+|\d+\s*/\s*\d+|(?:\d+\s*)?\\frac\{\d+\}\{\d+\})")
+_NO_LETTERS = re.compile(r"\\(?:text|frac|cdot|mu)|[^A-Za-z.]")
+_ROOT = re.compile(r"[-+]?[\d./]*\s*\\sqrt\{\d+\}(?:/\d+)?")
+_PER = re.compile(r"(?<=\d)\s*/\s*[A-Za-z]{2,}$")
+_SCALES = {"C": "celsius", "F": "fahrenheit"}
 _TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
 
 
@@ -67,11 +88,16 @@ def split_unit(text: str, loose: bool = False) -> Measured:
     """
     unit = None
     if sign := _SIGN.match(text):
-        unit, text = _SIGNS[sign[2]], sign[1] + text[sign.end() :]
+        unit, text = _SIGNS.get(sign[2]) or _CODES[sign[2]], sign[1] + text[sign.end() :]
+        text = _PER.sub("", text)
+    elif sign := _SIGN_AFTER.search(text):
+        return Measured(text[: sign.start()], _SIGNS.get(sign[1], "cent"))
+    if chinese := _CHINESE.search(text, 1):
+        return Measured(text[: chinese.start()].removesuffix("\\"), unit)
     if text.endswith("%"):
         return Measured(text.removesuffix("%").removesuffix("\\").rstrip(), "%")
-    if _DEGREE.search(text, 1) and not _TRIGONOMETRY.search(text):
-        return Measured(_DEGREE.sub(" ", text).strip(), "degree")
+    if (degree := _DEGREE.search(text, 1)) and not _TRIGONOMETRY.search(text):
+        return Measured(_DEGREE.sub(" ", text).strip(), f"degree {_SCALES[degree[1]]}" if degree[1] else "degree")
     if ordinal := _ORDINAL.match(text):
         things = re.sub(r"\\text|[{}]", "", ordinal[2])
         return Measured(ordinal[1], _unit(things, "") or None) if _is_unit(things) else Measured(text, unit)
@@ -86,12 +112,15 @@ def split_unit(text: str, loose: bool = False) -> Measured:
             return Measured(f"{value} {scale[1]}", unit or _unit(things[scale.end() :], power))
         if not _is_unit(things):
             return Measured(text, unit)
-        known = set(_unit(things, "").split()) <= _CANONICAL
+        known = {word.split("^")[0] for word in _unit(things, "").split()} <= _CANONICAL
         apart = text[len(value)].isspace() and len(things.strip(". ")) > 1
         if things.casefold() == "percent":
             return Measured(value, "%")
-        if (known and (loose or apart)) or (apart and _NUMBER.fullmatch(value) and _are_words(things)):
+        apart_of_number = apart and _is_number(value.rpartition("=")[2].strip())
+        if (known and (loose or apart)) or (apart_of_number and _are_words(things)):
             return Measured(value, unit or _unit(things, power))
+    if (compound := _COMPOUND.search(text)) and _is_unit(_NO_LETTERS.sub(" ", compound[0])):
+        return Measured(text[: compound.start()], unit or _compound(compound))
     return Measured(text, unit)
 
 
@@ -103,9 +132,21 @@ def same_unit(left: str | None, right: str | None) -> bool:
     if not left or not right or "%" in (left, right) or "unit" in (left.split("^")[0], right.split("^")[0]):
         return True
     ours, theirs = set(left.split()), set(right.split())
+    if "degree" in ours & theirs:
+        return "degree" in (left, right) or ours == theirs
     if all(word.split("^")[0] in _CANONICAL for word in ours | theirs):
         return ours == theirs
     return bool(ours & theirs)
+
+
+def _is_number(text: str) -> bool:
+    """Whether words after a text are about a number, and no factors: `3.5`, `4.5e33`, `6\\sqrt{3}`."""
+    return bool(_NUMBER.fullmatch(text)) or number(text) is not None or bool(_ROOT.fullmatch(text))
+
+
+def _compound(match: re.Match) -> str:
+    """The unit of `_COMPOUND` in one spelling: its letters alone."""
+    return re.sub(r"\\(?:text|frac|cdot)|[{}\s]", "", match[0].replace("}{", "/"))
 
 
 def _is_unit(text: str) -> bool:

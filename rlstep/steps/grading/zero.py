@@ -23,6 +23,9 @@ def is_zero(expr: sympy.Expr) -> bool:
     if expr.is_Rational:
         return expr == 0
     expr = without_functions(expr)
+    if expr.has(sympy.factorial, sympy.binomial):
+        # Their values at fractions are those of the gamma function, which takes seconds to so many digits.
+        expr = sympy.gammasimp(expr)
     values = list(islice(filter(_is_finite, (expr.subs(point) for point in points(expr.free_symbols))), _POINTS))
     return bool(values) and all(map(_vanishes, values))
 
@@ -44,8 +47,8 @@ def points(variables: set[sympy.Symbol]):
 
 
 def without_functions(expr: sympy.Expr) -> sympy.Expr:
-    """The expression with undefined functions such as f(3) replaced by variables."""
-    calls = expr.atoms(AppliedUndef)
+    """The expression with functions that have no value at fractions, such as f(3) and n!!, replaced by variables."""
+    calls = expr.atoms(AppliedUndef, sympy.factorial2)
     return expr.xreplace({call: sympy.Symbol(str(call)) for call in calls}) if calls else expr
 
 
