@@ -91,13 +91,14 @@ def _best_of_n(run: Path, missing: list[str]) -> dict | None:
 
 
 def _learning_curves(run: Path, missing: list[str]) -> dict[str, dict | None]:
-    """By arm, its evaluations as columns; None if it was not run."""
+    """By arm, its evaluations as columns; None if it was not run. A run without any arm was for best-of-N alone."""
     curves: dict[str, dict | None] = {}
+    begun = {arm.name for arm in arms.ARMS if (run / arm.folder).exists()}
     for arm in arms.ARMS:
         path = run / arm.folder / HISTORY
         if not path.is_file():
             # Of the arms that run only where they are asked for, those that have begun.
-            if arm.by_default or (run / arm.folder).exists():
+            if arm.name in begun or (begun and arm.by_default):
                 missing.append(f"RL arm '{arm.name}': no {arm.folder}/{HISTORY}")
             curves[arm.name] = None
             continue

@@ -295,6 +295,8 @@ def test_seeds_without_an_arm_name_the_run(tmp_path):
 def test_an_arm_that_no_seed_was_asked_for_is_not_missing(tmp_path):
     runs = [make_run(tmp_path / name, seed, arms=("process", "outcome")) for seed, name in enumerate("ab")]
     assert report_seeds(runs, tmp_path / "seeds")["missing"] == []
+    best_of_n_alone = [make_run(tmp_path / name, seed, arms=()) for seed, name in enumerate("cd")]
+    assert report_seeds(best_of_n_alone, tmp_path / "seeds")["missing"] == []
     (runs[0] / "ppo_process_only").mkdir()
     assert report_seeds(runs, tmp_path / "seeds")["missing"] == [
         f"{runs[0]}: RL arm 'process_only': no ppo_process_only/eval.jsonl"
