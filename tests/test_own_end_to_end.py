@@ -167,7 +167,7 @@ def test_a_task_of_ones_own_labels_and_pays(folder, ppo, rlstep):
     [
         (
             "sudoku",
-            "no task 'sudoku'; there are arithmetic, increasing, .*answers, or your own as",
+            "no task 'sudoku'; there are arithmetic, .*increasing, .*answers, or your own as",
         ),
         ("nowhere:Right", "there is no module 'nowhere' in "),
         ("own_task:Left", r"own_task has no 'Left'; it has .*Right, Nothing, Needy"),

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl.generation import vllm_generation
@@ -53,8 +54,10 @@ class Engine:
 
 @pytest.fixture
 def make(tiny_lm, tokenizer, arguments, lora, monkeypatch):
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, {"WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.get(name, "0"))
+    one_process = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}  # fmt: skip
+    for name, value in one_process.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(Engine, "eos", tokenizer.eos_token_id, raising=False)
     monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
     monkeypatch.setattr(vllm_generation, "LLM", Engine, raising=False)
@@ -78,7 +81,11 @@ def make(tiny_lm, tokenizer, arguments, lora, monkeypatch):
             peft_config=lora,
         )
 
-    return trainer
+    yield trainer
+    # The variables made accelerate start a process group, which later tests would find started.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_the_critic_stays_out_of_what_is_loaded(make):

@@ -28,7 +28,12 @@ PRMBENCH = [
 
 @pytest.fixture
 def benchmarks(tmp_path, solutions) -> dict[str, list[str]]:
-    samples = [replace(one, problem_id=f"p{k // 2}", sample=k % 2).to_row() for k, one in enumerate(solutions)]
+    # Two at a time are taken for samples of one problem, that of the first.
+    problems = [solutions[k - k % 2] for k in range(len(solutions))]
+    samples = [
+        replace(one, problem_id=f"p{k // 2}", sample=k % 2, prompt=of.prompt, reference=of.reference).to_row()
+        for k, (one, of) in enumerate(zip(solutions, problems, strict=True))
+    ]
     rows = {"processbench": PROCESSBENCH, "prmbench": PRMBENCH, "best_of_n": samples}
     for name, of_it in rows.items():
         write_rows(tmp_path / f"{name}.jsonl", of_it)

@@ -50,12 +50,20 @@ def test_what_is_asked_for_reaches_the_stages():
     of_one = {stage.name for stage in planned(rollouts=[1, 2]) if stage.name.endswith("_1")}
     assert {"label_monte_carlo_hard_1", "evaluate_monte_carlo_hard_1"} <= of_one
     assert not any("soft" in name or "binary" in name for name in of_one)
-    pools = {"uniform": "labelled_distinct", "convincing": "scored_selector", "worse": "scored_worse"}
+    pools = {"uniform": "labelled", "convincing": "scored_selector", "worse": "scored_worse"}
     for name, pool in pools.items():
-        assert stages[f"select_active_{name}_50"].inputs == {"data": f"pool/{pool}.jsonl"}
-    assert not any(
-        "synthetic" in stage.name or "monte_carlo" in stage.name for stage in planned(experiments=["active"])
-    )
+        assert stages[f"select_active_{name}_50"].inputs == {"data": f"active/pool/{pool}.jsonl"}
+    alone = {stage.name for stage in planned(experiments=["active"])}
+    assert not any("synthetic" in name or "monte_carlo" in name or "teacher" in name for name in alone)
+    shared = {stage.name for stage in planned(experiments=["synthetic"])}
+    assert not any("active" in name or "selector" in name for name in shared)
+
+
+def test_active_learning_has_a_generator_and_test_solutions_of_its_own():
+    stages = {stage.name: stage for stage in planned()}
+    for name, ground in (("active_uniform_300", "active/"), ("synthetic_process_5", "")):
+        assert stages[f"prm_{name}"].inputs["model_name_or_path"] == f"{ground}sft"
+        assert stages[f"score_{name}"].inputs["data"] == f"{ground}test/labelled.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +91,7 @@ def test_by_default_it_runs_its_own_recipes_over_three_seeds():
 
 def test_verifiers_and_what_reads_from_them_may_be_left_out_and_what_experiments_share_may_not():
     optional = {stage.name for stage in planned() if stage.optional}
-    assert {"prm_selector", "score_worse", "select_active_worse_400", "evaluate_active_worse_400"} <= optional
+    assert {"prm_selector", "score_worse", "select_active_worse_300", "evaluate_active_worse_300"} <= optional
     assert not optional & {"sft", "prm_teacher", "score_teacher", "label_pool", "label_test", "sample_pool"}
 
 

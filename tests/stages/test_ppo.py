@@ -140,7 +140,10 @@ def test_what_is_paid_follows_from_the_prms_scores(
 ):
     """An untrained policy writes no answer, and among 16 completions of 32 tokens some of three steps and more."""
     scores = [0.625, 0.125, *[0.5] * 32]
-    monkeypatch.setattr(RewardModel, "score", lambda self, prompts, texts, spans: [scores[: len(s)] for s in spans])
+
+    monkeypatch.setattr(
+        RewardModel, "score", lambda self, prompts, texts, spans, cut=False: [scores[: len(s)] for s in spans]
+    )
     args = arguments(per_device_train_batch_size=16, max_completion_length=32, max_steps=1)
     ppo(PPOOptions(problems, reward=["prm", "outcome"], prm=prm_path, **changes), args, model, UNGUARDED)
     line = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
