@@ -143,7 +143,11 @@ def _expression(answer: str) -> tuple[str, complex | None]:
 
 @lru_cache(maxsize=1 << 14)
 def _same_vote(answer: str, other: str) -> bool:
-    return _same(answer, other, False)
+    if not _same(answer, other, False):
+        return False
+    # What is still to be solved is no vote for the solved one, whichever comes first; single expressions are alike.
+    single = all(_expression(one)[1] is not None for one in (answer, other))
+    return single or _same(other, answer, False)
 
 
 def _same(answer: str, reference: str, readable: bool) -> bool:

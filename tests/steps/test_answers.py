@@ -232,15 +232,20 @@ UNEQUAL = {
         \arctan\infty = \frac{\pi}{2}
     """,
     "left to be solved": r"""
-        2x+1<7 = x<3 | 2x+1<7 = (-\infty,3) | x^2-5x+6<0 = (2,3) | x^2-5x+6<0 = 2<x<3 | x^2-5x+6=0 = 2,3
-        x^2-5x+6=0 = \{2,3\} | \{x \mid x^2-5x+6<0\} = (2,3) | x \in \{x: x^2-5x+6<0\} = (2,3) | -x>2 = x<-2
-        2x+1=7 = x = 3 | 2x+1=7 = 3 | x-2\ne0 = \mathbb{R}\setminus\{2\} | \frac{1}{x-2}>0 = (2,\infty)
-        x^2 < 4 = (-2, 2)
-        3x>6 and x<5 = (2,5) | 1<2x+1<5 = 0<x<2 | \sqrt{x-2}\ge0 = [2,\infty)
-        (-\infty,0)\cup\{x \mid 3x>6\} = x<0 or x>2
-        x=x = 5 | 0=0 = y = 2x+3
+        x^2-5x+6=0 = 2,3 | x^2-5x+6=0 = \{2,3\} | 2x+1=7 = x = 3 | 2x+1=7 = 3 | x=x = 5 | 0=0 = y = 2x+3
     """,
 }  # fmt: skip
+
+
+# The answer leaves to be solved what the reference has solved.
+RESTATED = {
+    "inequalities": r"""
+        2x+1<7 = x<3 | 2x+1<7 = (-\infty,3) | x^2-5x+6<0 = (2,3) | x^2-5x+6<0 = 2<x<3 | -x>2 = x<-2 | |x-2|<3 = (-1,5)
+        \{x \mid x^2-5x+6<0\} = (2,3) | x \in \{x: x^2-5x+6<0\} = (2,3) | x-2\ne0 = \mathbb{R}\setminus\{2\}
+        \frac{1}{x-2}>0 = (2,\infty) | x^2 < 4 = (-2, 2) | 3x>6 and x<5 = (2,5) | 1<2x+1<5 = 0<x<2
+        \sqrt{x-2}\ge0 = [2,\infty) | (-\infty,0)\cup\{x \mid 3x>6\} = x<0 or x>2
+    """,
+}
 
 
 def pairs(table: dict[str, str]) -> list:
@@ -258,6 +263,16 @@ def test_answers_of_the_same_value_are_the_same(answer, reference):
 @pytest.mark.parametrize(("answer", "reference"), pairs(UNEQUAL))
 def test_answers_of_different_values_are_not(answer, reference):
     assert both_ways(answer, reference) == (False, False)
+
+
+@pytest.mark.parametrize(("answer", "reference"), pairs(RESTATED))
+def test_the_problem_restated_is_no_answer_and_a_reference_that_restates_it_may_be_solved(answer, reference):
+    assert both_ways(answer, reference) == (False, True)
+
+
+@pytest.mark.parametrize("votes", [["2x+1<7", "x<3"], ["x<3", "2x+1<7"]])
+def test_the_problem_restated_is_no_vote_for_the_solution_in_either_order(votes):
+    assert group_by_value(votes) == [0, 1]
 
 
 def test_a_sum_of_names_is_an_answers_label_and_a_references_equation():

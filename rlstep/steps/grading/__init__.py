@@ -14,7 +14,8 @@ The rules of `rlstep.steps.answers.same_answer`:
   has one; `(1, 2)`, `[1, 2]` and `\{1, 2\}` differ; `x > 2` is `(2, \infty)`. An equation that names a quantity stands
   for its value: `x = 5`, `f(3) = 76`, `m + n = 17`. An answer that is not simplified is right; what only restates the
   question is not an answer: a sum, an integral, a derivative, a limit, a maximum or a remainder that is still to be
-  computed, and an equation or inequality that is still to be solved, `2x + 1 < 7` for `x < 3`.
+  computed, and an equation or inequality that is still to be solved, `2x + 1 < 7` for `x < 3`. Where the reference
+  itself is to be solved, the solved inequality is right.
 
 Mathematics is compared in a separate process with limits (`rlstep.steps.grader`), and no text is evaluated as code.
 """

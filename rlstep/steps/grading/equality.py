@@ -147,18 +147,20 @@ def _same_relation(left: Relation, right: Relation) -> bool:
         if names[0] == names[1] and is_name(left.texts[0]):
             values = _value_of(left, is_name), _value_of(right, is_name)
             return None not in values and same_value(*values)
-    if _is_unsolved(left) != _is_unsolved(right):
+    if _restates(left, right):
         return False
     if len(left.signs) == len(right.signs) == 1 and all(isinstance(part, Scalar) for part in left.parts + right.parts):
         return _proportional(left, right) or (left.signs[0] != "=" and right.signs[0] != "=" and _same_set(left, right))
     return _same_set(left, right)
 
 
-def _is_unsolved(value) -> bool:
-    """Whether a relation says what one variable is only by way of algebra: `2x + 1 < 7`, but not `x < 3` or `|x| < 3`.
+def _restates(answer, reference) -> bool:
+    """Whether an answer leaves to be solved what the reference has solved, and so may be the problem itself."""
+    return _is_unsolved(answer) and not _is_unsolved(reference)
 
-    Such a relation may be the problem itself, and so is no answer where the reference is solved.
-    """
+
+def _is_unsolved(value) -> bool:
+    """Whether a relation says what one variable is only by way of algebra: `2x + 1 < 7`, not `x < 3` or `|x| < 3`."""
     if isinstance(value, Listing):
         return any(map(_is_unsolved, value.items))
     if isinstance(value, Combined):
@@ -198,7 +200,7 @@ def _is_condition(value) -> bool:
 
 
 def _same_set(left, right) -> bool:
-    if {type(left), type(right)} & {Scalar, Words, Matrix, Ratio} or _is_unsolved(left) != _is_unsolved(right):
+    if {type(left), type(right)} & {Scalar, Words, Matrix, Ratio} or _restates(left, right):
         return False
     variables = _variables(left), _variables(right)
     if all(variables) and variables[0] != variables[1]:
