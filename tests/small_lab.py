@@ -1,8 +1,11 @@
 """The shipped recipes of the arithmetic task at the smallest sizes that still give the verifiers both labels."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+
+from rlstep.runtime.pipeline import Pipeline, Stage
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes" / "arithmetic"
 
@@ -39,3 +42,14 @@ def small_recipes(folder: Path) -> Path:
         recipe = yaml.safe_load(path.read_text()) | TINY.get(path.stem, {})
         (folder / path.name).write_text(yaml.safe_dump(recipe))
     return folder
+
+
+def check_order(wanted: Sequence[Stage]) -> None:
+    """Each stage comes after those it reads from, reads what some stage writes, and writes where no other does."""
+    before = set()
+    written = {stage.output[1] for stage in wanted}
+    for stage, needs in Pipeline(wanted, Path(), print, str).with_needs():
+        assert before >= set(needs)
+        before.add(stage.name)
+        assert all(any(path == out or path.startswith(f"{out}/") for out in written) for path in stage.paths)
+    assert len(before) == len(written) == len(wanted)

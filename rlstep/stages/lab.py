@@ -30,6 +30,10 @@ from rlstep.stages.paper_lab import PaperOptions, paper_stages
 from rlstep.stages.report import ReportConfig, report
 from rlstep.tasks import get
 
+# Run instead of the pipeline from problems to a report; each is a switch of that name.
+EXPERIMENTS = ("contrast", "paper", "bad_prm", "opponents")
+IN_NO_EXPERIMENT = [ReadUnless(name, True) for name in EXPERIMENTS]
+
 _NAMES = ", ".join(arm.name for arm in arms.ARMS)
 _DEFAULT = " and ".join(arm.name for arm in arms.ARMS if arm.by_default)
 
@@ -60,23 +64,11 @@ class LabConfig(PaperOptions, BadPRMOptions, OpponentsOptions):
             "paper, bad_prm or opponents."
         },
     )
-    arms: Annotated[
-        list[str] | None,
-        ReadUnless("contrast", True),
-        ReadUnless("paper", True),
-        ReadUnless("bad_prm", True),
-        ReadUnless("opponents", True),
-    ] = field(
+    arms: Annotated[list[str] | None, *IN_NO_EXPERIMENT] = field(
         default=None,
         metadata={"help": f"RL arms ({_NAMES}); by default {_DEFAULT}, or all of them with several seeds."},
     )
-    domains: Annotated[
-        list[str],
-        ReadUnless("contrast", True),
-        ReadUnless("paper", True),
-        ReadUnless("bad_prm", True),
-        ReadUnless("opponents", True),
-    ] = field(
+    domains: Annotated[list[str], *IN_NO_EXPERIMENT] = field(
         default_factory=list,
         metadata={
             "help": "Splits of other problems, for example ood_long: best of N on these and on the test problems, in a "
@@ -118,7 +110,7 @@ class LabConfig(PaperOptions, BadPRMOptions, OpponentsOptions):
 
     @property
     def _experiments(self) -> list[str]:
-        return [name for name in ("contrast", "paper", "bad_prm", "opponents") if getattr(self, name)]
+        return [name for name in EXPERIMENTS if getattr(self, name)]
 
     @property
     def experiment(self) -> str | None:

@@ -2,14 +2,14 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.pipeline import Pipeline, Stage
+from rlstep.runtime.pipeline import Stage
 from rlstep.stages.lab import LabConfig, lab
 from rlstep.stages.paper_lab import paper_stages
+from tests.small_lab import check_order
 from tests.small_paper import small_recipes
 
 
@@ -19,13 +19,7 @@ def planned(**options) -> list[Stage]:
 
 def test_each_stage_comes_after_those_it_reads_from_and_writes_where_no_other_does():
     wanted = planned()
-    before = set()
-    for stage, needs in Pipeline(wanted, Path(), print, str).with_needs():
-        assert before >= set(needs)
-        before.add(stage.name)
-        written = {other.output[1] for other in wanted}
-        assert all(any(path == out or path.startswith(f"{out}/") for out in written) for path in stage.inputs.values())
-    assert len(before) == len({stage.output[1] for stage in wanted}) == len(wanted)
+    check_order(wanted)
 
 
 def test_series_of_one_size_train_on_the_same_solutions():
