@@ -183,7 +183,9 @@ def update(options, folder: Path) -> dict:
     count = options.rows // SAMPLES
     problems = draw(lengths, count * (options.updates + 1), len(words), words.eos_token_id)
     batches = [problems[start : start + count] for start in range(0, len(problems), count)]
-    setting = Setting(folder, model, words, batches, lengths.cap, options.epochs, options.micro, options.device)
+    setting = Setting(
+        folder, model, words, batches, lengths.cap, options.epochs, options.micro, options.device, options.attention
+    )
     if options.memory_of:
         return {"bytes": memory(replace(setting, batches=batches[:1]), options.memory_of)}
     # First, while this process holds no trainers: both sides' and a child's together may not fit.
@@ -222,6 +224,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=ROWS, help="update: completions an update")
     parser.add_argument("--shape", choices=SHAPES, default="6m", help="update: the policy's")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="update")
+    parser.add_argument("--attention", default="sdpa", help="update: of ours, for example flex_attention on a GPU")
     parser.add_argument("--peak-tflops", type=float, default=989, help="the GPU's in bfloat16; by default an H100's")
     parser.add_argument("--lengths", choices=WORK, help="update: one kind of lengths alone")
     parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)

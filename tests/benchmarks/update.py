@@ -141,6 +141,7 @@ class Setting:
         epochs: optimizer steps over each batch.
         micro: rows in a forward pass.
         device: cpu or cuda.
+        attention: what ours computes its attention with; plain takes sdpa.
     """
 
     folder: Path
@@ -151,6 +152,7 @@ class Setting:
     epochs: int
     micro: int
     device: str
+    attention: str = "sdpa"
 
     @property
     def rows(self) -> int:
@@ -164,6 +166,7 @@ class Setting:
         args = arguments(
             kind, self.folder, len(self.batches), self.epochs, self.micro, rows=self.rows, new_tokens=self.cap,
             scale_rewards="none", use_cpu=self.device == "cpu", bf16=self.device == "cuda",
+            model_init_kwargs={"attn_implementation": self.attention if side == "ours" else "sdpa"},
         )  # fmt: skip
         # The same random matrices on both sides, none of them zero, so that all have gradients from the start.
         adapter = lora()
