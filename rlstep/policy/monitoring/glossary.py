@@ -160,6 +160,14 @@ METRICS: dict[str, Metric] = {
         "-",
         "vine_rollouts times as many completions are sampled.",
     ),
+    "vine/cut": Metric(
+        "completions/cut of the rollouts (advantage: vine)", "0", "Above 0: values lack what a verifier did not read."
+    ),
+    "vine/truncated": Metric(
+        "completions/truncated of the rollouts (advantage: vine)",
+        "below 0.05",
+        "Values of unfinished rollouts lack the outcome: see completions/truncated.",
+    ),
     "samples": Metric("completions drawn for training so far", "-", "The x axis that makes runs comparable."),
     "tokens_per_second": Metric(
         "completion tokens of all ranks / seconds",

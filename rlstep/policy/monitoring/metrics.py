@@ -54,11 +54,27 @@ def batch_metrics(
         _prm(row, metrics)
         _steps(row, text, length, metrics)
     _guards(scored, metrics)
-    metrics["completions/cut"] = [float(bool(row.cut_by)) for row in scored if row.cut_by is not None]
+    metrics["completions/cut"] = _cut(scored)
     metrics["completions/without_answer"] = [float(not row.answered) for row in scored]
     if finished is not None:
         metrics["completions/truncated"] = [float(not done) for done in finished]
     return {name: values for name, values in metrics.items() if values}
+
+
+def rollout_metrics(scored: Sequence[ScoredCompletion], finished: Sequence[bool]) -> dict[str, list[float]]:
+    """The same for vine's rollouts, which are no completions of the batch: one value per rollout; no list is empty.
+
+    Args:
+        scored: what each rollout is worth.
+        finished: whether the policy ended it itself.
+    """
+    metrics = {"vine/cut": _cut(scored), "vine/truncated": [float(not done) for done in finished]}
+    return {name: values for name, values in metrics.items() if values}
+
+
+def _cut(scored: Sequence[ScoredCompletion]) -> list[float]:
+    """Of each that verifiers read, whether it was too long for one."""
+    return [float(bool(row.cut_by)) for row in scored if row.cut_by is not None]
 
 
 def _rewards(scored: Sequence[ScoredCompletion], group_size: int, metrics: dict[str, list[float]]) -> None:
