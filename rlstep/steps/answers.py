@@ -154,10 +154,11 @@ def _same(answer: str, reference: str, readable: bool) -> bool:
     """As `same_answer`; `readable` says whether an unreadable reference is an error."""
     if max(len(answer), len(reference)) > MAX_LENGTH:
         return bool(answer.strip()) and unwrap(answer) == unwrap(reference)
+    written = unwrap(answer).replace("{,}", ",") == unwrap(reference).replace("{,}", ",")
     answer, reference = tidy(answer), tidy(reference)
     if not answer or not reference:
         return False
-    if squeezed(answer) == squeezed(reference):
+    if written or squeezed(answer) == squeezed(reference):
         return True
     for same in (_same_choice, _same_based, _same_words):
         if (verdict := same(answer, reference)) is not None:

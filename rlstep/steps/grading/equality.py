@@ -135,8 +135,14 @@ def _same_ratio(ratio: Ratio, number: Scalar) -> bool:
 
 
 def _read_as_list(text: str, value, other) -> bool:
-    """Whether to read a number such as `100,200` as a list, because the other answer is one."""
-    if not isinstance(value, Scalar) or not isinstance(other, Listing) or not re.fullmatch(r"-?\d+(?:,\d{3})+", text):
+    """Whether to read a number such as `100,200` or `x = 100,200` as a list, because the other answer is one."""
+    name, _, text = text.rpartition("=")
+    if (
+        not isinstance(value, Relation if name else Scalar)
+        or not isinstance(other, Listing)
+        or (name and not is_name(name))
+        or not re.fullmatch(r"-?[1-9]\d*(?:,[1-9]\d\d)+", text.strip())
+    ):
         return False
     return same_value(Listing(tuple(map(read, text.split(",")))), other)
 

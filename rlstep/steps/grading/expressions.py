@@ -33,7 +33,7 @@ _DEGREE = re.compile(
     r"(\d+\.?\d*|\.\d+|(?<![A-Za-z\\])[A-Za-z]|\\[a-z]+|\))\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})"
 )
 _RUN = re.compile(r"(\\[A-Za-z]+|_)?(?<![A-Za-z])([A-Za-z]{2,})")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])", re.ASCII)
 _ROUND_POWER = re.compile(r"\^ ?\(([^()]*)\)")
 _TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
 _NO_LETTERS = re.compile(r"[^A-Za-z0-9]+")

@@ -97,7 +97,14 @@ _OPENING = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}
 _CLOSING = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"}
 _SIGNS = {"=": "=", "<": "<", ">": ">", "\\leq": "<=", "\\geq": ">=", "\\neq": "!=", "\\approx": "~"}
 _JOINS = re.compile(r"\\text\{\s*,?\s*(and|or)\s*,?\s*\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])")
-_NUMBER_WITH_COMMAS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
+_NUMBER_WITH_COMMAS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
+# Commas that separate no items: three digits from 0 on are none, and a side of a relation may be a number as well.
+_THOUSANDS = re.compile(
+    r"(?<![\d.])[1-9]\d{0,2}(?:, ?0\d\d)+(?!\d)"
+    r"|(?:(?<=[=<>])|(?<=\\[lgn]eq)) ?[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?$"
+    r"|^[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?(?= ?(?:[=<>]|\\[lgn]eq))",
+    re.ASCII,
+)
 _MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _WRAPPED_MATRIX = re.compile(r"[(\[]\s*(\\begin\{(?:matrix|array)\}.*\\end\{(?:matrix|array)\})\s*[)\]]", re.DOTALL)
 _NUMBERS = {
@@ -115,6 +122,8 @@ def read(text: str):
     text = _JOINS.sub(lambda match: f" \\{match[1] or match[2]} ", text).strip()
     if not text:
         raise Unreadable(text)
+    if not _NUMBER_WITH_COMMAS.fullmatch(text):
+        text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]), text)
     return _listing(text) or _combined(text) or _relation(text) or _whole(text)
 
 
