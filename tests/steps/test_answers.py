@@ -120,6 +120,9 @@ EQUAL = {
         25^\circ C = 25^\circ
         12个 = 12 | 12 平方厘米 = 12 | \text{12元} = 12 | 12\text{ 元} = 12
         £5 = 5 | 12 more apples = 12 | 3 hours = 3\text{ hours} | 1.5 million dollars = 1,500,000
+        50% = 0.5 | \frac{1}{2}\% = 0.5 | 50 percent = 50\% | \frac34 = 75\%
+        \frac12 = 50\% = \frac{1}{2} | 50\% = \frac12 = 0.5 | 0.5 = 50% = 50% | 0.5 = 50% = 50 | x = 50\% = 0.5
+        x = 50% = x=0.5 | P(A) = \frac14 = 25\% = 0.25 | x = 50% = 50 | 0.5 = 50% = \frac12 = 50\% | x=25% = x=\frac14
     """,
     "numbers": r"""
         1e6 = 1,000,000 | 1\,000\,000 = 1000000 | 10{,}080 = 10080 | 10,\!080 = 10080 | 11,\! 111,\! 100 = 11111100
@@ -204,6 +207,7 @@ UNEQUAL = {
         2\times 3 \text{ matrix} = 6 | 12万 = 12 | 12分之5 = 12 | 12或13 = 12 | 12 eV = 12 Hz | 12 apples = 5 pears = 5
         5\,\mathrm{J/(kg\cdot K)} = 5\,\mathrm{J/kg} | 5\text{ m}\cdot 3 = 5 | 12\text{x} = 12y
         5 cm = 5 m | 5 cm = 5 cm^2 | \$5 = 5 cents | 12 apples = 12 pears | 5000% = 0.5 | 50% = 5 | 5 million = 5
+        \frac12 = 60\% = \frac12 | 0.5 = 50% = 60% | x = 50% = 0.6 | x = 50% = x=0.6 | x = 50% = 1, 2 | x = 50% = 5
         5 million = 5 billion | 5 dozen = 5 | 2 thirds = 2 | 5 squared = 5 | 5 factorial = 5 | 5 and a half = 5
         3 hours 20 minutes = 3 | 5x = 5 | 5 x = 5 | 5m = 5n
     """,
