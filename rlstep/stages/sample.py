@@ -28,11 +28,12 @@ from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
 from rlstep.runtime.errors import DataError
 from rlstep.runtime.identity import run_identity
-from rlstep.runtime.output import Counts, Done, Output
+from rlstep.runtime.output import Output
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.processes import launched_processes
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
+from rlstep.runtime.unit_files import Counts, Done
 from rlstep.runtime.units import Unit
 from rlstep.steps.answers import extract
 from rlstep.steps.boundaries import line_steps

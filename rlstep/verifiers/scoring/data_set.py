@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rlstep.runtime.errors import DataError, UserError
-from rlstep.runtime.output import Counts, Done
 from rlstep.runtime.processes import Processes
 from rlstep.runtime.progress import track
+from rlstep.runtime.unit_files import Counts, Done
 from rlstep.runtime.units import Unit
 from rlstep.steps.chunks import Placed, chunk_units, chunks_of
 from rlstep.steps.prompt_options import written_as
