@@ -5,6 +5,7 @@ import re
 import sympy
 
 from rlstep.steps.grading.expressions import Unreadable
+from rlstep.steps.grading.names import is_name, names_a_sum
 from rlstep.steps.grading.values import (
     Braces,
     Bracketed,
@@ -16,8 +17,6 @@ from rlstep.steps.grading.values import (
     Relation,
     Scalar,
     Words,
-    is_name,
-    names_a_sum,
     read,
 )
 from rlstep.steps.grading.zero import is_zero, points, without_functions
