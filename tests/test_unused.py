@@ -21,7 +21,7 @@ SOURCES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 # Called by name from outside: the first prints a table of the documentation.
-CALLED_FROM_OUTSIDE = {("rlstep.policy.monitoring.metrics", "glossary_table"), ("rlstep.cli", "main")}
+CALLED_FROM_OUTSIDE = {("rlstep.policy.monitoring.glossary", "glossary_table"), ("rlstep.cli", "main")}
 Definition = ast.FunctionDef | ast.ClassDef
 
 

@@ -54,7 +54,7 @@ def source_page(path: str) -> str:
 
 
 def metrics_page(intro: str) -> str:
-    from rlstep.policy.monitoring.metrics import glossary_table
+    from rlstep.policy.monitoring.glossary import glossary_table
 
     return f"{intro}\n{glossary_table()}"
 

@@ -17,10 +17,9 @@ from pathlib import Path
 
 from rlstep.annotation.agreement import PairAgreement, pair_agreements
 from rlstep.annotation.items import Item, item_id
+from rlstep.annotation.reservations import Reservations
 from rlstep.annotation.rows import Marks, row_of
 from rlstep.annotation.store import LabelStore
-
-RESERVED_S = 15 * 60.0
 
 
 class Refused(Exception):
@@ -106,7 +105,6 @@ class Desk:
         self.labellers = tuple(labellers)
         self._number = {item.id: number for number, item in enumerate(items, start=1)}
         self._needed = Counter({item.id: 1 + _takes_overlap(place, overlap) for place, item in enumerate(items)})
-        self._clock = clock
         self._lock = threading.Lock()
         self._browsers: dict[str, str] = {}
         self._store = LabelStore(out, self._find, set(self.items))
@@ -115,10 +113,10 @@ class Desk:
         self._all_needed, self._all_done = self._needed.total(), 0
         for labeller, item in self._store.finished:
             self._count(labeller, item, 1)
-        # When each labeller last worked on what they have begun, the newest last. After a restart it is still theirs.
-        self._begun: dict[str, dict[str, float]] = {}
+        # After a restart, what a labeller has begun is still theirs.
+        self._reservations = Reservations(clock)
         for labeller, item in self._store.drafts:
-            self._reserve(labeller, item)
+            self._reservations.reserve(labeller, item)
         self._last_revision: dict[tuple[str, str], int] = {}  # of solutions finished since the start
 
     def _find(self, problem: str, steps: list[str]) -> str | None:
@@ -165,13 +163,13 @@ class Desk:
                 return self._current(labeller)
             if new:
                 self._store.save((labeller, item), revision, marks)
-            self._reserve(labeller, item)
+            self._reservations.reserve(labeller, item)
             return self._assignment(labeller, item)
 
     def _finish(self, labeller: str, item: str, revision: int, marks: Marks) -> None:
         self._store.finish((labeller, item), marks, row_of(self.items[item], labeller, marks))
         self._count(labeller, item, 1)
-        self._begun.get(labeller, {}).pop(item, None)
+        self._reservations.end(labeller, item)
         self._last_revision[labeller, item] = revision
 
     def _count(self, labeller: str, item: str, change: int) -> None:
@@ -217,7 +215,7 @@ class Desk:
             revision = self._last_revision.get(last, 0) + 1
             self._store.reopen(last, revision, replace(marks, ratings=ratings, finish_reason=None))
             self._count(*last, -1)
-            self._reserve(*last)
+            self._reservations.reserve(*last)
             return self._assignment(*last)
 
     def progress(self, labeller: str) -> Progress:
@@ -228,7 +226,7 @@ class Desk:
         """
         with self._lock:
             self._check_labeller(labeller)
-            reserved = self._reserved_for_others(labeller).items()
+            reserved = self._reservations.for_others(labeller).items()
             return Progress(
                 needed=self._all_needed,
                 done=self._all_done,
@@ -266,28 +264,13 @@ class Desk:
 
     def _current(self, labeller: str) -> Assignment | None:
         """What the labeller works on: what they have begun, the newest first, or the next of the queue."""
-        reserved = self._reserved_for_others(labeller)
-        for item in [*reversed(self._begun.get(labeller, {})), *self.items]:
+        reserved = self._reservations.for_others(labeller)
+        for item in [*self._reservations.begun_by(labeller), *self.items]:
             free = self._done[item] + reserved[item] < self._needed[item]
             if free and (labeller, item) not in self._store.finished:
-                self._reserve(labeller, item)
+                self._reservations.reserve(labeller, item)
                 return self._assignment(labeller, item)
         return None
-
-    def _reserve(self, labeller: str, item: str) -> None:
-        begun = self._begun.setdefault(labeller, {})
-        begun.pop(item, None)
-        begun[item] = self._clock()
-
-    def _reserved_for_others(self, labeller: str) -> Counter[str]:
-        """How many others work on each item."""
-        since = self._clock() - RESERVED_S
-        return Counter(
-            item
-            for other, begun in self._begun.items()
-            for item, at in begun.items()
-            if other != labeller and at > since
-        )
 
     def _assignment(self, labeller: str, item: str) -> Assignment:
         revision, marks = self._store.drafts.get((labeller, item), (0, Marks()))

@@ -7,7 +7,10 @@ from rlstep.core.memory import FLOAT, GIB, Precision, key_value_cache, mask_byte
 from rlstep.planning.models import Model, Models
 from rlstep.planning.parts import StagePlan, hours_of, in_gib
 from rlstep.planning.settings import Lengths, Machine, bytes_of, rows_in
-from rlstep.verifiers.serving.addresses import checkpoint_of, is_pooling_address
+from rlstep.planning.verifiers import Loaded, loaded, scoring_peak
+from rlstep.verifiers.serving.addresses import checkpoint_of, is_pooling_address, is_url
+
+BATCH_TOKENS = 16384  # of a verifier's pass where no setting says it
 
 
 def sample_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, machine: Machine) -> StagePlan:
@@ -26,22 +29,23 @@ def sample_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, 
     flops = forward_flops(shape, work)
     engine, share = values["engine"], values["gpu_memory_utilization"] * machine.memory * GIB
     gpus = machine.gpus  # a launcher starts a process on each
-    where, parts = (
-        f"on each of {gpus} GPU(s)",
-        in_gib(weights=model.parameters * number, activations=prefill, kv_cache=cache + prefill),
-    )
+    guide, scoring = _guide(values, models, lengths.prompt + T)
+    weights, sampling = model.weight_bytes(number), {"kv_cache": cache + prefill}
+    where = f"on each of {gpus} GPU(s)"
     if engine == "server":
-        gpus, where, parts = 1, "on a server, whose memory is not counted", in_gib()
+        gpus, where = 1, "on a server, whose memory is not counted"
     elif engine == "vllm":
         gpus = values["tensor_parallel_size"]
-        where, parts = f"vLLM on {gpus} GPU(s)", in_gib(vllm=share)
+        where = f"vLLM on {gpus} GPU(s)"
+    if engine != "transformers":
+        weights, prefill, sampling = 0.0, 0.0, {"vllm": share} if engine == "vllm" else {}
     return StagePlan(
         recipe=recipe,
         stage="sample",
         model=model.path,
         trained=0,
-        frozen=0 if engine == "server" else model.parameters,
-        parts=parts,
+        frozen=(0 if engine == "server" else model.parameters) + guide.parameters,
+        parts=in_gib(weights=weights + guide.weights, activations=max(prefill, scoring), **sampling),
         tokens=work.tokens,
         flops=flops,
         updates=1 if problems else None,
@@ -50,15 +54,25 @@ def sample_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, 
         notes=[
             f"prompts of {lengths.prompt} and completions of {T} tokens at the longest, {rows} at a time, {where}"
             + ("" if problems else "; tokens and FLOPs are those of one problem"),
-            *(["as without search: the PRM is not counted, nor its passes"] if values["search"] else []),
+            *(["tokens, FLOPs and hours as without search, and without the PRM's"] if values["search"] else []),
         ],
         faults=_vllm_faults(model, number, values, share, lengths.prompt + T, machine) if engine == "vllm" else [],
     )
 
 
+def _guide(values: Mapping, models: Models, longest: int) -> tuple[Loaded, float]:
+    """The PRM that guides a search, as it is loaded beside the policy, and the activations of its passes."""
+    path = values["prm"]
+    if not values["search"] or not path or is_url(path):
+        return Loaded(0, 0.0), 0.0
+    model = models.find(path, bool(values.get("trust_remote_code")))
+    number = bytes_of("auto", str(model.config.dtype).removeprefix("torch."))
+    return loaded(model, number), scoring_peak(model, number, BATCH_TOKENS, longest, "sdpa")
+
+
 def _vllm_faults(model: Model, number: int, values: Mapping, share: float, length: int, machine: Machine) -> list[str]:
     """Why vLLM cannot start in its share: it holds the weights, and the keys and values of one row at least."""
-    needs = model.parameters * number + key_value_cache(model.shape, 1, length, number)
+    needs = model.weight_bytes(number) + key_value_cache(model.shape, 1, length, number)
     needs /= values["tensor_parallel_size"]
     if needs <= share:
         return []
@@ -73,20 +87,20 @@ def score_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, m
     model = models.find(checkpoint_of(values["model"]), bool(values.get("trust_remote_code")))
     number = bytes_of(values["dtype"] or "auto", str(model.config.dtype).removeprefix("torch."))
     shape, longest, rows = model.shape, lengths.prompt + lengths.completion, rows_in(values["data"], lengths.rows)
-    precision, places = Precision(number, number), max(values["batch_tokens"], longest)
-    attention = values["attn_implementation"] or "sdpa"
-    passes = places * working_per_place(shape, precision, 0, False)
-    passes += mask_bytes(shape, precision, max(1, places // longest), longest, True, attention, False)
-    work = rows_work(0, lengths.average(longest), asked=1).times(rows or 1)
-    flops = forward_flops(shape, work, outputs=2)
+    attention, places = values["attn_implementation"] or "sdpa", max(values["batch_tokens"], longest)
+    verifier, passes = loaded(model, number), scoring_peak(model, number, values["batch_tokens"], longest, attention)
+    mean = lengths.average(longest)
+    # An implicit PRM asks both of its models about every token.
+    work = (rows_work(0, mean) if model.implicit else rows_work(0, mean, asked=1)).times(rows or 1)
+    flops = 2 * forward_flops(shape, work) if model.implicit else forward_flops(shape, work, outputs=2)
     here = not is_pooling_address(values["model"])
     return StagePlan(
         recipe=recipe,
         stage="score",
         model=model.path,
         trained=0,
-        frozen=model.parameters if here else 0,
-        parts=in_gib(weights=model.parameters * number, activations=passes) if here else in_gib(),
+        frozen=verifier.parameters if here else 0,
+        parts=in_gib(weights=verifier.weights, activations=passes) if here else in_gib(),
         tokens=work.tokens,
         flops=flops,
         updates=1 if rows else None,

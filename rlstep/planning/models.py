@@ -8,15 +8,18 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from rlstep.core.memory import Adapter, Shape
+from rlstep.planning.quantised import quantised_bits
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.adapters import find_adapter
 from rlstep.verifiers.lora_targets import ALL_LINEAR, as_targets, check_targets, skeleton
 from rlstep.verifiers.merging import load_config_of
 from rlstep.verifiers.model_files import ADAPTER_CONFIG
+from rlstep.verifiers.spec import IMPLICIT, config_entry
 
 # Matrices of a layer that read the same tensor, by the last part of their names.
 _SAME_INPUT = {
@@ -37,10 +40,12 @@ class Source:
     Attributes:
         start: folder or hub id that its training starts from.
         lora: the adapter that is put on it and kept apart; None where the folder will hold whole weights.
+        implicit: whether it will hold an implicit PRM, which is the trained model and its reference.
     """
 
     start: str
     lora: LoraConfig | None = None
+    implicit: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,13 @@ class Model:
         path: folder or hub id of the whole weights.
         config: transformers'.
         lora: the adapter that the recipe's folder holds beside them; None where it holds whole weights.
+        implicit: whether the folder holds an implicit PRM, which is such weights twice.
     """
 
     path: str
     config: PretrainedConfig
     lora: LoraConfig | None = None
+    implicit: bool = False
     trust_remote_code: bool = False
     _adapters: dict = field(default_factory=dict, repr=False, compare=False)
 
@@ -67,6 +74,23 @@ class Model:
     def parameters(self) -> int:
         """Tied embeddings count once."""
         return sum(p.numel() for p in self.skeleton.parameters())
+
+    def weight_bytes(self, number: int) -> float:
+        """Bytes of the whole weights in memory.
+
+        Args:
+            number: bytes of a weight that is not quantised.
+
+        Raises:
+            UserError: they are quantised by a method that is not known.
+        """
+        if (bits := quantised_bits(self.path, self.config)) is None:
+            return self.parameters * number
+        # The embeddings at both ends stay as they are, and with them norms and biases.
+        head = self.skeleton.get_output_embeddings()
+        layers = (module for module in self.skeleton.modules() if isinstance(module, nn.Linear) and module is not head)
+        matrices = sum(module.weight.numel() for module in layers)
+        return matrices * bits / 8 + (self.parameters - matrices) * number
 
     @cached_property
     def shape(self) -> Shape:
@@ -184,18 +208,19 @@ class Models:
         if here or source is None or path in seen:
             return self._load(path, here, trust)
         start = self._find(source.start, trust, (*seen, path))
-        return replace(start, lora=source.lora) if source.lora else replace(start, path=path, lora=None)
+        if source.lora:
+            return replace(start, lora=source.lora)
+        return replace(start, path=path, lora=None, implicit=source.implicit)
 
     def _load(self, path: str, here: bool, trust: bool) -> Model:
         if not here and self._stand_in is not None:
             path = self._stand_in
         adapter = find_adapter(path)
         try:
-            return Model(
-                path if adapter is None else adapter.base,
-                load_config_of(path, adapter, trust),
-                adapter and adapter.lora,
-            )
+            config = load_config_of(path, adapter, trust)
+            implicit = config_entry(config).get("kind") == IMPLICIT
+            whole = path if adapter is None else adapter.base
+            return Model(whole, config, adapter and adapter.lora, implicit, trust)
         except UserError as error:
             if here or path == self._stand_in:
                 raise

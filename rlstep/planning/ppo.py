@@ -5,6 +5,7 @@ on `num_iterations` times.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from peft import LoraConfig
 
@@ -15,6 +16,7 @@ from rlstep.planning.parts import StagePlan, hours_of, in_gib
 from rlstep.planning.passes import Layout, fused_head, kept_head, layout_of
 from rlstep.planning.settings import Lengths, Machine, bytes_of, rows_in, updates_of
 from rlstep.planning.trainee import Trainee, trainee_of
+from rlstep.planning.verifiers import loaded
 from rlstep.policy.value_function import CRITIC_LORA
 from rlstep.verifiers.serving.addresses import is_url
 
@@ -130,15 +132,12 @@ def _verifiers(values: Mapping, models: Models, trainee: Trainee) -> tuple[float
         if not path or is_url(path):
             continue
         model = models.find(path, bool(values.get("trust_remote_code")))
+        if name == "implicit":  # also where a model of its size stands in
+            model = replace(model, implicit=True)
         number = bytes_of("auto", str(model.config.dtype).removeprefix("torch."))
-        count, copies = model.parameters, 2 if name == "implicit" else 1
-        if model.lora is not None:
-            _, own = model.adapter(model.lora, FLOAT)
-            shared = values["share_base"] and trainee.adapter is not None and model.path == trainee.model.path
-            total, parameters = total + own * FLOAT, parameters + own
-            if shared:
-                continue
-        total, parameters = total + copies * count * number, parameters + copies * count
+        shared = values["share_base"] and trainee.adapter is not None and model.path == trainee.model.path
+        one = loaded(model, number, shared)
+        total, parameters = total + one.weights, parameters + one.parameters
     return total, parameters
 
 

@@ -74,7 +74,8 @@ def _written_by(stage: str, values: Mapping) -> dict[str, Source]:
     if not (start and out):
         return {}
     kept_apart = values.get("use_peft") and not (stage in ("prm", "orm") and values.get("merge_adapter"))
-    return {str(Path(out)): Source(start, lora_of(stage, values) if kept_apart else None)}
+    lora = lora_of(stage, values) if kept_apart else None
+    return {str(Path(out)): Source(start, lora, values.get("loss") == "implicit")}
 
 
 def _in_folder(folder: Path) -> list[Recipe]:

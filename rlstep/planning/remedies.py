@@ -41,6 +41,9 @@ def proposals(stage: str, values: Mapping) -> Iterator[Changes]:
     if stage == "sample":
         yield from ({"batch_size": size} for size in _halves(values["batch_size"]))
         yield {"dtype": "bfloat16"}
+        if values["engine"] == "vllm":
+            shares = [tenths / 10 for tenths in range(9, 0, -1) if tenths / 10 < values["gpu_memory_utilization"]]
+            yield from ({"gpu_memory_utilization": share} for share in shares)
     if stage == "score":
         yield from ({"batch_tokens": size} for size in _halves(values["batch_tokens"]))
         yield {"dtype": "bfloat16"}

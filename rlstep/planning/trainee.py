@@ -7,6 +7,8 @@ from rlstep.core.memory import FLOAT, Adapter, Precision, States, Zero, cast_wei
 from rlstep.planning.models import Model, Models, lora_of
 from rlstep.planning.passes import CPU_TILES, TILES, Trunk
 from rlstep.planning.settings import checkpointing_of, optimizer_states, precision_of, zero_of
+from rlstep.runtime.errors import UserError
+from rlstep.verifiers.pretrained import refuse_quantised
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,14 @@ def trainee_of(stage: str, values: Mapping, models: Models, class_head: int | No
         values: the recipe's settings.
         models: to find it.
         class_head: outputs of a token classifier's head; None for a language model.
+
+    Raises:
+        UserError: its configuration cannot be read, or its weights are or would be quantised.
     """
     model = models.find(values["model_name_or_path"], bool(values.get("trust_remote_code")))
+    refuse_quantised(model.path, model.config)
+    if asked := [name for name in ("load_in_4bit", "load_in_8bit") if values.get(name)]:
+        raise UserError(f"{asked[0]} is set, and quantised weights are not trained; set dtype: bfloat16 and use_peft.")
     zero = zero_of(values.get("deepspeed"))
     dtype = str(model.config.dtype).removeprefix("torch.") if model.config.dtype else None
     precision = precision_of(stage, values, dtype, zero)

@@ -4,7 +4,9 @@
 is scored at the end of its last step, by the values of all its steps.
 
 The completions are kept as the tokens that were drawn. A beam ends as a sample does, at an end token or at
-`max_new_tokens`, and its solution has a score for each step of the whole text, as `rlstep score` gives them.
+`max_new_tokens`, and its solution has a score for each step of the whole text, as `rlstep score` gives them. One that
+has become too long for the PRM, in the PRM's own tokens, is scored as with `rlstep score --on_long_row cut`: up to the
+last step that fits. It ranks below every beam that was read whole, and its other steps have no score.
 """
 
 from collections import Counter
@@ -13,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from rlstep.core.aggregate import solution_score
+from rlstep.core.aggregate import LOWEST, Aggregate, solution_score
 from rlstep.core.guided_search import continuations, groups
 from rlstep.policy.engines.base import Begun, Engine, Sampling, sample_name
 from rlstep.policy.rewards.sources import check_fit
@@ -39,7 +41,7 @@ class Beam:
         ended: whether the model has ended it.
         text: what is written.
         steps: spans of the text's steps.
-        scores: the PRM's value of each.
+        scores: the PRM's value of each that it read.
     """
 
     problem: Problem
@@ -50,6 +52,10 @@ class Beam:
     text: str = ""
     steps: list[Span] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
+
+    def score(self, how: Aggregate) -> float:
+        """What it competes by; the lowest where the PRM did not read it whole: the steps it did not read may be bad."""
+        return solution_score(self.scores, how) if len(self.scores) == len(self.steps) else LOWEST
 
 
 class GuidedSearch:
@@ -157,7 +163,8 @@ class GuidedSearch:
     def _scored(self, beams: Sequence[Beam]) -> list[Beam]:
         """The beams with the PRM's values of their steps: whole ones, or those of a completion that is over."""
         steps = [self.boundary.split(beam.text) for beam in beams]
-        values = self.verifier.score([beam.problem.prompt for beam in beams], [beam.text for beam in beams], steps)
+        prompts, texts = [beam.problem.prompt for beam in beams], [beam.text for beam in beams]
+        values = self.verifier.score(prompts, texts, steps, cut=True)
         return [replace(beam, steps=spans, scores=scores)
                 for beam, spans, scores in zip(beams, steps, values, strict=True)]  # fmt: skip
 
@@ -168,8 +175,7 @@ class GuidedSearch:
             competing.setdefault((beam.problem.id, beam.group), []).append(beam)
         kept = []
         for rivals in competing.values():
-            scores = [solution_score(beam.scores, self.options.search_score) for beam in rivals]
-            numbers = continuations(scores, self.options.beam_width)
+            numbers = continuations([beam.score(self.options.search_score) for beam in rivals], self.options.beam_width)
             kept += [beam for beam, number in zip(rivals, numbers, strict=True) for _ in range(number)]
         return kept
 
@@ -183,7 +189,7 @@ class GuidedSearch:
             sample=sample,
             finished=beam.ended,
             steps=beam.steps,
-            scores={SCORES: beam.scores},
+            scores={SCORES: beam.scores + [None] * (len(beam.steps) - len(beam.scores))},
             prompt_format=self.prompt_format.to_dict(),
             extra=problem.extra,
             generated_tokens=tokens,

@@ -71,7 +71,9 @@ class TokenAdvantages:
             texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
             columns = (local.prompts, local.references, local.extras)
             asked, references, extras = ([column[row] for row in rows] for column in columns)
-            return self._score(asked, texts, references, ids, extras)[0]
+            scored, finished = self._score(asked, texts, references, ids, extras)
+            self.training_log.log_rollouts(scored, finished)
+            return scored
 
         self.log_metric("vine/states", float(len(states)))
         return vine.values(states, vine.returns_of(states, completions_of, score), len(prompts))

@@ -1,22 +1,21 @@
 """Rows that a stage writes unit by unit, by any number of processes, so that a kill loses only the units in flight.
 
 A unit is a batch of samples or a chunk of rows; its key stands for everything that its rows depend on. While a run is
-going on, `NAME.partial/` holds one file per finished unit, called by its key, and a receipt next to it, which is
-written last: a unit is there whole, with its receipt, or not at all. Which process wrote it does not matter, so a run
-can go on with another number of processes; nor does its place, so it is kept if other rows of the input change.
+going on, `NAME.partial/` holds the finished units (`rlstep.runtime.unit_files`). Which process wrote one does not
+matter, so a run can go on with another number of processes; nor does its place, so it is kept if other rows of the
+input change.
 
 When all units are there, their files become the shards of the folder NAME, in order, with a manifest
 (`rlstep.runtime.manifest`), or are joined to one file, NAME.jsonl.
 """
 
-import json
 import logging
 import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlstep.runtime.errors import UserError
@@ -24,6 +23,7 @@ from rlstep.runtime.manifest import MANIFEST, UNFINISHED, Manifest, Shard, file_
 from rlstep.runtime.processes import Processes, my_share
 from rlstep.runtime.record import digest
 from rlstep.runtime.rows import atomic, write_json
+from rlstep.runtime.unit_files import Counts, Done, Receipt, UnitFiles, link
 from rlstep.runtime.units import Unit
 
 logger = logging.getLogger(__name__)
@@ -31,27 +31,6 @@ logger = logging.getLogger(__name__)
 # Names that look like a file of another kind than is written.
 NO_FOLDER = (".json", ".gz", ".parquet", ".csv", ".txt")
 SHARD = re.compile(r"part-\d{5,}\.parquet")
-
-Counts = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What is known of a finished unit; the attributes are those of `rlstep.runtime.manifest.Shard`."""
-
-    rows: int
-    bytes: int
-    sha256: str
-    counts: Counts
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a process has made of a unit."""
-
-    unit: Unit
-    rows: Iterable[dict]
-    counts: Counts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,11 +66,11 @@ class Output:
         processes: Processes,
         accepts: Callable[[Counts], bool] = lambda counts: True,
     ):
-        self.path, self.stage, self.settings, self.write = Path(path), stage, settings, write
+        self.path, self.stage, self.settings = Path(path), stage, settings
         self.processes, self.accepts = processes, accepts
         self.one_file = is_one_file(self.path)
-        self.ending = ".jsonl" if self.one_file else ".parquet"
         self.partial = self.path.with_name(self.path.name + ".partial")
+        self.files = UnitFiles(self.partial, ".jsonl" if self.one_file else ".parquet", write, accepts)
 
     def fill(self, units: Sequence[Unit], work: Work) -> Totals:
         """Makes the units that are not there yet and completes the output. All processes call it with the same units.
@@ -111,13 +90,13 @@ class Output:
         if self.processes.index == 0:
             self._prepare(units)
         self.processes.wait()
-        missing = [unit for unit in units if self._receipt(unit) is None]
+        missing = [unit for unit in units if self.files.receipt(unit) is None]
         self.processes.wait()  # all have looked before any of them writes
         if missing:
             for done in work(list(my_share(self.processes, missing))):
-                self._keep(done)
+                self.files.keep(done)
         self.processes.wait()
-        receipts = [self._expected_receipt(unit) for unit in units]
+        receipts = [self.files.expected_receipt(unit) for unit in units]
         totals = _totals(receipts)
         if not totals.rows:
             raise UserError(
@@ -181,16 +160,15 @@ class Output:
         for left in (self._replaced, self._used):
             shutil.rmtree(left, ignore_errors=True)
         shard_of = {shard.key: shard for shard in self._earlier_shards()}
-        begun = {path.stem for path in self.partial.glob(f"*{self.ending}") if path.with_suffix(".json").is_file()}
-        kept = sum(self._receipt(unit) is not None for unit in units)
+        begun = self.files.keys()
+        kept = sum(self.files.receipt(unit) is not None for unit in units)
         for unit in units:
             shard = shard_of.get(unit.key)
-            if shard is None or self._receipt(unit) is not None or not self.accepts(shard.counts):
+            if shard is None or self.files.receipt(unit) is not None or not self.accepts(shard.counts):
                 continue
             old = self.path / shard.file
             if old.is_file() and file_digest(old) == shard.sha256:
-                _link(old, self._file(unit))
-                self._sign(unit, Receipt(shard.rows, shard.bytes, shard.sha256, shard.counts))
+                self.files.take(unit, old, Receipt(shard.rows, shard.bytes, shard.sha256, shard.counts))
                 kept += 1
         if kept:
             logger.warning(
@@ -211,45 +189,6 @@ class Output:
             return []
         return [] if manifest is None else manifest.shards
 
-    def _file(self, unit: Unit) -> Path:
-        return self.partial / (unit.key + self.ending)
-
-    def _receipt(self, unit: Unit) -> Receipt | None:
-        """The receipt of a unit that is there; None for one that is still to be made."""
-        try:
-            receipt = Receipt(**json.loads(self._receipt_file(unit).read_text(encoding="utf-8")))
-            whole = self._file(unit).stat().st_size == receipt.bytes
-        except (OSError, ValueError, TypeError):
-            return None
-        return receipt if whole and self.accepts(receipt.counts) else None
-
-    def _receipt_file(self, unit: Unit) -> Path:
-        return self.partial / (unit.key + ".json")
-
-    def _expected_receipt(self, unit: Unit) -> Receipt:
-        receipt = self._receipt(unit)
-        if receipt is None:
-            raise UserError(
-                f"{self.partial}: the rows of unit {unit.number} are not there, though all processes are done. Is out "
-                "on a file system that all machines share?"
-            )
-        return receipt
-
-    def _keep(self, done: Done) -> None:
-        """Writes a unit's rows, then its receipt, each of them whole or not at all."""
-        file = self._file(done.unit)
-        # Two runs that are started at the same time by mistake write the same rows, but not into one file.
-        temporary = file.with_name(f"{done.unit.key}.{os.getpid()}{self.ending}")
-        rows = self.write(temporary, done.rows)
-        with temporary.open("rb") as content:
-            os.fsync(content.fileno())
-        receipt = Receipt(rows, temporary.stat().st_size, file_digest(temporary), dict(done.counts))
-        os.replace(temporary, file)
-        self._sign(done.unit, receipt)
-
-    def _sign(self, unit: Unit, receipt: Receipt) -> None:
-        write_json(self._receipt_file(unit), asdict(receipt))
-
     # --- The complete output.
 
     @property
@@ -265,7 +204,7 @@ class Output:
     def _join(self, units: Sequence[Unit], receipts: Sequence[Receipt]) -> None:
         with atomic(self.path) as temporary, temporary.open("wb") as joined:
             for unit in units:
-                with self._file(unit).open("rb") as part:
+                with self.files.file(unit).open("rb") as part:
                     shutil.copyfileobj(part, joined, 1 << 20)
         self._clear()
 
@@ -278,7 +217,7 @@ class Output:
         for unit, receipt in zip(units, receipts, strict=True):
             if receipt.rows:
                 name = f"part-{len(shards):05d}.parquet"
-                _link(self._file(unit), complete / name)
+                link(self.files.file(unit), complete / name)
                 shards.append(Shard(name, first_row, key=unit.key, **asdict(receipt)))
                 first_row += receipt.rows
         fingerprint = digest([unit.key for unit in units])
@@ -325,12 +264,3 @@ def _refuse_foreign(folder: Path, is_ours: Callable[[str], object]) -> None:
             f"{folder} holds files that are no shards of an earlier run ({', '.join(foreign[:4])}); give another "
             "folder."
         )
-
-
-def _link(source: Path, target: Path) -> None:
-    """Gives a file a second name; a copy where the file system has no such names."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

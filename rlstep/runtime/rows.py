@@ -1,8 +1,4 @@
-"""JSON row files: strict reading, atomic writing, and an appender that survives a kill.
-
-A file is either complete (written under a temporary name, then renamed) or a `.partial` file that the appender can
-continue: each finished unit of work is one flushed line, and a line cut off by a kill is dropped when it is reopened.
-"""
+"""JSON row files: strict reading, and atomic writing under a temporary name: a file is complete or not there."""
 
 import gzip
 import io
@@ -12,7 +8,6 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -230,90 +225,3 @@ def write_json(path: str | Path, value, indent: int | None = 2) -> None:
     """Writes one JSON document atomically, indented for people, or on one line (None)."""
     with atomic(path) as temporary:
         temporary.write_text(as_json(value, indent) + "\n", encoding="utf-8")
-
-
-class ResumableRows:
-    """Appends rows to `path`.partial and renames it to `path` when all are written.
-
-    A row is durable once `append` returns. After a kill, `count` says how many rows were written before, and `earlier`
-    reads them, in order; a truncated last line is removed. No rows are kept in memory.
-
-    `fingerprint` identifies the inputs and settings the rows come from. Rows of two configurations are never mixed, and
-    those of another are not thrown away: a judge may have been paid for them. A run that ends before its first row
-    leaves no partial file.
-
-    Attributes:
-        count: rows that are there.
-
-    Raises:
-        UserError: the partial file has rows of another fingerprint, or is a folder.
-    """
-
-    def __init__(self, path: str | Path, fingerprint: str):
-        self.path = Path(path)
-        self.partial = self.path.with_name(self.path.name + ".partial")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        header = (json.dumps({"fingerprint": fingerprint}) + "\n").encode()
-        if self.partial.is_dir():
-            raise UserError(
-                f"{self.partial} is a folder, of an unfinished run of another kind. Remove it and start again."
-            )
-        self._start, self.count, end = len(header), 0, 0
-        if self.partial.is_file():
-            with self.partial.open("rb") as file:
-                own = file.readline() == header
-                # What follows the last newline was being written when the process died.
-                lengths = [len(line) for line in file if line.endswith(b"\n")]
-            if own:
-                self.count, end = len(lengths), self._start + sum(lengths)
-            elif lengths:
-                raise UserError(
-                    f"{self.partial} holds {len(lengths)} finished parts of a run with other data or settings. Start "
-                    "it with those to go on, give another out, or remove the file to start afresh."
-                )
-        if end:
-            os.truncate(self.partial, end)
-        else:
-            with atomic(self.partial) as temporary:
-                temporary.write_bytes(header)
-        self._earlier = self.count
-        self._file = self.partial.open("a", encoding="utf-8")
-
-    def earlier(self) -> Iterator[dict]:
-        """The rows that were there when the file was opened, read one at a time."""
-        return (json.loads(line) for line in islice(self._lines(), self._earlier))
-
-    def append(self, rows: Iterable[dict]) -> None:
-        rows = list(rows)
-        # One write per batch: a kill leaves whole rows and at most one truncated line.
-        self._file.write("".join(as_json(row) + "\n" for row in rows))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.count += len(rows)
-
-    def finish(self, rows: Iterable[dict] | None = None) -> None:
-        """Writes the complete file without the header and removes the partial one.
-
-        Args:
-            rows: those of the complete file, where what was appended is what they are made of, and not they.
-        """
-        self._file.close()
-        if rows is not None:
-            write_rows(self.path, rows)
-        else:
-            with atomic(self.path) as temporary, temporary.open("wb") as complete:
-                complete.writelines(self._lines())
-        self.partial.unlink()
-
-    def _lines(self) -> Iterator[bytes]:
-        with self.partial.open("rb") as file:
-            file.seek(self._start)
-            yield from file
-
-    def __enter__(self) -> "ResumableRows":
-        return self
-
-    def __exit__(self, *_):
-        self._file.close()
-        if not self.count:
-            self.partial.unlink(missing_ok=True)

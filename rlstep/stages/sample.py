@@ -28,11 +28,12 @@ from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
 from rlstep.runtime.errors import DataError
 from rlstep.runtime.identity import run_identity
-from rlstep.runtime.output import Counts, Done, Output
+from rlstep.runtime.output import Output
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.processes import launched_processes
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import RunRecord, digest
+from rlstep.runtime.unit_files import Counts, Done
 from rlstep.runtime.units import Unit
 from rlstep.steps.answers import extract
 from rlstep.steps.boundaries import line_steps
@@ -40,6 +41,7 @@ from rlstep.steps.problems import CONFIG_NAME_HELP, FIELDS_HELP, PROBLEMS_HELP, 
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.records import Problem, Solution, write_solution_rows
 from rlstep.steps.sources import Row
+from rlstep.verifiers.scoring.long_rows import CUT, SKIPPED
 from rlstep.verifiers.serving.addresses import checkpoint_of
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 # Of these a batch's solutions do not depend, but for the problems in it.
 NOT_OF_A_BATCH = ("problems", "out", "n", "batch_size", "fields", "split", "config_name", "on_long_row")
-FINISHED, SKIPPED = "finished", "skipped_rows"
+FINISHED = "finished"
 
 
 @dataclass
@@ -119,8 +121,9 @@ class SampleConfig(SearchOptions, EngineOptions):
 def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     """Samples `config.n` solutions of every problem into `config.out`.
 
-    Metrics: `problems`, `solutions`, the share `finished` of them that the model ended itself, `processes`, and where
-    problems were left out `skipped_rows`, the number of solutions that they would have had.
+    Metrics: `problems`, `solutions`, the share `finished` of them that the model ended itself, `processes`; where
+    problems were left out `skipped_rows`, the number of solutions that they would have had; and `cut_rows`, the
+    solutions of a search that are too long for its PRM.
     """
     check_packages(config)
     places: dict[str, Row] = {}
@@ -147,6 +150,14 @@ def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict
             logger.warning(
                 "%s: the prompts of %d problems are too long for the model; they have no solutions in %s",
                 config.problems, skipped // config.n, config.out,
+            )  # fmt: skip
+        if cut := totals.counts[CUT]:
+            record.metrics[CUT] = cut
+            logger.warning(
+                "%s: %d of %d solutions are too long for %s, in its own tokens. They ranked below the others, and "
+                "their steps that do not fit have null for a score. Lower max_new_tokens, or take a PRM with a longer "
+                "context.",
+                config.out, cut, totals.rows, config.prm,
             )  # fmt: skip
     return record.metrics
 
@@ -176,6 +187,8 @@ def _sampled(
         counts = {FINISHED: sum(solution.finished for solution in solutions)}
         if len(batch) < len(whole):
             counts[SKIPPED] = len(whole) - len(batch)
+        if cut := sum(None in scores for solution in solutions for scores in solution.scores.values()):
+            counts[CUT] = cut
         yield Done(unit, (solution.to_row() for solution in solutions), counts)
 
 

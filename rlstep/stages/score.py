@@ -22,7 +22,8 @@ from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.records import write_solution_rows
 from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.published import FAMILIES
-from rlstep.verifiers.scoring.data_set import CUT, SKIPPED, ScoringJob
+from rlstep.verifiers.scoring.data_set import ScoringJob
+from rlstep.verifiers.scoring.long_rows import CUT, SKIPPED
 from rlstep.verifiers.scoring.scorer import RowScorer
 from rlstep.verifiers.serving.addresses import checkpoint_of, is_pooling_address, is_url
 

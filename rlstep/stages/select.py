@@ -9,7 +9,7 @@ from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RunRecord, digest
-from rlstep.runtime.rows import ResumableRows
+from rlstep.runtime.resumable_rows import ResumableRows
 from rlstep.steps.answers import failed_gradings
 from rlstep.supervision.selection import Candidates, Criterion, Strategy, read_selected, selection_metrics
 from rlstep.tasks import GRADER_HELP, PATTERN_HELP, TASK_HELP, Grader, get, task_faults

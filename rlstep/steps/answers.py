@@ -154,10 +154,11 @@ def _same(answer: str, reference: str, readable: bool) -> bool:
     """As `same_answer`; `readable` says whether an unreadable reference is an error."""
     if max(len(answer), len(reference)) > MAX_LENGTH:
         return bool(answer.strip()) and unwrap(answer) == unwrap(reference)
+    written = unwrap(answer).replace("{,}", ",") == unwrap(reference).replace("{,}", ",")
     answer, reference = tidy(answer), tidy(reference)
     if not answer or not reference:
         return False
-    if squeezed(answer) == squeezed(reference):
+    if written or squeezed(answer) == squeezed(reference):
         return True
     for same in (_same_choice, _same_based, _same_words):
         if (verdict := same(answer, reference)) is not None:
@@ -206,13 +207,35 @@ def _same_measured(left: Measured, right: Measured, readable: bool) -> bool:
         return a == b or (percent == (True, False) and a / 100 == b) or (percent == (False, True) and a == b / 100)
     scaled = [(_scaled(left, right), right.value), (left.value, _scaled(right, left))]
     pairs = [(left.value, right.value), *(pair for pair in scaled if None not in pair)]
+    pairs += [*_percentages(left, right), *((one, other) for other, one in _percentages(right, left))]
     return GRADER.any_same(*pairs, readable=readable)
 
 
 def _scaled(one: Measured, other: Measured) -> str | None:
     """A percentage as a fraction, or an angle in radians, if the other may be one; else None."""
-    if one.unit == "%" != other.unit:
+    if one.unit == "%" != other.unit and "=" not in one.value:
         return rf"\frac{{{one.value}}}{{100}}"
     if one.unit == "degree" and other.unit is None and "\\pi" in other.value:
         return rf"\frac{{({one.value})\cdot\pi}}{{180}}"
     return None
+
+
+def _percentages(one: Measured, other: Measured) -> list[tuple[str, str]]:
+    r"""What to compare where one is an equation that ends in a percentage, `\frac12 = 50\%` or `x = 50\%`.
+
+    Its sides are equal only as fractions. The other may be one, or state a percentage as 50% and 50 do.
+    """
+    if (fractions := _in_fractions(one)) is None:
+        return []
+    if (others := _in_fractions(other)) is not None:
+        return [(fractions, others)]
+    same = [(fractions, other.value)] if other.unit != "%" else []
+    return same + [(fractions, rf"\frac{{{other.value}}}{{100}}")] * (number(other.value) is not None)
+
+
+def _in_fractions(value: Measured) -> str | None:
+    r"""`\frac12 = \frac{50}{100}` of an equation `\frac12 = 50\%`; None for others."""
+    if value.unit != "%" or "=" not in value.value or "\\approx" in value.value:
+        return None
+    sides = [side.strip() for side in f"{value.value}%".replace("\\%", "%").split("=")]
+    return " = ".join(rf"\frac{{{side[:-1]}}}{{100}}" if side.endswith("%") else side for side in sides)

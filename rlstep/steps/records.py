@@ -56,7 +56,7 @@ class Solution:
         correct: whether the answer is right.
         scores: by verifier name, one value per step: its probability that the step is right (PRM) or, read at the
             step's end, that the final answer will be right (ORM); None for a step that did not fit into the verifier
-            (`rlstep score --on_long_row cut`).
+            (`rlstep score --on_long_row cut`, `rlstep sample --search`).
         neutral: indices of the steps that were rated neutral, neither right nor wrong; their label is None.
         tree: solutions with the same value branch off one labelled trajectory and share their first steps.
         prompt_format: how the prompt was written for the policy (`rlstep.steps.prompts.PromptFormat.to_dict`); None if

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.progress import track
-from rlstep.runtime.rows import ResumableRows
+from rlstep.runtime.resumable_rows import ResumableRows
 from rlstep.steps.prompts import Message, problem_text
 from rlstep.steps.records import Solution
 from rlstep.supervision.checker import name_of

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from rlstep.core.step_search import StepSearch
 from rlstep.policy.continuations import Begun, Continuations
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.rows import ResumableRows
+from rlstep.runtime.resumable_rows import ResumableRows
 from rlstep.steps.prompts import problem_text
 from rlstep.steps.records import Solution
 from rlstep.supervision.options import MonteCarloOptions

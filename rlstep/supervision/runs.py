@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.output import Done, Output, is_one_file
+from rlstep.runtime.output import Output, is_one_file
 from rlstep.runtime.processes import launched_processes
 from rlstep.runtime.progress import track
 from rlstep.runtime.record import digest
-from rlstep.runtime.rows import ResumableRows, write_rows
+from rlstep.runtime.resumable_rows import ResumableRows
+from rlstep.runtime.rows import write_rows
+from rlstep.runtime.unit_files import Done
 from rlstep.runtime.units import Unit
 from rlstep.steps.chunks import chunk_units, chunks_of
 from rlstep.steps.prompt_options import BY_CHECKPOINT, written_as

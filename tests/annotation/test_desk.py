@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rlstep.annotation.desk import RESERVED_S, Desk, Refused
+from rlstep.annotation.desk import Desk, Refused
 from rlstep.annotation.items import Item, item_id
+from rlstep.annotation.reservations import RESERVED_S
 from rlstep.annotation.rows import Marks
 from rlstep.runtime.errors import DataError, UserError
 from tests.annotation.conftest import read_back, rows

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import generated
 import pytest
 
-from rlstep.policy.monitoring.metrics import METRICS
+from rlstep.policy.monitoring.glossary import METRICS
 from rlstep.runtime.constraints import MayChange, Range, ReadBy
 from rlstep.runtime.describe import describe_settings
 from rlstep.stages import COMMANDS, config_classes

@@ -21,8 +21,18 @@ class ScriptedPRM:
     def __init__(self, boundary: Boundary = Boundary()):  # noqa: B008 - it is frozen
         self.boundary = boundary
 
-    def score(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps, cut=False):
         return [[VALUES[text[a:b].strip()] for a, b in spans] for text, spans in zip(completions, steps, strict=True)]
+
+
+class ShortPRM(ScriptedPRM):
+    """Has room for the steps before the first 3."""
+
+    def score(self, prompts, completions, steps, cut=False):
+        assert cut, "a row that is too long would end the run"
+        read = [spans[: next((k for k, (a, _) in enumerate(spans) if text[a] == "3"), len(spans))]
+                for text, spans in zip(completions, steps, strict=True)]  # fmt: skip
+        return super().score(prompts, completions, read)
 
 
 class ScriptedEngine:
@@ -131,6 +141,24 @@ def test_steps_are_those_of_the_prm(search):
     # "1\n" is no whole step: it goes on alone. Then 0.3 loses against 0.8.
     assert [asked for asked, _ in engine.asked] == [["", ""], ["1\n"], ["2\n\n", "2\n\n"]]
     assert solutions[0].steps == [(0, 3), (3, 4)]
+
+
+@pytest.mark.parametrize("how", ["product", "minimum", "last", "mean"])
+def test_a_beam_that_is_too_long_for_the_prm_is_cut_and_ranks_last(search, how):
+    solutions, engine = search(
+        [["1\n", "1\n"], ["3\n", "4\n"], ["1.", "3."]], 2, verifier=ShortPRM(), beam_width=2, search_score=how
+    )
+    # Of what was read, 0.9 is better than 0.9 and 0.1; but the 3 was not read.
+    assert engine.asked[2][0] == ["1\n4\n", "1\n4\n"]
+    assert [s.completion for s in solutions] == ["1\n4\n1", "1\n4\n3"]
+    assert [s.scores["prm"] for s in solutions] == [[0.9, 0.1, 0.9], [0.9, 0.1, None]]
+    assert [len(s.steps) for s in solutions] == [3, 3]
+
+
+def test_a_search_goes_on_where_no_beam_fits(search):
+    solutions, engine = search([["3\n", "3\n"], ["1.", "2."]], 2, verifier=ShortPRM())
+    assert engine.asked[1][0] == ["3\n", "3\n"]
+    assert [s.scores["prm"] for s in solutions] == [[None, None], [None, None]]
 
 
 def test_each_part_of_each_beam_has_a_seed_of_its_own(search):

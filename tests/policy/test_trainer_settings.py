@@ -74,10 +74,11 @@ def test_step_baseline_rewards_centres_before_it_sums(scripted, row):
 def vine_trainer(scripted, tokenizer):
     """Makes a vine trainer whose rollouts are scripted: `continuations` maps the text so far to K completions of it.
 
-    `trainer.rolled_out` lists (the texts that were continued, the new tokens allowed) of each call for rollouts.
+    Texts with `too_long` in them are too long for a verifier; without it there is none. `trainer.rolled_out` lists (the
+    texts that were continued, the new tokens allowed) of each call for rollouts.
     """
 
-    def make(rows, continuations, finished=True, **changes):
+    def make(rows, continuations, finished=True, too_long=None, **changes):
         from rlstep.policy.rewards.scored import ScoredCompletion
         from rlstep.steps.boundaries import line_steps
 
@@ -90,7 +91,8 @@ def vine_trainer(scripted, tokenizer):
                 steps = line_steps(text)
                 rewards = list(row.step_rewards) if row else [0.25] * len(steps)
                 outcome = row.outcome if row else float(text.endswith("9"))
-                judged.append(ScoredCompletion(steps, rewards, outcome, outcome > 0, False))
+                cut_by = None if too_long is None else ["prm"] * (too_long in text)
+                judged.append(ScoredCompletion(steps, rewards, outcome, outcome > 0, False, cut_by=cut_by))
             return judged
 
         K = len(next(iter(continuations.values())))
@@ -155,6 +157,26 @@ def test_rollouts_are_paid_under_truncated_as_samples_are(vine_trainer, row):
     # Rollouts that end by themselves keep their step's 0.25.
     actual = advantages(vine_trainer(rows, continuations, finished=True, truncated="no_process"))
     torch.testing.assert_close(actual, torch.full_like(actual, -0.25))
+
+
+@pytest.mark.parametrize(
+    ("too_long", "finished", "cut", "truncated"),
+    # Of six rollouts two have a 7; three have a 1 from their state, which one of the two samples has as well.
+    [("7", True, (2 / 6, 0), (0, 0)), ("1", False, (3 / 6, 1 / 2), (1, 0))],
+)
+def test_rollouts_that_are_cut_are_counted_beside_the_samples(vine_trainer, row, too_long, finished, cut, truncated):
+    continuations = {"0\n": ["3", "7", "9"], "0\n1\n": ["9", "9", "7\n2"]}
+    trainer = vine_trainer([row("1\n2"), row("4")], continuations, finished, too_long)
+    trainer.batch()
+    logged = trainer.logged()
+    assert (logged["vine/cut"], logged["completions/cut"]) == pytest.approx(cut)
+    assert (logged["vine/truncated"], logged["completions/truncated"]) == truncated
+
+
+def test_without_a_verifier_no_rollout_is_cut(vine_trainer, row):
+    trainer = vine_trainer([row("1\n2"), row("4")], {"0\n": ["3"], "0\n1\n": ["9"]})
+    trainer.batch()
+    assert trainer.logged().keys() & {"vine/cut", "vine/truncated"} == {"vine/truncated"}
 
 
 def test_vine_rolls_out_nothing_in_an_evaluation(vine_trainer, row):

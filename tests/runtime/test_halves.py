@@ -7,7 +7,8 @@ import pytest
 from rlstep.cli import main
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.halves import encodable
-from rlstep.runtime.rows import ResumableRows, read_rows, write_json, write_rows
+from rlstep.runtime.resumable_rows import ResumableRows
+from rlstep.runtime.rows import read_rows, write_json, write_rows
 from rlstep.steps.positions import encode_batch
 from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Solution, read_solutions, write_solutions

@@ -10,8 +10,9 @@ import pytest
 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.manifest import MANIFEST, UNFINISHED, read_manifest
-from rlstep.runtime.output import Done, Output
+from rlstep.runtime.output import Output
 from rlstep.runtime.processes import Alone
+from rlstep.runtime.unit_files import Done
 from rlstep.runtime.units import Unit
 from rlstep.steps.records import Solution, read_solutions, write_solution_rows
 from rlstep.steps.sources import iter_rows

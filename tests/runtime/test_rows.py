@@ -7,7 +7,8 @@ import pytest
 
 from rlstep.runtime import rows as rows_module
 from rlstep.runtime.errors import DataError, UserError
-from rlstep.runtime.rows import ResumableRows, read_rows, write_json, write_rows
+from rlstep.runtime.resumable_rows import ResumableRows
+from rlstep.runtime.rows import read_rows, write_json, write_rows
 
 ROWS = [{"i": i, "text": "数é\u2028" * 3} for i in range(6)]
 

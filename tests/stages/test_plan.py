@@ -140,6 +140,139 @@ def test_the_reference_of_a_full_policy_is_a_second_model(planned):
     assert gib(beside, "weights") == 2 * gib(alone, "weights")
 
 
+# --- Verifiers
+
+
+def test_the_verifiers_of_a_run_are_counted_whole(planned, base):
+    """Whole on the GPU in float32, an implicit PRM with its reference; none of those on a server."""
+    one = planned("ppo", PPO)
+    prm = planned("ppo", PPO | {"reward": ["prm"], "prm": str(base)})
+    implicit = planned("ppo", PPO | {"reward": ["implicit"], "implicit": str(base)})
+    served = planned("ppo", PPO | {"reward": ["prm"], "prm": "http://gpu7:8000"})
+    N = one["trained"]
+    assert [plan["frozen"] for plan in (one, prm, implicit, served)] == [0, N, 2 * N, 0]
+    assert gib(prm, "weights") - gib(one, "weights") == 4 * N
+    assert gib(implicit, "weights") - gib(one, "weights") == 2 * 4 * N
+    assert one["flops"] < prm["flops"] < implicit["flops"]
+
+
+@pytest.mark.parametrize(("share_base", "bases"), [(True, 0), (False, 1)])
+def test_an_adapters_base_is_counted_where_it_is_not_the_policys(planned, base, tmp_path, share_base, bases):
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="TOKEN_CLS", base_model_name_or_path=str(base))
+    lora.save_pretrained(tmp_path / "prm")
+    settings = PPO | {"use_peft": True, "lora_target_modules": ["q_proj"]}
+    actual = planned("ppo", settings | {"reward": ["prm"], "prm": str(tmp_path / "prm"), "share_base": share_base})
+    alone = planned("ppo", settings)
+    own = LAYERS * 2 * 4 * H
+    assert actual["frozen"] == alone["frozen"] + own + bases * alone["frozen"]
+    assert gib(actual, "weights") - gib(alone, "weights") == 4 * (own + bases * alone["frozen"])
+
+
+def test_an_implicit_prm_that_scores_is_two_models(planned, base, tmp_path):
+    """Told by its configuration, or by the recipe that will train it; both models are asked about every token."""
+    plain = planned("score", {"data": "rows.jsonl"})
+    written = json.loads((base / "config.json").read_text()) | {"rlstep_verifier": {"kind": "implicit", "format": 1}}
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "config.json").write_text(json.dumps(written))
+    planned("orm", {"data": "rows.jsonl", "loss": "implicit", "output_dir": str(tmp_path / "later")})
+    for name in ("there", "later"):
+        actual = planned("score", {"data": "rows.jsonl", "model": str(tmp_path / name)})
+        assert actual["frozen"] == 2 * plain["frozen"]
+        assert gib(actual, "weights") == 2 * gib(plain, "weights")
+        assert gib(actual, "activations") > gib(plain, "activations")
+        assert actual["flops"] > 2 * plain["flops"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "policies"), [({}, 1), ({"engine": "vllm"}, 1), ({"engine": "server", "url": "http://gpu7:8000"}, 0)]
+)
+def test_the_prm_of_a_search_is_beside_the_policy(planned, base, engine, policies):
+    settings = {"problems": "problems.jsonl", "n": 4, "batch_size": 4} | engine
+    N = planned("sft", {"data": "rows.jsonl"})["trained"]
+    alone = planned("sample", settings)
+    search = planned("sample", settings | {"search": "beam", "prm": str(base)})
+    served = planned("sample", settings | {"search": "beam", "prm": "http://gpu8:8000"})
+    assert [plan["frozen"] for plan in (alone, search, served)] == [policies * N, policies * N + N, policies * N]
+    assert gib(search, "weights") - gib(alone, "weights") == 4 * N
+    assert gib(search, "activations") > gib(alone, "activations")
+    assert served["memory_gib"] == alone["memory_gib"]
+
+
+def test_a_share_of_vllm_that_leaves_no_room_for_the_prm(planned, base):
+    settings = {"problems": "problems.jsonl", "n": 4, "engine": "vllm", "search": "beam", "prm": str(base)}
+    assert not (actual := planned("sample", settings, memory=1.0))["fits"]
+    assert actual["remedies"][0].startswith("set gpu_memory_utilization: 0.")
+
+
+# --- Quantised weights
+
+MATRICES = LAYERS * (2 * H * H + 2 * H * H // 2 + 3 * H * 160)
+GROUPS = {"group_0": {"weights": {"num_bits": 4, "group_size": 32}}}
+
+
+def quantise(folder: Path, settings: dict) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": settings}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("settings", "bits"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 64}, 4 + 20 / 64),
+        ({"quant_method": "awq", "bits": 4, "group_size": 32}, 4 + 20 / 32),
+        ({"quant_method": "gptq", "bits": 8, "group_size": -1}, 8),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4.5),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True}, 4.125),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8),
+        ({"quant_method": "compressed-tensors", "config_groups": GROUPS}, 4.5),
+    ],
+)
+def test_quantised_weights_are_as_large_as_their_bits(planned, base, settings, bits):
+    """The matrices of the layers are; the embedding and all that are no matrices keep float32."""
+    whole = planned("sample", {"problems": "problems.jsonl"})
+    quantise(base, settings)
+    actual = planned("sample", {"problems": "problems.jsonl"})
+    assert actual["frozen"] == whole["frozen"]
+    assert gib(whole, "weights") - gib(actual, "weights") == pytest.approx(MATRICES * (4 - bits / 8))
+    assert gib(planned("score", {"data": "rows.jsonl"}), "weights") == gib(actual, "weights")
+
+
+def test_vllm_starts_in_a_share_that_holds_the_quantised_weights_alone(planned, base):
+    settings = {"problems": "problems.jsonl", "engine": "vllm", "gpu_memory_utilization": 0.15, "max_new_tokens": 8}
+    assert planned("sample", settings, memory=0.002, prompt_tokens=8)["faults"]
+    quantise(base, {"quant_method": "gptq", "bits": 4, "group_size": 64})
+    assert planned("sample", settings, memory=0.002, prompt_tokens=8)["faults"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quant_method": "quip"}, "quantised by quip, whose size a plan does not know; it knows gptq"),
+        ({"quant_method": "gptq"}, "of gptq, does not say how many bits a weight has"),
+    ],
+)
+def test_a_quantisation_that_is_not_known_is_one_line(planned, base, settings, message):
+    quantise(base, settings)
+    with pytest.raises(UserError, match=message):
+        planned("sample", {"problems": "problems.jsonl"})
+
+
+@pytest.mark.parametrize("stage", ["sft", "prm", "orm", "ppo"])
+def test_quantised_weights_that_no_run_trains_are_not_planned(planned, base, stage):
+    settings = PPO if stage == "ppo" else {"data": "rows.jsonl"}
+    quantise(base, {"quant_method": "gptq", "bits": 4})
+    with pytest.raises(UserError, match=r"quantised weights \(gptq\), which rlstep does not train"):
+        planned(stage, settings)
+
+
+@pytest.mark.parametrize(("stage", "name"), [("sft", "load_in_8bit"), ("ppo", "load_in_4bit")])
+def test_quantisation_that_no_run_accepts_is_not_planned(planned, stage, name):
+    settings = PPO if stage == "ppo" else {"data": "rows.jsonl"}
+    with pytest.raises(UserError, match=f"{name} is set, and quantised weights are not trained"):
+        planned(stage, settings | {name: True})
+
+
 # --- Memory
 
 

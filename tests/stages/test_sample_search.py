@@ -15,6 +15,9 @@ from rlstep.stages.sample import SampleConfig, sample
 from rlstep.stages.score import ScoreConfig, score
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import read_solutions
+from rlstep.tasks.small import small_model
+from rlstep.verifiers.spec import VerifierSpec
+from rlstep.verifiers.training.start import new_verifier
 from tests.stages.test_sample import Killed, kill_before
 
 PLAIN = {"search": None, "prm": None, "beam_width": 4}
@@ -50,7 +53,7 @@ class ScriptedPRM:
     def __init__(self, liked: str, boundary: Boundary):
         self.liked, self.boundary = liked, boundary
 
-    def score(self, prompts, completions, steps):
+    def score(self, prompts, completions, steps, cut=False):
         return [[0.9 if self.liked in text[a:b] else 0.2 for a, b in spans]
                 for text, spans in zip(completions, steps, strict=True)]  # fmt: skip
 
@@ -262,6 +265,36 @@ def test_a_prm_that_is_too_short_is_refused_before_anything_is_sampled(config, v
     kill_before(0, monkeypatch)
     with pytest.raises(UserError, match="the prm has 16 positions.*Lower max_new_tokens"):
         sample(replace(config, prm=str(tmp_path / "short")))
+
+
+def test_solutions_that_a_prm_of_another_tokenizer_cannot_read_whole_are_cut_and_counted(
+    config, byte_tokenizer, tmp_path, caplog
+):
+    """One token per byte, and room for prompt and completion if its tokens were the policy's."""
+    longest = max(len(json.loads(line)["prompt"]) for line in Path(config.problems).read_text().splitlines())
+    folder, size = tmp_path / "bytes", {"hidden_size": 32, "layers": 1, "heads": 2, "max_positions": longest + 12}
+    small_model(byte_tokenizer, **size).save_pretrained(folder)
+    new_verifier(str(folder), VerifierSpec("prm")).save_pretrained(folder)
+    byte_tokenizer.save_pretrained(folder)
+    metrics = sample(replace(config, prm=str(folder)))
+    solutions = read_solutions(config.out)
+    assert len(solutions) == 24
+    cut = [s for s in solutions if None in s.scores["prm"]]
+    assert 0 < len(cut) == metrics["cut_rows"] < 24
+    (told,) = [record.message for record in caplog.records if "too long" in record.message]
+    assert f"{len(cut)} of 24 solutions" in told
+    assert "Lower max_new_tokens" in told
+    # As `rlstep score` cuts.
+    write_rows(tmp_path / "bare.jsonl", (replace(s, scores={}).to_row() for s in solutions))
+    options = {"out": str(tmp_path / "scored.jsonl"), "on_long_row": "cut"}
+    assert score(ScoreConfig(str(folder), str(tmp_path / "bare.jsonl"), **options))["cut_rows"] == len(cut)
+    for one, other in zip(solutions, read_solutions(options["out"]), strict=True):
+        assert one.scores["prm"] == pytest.approx(other.scores["prm"], abs=1e-5)
+
+
+def test_solutions_that_fit_are_not_counted_as_cut(config, verifier_paths, caplog):
+    assert "cut_rows" not in sample(replace(config, prm=verifier_paths["prm"]))
+    assert "too long" not in caplog.text
 
 
 def test_what_is_no_verifier_is_refused(config, tiny_lm):

@@ -6,9 +6,10 @@ from datasets.exceptions import DatasetNotFoundError
 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.manifest import MANIFEST
-from rlstep.runtime.output import Done, Output
+from rlstep.runtime.output import Output
 from rlstep.runtime.processes import Alone
 from rlstep.runtime.rows import write_rows
+from rlstep.runtime.unit_files import Done
 from rlstep.runtime.units import Unit
 from rlstep.steps.readers import ReadReport, read
 from rlstep.steps.records import Solution, write_solution_rows

@@ -5,7 +5,7 @@ import pytest
 
 from rlstep.policy.continuations import Continuations
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.rows import ResumableRows
+from rlstep.runtime.resumable_rows import ResumableRows
 from rlstep.steps.boundaries import line_steps
 from rlstep.steps.records import Solution
 from rlstep.supervision.monte_carlo import MonteCarlo

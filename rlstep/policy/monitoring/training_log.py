@@ -2,15 +2,16 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from trl import GRPOTrainer
 
-from rlstep.policy.monitoring.metrics import batch_metrics
-from rlstep.policy.rewards.scored import ScoredBatch
+from rlstep.policy.monitoring.metrics import batch_metrics, rollout_metrics
+from rlstep.policy.rewards.scored import ScoredBatch, ScoredCompletion
 
 
 class TrainingLog:
@@ -55,6 +56,16 @@ class TrainingLog:
                 start, tokens = self._last_batch
                 self._metrics["tokens_per_second"].append(tokens / (now - start))
             self._last_batch = now, sum(lengths)
+
+    def log_rollouts(self, scored: Sequence[ScoredCompletion], finished: Sequence[bool]) -> None:
+        """The metrics of vine's rollouts on all ranks (`rollout_metrics`).
+
+        Args:
+            scored, finished: one per rollout of this rank.
+        """
+        for of_rank in gather_object([rollout_metrics(scored, finished)]):
+            for name, values in of_rank.items():
+                self._metrics[name] += values
 
     def log_value(self, name: str, value: Tensor) -> None:
         """The mean over the ranks that have a value; a rank that has none gives NaN."""

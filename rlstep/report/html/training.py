@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlstep.core.stats import t_interval
-from rlstep.policy.monitoring.metrics import METRICS
+from rlstep.policy.monitoring.glossary import METRICS
 from rlstep.report import arms
 from rlstep.report.arms import Arm
 from rlstep.report.html.charts import COLOURS, chart, series

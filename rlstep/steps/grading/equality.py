@@ -5,6 +5,7 @@ import re
 import sympy
 
 from rlstep.steps.grading.expressions import Unreadable
+from rlstep.steps.grading.names import is_name, names_a_sum
 from rlstep.steps.grading.values import (
     Braces,
     Bracketed,
@@ -16,8 +17,6 @@ from rlstep.steps.grading.values import (
     Relation,
     Scalar,
     Words,
-    is_name,
-    names_a_sum,
     read,
 )
 from rlstep.steps.grading.zero import is_zero, points, without_functions
@@ -135,8 +134,14 @@ def _same_ratio(ratio: Ratio, number: Scalar) -> bool:
 
 
 def _read_as_list(text: str, value, other) -> bool:
-    """Whether to read a number such as `100,200` as a list, because the other answer is one."""
-    if not isinstance(value, Scalar) or not isinstance(other, Listing) or not re.fullmatch(r"-?\d+(?:,\d{3})+", text):
+    """Whether to read a number such as `100,200` or `x = 100,200` as a list, because the other answer is one."""
+    name, _, text = text.rpartition("=")
+    if (
+        not isinstance(value, Relation if name else Scalar)
+        or not isinstance(other, Listing)
+        or (name and not is_name(name))
+        or not re.fullmatch(r"-?[1-9]\d*(?:,[1-9]\d\d)+", text.strip())
+    ):
         return False
     return same_value(Listing(tuple(map(read, text.split(",")))), other)
 

@@ -33,7 +33,18 @@ _DEGREE = re.compile(
     r"(\d+\.?\d*|\.\d+|(?<![A-Za-z\\])[A-Za-z]|\\[a-z]+|\))\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})"
 )
 _RUN = re.compile(r"(\\[A-Za-z]+|_)?(?<![A-Za-z])([A-Za-z]{2,})")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])", re.ASCII)
+# C(n, k); {}_nC_k and {}^nC_k; 5C2; C_5^2 and C^2_5, with the number that is chosen above.
+_CHOOSE = (
+    re.compile(r"(?<![A-Za-z\\_}])C ?\(([^(),]+),([^(),]+)\)"),
+    re.compile(
+        r"(?:\{\} ?|(?<![\w)}\]!']))[_^] ?(?:\{ ?)?(\d+|[A-Za-z])(?: ?\})? ?C ?_ ?(?:\{ ?)?(\d+|[A-Za-z])(?: ?\})?",
+        re.ASCII,
+    ),
+    re.compile(r"(?<![\w.,^}\\])(\d+) ?C ?(\d+)(?![\w.^(])", re.ASCII),
+    re.compile(r"(?<![\w\\}])C ?_ ?(?:\{ ?)?(?P<n>\d+)(?: ?\})? ?\^ ?(?:\{ ?)?(?P<k>\d+)(?: ?\})?", re.ASCII),
+    re.compile(r"(?<![\w\\}])C ?\^ ?(?:\{ ?)?(?P<k>\d+)(?: ?\})? ?_ ?(?:\{ ?)?(?P<n>\d+)(?: ?\})?", re.ASCII),
+)
 _ROUND_POWER = re.compile(r"\^ ?\(([^()]*)\)")
 _TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
 _NO_LETTERS = re.compile(r"[^A-Za-z0-9]+")
@@ -79,6 +90,9 @@ class _Grammar(_Latex2Sympy):
 @lru_cache(maxsize=1 << 10)
 def expression(text: str) -> sympy.Basic:
     """The SymPy expression or matrix of a text in the spelling of `tidy`, evaluated; `Unreadable` for other text."""
+    text = text.replace(r"\text{C}", "C")
+    for written in _CHOOSE:
+        text = written.sub(_binomial, text)
     if _NOT_READ.search(text):
         raise Unreadable(text)
     try:
@@ -121,6 +135,12 @@ def _words_as_symbols(text: str) -> str:
         parts += [text[at : match.start()], r"\text{", run.casefold(), "}"]
         at = match.end()
     return "".join(parts) + text[at:]
+
+
+def _binomial(match: re.Match) -> str:
+    """The binomial coefficient; C(2, 5), of which nothing can be chosen, may be a point named C and stays."""
+    n, k = (match[name].strip() for name in (("n", "k") if "n" in match.re.groupindex else (1, 2)))
+    return match[0] if n.isdecimal() and k.isdecimal() and int(n) < int(k) else rf"\binom{{{n}}}{{{k}}}"
 
 
 def _radians(match: re.Match) -> str:

@@ -8,7 +8,7 @@ from rlstep.steps.grading.spelling import DOLLAR, words_of
 # 1e999999999 is short to write and too large to compute.
 MAX_EXPONENT = 400
 
-_DECIMAL = re.compile(r"([-+]?)((?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d*)?|\.\d+)", re.ASCII)
+_DECIMAL = re.compile(r"([-+]?)((?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?: \d{3})+|\d+)(?:\.\d*)?|\.\d+)", re.ASCII)
 _SCIENTIFIC = re.compile(
     r"([-+]?(?:\d+\.?\d*|\.\d+))(?:[eE]([-+]?\d{1,6})|\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*\{?\s*([-+]?\d{1,6})\s*\}?)",
     re.ASCII,

@@ -79,7 +79,13 @@ _FULL_STOP = re.compile(r"(?<!\s)(?:\s|\\\\$|(?<!\.)\.$|(?<!\\)[,;:]$)+$")
 _SPACE = re.compile(r"\s+")
 _FREE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _GROUPED = re.compile(
-    r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|\\,|\\!)\s*\d{3})+(?!\d)|(?<![\d.,])\d{1,3}(?:,\\!\s*\d{3})+(?!\d)"
+    r"(?<![\d.,])[1-9]\d{0,2}(?:(?:\{,\}|\\,|\\!)\s*\d{3})+(?!\d)|(?<![\d.,])[1-9]\d{0,2}(?:,\\!\s*\d{3})+(?!\d)"
+)
+# A comma in braces has no space after it, as within a number: three digits are thousands, any other number of them are
+# decimals. In a pair that is the whole text it may be the pair's.
+_DECIMAL_COMMA = re.compile(r"(?<![\d.}])(?:(\d+)\{,\}(\d\d?|\d{4,})|(0|\d{4,})\{,\}(\d{3}))(?![\d.]|\{,\})", re.ASCII)
+_PAIR = re.compile(
+    r"(?:\\left\s*)?(?:[(\[]|\\\{)\s*[-+]?[\d.]+\s*\{,\}\s*[-+]?[\d.]+\s*(?:\\right\s*)?(?:[)\]]|\\\})", re.ASCII
 )
 _ARGUMENT = re.compile(r"\s*(\\[A-Za-z]+|[A-Za-z0-9])")
 _TAKES = re.compile(r"\\(frac|binom|sqrt|vec|overline|bar|hat|mathbb)(?![A-Za-z])")
@@ -113,6 +119,8 @@ def tidy(text: str) -> str:
     for typed, mathematics in _TYPED if "\\begin" not in text else ():
         text = typed.sub(mathematics, text)
     text = _INLINE.sub(lambda match: match[1] or "", _NOT_ASCII.sub(_ascii, text)).replace("$", DOLLAR)
+    if not _PAIR.fullmatch(text):
+        text = _DECIMAL_COMMA.sub(lambda match: ".".join(filter(None, match.groups())), text)
     text = _GROUPED.sub(lambda match: re.sub(r"[^\d]+", ",", match[0]), text)
     if "\\begin" not in text:
         text = _TWICE_ESCAPED.sub(r"\\", text)

@@ -13,6 +13,7 @@ from functools import lru_cache
 import sympy
 
 from rlstep.steps.grading.expressions import Unreadable, expression
+from rlstep.steps.grading.names import is_name
 from rlstep.steps.grading.plain import based, time_of_day, words
 
 
@@ -97,7 +98,14 @@ _OPENING = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}
 _CLOSING = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"}
 _SIGNS = {"=": "=", "<": "<", ">": ">", "\\leq": "<=", "\\geq": ">=", "\\neq": "!=", "\\approx": "~"}
 _JOINS = re.compile(r"\\text\{\s*,?\s*(and|or)\s*,?\s*\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])")
-_NUMBER_WITH_COMMAS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
+_NUMBER_WITH_COMMAS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
+# Commas that separate no items: three digits from 0 on are none, and a side of a relation may be a number as well.
+_THOUSANDS = re.compile(
+    r"(?<![\d.])[1-9]\d{0,2}(?:, ?0\d\d)+(?!\d)"
+    r"|(?:(?<=[=<>])|(?<=\\[lgn]eq)) ?[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?$"
+    r"|^[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?(?= ?(?:[=<>]|\\[lgn]eq))",
+    re.ASCII,
+)
 _MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _WRAPPED_MATRIX = re.compile(r"[(\[]\s*(\\begin\{(?:matrix|array)\}.*\\end\{(?:matrix|array)\})\s*[)\]]", re.DOTALL)
 _NUMBERS = {
@@ -115,6 +123,8 @@ def read(text: str):
     text = _JOINS.sub(lambda match: f" \\{match[1] or match[2]} ", text).strip()
     if not text:
         raise Unreadable(text)
+    if not _NUMBER_WITH_COMMAS.fullmatch(text):
+        text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]), text)
     return _listing(text) or _combined(text) or _relation(text) or _whole(text)
 
 
@@ -254,34 +264,6 @@ def _scalar(text: str):
     if isinstance(value, sympy.MatrixBase):
         return Matrix(tuple(tuple(map(Scalar, value.row(k))) for k in range(value.rows)))
     return Scalar(value)
-
-
-_GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|phi|varphi|omega|psi|tau|Delta|Omega|ell"
-_NAME = re.compile(
-    r"(?:m ?)?(?:\\(?:angle|triangle) ?[A-Za-z]+|\\(?:text|overline|vec|bar)\{[^{}]*\}"
-    rf"|\\(?:{_GREEK}) ?|[A-Za-z]{{1,3}})"
-    r"(?:_\{?\\?\w+\}?)?'*(?:\s*\^\s*\{?-1\}?)?(?:\s*\([^()=<>]*\))?(?:_\{?\w+\}?)?"
-)
-# A probability and a mean may have a relation in brackets; a sine, a derivative and a largest value are named as such.
-_NAMED = re.compile(
-    r"(?:\\mathbb\{[PE]\}|\\text\{(?:Pr|Var|Cov|E|P)\}|\\Pr|Pr|P|E|Var) ?"
-    r"(?:\([^()]*\)|\[[^\[\]]*\]|\\\{[^{}]*\\\})"
-    rf"|\\(?:sin|cos|tan|cot|sec|csc) ?(?:\\angle ?)?"
-    rf"(?:\\(?:{_GREEK})|[A-Za-z]+|\([A-Za-z\\ ]+\)|\{{[A-Za-z\\ ]+\}})"
-    r"|\\frac\{d\^?\d?[A-Za-z]?\}\{d[A-Za-z](?:\^\d)?\}|\\(?:max|min)"
-)
-_NAMES_IN_ORDER = re.compile(r"\(?[A-Za-z](?:_\{?\w\}?)?(?:, ?[A-Za-z](?:_\{?\w\}?)?)+\)?")
-_SUM_OF_NAMES = re.compile(r"(?:[A-Za-z]+|[-+/|]|\\cdot|\\overline|\\frac|\\angle|_\{?\d\}?|[{}() ])+")
-
-
-def is_name(text: str) -> bool:
-    r"""Whether a text names a quantity: `x`, `f(3)`, `x_1`, `\angle ABC`, `\text{Area}`."""
-    return any(names.fullmatch(text.strip()) for names in (_NAME, _NAMES_IN_ORDER, _NAMED))
-
-
-def names_a_sum(text: str) -> bool:
-    r"""Whether a text is an expression in names alone, without numbers: `m + n`, `\frac{a}{b}`."""
-    return is_name(text) or bool(_SUM_OF_NAMES.fullmatch(text.strip()))
 
 
 def _split(text: str, separators: set[str]) -> tuple[list[str], list[str]]:

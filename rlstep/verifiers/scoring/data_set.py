@@ -7,22 +7,20 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rlstep.runtime.errors import DataError, UserError
-from rlstep.runtime.output import Counts, Done
 from rlstep.runtime.processes import Processes
 from rlstep.runtime.progress import track
+from rlstep.runtime.unit_files import Counts, Done
 from rlstep.runtime.units import Unit
 from rlstep.steps.chunks import Placed, chunk_units, chunks_of
 from rlstep.steps.prompt_options import written_as
 from rlstep.steps.records import Solution, solution_of
 from rlstep.steps.sources import iter_rows
-from rlstep.verifiers.scoring.long_rows import check_lengths, cut, too_long, with_steps
+from rlstep.verifiers.scoring.long_rows import CUT, SKIPPED, check_lengths, cut, too_long, with_steps
 from rlstep.verifiers.scoring.scorer import RowScorer
 
 logger = logging.getLogger(__name__)
 
 OnLongRow = Literal["error", "skip", "cut"]
-# Rows that were left out, and rows of which steps have no score, because they are longer than the verifier.
-SKIPPED, CUT = "skipped_rows", "cut_rows"
 COUNTED_AS = {"error": None, "skip": SKIPPED, "cut": CUT}
 
 

@@ -13,6 +13,8 @@ from rlstep.steps.chunks import Placed
 from rlstep.steps.records import Solution
 from rlstep.verifiers.scoring.scorer import RowScorer
 
+# What is counted: rows that were left out, and rows of which steps have no score, because they are too long.
+SKIPPED, CUT = "skipped_rows", "cut_rows"
 NAMED = 5  # rows that an error names
 
 

@@ -6,7 +6,8 @@ from statistics import mean
 
 import pytest
 
-from rlstep.policy.monitoring.metrics import METRICS, STEP_GUARDS, batch_metrics, glossary_table
+from rlstep.policy.monitoring.glossary import METRICS, glossary_table
+from rlstep.policy.monitoring.metrics import STEP_GUARDS, batch_metrics
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.rewards.task_rewards import TaskRewards
