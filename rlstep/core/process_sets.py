@@ -78,33 +78,38 @@ def set_weights(sets_BL: Tensor) -> Tensor:
     return kept(1 / set_sizes(sets_BL).clamp_min(1), sets_BL != NO_SET)
 
 
-def set_rewards(sets_BL: Tensor, outcomes_B: Tensor, leave_one_out: bool = False) -> Tensor:
+def set_rewards(sets_BL: Tensor, outcomes_B: Tensor, alike_B: Tensor | None = None) -> Tensor:
     """(B, L) what the group says of a row up to each place: the mean outcome of the samples that share it::
 
-        sum of r_j over j in lambda(i, t) / |lambda(i, t)|
-        sum of r_j over j in lambda(i, t) other than i / (|lambda(i, t)| - 1)       leave_one_out
+        mean of r_j over j in lambda(i, t)                          the paper's
+        mean of r_j over j in lambda(i, t) not alike to i           with alike_B
 
-    The first is the paper's reward, in which a row's own outcome counts: of one that shares nothing it is all there is.
-    The second judges a row by others alone, for a fair comparison with verifiers, which do not see its outcome.
+    In the first a row's own outcome counts: of one that shares nothing it is all there is. The second is for a fair
+    comparison with verifiers, which do not see the outcome of what they judge.
 
     Args:
         sets_BL: of `process_sets`.
         outcomes_B: outcome rewards.
-        leave_one_out: without the row's own outcome; NaN where it is its set's only member.
+        alike_B: integers, equal for rows that do not judge one another: all different to leave each row itself out; the
+            same for equal completions, whose outcomes are one.
 
     Returns:
-        float32, 0 where there is no set.
+        float32, 0 where there is no set, NaN where nobody is left to judge.
 
     Raises:
-        ValueError: not one outcome per row.
+        ValueError: not one outcome, or one number, per row.
     """
     check_one_per_row(len(sets_BL), "outcomes", outcomes_B)
-    own_BL = kept(outcomes_B.float()[:, None].expand(sets_BL.shape), sets_BL != NO_SET)
-    sums_BL, sizes_BL = _sums(sets_BL, own_BL), set_sizes(sets_BL)
-    if not leave_one_out:
+    paid_BL = kept(outcomes_B.float()[:, None].expand(sets_BL.shape), sets_BL != NO_SET)
+    sums_BL, sizes_BL = _sums(sets_BL, paid_BL), set_sizes(sets_BL)
+    if alike_B is None:
         return sums_BL / sizes_BL.clamp_min(1)
-    others_BL = (sums_BL - own_BL) / (sizes_BL - 1).clamp_min(1)
-    return torch.where(sizes_BL == 1, torch.nan, others_BL)
+    check_one_per_row(len(sets_BL), "alike", alike_B)
+    kinds_B = torch.unique(alike_B, return_inverse=True)[1]
+    own_BL = torch.where(sets_BL == NO_SET, NO_SET, sets_BL * len(kinds_B) + kinds_B[:, None])
+    others_BL = sizes_BL - set_sizes(own_BL)
+    means_BL = (sums_BL - _sums(own_BL, paid_BL)) / others_BL.clamp_min(1)
+    return torch.where((others_BL == 0) & (sets_BL != NO_SET), torch.nan, means_BL)
 
 
 def _sums(sets_BL: Tensor, values_BL: Tensor) -> Tensor:

@@ -69,8 +69,16 @@ def test_left_out_a_row_is_judged_by_the_others_or_not_at_all():
         [0.0, NAN, 0.0, 0.0],
         [1.0, NAN, NAN, NAN],
     ]
-    actual = set_rewards(SETS_BL, OUTCOMES_B, leave_one_out=True)
+    actual = set_rewards(SETS_BL, OUTCOMES_B, alike_B=torch.arange(6))
     torch.testing.assert_close(actual, torch.tensor(expected), equal_nan=True)
+
+
+def test_equal_rows_need_not_judge_each_other():
+    """The first and the third are one completion: of its beginning the second says that it came to nothing."""
+    actual = set_rewards(SETS_BL, OUTCOMES_B, alike_B=torch.tensor([7, 1, 7, 2, 3, 4]))
+    for row in (0, 2):
+        torch.testing.assert_close(actual[row], torch.tensor([0.0, 0.0, NAN, NAN]), equal_nan=True)
+    torch.testing.assert_close(actual[1], torch.tensor([0.5, 0.5, NAN, 0.0]), equal_nan=True)
 
 
 def test_samples_need_not_stand_side_by_side_and_what_is_masked_does_not_matter():
@@ -137,3 +145,5 @@ def test_wrong_input_is_refused(arguments, message):
         process_sets(*arguments)
     with pytest.raises(ValueError, match="outcomes have shape"):
         set_rewards(SETS_BL, OUTCOMES_B[:2])
+    with pytest.raises(ValueError, match="alike have shape"):
+        set_rewards(SETS_BL, OUTCOMES_B, alike_B=torch.arange(2))
