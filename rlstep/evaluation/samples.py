@@ -266,7 +266,7 @@ class _Columns:
 def _refuse_clashes(row: Row, curves: dict[str, str]) -> None:
     """Refuses a score whose name is that of another curve, or of another entry of the result."""
     names = ["ns", "majority", "weighted", "pass_at_n", "problems", "samples_per_problem", "unanswered", "aggregate"]
-    names += ["errors", "sample"]
+    names += ["errors", "sample", "process_sets"]
     names += [name for curve in curves for name in (f"weighted_{curve}", f"{curve}_clean", f"{curve}_steps")]
     if clash := next((curve for curve in curves if curve in names), None):
         raise UserError(

@@ -92,10 +92,17 @@ def shared_steps(row: Row, labels: list[float | None] | None, beginnings: Beginn
     tree, completion, steps = (row.values.get(name) for name in ("tree", "completion", "steps"))
     if labels is None or not isinstance(tree, str) or not isinstance(completion, str) or not isinstance(steps, list):
         return 0
-    if not all(isinstance(span, list) and len(span) == 2 and all(isinstance(k, int) for k in span) for span in steps):
-        problem = f"expected a list of [start, end] pairs, as the row has a 'tree'; got {shown(steps)}."
-        raise DataError(row.source, row.number, "steps", problem)
+    check_spans(row, steps, "as the row has a 'tree'")
     return beginnings.take(Solution("", "", completion, "", steps=steps, tree=tree))
+
+
+def check_spans(row: Row, steps, why: str) -> None:
+    """Refuses steps that are not spans of a text."""
+    if not isinstance(steps, list) or not all(
+        isinstance(span, list) and len(span) == 2 and all(isinstance(k, int) for k in span) for span in steps
+    ):
+        problem = f"expected a list of [start, end] pairs, {why}; got {shown(steps)}."
+        raise DataError(row.source, row.number, "steps", problem)
 
 
 def scores_of(row: Row) -> dict[str, list[float | None] | float]:

@@ -11,6 +11,9 @@ from rlstep.runtime.constraints import Choices, Constraint, Range, ReadBy, check
 from rlstep.runtime.tracking import PROJECT_HELP, default_project
 from rlstep.runtime.trainer_settings import PLACED
 
+# Advantages whose only baseline is the problem's other samples, so that a prefix is worth what these made of it.
+GROUP_RELATIVE = ("group", "rloo", "mean_return")
+
 
 @dataclass
 class StepPPOConfig(GRPOConfig):
@@ -114,6 +117,14 @@ class StepPPOConfig(GRPOConfig):
             "choices": ["none", "group"],
         },
     )
+    token_weights: Annotated[Literal["equal", "process_set"], ReadBy("advantage", *GROUP_RELATIVE)] = field(
+        default="equal",
+        metadata={
+            "help": "group, rloo, mean_return, with outcome rewards alone: process_set divides a token's loss, its KL "
+            "included, by the number of the problem's samples that begin with the same tokens up to it (lambda-GRPO); "
+            "equal leaves it."
+        },
+    )
     vllm_sync: Annotated[Literal["merged", "adapter"], *IN_VLLM_SERVER, PLACED] = field(
         default="merged",
         metadata={
@@ -198,7 +209,8 @@ class StepPPOConfig(GRPOConfig):
 
     @property
     def kl_is_trls(self) -> bool:
-        return self.kl_kind == ("loss", "k3")
+        """Whether TRL's loss adds the KL; it would weigh all tokens alike."""
+        return self.kl_kind == ("loss", "k3") and self.token_weights == "equal"
 
     def _token_faults(self) -> Iterator[str]:
         """Settings under which TRL would not weight each token by its own advantage."""

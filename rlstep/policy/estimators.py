@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from rlstep.core.advantages import group, mean_return, rloo, vine
 from rlstep.core.masked import moment_sums, moments, whiten_with
 from rlstep.core.outcome_groups import centre_wrong, consistent
+from rlstep.core.process_sets import process_sets, set_weights
 from rlstep.core.rewards import pad_steps, place_step_rewards
 from rlstep.core.step_tokens import spread_over_tokens
 from rlstep.policy.config import StepPPOConfig
@@ -23,6 +24,10 @@ from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import UserError
 from rlstep.steps.positions import step_tokens, token_ends_from_ids
 
+OUTCOMES_ALONE = (
+    "token_weights 'process_set' takes the mean outcome of the samples that share a prefix for the prefix's reward, "
+    "and {source}; pay outcomes alone, or leave token_weights at 'equal'"
+)
 Sum = Callable[[Tensor], Tensor]  # a tensor's sum over the ranks
 StepEnds = Sequence[Sequence[int]]
 
@@ -235,6 +240,24 @@ def token_weights(mask_BT: Tensor, loss_type: str, items: Tensor, max_length: in
     if loss_type == "dr_grpo":
         return mask_BT / (len(mask_BT) * max_length) * share
     return mask_BT / items.clamp_min(1) * share
+
+
+def process_set_weights(everyone: Sequence[ScoredCompletion], ids_BT: Tensor, mask_BT: Tensor, size: int) -> Tensor:
+    """(B, T): what each token's loss is multiplied by under `token_weights: process_set`.
+
+    Args:
+        everyone: the completions of all ranks, a problem's samples together.
+        ids_BT, mask_BT: their tokens; rows that are not trained on have none, and are in no process set.
+        size: samples per problem.
+
+    Raises:
+        UserError: some step is paid.
+    """
+    if any(reward for row in everyone for reward in row.step_rewards):
+        raise UserError(OUTCOMES_ALONE.format(source="this reward source pays for steps, too") + ".")
+    groups_B = torch.arange(len(everyone)) // size
+    # One small sort per place, of which a GPU has nothing.
+    return set_weights(process_sets(ids_BT.cpu(), mask_BT.cpu(), groups_B)).to(mask_BT.device)
 
 
 def share_of_loss(mask_bT: Tensor, mask_BT: Tensor, loss_type: str) -> Tensor | float:

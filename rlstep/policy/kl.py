@@ -37,6 +37,23 @@ def kl_when_sampled(trainer: GRPOTrainer, batch: dict[str, Tensor], estimator: s
     return kl_estimate(batch["old_per_token_logps"], batch["ref_per_token_logps"], estimator) * mask_BT
 
 
+def kl_in_loss(log_probs_BT: Tensor, batch: dict[str, Tensor], estimator: str, corrected: bool) -> Tensor:
+    """(B, T) estimates at the policy that is trained, with their gradient.
+
+    Args:
+        log_probs_BT: the policy's.
+        batch: TRL's, with the reference's log-probabilities, and those of the policy that sampled where it is another.
+        estimator: k2 or k3.
+        corrected: TRL's `use_bias_correction_kl`, which applies to k3: multiplied by the ratio of new to old
+            probabilities, through which the gradient goes as well.
+    """
+    kl_BT = kl_estimate(log_probs_BT, batch["ref_per_token_logps"], estimator)
+    if estimator != "k3" or not corrected:
+        return kl_BT
+    old_BT = batch.get("old_per_token_logps")
+    return kl_BT * torch.exp(log_probs_BT - (log_probs_BT.detach() if old_BT is None else old_BT))
+
+
 @contextmanager
 def trls_kl(trainer: GRPOTrainer, added: bool) -> Iterator[None]:
     """TRL's loss adds beta times its own estimate of the KL; where `added` is false it adds nothing for a while."""

@@ -78,6 +78,12 @@ class TokenAdvantages:
         self.log_metric("vine/states", float(len(states)))
         return vine.values(states, vine.returns_of(states, completions_of, score), len(prompts))
 
+    def _process_set_weights(self, everyone: ScoredBatch, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """(B, T) of this rank's rows, whose process sets may have members on other ranks."""
+        ids, masks = (self._gather_padded(x_BT) for x_BT in (ids_BT, mask_BT))
+        weights_BT = estimators.process_set_weights(everyone.scored, ids, masks, self.num_generations)
+        return weights_BT[self._own_rows(len(mask_BT)), : mask_BT.shape[1]]
+
     # --- The other ranks' rows.
 
     def _own_rows(self, rows: int) -> slice:

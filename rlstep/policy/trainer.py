@@ -22,12 +22,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
 
-from rlstep.core.kl import kl_estimate
 from rlstep.policy import estimators
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.end_tokens import write_generation_config
 from rlstep.policy.forward import Tap, groups_together
-from rlstep.policy.kl import kl_when_sampled, trls_kl
+from rlstep.policy.kl import kl_in_loss, kl_when_sampled, trls_kl
 from rlstep.policy.models import load_base
 from rlstep.policy.monitoring.training_log import TrainingLog
 from rlstep.policy.passes import Passes
@@ -169,6 +168,9 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         if self.args.whitening != "none":
             shift = self.args.whitening == "full"
             batch["advantages"] = estimators.whiten(batch["advantages"], mask_BT, self._sum, shift_mean=shift)
+        if self.args.token_weights == "process_set":
+            batch["token_weights"] = self._process_set_weights(everyone, batch["completion_ids"], mask_BT)
+            batch["advantages"] = batch["advantages"] * batch["token_weights"]
         self.training_log.log_advantages(batch["advantages"], mask_BT)
         # Last: an observer may train the PRM, and all that this batch is paid has to come from one PRM.
         for observe in self.observers:
@@ -247,7 +249,7 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         with trls_kl(self, added=self.args.kl_is_trls):
             loss = super()._compute_loss(tap, inputs)
         if self.beta and self.args.kl == "loss" and not self.args.kl_is_trls:
-            kl_BT = kl_estimate(tap.log_probs_BT, inputs["ref_per_token_logps"], self.args.kl_kind[1])
+            kl_BT = kl_in_loss(tap.log_probs_BT, inputs, self.args.kl_kind[1], self.args.use_bias_correction_kl)
             self.training_log.log_token_mean("kl", kl_BT.detach(), mask_BT)
             loss = loss + self.beta * (self._token_weights(inputs) * kl_BT).sum()
         if valued:
@@ -273,7 +275,9 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
             share = self.args.steps_per_generation / accumulation
         items = inputs["num_items_in_batch"] / self.accelerator.num_processes
         mask_BT = inputs["completion_mask"]
-        return estimators.token_weights(mask_BT, self.loss_type, items, self.max_completion_length, share)
+        weights_BT = estimators.token_weights(mask_BT, self.loss_type, items, self.max_completion_length, share)
+        # TRL's own term has these in its advantages.
+        return weights_BT * inputs["token_weights"] if "token_weights" in inputs else weights_BT
 
     # --- The log and checkpoints.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from trl import ModelConfig
 
 from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.estimators import OUTCOMES_ALONE
 from rlstep.policy.model_options import PolicyModel
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import VERIFIERS, PPOOptions
@@ -35,6 +36,8 @@ def check_together(
     faults += [*package_faults(args), *package_faults(model)]
     faults += _without_steps(options, alarm, args)
     faults += [*_sum_faults(options, args), *_outcome_faults(options, args)]
+    if not options.own:  # what a user's own rewards pay for is known later
+        faults += _paid_steps(options, args)
     if args.truncated == "bootstrap" and guards.guard_no_answer:
         faults.append(
             "truncated 'bootstrap' counts on what would have come, and guard_no_answer takes the step rewards of what "
@@ -70,12 +73,12 @@ def check_together(
 
 
 def check_step_settings(options: PPOOptions, alarm: AlarmOptions, args: StepPPOConfig) -> None:
-    """Refuses settings of step rewards where nothing pays for steps, once it is known what own rewards pay for.
+    """Refuses settings that do not fit whether steps are paid, once it is known what own rewards pay for.
 
     Raises:
         UserError: there are some.
     """
-    raise_faults(_without_steps(options, alarm, args))
+    raise_faults([*_without_steps(options, alarm, args), *_paid_steps(options, args)])
 
 
 def _sum_faults(options: PPOOptions, args: StepPPOConfig) -> Iterator[str]:
@@ -113,6 +116,11 @@ def _outcome_faults(options: PPOOptions, args: StepPPOConfig) -> Iterator[str]:
         yield "keep_samples chooses by a PRM's scores; set prm (reward may leave it out), or leave keep_samples out"
     if options.prm is not None and "prm" not in options.reward and args.keep_samples is None:
         yield f"prm is given, but reward is {options.reward}; add it there, set keep_samples, or leave it out"
+
+
+def _paid_steps(options: PPOOptions, args: StepPPOConfig) -> Iterator[str]:
+    if args.token_weights == "process_set" and options.pays_steps:
+        yield OUTCOMES_ALONE.format(source=f"reward {options.reward} pays for steps, too")
 
 
 def _credit_faults(options: PPOOptions) -> list[str]:

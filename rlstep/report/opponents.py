@@ -51,7 +51,7 @@ def report_opponents(runs: Sequence[Path], plan: Plan, out: str | Path) -> dict:
             log ends too early.
     """
     policies = {
-        arm.name: {variant.name: _read(runs, variant.folder(arm), RECIPE.folder(OUTCOME)) for variant in plan.variants}
+        arm.name: {variant.name: _read(runs, variant.folder(arm), RECIPE.folder(OUTCOME)) for variant in plan.of(arm)}
         for arm in ARMS
     }
     made = [_seconds_of_prm(run) for run in runs]

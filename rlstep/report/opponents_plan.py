@@ -1,4 +1,7 @@
-"""What `rlstep lab --opponents` compares: two arms, the same variants of each, and what best-of-N is drawn from."""
+"""What `rlstep lab --opponents` compares: two arms, the same variants of each, and what best-of-N is drawn from.
+
+The outcome arm may have one more, which process rewards do not admit: the implicit PRM of its groups.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +13,7 @@ ARMS = (OUTCOME, PROCESS)
 
 @dataclass(frozen=True)
 class Variant:
-    """A change of one setting, the same one in both arms.
+    """A change of one setting.
 
     Attributes:
         name: its key in summary.json, and its policies' folder in that of the arm.
@@ -27,6 +30,10 @@ class Variant:
 
 
 RECIPE = Variant("recipe", "as in the recipe")
+# lambda-GRPO (2509.21154): of outcome rewards alone.
+PROCESS_SETS = Variant(
+    "process_sets", "implicit PRM weights (token_weights process_set)", {"token_weights": "process_set"}
+)
 
 
 def changed(setting: str, value: float | str) -> Variant:
@@ -71,7 +78,18 @@ class Plan:
     Attributes:
         variants: of each arm, that of the recipe first.
         target: the clean accuracy up to which samples are counted.
+        outcome_alone: further variants of the outcome arm.
     """
 
     variants: Sequence[Variant]
     target: float
+    outcome_alone: Sequence[Variant] = ()
+
+    def of(self, arm: Arm) -> list[Variant]:
+        """An arm's variants."""
+        return [*self.variants, *(self.outcome_alone if arm == OUTCOME else ())]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Each variant's label by its name."""
+        return {variant.name: variant.label for arm in ARMS for variant in self.of(arm)}

@@ -14,7 +14,7 @@ _NOTES = """\
   or is below it at the last evaluation.
 - **seconds**: of the processor, for sampling, scoring by the PRM and updates; evaluations are not counted.
 - **best of each arm**: by the mean clean accuracy at the end, over the same seeds that are shown, so that both arms'
-  numbers are too high by what luck gave them; each arm chose among {variants}. **best by the other seeds**: each
+  numbers are too high by what luck gave them; they were chosen among {variants}. **best by the other seeds**: each
   seed's variant is chosen without it, which takes that away; the variant may then differ from seed to seed.
 - **equal compute**: both curves at the last second that both arms reach, between evaluations on a straight line.
   **with the PRM's making**: the process arm begins when its PRM is there, {made} processor seconds later:
@@ -60,9 +60,10 @@ def opponents_text(summary: dict, plan: Plan) -> str:
         plan: what was run.
     """
     seeds = len(summary["seeds"])
-    variants = f"{len(plan.variants)} variant{'s' * (len(plan.variants) > 1)}"
     notes = _NOTES.format(
-        target=summary["target"], variants=variants, made=tables.number(*summary["prm_seconds"].values(), digits=0)
+        target=summary["target"],
+        variants=_numbers(plan),
+        made=tables.number(*summary["prm_seconds"].values(), digits=0),
     )
     parts = [
         f"# Process against outcome-only PPO, {seeds} seed{'s' * (seeds > 1)}, {summary['samples']:,} samples",
@@ -83,9 +84,9 @@ def opponents_text(summary: dict, plan: Plan) -> str:
 
 def _findings(summary: dict, plan: Plan) -> list[str]:
     """Sentences that say what the intervals say, and no more."""
-    labels = {variant.name: variant.label for variant in plan.variants}
+    labels = plan.labels
     chosen = " and ".join(f"{arm.label}: {labels[summary['best'][arm.name]]}" for arm in ARMS)
-    sentences = [f"Of {len(plan.variants)} each, the best on these seeds by clean accuracy at the end are {chosen}."]
+    sentences = [f"Of {_numbers(plan)}, the best on these seeds by clean accuracy at the end are {chosen}."]
     best, by_others = (summary["comparisons"].get(name) for name in ("best", "by_other_seeds"))
     for measure, words in _MEASURES.items():
         difference = best[measure]["clean_accuracy"]["difference"]
@@ -107,6 +108,16 @@ def _findings(summary: dict, plan: Plan) -> list[str]:
     return sentences
 
 
+def _numbers(plan: Plan) -> str:
+    """How many variants the arms chose among."""
+    if not plan.outcome_alone:
+        return f"{len(plan.variants)} variant{'s' * (len(plan.variants) > 1)} each"
+    more = " and ".join(variant.label for variant in plan.outcome_alone)
+    return (
+        f"{len(plan.of(OUTCOME))} variants of {OUTCOME.label}, among them {more}, and {len(plan.variants)} of the other"
+    )
+
+
 def _than(difference: Mapping) -> str:
     word = verdict(difference)
     return f"{word} from" if word == "not separated" else f"{word} than"
@@ -116,7 +127,7 @@ def _variants(summary: dict, plan: Plan) -> tables.Cells:
     head = ["arm", "variant", f"samples to {summary['target']:.0%} clean", "final: answer", "final: clean"]
     rows = []
     for arm in ARMS:
-        for variant in plan.variants:
+        for variant in plan.of(arm):
             one = summary["arms"][arm.name][variant.name]
             best = " (best)" if summary["best"][arm.name] == variant.name else ""
             samples = tables.number(*(one["samples"][part] for part in ("mean", "low", "high")), digits=0)
@@ -129,7 +140,7 @@ def _variants(summary: dict, plan: Plan) -> tables.Cells:
 
 
 def _comparisons(summary: dict, plan: Plan) -> tables.Cells:
-    labels = {variant.name: variant.label for variant in plan.variants}
+    labels = plan.labels
     head = ["variants", "at", "outcome: clean", "process: clean", "process - outcome: clean", "process is"]
     rows = []
     for name, words in _PAIRS.items():

@@ -164,6 +164,20 @@ def prm_steps(measures: dict[str, float]) -> Cells:
     return Cells(["measure", "value"], [[name.replace("_", " "), f"{value:.3f}"] for name, value in measures.items()])
 
 
+def process_sets(measures: dict[str, dict[str, float]]) -> Cells:
+    """The measures of a group's step scores beside those of verifiers on the same steps, one row per measure.
+
+    Args:
+        measures: by who judges.
+    """
+    names = dict.fromkeys(name for of_one in measures.values() for name in of_one)
+    rows = [
+        [name.replace("_", " "), *(f"{of_one[name]:.3f}" if name in of_one else "-" for of_one in measures.values())]
+        for name in names
+    ]
+    return Cells(["measure", *(who.replace("_", " ") for who in measures)], rows)
+
+
 def learning_curves(curves: dict, gap: dict | None = None) -> Cells:
     """Both accuracies of every arm that has a curve, one row per evaluation.
 

@@ -5,6 +5,8 @@ up to and including each solution's first wrong one (`rlstep.verifiers.metrics.s
 `reliability.png` shows its calibration. Then `errors` has the final-answer error and the trace error of what is picked,
 too (`rlstep.evaluation.best_of_n.pick_errors`).
 
+With `process_sets`, how well a problem's samples judge each other's steps (`rlstep.evaluation.group_steps`).
+
 With `search_data`, solutions of searches for the same problems, `equal_tokens.json`, `.md` and `.png` compare them with
 best-of-N at equal generated tokens (`rlstep.evaluation.equal_tokens`).
 
@@ -22,6 +24,7 @@ from rlstep.core.calibration import reliability
 from rlstep.evaluation.best_of_n import check_numbers, curves_of, fewest_samples, means, pick_errors, powers_of_two
 from rlstep.evaluation.domains import ALL, check_samples, domain_figures, file_domains, read_domains
 from rlstep.evaluation.equal_tokens import TOKENS, CountedSamples, equal_tokens, read_search, read_taken, token_axis
+from rlstep.evaluation.group_steps import GROUP, group_steps
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.sample_summary import bound_on_n, caption, describe, row_counts, size_facts
 from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, read_samples
@@ -30,6 +33,7 @@ from rlstep.report.reliability import reliability_figure
 from rlstep.report.tables import domains as domain_cells
 from rlstep.report.tables import equal_tokens as equal_token_cells
 from rlstep.report.tables import plain_best_of_n, plain_errors, table
+from rlstep.report.tables import process_sets as process_set_cells
 from rlstep.report.tracked_curves import log_best_of_n, log_domains
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
@@ -105,6 +109,14 @@ class EvaluateConfig:
         metadata={"help": "The file's field names, if they differ: problem_id=id,answer=pred. The fields are "
                   + ", ".join(FIELDS) + "."},
     )  # fmt: skip
+    process_sets: bool = field(
+        default=False,
+        metadata={
+            "help": "Measure how well a problem's samples judge each other's steps without a verifier, by the right "
+            "answers among those that begin alike, beside every verifier on the same steps. The rows need completion, "
+            "steps as spans, and labels."
+        },
+    )
     search_data: list[str] | None = field(
         default=None,
         metadata={
@@ -155,6 +167,8 @@ class EvaluateConfig:
             yield "ns is of one file's curves, and a table by domain has one N; give n, and leave ns at null"
         if not self.by_domain and self.n is not None:
             yield f"n is {self.n}, which a table by domain reads: of several files, or with domain; for curves give ns"
+        if self.process_sets and self.by_domain:
+            yield "process_sets are measured on one file, without domain; give one, or leave it out"
         if self.search_data is not None and self.by_domain:
             yield "search_data is compared with the samples of one file, without domain; give one, or leave it out"
         if self.search_data is not None and len(set(self.search_data)) < max(1, len(self.search_data)):
@@ -201,13 +215,20 @@ def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord
     result = {"ns": ns, **curves, **about}
     measures = {curve: _measure_steps(rows, out, curve) for curve, rows in scored.steps.items()}
     measures = {curve: measured for curve, measured in measures.items() if measured}
-    write_json(out / OUTPUT, result | {f"{curve}_steps": measured for curve, measured in measures.items()})
+    group = {}
+    if config.process_sets:
+        group = {GROUP: group_steps(data, scored, _choice(config), parse_fields(config.fields, FIELDS))}
+    write_json(out / OUTPUT, result | {f"{curve}_steps": measured for curve, measured in measures.items()} | group)
     each = {name: curve.problems_PN.tolist() for name, curve in by_problem.items()}
     write_json(out / BY_PROBLEM, {"problems": scored.ids, "ns": ns, "curves": each}, indent=None)
     draw_best_of_n(result, out / PICTURE, caption(scored))
     record.metrics |= row_counts(scored) | failed
     for curve, measured in measures.items():
         record.metrics |= {f"{curve}_step_{name}": value for name, value in measured.items()}
+    for figures in group.values():
+        record.metrics |= {f"{GROUP}_{name}": figures[name] for name in ("steps", "judged", "solutions")}
+        for who, measured in figures["measures"].items():
+            record.metrics |= {f"{GROUP}_{who}_{name}": value for name, value in measured.items()}
     record.metrics |= {f"{name}@{ns[-1]}": curve["mean"][-1] for name, curve in curves.items()}
     record.metrics |= {
         f"{name}_{kind}@{ns[-1]}": values[-1] for name, both in errors.items() for kind, values in both.items()
@@ -216,8 +237,19 @@ def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord
         log_best_of_n(tracker, curves, ns)
     described = [*describe(scored), *([] if config.ns else bound_on_n(scored, ns))]
     tables = [plain_best_of_n(result), *([plain_errors(ns, errors)] if errors else [])]
+    tables += [part for figures in group.values() for part in _of_process_sets(figures)]
     compared = [] if searches is None else _compare(config, searches, result, record)
     return "\n\n".join(["\n".join(described), *tables, f"{out / PICTURE}", *compared])
+
+
+def _of_process_sets(figures: dict) -> Iterator[str]:
+    """What is printed of them; without a score there is no measure."""
+    said = f"{figures['judged']:.1%} of {figures['steps']:,} labelled steps have a score of the problem's other samples"
+    if not figures["measures"]:
+        yield f"process sets: {said}: none begins as another and goes on otherwise"
+        return
+    yield f"process sets: {said}; on these, in the beginnings of {figures['solutions']:,} solutions:"
+    yield table(*process_set_cells(figures["measures"]))
 
 
 class Searches(NamedTuple):

@@ -1,17 +1,18 @@
 """The stages of `rlstep lab --opponents`: process against outcome-only PPO, both tuned alike, and best-of-N.
 
-A variant changes one setting of an arm's recipe, and every variant is run in both arms. Best-of-N picks among samples
+A variant changes one setting of an arm's recipe, and every variant is run in both arms, but for `process_sets`, which
+outcome rewards alone admit. Best-of-N picks among samples
 of the generator and of each arm's policy as its recipe has it, with one PRM, which saw samples of the generator alone.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
 from rlstep.report.arms import Arm
-from rlstep.report.opponents_plan import ARMS, RECIPE, SOURCES, Plan, Source, Variant, changed
+from rlstep.report.opponents_plan import ARMS, PROCESS_SETS, RECIPE, SOURCES, Plan, Source, Variant, changed
 from rlstep.runtime.constraints import Choices, Range, ReadBy
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.pipeline import Stage
@@ -46,6 +47,13 @@ class OpponentsOptions:
         default_factory=lambda: ["rloo", "gae"],
         metadata={"help": "opponents: advantages that both arms try beside the recipe's own."},
     )
+    process_sets: Annotated[bool, OPPONENTS] = field(
+        default=False,
+        metadata={
+            "help": "opponents: one more variant of the outcome arm, weighted by the implicit PRM of its groups "
+            "(token_weights process_set: lambda-GRPO), which process rewards do not admit."
+        },
+    )
     policy_samples: Annotated[int, Range(at_least=2), OPPONENTS] = field(
         default=32, metadata={"help": "opponents: samples of each test problem for best-of-N, before and after RL."}
     )
@@ -66,7 +74,7 @@ class OpponentsOptions:
     @property
     def plan_of_opponents(self) -> Plan:
         variants = [changed(setting, value) for name, setting in TUNED.items() for value in getattr(self, name)]
-        return Plan([RECIPE, *variants], self.opponents_level)
+        return Plan([RECIPE, *variants], self.opponents_level, [PROCESS_SETS] if self.process_sets else [])
 
 
 def opponents_stages(options: OpponentsOptions, recipes: Path) -> list[Stage]:
@@ -81,7 +89,7 @@ def opponents_stages(options: OpponentsOptions, recipes: Path) -> list[Stage]:
     """
     plan = options.plan_of_opponents
     for arm in ARMS:
-        _check_new(plan, recipes / f"{arm.recipe}.yaml")
+        _check_new(plan.of(arm), recipes / f"{arm.recipe}.yaml")
     start = {"model_name_or_path": "prepare/model", "data": "prepare/demonstrations.jsonl"}
     prm = {"model_name_or_path": "sft", "data": "train/labelled.jsonl"}
     problems = {"model": "sft", "problems": "prepare/problems-train.jsonl"}
@@ -92,22 +100,26 @@ def opponents_stages(options: OpponentsOptions, recipes: Path) -> list[Stage]:
         _label("train", "train"),
         Stage("prm", "prm", "prm", prm, ("output_dir", "prm"), resumes=True),
     ]
-    policies = [_ppo(arm, variant) for arm in ARMS for variant in plan.variants]
+    policies = [_ppo(arm, variant) for arm in ARMS for variant in plan.of(arm)]
     best_of_n = [stage for source in SOURCES for stage in _best_of_n(source, options.policy_samples)]
     return [*shared, *policies, *best_of_n]
 
 
-def _check_new(plan: Plan, recipe: Path) -> None:
+def _check_new(variants: Sequence[Variant], recipe: Path) -> None:
     """Each variant is to differ from the recipe, or it would be run twice under two names."""
     own = {one.name: one.default for part in config_classes("ppo") for one in fields(part)} | load_recipe(recipe)
-    for variant in plan.variants:
+    for variant in variants:
         for setting, value in variant.settings.items():
             if _same(own[setting], value):
-                name = next(name for name, tuned in TUNED.items() if tuned == setting)
                 raise UserError(
-                    f"{recipe} has {setting} {value}, which is run in any case; {name} are values beside it: leave it "
-                    "out there."
+                    f"{recipe} has {setting} {value}, which is run in any case; {_how_to_leave_out(setting)}."
                 )
+
+
+def _how_to_leave_out(setting: str) -> str:
+    if (name := next((name for name, tuned in TUNED.items() if tuned == setting), None)) is None:
+        return "leave out process_sets"
+    return f"{name} are values beside it: leave it out there"
 
 
 def _same(one: float | str, other: float | str) -> bool:

@@ -5,7 +5,9 @@ Training and counts of steps take a label from the first solution that has it: w
 after rows were filtered, shuffled or dropped, none of their labels is lost and none counts twice.
 """
 
-from rlstep.steps.records import Solution
+from collections.abc import Sequence
+
+from rlstep.steps.records import Solution, Span
 
 
 class Beginnings:
@@ -34,3 +36,12 @@ class Beginnings:
         if solution.tree is None:
             return []
         return [hash((solution.tree, solution.completion[:end])) for _, end in solution.steps or ()]
+
+
+def prefix_numbers(completions: Sequence[str], steps: Sequence[Sequence[Span]]) -> list[list[int]]:
+    """A number for each step of each completion, equal where the texts up to the ends of the steps are."""
+    numbers: dict[str, int] = {}
+    return [
+        [numbers.setdefault(text[:end], len(numbers)) for _, end in spans]
+        for text, spans in zip(completions, steps, strict=True)
+    ]

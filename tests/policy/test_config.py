@@ -51,6 +51,10 @@ from rlstep.runtime.errors import UserError
         ),
         ({"centre_wrong": True, "truncated": "no_process"}, "centre_wrong shifts step rewards"),
         ({"advantage": "mean_return", "mask_truncated_completions": True}, "advantage 'mean_return' would count"),
+        # token weights
+        ({"token_weights": "process_set", "advantage": "gae"}, "advantage is 'gae', so token_weights would do nothing"),
+        ({"token_weights": "process_set", "advantage": "vine"}, "advantage is 'vine', so token_weights would do"),
+        ({"token_weights": "process_set", "num_generations": 1}, "at least 2 generations"),
         # the KL
         ({"kl": "reward"}, "beta is 0.0, so kl would do nothing; set beta, or leave it at 'loss'"),
         ({"kl_estimator": "k2"}, "beta is 0.0, so kl_estimator would do nothing"),

@@ -70,6 +70,10 @@ def check(arguments):
             },
             "missing_answer_reward prices an answer that has not come yet",
         ),
+        (
+            {"options": STEPS | {"reward": ["prm", "outcome"]}, "args": {"token_weights": "process_set"}},
+            r"the prefix's reward, and reward \['prm', 'outcome'\] pays for steps, too; pay outcomes alone",
+        ),
         ({"options": STEPS | {"credit": "clip"}}, "'clip' needs 'eta'"),
         ({"options": STEPS | {"credit": "log", "credit_parameters": {"floor": 1}}}, "floor=1 bounds log p"),
         ({"refresh": {"refresh_every": 2}}, "refresh_every trains the PRM, but reward is"),

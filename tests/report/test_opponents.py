@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 from matplotlib.image import imread
 
 from rlstep.report.arms import OUTCOME, PROCESS
 from rlstep.report.opponents import report_opponents
-from rlstep.report.opponents_plan import RECIPE, SOURCES, Plan, changed
+from rlstep.report.opponents_plan import PROCESS_SETS, RECIPE, SOURCES, Plan, changed
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_json, write_rows
 
@@ -125,7 +126,8 @@ def test_the_page_says_what_the_intervals_say(runs, tmp_path):
     report_opponents(runs, PLAN, tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     best = "outcome only: learning_rate 0.004 and process + outcome: as in the recipe"
-    assert f"Of 2 each, the best on these seeds by clean accuracy at the end are {best}." in text
+    assert "they were chosen among 2 variants each." in text
+    assert f"Of 2 variants each, the best on these seeds by clean accuracy at the end are {best}." in text
     # 0.2, 0.2 and 0.7: 0.37 -/+ 4.303 * 0.289 / sqrt(3); with the PRM's making 0.2, 0.175 and 0.225 minus the same ends
     assert "At equal samples, the best of each arm: clean accuracy with process rewards is not separated from" in text
     assert "| both as in the recipe | equal samples |" in text
@@ -140,6 +142,22 @@ def test_the_page_says_what_the_intervals_say(runs, tmp_path):
     for name in ("opponents.png", "best_of_n.png"):
         assert f"({name})" in text
         assert imread(tmp_path / "report" / name).std() > 0.05
+
+
+def test_the_implicit_prm_of_the_outcome_arm_has_a_row_and_may_be_its_best(runs, tmp_path):
+    folder = PROCESS_SETS.folder(OUTCOME)
+    for run in runs:
+        (run / folder).mkdir()
+        for name in ("eval.jsonl", "metrics.jsonl"):
+            (run / folder / name).write_bytes((run / RECIPE.folder(PROCESS) / name).read_bytes())
+    summary = report_opponents(runs, replace(PLAN, outcome_alone=[PROCESS_SETS]), tmp_path / "report")
+    assert list(summary["arms"]["outcome"]) == ["recipe", "learning_rate_0.004", "process_sets"]
+    assert list(summary["arms"]["process"]) == ["recipe", "learning_rate_0.004"]
+    assert summary["best"]["outcome"] == "process_sets"
+    text = (tmp_path / "report" / "report.md").read_text()
+    label = "implicit PRM weights (token_weights process_set)"
+    assert f"| outcome only | {label} (best) |" in text
+    assert f"Of 3 variants of outcome only, among them {label}, and 2 of the other, the best on these seeds" in text
 
 
 def test_one_seed_separates_nothing(runs, tmp_path):

@@ -43,6 +43,23 @@ def test_both_arms_are_tuned_on_the_same_grid_one_change_each():
         assert all(("prm" in stage.inputs) == reads_prm for stage in policies.values())
 
 
+def test_the_implicit_prm_is_one_more_variant_of_the_outcome_arm_and_changes_no_other_stage():
+    before, after = planned(), planned(process_sets=True)
+    (name,) = after.keys() - before.keys()
+    assert {of: after[of] for of in before} == before
+    assert (name, after[name].recipe) == ("ppo_outcome_process_sets", "ppo_outcome")
+    assert after[name].settings == {"token_weights": "process_set"}
+    assert after[name].output == ("output_dir", "ppo_outcome/process_sets")
+
+
+def test_what_the_outcome_recipe_weighs_already_is_not_run_twice(tmp_path):
+    recipes = small_recipes(tmp_path)
+    outcome = recipes / "ppo_outcome.yaml"
+    outcome.write_text(yaml.safe_dump(load_recipe(outcome) | {"token_weights": "process_set"}))
+    with pytest.raises(UserError, match="has token_weights process_set, which is run in any case; leave out process_s"):
+        opponents_stages(LabConfig(out="run", opponents=True, process_sets=True), recipes)
+
+
 def test_best_of_n_is_of_the_generator_and_of_both_arms_as_in_their_recipes_with_one_prm():
     stages = planned(policy_samples=8)
     models = {"generator": "sft", "outcome": "ppo_outcome/recipe", "process": "ppo_process/recipe"}
@@ -65,6 +82,7 @@ def test_best_of_n_is_of_the_generator_and_of_both_arms_as_in_their_recipes_with
         ({"bad_prm": True}, "bad_prm and opponents are experiments of their own"),
         ({"arms": ["process"]}, "opponents is true, so arms would do nothing"),
         ({"pretrained": "x"}, "opponents is true, so pretrained would do nothing"),
+        ({"opponents": False, "process_sets": True}, "opponents is false, so process_sets would do nothing"),
         ({"opponents": False, "policy_samples": 4}, "opponents is false, so policy_samples would do nothing"),
     ],
 )
@@ -104,14 +122,14 @@ def test_all_of_it_at_the_smallest_sizes_and_nothing_twice(tmp_path, monkeypatch
     (recipes / "ppo.yaml").write_text(yaml.safe_dump(load_recipe(recipes / "ppo.yaml") | {"logging_steps": 1}))
     config = LabConfig(
         out=str(tmp_path / "run"), recipes=str(recipes), opponents=True, seeds=1, learning_rates=[], betas=[],
-        estimators=["gae"], policy_samples=4,
+        estimators=["gae"], policy_samples=4, process_sets=True,
     )  # fmt: skip
     summary = lab(config)
     run, report = tmp_path / "run" / "seed-0", tmp_path / "run" / "report"
     assert json.loads((report / "summary.json").read_text()) == summary
     assert {path.name for path in report.iterdir()} == {"summary.json", "report.md", "opponents.png", "best_of_n.png"}
-    for arm in ("outcome", "process"):
-        assert list(summary["arms"][arm]) == ["recipe", "advantage_gae"]
+    for arm, more in (("outcome", ["process_sets"]), ("process", [])):
+        assert list(summary["arms"][arm]) == ["recipe", "advantage_gae", *more]
         assert all(one["seconds"]["mean"] > 0 for one in summary["arms"][arm].values())
     assert summary["prm_seconds"]["mean"] > 0
     configs = {
@@ -122,6 +140,8 @@ def test_all_of_it_at_the_smallest_sizes_and_nothing_twice(tmp_path, monkeypatch
     assert {arm: config["reward"] for arm, config in configs.items()} == {
         "outcome": ["outcome"], "process": ["prm", "outcome"],
     }  # fmt: skip
+    by_sets = run / "ppo_outcome" / "process_sets"
+    assert json.loads((by_sets / "run.json").read_text())["config"]["token_weights"] == "process_set"
     for name in ("generator", "outcome", "process"):
         assert summary["best_of_n"][name]["ns"] == [1, 2, 4]
         assert len(summary["best_of_n"][name]["prm_minus_majority"]["mean"]) == 3

@@ -41,10 +41,10 @@ IDENTITY = {
         multi_objective_aggregation num_generations num_iterations off_policy_mask_threshold packing
         pad_to_multiple_of ref_model_mixup_alpha ref_model_sync_steps repetition_penalty reward_weights
         router_aux_loss_coef sapo_temperature_neg sapo_temperature_pos scale_rewards shuffle_dataset
-        step_baseline step_discount steps_per_generation sync_ref_model temperature top_entropy_quantile top_k
-        top_p transformers_continuous_batching_config truncated trust_remote_code use_adaptive_entropy
-        use_bias_correction_kl use_transformers_continuous_batching use_transformers_paged use_vllm value_clip
-        vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos vf_coef vine_rollouts
+        step_baseline step_discount steps_per_generation sync_ref_model temperature token_weights
+        top_entropy_quantile top_k top_p transformers_continuous_batching_config truncated trust_remote_code
+        use_adaptive_entropy use_bias_correction_kl use_transformers_continuous_batching use_transformers_paged use_vllm
+        value_clip vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos vf_coef vine_rollouts
         vllm_importance_sampling_cap vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min
         vllm_importance_sampling_correction vllm_importance_sampling_mode vllm_structured_outputs_regex
         whiten_advantages whiten_rewards

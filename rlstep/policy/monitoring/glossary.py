@@ -39,6 +39,12 @@ METRICS: dict[str, Metric] = {
         "below 0.5",
         "Groups from which group, rloo and vine learn little or nothing. Near 1: too easy, or too hard.",
     ),
+    "group/shared_steps": Metric(
+        "share of steps up to which more than one of the problem's samples are equal, and not all of them",
+        "-",
+        "How much of a process reward outcomes alone give: on these steps samples are told apart by what came of one "
+        "beginning (guide, token_weights). Logged from 3 samples on.",
+    ),
     "accuracy": Metric("mean [answer verified right]", "rises", "The goal. Rewards are a means to it."),
     "clean_accuracy": Metric(
         "mean [answer and every step right]",

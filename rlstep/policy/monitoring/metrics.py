@@ -9,8 +9,13 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
+import torch
+
 from rlstep.core.aggregate import solution_score, vote_weight
+from rlstep.core.process_sets import process_sets, set_sizes
+from rlstep.core.rewards import pad_steps
 from rlstep.policy.rewards.scored import ScoredCompletion
+from rlstep.steps.trees import prefix_numbers
 
 POSITIONS = 12  # positions with their own metric; later ones share one
 # Guards that withhold single steps (rlstep.policy.rewards.guards). All are logged, so that curves include zeros.
@@ -49,6 +54,7 @@ def batch_metrics(
     for row in scored:
         for name, value in row.own.items():
             metrics[f"reward/own/{name}"].append(float(value))
+    _shared(scored, completions, group_size, metrics)
     _accuracy(scored, metrics)
     for row, text, length in zip(scored, completions, tokens, strict=True):
         _prm(row, metrics)
@@ -86,6 +92,19 @@ def _rewards(scored: Sequence[ScoredCompletion], group_size: int, metrics: dict[
     if group_size > 1:
         groups = (scored[start : start + group_size] for start in range(0, len(scored), group_size))
         metrics["reward/no_signal"] = [float(_all_alike(group)) for group in groups]
+
+
+def _shared(
+    scored: Sequence[ScoredCompletion], completions: Sequence[str], group_size: int, metrics: dict[str, list[float]]
+) -> None:
+    """Of which steps a problem's samples say something by themselves (`rlstep.core.process_sets`)."""
+    numbers = prefix_numbers(completions, [row.steps for row in scored])
+    if group_size < 3 or not any(numbers):
+        return  # of two samples neither or both have a step
+    ids_BS, mask_BS = pad_steps([torch.tensor(of_row, dtype=torch.long) for of_row in numbers])
+    sizes_BS = set_sizes(process_sets(ids_BS, mask_BS, torch.arange(len(scored)) // group_size))
+    shared_BS = (sizes_BS > 1) & (sizes_BS < group_size)
+    metrics["group/shared_steps"] = shared_BS[mask_BS].float().tolist()
 
 
 def _position(position: int) -> str:

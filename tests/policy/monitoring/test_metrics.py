@@ -182,6 +182,20 @@ def test_groups_without_signal():
     assert no_signal(same, other, size=1) is None
 
 
+def test_steps_of_which_some_of_a_group_say_something():
+    """Of four samples: two begin alike, a third comes back to the same line by another way, one has no step."""
+    texts = ["1 + 1 = 2\n2 * 2 = 4\nA 4", "1 + 1 = 2\n2 * 2 = 4\nA 5", "1 * 1 = 1\n2 * 2 = 4", ""]
+
+    def shared(texts, size):
+        rows = [judged(text) for text in texts]
+        return metrics_of(rows, texts, size, [1] * len(texts), None).get("group/shared_steps")
+
+    assert shared(texts, 4) == [1, 1, 0, 1, 1, 0, 0, 0]
+    # what all samples have, or the other problem's, tells none of them apart
+    assert shared([texts[0]] * 3 + [texts[1]] * 3, 3) == [0] * 18
+    assert shared(texts, 2) is None
+
+
 def test_nothing_but_empty_completions():
     metrics = metrics_of([judged(""), judged("")], ["", ""], 2, [0, 0], [True, True])
     assert metrics == {
@@ -212,7 +226,7 @@ def entries(name: str) -> list[str]:
 def test_every_metric_has_an_entry():
     more = {"step_scores": [0.5] * 15, "labels": [1] * 15, "guards": [None] * 15, "own": {"my:r": 0.5}, "cut_by": []}
     late = judged("s\n" * 15, range(15), **more)
-    names = {*metrics_of(), *metrics_of([late], ["s\n" * 15], 1, [30], [True])}
+    names = {*metrics_of(), *metrics_of([late] * 3, ["s\n" * 15] * 3, 3, [30] * 3, [True] * 3)}
     assert "clean_accuracy" in names
     assert not [name for name in names if not entries(name)]
     # ... and every entry that is not TRL's, the trainer's or a callback's is one of ours.
