@@ -52,12 +52,14 @@ def test_without_a_prm_nothing_is_told_of_one(run):
 
 
 def test_a_completion_chosen_for_its_step_rewards_says_so(run):
-    path = run / "ppo_process" / "completions.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    rows[3]["extra"]["ppo"]["chosen"] = "wrong, with the highest step rewards"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    column = data(page(run))["sets"][1]["columns"][0]
-    assert [row.get("y") for row in column["rows"][2:5]] == [None, True, None]
+    for arm in ("process", "outcome"):
+        path = run / f"ppo_{arm}" / "completions.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows[3]["extra"]["ppo"]["chosen"] = "wrong, with the highest step rewards"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, process, outcome = (one["columns"][0]["rows"] for one in data(page(run))["sets"])
+    assert [row.get("y") for row in process[2:5]] == [None, True, None]
+    assert [row.get("y") for row in outcome[2:5]] == [None] * 3  # none of its steps is paid
 
 
 def test_lines_that_cannot_be_read_are_named_and_the_others_shown(run):

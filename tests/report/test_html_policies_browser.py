@@ -33,6 +33,7 @@ def test_the_policies_completions_are_further_sets(browser, path):
         page.get_by_label("Solutions of").select_option(label="seed 0: process + outcome, during PPO")
         assert page.locator(".status").inner_text() == "1 to 10 of 12 solutions"
         assert "PPO keeps a few completions of an update" in page.locator("#browser").inner_text()
+        assert page.locator(".scale").inner_text().startswith("PRM score of the step; r its reward; ✓ ✗ its label.")
         card = cards(page).nth(1)
         assert "update-1-problem-0, sample 1" in card.locator("header").inner_text()
         assert card.locator(".first-error .text").inner_text() == "1 + 1 = 3"
@@ -84,6 +85,7 @@ def test_updates_kinds_and_orders_are_offered_as_the_set_has_them(browser, path)
         ]
         assert page.get_by_label("Order").input_value() == "latest update first"
         assert "PRM" not in cards(page).first.inner_text()
+        assert page.locator(".scale").inner_text().strip() == "✓ ✗ its label."
         page.get_by_label("Solutions of").select_option(label="seed 0: test problems")
         assert page.get_by_label("Order").input_value() == "in the file's order"
         assert "latest update first" not in options(page, "Order")

@@ -1,4 +1,7 @@
-"""Pages of a PPO run's completions, their steps coloured by score: OUTPUT_DIR/completions/00001.html and so on."""
+"""Pages of a PPO run's completions, their steps coloured by score: OUTPUT_DIR/completions/00001.html and so on.
+
+`completions.py` chooses them, `completion_log.py` keeps the same as rows.
+"""
 
 import html
 import math

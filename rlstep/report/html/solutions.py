@@ -168,7 +168,7 @@ def row(solution: Solution, held: Withheld, problem: int, paid: Paid | None = No
             "e": paid.update,
             "v": _rounded(paid.outcome),
             "r": round(math.fsum(rewards), 4) if rewards and None not in rewards else None,
-            "y": paid.chosen == TELLINGLY or None,
+            "y": (bool(rewards) and paid.chosen == TELLINGLY) or None,
         }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -52,7 +52,8 @@ function showSolutions(root, { runs, kinds, sets }) {
     controls.unshift(element("select", { "aria-label": "Solutions of", change }, ...options));
   }
   const pager = element("div", { class: "pager" }, back, status, on);
-  root.append(about, element("div", { class: "controls" }, ...controls), scale(), pager, list);
+  const scale = element("p", { class: "scale" });
+  root.append(about, element("div", { class: "controls" }, ...controls), scale, pager, list);
 
   function columns() {
     return state.set.columns.map((column, place) => [column, place]).filter(([column]) => column);
@@ -67,9 +68,10 @@ function showSolutions(root, { runs, kinds, sets }) {
     const [first] = columns()[0];
     const updates = [...new Set(first.rows.filter((row) => row.e != null).map((row) => row.e))].sort((a, b) => a - b);
     const how = first.here < first.total ? " They were chosen kind by kind in turn, each spread evenly over the file, so kinds that are rare are over-represented." : "";
-    const kept = updates.length ? " PPO keeps a few completions of an update: some evenly through its batch, and the wrong ones that were paid most for their steps. Rewards are as paid, before advantages." : "";
+    const kept = updates.length ? " PPO keeps a few completions of an update: some evenly through its batch, and the wrong ones with the highest step rewards. Rewards are as paid, before advantages." : "";
     const pairs = columns().length > 1 ? " The two runs' solutions are the same samples of the same problems; a filter shows pairs where either fits." : "";
     about.textContent = `${parts.join(" ")}${how}${kept}${pairs} Guards: ${first.guards}.${first.counts.scored_high ? " PRM mistakes: up to the first wrong step." : ""}`;
+    scale.replaceChildren(...scaleOf(columns().flatMap(([column]) => column.rows.flatMap(stepsOf))));
     offer(updates);
   }
 
@@ -171,11 +173,13 @@ function titleOf(set, runs) {
   return set.columns.length > 1 && present.length === 1 ? `${set.label}, ${"AB"[present[0]]} alone` : set.label;
 }
 
-/** What the colours and marks mean. */
-function scale() {
-  const steps = [0, 0.25, 0.5, 0.75, 1].map((p) => element("span", { class: "step", style: tint(p) }, p));
-  const words = element("span", {}, "PRM score of the step; ✓ ✗ its label. ");
-  return element("p", { class: "scale" }, words, ...steps, element("span", { class: "later" }, " pale: after the first wrong step"));
+/** What the colours and marks of these steps mean; of those that none of them has, nothing is said. */
+function scaleOf(steps) {
+  const has = (part) => steps.some((step) => step[part] != null);
+  const words = [has(1) && "PRM score of the step", has(4) && "r its reward", has(2) && "✓ ✗ its label"].filter(Boolean);
+  const tints = has(1) ? [0, 0.25, 0.5, 0.75, 1].map((p) => element("span", { class: "step", style: tint(p) }, p)) : [];
+  if (tints.length && has(2)) tints.push(element("span", { class: "later" }, " pale: after the first wrong step"));
+  return [element("span", {}, words.length ? `${words.join("; ")}. ` : ""), ...tints];
 }
 
 /** One solution: what it is worth, then its steps. */
