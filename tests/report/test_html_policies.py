@@ -4,12 +4,20 @@ import json
 
 import pytest
 
-from rlstep.report.html.page import MOST_BYTES
+from rlstep.report.finished import open_run
+from rlstep.report.html.page import MOST, MOST_BYTES, write_page
 from rlstep.report.html.solutions import as_json, solution_sets
 from rlstep.report.html.sources import policy_sources
 from rlstep.stages.report import ReportConfig, report
 from tests.report.runs import make_run, write_completions
-from tests.report.test_html_page import HOSTILE, data, page
+from tests.report.test_html_page import HOSTILE, data
+
+
+def page(*runs, most: int = MOST) -> str:
+    """The page of a run, or of two: `report` without its figures, which take most of its time."""
+    path = runs[0] / "report.html"
+    write_page(path, [open_run(run) for run in runs], most)
+    return path.read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -106,13 +114,13 @@ def test_a_run_without_test_solutions_shows_what_its_policies_wrote(run):
     text = page(run)
     assert 'id="browser"' in text
     assert len(data(text)["sets"]) == 2
-    assert data(page(run, solutions=0))["sets"] == []
+    assert data(page(run, most=0))["sets"] == []
 
 
 def test_two_runs_have_what_their_policies_wrote_apart(run, tmp_path):
     other = make_run(tmp_path / "other", shift=0.1)
     write_completions(other / "ppo_process", updates=1)
-    sets = data(page(run, beside=str(other)))["sets"]
+    sets = data(page(run, other))["sets"]
     assert [[column and column["here"] for column in one["columns"]] for one in sets] == [
         [4, 4], [12, None], [12, None], [None, 4],
     ]  # fmt: skip
@@ -148,7 +156,7 @@ def test_the_page_stays_below_five_megabytes_however_much_was_written(tmp_path):
     path = write_completions(run / "ppo_process", updates=100, text="1 + 1 = 2\n" + "é" * 8000 + "\nAnswer: 2")
     assert path.stat().st_size > 1_500_000
     path.write_text(path.read_text() * 8)
-    text = page(run, solutions=5000)
+    text = page(run, most=5000)
     assert 0.9 * MOST_BYTES < len(text.encode()) < MOST_BYTES
     column = data(text)["sets"][1]["columns"][0]
     assert column["total"] == 3200
