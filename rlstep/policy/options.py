@@ -123,7 +123,10 @@ class PPOOptions:
     )
     completion_table_every: Annotated[int, Range(at_least=0), SHOWN] = field(
         default=0,
-        metadata={"help": "Updates between pages that show a few completions coloured by step score; 0: none."},
+        metadata={
+            "help": "Updates between pages that show a few completions coloured by step score, and their rows in "
+            "completions.jsonl, which the report shows; 0: none."
+        },
     )
     resume: Annotated[bool, ASKED] = field(
         default=False,

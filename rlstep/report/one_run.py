@@ -28,7 +28,7 @@ def report_run(
         run: the folder.
         out: where the report goes.
         beside: the run to set beside this one in report.html.
-        most: the most solutions in report.html.
+        most: the most solutions of each set in report.html.
         missing: what else is missing, in words.
 
     Returns:

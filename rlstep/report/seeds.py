@@ -23,7 +23,7 @@ def report_seeds(
         runs: run folders, one per seed.
         out: where the report goes.
         beside: the run to set beside this one in report.html.
-        most: the most solutions per seed in report.html.
+        most: the most solutions of each set in report.html.
         missing: what else is missing, in words.
 
     Returns:

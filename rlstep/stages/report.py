@@ -22,7 +22,10 @@ class ReportConfig:
     )
     solutions: Annotated[int, Range(at_least=0)] = field(
         default=MOST,
-        metadata={"help": "The most solutions per seed in report.html; fewer where it would grow beyond 5 MB."},
+        metadata={
+            "help": "The most solutions of each set in report.html (the test problems, what each RL arm wrote); fewer "
+            "where it would grow beyond 5 MB."
+        },
     )
 
     def __post_init__(self):

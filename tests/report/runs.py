@@ -1,9 +1,14 @@
 """Small finished runs for the tests of reports."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+from rlstep.policy.monitoring.completion_log import CompletionLog
+from rlstep.policy.monitoring.pages import CompletionTable
+from rlstep.policy.rewards.scored import ScoredBatch, ScoredCompletion
 from rlstep.runtime.rows import write_json, write_rows
 from rlstep.steps.boundaries import line_steps
+from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Solution
 
 
@@ -58,3 +63,35 @@ def make_run(folder: Path, seed: int = 0, shift: float = 0.0, arms=("process", "
     write_json(folder / "prepare" / "run.json", record)
     write_json(folder / "test" / "scored.jsonl.run.json", {**record, "stage": "score", "seconds": 3.0})
     return folder
+
+
+def write_completions(folder: Path, updates: int = 3, prm: bool = True, text: str | None = None) -> Path:
+    """What PPO leaves in an arm's folder: the four completions of `scored` at each update, as PPO itself writes them.
+
+    A guard withholds the second step of the second. Without a PRM no step is paid. `text` replaces the first.
+    """
+    args = SimpleNamespace(output_dir=str(folder), process_index=0, generation_batch_size=4, num_generations=4)
+    log = CompletionLog(CompletionTable(args, 1), PromptFormat("text"))
+    for update in range(1, updates + 1):
+        solutions = scored()
+        if text is not None:
+            solutions[0] = solution(0, text, [1] * len(line_steps(text)), [0.5] * len(line_steps(text)), 0.5, True)
+        worths = [
+            ScoredCompletion(
+                steps=one.steps,
+                step_rewards=[2 * p - 1 if prm else 0.0 for p in one.scores["prm"]],
+                outcome=float(one.correct),
+                correct=one.correct,
+                clean=one.clean,
+                step_scores=one.scores["prm"] if prm else None,
+                labels=one.labels,
+                guards=[None, "repeats", None] if k == 1 else [None] * len(one.steps),
+                answer=one.answer,
+                cut_by=[] if prm else None,
+            )
+            for k, one in enumerate(solutions)
+        ]
+        columns = ["prompt", "completion", "reference"]
+        prompts, completions, references = ([getattr(one, name) for one in solutions] for name in columns)
+        log(ScoredBatch(update, prompts, completions, references, worths, [True] * 4, [{}] * 4))
+    return folder / "completions.jsonl"

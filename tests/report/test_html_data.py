@@ -141,11 +141,11 @@ def test_guards_are_those_of_the_process_arm(tmp_path):
     write_rows(run / "test" / "scored.jsonl", [twice.to_row()])
     (made,) = solution_sets([{"seed 0": run}], 10, 10**6)
     assert made["columns"][0]["rows"][0]["t"][1][3] == "repeats"
-    assert made["columns"][0]["guards"] == "with their default settings"
+    assert made["columns"][0]["guards"] == "what PPO's guards would withhold, with their default settings"
     write_json(run / "ppo_process" / "run.json", {"config": {"guard_repeats": False}})
     (made,) = solution_sets([{"seed 0": run}], 10, 10**6)
     assert made["columns"][0]["counts"]["guarded"] == [0, 0]
-    assert made["columns"][0]["guards"] == "as the process arm had them"
+    assert made["columns"][0]["guards"] == "what PPO's guards would withhold, as the process arm had them"
 
 
 def test_an_unfinished_run_shows_what_it_has(tmp_path):
@@ -156,6 +156,11 @@ def test_an_unfinished_run_shows_what_it_has(tmp_path):
     (made,) = solution_sets([{"seed 0": run}], 10, 10**6)
     assert made["columns"][0]["file"] == "test/labelled.jsonl"
     assert made["columns"][0]["rows"][3]["t"][1] == ["2 + 1 = 4\n", None, 0]
+    # Without scores nothing is told of a PRM's mistakes, and without labels of wrong steps either.
+    assert list(made["columns"][0]["counts"]) == ["right_on_wrong", "guarded", "wrong", "clean"]
+    write_rows(run / "test" / "labelled.jsonl", [replace(one, scores={}, labels=None).to_row() for one in scored()])
+    (made,) = solution_sets([{"seed 0": run}], 10, 10**6)
+    assert list(made["columns"][0]["counts"]) == ["guarded", "wrong"]
 
 
 def log(path, values: list[float], alarms=(), start=1):

@@ -111,7 +111,7 @@ def test_a_folder_of_seeds_is_reported_over_them(tmp_path):
     assert summary["seeds"] == [0, 1]
     assert f"{tmp_path}/seed-2: nothing to report yet" in summary["missing"]
     text = (tmp_path / "report" / "report.html").read_text()
-    assert [one["label"] for one in data(text)["sets"]] == ["seed 0", "seed 1"]
+    assert [one["label"] for one in data(text)["sets"]] == ["seed 0: test problems", "seed 1: test problems"]
     # 0.7 in both, so the interval is a point; the gap to the ORM, too.
     assert "<b>0.70</b> <small>[0.70, 0.70]</small>" in text
 
@@ -121,7 +121,7 @@ def test_one_finished_seed_of_several_is_reported_alone(tmp_path):
     (tmp_path / "seed-4").mkdir()
     assert main(["report", str(tmp_path)]) == 0
     text = (tmp_path / "report" / "report.html").read_text()
-    assert [one["label"] for one in data(text)["sets"]] == ["seed 3"]
+    assert [one["label"] for one in data(text)["sets"]] == ["seed 3: test problems"]
     assert "seed-4: nothing to report yet" in text
 
 

@@ -1,4 +1,7 @@
-"""Pages of a PPO run's completions, their steps coloured by score: OUTPUT_DIR/completions/00001.html and so on."""
+"""Pages of a PPO run's completions, their steps coloured by score: OUTPUT_DIR/completions/00001.html and so on.
+
+`completions.py` chooses them, `completion_log.py` keeps the same as rows.
+"""
 
 import html
 import math
@@ -8,6 +11,7 @@ from types import ModuleType
 
 from rlstep.core.aggregate import solution_score, vote_weight
 from rlstep.policy.config import StepPPOConfig
+from rlstep.policy.monitoring.completions import choose
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.rows import atomic
 from rlstep.runtime.trackers import active_trackers
@@ -16,8 +20,6 @@ from rlstep.runtime.visible import visible
 from rlstep.steps.prompts import Prompt, problem_text
 
 PAGES = "completions"
-EVEN, TELLING = 6, 3  # completions on a page
-EVENLY, TELLINGLY = "evenly through the batch", "wrong, with the highest step rewards"
 
 
 class CompletionTable:
@@ -83,15 +85,6 @@ class CompletionTable:
             rows.append([update, why, cell, float(sum(worth.step_rewards)), float(worth.outcome), worth.correct])
         table = tracker.Table(columns=columns, data=rows)
         tracker.log({"completions/steps": table, "train/samples": samples})
-
-
-def choose(scored: Sequence[ScoredCompletion]) -> dict[str, list[int]]:
-    """Which completions of a batch are shown, by the reason: an even sample, and where rewards were gamed, if any."""
-    last, count = len(scored) - 1, min(EVEN, len(scored))
-    even = [round(k * last / max(count - 1, 1)) for k in range(count)]
-    wrong = [row for row, worth in enumerate(scored) if not worth.correct and row not in even]
-    wrong.sort(key=lambda row: -sum(scored[row].step_rewards))
-    return {EVENLY: even, TELLINGLY: wrong[:TELLING]}
 
 
 # --- HTML. All that a model or a data set wrote goes through `_text`; pages hold no script, and may load nothing.

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -55,12 +56,18 @@ class JsonLog(TrainerCallback):
             os.fsync(file.fileno())
 
 
-def rows_up_to(path: Path, step: int) -> list[dict]:
-    """The rows of a metrics file that were logged up to an optimizer step.
+def rows_up_to(path: Path, last: int, place: Sequence[str] = ("step",), kind: str = "metrics") -> list[dict]:
+    """The rows of a log that were written up to a point of the run.
+
+    Args:
+        path: the file.
+        last: the optimizer step, or the update, of the last rows that are wanted.
+        place: the keys that lead to a row's own.
+        kind: what the file holds, for the error.
 
     Raises:
-        DataError: a whole line is no JSON object with a `step`. A last line without its end, as a kill leaves it, is
-            dropped.
+        DataError: a whole line is no JSON object with a number at `place`. A last line without its end, as a kill
+            leaves it, is dropped.
     """
     complete, _, _ = path.read_bytes().rpartition(b"\n")
     rows = []
@@ -69,9 +76,12 @@ def rows_up_to(path: Path, step: int) -> list[dict]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise DataError(path, number, "step", "not a line of metrics; remove it, or move the file away.")
-        rows += [row] if row["step"] <= step else []
+        at = row
+        for key in place:
+            at = at.get(key) if isinstance(at, dict) else None
+        if not isinstance(at, int):
+            raise DataError(path, number, ".".join(place), f"not a line of {kind}; remove it, or move the file away.")
+        rows += [row] if at <= last else []
     return rows
 
 

@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from rlstep.policy.first_batch import Look, warn_of_first_batch
 from rlstep.policy.monitoring.alarms import AlarmOptions, HackingAlarm
+from rlstep.policy.monitoring.completion_log import CompletionLog
 from rlstep.policy.monitoring.pages import CompletionTable
 from rlstep.policy.monitoring.run_log import JsonLog, SamplesAxis
 from rlstep.policy.options import PPOOptions
@@ -50,6 +51,9 @@ def set_up_monitoring(
     trainer.observers.append(
         lambda batch: table.observe(batch.update, batch.prompts, batch.completions, batch.scored, batch.finished)
     )
+    completion_log = CompletionLog(table, trainer.prompt_format)
+    trainer.observers.append(completion_log)
+    trainer.add_callback(completion_log)
 
 
 def look_at_first_batch(batch: ScoredBatch) -> None:

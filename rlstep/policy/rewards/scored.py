@@ -29,6 +29,8 @@ class ScoredCompletion:
         answered: whether there is an answer.
         guards: for each step the guard that withheld its reward, or None.
         cut_by: the verifiers for which it is too long, and which read its first steps alone; None without verifiers.
+        answer: the answer that it states; None without one, or where the reward source does not say it.
+        withheld_by: the guard that withholds every positive step reward of the whole, or None.
     """
 
     steps: list[Span]
@@ -42,6 +44,8 @@ class ScoredCompletion:
     guards: list[str | None] = field(default_factory=list)
     own: dict[str, float] = field(default_factory=dict)
     cut_by: list[str] | None = None
+    answer: str | None = None
+    withheld_by: str | None = None
 
     @property
     def checked(self) -> bool:

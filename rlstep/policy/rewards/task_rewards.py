@@ -141,6 +141,8 @@ class TaskRewards:
             guards=reasons,
             own={name: sum(values[name]) for name in self.own},
             cut_by=cut_by if self.verifiers else None,
+            answer=check.answer,
+            withheld_by=guarding.completion_guard(reasons, answer, self.guards) if check.steps else None,
         )
 
     def _outcome(self, check: Check, values: dict[str, list[float]]) -> float:

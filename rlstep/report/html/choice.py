@@ -81,6 +81,14 @@ def kinds_of(solution: Solution, guarded: bool) -> int:
     return sum(held << bit for bit, held in enumerate(holds))
 
 
+def kinds_told(solution: Solution) -> int:
+    """The kinds of which a solution's row says whether it is of them, as bits in the order of `KINDS`."""
+    graded, labelled = solution.correct is not None, bool(solution.labels)
+    scored = labelled and PRM in solution.scores
+    tells = (graded and labelled, scored, scored, solution.steps is not None, graded, graded and labelled)
+    return sum(told << bit for bit, told in enumerate(tells))
+
+
 def choose(kinds: Sequence[int], most: int) -> list[int]:
     """Indices of at most `most` rows, each kind in turn, those of no kind last among them.
 

@@ -18,11 +18,12 @@ from rlstep.report.html.body import body
 from rlstep.report.html.choice import KINDS
 from rlstep.report.html.headline import Trainings, cards
 from rlstep.report.html.solutions import as_json, solution_sets
+from rlstep.report.html.sources import policy_sources
 from rlstep.report.html.training import read_arms, training_charts
 from rlstep.runtime.rows import atomic
 
 PAGE = "report.html"
-MOST = 500  # solutions per run and seed
+MOST = 500  # solutions per set
 MOST_BYTES = 5_000_000
 _FILES = files("rlstep.report.html") / "page_files"
 _SCRIPTS = ("dom.js", "charts.js", "solutions.js", "page.js")
@@ -34,9 +35,12 @@ def write_page(path: Path, runs: Sequence[FinishedRun], most: int = MOST) -> Non
     Args:
         path: the file.
         runs: one, or two of one task; what they lack is named.
-        most: solutions per run and seed; fewer where the page would grow beyond `MOST_BYTES`.
+        most: solutions per set; fewer where the page would grow beyond `MOST_BYTES`.
     """
     trainings, missing = zip(*(read_arms(run.folders) for run in runs), strict=True)
+    read = [policy_sources(run.folders) if most else ([], []) for run in runs]
+    policies = [written for written, _ in read]
+    missing = [[*of_logs, *of_policies] for of_logs, (_, of_policies) in zip(missing, read, strict=True)]
     sections = _charts(runs, trainings)
     drawn = [chart for of_section in sections.values() for chart in of_section]
     places = {name: [drawn.index(chart) for chart in of_section] for name, of_section in sections.items()}
@@ -48,7 +52,7 @@ def write_page(path: Path, runs: Sequence[FinishedRun], most: int = MOST) -> Non
         return render(" and ".join(names), body(runs, headline, places, named, bool(data["sets"])), data)
 
     room = MOST_BYTES - len(page().encode()) - 10_000  # the last for the browser's frame
-    data["sets"] = solution_sets([run.folders for run in runs], most, room)
+    data["sets"] = solution_sets([run.folders for run in runs], most, room, policies)
     with atomic(path) as temporary:
         temporary.write_text(page(), encoding="utf-8")
 

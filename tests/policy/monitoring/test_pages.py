@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
-from rlstep.policy.monitoring.pages import EVENLY, PALETTES, TELLINGLY, CompletionTable, choose, shade
+from rlstep.policy.monitoring.completions import EVENLY
+from rlstep.policy.monitoring.pages import PALETTES, CompletionTable, shade
 from rlstep.policy.monitoring.run_log import SamplesAxis
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.steps.boundaries import line_steps
@@ -171,16 +172,6 @@ def test_other_processes_write_no_page(arguments, tmp_path):
     other = SimpleNamespace(output_dir=args.output_dir, process_index=1, report_to=[], generation_batch_size=4)
     CompletionTable(other, 1).observe(1, ["?"], ["a"], [scored("a")])
     assert not (tmp_path / "out").exists()
-
-
-def test_completions_are_chosen_evenly_and_where_steps_are_paid_without_being_right():
-    rows = [scored("a", step_rewards=[float(row)], correct=row == 48) for row in range(51)]
-    chosen = choose(rows)
-    assert chosen[EVENLY] == [0, 10, 20, 30, 40, 50]
-    # The highest of the wrong ones that are not shown already.
-    assert chosen[TELLINGLY] == [49, 47, 46]
-    assert choose(rows[:2]) == {EVENLY: [0, 1], TELLINGLY: []}
-    assert choose(rows[:1]) == {EVENLY: [0], TELLINGLY: []}
 
 
 def test_colours():

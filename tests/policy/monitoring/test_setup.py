@@ -23,6 +23,7 @@ from rlstep.runtime.rows import write_rows
 from rlstep.stages.ppo import ppo
 from rlstep.stages.prm import PRMConfig
 from rlstep.stages.prm import prm as prm_stage
+from rlstep.steps.records import read_solutions
 from rlstep.tasks.arithmetic import Arithmetic
 from rlstep.tasks.base import Check, checked
 from rlstep.tasks.small import small_model
@@ -309,14 +310,23 @@ def test_pages_of_completions_are_written_when_they_are_asked_for(run, arguments
     run(arguments(max_steps=6), completion_table_every=2)
     pages = sorted(path.name for path in (tmp_path / "out" / "completions").iterdir())
     assert pages == ["00001.html", "00003.html"]
+    written = read_solutions(tmp_path / "out" / "completions.jsonl")
+    # All four completions of both batches, whose problems are in the order of sampling; the PRM scored each step.
+    assert [(one.problem_id, one.sample) for one in written] == [
+        (f"update-{update}-problem-{problem}", sample) for update in (1, 3) for problem in (0, 1) for sample in (0, 1)
+    ]
+    assert all(len(one.scores["prm"]) == len(one.steps) == len(one.labels) for one in written)
+    assert all(len({one.prompt for one in written[k : k + 2]}) == 1 for k in range(0, 8, 2))
     run(arguments(output_dir=str(tmp_path / "plain")))
     assert (tmp_path / "plain" / "metrics.jsonl").is_file()
     assert not list(tmp_path.glob("plain/**/*.html"))
+    assert not (tmp_path / "plain" / "completions.jsonl").exists()
 
 
 def test_a_cut_run_continues_exactly_with_all_that_watches(run, arguments, labelled, tmp_path, monkeypatch):
     """A critic, a refreshed PRM, its score cache and the alarm, saved at every step and cut between the two updates of
-    a batch: the weights are the uninterrupted run's to the last bit, and so is every line of the log."""
+    a batch: the weights are the uninterrupted run's to the last bit, and so is every line of the log and every
+    completion that was kept."""
 
     def settings(name):
         return arguments(
@@ -325,6 +335,7 @@ def test_a_cut_run_continues_exactly_with_all_that_watches(run, arguments, label
         )  # fmt: skip
 
     more = {"refresh": RefreshOptions(refresh_every=2, refresh_replay=labelled, refresh_learning_rate=1e-2)}
+    more["completion_table_every"] = 1
     whole = run(settings("whole"), **more)
 
     class Killed(Exception):
@@ -349,6 +360,9 @@ def test_a_cut_run_continues_exactly_with_all_that_watches(run, arguments, label
 
     assert lasting(cut) == lasting(whole)
     assert any("prm_refresh/rows" in row for row in cut)
+    kept_whole, kept_cut = ((tmp_path / name / "completions.jsonl").read_text() for name in ("whole", "cut"))
+    assert kept_cut == kept_whole
+    assert kept_whole.count("\n") == 16  # four batches of four
     for name in ("adapter_model.safetensors", "critic.safetensors"):
         a, b = (load_file(tmp_path / folder / name) for folder in ("whole", "cut"))
         assert all(torch.equal(a[key], b[key]) for key in a)

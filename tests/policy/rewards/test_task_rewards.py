@@ -55,6 +55,7 @@ def test_without_a_verifier_the_outcome_alone_is_paid(task):
     assert [row.correct for row in (right, wrong_step, wrong, nothing)] == [True, True, False, False]
     assert [row.clean for row in (right, wrong_step, wrong, nothing)] == [True, False, False, False]
     assert right.step_rewards == [0.0, 0.0, 0.0]
+    assert [(row.answer, row.withheld_by) for row in (right, nothing)] == [("10", None), (None, None)]
     assert (right.step_scores, nothing.steps, nothing.step_rewards) == (None, [], [])
     assert [RIGHT[start:end] for start, end in right.steps] == ["7 + 3 = 10\n", "10 * 7 = 10\n", "Answer: 10"]
 
@@ -296,6 +297,7 @@ def test_guarded_steps_are_paid_nothing_and_credit_does_not_see_them(task):
 
 def test_without_an_answer_nothing_is_gained_and_what_was_lost_stays(task):
     (row,) = judge(paid_by_prm(task, [0.9, 0.2], guards=Guards()), "7 + 3 = 10\n10 *")
+    assert (row.answer, row.withheld_by) == (None, "no_answer")
     assert row.step_rewards == pytest.approx([0.0, -0.6])
 
 

@@ -1,15 +1,19 @@
-// The browser of solutions: one set (a seed) at a time, filtered, sorted and in pages; two runs in two columns.
+// The browser of solutions: one set (test solutions of a seed, or what a policy wrote during PPO) at a time, filtered,
+// sorted and in pages; two runs in two columns.
 
 const PER_PAGE = 10;
 
+// An order is offered where `has` holds for a solution of the set; without `key` it is the file's.
 const SORTS = {
-  "in the file's order": null,
-  "lowest PRM score first": (row) => row.s ?? 2,
-  "highest PRM score first": (row) => -(row.s ?? -1),
-  "highest ORM score first": (row) => -(row.o ?? -1),
-  "PRM farthest from the labels first": (row) => -misjudged(row),
-  "earliest wrong step first": (row) => row.w ?? Infinity,
-  "longest first": (row) => -row.t.length,
+  "in the file's order": { has: () => true },
+  "latest update first": { has: (row) => row.e != null, key: (row) => -row.e },
+  "lowest PRM score first": { has: (row) => row.s != null, key: (row) => row.s ?? 2 },
+  "highest PRM score first": { has: (row) => row.s != null, key: (row) => -(row.s ?? -1) },
+  "highest ORM score first": { has: (row) => row.o != null, key: (row) => -(row.o ?? -1) },
+  "highest step rewards first": { has: (row) => row.r != null, key: (row) => -(row.r ?? -Infinity) },
+  "PRM farthest from the labels first": { has: (row) => misjudged(row) >= 0, key: (row) => -misjudged(row) },
+  "earliest wrong step first": { has: (row) => row.w != null, key: (row) => row.w ?? Infinity },
+  "longest first": { has: () => true, key: (row) => -row.t.length },
 };
 
 /** How far the PRM is from a label at most, up to the first wrong step. */
@@ -24,7 +28,7 @@ function stepsOf(row) {
 
 /** Builds the browser; returns what the keyboard does. */
 function showSolutions(root, { runs, kinds, sets }) {
-  const state = { set: sets[0], kind: -1, sort: null, query: "", at: 0, shown: [] };
+  const state = { set: sets[0], kind: -1, sort: Object.keys(SORTS)[0], update: null, query: "", at: 0, shown: [] };
   const about = element("p", { class: "note" });
   const status = element("span", { class: "status", role: "status" });
   const list = element("div", { class: "solutions" });
@@ -33,11 +37,11 @@ function showSolutions(root, { runs, kinds, sets }) {
     type: "search", placeholder: "Search the text ( / )", "aria-label": "Search the text of problems and solutions",
     input: () => find({ query: search.value }),
   });
-  const sorts = Object.keys(SORTS).map((name) => element("option", { value: name }, name));
-  const sortSelect = element("select", { "aria-label": "Order", change: () => find({ sort: SORTS[sortSelect.value] }) }, ...sorts);
+  const updateSelect = element("select", { "aria-label": "Update", change: () => find({ update: updateSelect.value ? Number(updateSelect.value) : null }) });
+  const sortSelect = element("select", { "aria-label": "Order", change: () => find({ sort: sortSelect.value }) });
   const back = element("button", { type: "button", click: () => turn(-1), "aria-label": "Previous page" }, "‹");
   const on = element("button", { type: "button", click: () => turn(1), "aria-label": "Next page" }, "›");
-  const controls = [kindSelect, sortSelect, search];
+  const controls = [updateSelect, kindSelect, sortSelect, search];
   if (sets.length > 1) {
     const options = sets.map((set, place) => element("option", { value: place }, titleOf(set, runs)));
     const change = (event) => {
@@ -45,10 +49,11 @@ function showSolutions(root, { runs, kinds, sets }) {
       describe();
       find({});
     };
-    controls.unshift(element("select", { "aria-label": "Seed", change }, ...options));
+    controls.unshift(element("select", { "aria-label": "Solutions of", change }, ...options));
   }
   const pager = element("div", { class: "pager" }, back, status, on);
-  root.append(about, element("div", { class: "controls" }, ...controls), scale(), pager, list);
+  const scale = element("p", { class: "scale" });
+  root.append(about, element("div", { class: "controls" }, ...controls), scale, pager, list);
 
   function columns() {
     return state.set.columns.map((column, place) => [column, place]).filter(([column]) => column);
@@ -61,13 +66,31 @@ function showSolutions(root, { runs, kinds, sets }) {
       return `${which}${thousands(column.here)} of ${thousands(column.total)} solutions of ${column.file} are in this page.`;
     });
     const [first] = columns()[0];
+    const updates = [...new Set(first.rows.filter((row) => row.e != null).map((row) => row.e))].sort((a, b) => a - b);
     const how = first.here < first.total ? " They were chosen kind by kind in turn, each spread evenly over the file, so kinds that are rare are over-represented." : "";
+    const kept = updates.length ? " PPO keeps a few completions of an update: some evenly through its batch, and the wrong ones with the highest step rewards. Rewards are as paid, before advantages." : "";
     const pairs = columns().length > 1 ? " The two runs' solutions are the same samples of the same problems; a filter shows pairs where either fits." : "";
-    about.textContent = `${parts.join(" ")}${how}${pairs} Guards: what PPO's guards would withhold, ${first.guards}. PRM mistakes: up to the first wrong step.`;
-    const count = (kind) => columns().map(([column]) => column.counts[kind].map(thousands).join(" of ")).join(" | ");
-    const options = kinds.map(([name, title], bit) => element("option", { value: bit }, `${title} (${count(name)})`));
+    about.textContent = `${parts.join(" ")}${how}${kept}${pairs} Guards: ${first.guards}.${first.counts.scored_high ? " PRM mistakes: up to the first wrong step." : ""}`;
+    scale.replaceChildren(...scaleOf(columns().flatMap(([column]) => column.rows.flatMap(stepsOf))));
+    offer(updates);
+  }
+
+  /** Fills the choices with what the set can tell; what was chosen stays where it is still offered. */
+  function offer(updates) {
+    const count = (kind) => columns().map(([column]) => column.counts[kind]?.map(thousands).join(" of ") ?? "not told").join(" | ");
+    const told = kinds.map(([name, title], bit) => [name, title, bit]).filter(([name]) => columns().some(([column]) => column.counts[name]));
+    const options = told.map(([name, title, bit]) => element("option", { value: bit }, `${title} (${count(name)})`));
     kindSelect.replaceChildren(element("option", { value: -1 }, "every solution"), ...options);
+    if (!told.some(([, , bit]) => bit === state.kind)) state.kind = -1;
     kindSelect.value = state.kind;
+    const sorts = Object.keys(SORTS).filter((name) => columns().some(([column]) => column.rows.some(SORTS[name].has)));
+    sortSelect.replaceChildren(...sorts.map((name) => element("option", { value: name }, name)));
+    if (!sorts.includes(state.sort)) state.sort = sorts[0];
+    sortSelect.value = state.sort;
+    updateSelect.hidden = updates.length < 2;
+    updateSelect.replaceChildren(element("option", { value: "" }, "every update"), ...updates.map((update) => element("option", { value: update }, `update ${update}`)));
+    if (!updates.includes(state.update)) state.update = null;
+    updateSelect.value = state.update ?? "";
   }
 
   function rowsAt(place) {
@@ -82,10 +105,12 @@ function showSolutions(root, { runs, kinds, sets }) {
   function find(change) {
     Object.assign(state, change, { at: 0 });
     const query = state.query.trim().toLowerCase();
-    const fits = (row) => (state.kind < 0 || (row.k >> state.kind) & 1) && (!query || textOf(row).includes(query));
+    const fits = (row) =>
+      (state.kind < 0 || (row.k >> state.kind) & 1) && (state.update === null || row.e === state.update) && (!query || textOf(row).includes(query));
     const places = columns()[0][0].rows.map((_, place) => place).filter((place) => rowsAt(place).some(fits));
-    if (state.sort) {
-      const key = new Map(places.map((place) => [place, Math.min(...rowsAt(place).map(state.sort))]));
+    const sort = SORTS[state.sort].key;
+    if (sort) {
+      const key = new Map(places.map((place) => [place, Math.min(...rowsAt(place).map(sort))]));
       places.sort((a, b) => key.get(a) - key.get(b) || a - b);
     }
     state.shown = places;
@@ -145,14 +170,16 @@ function showSolutions(root, { runs, kinds, sets }) {
 
 function titleOf(set, runs) {
   const present = set.columns.map((column, place) => (column ? place : -1)).filter((place) => place >= 0);
-  return set.columns.length > 1 && present.length === 1 ? `${set.label} of ${"AB"[present[0]]} alone` : set.label;
+  return set.columns.length > 1 && present.length === 1 ? `${set.label}, ${"AB"[present[0]]} alone` : set.label;
 }
 
-/** What the colours and marks mean. */
-function scale() {
-  const steps = [0, 0.25, 0.5, 0.75, 1].map((p) => element("span", { class: "step", style: tint(p) }, p));
-  const words = element("span", {}, "PRM score of the step; ✓ ✗ its label. ");
-  return element("p", { class: "scale" }, words, ...steps, element("span", { class: "later" }, " pale: after the first wrong step"));
+/** What the colours and marks of these steps mean; of those that none of them has, nothing is said. */
+function scaleOf(steps) {
+  const has = (part) => steps.some((step) => step[part] != null);
+  const words = [has(1) && "PRM score of the step", has(4) && "r its reward", has(2) && "✓ ✗ its label"].filter(Boolean);
+  const tints = has(1) ? [0, 0.25, 0.5, 0.75, 1].map((p) => element("span", { class: "step", style: tint(p) }, p)) : [];
+  if (tints.length && has(2)) tints.push(element("span", { class: "later" }, " pale: after the first wrong step"));
+  return [element("span", {}, words.length ? `${words.join("; ")}. ` : ""), ...tints];
 }
 
 /** One solution: what it is worth, then its steps. */
@@ -166,6 +193,9 @@ function written(row, letter) {
   if (row.g) tag(`withheld: ${row.g}`, "guard");
   if (row.s != null) tag(`PRM ${row.s.toFixed(2)}`);
   if (row.o != null) tag(`ORM ${row.o.toFixed(2)}`);
+  if (row.r != null) tag(`process ${signed(row.r)}`);
+  if (row.v != null) tag(`outcome ${signed(row.v)}`);
+  if (row.y) tag("chosen: wrong, with the highest step rewards");
   const steps = element("ol", { class: "steps" });
   let number = -1;
   for (const piece of row.t) {
@@ -175,17 +205,23 @@ function written(row, letter) {
   return element("div", { class: "written" }, element("p", { class: "tags" }, ...tags), steps);
 }
 
-function oneStep([text, score = null, label = null, guard = null], number, wrong) {
+function signed(number) {
+  return (number < 0 ? "" : "+") + number.toFixed(2);
+}
+
+function oneStep([text, score = null, label = null, guard = null, reward = null], number, wrong) {
   const first = number === wrong;
   const said = [`step ${number + 1}`];
   if (score !== null) said.push(`score ${score.toFixed(4)}`);
   if (label !== null) said.push(label === 1 ? "labelled right" : label === 0 ? "labelled wrong" : `label ${label}`);
   if (first) said.push("first error");
   if (guard) said.push(`withheld by guard ${guard}`);
+  if (reward !== null) said.push(`paid ${(reward < 0 ? "" : "+") + reward.toFixed(4)}`);
   const facts = element("span", { class: "facts" });
   if (first) facts.append(element("span", { class: "tag bad" }, "first error"));
   if (guard) facts.append(element("span", { class: "tag guard" }, guard));
   if (score !== null) facts.append(element("span", { class: "score" }, score.toFixed(2)));
+  if (reward !== null) facts.append(element("span", { class: "reward" }, `r ${signed(reward)}`));
   if (label !== null) facts.append(element("span", { class: label === 0 ? "wrong" : "right" }, label === 1 ? "✓" : label === 0 ? "✗" : String(label)));
   const kinds = ["step", first ? "first-error" : "", wrong != null && number > wrong ? "later" : ""];
   const attributes = { class: kinds.filter(Boolean).join(" "), style: tint(score), title: said.join(", ") };
