@@ -22,6 +22,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: -slow[item.path])
 
 
+def pytest_collection_finish():
+    """What the imports left is looked through by no later collection of garbage.
+
+    The end of every training collects it, and half a second of that would go through the libraries' classes.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def without_gc():
     """No garbage is collected, for tests that reach the recursion limit within json.
