@@ -187,6 +187,17 @@ def gsm8k_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def warm():
+    """warm(*imports): a process that has imported everything and forks what tests run (`tests.warm`), one for all."""
+    from tests.warm import Warm
+
+    made: dict[tuple[str, ...], Warm] = {}
+    yield lambda *imports: made.get(imports) or made.setdefault(imports, Warm(*imports))
+    for process in made.values():
+        process.close()
+
+
 @pytest.fixture
 def no_hang():
     """Ends a test that takes 30 seconds: linear work on its input takes a fraction of one, quadratic work minutes."""

@@ -111,7 +111,8 @@ def test_an_error_of_one_process_ends_all_of_them(tiny_lm, tokenizer, data, tmp_
     solutions = read_solutions(data)
     solutions[next(chunk_units(solutions, 12, "")).rows].prompt = ""
     write_rows(data, (solution.to_row() for solution in solutions))
-    log = launch(["score", *words({"model": path, "data": data, "chunk_rows": 12, "out": tmp_path / "out"})], code=1)
+    options = {"model": path, "data": data, "chunk_rows": 12, "out": tmp_path / "out"}
+    log = launch(["score", *words(options)], by="torchrun", code=1)
     assert log.count("a prompt is empty") == 1
     # The launcher has a traceback of its own; ours say in a line what happened.
     assert "[rank0]: Traceback" not in log
