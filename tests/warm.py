@@ -4,6 +4,7 @@ Python and what a training imports take seven seconds of a processor in each pro
 processes, but seldom what a launcher does to start them. `Warm` is what a test holds; the rest runs in the process.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -15,8 +16,10 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from rlstep.cli import main as cli
-from tests.kills.processes import Started, free_port, on_ranks
+from tests.kills.processes import Started, free_port, on_ranks, runs
 
 ROOT = Path(__file__).parents[1]
 # What ends before: tests have a limit of their own for what they wait for.
@@ -62,6 +65,14 @@ class Run:
     def __init__(self, warm: Warm, pid: int, port: int):
         self._warm, self.pid, self._port = warm, pid, port
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended yet."""
+        try:
+            return runs(psutil.Process(self.pid))
+        except psutil.NoSuchProcess:
+            return False
+
     def wait(self) -> int:
         """The exit code, as of `subprocess`; of ranks, 1 if any has failed."""
         code = self._warm._ask({"wait": self.pid})
@@ -89,8 +100,12 @@ def _import_all() -> None:
 
 
 def command(*words: str) -> int:
-    """`rlstep WORDS`."""
-    return cli(list(words))
+    """`rlstep WORDS`, and what it has left for its end, without what the process that it was forked from has."""
+    atexit._clear()
+    try:
+        return cli(list(words))
+    finally:
+        atexit._run_exitfuncs()
 
 
 def _call(function: str, words: list[str]) -> int | None:

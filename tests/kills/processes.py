@@ -47,7 +47,7 @@ class Started:
         members = [process for process in psutil.process_iter() if _group(process.pid) == self.pid]
         os.killpg(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
-        while any(_runs(process) for process in members):
+        while any(runs(process) for process in members):
             time.sleep(POLL_S)
         self.code = -signal.SIGKILL
 
@@ -123,7 +123,7 @@ def _group(pid: int) -> int | None:
         return None
 
 
-def _runs(process: psutil.Process) -> bool:
+def runs(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
