@@ -119,19 +119,24 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     _import_all()
     running: dict[int, Started] = {}
-    for line in sys.stdin:
-        asked = json.loads(line)
-        if "wait" in asked:
-            started = running[asked["wait"]]
-            answer = started.wait(LONGEST_S)
-            if answer is None:
+    try:
+        for line in sys.stdin:
+            asked = json.loads(line)
+            if "wait" in asked:
+                started = running[asked["wait"]]
+                answer = started.wait(LONGEST_S)
+                if answer is None:
+                    started.kill()
+                    answer = started.code
+            else:
+                work = partial(_call, asked["function"], asked["words"])
+                started = Started(partial(on_ranks, work, asked["ranks"], asked["port"]), Path(asked["log"]))
+                running[started.pid], answer = started, started.pid
+            print(json.dumps(answer), file=answers, flush=True)
+    finally:
+        for started in running.values():  # nobody waits for them any more
+            if started.code is None:
                 started.kill()
-                answer = started.code
-        else:
-            work = partial(_call, asked["function"], asked["words"])
-            started = Started(partial(on_ranks, work, asked["ranks"], asked["port"]), Path(asked["log"]))
-            running[started.pid], answer = started, started.pid
-        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
