@@ -22,6 +22,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: -slow[item.path])
 
 
+def pytest_collection_finish():
+    """What the imports left is looked through by no later collection of garbage.
+
+    The end of every training collects it, and half a second of that would go through the libraries' classes.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def without_gc():
     """No garbage is collected, for tests that reach the recursion limit within json.
@@ -176,6 +185,17 @@ def gsm8k_dir() -> Path:
     if not (folder / "test.jsonl").is_file():
         pytest.skip("GSM8K is not on this machine; set RLSTEP_GSM8K to a folder with train.jsonl and test.jsonl")
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """warm(*imports): a process that has imported everything and forks what tests run (`tests.warm`), one for all."""
+    from tests.warm import Warm
+
+    made: dict[tuple[str, ...], Warm] = {}
+    yield lambda *imports: made.get(imports) or made.setdefault(imports, Warm(*imports))
+    for process in made.values():
+        process.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Commands on two processes of this machine."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.kills.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,13 +31,22 @@ def also(*combination):
 
 
 @pytest.fixture
-def launch(tmp_path):
-    """Runs `rlstep WORDS` on two ranks by torchrun, or another launcher (`by="deepspeed"`); returns the log."""
+def launch(tmp_path, warm):
+    """Runs `rlstep WORDS` on two ranks and returns the log.
 
-    def run(words: list[str], by: str = "torchrun", ranks: int = 2, code: int = 0) -> str:
-        with launched(words, tmp_path / "log.txt", by, ranks) as process:
-            ended = process.wait(timeout=900)
-        log = (tmp_path / "log.txt").read_text()
+    They are forked from a process that has imported everything, or from one that imports from the folder `imports` as
+    well; `by` names a launcher that starts each of them anew, for tests of what launchers do.
+    """
+
+    def run(words: list[str], by: str | None = None, ranks: int = 2, code: int = 0, imports: str | None = None) -> str:
+        log = tmp_path / "log.txt"
+        if by is None:
+            log.unlink(missing_ok=True)
+            ended = warm(*[imports] if imports else []).start("tests.warm:command", *words, log=log, ranks=ranks).wait()
+        else:
+            with launched(words, log, by, ranks) as process:
+                ended = process.wait(timeout=900)
+        log = log.read_text()
         assert ended == code, log[-6000:]
         return log
 
@@ -46,9 +56,7 @@ def launch(tmp_path):
 @contextmanager
 def launched(words: list[str], log: Path, by: str = "torchrun", ranks: int = 2) -> Iterator[subprocess.Popen]:
     """A launcher that runs `rlstep WORDS` on so many ranks; it is ended, with them, where it has not ended itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     python, number = Path(sys.executable), str(ranks)
     command = {
         "torchrun": [python, "-m", "torch.distributed.run", "--nproc_per_node", number, "--master_port", port, "-m"],
@@ -81,11 +89,12 @@ def launched(words: list[str], log: Path, by: str = "torchrun", ranks: int = 2) 
             buffer.unlink()
 
 
-@pytest.fixture
-def vllm_package(tmp_path, monkeypatch):
-    """Lets the processes that `launch` starts import it."""
+@pytest.fixture(scope="session")
+def vllm_package(tmp_path_factory) -> str:
+    """The folder that it lies in, from which what `launch` runs may import it."""
+    folder = tmp_path_factory.mktemp("packages")
     for name, text in PACKAGE.items():
-        path = tmp_path / "packages" / "vllm" / name
+        path = folder / "vllm" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    return str(folder)

@@ -47,7 +47,7 @@ def options(task, tiny_lm, tokenizer, tmp_path) -> list[str]:
 def test_critic_and_policy_share_the_base_under_zero(stage, critic, options, tmp_path, launch):
     # The head in pieces of about one row, so that each rank makes several passes, in number its own or the other's.
     words = ["--critic", critic, *(["--tokens_per_device", "40"] if critic == "head" else [])]
-    launch(["ppo", *options, *words, "--deepspeed", f"ds_configs/zero{stage}.json"], by="deepspeed")
+    launch(["ppo", *options, *words, "--deepspeed", f"ds_configs/zero{stage}.json"])
     out = tmp_path / "out"
     history = json.loads((out / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history] == [1, 2]

@@ -1,10 +1,6 @@
 """Several processes fill one output of `sample` and `score`, each with its share of the batches and chunks."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -111,25 +107,24 @@ def test_an_error_of_one_process_ends_all_of_them(tiny_lm, tokenizer, data, tmp_
     solutions = read_solutions(data)
     solutions[next(chunk_units(solutions, 12, "")).rows].prompt = ""
     write_rows(data, (solution.to_row() for solution in solutions))
-    log = launch(["score", *words({"model": path, "data": data, "chunk_rows": 12, "out": tmp_path / "out"})], code=1)
+    options = {"model": path, "data": data, "chunk_rows": 12, "out": tmp_path / "out"}
+    log = launch(["score", *words(options)], by="torchrun", code=1)
     assert log.count("a prompt is empty") == 1
     # The launcher has a traceback of its own; ours say in a line what happened.
     assert "[rank0]: Traceback" not in log
 
 
-def test_a_killed_run_of_one_process_is_finished_by_two(tiny_lm, problems, tmp_path, launch):
+def test_a_killed_run_of_one_process_is_finished_by_two(tiny_lm, problems, tmp_path, launch, warm):
     """SIGKILL after two of twelve batches."""
     options = {"model": tiny_lm, "problems": problems, "batch_size": 2, "max_new_tokens": 12}
     sample(SampleConfig(**options, n=4, out=str(tmp_path / "whole")))
     out = tmp_path / "out"
     asked = ["sample", *recipe(tmp_path), *words(options), "--out", str(out)]
-    command = [sys.executable, "-m", "rlstep", *asked]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     partial = tmp_path / "out.partial"
-    while len(kept := list(partial.glob("*.json"))) < 3 and process.poll() is None:
+    run = warm().start("tests.warm:command", *asked, log=tmp_path / "killed.txt")
+    while len(kept := list(partial.glob("*.json"))) < 3 and run.alive:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    run.kill()
     times = {path: path.stat().st_mtime_ns for path in kept if path.is_file()}
     if partial.is_dir():  # else it was faster than we are
         launch(asked)

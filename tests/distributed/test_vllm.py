@@ -35,7 +35,8 @@ def test_ranks_ask_for_different_numbers_of_rollouts(
         "max_steps": 3, "logging_steps": 1, "save_strategy": "steps", "save_steps": 3,
         "use_cpu": "true", "bf16": "false", "gradient_checkpointing": "false", "disable_tqdm": "true",
     }  # fmt: skip
-    launch(["ppo", *(word for name, value in values.items() for word in (f"--{name}", str(value)))])
+    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    launch(["ppo", *words], imports=vllm_package)
     history = json.loads((tmp_path / "out" / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history] == [1, 2, 3]
     assert all(math.isfinite(entry["loss"]) for entry in history)

@@ -63,7 +63,7 @@ def test_sft_on_two_ranks_is_sft_in_one_process(stage, lora, paths, tiny_lm, lau
         run("sft", [*words("adapter", 8), "--lora_dropout", "0"])
         start = paths["adapter"]
     run("sft", words("one", 8, start))
-    launch(["sft", *words("two", 4, start), "--deepspeed", f"ds_configs/zero{stage}.json"], "deepspeed")
+    launch(["sft", *words("two", 4, start), "--deepspeed", f"ds_configs/zero{stage}.json"])
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     for left, right in zip(one, two, strict=True):
         for name in left.keys() & {"loss", "grad_norm", "mean_token_accuracy", "num_tokens"}:
@@ -96,7 +96,7 @@ def test_ppo_with_the_recipes_settings_and_an_adapter_prm(
         "bf16": str(bf16).lower(), "dtype": precision, "use_cpu": "true", "disable_tqdm": "true",
     }  # fmt: skip
     words = ["ppo", *words_of(values), "--deepspeed", f"ds_configs/zero{stage}.json"]
-    log = launch(words, "deepspeed")
+    log = launch(words)
     entries = [entry for entry in history(tmp_path / "out") if "loss" in entry]
     assert [entry["step"] for entry in entries] == [1, 2]
     assert all(math.isfinite(entry[name]) for entry in entries for name in ("loss", "grad_norm", "kl"))
@@ -107,7 +107,7 @@ def test_ppo_with_the_recipes_settings_and_an_adapter_prm(
     # What is said of the run is said once.
     assert log.count("verifiers are on bases of their own") == (1 if stage == 3 else 0)
     words[words.index("--max_steps") + 1] = "3"
-    launch([*words, "--resume", "true"], "deepspeed")
+    launch([*words, "--resume", "true"])
     AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
@@ -141,8 +141,8 @@ def test_ppo_on_two_ranks_has_the_losses_of_one(
             values["vine_rollouts"] = 2
         return ["ppo", *words_of(values)]
 
-    launch(words("one", 8), ranks=1)
-    launch([*words("two", 4), "--deepspeed", f"ds_configs/zero{stage}.json"], "deepspeed")
+    launch(words("one", 8), ranks=1, imports=vllm_package)
+    launch([*words("two", 4), "--deepspeed", f"ds_configs/zero{stage}.json"], imports=vllm_package)
     one, two = ([e for e in history(tmp_path / name) if "loss" in e] for name in ("one", "two"))
     assert [entry["step"] for entry in one] == [entry["step"] for entry in two] == [1, 2, 3]
     for left, right in zip(one, two, strict=True):
@@ -162,5 +162,5 @@ def test_an_error_of_all_ranks_is_reported_once(tiny_lm, launch, tmp_path):
             "use_cpu": "true",
         }
     )
-    log = launch(["sft", *words], code=1)
+    log = launch(["sft", *words], by="torchrun", code=1)
     assert log.count("rlstep sft: error:") == 1

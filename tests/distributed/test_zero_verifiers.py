@@ -80,7 +80,7 @@ KINDS = {
 def test_two_ranks_train_what_one_process_does(stage, kind, options, launch, tmp_path, task):
     command, *words = KINDS[kind]
     run(command, options(command, "one", 8, *words))
-    launch([command, *options(command, "two", 4, *words), "--deepspeed", f"ds_configs/zero{stage}.json"], "deepspeed")
+    launch([command, *options(command, "two", 4, *words), "--deepspeed", f"ds_configs/zero{stage}.json"])
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
     for left, right in zip(one, two, strict=True):
@@ -109,7 +109,7 @@ def test_verifiers_train_and_evaluate_in_bfloat16(stage, kind, options, launch, 
             "false",
         ]  # as the reference: bfloat16 rounds packed rows otherwise
     words = [command, *options(command, "out", 4, *words, "--bf16", "true")]
-    launch([*words, "--deepspeed", f"ds_configs/zero{stage}.json"], "deepspeed")
+    launch([*words, "--deepspeed", f"ds_configs/zero{stage}.json"])
     entries = history(tmp_path / "out")
     losses = [entry["loss"] for entry in entries if "loss" in entry]
     assert all(math.isfinite(loss) for loss in losses)
@@ -123,6 +123,6 @@ def test_verifiers_train_and_evaluate_in_bfloat16(stage, kind, options, launch, 
         assert all(weight.numel() and torch.isfinite(weight).all() for weight in reference.parameters())
     # It goes on from the checkpoint of two ranks.
     words[words.index("--max_steps") + 1] = str(STEPS + 1)
-    launch([*words, "--resume", "true", "--deepspeed", f"ds_configs/zero{stage}.json"], "deepspeed")
+    launch([*words, "--resume", "true", "--deepspeed", f"ds_configs/zero{stage}.json"])
     assert [entry["step"] for entry in history(tmp_path / "out") if "loss" in entry] == [1, 2, 3, 4]
     load_verifier(str(tmp_path / "out"), device="cpu")

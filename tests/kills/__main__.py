@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 # Before torch starts, which the processes that are forked here share.
@@ -22,9 +23,10 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from rlstep.cli import main as main_of_rlstep
 from rlstep.stages import config_classes
 from tests.kills.compare import differences
-from tests.kills.processes import Started, call
+from tests.kills.processes import Started, call, free_port, on_ranks
 from tests.kills.work import WORKS, Work, prepare
 
 ISSUED = 10  # differences shown of a run
@@ -92,7 +94,8 @@ class Killed:
 
     def _start(self) -> Started:
         self.out.mkdir(exist_ok=True)
-        return Started(self.words, self.ranks, self.log)
+        command = partial(main_of_rlstep, self.words)
+        return Started(partial(on_ranks, command, self.ranks, free_port()), self.log)
 
     def _require(self, code: int) -> None:
         if code:

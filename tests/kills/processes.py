@@ -1,4 +1,4 @@
-"""Commands in forked processes that have imported everything already, so that a kill costs no more than the work."""
+"""Work in forked processes that have imported everything already, so that a kill costs no more than the work."""
 
 import os
 import signal
@@ -6,29 +6,26 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-
-from rlstep.cli import main
 
 POLL_S = 0.002
 
 
 class Started:
-    """One command, on one process or on several ranks, in a process group of its own.
+    """A piece of work in a forked process, with a process group of its own for all that it starts.
 
     Args:
-        words: what follows `rlstep`.
-        ranks: how many processes run it; they get what torchrun would tell them.
+        work: what is called there; it returns the exit code, None for 0.
         log: where its output is added.
     """
 
-    def __init__(self, words: Sequence[str], ranks: int, log: Path):
+    def __init__(self, work: Callable[[], int | None], log: Path):
         self.log = log
         self.began = time.perf_counter()
-        self.pid = _fork(lambda: _lead(words, ranks), log)
+        self.pid = _fork(work, log)
         self.code: int | None = None
 
     @property
@@ -36,7 +33,7 @@ class Started:
         return time.perf_counter() - self.began
 
     def wait(self, until_s: float = float("inf")) -> int | None:
-        """The exit code; None if the command still runs after so many seconds of its life."""
+        """The exit code; None if the work still goes on after so many seconds of its life."""
         while self.code is None and self.seconds < until_s:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -50,7 +47,7 @@ class Started:
         members = [process for process in psutil.process_iter() if _group(process.pid) == self.pid]
         os.killpg(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
-        while any(_runs(process) for process in members):
+        while any(runs(process) for process in members):
             time.sleep(POLL_S)
         self.code = -signal.SIGKILL
 
@@ -81,13 +78,20 @@ def _fork(work: Callable[[], int | None], log: Path) -> int:
         os._exit(code)  # without the exit handlers of the process that it was forked from
 
 
-def _lead(words: Sequence[str], ranks: int) -> int:
-    """Runs a command here, or on several ranks, of which the first that fails ends the others."""
-    if ranks == 1:
-        return main(list(words))
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(ranks)}
+        return free.getsockname()[1]
+
+
+def on_ranks(work: Callable[[], int | None], ranks: int, port: int) -> int:
+    """Does a piece of work here, or on several ranks, of which the first that fails ends the others.
+
+    The ranks get what torchrun would tell them, and talk through `port`.
+    """
+    if ranks == 1:
+        return work() or 0
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
     pids = []
     for rank in range(ranks):
         pid = os.fork()
@@ -95,7 +99,7 @@ def _lead(words: Sequence[str], ranks: int) -> int:
             os.environ |= shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)}
             code = 1
             try:
-                code = main(list(words))
+                code = work() or 0
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -119,7 +123,7 @@ def _group(pid: int) -> int | None:
         return None
 
 
-def _runs(process: psutil.Process) -> bool:
+def runs(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -5,16 +5,9 @@ number, a batch or a value that is out of place shows in the weights.
 """
 
 import json
-import os
 import random
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -588,67 +581,44 @@ def main_of_a_rank(folder: str, tiny_lm: str) -> None:
     state.destroy_process_group()
 
 
-def command(*words, ranks: int = 1) -> list[str]:
-    python = [sys.executable]
-    if ranks > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        python += ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", port]
-    return [*python, __file__, *map(str, words)]
-
-
-@contextmanager
-def started(words: list[str], log: Path) -> Iterator[subprocess.Popen]:
-    """A process of this file; it is killed at the end, if it still runs."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
-    with log.open("w") as output:
-        process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=output, stderr=output)
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-
-
-def finish(process: subprocess.Popen, log: Path) -> None:
-    assert process.wait(timeout=300) == 0, log.read_text()[-4000:]
-
-
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_run_that_is_killed_again_and_again_ends_where_the_uninterrupted_one_does(tiny_lm, tmp_path):
+def test_a_run_that_is_killed_again_and_again_ends_where_the_uninterrupted_one_does(tiny_lm, tmp_path, warm):
     """Killed within an update, while a save writes, and when it has written all but not renamed the folder."""
     folder, whole, log = tmp_path / "killed", tmp_path / "whole", tmp_path / "log.txt"
 
+    def start(output_dir: Path, save: str):
+        return warm().start("tests.policy.test_resume:main", output_dir, tiny_lm, save, log=log)
+
     def kill_when(moment: Path) -> list[str]:
-        with started(command("main", folder, tiny_lm, "slow"), log) as process:
-            deadline = time.monotonic() + 300
+        run, deadline = start(folder, "slow"), time.monotonic() + 300
+        try:
             while not moment.exists():
-                assert process.poll() is None, log.read_text()[-4000:]
+                assert run.alive, log.read_text()[-4000:]
                 assert time.monotonic() < deadline, f"no {moment}"
                 time.sleep(0.002)
+        finally:
+            run.kill()
         return names(folder)
 
-    with started(command("main", whole, tiny_lm, "fast"), tmp_path / "whole.txt") as uninterrupted:
-        assert kill_when(folder / "checkpoint-1")[-1] == "checkpoint-1"
-        left = kill_when(folder / ".checkpoint-3.partial" / "checkpoint-3" / "optimizer.pt")
-        assert left == [".checkpoint-3.partial", "checkpoint-1", "checkpoint-2"]
-        left = kill_when(folder / ".checkpoint-5.partial" / "checkpoint-5" / "state_0.json")
-        assert left == [".checkpoint-5.partial", *(f"checkpoint-{step}" for step in range(1, 5))]
-        with started(command("main", folder, tiny_lm, "fast"), log) as process:
-            finish(process, log)
-        finish(uninterrupted, tmp_path / "whole.txt")
+    assert kill_when(folder / "checkpoint-1")[-1] == "checkpoint-1"
+    left = kill_when(folder / ".checkpoint-3.partial" / "checkpoint-3" / "optimizer.pt")
+    assert left == [".checkpoint-3.partial", "checkpoint-1", "checkpoint-2"]
+    left = kill_when(folder / ".checkpoint-5.partial" / "checkpoint-5" / "state_0.json")
+    assert left == [".checkpoint-5.partial", *(f"checkpoint-{step}" for step in range(1, 5))]
+    for output_dir in (folder, whole):
+        assert start(output_dir, "fast").wait() == 0, log.read_text()[-4000:]
     assert names(folder) == [f"checkpoint-{step}" for step in range(1, 7)]
     assert not differences(read_state(folder, "outcome_0"), read_state(whole, "outcome_0"))
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_ranks_continue_as_they_would_have_gone_on(tiny_lm, tokenizer, tmp_path):
+def test_two_ranks_continue_as_they_would_have_gone_on(tiny_lm, tokenizer, tmp_path, warm):
     """An epoch is one batch of two updates here; the third update is the first one of the second batch."""
-    with started(command("main_of_a_rank", tmp_path, tiny_lm, ranks=2), tmp_path / "log.txt") as process:
-        finish(process, tmp_path / "log.txt")
+    log = tmp_path / "log.txt"
+    run = warm().start("tests.policy.test_resume:main_of_a_rank", tmp_path, tiny_lm, log=log, ranks=2)
+    assert run.wait() == 0, log.read_text()[-4000:]
     for rank in range(2):
         ends = [read_state(folder, f"outcome_{rank}") for folder in (tmp_path, tmp_path / "continued")]
         assert not differences(*ends)
@@ -656,7 +626,3 @@ def test_two_ranks_continue_as_they_would_have_gone_on(tiny_lm, tokenizer, tmp_p
     assert differences(*(read_state(third, f"state_{rank}")["batch"] for rank in range(2))), "a rank has its own rows"
     with pytest.raises(UserError, match="world_size 2, not 1"):
         new_trainer(tiny_lm, tokenizer, tmp_path / "one").train(str(third))
-
-
-if __name__ == "__main__":
-    {"main": main, "main_of_a_rank": main_of_a_rank}[sys.argv[1]](*sys.argv[2:])

