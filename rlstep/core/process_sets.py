@@ -33,7 +33,7 @@ def process_sets(ids_BL: Tensor, mask_BL: Tensor, groups_B: Tensor) -> Tensor:
         groups_B: integers, equal for samples of one problem; groups may have different sizes.
 
     Returns:
-        (B, L) int64, a number for each set, -1 where the mask is 0.
+        (B, L) int64, a number below B * L for each set, -1 where the mask is 0.
 
     Raises:
         ValueError: shapes differ, or a mask has a gap.
@@ -43,18 +43,22 @@ def process_sets(ids_BL: Tensor, mask_BL: Tensor, groups_B: Tensor) -> Tensor:
     B, L = ids_BL.shape
     check_one_per_row(B, "groups", groups_B)
     mask_BL = mask_BL.bool()
-    ids_BL = torch.unique(ids_BL, return_inverse=True)[1]  # dense, so that a pair of numbers fits into one
-    prefix_B = torch.unique(groups_B, return_inverse=True)[1]
-    # Unless it turns out that rows share a place, each place is a set of its own.
+    # A set has the number of its first member's place. Unless rows share it, each place is a set of its own.
     sets_BL = torch.arange(B * L, device=ids_BL.device).view(B, L)
+    # Whoever is alone stays so: only rows that others have followed so far are looked at.
+    rows_R, prefix_R = torch.arange(B, device=ids_BL.device), torch.unique(groups_B, return_inverse=True)[1]
     for place in range(L):
-        rows_R = mask_BL[:, place].nonzero()[:, 0]
-        pairs_R = prefix_B[rows_R] * (ids_BL.numel() + 1) + ids_BL[rows_R, place]
-        distinct, prefix_R = torch.unique(pairs_R, return_inverse=True)
-        if len(distinct) == len(rows_R):
-            break  # whoever is alone stays so
-        prefix_B = prefix_B.index_copy(0, rows_R, prefix_R)
-        sets_BL[rows_R, place] = place * B + prefix_R + B * L
+        goes_on_R = mask_BL[rows_R, place]
+        rows_R, prefix_R = rows_R[goes_on_R], prefix_R[goes_on_R]
+        # Both numbers are below B, so that a pair of them fits into one.
+        token_R = torch.unique(ids_BL[rows_R, place], return_inverse=True)[1]
+        _, prefix_R, sizes = torch.unique(prefix_R * B + token_R, return_inverse=True, return_counts=True)
+        shared_R = sizes[prefix_R] > 1
+        rows_R, prefix_R = rows_R[shared_R], prefix_R[shared_R]
+        if not len(rows_R):
+            break
+        first = torch.full_like(sizes, B).scatter_reduce(0, prefix_R, rows_R, "amin")
+        sets_BL[rows_R, place] = first[prefix_R] * L + place
     return torch.where(mask_BL, sets_BL, NO_SET)
 
 
@@ -106,7 +110,8 @@ def set_rewards(sets_BL: Tensor, outcomes_B: Tensor, alike_B: Tensor | None = No
         return sums_BL / sizes_BL.clamp_min(1)
     check_one_per_row(len(sets_BL), "alike", alike_B)
     kinds_B = torch.unique(alike_B, return_inverse=True)[1]
-    own_BL = torch.where(sets_BL == NO_SET, NO_SET, sets_BL * len(kinds_B) + kinds_B[:, None])
+    own_BL = torch.unique(sets_BL * len(kinds_B) + kinds_B[:, None], return_inverse=True)[1]
+    own_BL = torch.where(sets_BL == NO_SET, NO_SET, own_BL)
     others_BL = sizes_BL - set_sizes(own_BL)
     means_BL = (sums_BL - _sums(own_BL, paid_BL)) / others_BL.clamp_min(1)
     return torch.where((others_BL == 0) & (sets_BL != NO_SET), torch.nan, means_BL)
@@ -114,7 +119,7 @@ def set_rewards(sets_BL: Tensor, outcomes_B: Tensor, alike_B: Tensor | None = No
 
 def _sums(sets_BL: Tensor, values_BL: Tensor) -> Tensor:
     """(B, L) the sum of the values over each place's set; 0 where there is none."""
-    mask_BL = sets_BL != NO_SET
-    numbers, sets_N = torch.unique(sets_BL[mask_BL], return_inverse=True)
-    sums = values_BL.new_zeros(len(numbers)).index_add(0, sets_N, values_BL[mask_BL])
-    return torch.zeros_like(values_BL).masked_scatter(mask_BL, sums[sets_N])
+    # Where there is no set, all go into one that is numbered behind the others.
+    places_BL = torch.where(sets_BL == NO_SET, sets_BL.numel(), sets_BL)
+    sums = values_BL.new_zeros(sets_BL.numel() + 1).index_add(0, places_BL.flatten(), values_BL.flatten())
+    return torch.where(sets_BL == NO_SET, 0, sums[places_BL])

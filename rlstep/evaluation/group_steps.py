@@ -61,9 +61,10 @@ def group_steps(
         choice, fields: as it was given.
 
     Returns:
-        `steps`, labelled ones up to the first wrong one; `judged`, the share of them that has a score of the group;
-        `solutions`, those with such a step; `measures`, by who judges (`process_sets`, and the curves of verifiers):
-        `rlstep.verifiers.metrics.step_metrics` on these solutions' beginnings, as far as everybody has scores.
+        `steps`, labelled ones up to the first wrong one; `judged`, the share of them that has a score of the group, and
+        of each verifier, as rows may be too long for one; `solutions`, those with such a step; `measures`, by who
+        judges (`process_sets`, and the curves of verifiers): `rlstep.verifiers.metrics.step_metrics` on these
+        solutions' beginnings, as far as everybody has scores.
 
     Raises:
         DataError: a row has no completion, or no spans.

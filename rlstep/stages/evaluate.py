@@ -237,16 +237,22 @@ def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord
         log_best_of_n(tracker, curves, ns)
     described = [*describe(scored), *([] if config.ns else bound_on_n(scored, ns))]
     tables = [plain_best_of_n(result), *([plain_errors(ns, errors)] if errors else [])]
-    tables += [part for figures in group.values() for part in _of_process_sets(figures)]
+    tables += [part for figures in group.values() for part in _of_process_sets(figures, bool(scored.steps))]
     compared = [] if searches is None else _compare(config, searches, result, record)
     return "\n\n".join(["\n".join(described), *tables, f"{out / PICTURE}", *compared])
 
 
-def _of_process_sets(figures: dict) -> Iterator[str]:
-    """What is printed of them; without a score there is no measure."""
-    said = f"{figures['judged']:.1%} of {figures['steps']:,} labelled steps have a score of the problem's other samples"
+def _of_process_sets(figures: dict, verifiers: bool) -> Iterator[str]:
+    """What is printed of them; without a score there is no measure.
+
+    Args:
+        figures: of `group_steps`.
+        verifiers: whether there are some beside them, which may have scores of fewer steps.
+    """
+    whose = " and ".join(["the problem's other samples", *(["every verifier"] if verifiers else [])])
+    said = f"{figures['judged']:.1%} of {figures['steps']:,} labelled steps have a score of {whose}"
     if not figures["measures"]:
-        yield f"process sets: {said}: none begins as another and goes on otherwise"
+        yield f"process sets: {said}, so there is nothing to measure"
         return
     yield f"process sets: {said}; on these, in the beginnings of {figures['solutions']:,} solutions:"
     yield table(*process_set_cells(figures["measures"]))

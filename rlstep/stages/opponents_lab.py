@@ -1,8 +1,8 @@
 """The stages of `rlstep lab --opponents`: process against outcome-only PPO, both tuned alike, and best-of-N.
 
 A variant changes one setting of an arm's recipe, and every variant is run in both arms, but for `process_sets`, which
-outcome rewards alone admit. Best-of-N picks among samples
-of the generator and of each arm's policy as its recipe has it, with one PRM, which saw samples of the generator alone.
+outcome rewards alone admit. Best-of-N picks among samples of the generator and of each arm's policy as its recipe has
+it, with one PRM, which saw samples of the generator alone.
 """
 
 import math

@@ -152,6 +152,37 @@ def test_ppo_on_two_ranks_has_the_losses_of_one(
             assert right[name] == pytest.approx(left[name], rel=5e-3, abs=2e-5), (name, left, right)
 
 
+REWARD = "def length(prompts, completions, references, **_):\n    return [len(text) % 5 / 4 for text in completions]\n"
+
+
+def test_process_sets_have_members_on_both_ranks(paths, tiny_lm, server, vllm_package, launch, tmp_path):
+    """The samples of one problem lie on two ranks, and are of different lengths there."""
+    (tmp_path / "packages" / "paid.py").write_text(REWARD)
+
+    def words(out: str, rows: int, token_weights: str) -> list[str]:
+        values = {
+            "model_name_or_path": tiny_lm, "problems": paths["problems.jsonl"], "output_dir": tmp_path / out,
+            "reward": "paid:length", "token_weights": token_weights, "loss_type": "grpo", "temperature": 0.3,
+            "use_peft": "true", "lora_r": 4, "lora_dropout": 0, "lora_target_modules": "all-linear", "beta": 0.01,
+            "use_vllm": "true", "vllm_mode": "server", "vllm_sync": "adapter", "vllm_server_base_url": server.url,
+            "vllm_importance_sampling_mode": "token_truncate", "learning_rate": 1e-3,
+            "per_device_train_batch_size": rows, "num_generations": 8, "num_iterations": 1,
+            "max_completion_length": 12, "max_steps": 2, "logging_steps": 1, "save_strategy": "steps", "save_steps": 2,
+            "use_cpu": "true", "bf16": "false", "gradient_checkpointing": "false", "disable_tqdm": "true",
+        }  # fmt: skip
+        return ["ppo", *words_of(values)]
+
+    launch(words("equal", 8, "equal"), ranks=1)
+    launch(words("one", 8, "process_set"), ranks=1)
+    launch(words("two", 4, "process_set"))
+    equal, one, two = ([e for e in history(tmp_path / name) if "loss" in e] for name in ("equal", "one", "two"))
+    assert abs(equal[0]["loss"] - one[0]["loss"]) > 1e-3, "no samples begin alike"
+    assert len(one) == len(two) == 2
+    for left, right in zip(one, two, strict=True):
+        for name in ("loss", "grad_norm", "reward", "advantage/mean_abs"):
+            assert right[name] == pytest.approx(left[name], rel=1e-3, abs=1e-5), (name, left, right)
+
+
 def test_an_error_of_all_ranks_is_reported_once(tiny_lm, launch, tmp_path):
     (tmp_path / "empty.jsonl").write_text("{}\n")
     words = words_of(

@@ -66,13 +66,19 @@ def test_where_nobody_else_begins_so_there_is_no_score(tmp_path, capsys):
     figures = run(tmp_path, rows)["process_sets"]
     assert figures == {"steps": 5, "judged": 0.0, "solutions": 0, "measures": {}}
     assert "0.0% of 5 labelled steps have a score" in capsys.readouterr().out
+    # without a verifier nothing is said of one
+    run(tmp_path, [row | {"scores": {}} for row in rows])
+    assert "a score of the problem's other samples, so there is nothing to measure" in capsys.readouterr().out
 
 
-def test_a_step_that_a_verifier_did_not_read_is_compared_with_nobody(tmp_path):
+def test_a_step_that_a_verifier_did_not_read_is_compared_with_nobody(tmp_path, capsys):
     rows = [sample("p", n, text, n == 0, [1, 1, 0]) for n, text in enumerate(("abc", "abd"))]
     assert run(tmp_path, rows)["process_sets"]["judged"] == pytest.approx(4 / 6)
     rows[0]["scores"]["prm"] = [0.9, None, None]
     assert run(tmp_path, rows)["process_sets"]["judged"] == pytest.approx(3 / 6)
+    assert "50.0% of 6 labelled steps have a score of the problem's other samples and every verifier;" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

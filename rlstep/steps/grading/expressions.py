@@ -38,13 +38,16 @@ _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])", re.ASCII
 _CHOOSE = (
     re.compile(r"(?<![A-Za-z\\_}])C ?\(([^(),]+),([^(),]+)\)"),
     re.compile(
-        r"(?:\{\} ?|(?<![\w)}\]!']))[_^] ?(?:\{ ?)?(\d+|[A-Za-z])(?: ?\})? ?C ?_ ?(?:\{ ?)?(\d+|[A-Za-z])(?: ?\})?",
+        r"(?:(?:\{\}|\\cdot|\\times) ?|(?<![\w)}\]!'])(?<![\w)}\]!'] ))"
+        r"[_^] ?(?:\{ ?)?(\d+|[A-Za-z])(?: ?\})? ?C ?_ ?(?:\{ ?)?(\d+|[A-Za-z])(?: ?\})?",
         re.ASCII,
     ),
     re.compile(r"(?<![\w.,^}\\])(\d+) ?C ?(\d+)(?![\w.^(])", re.ASCII),
     re.compile(r"(?<![\w\\}])C ?_ ?(?:\{ ?)?(?P<n>\d+)(?: ?\})? ?\^ ?(?:\{ ?)?(?P<k>\d+)(?: ?\})?", re.ASCII),
     re.compile(r"(?<![\w\\}])C ?\^ ?(?:\{ ?)?(?P<k>\d+)(?: ?\})? ?_ ?(?:\{ ?)?(?P<n>\d+)(?: ?\})?", re.ASCII),
 )
+# How many there are, or are chosen: 5, n, 2n+1; not -1, 1.5 or \sqrt{2}.
+_COUNT = re.compile(r"[\dA-Za-z](?:[-+*!\w ]|\\cdot|\\times)*", re.ASCII)
 _ROUND_POWER = re.compile(r"\^ ?\(([^()]*)\)")
 _TEXT = re.compile(r"\\text\{\s*([^{}]*?)\s*\}")
 _NO_LETTERS = re.compile(r"[^A-Za-z0-9]+")
@@ -138,9 +141,11 @@ def _words_as_symbols(text: str) -> str:
 
 
 def _binomial(match: re.Match) -> str:
-    """The binomial coefficient; C(2, 5), of which nothing can be chosen, may be a point named C and stays."""
+    """The binomial coefficient; C(2, 5) and C(-1, 2), where nothing can be chosen, may be points named C and stay."""
     n, k = (match[name].strip() for name in (("n", "k") if "n" in match.re.groupindex else (1, 2)))
-    return match[0] if n.isdecimal() and k.isdecimal() and int(n) < int(k) else rf"\binom{{{n}}}{{{k}}}"
+    counts = _COUNT.fullmatch(n) and _COUNT.fullmatch(k)
+    too_many = n.isdecimal() and k.isdecimal() and int(n) < int(k)
+    return rf"\binom{{{n}}}{{{k}}}" if counts and not too_many else match[0]
 
 
 def _radians(match: re.Match) -> str:
