@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 FAMILIES = ("arithmetic", "gsm8k", "math", "real", "real_word_problems")
 # Everything by which a reward is given. `step_discount` is one of them where rewards mean something in sums alone.
-REWARD = {"reward", "prm", "orm", "implicit", "credit", "credit_parameters"}
+REWARD = {"reward", "prm", "orm", "implicit", "credit", "credit_parameters", "centre_wrong"}
 CREDITS = {
     "sum": set(),
     "log": {"credit_parameters"},
@@ -127,8 +127,8 @@ def test_the_credit_contrast_changes_the_credit_alone():
         ),
         ("arithmetic/ppo_centred", "arithmetic/ppo_process", {"credit", "centre_wrong"}),
         ("arithmetic/ppo_filtered", "arithmetic/ppo_outcome", {"prm", "keep_samples"}),
-        ("gsm8k/ppo_rloo", "gsm8k/ppo_process", {"advantage"}),
-        ("math/ppo_rloo", "math/ppo_process", {"advantage"}),
+        ("gsm8k/ppo_rloo", "gsm8k/ppo_process", {"advantage", "credit", "centre_wrong"}),
+        ("math/ppo_rloo", "math/ppo_process", {"advantage", "credit", "centre_wrong"}),
         ("arithmetic/orm", "arithmetic/prm", set()),
         ("arithmetic/orm_implicit", "arithmetic/orm", {"loss"}),
         ("gsm8k/orm", "gsm8k/prm", {"num_train_epochs"}),
