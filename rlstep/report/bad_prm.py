@@ -11,7 +11,7 @@ from pathlib import Path
 from rlstep.core.stats import t_interval
 from rlstep.report import tables
 from rlstep.report.bad_prm_plan import OUTCOME, Level, Plan, Way
-from rlstep.report.policies import reached_and_lost, read_curves
+from rlstep.report.policies import clean_minus, reached_and_lost, read_curves
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_json
 
@@ -45,10 +45,11 @@ def report_bad_prm(runs: Sequence[Path], plan: Plan, out: str | Path) -> dict:
         return read_curves(runs, way.folder(level), OUTCOME.folder(None))
 
     outcome = curves(OUTCOME, None)
-    cells = {
-        way.name: {level.name: reached_and_lost(curves(way, level), plan.target) for level in plan.levels}
-        for way in plan.ways
-    }
+
+    def cell(of_seeds: list[list[dict]]) -> dict:
+        return reached_and_lost(of_seeds, plan.target) | {"minus_outcome": clean_minus(of_seeds, outcome)}
+
+    cells = {way.name: {level.name: cell(curves(way, level)) for level in plan.levels} for way in plan.ways}
     summary = {
         "seeds": [run.name for run in runs],
         "target": plan.target,
@@ -95,6 +96,11 @@ def _text(summary: dict, plan: Plan) -> str:
         f"# Process rewards from a bad PRM, {seeds} seed{'s' * (seeds > 1)}, {summary['samples']:,} samples",
         f"In each cell: samples to {plan.target:.0%} clean; runs lost.",
         tables.table(head, rows),
+        "Clean accuracy minus outcome-only's on the same seed: over all evaluations after the start; at the last one.",
+        tables.table(
+            head,
+            [[way.label, *(_lead(summary["ways"][way.name][one.name]) for one in plan.levels)] for way in plan.ways],
+        ),
         "![Samples and lost runs, by way and PRM](map.png)",
         _NOTES.format(target=plan.target),
     ]
@@ -103,6 +109,10 @@ def _text(summary: dict, plan: Plan) -> str:
 
 def _judged(prm: dict) -> str:
     return f"{tables.number(*prm['balanced_accuracy'].values())} ({prm['accuracy']['mean']:.2f})"
+
+
+def _lead(cell: dict) -> str:
+    return "; ".join(tables.number(*cell["minus_outcome"][when].values()) for when in ("mean", "last"))
 
 
 def _shown(cell: dict) -> str:

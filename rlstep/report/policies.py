@@ -59,6 +59,26 @@ def reached_and_lost(curves: Sequence[Sequence[dict]], target: float) -> dict:
     }
 
 
+def clean_minus(curves: Sequence[Sequence[dict]], others: Sequence[Sequence[dict]]) -> dict:
+    """How far policies' clean accuracy is above that of others, with t-intervals over the seeds that they share.
+
+    Args:
+        curves: one per seed, from before the first update on.
+        others: those of the same seeds, at the same numbers of samples.
+
+    Returns:
+        `mean`: over all evaluations after the start; `last`: at the last one.
+    """
+    differences = [
+        [row["clean_accuracy"] - other["clean_accuracy"] for row, other in zip(*pair, strict=True)]
+        for pair in zip(curves, others, strict=True)
+    ]
+    return {
+        "mean": t_interval([float(np.mean(of_seed[1:])) for of_seed in differences])._asdict(),
+        "last": t_interval([of_seed[-1] for of_seed in differences])._asdict(),
+    }
+
+
 def is_lost(clean: Sequence[float]) -> bool:
     """Whether a run's clean accuracy, from before the first update on, is never above its start, or ends below it."""
     start, *later = clean

@@ -61,6 +61,12 @@ def test_the_map_by_hand(runs, tmp_path):
     assert bad["lost"]["low"] == pytest.approx(1 / (1 + 1.959964**2 / 2))
     assert (bad["lost"]["high"], good["lost"]["low"]) == (1.0, 0.0)
     assert summary["ways"]["first_error"][BAD.name]["reached"] == [None, 200]
+    # minus outcome-only, seed by seed: (0, 0, -0.1) and (0, 0.2, 0.2); their means -1/30 and 4/30
+    lead = summary["ways"]["first_error"][BAD.name]["minus_outcome"]
+    assert (lead["mean"]["mean"], lead["last"]["mean"]) == (pytest.approx(0.05), pytest.approx(0.05))
+    # half of each interval is 12.706 standard errors, which of two numbers is half their distance
+    assert lead["mean"]["high"] == pytest.approx(0.05 + 12.706 / 12, abs=1e-3)
+    assert lead["last"]["low"] == pytest.approx(0.05 - 12.706 * 0.15, abs=1e-3)
 
 
 def test_the_page_shows_each_cell_and_what_each_prm_is_worth(runs, tmp_path):
@@ -70,6 +76,11 @@ def test_the_page_shows_each_cell_and_what_each_prm_is_worth(runs, tmp_path):
     assert "0.60 [-0.04, 1.24] (0.80)" in text
     assert "| outcome only | >= 300 [300, 300]; 0.00 [0.00, 0.66] | >= 300" in text
     assert "| first error + outcome | 200 [200, 200]; 0.00" in text
+    # the good PRM: 0.7 / 3 and 0.8 / 3; 0.2 and 0.3
+    assert (
+        "| first error + outcome | 0.25 [0.04, 0.46]; 0.25 [-0.39, 0.89] | 0.05 [-1.01, 1.11]; 0.05 [-1.86, 1.96] |"
+        in text
+    )
     assert "![Samples and lost runs, by way and PRM](map.png)" in text
     pixels = imread(tmp_path / "report" / "map.png")
     assert pixels.std() > 0.05
