@@ -394,6 +394,7 @@ def test_a_wrong_token_is_asked_for_again(serve, visit):
         assert "The token is wrong." in page.locator("#banner").inner_text()
         page.fill("#token", "right")
         page.keyboard.press("Enter")
+        page.wait_for_selector("#token", state="hidden")
         expect(page, "#1", "current")
         press(page, "1")
         expect(page, "#1", "positive", "current")

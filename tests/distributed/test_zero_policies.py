@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from peft import AutoPeftModelForCausalLM
@@ -157,7 +158,7 @@ REWARD = "def length(prompts, completions, references, **_):\n    return [len(te
 
 def test_process_sets_have_members_on_both_ranks(paths, tiny_lm, server, vllm_package, launch, tmp_path):
     """The samples of one problem lie on two ranks, and are of different lengths there."""
-    (tmp_path / "packages" / "paid.py").write_text(REWARD)
+    (Path(vllm_package) / "paid.py").write_text(REWARD)
 
     def words(out: str, rows: int, token_weights: str) -> list[str]:
         values = {
@@ -172,9 +173,9 @@ def test_process_sets_have_members_on_both_ranks(paths, tiny_lm, server, vllm_pa
         }  # fmt: skip
         return ["ppo", *words_of(values)]
 
-    launch(words("equal", 8, "equal"), ranks=1)
-    launch(words("one", 8, "process_set"), ranks=1)
-    launch(words("two", 4, "process_set"))
+    launch(words("equal", 8, "equal"), ranks=1, imports=vllm_package)
+    launch(words("one", 8, "process_set"), ranks=1, imports=vllm_package)
+    launch(words("two", 4, "process_set"), imports=vllm_package)
     equal, one, two = ([e for e in history(tmp_path / name) if "loss" in e] for name in ("equal", "one", "two"))
     assert abs(equal[0]["loss"] - one[0]["loss"]) > 1e-3, "no samples begin alike"
     assert len(one) == len(two) == 2

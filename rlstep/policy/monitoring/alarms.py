@@ -160,10 +160,10 @@ class HackingAlarm:
     def _look(self, update: int) -> Alarm | None:
         process, accuracy = zip(*self._history, strict=True)
         steady = [_steady(a) for a in accuracy]
-        noises = _noise(process), _noise(steady)
+        noises = noise_of(process), noise_of(steady)
         best, split = 1.0, None
         for recent in range(self._half, len(process) - self._half + 1):
-            rise, fall = _change(process, recent, noises[0]), -_change(steady, recent, noises[1])
+            rise, fall = change(process, recent, noises[0]), -change(steady, recent, noises[1])
             # How far the weaker of the two is beyond what the alarm needs.
             beyond = min(rise / self.options.alarm_rise, fall / self.options.alarm_fall)
             if beyond >= best:
@@ -203,30 +203,28 @@ class HackingAlarm:
         self._recovered_at, self._told = state["recovered_at"], state["told"]
 
 
-def change(values: Sequence[float], recent: int) -> float:
+def change(values: Sequence[float], recent: int, noise: tuple[float, float]) -> float:
     """How far the mean of the last `recent` values is above the mean of the others, in standard errors.
-
-    The noise of a value is estimated from successive differences (module docstring). Values that are all the same have
-    not changed, whatever the rounding of their means.
 
     Args:
         values: in the order of time; more than `recent`.
         recent: how many of them make up the second mean, at least 1.
+        noise: `noise_of` the values, the same wherever they are split.
     """
-    return _change(values, recent, _noise(values))
-
-
-def _noise(values: Sequence[float]) -> tuple[float, float]:
-    """The variance of one value, and what rounding may make of a mean: the same wherever the values are split."""
-    variance = _mean([(b - a) ** 2 for a, b in zip(values, values[1:], strict=False)]) / 2
-    return variance, 1e-9 * max(abs(value) for value in values) + 1e-300
-
-
-def _change(values: Sequence[float], recent: int, noise: tuple[float, float]) -> float:
     before, after = values[:-recent], values[-recent:]
     variance, rounding = noise
     error = math.sqrt(variance * (1 / len(after) + 1 / len(before)))
     return (_mean(after) - _mean(before)) / max(error, rounding)
+
+
+def noise_of(values: Sequence[float]) -> tuple[float, float]:
+    """The variance of one value, and what rounding may make of a mean.
+
+    The variance is estimated from successive differences (module docstring). Values that are all the same have not
+    changed, whatever the rounding of their means.
+    """
+    variance = _mean([(b - a) ** 2 for a, b in zip(values, values[1:], strict=False)]) / 2
+    return variance, 1e-9 * max(abs(value) for value in values) + 1e-300
 
 
 def _split_means(values: Sequence[float], recent: int) -> tuple[float, float]:

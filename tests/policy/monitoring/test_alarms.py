@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from rlstep.policy.monitoring.alarms import AlarmOptions, HackingAlarm, change
+from rlstep.policy.monitoring.alarms import AlarmOptions, HackingAlarm, change, noise_of
 from rlstep.runtime.errors import UserError
 
 
@@ -21,22 +21,26 @@ def watch(options, process, accuracy, start=1):
 # --- The statistic.
 
 
+def moved(values, recent):
+    return change(values, recent, noise_of(values))
+
+
 def test_change_in_standard_errors_by_hand():
     # Before: mean 2; after: mean 9. Differences 2, -2, 2, 5, 2: squares 41, mean 8.2, variance 4.1 of a value.
-    assert change([1, 3, 1, 3, 8, 10], recent=2) == pytest.approx(7 / math.sqrt(4.1 * (1 / 2 + 1 / 4)))
-    assert change([10, 8, 3, 1, 3, 1], recent=2) == pytest.approx(-3.5 / math.sqrt(4.1 * (1 / 2 + 1 / 4)))
+    assert moved([1, 3, 1, 3, 8, 10], 2) == pytest.approx(7 / math.sqrt(4.1 * (1 / 2 + 1 / 4)))
+    assert moved([10, 8, 3, 1, 3, 1], 2) == pytest.approx(-3.5 / math.sqrt(4.1 * (1 / 2 + 1 / 4)))
 
 
 def test_what_does_not_move_has_not_changed():
-    assert change([0.1] * 9, recent=3) == pytest.approx(0, abs=1e-6)
-    assert change([0.0] * 9, recent=3) == 0
+    assert moved([0.1] * 9, 3) == pytest.approx(0, abs=1e-6)
+    assert moved([0.0] * 9, 3) == 0
 
 
 def test_one_bad_update_after_a_spotless_record_is_no_change():
     # Differences 0 x 18, then 1 down and up again: variance 2 / 20 / 2 = 0.05; the mean of five moves by 0.2.
     values = [1.0] * 16 + [1, 1, 1, 0, 1]
-    assert change(values, recent=5) == pytest.approx(-0.2 / math.sqrt(0.05 * (1 / 5 + 1 / 16)))
-    assert change(values, recent=5) > -AlarmOptions().alarm_fall
+    assert moved(values, 5) == pytest.approx(-0.2 / math.sqrt(0.05 * (1 / 5 + 1 / 16)))
+    assert moved(values, 5) > -AlarmOptions().alarm_fall
 
 
 def test_an_alarm_by_hand():
