@@ -33,6 +33,8 @@ if "RANK" in os.environ:
     signal.signal(signal.SIGUSR1, raise_one)
 """
 TRAININGS = ("sft", "prm", "orm", "ppo")
+# What is written at a time, so that a fault comes before the end.
+SMALLEST = {"sample": ["--batch_size", "1"], "score": ["--chunk_rows", "1"]}
 LAUNCHERS = ("torchrun", "deepspeed", "accelerate")
 RANKED = [stage for stage in WORKS if WORKS[stage].ranks]
 
@@ -56,7 +58,7 @@ def begun(inputs, tmp_path, monkeypatch):
     @contextmanager
     def begin(stage: str, by: str, *more: str) -> Iterator[SimpleNamespace]:
         words = [*WORKS[stage].words(inputs, out, 2), *more]
-        words += ["--save_total_limit", "100"] if stage in TRAININGS else ["--chunk_rows", "1"]
+        words += SMALLEST.get(stage, ["--save_total_limit", "100"])
         if by == "deepspeed" and stage in TRAININGS:
             words += ["--deepspeed", "ds_configs/zero2.json"]
         with launched(words, log, by) as process:
