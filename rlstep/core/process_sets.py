@@ -119,7 +119,7 @@ def set_rewards(sets_BL: Tensor, outcomes_B: Tensor, alike_B: Tensor | None = No
 
 def _sums(sets_BL: Tensor, values_BL: Tensor) -> Tensor:
     """(B, L) the sum of the values over each place's set; 0 where there is none."""
-    # Where there is no set, all go into one that is numbered behind the others.
+    # Where there is no set, all go into one that is numbered after the others.
     places_BL = torch.where(sets_BL == NO_SET, sets_BL.numel(), sets_BL)
     sums = values_BL.new_zeros(sets_BL.numel() + 1).index_add(0, places_BL.flatten(), values_BL.flatten())
     return torch.where(sets_BL == NO_SET, 0, sums[places_BL])

@@ -103,7 +103,7 @@ def step_values(samples: Sequence[Judged], correct: np.ndarray) -> list[list[flo
     ids_NS, mask_NS = pad_steps([torch.tensor(of_row, dtype=torch.long) for of_row in numbers])
     texts: dict[str, int] = {}
     alike_N = torch.tensor([texts.setdefault(one.completion, len(texts)) for one in samples])
-    sets_NS = process_sets(ids_NS, mask_NS, torch.zeros(len(samples)))
+    sets_NS = process_sets(ids_NS, mask_NS, torch.zeros(len(samples), dtype=torch.long))
     values_NS = set_rewards(sets_NS, torch.tensor(correct), alike_N)
     rows = zip(values_NS.tolist(), samples, strict=True)
     return [[None if value != value else value for value in row[: len(one.steps)]] for row, one in rows]

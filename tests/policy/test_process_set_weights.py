@@ -5,6 +5,7 @@ import torch
 
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.runtime.errors import UserError
+from tests.policy.gradients import token_gradients
 
 # Of one problem: two begin alike, a third is the first one again, the fourth goes its own way from the start.
 TEXTS = ["7 + 3 = 10\n10 * 7 = 10", "7 + 3 = 10\n10 * 7 = 11", "7 + 3 = 10\n10 * 7 = 10", "3 * 7 = 1\n1 + 7 = 8"]
@@ -38,21 +39,6 @@ def expected_weights(trainer, mask_BT) -> torch.Tensor:
         for t in range(len(ids)):
             weights_BT[number, t] = 1 / sum(other[: t + 1] == ids[: t + 1] for other in trainer.row_ids)
     return weights_BT * mask_BT
-
-
-def token_gradients(trainer, batch) -> torch.Tensor:
-    """(B, T) the loss's gradient with respect to each token's log-probability."""
-    seen, read = [], trainer._get_per_token_logps_and_entropies
-
-    def keep(*args, **kwargs):
-        log_probs_BT, *others = read(*args, **kwargs)
-        log_probs_BT.retain_grad()
-        seen.append(log_probs_BT)
-        return log_probs_BT, *others
-
-    trainer._get_per_token_logps_and_entropies = keep
-    trainer.compute_loss(trainer.model, batch).backward()
-    return seen[0].grad
 
 
 @pytest.mark.parametrize(

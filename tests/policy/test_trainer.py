@@ -18,6 +18,7 @@ from rlstep.tasks.small import small_model
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.spec import VerifierSpec
 from rlstep.verifiers.training.start import new_verifier
+from tests.policy.gradients import token_gradients
 
 GROUP = {"advantage": "group", "step_baseline": "all"}
 # What an untrained policy writes has no answer, and is to be paid for all the same.
@@ -33,23 +34,6 @@ def rows(row):
 
 def changed(rows, index: int, **fields):
     return [replace(row, **fields) if i == index else row for i, row in enumerate(rows)]
-
-
-def token_gradients(trainer, batch) -> torch.Tensor:
-    """(B, T) gradient of the loss with respect to each sampled token's log-probability, as the loss reads it."""
-    seen, read = [], trainer._get_per_token_logps_and_entropies
-
-    def keep(*args, **kwargs):
-        log_probs_BT, *others = read(*args, **kwargs)
-        log_probs_BT.retain_grad()
-        seen.append(log_probs_BT)
-        return log_probs_BT, *others
-
-    trainer._get_per_token_logps_and_entropies = keep
-    trainer.compute_loss(trainer.model, batch).backward()
-    del trainer._get_per_token_logps_and_entropies
-    (log_probs_BT,) = seen
-    return log_probs_BT.grad
 
 
 def parameter_gradients(trainer, batch) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ import torch
 
 from rlstep.policy.rewards.guards import Guards
 from rlstep.policy.rewards.task_rewards import TaskRewards
+from tests.policy.gradients import token_gradients
 
 PROBLEM = "Left to right, mod 20: 7 + 3 * 7\n"
 # Of one problem: two right answers, of which the PRM doubts one, and two wrong ones, of which it likes one.
@@ -45,17 +46,7 @@ def batch_of(scripted, row, task):
             [row(text) for text in TEXTS], source, num_generations=4, max_completion_length=64, **settings
         )
         batch = trainer.batch()
-        seen, read = [], trainer._get_per_token_logps_and_entropies
-
-        def keep(*args, **kwargs):
-            log_probs_BT, *others = read(*args, **kwargs)
-            log_probs_BT.retain_grad()
-            seen.append(log_probs_BT)
-            return log_probs_BT, *others
-
-        trainer._get_per_token_logps_and_entropies = keep
-        trainer.compute_loss(trainer.model, batch).backward()
-        return batch, seen[0].grad
+        return batch, token_gradients(trainer, batch)
 
     return make
 
