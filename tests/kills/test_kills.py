@@ -19,13 +19,16 @@ CHEAP = ("sample", "score", "sft")
 
 def folder(root: Path, **changes) -> Path:
     """What a run might leave."""
-    values = {"rows": "a\n", "weight": 1.0, "loss": float("nan"), "metrics": {"samples": 4}, "runtime": 2.0} | changes
+    values = {"rows": "a\n", "weight": 1.0, "loss": float("nan"), "metrics": {"samples": 4}, "runtime": 2.0}
+    values |= {"page": "solutions"} | changes
     root.mkdir()
     (root / "rows.jsonl").write_text(values["rows"])
     save_file({"w": torch.tensor([values["weight"]])}, root / "model.safetensors")
     history = [{"loss": values["loss"], "train_runtime": values["runtime"]}]
     (root / "trainer_state.json").write_text(json.dumps({"log_history": history}))
     (root / "run.json").write_text(json.dumps({"seconds": values["runtime"], "metrics": values["metrics"]}))
+    times = f"<details><summary>Time of seed 0</summary><p>{values['runtime']}</p></details>"
+    (root / "report.html").write_text(f"{times}<details><summary>{values['page']}</summary></details>")
     torch.save({"step": torch.tensor([values["weight"]])}, root / "optimizer.pt")
     return root
 
@@ -38,6 +41,7 @@ def test_clocks_make_no_difference(tmp_path):
     ("changes", "where"),
     [
         ({"rows": "b\n"}, ["rows.jsonl"]),
+        ({"page": "others"}, ["report.html"]),
         ({"weight": 1.0000001}, ["model.safetensors", "optimizer.pt/step"]),
         ({"loss": 0.5}, ["trainer_state.json/log_history/0/loss"]),
         ({"metrics": {"samples": 3}}, ["run.json/samples"]),
