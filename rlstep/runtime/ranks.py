@@ -31,8 +31,10 @@ def speak_once() -> None:
 
 
 def hide_calls_of_libraries() -> None:
-    """Hides what libraries warn of their own calls at each save: nobody who runs a command can change them."""
+    """Hides what libraries warn of their own calls again and again: nobody who runs a command can change them."""
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    # DeepSpeed's, at nearly every step under torch 2.13
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 
 def wait_for_the_first() -> None:

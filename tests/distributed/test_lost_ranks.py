@@ -1,6 +1,7 @@
 """A rank that is killed, raises an error or hangs: its run ends within a minute, says why once, and can go on."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -171,6 +172,12 @@ def test_what_is_said_of_a_run_is_said_once(stage, by, inputs, tmp_path):
     with launched(words, tmp_path / "log.txt", by) as process:
         assert process.wait(timeout=900) == 0, (tmp_path / "log.txt").read_text()[-4000:]
     lines = (tmp_path / "log.txt").read_text().replace("\r", "\n").splitlines()
-    twice = {line for line in lines if line.strip() and lines.count(line) > 1}
+    bars = [bar for line in lines if (bar := re.match(r"(.*?)\s*\d+%\|.*\| (\d+)/(\d+) \[", line))]
+    if stage in TRAININGS:
+        total = max(int(bar[3]) for bar in bars if not bar[1])
+        assert sum((bar[1], bar[2], int(bar[3])) == ("", "0", total) for bar in bars) == 1, "bars of training"
+    # One process draws its bar again after each line that it logs.
+    lines = [line for line in lines if not any(line.startswith(bar[0]) for bar in bars) and line.strip(" \x1b[A")]
+    twice = {line for line in lines if lines.count(line) > 1}
     # What DeepSpeed prints of the op that its ranks talk through on a CPU, and the second line of any warning.
     assert {line for line in twice if not line.endswith(("op built successfully", "warnings.warn("))} == set()
