@@ -7,10 +7,11 @@ import difflib
 import os
 import sys
 import traceback
+from typing import NoReturn
 
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.processes import end_processes, lost_another
+from rlstep.runtime.processes import end_processes, is_launched, leave, lost_another
 from rlstep.runtime.ranks import hide_calls_of_libraries, is_first_process, speak_once, wait_for_the_first
 from rlstep.runtime.reporter import Link, join
 from rlstep.stages import COMMANDS, run
@@ -20,6 +21,21 @@ TALKATIVE = ("lab", "example", "report", "data", "evaluate", "bench", "plan")
 # How a run that was cut short goes on.
 RESUME, AGAIN = "continue with --resume true", "start it again, and it goes on"
 REMEDIES = dict.fromkeys(("sft", "prm", "orm", "ppo"), RESUME)
+
+
+def entry() -> NoReturn:
+    """Runs the command of this process and ends it: what `rlstep` and `python -m rlstep` call."""
+    try:
+        sys.exit(main())  # trackers wrap it, to learn whether the run has failed
+    except SystemExit as end:
+        if is_launched() and isinstance(end.code, int):
+            leave(end.code)
+        raise
+    except Exception:
+        if is_launched():
+            sys.excepthook(*sys.exc_info())  # trackers wrap this, too
+            leave(1)
+        raise
 
 
 def main(argv: list[str] | None = None) -> int:

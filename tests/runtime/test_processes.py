@@ -1,6 +1,10 @@
 """What stops a run before its processes load anything."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +14,8 @@ import pytest
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.processes import end_processes, lost_another, start_processes
 
-CONFIGS = Path(__file__).parents[2] / "ds_configs"
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "ds_configs"
 TIMEOUT = timedelta(seconds=7)
 NAMES = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 
@@ -119,3 +124,89 @@ def test_configurations_leave_to_the_trainer_what_it_knows(name):
     assert not {"optimizer", "scheduler"} & config.keys()
     if stage["stage"] == 3:
         assert stage["stage3_gather_16bit_weights_on_model_save"] is True
+
+
+# Imported by Python at its start. What the process ends with: a native exit function that aborts, as the destructor of
+# a thread does that still runs; an exit function; a thread that is waited for; and what trackers put around `sys.exit`.
+ENDS = """
+import atexit, ctypes, pathlib, sys, threading, time
+
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(ctypes.cast(libc.abort, ctypes.c_void_p), None, None)
+codes, plain = [], sys.exit
+
+def exit(code=None):
+    codes.append(code)
+    plain(code)
+
+def leave_notes():
+    pathlib.Path("notes.txt").write_text(f"code {codes}, thread {'waited for' if done else 'lost'}")
+
+done = []
+def work():
+    threading.main_thread().join()
+    done.append(True)
+
+sys.exit = exit
+sys.excepthook = lambda *error: codes.append(error[0].__name__)
+atexit.register(leave_notes)
+threading.Thread(target=work).start()
+
+import rlstep.stages
+rlstep.stages.COMMANDS["stub"] = rlstep.stages.Command("stubs", "stub", "For tests.")
+"""
+STUBS = """
+from dataclasses import dataclass
+
+@dataclass
+class Config:
+    what: str = "pass"
+
+def stub(config: Config) -> dict:
+    if config.what == "bug":
+        raise ZeroDivisionError
+    return {"rows": 3}
+"""
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """ended(*words, **environment): what `python -m rlstep WORDS` did whose native exit functions abort."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "sitecustomize.py").write_text(ENDS)
+    (tmp_path / "packages" / "stubs.py").write_text(STUBS)
+
+    def run(*words: str, **environment: str) -> SimpleNamespace:
+        path = os.pathsep.join([str(tmp_path / "packages"), str(ROOT)])
+        environment = {k: v for k, v in os.environ.items() if k != "RANK"} | environment | {"PYTHONPATH": path}
+        command = [sys.executable, "-m", "rlstep", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        notes = (tmp_path / "notes.txt").read_text()
+        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr, notes=notes)
+
+    return run
+
+
+needs_libc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="registers an exit function as glibc does")
+
+
+@needs_libc
+@pytest.mark.parametrize(
+    ("words", "code", "told", "text"),
+    [
+        (["stub"], 0, "[0]", "stub: rows 3\n"),
+        (["stub", "--help"], 0, "[0]", "usage: rlstep stub"),
+        (["stub", "--waht", "8"], 2, "[2]", "rlstep stub: error: unknown option"),
+        (["stub", "--what", "bug"], 1, "['ZeroDivisionError']", ""),
+    ],
+)
+def test_a_launchers_process_ends_with_its_own_code_whatever_native_threads_do(ended, words, code, told, text):
+    process = ended(*words, RANK="0")
+    assert process.code == code, process.err
+    assert (process.err if code else process.out).startswith(text)
+    assert process.notes == f"code {told}, thread waited for"
+
+
+@needs_libc
+def test_a_process_without_a_launcher_ends_as_python_does(ended):
+    assert ended("--version").code == -signal.SIGABRT
