@@ -3,8 +3,10 @@
 Of several processes, one says it (`rlstep.runtime.reporter`).
 """
 
+import contextlib
 import difflib
 import os
+import select
 import sys
 import traceback
 from typing import NoReturn
@@ -61,9 +63,13 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{name}: {summary(metrics)}")
         sys.stdout.flush()
         end_processes()
-    except BrokenPipeError:
-        # The reader (head, less) is gone; redirect stdout so that the interpreter's final flush raises no error.
+    except BrokenPipeError as error:
+        if not _reader_is_gone():  # it was another pipe, of a server or a process
+            return _end_early(name, error, link)
+        # Redirected, so that the interpreter's final flush raises no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if link is not None:
+            link.end()
         return 1
     except SystemExit:  # the parser's, which has said why
         if link is not None:
@@ -93,6 +99,15 @@ def _end_early(name: str, error: BaseException, link: Link | None) -> int:
         wait_for_the_first()
     print(message, file=sys.stderr)
     return code
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads what is printed any more: head and less end early."""
+    outputs = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a notebook's is no file
+            outputs.register(stream.fileno(), 0)  # errors are told without being asked for
+    return bool(outputs.poll(0))
 
 
 def _explained(name: str, error: BaseException) -> tuple[int, str | None]:
