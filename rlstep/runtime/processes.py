@@ -37,7 +37,8 @@ def start_processes(args: "TrainingArguments") -> None:
 
     Raises:
         UserError: one process sees several GPUs, which torch's DataParallel would share out; DeepSpeed is asked for in
-            a process that no launcher started; or its optimizer for the CPU cannot be compiled.
+            a process that no launcher started, or by accelerate's configuration alone; or its optimizer for the CPU
+            cannot be compiled.
     """
     if args.n_gpu > 1:
         raise UserError(
@@ -47,8 +48,14 @@ def start_processes(args: "TrainingArguments") -> None:
     if args.use_cpu:
         _set_timeout(args.ddp_timeout_delta)
     if not args.deepspeed:
+        if args.deepspeed_plugin is not None:
+            # Taken from there, its settings would be no part of the run's identity, and unknown to what is cast here.
+            raise UserError(
+                "accelerate's configuration starts DeepSpeed (ACCELERATE_USE_DEEPSPEED), and deepspeed names no file; "
+                "set it, for example to ds_configs/zero2.json, and launch with `accelerate launch --multi_gpu`."
+            )
         return
-    if "RANK" not in os.environ:
+    if not is_launched():
         raise UserError(
             "deepspeed is set, but no launcher started this process; start it with `deepspeed --num_gpus N --module "
             "rlstep ...`, also on one GPU, or with `torchrun`."

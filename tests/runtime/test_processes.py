@@ -47,6 +47,11 @@ def test_one_process_with_several_gpus_is_refused():
         start_processes(SimpleNamespace(n_gpu=2, deepspeed=None))
 
 
+def test_deepspeed_that_accelerate_alone_asks_for_is_refused():
+    with pytest.raises(UserError, match="ACCELERATE_USE_DEEPSPEED.* deepspeed names no file; set it"):
+        start_processes(SimpleNamespace(n_gpu=1, deepspeed=None, deepspeed_plugin=object(), use_cpu=False))
+
+
 def test_deepspeed_needs_a_launcher(arguments, monkeypatch):
     args = arguments("zero2")
     start_processes(args)
@@ -67,11 +72,15 @@ def group(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+def _without_deepspeed() -> SimpleNamespace:
+    return SimpleNamespace(n_gpu=0, deepspeed=None, deepspeed_plugin=None, use_cpu=True, ddp_timeout_delta=TIMEOUT)
+
+
 def test_the_timeout_counts_on_cpus_too(group):
     """The Trainer's arguments pass it on for GPUs alone."""
     import torch
 
-    start_processes(SimpleNamespace(n_gpu=0, deepspeed=None, use_cpu=True, ddp_timeout_delta=TIMEOUT))
+    start_processes(_without_deepspeed())
     assert group._get_backend(torch.device("cpu")).options._timeout == TIMEOUT
 
 
