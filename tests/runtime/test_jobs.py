@@ -160,7 +160,7 @@ def die(signum: int) -> None:
     ("signum", "why"),
     [
         (signal.SIGKILL, r"\(Killed\), as the system does where memory runs out"),
-        (signal.SIGSEGV, r"\(Segmentation fault\)"),
+        (signal.SIGTERM, r"\(Terminated\)"),
     ],
 )
 def test_a_job_that_a_signal_ended_is_said_to_be(run, signum, why):

@@ -219,3 +219,42 @@ def test_a_launchers_process_ends_with_its_own_code_whatever_native_threads_do(e
 @needs_libc
 def test_a_process_without_a_launcher_ends_as_python_does(ended):
     assert ended("--version").code == -signal.SIGABRT
+
+
+# A group that something holds though it is closed, as DeepSpeed does, with work that ends when the interpreter does.
+HELD = """
+import atexit, ctypes, os, sys, time
+from pathlib import Path
+
+atexit.register(ctypes.PyDLL(None).sleep, 2)  # the last exit function; nobody else gets the interpreter meanwhile
+
+import torch
+import torch.distributed as distributed
+from rlstep.runtime.processes import end_processes, leave
+
+rank, closed = int(os.environ["RANK"]), Path("closed")
+distributed.init_process_group("gloo", init_method=f"file://{Path('store').absolute()}", rank=rank, world_size=2)
+held = distributed.new_group([0, 1])
+if rank == 0:
+    distributed.all_reduce(torch.ones(4), group=held, async_op=True)
+    end_processes()
+    closed.touch()
+    leave(0)
+while not closed.exists():
+    time.sleep(0.05)
+time.sleep(0.2)
+distributed.all_reduce(torch.ones(4), group=held)
+os._exit(0)
+"""
+
+
+@needs_libc
+@pytest.mark.distributed
+def test_a_closed_group_that_is_still_held_does_not_abort_a_process(tmp_path):
+    """`sys.exit` in place of `leave`: "terminate called without an active exception", code -6."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", HELD], cwd=tmp_path, env=environment | {"RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
