@@ -1,7 +1,5 @@
 """`python -m rlstep`, which is also what `deepspeed --module rlstep` starts."""
 
-import sys
+from rlstep.cli import entry
 
-from rlstep.cli import main
-
-sys.exit(main())
+entry()

@@ -3,14 +3,17 @@
 Of several processes, one says it (`rlstep.runtime.reporter`).
 """
 
+import contextlib
 import difflib
 import os
+import select
 import sys
 import traceback
+from typing import NoReturn
 
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.processes import end_processes, lost_another
+from rlstep.runtime.processes import end_processes, is_launched, leave, lost_another
 from rlstep.runtime.ranks import hide_calls_of_libraries, is_first_process, speak_once, wait_for_the_first
 from rlstep.runtime.reporter import Link, join
 from rlstep.stages import COMMANDS, run
@@ -20,6 +23,21 @@ TALKATIVE = ("lab", "example", "report", "data", "evaluate", "bench", "plan")
 # How a run that was cut short goes on.
 RESUME, AGAIN = "continue with --resume true", "start it again, and it goes on"
 REMEDIES = dict.fromkeys(("sft", "prm", "orm", "ppo"), RESUME)
+
+
+def entry() -> NoReturn:
+    """Runs the command of this process and ends it: what `rlstep` and `python -m rlstep` call."""
+    try:
+        sys.exit(main())  # trackers wrap it, to learn whether the run has failed
+    except SystemExit as end:
+        if is_launched() and isinstance(end.code, int):
+            leave(end.code)
+        raise
+    except Exception:
+        if is_launched():
+            sys.excepthook(*sys.exc_info())  # trackers wrap this, too
+            leave(1)
+        raise
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,9 +63,13 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{name}: {summary(metrics)}")
         sys.stdout.flush()
         end_processes()
-    except BrokenPipeError:
-        # The reader (head, less) is gone; redirect stdout so that the interpreter's final flush raises no error.
+    except BrokenPipeError as error:
+        if not _reader_is_gone():  # it was another pipe, of a server or a process
+            return _end_early(name, error, link)
+        # Redirected, so that the interpreter's final flush raises no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if link is not None:
+            link.end()
         return 1
     except SystemExit:  # the parser's, which has said why
         if link is not None:
@@ -77,6 +99,15 @@ def _end_early(name: str, error: BaseException, link: Link | None) -> int:
         wait_for_the_first()
     print(message, file=sys.stderr)
     return code
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads what is printed any more: head and less end early."""
+    outputs = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a notebook's is no file
+            outputs.register(stream.fileno(), 0)  # errors are told without being asked for
+    return bool(outputs.poll(0))
 
 
 def _explained(name: str, error: BaseException) -> tuple[int, str | None]:

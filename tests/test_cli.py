@@ -1,5 +1,6 @@
 """The command line: what it lists, how it fails, and where it finds recipes."""
 
+import errno
 import json
 import os
 import re
@@ -31,6 +32,8 @@ def stub(config: StubConfig) -> dict:
         raise OSError("runs/none is not a local folder and is not a valid model identifier")
     if config.what == "interrupt":
         raise KeyboardInterrupt
+    if config.what == "pipe":
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
     if config.what == "bug":
         raise ZeroDivisionError
     return {"rows": 3, "loss": 0.123456, "nested": {}}
@@ -113,6 +116,7 @@ def test_unknown_command_has_a_suggestion(capsys):
         (["--waht", "x"], 2, "rlstep stub: error: unknown option '--waht' (did you mean '--what'?)."),
         (["--config", "none.yaml"], 2, "rlstep stub: error: none.yaml: no such file"),
         (["--what", "model"], 2, "rlstep stub: error: runs/none is not a local folder"),
+        (["--what", "pipe"], 2, "rlstep stub: error: [Errno 32] Broken pipe"),  # of a server or a process
         (["--what", "interrupt"], 130, "rlstep stub: interrupted\n"),
     ],
 )
@@ -121,6 +125,16 @@ def test_failure_is_one_line(stubbed, capsys, options, code, message):
     err = capsys.readouterr().err
     assert err.startswith(message)
     assert err.count("\n") == 1
+
+
+def test_nothing_is_said_where_nobody_reads_the_output_any_more(stubbed, monkeypatch, capsys):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert cli.main(["stub"]) == 1
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_bug_keeps_its_traceback(stubbed):

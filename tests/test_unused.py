@@ -20,8 +20,8 @@ SOURCES = {
     )
     for path in sorted(ROOT.rglob("*.py"))
 }
-# Called by name from outside: the first prints a table of the documentation.
-CALLED_FROM_OUTSIDE = {("rlstep.policy.monitoring.glossary", "glossary_table"), ("rlstep.cli", "main")}
+# Called by name from outside: prints a table of the documentation.
+CALLED_FROM_OUTSIDE = {("rlstep.policy.monitoring.glossary", "glossary_table")}
 Definition = ast.FunctionDef | ast.ClassDef
 
 

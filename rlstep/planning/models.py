@@ -75,6 +75,12 @@ class Model:
         """Tied embeddings count once."""
         return sum(p.numel() for p in self.skeleton.parameters())
 
+    @cached_property
+    def vocabulary_head(self) -> int:
+        """Parameters that are the language model's head's alone: none of a matrix tied to the input embeddings."""
+        head, embeddings = self.skeleton.get_output_embeddings(), self.skeleton.get_input_embeddings()
+        return sum(p.numel() for p in head.parameters() if p is not embeddings.weight)
+
     def weight_bytes(self, number: int) -> float:
         """Bytes of the whole weights in memory.
 

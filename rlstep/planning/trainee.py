@@ -99,9 +99,8 @@ def trainee_of(stage: str, values: Mapping, models: Models, class_head: int | No
     dtype = str(model.config.dtype).removeprefix("torch.") if model.config.dtype else None
     precision = precision_of(stage, values, dtype, zero)
     parameters, shape = model.parameters, model.shape
-    if class_head is not None and not model.config.get_text_config().tie_word_embeddings:
-        # A token classifier has no output embedding; one that is tied to the input's is counted once already.
-        parameters -= shape.hidden * shape.vocabulary
+    if class_head is not None:
+        parameters -= model.vocabulary_head  # a token classifier has none
     further = model.lora if values.get("use_peft") and not values.get("merge_base") else None
     lora, adapter, adapter_parameters = further or lora_of(stage, values), None, 0
     if lora is not None:

@@ -1,10 +1,15 @@
-"""Verifiers that a stage loads: an adapter may be put on weights that are there, and an implicit PRM is two models."""
+"""Verifiers that a stage loads: an adapter may be put on weights that are there, and an implicit PRM is two models.
+
+All others have a head of a few labels, or the rows of a few label tokens, and no language model's head.
+"""
 
 from dataclasses import dataclass
 
 from rlstep.core.memory import FLOAT, Precision, mask_bytes, working_per_place
 from rlstep.planning.models import Model
 from rlstep.verifiers.forward import LARGEST_LOGITS
+
+LABELS = 2  # wrong and right; neutral would be one more
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,16 @@ def loaded(model: Model, number: int, shared: bool = False) -> Loaded:
         number: bytes of a weight.
         shared: whether its adapter is put on a base that is in memory already.
     """
-    own = 0 if model.lora is None else model.adapter(model.lora, FLOAT)[1]
-    if own and shared:
-        return Loaded(own, own * FLOAT)
-    copies = 2 if model.implicit else 1
-    return Loaded(own + copies * model.parameters, own * FLOAT + copies * model.weight_bytes(number))
+    lora = 0 if model.lora is None else model.adapter(model.lora, FLOAT)[1]
+    if model.implicit:
+        return Loaded(lora + 2 * model.parameters, lora * FLOAT + 2 * model.weight_bytes(number))
+    head = LABELS * model.shape.hidden
+    if lora and shared:
+        return Loaded(lora + head, (lora + head) * FLOAT)
+    # The vocabulary's head is never quantised.
+    backbone = model.weight_bytes(number) - model.vocabulary_head * number
+    weights = backbone + lora * FLOAT + head * (FLOAT if lora else number)
+    return Loaded(lora + head + model.parameters - model.vocabulary_head, weights)
 
 
 def scoring_peak(model: Model, number: int, batch_tokens: int, longest: int, attention: str) -> float:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -69,7 +70,7 @@ def run_jobs(jobs: Sequence[Job], logs: Path, workers: int) -> None:
                         continue
                     del running[name]
                     if process.exitcode != 0:
-                        raise UserError(_why(name, logs))
+                        raise UserError(_why(name, logs, process.exitcode))
                     ended.add(name)
                     display.end(name, time.monotonic() - start)
                 display.refresh()
@@ -111,13 +112,16 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
-def _why(name: str, logs: Path) -> str:
+def _why(name: str, logs: Path, code: int) -> str:
     error = logs / f"{name}.error"
     if error.is_file():
         message = error.read_text(encoding="utf-8")
         error.unlink()
         return f"{name}: {message}"
-    return f"{name} failed; {logs / name}.log ends with: {_last_line(logs / f'{name}.log')}"
+    what = "failed" if code > 0 else f"was ended by a signal ({signal.strsignal(-code)})"
+    if -code == signal.SIGKILL:
+        what += ", as the system does where memory runs out"
+    return f"{name} {what}; {logs / name}.log ends with: {_last_line(logs / f'{name}.log')}"
 
 
 def _last_line(log: Path) -> str:

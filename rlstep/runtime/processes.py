@@ -4,13 +4,16 @@ Those of a training run are started before any weights are loaded, because ZeRO-
 `sample`, `score` and `label` share no weights: each works through its own part of the data.
 """
 
+import atexit
 import os
 import sys
+import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from rlstep.runtime.errors import UserError
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:  # imports torch
 T = TypeVar("T")
 # Processes wait for the slowest one at the end, for as long as its last batches take.
 PATIENCE = timedelta(days=30)
+# Python's own exit code where its last output could not be written.
+LOST_OUTPUT = 120
 # Gloo's errors have no class of their own.
 OF_ANOTHER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
 
@@ -32,7 +37,8 @@ def start_processes(args: "TrainingArguments") -> None:
 
     Raises:
         UserError: one process sees several GPUs, which torch's DataParallel would share out; DeepSpeed is asked for in
-            a process that no launcher started; or its optimizer for the CPU cannot be compiled.
+            a process that no launcher started, or by accelerate's configuration alone; or its optimizer for the CPU
+            cannot be compiled.
     """
     if args.n_gpu > 1:
         raise UserError(
@@ -42,8 +48,14 @@ def start_processes(args: "TrainingArguments") -> None:
     if args.use_cpu:
         _set_timeout(args.ddp_timeout_delta)
     if not args.deepspeed:
+        if args.deepspeed_plugin is not None:
+            # Taken from there, its settings would be no part of the run's identity, and unknown to what is cast here.
+            raise UserError(
+                "accelerate's configuration starts DeepSpeed (ACCELERATE_USE_DEEPSPEED), and deepspeed names no file; "
+                "set it, for example to ds_configs/zero2.json, and launch with `accelerate launch --multi_gpu`."
+            )
         return
-    if "RANK" not in os.environ:
+    if not is_launched():
         raise UserError(
             "deepspeed is set, but no launcher started this process; start it with `deepspeed --num_gpus N --module "
             "rlstep ...`, also on one GPU, or with `torchrun`."
@@ -135,11 +147,39 @@ def _set_timeout(timeout: timedelta) -> None:
         distributed.distributed_c10d._set_pg_timeout(timeout)
 
 
+def is_launched() -> bool:
+    """Whether a launcher has started this process, alone or as one of several."""
+    return "RANK" in os.environ
+
+
 def end_processes() -> None:
-    """Closes the process group that a launcher's process has; its threads could abort the interpreter at the end."""
+    """Closes the process group that a launcher's process has."""
     distributed = sys.modules.get("torch.distributed")
-    if "RANK" in os.environ and distributed is not None and distributed.is_initialized():
+    if is_launched() and distributed is not None and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """Ends a launcher's process as Python does, but for taking the interpreter apart.
+
+    A group that is closed keeps its threads while anybody holds it, and DeepSpeed's parameters and engine do until the
+    end. A thread of gloo that has yet to let go of its last tensor then asks for an interpreter that is being taken
+    apart, which ends the thread in the middle of a destructor: "terminate called without an active exception", and the
+    exit code of a run that has lost nothing is -6.
+    """
+    # As processes of multiprocessing end: threads that are no daemons are waited for, then come the exit functions.
+    for finish in (threading._shutdown, atexit._run_exitfuncs):
+        try:
+            finish()
+        except BaseException:  # an interrupt: Python, too, shows it and goes on
+            traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError:
+            code = code or LOST_OUTPUT
+    os._exit(code)
 
 
 def lost_another(error: BaseException | None) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from accelerate.utils import gather_object
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rlstep.runtime import checkpoints
@@ -89,13 +90,15 @@ class ExactResume:
         """As the Trainer's.
 
         Raises:
-            UserError: the checkpoint has no state files, was written with other batches, or lacks the state of
-                something registered. Nothing has been loaded then.
+            UserError: the checkpoint has no state files, was written with other batches, lacks the state of something
+                registered, or is not the one that the other processes see. Nothing has been loaded then.
         """
-        if resume_from_checkpoint is True:
+        newest = resume_from_checkpoint is True
+        if newest:
             resume_from_checkpoint = checkpoints.newest_checkpoint(self.args.output_dir, exact=True)
-            if resume_from_checkpoint is None:
-                raise UserError(f"{self.args.output_dir} has no checkpoint to continue; start without resume.")
+        self._require_same(resume_from_checkpoint or None)
+        if newest and resume_from_checkpoint is None:
+            raise UserError(f"{self.args.output_dir} has no checkpoint to continue; start without resume.")
         if self.args.should_save:
             checkpoints.remove_leftovers(self.args.output_dir)
         self._continued, self._kept, self._seconds_before = resume_from_checkpoint or None, None, 0.0
@@ -103,6 +106,16 @@ class ExactResume:
             self._check_arguments()
             self._kept = self._read_kept(Path(self._continued))
         return super().train(self._continued, *args, **kwargs)
+
+    def _require_same(self, checkpoint: str | None) -> None:
+        """Refuses to go on from here in one process, and from elsewhere, or from the beginning, in another."""
+        seen = gather_object([checkpoint and Path(checkpoint).name])
+        if len(set(seen)) > 1:
+            told = ", ".join(f"rank {rank} {name or 'none'}" for rank, name in enumerate(seen))
+            raise UserError(
+                f"{self.args.output_dir}: processes see different checkpoints to continue ({told}). output_dir must be "
+                "on a file system that all machines share, or, with save_on_each_node, hold the same on each of them."
+            )
 
     def _check_arguments(self) -> None:
         if self.args.ignore_data_skip:

@@ -120,14 +120,17 @@ def _replacing(out: Path, force: bool) -> Iterator[Path]:
             raise UserError(f"{out} exists and is not an export, so it is not replaced; give another out.")
         if not force:
             raise UserError(f"{out} holds an earlier export; give another out, or force: true to replace it.")
-    folder = out.with_name(f".{out.name}.partial")
+    folder, replaced = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.replaced")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         yield folder
+        # A kill while the earlier one is removed must leave no part of it under its name.
+        shutil.rmtree(replaced, ignore_errors=True)
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(replaced)
         folder.rename(out)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

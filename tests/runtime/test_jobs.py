@@ -151,16 +151,29 @@ def test_a_crash_names_the_log_and_its_last_line(run, tmp_path):
     assert log.startswith("something before\nTraceback")
 
 
+def die(signum: int) -> None:
+    print("step 3")
+    os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize(
+    ("signum", "why"),
+    [
+        (signal.SIGKILL, r"\(Killed\), as the system does where memory runs out"),
+        (signal.SIGTERM, r"\(Terminated\)"),
+    ],
+)
+def test_a_job_that_a_signal_ended_is_said_to_be(run, signum, why):
+    """Its log ends in the middle of its work, with nothing that it failed of."""
+    with pytest.raises(UserError, match=rf"^sft was ended by a signal {why}; .*logs/sft\.log ends with: step 3$"):
+        run(Job("sft", (), partial(die, signum)))
+
+
 def test_a_crash_is_not_told_in_the_words_of_an_earlier_refusal(run, tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "sft.error").write_text("a refusal that a killed run never read")
     with pytest.raises(UserError, match="ZeroDivisionError: oh"):
         run(Job("sft", (), partial(crash, "oh")))
-
-
-def test_a_job_killed_from_outside_is_a_failure(run):
-    with pytest.raises(UserError, match="sft failed"):
-        run(Job("sft", (), lambda: os.kill(os.getpid(), signal.SIGKILL)))
 
 
 def test_a_failure_ends_the_others_and_starts_no_more(run, tmp_path):

@@ -1,6 +1,10 @@
 """What stops a run before its processes load anything."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +14,8 @@ import pytest
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.processes import end_processes, lost_another, start_processes
 
-CONFIGS = Path(__file__).parents[2] / "ds_configs"
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "ds_configs"
 TIMEOUT = timedelta(seconds=7)
 NAMES = ("zero2", "zero2_offload", "zero3", "zero3_offload")
 
@@ -42,6 +47,11 @@ def test_one_process_with_several_gpus_is_refused():
         start_processes(SimpleNamespace(n_gpu=2, deepspeed=None))
 
 
+def test_deepspeed_that_accelerate_alone_asks_for_is_refused():
+    with pytest.raises(UserError, match="ACCELERATE_USE_DEEPSPEED.* deepspeed names no file; set it"):
+        start_processes(SimpleNamespace(n_gpu=1, deepspeed=None, deepspeed_plugin=object(), use_cpu=False))
+
+
 def test_deepspeed_needs_a_launcher(arguments, monkeypatch):
     args = arguments("zero2")
     start_processes(args)
@@ -62,11 +72,15 @@ def group(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+def _without_deepspeed() -> SimpleNamespace:
+    return SimpleNamespace(n_gpu=0, deepspeed=None, deepspeed_plugin=None, use_cpu=True, ddp_timeout_delta=TIMEOUT)
+
+
 def test_the_timeout_counts_on_cpus_too(group):
     """The Trainer's arguments pass it on for GPUs alone."""
     import torch
 
-    start_processes(SimpleNamespace(n_gpu=0, deepspeed=None, use_cpu=True, ddp_timeout_delta=TIMEOUT))
+    start_processes(_without_deepspeed())
     assert group._get_backend(torch.device("cpu")).options._timeout == TIMEOUT
 
 
@@ -119,3 +133,128 @@ def test_configurations_leave_to_the_trainer_what_it_knows(name):
     assert not {"optimizer", "scheduler"} & config.keys()
     if stage["stage"] == 3:
         assert stage["stage3_gather_16bit_weights_on_model_save"] is True
+
+
+# Imported by Python at its start. What the process ends with: a native exit function that aborts, as the destructor of
+# a thread does that still runs; an exit function; a thread that is waited for; and what trackers put around `sys.exit`.
+ENDS = """
+import atexit, ctypes, pathlib, sys, threading, time
+
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(ctypes.cast(libc.abort, ctypes.c_void_p), None, None)
+codes, plain = [], sys.exit
+
+def exit(code=None):
+    codes.append(code)
+    plain(code)
+
+def leave_notes():
+    pathlib.Path("notes.txt").write_text(f"code {codes}, thread {'waited for' if done else 'lost'}")
+
+done = []
+def work():
+    threading.main_thread().join()
+    done.append(True)
+
+sys.exit = exit
+sys.excepthook = lambda *error: codes.append(error[0].__name__)
+atexit.register(leave_notes)
+threading.Thread(target=work).start()
+
+import rlstep.stages
+rlstep.stages.COMMANDS["stub"] = rlstep.stages.Command("stubs", "stub", "For tests.")
+"""
+STUBS = """
+from dataclasses import dataclass
+
+@dataclass
+class Config:
+    what: str = "pass"
+
+def stub(config: Config) -> dict:
+    if config.what == "bug":
+        raise ZeroDivisionError
+    return {"rows": 3}
+"""
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """ended(*words, **environment): what `python -m rlstep WORDS` did whose native exit functions abort."""
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "sitecustomize.py").write_text(ENDS)
+    (tmp_path / "packages" / "stubs.py").write_text(STUBS)
+
+    def run(*words: str, **environment: str) -> SimpleNamespace:
+        path = os.pathsep.join([str(tmp_path / "packages"), str(ROOT)])
+        environment = {k: v for k, v in os.environ.items() if k != "RANK"} | environment | {"PYTHONPATH": path}
+        command = [sys.executable, "-m", "rlstep", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        notes = (tmp_path / "notes.txt").read_text()
+        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr, notes=notes)
+
+    return run
+
+
+needs_libc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="registers an exit function as glibc does")
+
+
+@needs_libc
+@pytest.mark.parametrize(
+    ("words", "code", "told", "text"),
+    [
+        (["stub"], 0, "[0]", "stub: rows 3\n"),
+        (["stub", "--help"], 0, "[0]", "usage: rlstep stub"),
+        (["stub", "--waht", "8"], 2, "[2]", "rlstep stub: error: unknown option"),
+        (["stub", "--what", "bug"], 1, "['ZeroDivisionError']", ""),
+    ],
+)
+def test_a_launchers_process_ends_with_its_own_code_whatever_native_threads_do(ended, words, code, told, text):
+    process = ended(*words, RANK="0")
+    assert process.code == code, process.err
+    assert (process.err if code else process.out).startswith(text)
+    assert process.notes == f"code {told}, thread waited for"
+
+
+@needs_libc
+def test_a_process_without_a_launcher_ends_as_python_does(ended):
+    assert ended("--version").code == -signal.SIGABRT
+
+
+# A group that something holds though it is closed, as DeepSpeed does, with work that ends when the interpreter does.
+HELD = """
+import atexit, ctypes, os, sys, time
+from pathlib import Path
+
+atexit.register(ctypes.PyDLL(None).sleep, 2)  # the last exit function; nobody else gets the interpreter meanwhile
+
+import torch
+import torch.distributed as distributed
+from rlstep.runtime.processes import end_processes, leave
+
+rank, closed = int(os.environ["RANK"]), Path("closed")
+distributed.init_process_group("gloo", init_method=f"file://{Path('store').absolute()}", rank=rank, world_size=2)
+held = distributed.new_group([0, 1])
+if rank == 0:
+    distributed.all_reduce(torch.ones(4), group=held, async_op=True)
+    end_processes()
+    closed.touch()
+    leave(0)
+while not closed.exists():
+    time.sleep(0.05)
+time.sleep(0.2)
+distributed.all_reduce(torch.ones(4), group=held)
+os._exit(0)
+"""
+
+
+@needs_libc
+@pytest.mark.distributed
+def test_a_closed_group_that_is_still_held_does_not_abort_a_process(tmp_path):
+    """`sys.exit` in place of `leave`: "terminate called without an active exception", code -6."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", HELD], cwd=tmp_path, env=environment | {"RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]

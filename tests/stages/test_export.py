@@ -269,6 +269,30 @@ def test_only_an_earlier_export_is_replaced_and_only_by_force(tiny_lm, tmp_path)
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+def test_a_kill_while_an_export_is_replaced_leaves_a_whole_one_that_can_be_replaced(tiny_lm, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def merge():
+        export(ExportConfig(tiny_lm, str(out), what="merged", force=True))
+
+    merge()
+    whole = sorted(path.name for path in out.iterdir())
+
+    def killed(folder: Path, ignore_errors: bool = False) -> None:
+        """Ends after it has removed the earlier export's record."""
+        if (folder / "run.json").is_file():
+            (folder / "run.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rlstep.stages.export.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            merge()
+    assert sorted(path.name for path in out.iterdir()) == whole
+    merge()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_an_export_does_not_replace_what_it_is_made_of(tmp_path):
     for policy in (tmp_path / "out", tmp_path / "out" / "adapter"):
         with pytest.raises(UserError, match="out is .*, which holds policy"):

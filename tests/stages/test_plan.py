@@ -23,6 +23,11 @@ PPO = {
 }  # fmt: skip
 
 
+LABELS = 2 * H  # a verifier's head
+# Of an embedding, two layers (queries, keys and values with biases, output, MLP, norms) and the last norm.
+BACKBONE = VOCABULARY * H + LAYERS * (H * H + H + 2 * (H * H // 2 + H // 2) + H * H + 3 * H * 160 + 2 * H) + H
+
+
 def config_of(vocabulary: int = VOCABULARY, hidden: int = H) -> Qwen2Config:
     return Qwen2Config(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=160, num_hidden_layers=LAYERS,
@@ -150,10 +155,33 @@ def test_the_verifiers_of_a_run_are_counted_whole(planned, base):
     implicit = planned("ppo", PPO | {"reward": ["implicit"], "implicit": str(base)})
     served = planned("ppo", PPO | {"reward": ["prm"], "prm": "http://gpu7:8000"})
     N = one["trained"]
-    assert [plan["frozen"] for plan in (one, prm, implicit, served)] == [0, N, 2 * N, 0]
-    assert gib(prm, "weights") - gib(one, "weights") == 4 * N
+    assert [plan["frozen"] for plan in (one, prm, implicit, served)] == [0, N + LABELS, 2 * N, 0]
+    assert gib(prm, "weights") - gib(one, "weights") == 4 * (N + LABELS)
     assert gib(implicit, "weights") - gib(one, "weights") == 2 * 4 * N
     assert one["flops"] < prm["flops"] < implicit["flops"]
+
+
+def test_a_verifier_has_two_labels_and_no_head_of_the_vocabulary(planned, base, tmp_path):
+    """Whether it is scored with, rewards a policy, guides a search or is an adapter on weights of its own."""
+    untied = config_of()
+    untied.tie_word_embeddings = False
+    untied.save_pretrained(base)
+    policy, verifier = BACKBONE + VOCABULARY * H, BACKBONE + LABELS
+    score, ppo = planned("score", {"data": "rows.jsonl"}), planned("ppo", PPO | {"reward": ["prm"], "prm": str(base)})
+    sampled = {"problems": "problems.jsonl", "n": 4, "batch_size": 4, "search": "beam", "prm": str(base)}
+    search = planned("sample", sampled)
+    assert (score["frozen"], ppo["frozen"], search["frozen"]) == (verifier, verifier, policy + verifier)
+    assert (gib(score, "weights"), gib(search, "weights")) == (4 * verifier, 4 * (policy + verifier))
+    assert gib(ppo, "weights") == 4 * (policy + verifier)
+    implicit = planned("ppo", PPO | {"reward": ["implicit"], "implicit": str(base)})
+    assert implicit["frozen"] == 2 * policy  # its probabilities are of the vocabulary's tokens
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="TOKEN_CLS", base_model_name_or_path=str(base))
+    lora.save_pretrained(tmp_path / "prm")
+    adapted = planned("score", {"data": "rows.jsonl", "model": str(tmp_path / "prm")})
+    assert adapted["frozen"] == verifier + LAYERS * 2 * 4 * H
+    assert gib(adapted, "weights") == 4 * adapted["frozen"]
+    quantise(base, {"quant_method": "gptq", "bits": 8, "group_size": -1})
+    assert gib(planned("score", {"data": "rows.jsonl"}), "weights") == 4 * verifier - 3 * MATRICES
 
 
 @pytest.mark.parametrize(("share_base", "bases"), [(True, 0), (False, 1)])
@@ -163,22 +191,22 @@ def test_an_adapters_base_is_counted_where_it_is_not_the_policys(planned, base, 
     settings = PPO | {"use_peft": True, "lora_target_modules": ["q_proj"]}
     actual = planned("ppo", settings | {"reward": ["prm"], "prm": str(tmp_path / "prm"), "share_base": share_base})
     alone = planned("ppo", settings)
-    own = LAYERS * 2 * 4 * H
+    own = LAYERS * 2 * 4 * H + LABELS
     assert actual["frozen"] == alone["frozen"] + own + bases * alone["frozen"]
     assert gib(actual, "weights") - gib(alone, "weights") == 4 * (own + bases * alone["frozen"])
 
 
 def test_an_implicit_prm_that_scores_is_two_models(planned, base, tmp_path):
     """Told by its configuration, or by the recipe that will train it; both models are asked about every token."""
-    plain = planned("score", {"data": "rows.jsonl"})
+    N, plain = planned("sft", {"data": "rows.jsonl"})["trained"], planned("score", {"data": "rows.jsonl"})
     written = json.loads((base / "config.json").read_text()) | {"rlstep_verifier": {"kind": "implicit", "format": 1}}
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "config.json").write_text(json.dumps(written))
     planned("orm", {"data": "rows.jsonl", "loss": "implicit", "output_dir": str(tmp_path / "later")})
     for name in ("there", "later"):
         actual = planned("score", {"data": "rows.jsonl", "model": str(tmp_path / name)})
-        assert actual["frozen"] == 2 * plain["frozen"]
-        assert gib(actual, "weights") == 2 * gib(plain, "weights")
+        assert actual["frozen"] == 2 * N
+        assert gib(actual, "weights") == 2 * 4 * N
         assert gib(actual, "activations") > gib(plain, "activations")
         assert actual["flops"] > 2 * plain["flops"]
 
@@ -192,8 +220,12 @@ def test_the_prm_of_a_search_is_beside_the_policy(planned, base, engine, policie
     alone = planned("sample", settings)
     search = planned("sample", settings | {"search": "beam", "prm": str(base)})
     served = planned("sample", settings | {"search": "beam", "prm": "http://gpu8:8000"})
-    assert [plan["frozen"] for plan in (alone, search, served)] == [policies * N, policies * N + N, policies * N]
-    assert gib(search, "weights") - gib(alone, "weights") == 4 * N
+    assert [plan["frozen"] for plan in (alone, search, served)] == [
+        policies * N,
+        policies * N + N + LABELS,
+        policies * N,
+    ]
+    assert gib(search, "weights") - gib(alone, "weights") == 4 * (N + LABELS)
     assert gib(search, "activations") > gib(alone, "activations")
     assert served["memory_gib"] == alone["memory_gib"]
 
@@ -235,7 +267,7 @@ def test_quantised_weights_are_as_large_as_their_bits(planned, base, settings, b
     actual = planned("sample", {"problems": "problems.jsonl"})
     assert actual["frozen"] == whole["frozen"]
     assert gib(whole, "weights") - gib(actual, "weights") == pytest.approx(MATRICES * (4 - bits / 8))
-    assert gib(planned("score", {"data": "rows.jsonl"}), "weights") == gib(actual, "weights")
+    assert gib(planned("score", {"data": "rows.jsonl"}), "weights") == gib(actual, "weights") + 4 * LABELS
 
 
 def test_vllm_starts_in_a_share_that_holds_the_quantised_weights_alone(planned, base):
@@ -448,10 +480,10 @@ def test_a_folder_is_planned_from_models_that_are_still_to_be_trained(tmp_path, 
     metrics = plan(PlanConfig(str(folder)))
     actual = metrics["plans"]
     assert [*actual] == ["mine/sft", "mine/prm", "mine/ppo_process"]
-    whole, adapter = actual["mine/sft"]["trained"], actual["mine/prm"]["trained"] - 2 * H
-    # The PRM's adapter is on the policy's own base, which is there once.
-    assert actual["mine/ppo_process"]["frozen"] == whole + adapter
-    assert gib(actual["mine/ppo_process"], "weights") == 4 * (whole + 2 * adapter)
+    whole, adapter = actual["mine/sft"]["trained"], actual["mine/prm"]["trained"] - LABELS
+    # The PRM's adapter and head are on the policy's own base, which is there once.
+    assert actual["mine/ppo_process"]["frozen"] == whole + adapter + LABELS
+    assert gib(actual["mine/ppo_process"], "weights") == 4 * (whole + 2 * adapter + LABELS)
     text = capsys.readouterr().out
     assert "Memory of a GPU in GiB" in text
     assert metrics["fitting"] == 3
