@@ -145,7 +145,7 @@ def _layout(trainee: Trainee, values: Mapping, lengths: Lengths, T: int) -> tupl
     """Where the rows of a pass with gradients stand, and how many they are; `tokens_per_device` cuts them."""
 
     def of(rows: int) -> Layout:
-        # Of a row's last token nothing is asked, so packed rows end before it.
+        # Nothing follows a row's last token, so packed rows end before it.
         packing, attention = bool(values["packing"]), trainee.trunk.attention
         completion = T - 1 if packing else T
         return layout_of(trainee.model, rows, lengths.prompt, completion, values["num_generations"], packing, attention)
@@ -156,16 +156,16 @@ def _layout(trainee: Trainee, values: Mapping, lengths: Lengths, T: int) -> tupl
     return of(rows), rows
 
 
-def _training_peak(trainee: Trainee, values: Mapping, layout: Layout, asked: int, adapter_critic: bool) -> float:
+def _training_peak(trainee: Trainee, values: Mapping, layout: Layout, head_tokens: int, adapter_critic: bool) -> float:
     """Bytes of activations at their peak: what layers keep, and the head's or one layer's backward pass."""
     trunk, whole = trainee.trunk, trainee.adapter is None
     # Accelerate hands logits out in float32 under mixed precision; DeepSpeed leaves their type.
     number = trainee.precision.compute if trainee.zero.engine else FLOAT
-    logits = asked * trunk.shape.vocabulary
+    logits = head_tokens * trunk.shape.vocabulary
     if values["packing"] and logits * FLOAT <= values["kept_logits_gib"] * GIB:
-        head, left = kept_head(trunk.shape, asked, number, whole), number * logits
+        head, left = kept_head(trunk.shape, head_tokens, number, whole), number * logits
     else:
-        head, left = fused_head(trunk.shape, asked, trainee.precision.compute, whole, trainee.tiles), 0.0
+        head, left = fused_head(trunk.shape, head_tokens, trainee.precision.compute, whole, trainee.tiles), 0.0
     kept = trunk.kept(layout)
     first = max(trunk.working(layout), head)
     # The critic's pass comes after the policy's head, and its backward pass before.

@@ -144,7 +144,7 @@ class PackedForward:
 
     def places(self, features: list[TokenFeature]) -> int:
         """How many places a pass over these rows has, the ends of bins included."""
-        return collate(_asked(features), self.pad_id, True, self._work, self._share)["input_ids"].numel()
+        return collate(_with_positions(features), self.pad_id, True, self._work, self._share)["input_ids"].numel()
 
     def _read(
         self, model: nn.Module, features: list[TokenFeature], read_values: ReadValues | None
@@ -168,12 +168,12 @@ class PackedForward:
 
 
 def features_of(input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, last: bool = False) -> list[TokenFeature]:
-    """A padded batch's rows without their padding, asked at the place before each token of the completion.
+    """A padded batch's rows without their padding, read at the place before each token of the completion.
 
     Args:
         input_ids_BS, attention_mask_BS: prompts padded on the left, completions on the right.
         T: the completions' padded length.
-        last: ask at the completion's last token, too.
+        last: read at the completion's last token, too.
     """
     lengths = attention_mask_BS[:, -T:].sum(dim=1).tolist()
     ids, mask = input_ids_BS.cpu(), attention_mask_BS.bool().cpu()
@@ -181,19 +181,19 @@ def features_of(input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, last: b
     for row, kept, completion in zip(ids, mask, lengths, strict=True):
         tokens = row[kept]
         start = len(tokens) - completion
-        asked = torch.arange(start - 1, len(tokens) - (not last))
-        # Of what nothing is asked, nothing is computed.
-        features.append(TokenFeature(tokens[: max(1, len(tokens) - (not last))], asked, next_ids=tokens[start:]))
+        positions = torch.arange(start - 1, len(tokens) - (not last))
+        # What follows the last position cannot change what is read, and is not computed.
+        features.append(TokenFeature(tokens[: max(1, len(tokens) - (not last))], positions, next_ids=tokens[start:]))
     return features
 
 
 def packed_batch(model: nn.Module, features: list[TokenFeature], pad_id: int) -> dict[str, Tensor]:
-    """Rows in bins on the model's device, without those that nothing is asked of."""
-    return batch_of(_unwrapped(model), _asked(features), pad_id, packing=True)
+    """Rows in bins on the model's device, without those that are read nowhere."""
+    return batch_of(_unwrapped(model), _with_positions(features), pad_id, packing=True)
 
 
-def _asked(features: list[TokenFeature]) -> list[TokenFeature]:
-    """Those that are asked something; one that is not where there is none, as a model cannot read nothing."""
+def _with_positions(features: list[TokenFeature]) -> list[TokenFeature]:
+    """The rows that are read somewhere; one of the others where there is none, as a model cannot read nothing."""
     return [feature for feature in features if len(feature.positions)] or features[:1]
 
 

@@ -49,8 +49,8 @@ class SampledBatches:
         units = []
         for number in range(len(self)):
             places = self._places(number)
-            asked = [contents[index] for index in range(places[0] // self.n, places[-1] // self.n + 1)]
-            key = digest(made_by, batch_seed(seed, number), asked, places[0] % self.n, self.n, len(places))
+            sampled = [contents[index] for index in range(places[0] // self.n, places[-1] // self.n + 1)]
+            key = digest(made_by, batch_seed(seed, number), sampled, places[0] % self.n, self.n, len(places))
             units.append(Unit(number, key, len(places)))
         return units
 

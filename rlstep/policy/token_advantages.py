@@ -70,8 +70,8 @@ class TokenAdvantages:
         def score(rows: list[int], ids: list[list[int]]) -> list[ScoredCompletion]:
             texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
             columns = (local.prompts, local.references, local.extras)
-            asked, references, extras = ([column[row] for row in rows] for column in columns)
-            scored, finished = self._score(asked, texts, references, ids, extras)
+            problem_prompts, references, extras = ([column[row] for row in rows] for column in columns)
+            scored, finished = self._score(problem_prompts, texts, references, ids, extras)
             self.training_log.log_rollouts(scored, finished)
             return scored
 

@@ -137,7 +137,7 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         # Sample and score. TRL calls `_tokenize_prompts` and `_calculate_rewards` on the way, with these rows. It sees
         # the text of a chat, not its messages, which it would write and read back in ways of its own.
         rows = [
-            row | {"prompt": self.prompt_format.render(self._tokenizer, row["prompt"]), "asked": row["prompt"]}
+            row | {"prompt": self.prompt_format.render(self._tokenizer, row["prompt"]), "problem_prompt": row["prompt"]}
             for row in inputs
         ]
         batch = super()._generate_and_score_completions(rows)
@@ -206,9 +206,9 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         thing that both methods see, as the batch that TRL makes holds tensors alone; and their columns are what TRL
         gives to reward functions, those of the data set and those that a rollout function added.
         """
-        asked, references = ([row[name] for row in inputs] for name in ("asked", "reference"))
+        problem_prompts, references = ([row[name] for row in inputs] for name in ("problem_prompt", "reference"))
         extras = [extra_of(row) for row in inputs]
-        scored, finished = self._score(asked, completions, references, completion_ids_list, extras)
+        scored, finished = self._score(problem_prompts, completions, references, completion_ids_list, extras)
         for row, completion, worth, done in zip(inputs, completions, scored, finished, strict=True):
             row.update(completion=completion, scored=worth, finished=done)
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)

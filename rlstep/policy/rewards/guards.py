@@ -157,7 +157,7 @@ def guard_reasons(
         answer: index of the step that gives the answer (`answer_step`), None where there is none.
         guards: the settings.
     """
-    asked = set(_runs(_WORD.findall(_fold(prompt))))
+    prompt_runs = set(_runs(_WORD.findall(_fold(prompt))))
     earlier: set[str] = set()
     reasons: list[str | None] = []
     for k, (start, end) in enumerate(steps):
@@ -170,7 +170,7 @@ def guard_reasons(
         elif guards.guard_max_step_chars is not None and len(text) > guards.guard_max_step_chars:
             reason = "max_step_chars"
         elif k != answer:
-            reason = _without_reasoning(folded, earlier, asked, guards)
+            reason = _without_reasoning(folded, earlier, prompt_runs, guards)
         reasons.append(reason)
         earlier.add(folded)
     return reasons
@@ -230,12 +230,12 @@ def clip_rewards(rewards: Sequence[float], guards: Guards) -> list[float]:
     return list(rewards) if c is None else [max(-c, min(c, r)) for r in rewards]
 
 
-def _without_reasoning(folded: str, earlier: set[str], asked: set[tuple[str, ...]], guards: Guards) -> str | None:
+def _without_reasoning(folded: str, earlier: set[str], prompt_runs: set[tuple[str, ...]], guards: Guards) -> str | None:
     if guards.guard_filler and _is_filler(folded):
         return "filler"
     if guards.guard_repeats and (folded in earlier or _is_loop(folded)):
         return "repeats"
-    if guards.guard_restated is not None and _copied_share(folded, asked) >= guards.guard_restated:
+    if guards.guard_restated is not None and _copied_share(folded, prompt_runs) >= guards.guard_restated:
         return "restated"
     return None
 
@@ -281,7 +281,7 @@ def _is_loop(folded: str) -> bool:
     return 1 - len(set(runs)) / len(runs) > LOOP_SHARE
 
 
-def _copied_share(folded: str, asked: set[tuple[str, ...]]) -> float:
+def _copied_share(folded: str, prompt_runs: set[tuple[str, ...]]) -> float:
     """The share of the step's words that are copied from the prompt; 0 unless it is prose of five words or more.
 
     A word is copied where it lies in a run of four words that the prompt also has. So a copy with a word changed, left
@@ -292,6 +292,6 @@ def _copied_share(folded: str, asked: set[tuple[str, ...]]) -> float:
         return 0.0
     copied = [False] * len(words)
     for start, run in enumerate(_runs(words)):
-        if run in asked:
+        if run in prompt_runs:
             copied[start : start + RUN] = [True] * RUN
     return sum(copied) / len(words)

@@ -79,7 +79,7 @@ class ScoredBatch:
     @classmethod
     def from_rows(cls, update: int, rows: Iterable[dict]) -> "ScoredBatch":
         """The batch of rows with `asked`, `completion`, `reference`, `scored`, `finished` and maybe `extra`."""
-        columns = ("asked", "completion", "reference", "scored", "finished")
+        columns = ("problem_prompt", "completion", "reference", "scored", "finished")
         rows = list(rows)
         return cls(update, *([row[name] for row in rows] for name in columns), [extra_of(row) for row in rows])
 

@@ -82,8 +82,8 @@ def load_verifiers(
     for name, path in paths.items():
         if path is not None:
             shared = None if base is None else Base(base, base_path, base_revision)
-            asked = options.steps if name == "prm" else None
-            models[name] = load_unsharded(path, args, GIVES[name], shared, asked)
+            boundary = options.steps if name == "prm" else None
+            models[name] = load_unsharded(path, args, GIVES[name], shared, boundary)
     caches = {name: ScoreCache(model, options.score_cache) for name, model in models.items()}
     return Verifiers(models, caches)
 

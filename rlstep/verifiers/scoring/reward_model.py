@@ -114,7 +114,7 @@ class RewardModel(StepScorer):
         if family:
             if neutral is not None:
                 raise UserError(f"{path} is a {family} PRM, which has no neutral class; leave out neutral.")
-            if prompts.asked is not None:
+            if prompts.requested is not None:
                 raise UserError(
                     f"{path} is a {family} PRM, which is asked as its authors ask it; leave out "
                     f"{', '.join(changed(prompts))}. It is given the text of the problem."

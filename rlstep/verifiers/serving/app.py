@@ -122,9 +122,9 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
         return JSONResponse({"error": reason} | reply, 503, {"Retry-After": str(LOADING_RETRY_S)})
 
     @app.post("/score", dependencies=[Depends(known)])
-    async def score(request: Request, asked: Annotated[ScoreRequest, Depends(rows)]) -> ScoreReply:
+    async def score(request: Request, score_request: Annotated[ScoreRequest, Depends(rows)]) -> ScoreReply:
         start = time.perf_counter()
-        scores = await _answer(request, pool.queue.put(asked))
+        scores = await _answer(request, pool.queue.put(score_request))
         pool.metrics.latency.observe(time.perf_counter() - start)
         return ScoreReply(scores=scores)
 
