@@ -17,7 +17,7 @@ def grade(solution: Solution, row: Row, cut_short: bool) -> bool:
     """Sets `answer` and `correct` using the reference; returns whether the solution could be graded.
 
     A solution without an answer keeps the verdict of its data set; without one it is wrong, unless it was cut short
-    (see `rlstep.steps.readers.Reader.cut_short`): then it is not a failed attempt, and gets no grade.
+    (see `rlstep.steps.readers.base.Reader.cut_short`): then it is not a failed attempt, and gets no grade.
 
     Args:
         solution: it.
