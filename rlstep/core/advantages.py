@@ -197,8 +197,8 @@ def group(
     whatever c is: the number of steps is neither rewarded nor penalised. At discount 1 it seems to be worth p c, p the
     share of the samples that write it.
 
-    The sum of process and outcome is a step's advantage. discount=0 gives each step its own
-    reward; 1 the sum over the steps from it on.
+    The sum of process and outcome is a step's advantage. discount=0 gives each step its own reward, 1 the sum over the
+    steps from it on.
 
     Args:
         step_rewards_BS: (B, S) step rewards, padded on the right (`rlstep.core.rewards.pad_steps`).

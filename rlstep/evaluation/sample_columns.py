@@ -35,7 +35,7 @@ class ScoredSamples:
     """A file's samples as columns, those of a problem one after the other, and which fields it has.
 
     What the curves need takes ten bytes a sample and eight more per curve; the values per step, of labelled solutions,
-    sixteen bytes a step. Of the texts, each different answer is kept once.
+    sixteen bytes per step. Each different answer's text is kept once.
 
     Attributes:
         ids: the problems'.

@@ -226,7 +226,7 @@ def token_weights(mask_BT: Tensor, loss_type: str, items: Tensor, max_length: in
 
     Args:
         mask_BT: one on completion tokens.
-        loss_type: TRL's; those of `rlstep.policy.config.TOKEN_LOSSES`.
+        loss_type: TRL's; those of `rlstep.policy.inherited.TOKEN_LOSSES`.
         items: completion tokens of the generation batch, per rank (cispo, dapo).
         max_length: max_completion_length (dr_grpo).
         share: this micro-batch's share of an optimizer step: 1 over the accumulated micro-batches; of `items`'s batch
@@ -256,7 +256,7 @@ def process_set_weights(everyone: Sequence[ScoredCompletion], ids_BT: Tensor, ma
     if any(reward for row in everyone for reward in row.step_rewards):
         raise UserError(OUTCOMES_ALONE.format(source="this reward source pays for steps, too") + ".")
     groups_B = torch.arange(len(everyone)) // size
-    # One small sort per place, of which a GPU has nothing.
+    # One small sort per place, which gains nothing on a GPU.
     return set_weights(process_sets(ids_BT.cpu(), mask_BT.cpu(), groups_B)).to(mask_BT.device)
 
 
@@ -265,7 +265,7 @@ def share_of_loss(mask_bT: Tensor, mask_BT: Tensor, loss_type: str) -> Tensor | 
 
     Args:
         mask_bT, mask_BT: one on the completion tokens of those rows, and of the whole micro-batch.
-        loss_type: TRL's; those of `rlstep.policy.config.TOKEN_LOSSES`.
+        loss_type: TRL's; those of `rlstep.policy.inherited.TOKEN_LOSSES`.
     """
     if loss_type in ("cispo", "dapo"):
         return 1.0  # divided by the tokens of the whole generation batch, whatever is computed at a time

@@ -2,8 +2,8 @@
 
 TRL pads every row to the longest prompt and the longest completion, and computes the prompt of a problem's samples once
 for each of them. Here rows have no padding and samples share their prompt (`rlstep.verifiers.packing`), and the head
-sees the places before completion tokens alone. What comes out is in TRL's form again, (B, T), and equal to the last
-bits: a causal model gives every token the value that it has in its row alone.
+sees the places before completion tokens alone. What comes out is in TRL's form again, (B, T), and equal up to
+rounding: a causal model gives every token the value that it has in its row alone.
 """
 
 import logging
@@ -75,7 +75,7 @@ class PackedForward:
         return can_pack(model, probe=not is_deepspeed_zero3_enabled())
 
     def fits(self, attention_mask_BS: Tensor) -> bool:
-        """Whether every row of a batch lies within the model's attention window, which packing does not know."""
+        """Whether every row of a batch lies within the model's attention window, which packing does not apply."""
         longest = int(attention_mask_BS.sum(dim=1).max())
         if self._window is None or longest <= self._window:
             return True

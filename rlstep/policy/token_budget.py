@@ -31,7 +31,7 @@ class TokenBudget:
         self.tokens, self._packed, self._accelerator = tokens, packed, accelerator
 
     def pieces(self, batch: Batch, last: bool = False) -> list[slice]:
-        """Whole groups where they fit, else rows; the same rows on each rank, as the ranks gather a value of each.
+        """Whole groups where they fit, else rows; the same on each rank, because the ranks gather a value from each.
 
         Args:
             batch: with TRL's `prompt_ids`, `completion_ids` and their masks; equally many rows on each rank.

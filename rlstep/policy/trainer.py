@@ -5,9 +5,9 @@ Generation, LoRA, the reference, the clipped surrogate, DeepSpeed and logging ar
 (B, T) advantages made of step rewards, which its loss supports for subclasses; the KL may be charged as a reward, or
 estimated otherwise.
 
-Around it stand how a batch goes through a model (`passes.py`), the critic (`value_function.py`), further samples of the
-policy (`rollouts.py`), vLLM (`vllm_sync.py`), the log (`monitoring/training_log.py`) and exact resume (`resume.py`).
-`tests/policy/test_trl_seam.py` holds TRL's private names to what is relied on in these.
+The modules around it hold how a batch goes through a model (`passes.py`), the critic (`value_function.py`), further
+samples of the policy (`rollouts.py`), vLLM (`vllm_sync.py`), the log (`monitoring/training_log.py`) and exact resume
+(`resume.py`). `tests/policy/test_trl_seam.py` holds TRL's private names to what is relied on in these.
 """
 
 from collections.abc import Callable
@@ -73,7 +73,7 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         critic_config: the critic's adapter; the policy's by default, or one of rank 16.
         callbacks: as in the Trainer.
         run_identity: settings that a checkpoint must have been written with to be continued by this run.
-        prompt_format: how prompts become tokens; by default as the prompts of the training data have their form.
+        prompt_format: how prompts become tokens; by default as text or as chats, as the training data has them.
 
     Attributes:
         observers: called with each `ScoredBatch` drawn for training, that of all ranks on every rank, after its
@@ -133,7 +133,7 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
             self.value_function.attach(self.model, reference, self.accelerator, self.passes)
 
     def _generate_and_score_completions(self, inputs):
-        """One update up to its loss, from the rows of the data set to the batch that the loss is computed of."""
+        """One update up to its loss, from the rows of the data set to the batch that the loss is computed on."""
         # Sample and score. TRL calls `_tokenize_prompts` and `_calculate_rewards` on the way, with these rows. It sees
         # the text of a chat, not its messages, which it would write and read back in ways of its own.
         rows = [

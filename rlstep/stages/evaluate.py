@@ -1,16 +1,16 @@
 """The `evaluate` stage: best-of-N curves of scored samples (`rlstep.evaluation.best_of_n`), from any file of them.
 
-`rlstep.evaluation.samples` describes the samples. `prm_steps` says how well the PRM scores single steps,
-up to and including each solution's first wrong one (`rlstep.verifiers.metrics.step_metrics`), where steps have labels;
-`reliability.png` shows its calibration. Then `errors` has the final-answer error and the trace error of what is picked,
-too (`rlstep.evaluation.best_of_n.pick_errors`).
+`rlstep.evaluation.samples` describes the samples. Where steps have labels, `prm_steps` says how well the PRM scores
+single steps, up to and including each solution's first wrong one (`rlstep.verifiers.metrics.step_metrics`),
+`reliability.png` shows its calibration, and `errors` has the final-answer error and the trace error of what is picked
+(`rlstep.evaluation.best_of_n.pick_errors`).
 
-With `process_sets`, how well a problem's samples judge each other's steps (`rlstep.evaluation.group_steps`).
+`process_sets` adds how well a problem's samples judge each other's steps (`rlstep.evaluation.group_steps`).
 
 With `search_data`, solutions of searches for the same problems, `equal_tokens.json`, `.md` and `.png` compare them with
 best-of-N at equal generated tokens (`rlstep.evaluation.equal_tokens`).
 
-Of several files, or with `domain`, there is a table by domain at one N instead (`rlstep.evaluation.domains`).
+Several files, or `domain`, give a table by domain at one N instead (`rlstep.evaluation.domains`).
 """
 
 import re
@@ -60,7 +60,7 @@ TRACKED = ReadBy("report_to", "wandb", "trackio")
 class EvaluateConfig:
     data: list[str] = field(
         metadata={
-            "help": "Scored samples: a file (JSONL, Parquet), or a folder of shards. Of several there is a table with "
+            "help": "Scored samples: a file (JSONL, Parquet), or a folder of shards. Several give a table with "
             "a row for each, unless domain says otherwise."
         }
     )

@@ -3,9 +3,9 @@
 With `search` they are not independent samples, but the beams of a search that a PRM guides
 (`rlstep.policy.guided_search`). A batch then holds whole problems, at least one.
 
-Several processes (`torchrun`, `accelerate launch`, `deepspeed`) sample together, each every so many-th batch. A batch's
-seed depends on its number alone, so the rows are the same whatever the number of processes. The output is a file or a
-folder of shards (`rlstep.runtime.output`).
+Several processes (`torchrun`, `accelerate launch`, `deepspeed`) sample together: each of R processes takes every R-th
+batch. A batch's seed depends on its number alone, so the rows are the same whatever the number of processes. The output
+is a file or a folder of shards (`rlstep.runtime.output`).
 """
 
 import logging
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of these a batch's solutions do not depend, but for the problems in it.
+# Settings that a batch's solutions do not depend on. Its problems count, whatever file they come from.
 NOT_OF_A_BATCH = ("problems", "out", "n", "batch_size", "fields", "split", "config_name", "on_long_row")
 FINISHED = "finished"
 

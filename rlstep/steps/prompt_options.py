@@ -230,5 +230,5 @@ def _is_json_object(text: str) -> bool:
         return False
 
 
-# Of a stage that is called without them: as the checkpoint was taught, or by the prompts' own form.
+# The default for a stage that is called without them: as the checkpoint was taught, or by the prompts' own form.
 BY_CHECKPOINT = PromptOptions()

@@ -77,7 +77,7 @@ class LocalJudge:
         self.model = load_policy(options.judge, options.dtype, options.trust_remote_code).to(device()).eval()
 
     def judge(self, cases: Sequence[Case], done: Set[int], may_begin: Callable[[], bool]) -> Iterator[Judged]:
-        """Of one length together, a batch at a time; a batch's own seed, so that a resumed run draws the same.
+        """A batch of about equal lengths at a time, each with a seed of its own, so that a resumed run draws the same.
 
         Raises:
             UserError: a case leaves no room for an answer.

@@ -121,7 +121,7 @@ def by_teacher(options: TeacherOptions, run: LabelRun, task: Task) -> dict:
 
 
 def _by_chunks(run: LabelRun, open_labeller: Callable[[], Label]) -> dict:
-    """Several processes label together, each every so many-th chunk.
+    """Several processes label together: each of R processes takes every R-th chunk.
 
     Args:
         run: what is labelled.

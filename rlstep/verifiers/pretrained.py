@@ -245,7 +245,7 @@ def refuse_pickles(path: str) -> None:
     """Says it clearly where a folder's weights are a pickle, which can run any code while it is read.
 
     Raises:
-        UserError: that is so. Of a hub id, transformers says that there are no safetensors.
+        UserError: that is so. For a hub id, transformers says that there are no safetensors.
     """
     folder = Path(path)
     if folder.is_dir() and not list(folder.glob("*.safetensors")):

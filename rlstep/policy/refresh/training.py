@@ -1,8 +1,8 @@
 """Refreshing the PRM: at fixed intervals it is trained further on the policy's newest samples.
 
-A frozen PRM scores texts ever further from its training data, because the policy moves to where the PRM errs
-in its favour. A refresh labels new samples and trains the PRM on them, mixed with rows of its first training (replay)
-so that it does not forget those. The PRM is trained at the tokens at which it scores, and the loss is that of its first
+A frozen PRM scores texts ever further from its training data, because the policy moves to where the PRM errs in its
+favour. A refresh labels new samples and trains the PRM on them, mixed with rows of its first training (replay) so that
+it does not forget those. The PRM is trained at the tokens at which it scores, and the loss is that of its first
 training under the label policy of its checkpoint.
 """
 

@@ -1,7 +1,7 @@
 """What rewards are made of: one scored completion, a batch of them, and the interface of a reward source.
 
-A reward source only reads text, so a verifier may have a different tokenizer, or be on another machine:
-steps are character spans, and the trainer finds the policy's own tokens for them.
+A reward source only reads text, so a verifier may have a different tokenizer, or be on another machine: steps are
+character spans, and the trainer finds the policy's own tokens for them.
 """
 
 import json

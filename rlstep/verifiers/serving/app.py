@@ -10,13 +10,23 @@ What travels is text and character spans, never tokens, so policy and verifier n
     GET  /metrics -> counts in Prometheus' text format
 
 A prompt is a text or a list of messages, [{"role": "user", "content": "7 + 3"}]. Spans count code points, as Python
-does. Without `steps`, or where they are null, the verifier's boundary rule splits
-the completions. With "cut": true, a row that is longer than the verifier has scores of its first steps, those that fit.
-A request that cannot be answered gets {"error": why} and a status: 400 for one that is malformed
-(field and row are named; rows count from 0), 401 without the server's token, 408 for a body that stops coming, 411 and
-413 for one without a length or too large, 422 for rows that the verifier cannot score, 429 when too much waits, with
-Retry-After, 500 for a fault of the server, which its own output explains, 503 while it loads or stops. Only what is not
-HTTP at all is answered by uvicorn, with 400 in plain text. The other side is `rlstep.verifiers.serving.client`.
+does. Without `steps`, or where they are null, the verifier's boundary rule splits the completions. With "cut": true, a
+row that is longer than the verifier has scores for its first steps, those that fit.
+
+A request that cannot be answered gets {"error": why} and a status::
+
+    400  malformed; field and row are named, rows counted from 0
+    401  without the server's token
+    408  a body that stops coming
+    411  a body without a length
+    413  a body that is too large
+    422  rows that the verifier cannot score
+    429  too much is waiting; with Retry-After
+    500  a fault of the server, which its own output explains
+    503  the server is loading or stopping
+
+Only what is not HTTP at all is answered by uvicorn, with 400 in plain text. The other side is
+`rlstep.verifiers.serving.client`.
 
 A token (`Authorization: Bearer TOKEN`) keeps others from using the server; there is no encryption. /health without one
 says only status and workers, for probes. Its keys are the same while the verifier loads and when the server stops, with

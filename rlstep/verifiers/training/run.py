@@ -40,12 +40,12 @@ from rlstep.verifiers.vocabulary import check_texts, check_vocabulary
 
 logger = logging.getLogger(__name__)
 
-# Rows whose steps are compared with the boundary's.
-LOOKED_AT = 1000
+# How many rows' steps are compared with the boundary's.
+COMPARED_ROWS = 1000
 # Weights of a whole model or an adapter, by the names that transformers and PEFT give their files.
 WEIGHTS = re.compile(r"adapter_config\.json|(adapter_)?model.*\.safetensors(\.index\.json)?")
 
-# Where an adapter is for a moment, before it is merged into a base that was sharded.
+# Where an adapter is kept until it is merged into a base that was sharded.
 UNMERGED = "unmerged"
 
 
@@ -92,7 +92,7 @@ def train_verifier(
     train = read_solutions(config.data, need=need)
     evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
     if "steps" in need:
-        _warn_of_other_steps(config.data, train[:LOOKED_AT], config.steps)
+        _warn_of_other_steps(config.data, train[:COMPARED_ROWS], config.steps)
     chosen = settings(config) | settings(args) | settings(prompts) | settings(tracking)
     with RunRecord(trainer_class.kind, chosen, args.output_dir, args.seed) as record:
         start_processes(args)
@@ -147,7 +147,7 @@ def _warn_of_other_steps(path: str, solutions: Sequence[Solution], boundary: Bou
 def _save(trainer: VerifierTrainer, config: VerifierConfig) -> None:
     folder = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
-        # Of an earlier run's adapter and this one's whole model in one folder, one would be out of date.
+        # An earlier run's adapter beside this one's whole model, or the other way round, would be out of date.
         for file in folder.iterdir():
             if WEIGHTS.fullmatch(file.name):
                 file.unlink()
