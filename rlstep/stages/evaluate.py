@@ -97,17 +97,7 @@ def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord
     each = {name: curve.problems_PN.tolist() for name, curve in by_problem.items()}
     write_json(out / BY_PROBLEM, {"problems": scored.ids, "ns": ns, "curves": each}, indent=None)
     draw_best_of_n(result, out / PICTURE, caption(scored))
-    record.metrics |= row_counts(scored) | failed
-    for curve, measured in measures.items():
-        record.metrics |= {f"{curve}_step_{name}": value for name, value in measured.items()}
-    for figures in group.values():
-        record.metrics |= {f"{GROUP}_{name}": figures[name] for name in ("steps", "judged", "solutions")}
-        for who, measured in figures["measures"].items():
-            record.metrics |= {f"{GROUP}_{who}_{name}": value for name, value in measured.items()}
-    record.metrics |= {f"{name}@{ns[-1]}": curve["mean"][-1] for name, curve in curves.items()}
-    record.metrics |= {
-        f"{name}_{kind}@{ns[-1]}": values[-1] for name, both in errors.items() for kind, values in both.items()
-    }
+    record.metrics |= row_counts(scored) | failed | _curve_metrics(ns[-1], curves, errors, measures, group)
     for tracker in track(record, tracking, config, config.data):
         log_best_of_n(tracker, curves, ns)
     described = [*describe(scored), *([] if config.ns else bound_on_n(scored, ns))]
@@ -115,6 +105,29 @@ def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord
     tables += [part for figures in group.values() for part in _of_process_sets(figures, bool(scored.steps))]
     compared = [] if searches is None else _compare(config, searches, result, record)
     return "\n\n".join(["\n".join(described), *tables, f"{out / PICTURE}", *compared])
+
+
+def _curve_metrics(n: int, curves: dict, errors: dict, measures: dict, group: dict) -> dict[str, float]:
+    """The run's metrics: each curve and error at the largest N, and the measures of steps.
+
+    Args:
+        n: the largest N.
+        curves: of `means`, by name.
+        errors: of `pick_errors`, by name.
+        measures: of `_measure_steps`, by curve.
+        group: of `group_steps`, if it was asked for.
+    """
+    metrics = {}
+    for curve, measured in measures.items():
+        metrics |= {f"{curve}_step_{name}": value for name, value in measured.items()}
+    for figures in group.values():
+        metrics |= {f"{GROUP}_{name}": figures[name] for name in ("steps", "judged", "solutions")}
+        for who, measured in figures["measures"].items():
+            metrics |= {f"{GROUP}_{who}_{name}": value for name, value in measured.items()}
+    metrics |= {f"{name}@{n}": curve["mean"][-1] for name, curve in curves.items()}
+    return metrics | {
+        f"{name}_{kind}@{n}": values[-1] for name, both in errors.items() for kind, values in both.items()
+    }
 
 
 def _of_process_sets(figures: dict, verifiers: bool) -> Iterator[str]:
