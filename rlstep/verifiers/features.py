@@ -123,14 +123,14 @@ def train_features(
     number_of: dict[str, int] = {}
     beginnings = Beginnings()
     for solution, encoded in zip(solutions, _encode_solutions(tokenizer, solutions, prompt_format), strict=True):
-        labelled = list(zip(*train_positions(kind, encoded, solution, policy), strict=True))
+        pairs = list(zip(*train_positions(kind, encoded, solution, policy), strict=True))
         shared = beginnings.shared(solution) if kind == "prm" else 0
-        known = _known(labelled[shared:])
-        if whole_rows and max_length is not None and labelled and labelled[-1][0] >= max_length:
+        known = _known(pairs[shared:])
+        if whole_rows and max_length is not None and pairs and pairs[-1][0] >= max_length:
             counts["positions_too_long"] += known
             counts["rows_too_long"] += 1
             continue
-        fitting = [(position, target) for position, target in labelled if max_length is None or position < max_length]
+        fitting = [(position, target) for position, target in pairs if max_length is None or position < max_length]
         known_and_fitting = _known(fitting[shared:])
         counts["positions_too_long"] += known - known_and_fitting
         if known_and_fitting == 0:
@@ -148,8 +148,9 @@ def train_features(
     return features, dict(counts)
 
 
-def _known(labelled: Sequence[tuple[int, float]]) -> int:
-    return sum(target != UNKNOWN for _, target in labelled)
+def _known(pairs: Sequence[tuple[int, float]]) -> int:
+    """How many of the (position, target) pairs have a known target."""
+    return sum(target != UNKNOWN for _, target in pairs)
 
 
 def score_features(

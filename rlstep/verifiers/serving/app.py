@@ -122,14 +122,7 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
         whole = token is None or "Authorization" in request.headers
         if whole:
             known(given)
-        status, reason = _status(pool)
-        reply: dict[str, Any] = {"status": status, "workers": {"ready": pool.ready, "of": pool.count}}
-        if whole:
-            reply |= {"rlstep": __version__, "name": name, "max_request_bytes": max_request_bytes}
-            reply |= pool.identity or dict.fromkeys(IDENTITY)
-        if status == "ready":
-            return JSONResponse(reply)
-        return JSONResponse({"error": reason} | reply, 503, {"Retry-After": str(LOADING_RETRY_S)})
+        return _health(pool, {"name": name, "max_request_bytes": max_request_bytes} if whole else None)
 
     @app.post("/score", dependencies=[Depends(known)])
     async def score(request: Request, score_request: Annotated[ScoreRequest, Depends(rows)]) -> ScoreReply:
@@ -143,6 +136,17 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
         return Response(pool.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return app
+
+
+def _health(pool: Pool, settings: dict[str, Any] | None) -> JSONResponse:
+    """Whether the server is ready, and with its settings also what it serves; None leaves both out, for probes."""
+    status, reason = _status(pool)
+    reply: dict[str, Any] = {"status": status, "workers": {"ready": pool.ready, "of": pool.count}}
+    if settings is not None:
+        reply |= {"rlstep": __version__} | settings | (pool.identity or dict.fromkeys(IDENTITY))
+    if status == "ready":
+        return JSONResponse(reply)
+    return JSONResponse({"error": reason} | reply, 503, {"Retry-After": str(LOADING_RETRY_S)})
 
 
 def _status(pool: Pool) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import get_args
 
 import torch
 from peft import PeftModel
-from transformers import TrainerCallback, set_seed
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.runtime.checkpoints import newest_checkpoint
@@ -103,9 +103,7 @@ def train_verifier(
             spec_of(tokenizer), prompts=prompts.for_rows(tokenizer, train, taught_of(config.model_name_or_path))
         )
         for path, solutions in ((config.data, train), (config.eval_data, evaluation or [])):
-            texts = (spec.prompts.render(tokenizer, s.prompt) + s.completion for s in solutions)
-            names = [f"{path}, problem '{s.problem_id}', sample {s.sample}" for s in solutions]
-            check_texts(texts, tokenizer, start.described, names)
+            _check_tokens(path, solutions, spec.prompts, tokenizer, start.described)
         model = start.prepare(config, args).model(spec, config, args)
         choose_attention(model, config.attn_implementation, args)
         trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
@@ -123,6 +121,19 @@ def train_verifier(
         _save(trainer, config)
         start.finish(config, args)
     return record.metrics
+
+
+def _check_tokens(
+    path: str,
+    solutions: Sequence[Solution],
+    prompt_format: PromptFormat,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+) -> None:
+    """Refuses solutions with tokens that the model has no embedding for, before its weights are loaded."""
+    texts = (prompt_format.render(tokenizer, solution.prompt) + solution.completion for solution in solutions)
+    names = [f"{path}, problem '{solution.problem_id}', sample {solution.sample}" for solution in solutions]
+    check_texts(texts, tokenizer, config, names)
 
 
 def _warn_of_other_steps(path: str, solutions: Sequence[Solution], boundary: Boundary) -> None:
