@@ -151,20 +151,21 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
             kl_BT = kl_when_sampled(self, batch, self.args.kl_kind[1])
             self.training_log.log_token_mean("kl", kl_BT, mask_BT)
             kl_cost_BT = self.beta * kl_BT
-        own = self._own_rows(len(mask_BT))
-        batch["group"] = torch.arange(own.start, own.stop, device=mask_BT.device) // self.num_generations
+        own_rows = self._own_rows(len(mask_BT))
+        row_B = torch.arange(own_rows.start, own_rows.stop, device=mask_BT.device)
+        batch["group"] = row_B // self.num_generations
         # What a problem's samples are worth within their outcome, and which of them are trained on.
-        worth, stays_B = estimators.by_outcome(everyone.scored, self.args)
-        local = replace(local, scored=worth[own])
-        if stays_B is not None:
-            mask_BT = mask_BT * stays_B[own].to(mask_BT)[:, None]
+        scored, trained_B = estimators.centre_and_select(everyone.scored, self.args)
+        local = replace(local, scored=scored[own_rows])
+        if trained_B is not None:
+            mask_BT = mask_BT * trained_B[own_rows].to(mask_BT)[:, None]
             batch |= {"completion_mask": mask_BT, "num_items_in_batch": self._sum(mask_BT.sum())}
         # Credit: which tokens the rewards belong to. Then advantages.
         step_ends = estimators.step_end_tokens(self._tokenizer, batch["completion_ids"], mask_BT, local.scored)
         if self.args.advantage in ("gae", "rloo", "mean_return"):
-            batch |= self._token_level(batch, local, step_ends, kl_cost_BT, stays_B)
+            batch |= self._token_level(batch, local, step_ends, kl_cost_BT, trained_B)
         else:
-            batch |= self._step_level(batch, local, step_ends, kl_cost_BT, stays_B)
+            batch |= self._step_level(batch, local, step_ends, kl_cost_BT, trained_B)
         if self.args.whitening != "none":
             shift = self.args.whitening == "full"
             batch["advantages"] = estimators.whiten(batch["advantages"], mask_BT, self._sum, shift_mean=shift)
@@ -209,8 +210,8 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         problem_prompts, references = ([row[name] for row in inputs] for name in ("problem_prompt", "reference"))
         extras = [extra_of(row) for row in inputs]
         scored, finished = self._score(problem_prompts, completions, references, completion_ids_list, extras)
-        for row, completion, worth, done in zip(inputs, completions, scored, finished, strict=True):
-            row.update(completion=completion, scored=worth, finished=done)
+        for row, completion, scored_row, ended in zip(inputs, completions, scored, finished, strict=True):
+            row.update(completion=completion, scored=scored_row, finished=ended)
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _score(
