@@ -1,4 +1,5 @@
-"""What `rlstep/policy/` and `rlstep/runtime/resume.py` rely on in TRL and transformers beyond their public interfaces.
+"""What `rlstep/policy/`, `rlstep/runtime/resume.py` and `rlstep/runtime/whole_checkpoints.py` rely on in TRL and
+transformers beyond their public interfaces.
 
 Of the policy's modules trainer.py, token_advantages.py, passes.py, token_budget.py, value_function.py, kl.py,
 rollouts.py, vllm_sync.py, vllm_adapter.py, resume.py, sft_trainer.py and monitoring/training_log.py do. A new TRL or
