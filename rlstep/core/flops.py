@@ -36,8 +36,8 @@ def rows_work(prompt: int, completion: int, samples: int = 1, head_tokens: int |
     Nothing follows a sample's last token, so it does not go through the model.
 
     Args:
-        prompt, completion: in tokens.
-        samples: of the prompt.
+        prompt, completion: lengths in tokens.
+        samples: completions of the prompt.
         head_tokens: places per sample that the head sees; by default the one before each token of the completion.
     """
     P, T = prompt, completion
@@ -49,10 +49,10 @@ def forward_flops(shape: Shape, work: Work, adapter: int = 0, outputs: int | Non
     """Operations of a forward pass.
 
     Args:
-        shape: the model's.
-        work: of the pass.
-        adapter: parameters of its LoRA matrices.
-        outputs: of the head; the vocabulary by default.
+        shape: the model's sizes.
+        work: what the pass computes.
+        adapter: number of parameters in its LoRA matrices.
+        outputs: rows of the head; the vocabulary by default.
     """
     return sum(_parts(shape, work, adapter, outputs))
 
