@@ -140,7 +140,7 @@ def check_budget(lengths: dict[str, int], new_tokens: int, budget: int) -> None:
         budget: `tokens_per_device`.
 
     Raises:
-        UserError: that is so.
+        UserError: the longest prompt with a completion exceeds the budget.
     """
     longest = max(lengths, key=lengths.__getitem__)
     if lengths[longest] + new_tokens > budget:

@@ -30,7 +30,7 @@ def check_together(
     """Refuses combinations of settings that make no sense, all of them in one message, before anything is loaded.
 
     Raises:
-        UserError: there are some.
+        UserError: every combination that is wrong.
     """
     faults = [*faults_of(model, PolicyModel), *_missing(options, refresh, model)]
     faults += [*package_faults(args), *package_faults(model)]
@@ -62,7 +62,7 @@ def check_step_settings(options: PPOOptions, alarm: AlarmOptions, args: StepPPOC
     """Refuses settings that do not fit whether steps are paid, once it is known what own rewards pay for.
 
     Raises:
-        UserError: there are some.
+        UserError: every such setting.
     """
     raise_faults([*_without_steps(options, alarm, args), *_paid_steps(options, args)])
 

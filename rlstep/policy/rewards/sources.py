@@ -150,7 +150,7 @@ def check_teacher(teacher: Verifier, boundary: Boundary) -> None:
     """Refuses a teacher that was taught other steps than those it is to label.
 
     Raises:
-        UserError: that is so.
+        UserError: the two boundaries differ.
     """
     if teacher.boundary != boundary:
         raise UserError(
