@@ -34,8 +34,8 @@ class ByProblem(Sequence):
 class ScoredSamples:
     """A file's samples as columns, those of a problem one after the other, and which fields it has.
 
-    What the curves need takes ten bytes per sample and eight more per curve; the values per step, of labelled solutions,
-    sixteen bytes per step. Each different answer's text is kept once.
+    What the curves need takes ten bytes per sample and eight more per curve; the values per step, of labelled
+    solutions, sixteen bytes per step. Each different answer's text is kept once.
 
     Attributes:
         ids: the problems'.
