@@ -19,7 +19,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rlstep.core.token_stats import log_probs_and_entropies
 from rlstep.verifiers.attention import shares_places
 from rlstep.verifiers.features import TokenFeature
-from rlstep.verifiers.forward import batch_of, collate, inputs_of
+from rlstep.verifiers.forward import batch_of, collate, inputs_of, unwrapped
 from rlstep.verifiers.packing import can_pack, window_of, work_per_token
 
 logger = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ def features_of(input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, last: b
 
 def packed_batch(model: nn.Module, features: list[TokenFeature], pad_id: int) -> dict[str, Tensor]:
     """Rows in bins on the model's device, without those that are read nowhere."""
-    return batch_of(_unwrapped(model), _with_positions(features), pad_id, packing=True)
+    return batch_of(unwrapped(model), _with_positions(features), pad_id, packing=True)
 
 
 def _with_positions(features: list[TokenFeature]) -> list[TokenFeature]:
@@ -227,16 +227,9 @@ def hidden_states(model: nn.Module, choose: Callable[[Tensor], Tensor] | None = 
 
 def backbone_of(model: nn.Module) -> nn.Module:
     """A causal LM without its head, with whatever adapter is in it; the model may be wrapped."""
-    inner = _unwrapped(model)
+    inner = unwrapped(model)
     causal_lm = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     return causal_lm.base_model
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model that DDP or DeepSpeed wraps."""
-    while isinstance(inner := getattr(model, "module", None), nn.Module):
-        model = inner
-    return model
 
 
 def groups_together(slices: list[dict[str, Tensor | None]]) -> list[dict[str, Tensor | None]]:

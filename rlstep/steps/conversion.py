@@ -20,7 +20,7 @@ def grade(solution: Solution, row: Row, cut_short: bool) -> bool:
     (see `rlstep.steps.readers.base.Reader.cut_short`): then it is not a failed attempt, and gets no grade.
 
     Args:
-        solution: it.
+        solution: the solution to grade.
         row: the row that it was read from, for the error.
         cut_short: whether the format's solutions may end before an answer.
 

@@ -93,7 +93,7 @@ def refuse_another_shape(adapter: Adapter, given: dict[str, Any]) -> None:
     """Refuses settings of a fresh adapter that an adapter which is trained further does not have.
 
     Args:
-        adapter: it.
+        adapter: the adapter that is trained further.
         given: the settings that the user gave, by their names in our options (`lora_r`, `use_dora`).
 
     Raises:
@@ -117,7 +117,7 @@ def refuse_adapted_head(adapter: Adapter, model: PreTrainedModel) -> None:
     """Refuses to train further an adapter with a layer on the output embedding.
 
     Args:
-        adapter: it.
+        adapter: the adapter that is trained further.
         model: its base, with its weights, or a `skeleton`.
 
     Raises:
