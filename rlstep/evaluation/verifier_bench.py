@@ -62,7 +62,7 @@ class JudgedSolution:
 
 @dataclass(frozen=True)
 class Measure:
-    """A benchmark's score with its interval, of so many solutions; thresholds as they were used."""
+    """A benchmark's score with its interval, the number of solutions, and the thresholds that were used."""
 
     score: Interval
     solutions: int

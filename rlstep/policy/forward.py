@@ -32,7 +32,7 @@ ReadValues = Callable[[Tensor], Tensor]
 class Tap:
     """Passed to TRL's loss in place of the model; captures what the loss is computed from.
 
-    TRL runs the model within its loss and hands what comes out to nobody, and a second forward pass would double the
+    TRL runs the model within its loss and does not pass on what comes out, and a second forward pass would double the
     cost. The loss passes its model on to `_get_per_token_logps_and_entropies` and does nothing else with it; the
     trainer's override of that fills the tap. So the tensors travel with the call, and none is left on the trainer in
     between.

@@ -21,7 +21,7 @@ dropped, a policy could write like that on hard problems to be spared its bad sc
     max_steps        more steps than that, up to the answer
 
 The last two name the steps that are too long or too many, yet reach further than these. To leave such a step out and
-pay the others would be to pay easy steps before one that nobody scored: a policy that games the rewards writes
+pay the others would be to pay easy steps before one that was not scored: a policy that games the rewards writes
 "1 + 1 = 2" a few times and the solution in a single giant step. So the credit scheme still sees these steps, and a low
 score still costs.
 
@@ -39,7 +39,7 @@ from rlstep.runtime.constraints import Range, check
 from rlstep.steps.extraction import thought_end
 from rlstep.steps.records import Span
 
-# A run is this many words; loops and copied questions show in their runs, in prose of at least so many words.
+# The words in a run. Loops and copied questions are recognised by their runs, in prose of at least the words below.
 RUN = 4
 LOOP_WORDS, LOOP_SHARE = 20, 0.5
 RESTATED_WORDS = 5
@@ -250,7 +250,7 @@ def _fold(text: str) -> str:
 
 
 def _is_prose(words: list[str], least: int) -> bool:
-    """Whether there are so many words, and most have two letters in a row: equations and tables are no prose."""
+    """Whether there are at least `least` words, most with two letters in a row: equations and tables are no prose."""
     return len(words) >= least and 2 * sum(_PROSE.search(word) is not None for word in words) > len(words)
 
 
