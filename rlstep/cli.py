@@ -1,6 +1,6 @@
 """The command line: finds the command, reports what it returns, and turns wrong input into one line and exit code 2.
 
-Of several processes, one says it (`rlstep.runtime.reporter`).
+Where several processes run, only one of them reports (`rlstep.runtime.reporter`).
 """
 
 import contextlib

@@ -205,7 +205,7 @@ def test_options_of_the_engine_change_what_it_does(verifier_path):
 
 
 def test_the_weights_type_of_training_is_the_one_asked_for(tiny_lm, solutions, arguments, tmp_path):
-    """As above, of `prm` and `orm`; float32, the default, has its test in tests/verifiers/training/test_train.py."""
+    """As above, of `prm` and `orm`; float32, the default, has its test in tests/verifiers/training/test_trainer.py."""
     write_rows(tmp_path / "rows.jsonl", (solution.to_row() for solution in solutions))
     prm(PRMConfig(tiny_lm, str(tmp_path / "rows.jsonl"), dtype="bfloat16"), arguments)
     assert AutoModelForTokenClassification.from_pretrained(tmp_path / "out").dtype == torch.bfloat16

@@ -103,7 +103,7 @@ def _refusal(request: Request, local: bool) -> tuple[int, str] | None:
     """The status and the reason by which a request is refused before it is read; None if it is not.
 
     Args:
-        request: it.
+        request: the request.
         local: whether the server is for this machine's browsers alone, and asks for no token.
     """
     name = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""

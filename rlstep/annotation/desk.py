@@ -41,7 +41,7 @@ class Assignment:
     """A solution on a labeller's screen.
 
     Attributes:
-        item: it.
+        item: the solution to label.
         number: its place in the queue, from 1.
         revision: of the marks that are kept; the next ones have one more.
         marks: those kept, unfinished.

@@ -46,7 +46,7 @@ class Marks:
     milliseconds: int = 0
 
     def fault(self, steps: int) -> str | None:
-        """Why the protocol does not allow these marks on a solution of so many steps; None if it does."""
+        """Why the protocol does not allow these marks on a solution with this number of steps; None if it does."""
         if len(self.ratings) > steps:
             return f"{len(self.ratings)} ratings for {steps} steps."
         if -1 in self.ratings[:-1]:

@@ -197,8 +197,8 @@ def group(
     whatever c is: the number of steps is neither rewarded nor penalised. At discount 1 it seems to be worth p c, p the
     share of the samples that write it.
 
-    The sum of process and outcome is a step's advantage. discount=0 gives each step its own
-    reward; 1 the sum over the steps from it on.
+    The sum of process and outcome is a step's advantage. discount=0 gives each step its own reward, 1 the sum over the
+    steps from it on.
 
     Args:
         step_rewards_BS: (B, S) step rewards, padded on the right (`rlstep.core.rewards.pad_steps`).
@@ -243,16 +243,20 @@ def group(
     outcome_B = outcomes_B - outcomes_PK.mean(dim=1).repeat_interleave(group_size)
     if scale == "none":
         return process_BS, outcome_B
-
     if baseline == "rewards":
         outcome_variance_B = outcomes_PK.var(dim=1, correction=0).repeat_interleave(group_size)
         variance_B1 = _group_variance(rewards_BS, mask_BS, group_size) + outcome_variance_B[:, None]
     else:
-        # One extra column represents the samples without steps.
-        counted_BS = torch.cat([mask_BS, ~mask_BS.any(dim=1, keepdim=True)], dim=1)
-        variance_B1 = _group_variance(pad(process_BS, (0, 1)) + outcome_B[:, None], counted_BS, group_size)
+        variance_B1 = _whole_variance(process_BS, outcome_B, mask_BS, group_size)
     std_B1 = variance_B1.sqrt() + _STD_EPS
     return process_BS / std_B1, outcome_B / std_B1[:, 0]
+
+
+def _whole_variance(process_BS: Tensor, outcome_B: Tensor, mask_BS: Tensor, group_size: int) -> Tensor:
+    """(B, 1) each group's variance of process + outcome over its steps; a sample without steps counts once."""
+    # One extra column represents the samples without steps.
+    counted_BS = torch.cat([mask_BS, ~mask_BS.any(dim=1, keepdim=True)], dim=1)
+    return _group_variance(pad(process_BS, (0, 1)) + outcome_B[:, None], counted_BS, group_size)
 
 
 def _group_returns(rewards_BT: Tensor, mask_BT: Tensor, group_size: int, gamma: float) -> tuple[Tensor, Tensor]:

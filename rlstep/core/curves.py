@@ -1,9 +1,9 @@
 """How often the selected answer is right when N samples per problem are drawn: best-of-N, pass@N and votes.
 
-A problem's pool is all of its samples. N of them are taken without replacement: resampling with
-replacement is biased (one right sample of 8 would give pass@8 = 0.66, not 1), and the first N of the pool are only one
-of many subsets. Best-of-N and pass@N are exact expectations over all subsets; votes are averaged over seeded ones.
-Unanswered samples are dropped before picking, as in openai/prm800k's evaluation; a pick from nothing is wrong.
+A problem's pool is all of its samples. N of them are taken without replacement: resampling with replacement is biased
+(one right sample of 8 would give pass@8 = 0.66, not 1), and the first N of the pool are only one of many subsets.
+Best-of-N and pass@N are exact expectations over all subsets; votes are averaged over seeded ones. Unanswered samples
+are dropped before picking, as in openai/prm800k's evaluation; a pick from nothing is wrong.
 """
 
 from collections.abc import Hashable, Iterator, Sequence

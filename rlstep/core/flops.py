@@ -1,8 +1,8 @@
 """How many floating-point operations passes through a model take, from its sizes alone.
 
-A matrix of n parameters takes 2 n operations per token (Kaplan et al., 2001.08361, section 2.1). Two places that see
-each other take 4 Q in a layer's attention, Q the size of its queries: the score, and the value that it weighs. A token
-sees itself and what stands before it in its row.
+A matrix of n parameters takes 2 n operations per token (Kaplan et al., 2001.08361, section 2.1). A token that attends
+to another takes 4 Q in a layer's attention, Q the size of its queries: the score, and the value that it weighs. It
+attends to itself and to what comes before it in its row.
 """
 
 from dataclasses import dataclass
@@ -17,42 +17,42 @@ class Work:
     """What a pass computes.
 
     Attributes:
-        tokens: that go through the layers.
-        seen: pairs of a token and one that it attends to, itself included.
-        asked: tokens that go through the head.
+        tokens: tokens that go through the layers.
+        attended_pairs: pairs of a token and one that it attends to, itself included.
+        head_tokens: tokens that go through the head.
     """
 
     tokens: int
-    seen: int
-    asked: int
+    attended_pairs: int
+    head_tokens: int
 
     def times(self, n: int) -> "Work":
-        return Work(self.tokens * n, self.seen * n, self.asked * n)
+        return Work(self.tokens * n, self.attended_pairs * n, self.head_tokens * n)
 
 
-def rows_work(prompt: int, completion: int, samples: int = 1, asked: int | None = None) -> Work:
+def rows_work(prompt: int, completion: int, samples: int = 1, head_tokens: int | None = None) -> Work:
     """One prompt and its samples, each of one length; the prompt is computed once for all of them.
 
-    A sample's last token is read by nothing: nothing is asked of it.
+    Nothing follows a sample's last token, so it does not go through the model.
 
     Args:
-        prompt, completion: in tokens.
-        samples: of the prompt.
-        asked: places per sample that the head sees; by default the one before each token of the completion.
+        prompt, completion: lengths in tokens.
+        samples: completions of the prompt.
+        head_tokens: places per sample that the head sees; by default the one before each token of the completion.
     """
     P, T = prompt, completion
-    seen = P * (P + 1) // 2 + samples * ((T - 1) * P + (T - 1) * T // 2)
-    return Work(P + samples * (T - 1), seen, samples * (T if asked is None else asked))
+    attended_pairs = P * (P + 1) // 2 + samples * ((T - 1) * P + (T - 1) * T // 2)
+    return Work(P + samples * (T - 1), attended_pairs, samples * (T if head_tokens is None else head_tokens))
 
 
 def forward_flops(shape: Shape, work: Work, adapter: int = 0, outputs: int | None = None) -> int:
     """Operations of a forward pass.
 
     Args:
-        shape: the model's.
-        work: of the pass.
-        adapter: parameters of its LoRA matrices.
-        outputs: of the head; the vocabulary by default.
+        shape: the model's sizes.
+        work: what the pass computes.
+        adapter: number of parameters in its LoRA matrices.
+        outputs: rows of the head; the vocabulary by default.
     """
     return sum(_parts(shape, work, adapter, outputs))
 
@@ -81,7 +81,7 @@ def _parts(shape: Shape, work: Work, adapter: int, outputs: int | None) -> tuple
     width = shape.vocabulary if outputs is None else outputs
     return (
         2 * shape.layers * shape.layer_matrices * work.tokens,
-        2 * shape.hidden * width * work.asked,
-        4 * shape.layers * shape.queries * work.seen,
+        2 * shape.hidden * width * work.head_tokens,
+        4 * shape.layers * shape.queries * work.attended_pairs,
         2 * adapter * work.tokens,
     )

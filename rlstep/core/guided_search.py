@@ -1,4 +1,4 @@
-"""Which beams of a search survive, and how often each goes on: search for solutions guided by a PRM, step by step.
+"""Which beams of a search survive, and how often each is continued: search for solutions guided by a PRM, step by step.
 
 Beam search (Snell et al., 2408.03314): N beams write one step each; the N / M that a PRM scores highest are kept, and
 each of them goes on M times, so there are N again. M = 1 drops nothing: N samples. Diverse verifier tree search
@@ -6,9 +6,10 @@ each of them goes on M times, so there are N again. M = 1 drops nothing: N sampl
 huggingface/search-and-learn) divides the N into N / M subtrees of M beams that do not compete: each goes on from its
 best one, M times. So it is N / M beam searches with M beams and width M.
 
-What neither text says is what happens as beams end at different depths. Here a beam that has ended leaves the search as
-one of its N solutions, whatever its score, as in the authors' beam search; the others share the places that are left.
-Their subtrees end with a best beam that has ended, and give the prefixes beside it as solutions; these go on here.
+Neither text says what happens when beams end at different depths. Here a beam that has ended leaves the search as one
+of its N solutions, whatever its score, as in search-and-learn's beam search, and the others share the places that are
+left. In its DVTS a subtree ends as soon as its best beam has ended, and the unfinished beams beside it are returned as
+solutions; here they go on.
 """
 
 import math

@@ -22,10 +22,10 @@ class Shape:
     """A decoder's sizes.
 
     Attributes:
-        layers: their number.
+        layers: number of layers.
         hidden: size of the residual stream, H.
         inner: size inside an MLP, I; of all experts together that a token goes through.
-        heads, kv_heads, head_size: of the attention.
+        heads, kv_heads, head_size: attention heads, heads of keys and values, and the size of one head.
         vocabulary: rows of the output embedding, V.
         gated: whether an MLP has a gate (three matrices) or none (two).
         qk_norm: whether queries and keys are normalised.
@@ -68,9 +68,9 @@ class Adapter:
     """LoRA on a frozen model.
 
     Attributes:
-        rank: of its matrices.
-        inputs: (M,) the input sizes of the adapted matrices of one layer.
-        distinct: the sum of the sizes of their inputs that are different tensors and that nothing else keeps.
+        rank: the rank r of its matrices.
+        inputs: (M,) the input sizes of the M adapted matrices of one layer.
+        distinct: the summed sizes of those inputs that are tensors of their own: counted once, kept by nothing else.
         weights: bytes of one of its numbers.
         dropout: whether inputs go through dropout.
     """
@@ -191,7 +191,7 @@ def kept_per_place(shape: Shape, precision: Precision, layer: float, checkpointi
 
     Args:
         shape, precision: the model's.
-        layer: of `layer_bytes`.
+        layer: bytes per place that one layer keeps (`layer_bytes`).
         checkpointing: whether activations are computed again in the backward pass.
     """
     each = precision.weights * shape.hidden if checkpointing else layer
@@ -206,8 +206,8 @@ def working_per_place(shape: Shape, precision: Precision, layer: float, checkpoi
 
     Args:
         shape, precision: the model's.
-        layer: of `layer_bytes`.
-        checkpointing: as above.
+        layer: bytes per place that one layer keeps (`layer_bytes`).
+        checkpointing: whether activations are computed again in the backward pass.
     """
     gradients = precision.compute * max(3 * shape.inner, 4 * shape.queries) + precision.weights * shape.hidden
     return gradients + (layer if checkpointing else 0)
@@ -233,6 +233,13 @@ def mask_bytes(
 
     Packed rows have one mask (bins, L, L), which every layer shares. Padded rows come with one of booleans, which every
     layer writes out as numbers and keeps; under checkpointing one layer at a time.
+
+    Args:
+        shape, precision: the model's.
+        bins: rows of the mask: bins where rows are packed, rows where they are padded.
+        length: L, places in one of them.
+        packed, checkpointing: whether rows are packed, and activations computed again.
+        attention: transformers' name of the implementation.
     """
     if attention not in ("sdpa", "eager"):
         return 0

@@ -50,10 +50,10 @@ def centre_wrong(step_rewards_BS: Tensor, step_mask_BS: Tensor, correct_B: Tenso
 def consistent(scores_B: Tensor, correct_B: Tensor, group_size: int, keep: int, rank_wrong: bool = True) -> Tensor:
     """The samples to train on, as PROF chooses them (2509.03403): those whose steps agree with their answer.
 
-    Of each problem's samples `keep` stay: of the right ones those with the highest scores, of the wrong ones those with
-    the lowest (the paper's PROF-BOTH). Their numbers k+ + k- = keep make k+ k- largest: as near to one half each as the
-    problem's samples admit, and of an odd number the wrong ones get one more. Where all samples are right, or all
-    wrong, `keep` of these stay.
+    `keep` samples of each problem stay: the right ones with the highest scores, and the wrong ones with the lowest (the
+    paper's PROF-BOTH). Their numbers k+ + k- = keep make k+ k- largest: as near to one half each as the problem's
+    samples admit, and of an odd number the wrong ones get one more. Where all samples are right, or all wrong, `keep`
+    of these stay.
 
     Args:
         scores_B: each solution's mean step score; of equal ones the earlier stays. NaN for a solution without steps,

@@ -10,8 +10,8 @@ as if a Monte-Carlo PRM had scored it: the tokens of a set are the same tokens a
 samples' advantages add up to there is |lambda(i, t)| times the advantage of their mean. That factor is what their
 lambda-GRPO takes out again: the loss of a token is divided by |lambda(i, t)|.
 
-All of it holds of steps as well, as of any other units: places are tokens where the ids are those of tokens, and steps
-where each id stands for a step.
+The same holds for steps, or any other unit: a place is a token where the ids are those of tokens, and a step where each
+id stands for a step.
 """
 
 import torch
@@ -45,7 +45,7 @@ def process_sets(ids_BL: Tensor, mask_BL: Tensor, groups_B: Tensor) -> Tensor:
     mask_BL = mask_BL.bool()
     # A set has the number of its first member's place. Unless rows share it, each place is a set of its own.
     sets_BL = torch.arange(B * L, device=ids_BL.device).view(B, L)
-    # Whoever is alone stays so: only rows that others have followed so far are looked at.
+    # A row that shares its prefix with no other never will again, so only the others are looked at.
     rows_R, prefix_R = torch.arange(B, device=ids_BL.device), torch.unique(groups_B, return_inverse=True)[1]
     for place in range(L):
         goes_on_R = mask_BL[rows_R, place]
@@ -88,7 +88,7 @@ def set_rewards(sets_BL: Tensor, outcomes_B: Tensor, alike_B: Tensor | None = No
         mean of r_j over j in lambda(i, t)                          the paper's
         mean of r_j over j in lambda(i, t) not alike to i           with alike_B
 
-    In the first a row's own outcome counts: of one that shares nothing it is all there is. The second is for a fair
+    In the first a row's own outcome counts, and a row that shares nothing has no other. The second is for a fair
     comparison with verifiers, which do not see the outcome of what they judge.
 
     Args:
@@ -98,7 +98,7 @@ def set_rewards(sets_BL: Tensor, outcomes_B: Tensor, alike_B: Tensor | None = No
             same for equal completions, whose outcomes are one.
 
     Returns:
-        float32, 0 where there is no set, NaN where nobody is left to judge.
+        float32, 0 where there is no set, NaN where no other row is left to judge.
 
     Raises:
         ValueError: not one outcome, or one number, per row.

@@ -1,7 +1,7 @@
 """Which solutions to label: active selection, and what a label costs.
 
-A problem's N solutions get an order, the one to be labelled first in front; whoever has a budget takes from the front.
-Orders are nested: the first n + 1 of an order are the first n and one more, so that budgets can be compared.
+A problem's N solutions are put in the order in which to label them, and a budget is spent from the front. So selections
+are nested: a larger budget buys what a smaller one does, and more, and budgets can be compared.
 """
 
 import math
@@ -137,8 +137,8 @@ def by_turns(orders: Sequence[Sequence[int]], each: int | None = None) -> Iterat
 def steps_to_label(steps: int, labels: Sequence[float | None] | None = None) -> int:
     """What labelling a solution costs: its steps up to and including the first wrong one, where labelling stops.
 
-    Before it is labelled nobody knows where that is, and all its steps count: an upper bound. Where labels are there,
-    a step whose label is below one half is wrong.
+    Without labels that step is unknown and all steps count, which is an upper bound. A step is wrong if its label is
+    below one half.
 
     >>> steps_to_label(5), steps_to_label(5, [1, 0, None, None, None])
     (5, 2)

@@ -2,7 +2,7 @@
 
 The *share* of a step is the part of the continuations from its end that reach the answer (Math-Shepherd, 2312.08935,
 equations 3 and 4): a hard label is 1 where the share is above 0, a soft label is the share itself. A search names the
-steps whose shares it wants next, is told them, and has the labels once it wants no more.
+steps whose shares it wants next, is given them, and has the labels once it wants no more.
 """
 
 from dataclasses import dataclass, field

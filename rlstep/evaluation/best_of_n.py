@@ -132,10 +132,10 @@ def fewest_samples(scored: ScoredSamples) -> tuple[str, int]:
 
 
 def check_numbers(scored: ScoredSamples, ns: list[int], data: str) -> None:
-    """Refuses N of which a problem has fewer samples; `data` is where they are from.
+    """Refuses an N that is larger than some problem's number of samples; `data` is where they are from.
 
     Raises:
-        UserError: that is so.
+        UserError: there is such a problem; the message names the one with the fewest samples.
     """
     problem, fewest = fewest_samples(scored)
     if fewest < ns[-1]:
@@ -146,7 +146,8 @@ def check_numbers(scored: ScoredSamples, ns: list[int], data: str) -> None:
 
 
 def powers_of_two(limit: int) -> list[int]:
-    """
+    """1, 2, 4, ... up to the limit.
+
     >>> powers_of_two(48)
     [1, 2, 4, 8, 16, 32]
     """

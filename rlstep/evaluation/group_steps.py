@@ -1,11 +1,11 @@
 """How well the samples of a problem judge each other's steps, without a verifier: the implicit PRM of GRPO, measured.
 
-A step's score is what came of its solution's beginning in other hands (`rlstep.core.process_sets`)::
+A step's score is how often other samples with the same beginning are right (`rlstep.core.process_sets`)::
 
     p_k = share of right answers among the problem's samples that are equal up to the end of step k, and not to the end
 
-Left out are the sample itself and its equals, as their outcome is its own, which no verifier sees. Where nobody is left
-there is no score. What is shared gets less from step to step, so a solution's scores are of its beginning.
+Left out are the sample itself and its equals, whose outcome is its own: no verifier sees it either. Where no other
+sample is left there is no score. Fewer samples share each further step, so only a solution's first steps have scores.
 """
 
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ def group_steps(
         `steps`, labelled ones up to the first wrong one; `judged`, the share of them that has a score of the group, and
         of each verifier, as rows may be too long for one; `solutions`, those with such a step; `measures`, by who
         judges (`process_sets`, and the curves of verifiers): `rlstep.verifiers.metrics.step_metrics` on these
-        solutions' beginnings, as far as everybody has scores.
+        solutions' beginnings, as far as all of them have scores.
 
     Raises:
         DataError: a row has no completion, or no spans.
@@ -93,7 +93,7 @@ def group_steps(
 
 
 def step_values(samples: Sequence[Judged], correct: np.ndarray) -> list[list[float | None]]:
-    """For each sample of a problem a score per step, None from the first step on that nobody else has.
+    """For each sample of a problem a score per step, None from the first step on that no other sample has.
 
     Args:
         samples: N.

@@ -1,4 +1,4 @@
-"""The samples of a file as columns: what best-of-N curves are computed from, in a few bytes a sample."""
+"""The samples of a file as columns: what best-of-N curves are computed from, in a few bytes per sample."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ class ByProblem(Sequence):
 class ScoredSamples:
     """A file's samples as columns, those of a problem one after the other, and which fields it has.
 
-    What the curves need takes ten bytes a sample and eight more per curve; the values per step, of labelled solutions,
-    sixteen bytes a step. Of the texts, each different answer is kept once.
+    What the curves need takes ten bytes per sample and eight more per curve; the values per step, of labelled
+    solutions, sixteen bytes per step. Each different answer's text is kept once.
 
     Attributes:
         ids: the problems'.

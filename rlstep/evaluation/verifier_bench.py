@@ -25,6 +25,9 @@ from rlstep.runtime.errors import UserError
 from rlstep.steps.readers.prmbench import CLASS, ORIGINAL
 from rlstep.steps.records import Solution
 
+# What verifiers are measured on.
+PROCESSBENCH, PRMBENCH, BEST_OF_N = "processbench", "prmbench", "best_of_n"
+
 CROSS_FITTED = "cross_fitted"
 RESAMPLES = 2000
 # PRMBench's three groups of its classes, with their spelling.
@@ -59,7 +62,7 @@ class JudgedSolution:
 
 @dataclass(frozen=True)
 class Measure:
-    """A benchmark's score with its interval, of so many solutions; thresholds as they were used."""
+    """A benchmark's score with its interval, the number of solutions, and the thresholds that were used."""
 
     score: Interval
     solutions: int

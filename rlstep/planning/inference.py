@@ -91,7 +91,7 @@ def score_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, m
     verifier, passes = loaded(model, number), scoring_peak(model, number, values["batch_tokens"], longest, attention)
     mean = lengths.average(longest)
     # An implicit PRM asks both of its models about every token.
-    work = (rows_work(0, mean) if model.implicit else rows_work(0, mean, asked=1)).times(rows or 1)
+    work = (rows_work(0, mean) if model.implicit else rows_work(0, mean, head_tokens=1)).times(rows or 1)
     flops = 2 * forward_flops(shape, work) if model.implicit else forward_flops(shape, work, outputs=2)
     here = not is_pooling_address(values["model"])
     return StagePlan(

@@ -80,7 +80,7 @@ def hours_of(flops: float, sampling: float, times: float | None, gpus: int, mach
 
     Args:
         flops, sampling: of an update's training and of its sampling.
-        times: updates; None where nobody knows.
+        times: updates; None where that is not known.
         gpus: that work on it.
         machine: with its speed.
     """

@@ -89,21 +89,25 @@ class Trunk:
         return layout.places * working_per_place(self.shape, self.precision, layer, self.checkpointing)
 
 
-def fused_head(shape: Shape, asked: int, number: int, trained: bool, tiles: float = TILES) -> float:
+def fused_head(shape: Shape, head_tokens: int, number: int, trained: bool, tiles: float = TILES) -> float:
     """Bytes of TRL's fused head: a tile of logits, what it reads and its gradient, and the weights' gradient.
 
     Args:
         shape: the model's.
-        asked: tokens that the head sees.
+        head_tokens: tokens that the head sees.
         number: bytes of a logit.
         trained: whether its weights are trained; their gradient is summed up in float32.
         tiles: held at once.
     """
-    tile = tiles * min(asked, TILE_TOKENS) * min(shape.vocabulary, TILE_VOCABULARY) * number
-    return tile + asked * shape.hidden * (FLOAT + number) + (FLOAT * shape.hidden * shape.vocabulary if trained else 0)
+    tile = tiles * min(head_tokens, TILE_TOKENS) * min(shape.vocabulary, TILE_VOCABULARY) * number
+    return (
+        tile
+        + head_tokens * shape.hidden * (FLOAT + number)
+        + (FLOAT * shape.hidden * shape.vocabulary if trained else 0)
+    )
 
 
-def kept_head(shape: Shape, asked: int, number: int, trained: bool) -> float:
+def kept_head(shape: Shape, head_tokens: int, number: int, trained: bool) -> float:
     """Bytes of logits that are kept: their probabilities and the gradient, each as large, and the weights' gradient."""
     weights = number * shape.hidden * shape.vocabulary if trained else 0
-    return 2 * number * asked * shape.vocabulary + number * asked * shape.hidden + weights
+    return 2 * number * head_tokens * shape.vocabulary + number * head_tokens * shape.hidden + weights

@@ -26,7 +26,7 @@ VERIFIERS = ("prm", "orm", "implicit")
 def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, machine: Machine) -> StagePlan:
     """What a recipe of ppo takes; arguments and errors as in `supervised_plan`."""
     trainee, gpus, T = trainee_of("ppo", values, models), machine.gpus, values["max_completion_length"]
-    shape, slices = trainee.trunk.shape, _slices(values, gpus)
+    slices = _slices(values, gpus)
     sampled = values["per_device_train_batch_size"] * slices  # completions of a batch on one rank
     critic, critic_base = _critic(trainee, values)
     reference = trainee.parameters if trainee.adapter is None and values["beta"] else 0
@@ -38,16 +38,13 @@ def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, mac
     training = _training_peak(trainee, values, layout, rows * T, adapter_critic=critic > 0 and not _is_head(values))
     vllm_here = values["use_vllm"] and values["vllm_mode"] == "colocate"
     share = values["vllm_gpu_memory_utilization"] * machine.memory * GIB if vllm_here else 0.0
-    cache = 0.0
-    if not values["use_vllm"]:
-        cache = key_value_cache(shape, sampled, lengths.prompt + T, trainee.precision.weights)
-        cache += FLOAT * sampled * shape.vocabulary
+    cache = 0.0 if values["use_vllm"] else _sampling_memory(trainee, sampled, lengths.prompt + T)
     work, sampling = _work(values, lengths, T, sampled * gpus)
     flops = _flops(trainee, values, work, slices, critic, verifier_parameters)
     optimizer_steps = values["num_iterations"] * slices / values["gradient_accumulation_steps"]
     problems = rows_in(values["problems"], lengths.rows)
     updates = updates_of(values, problems and problems * values["num_generations"], sampled * gpus, optimizer_steps)
-    sampling_flops = forward_flops(shape, sampling)
+    sampling_flops = forward_flops(trainee.trunk.shape, sampling)
     return StagePlan(
         recipe=recipe,
         stage="ppo",
@@ -77,6 +74,12 @@ def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, mac
             f"{sampled * gpus} completions an update"
         ],
     )
+
+
+def _sampling_memory(trainee: Trainee, rows: int, length: int) -> float:
+    """Bytes of sampling by transformers: keys and values of all rows, and their logits at one place in float32."""
+    shape = trainee.trunk.shape
+    return key_value_cache(shape, rows, length, trainee.precision.weights) + FLOAT * rows * shape.vocabulary
 
 
 def _vllm_faults(trainee: Trainee, values: Mapping, share: float, length: int, memory: float) -> list[str]:
@@ -145,7 +148,7 @@ def _layout(trainee: Trainee, values: Mapping, lengths: Lengths, T: int) -> tupl
     """Where the rows of a pass with gradients stand, and how many they are; `tokens_per_device` cuts them."""
 
     def of(rows: int) -> Layout:
-        # Of a row's last token nothing is asked, so packed rows end before it.
+        # Nothing follows a row's last token, so packed rows end before it.
         packing, attention = bool(values["packing"]), trainee.trunk.attention
         completion = T - 1 if packing else T
         return layout_of(trainee.model, rows, lengths.prompt, completion, values["num_generations"], packing, attention)
@@ -156,16 +159,16 @@ def _layout(trainee: Trainee, values: Mapping, lengths: Lengths, T: int) -> tupl
     return of(rows), rows
 
 
-def _training_peak(trainee: Trainee, values: Mapping, layout: Layout, asked: int, adapter_critic: bool) -> float:
+def _training_peak(trainee: Trainee, values: Mapping, layout: Layout, head_tokens: int, adapter_critic: bool) -> float:
     """Bytes of activations at their peak: what layers keep, and the head's or one layer's backward pass."""
     trunk, whole = trainee.trunk, trainee.adapter is None
     # Accelerate hands logits out in float32 under mixed precision; DeepSpeed leaves their type.
     number = trainee.precision.compute if trainee.zero.engine else FLOAT
-    logits = asked * trunk.shape.vocabulary
+    logits = head_tokens * trunk.shape.vocabulary
     if values["packing"] and logits * FLOAT <= values["kept_logits_gib"] * GIB:
-        head, left = kept_head(trunk.shape, asked, number, whole), number * logits
+        head, left = kept_head(trunk.shape, head_tokens, number, whole), number * logits
     else:
-        head, left = fused_head(trunk.shape, asked, trainee.precision.compute, whole, trainee.tiles), 0.0
+        head, left = fused_head(trunk.shape, head_tokens, trainee.precision.compute, whole, trainee.tiles), 0.0
     kept = trunk.kept(layout)
     first = max(trunk.working(layout), head)
     # The critic's pass comes after the policy's head, and its backward pass before.

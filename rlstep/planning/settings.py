@@ -46,7 +46,7 @@ class Lengths:
         prompt: the longest.
         completion: the longest where a recipe has no limit of its own.
         filled: how long rows are on average, as a share of the longest.
-        rows: of the data, where the file is not there; None if nobody said.
+        rows: number of rows of the data, where the file is not there; None if it was not given.
     """
 
     prompt: int

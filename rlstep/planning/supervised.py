@@ -39,12 +39,12 @@ def supervised_plan(
     layout = layout_of(trainee.model, rows, 0, longest, 1, packed, trainee.trunk.attention)
     head = trainee.trunk.shape.hidden * classes if classes else 0
     states = trainee.states(gpus, head, trainee.parameters if implicit else 0)
-    asked, outputs = _asked(stage, values, rows, longest, implicit)
+    head_tokens, outputs = _head_tokens(stage, values, rows, longest, implicit)
     peak = trainee.casts() + trainee.trunk.kept(layout)
-    peak += max(trainee.trunk.working(layout), _head(stage, trainee, asked, classes, implicit))
+    peak += max(trainee.trunk.working(layout), _head(stage, trainee, head_tokens, classes, implicit))
     per_update = rows * values["gradient_accumulation_steps"] * gpus
     mean = lengths.average(longest)
-    work = rows_work(0, mean, asked=max(1, round(asked / rows * lengths.filled))).times(per_update)
+    work = rows_work(0, mean, head_tokens=max(1, round(head_tokens / rows * lengths.filled))).times(per_update)
     flops = training_flops(trainee.trunk.shape, work, trainee.adapter_parameters, outputs, trainee.trunk.checkpointing)
     updates = updates_of(values, rows_in(values["data"], lengths.rows), per_update)
     return StagePlan(
@@ -70,7 +70,7 @@ def _classes(stage: str, values: Mapping) -> int | None:
     return 3 if values.get("neutral") == "class" else 2
 
 
-def _asked(stage: str, values: Mapping, rows: int, longest: int, implicit: bool) -> tuple[int, int | None]:
+def _head_tokens(stage: str, values: Mapping, rows: int, longest: int, implicit: bool) -> tuple[int, int | None]:
     """Tokens of a pass that the head sees, and its outputs if they are not the vocabulary's."""
     if stage == "sft" or implicit:
         return rows * longest, None
@@ -79,11 +79,11 @@ def _asked(stage: str, values: Mapping, rows: int, longest: int, implicit: bool)
     return rows * (min(STEPS, longest) if stage == "prm" else longest), _classes(stage, values)
 
 
-def _head(stage: str, trainee: Trainee, asked: int, classes: int | None, implicit: bool) -> float:
+def _head(stage: str, trainee: Trainee, head_tokens: int, classes: int | None, implicit: bool) -> float:
     """Bytes of the head at the beginning of the backward pass."""
     shape, number = trainee.trunk.shape, trainee.precision.compute
     if stage == "sft":
-        return fused_head(shape, asked, number, trainee.adapter is None, trainee.tiles)
+        return fused_head(shape, head_tokens, number, trainee.adapter is None, trainee.tiles)
     width = classes or shape.vocabulary
-    logits = min(asked * width, LARGEST_LOGITS) if implicit else asked * width
-    return 3 * FLOAT * logits + asked * shape.hidden * (FLOAT + number)
+    logits = min(head_tokens * width, LARGEST_LOGITS) if implicit else head_tokens * width
+    return 3 * FLOAT * logits + head_tokens * shape.hidden * (FLOAT + number)

@@ -93,8 +93,10 @@ def trainee_of(stage: str, values: Mapping, models: Models, class_head: int | No
     """
     model = models.find(values["model_name_or_path"], bool(values.get("trust_remote_code")))
     refuse_quantised(model.path, model.config)
-    if asked := [name for name in ("load_in_4bit", "load_in_8bit") if values.get(name)]:
-        raise UserError(f"{asked[0]} is set, and quantised weights are not trained; set dtype: bfloat16 and use_peft.")
+    if quantised := [name for name in ("load_in_4bit", "load_in_8bit") if values.get(name)]:
+        raise UserError(
+            f"{quantised[0]} is set, and quantised weights are not trained; set dtype: bfloat16 and use_peft."
+        )
     zero = zero_of(values.get("deepspeed"))
     dtype = str(model.config.dtype).removeprefix("torch.") if model.config.dtype else None
     precision = precision_of(stage, values, dtype, zero)

@@ -46,7 +46,7 @@ class StepPPOConfig(GRPOConfig):
     keep_samples: Annotated[int | None, Range(at_least=2)] = field(
         default=None,
         metadata={
-            "help": "Train on so many of a problem's num_generations samples: the right ones whose mean step score "
+            "help": "Train on this many of a problem's num_generations samples: the right ones whose mean step score "
             "by the PRM is highest and the wrong ones where it is lowest, as near to half of each as there are."
         },
     )

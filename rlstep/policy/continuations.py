@@ -13,7 +13,8 @@ from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.verifiers.pretrained import max_positions
 from rlstep.verifiers.vocabulary import check_tokens
 
-Begun = tuple[Prompt, str]  # (prompt, what is written of a completion)
+# (prompt, what is written of a completion); an engine's `Begun` is the same in tokens.
+Beginning = tuple[Prompt, str]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Continuer:
     top_k: int = 0
     prompt_format: PromptFormat = field(default_factory=PromptFormat)
 
-    def check_room(self, beginnings: Sequence[Begun], names: Sequence[str]) -> None:
+    def check_room(self, beginnings: Sequence[Beginning], names: Sequence[str]) -> None:
         """Refuses beginnings that leave no room for a continuation in the model, or that it has no embeddings for.
 
         Raises:
@@ -74,7 +75,7 @@ class Continuer:
             )
 
     @torch.inference_mode()
-    def draw(self, beginnings: Sequence[Begun], numbers: Sequence[int], seed: int) -> Continuations:
+    def draw(self, beginnings: Sequence[Beginning], numbers: Sequence[int], seed: int) -> Continuations:
         """The given number of continuations of each beginning; the same ones for the same arguments."""
         torch.manual_seed(seed)
         stops = set_sampling(
@@ -97,7 +98,7 @@ class Continuer:
             sum(len(before) + len(written) for before, written in encoded),
         )
 
-    def _encoded(self, beginnings: Sequence[Begun]) -> list[tuple[list[int], list[int]]]:
+    def _encoded(self, beginnings: Sequence[Beginning]) -> list[tuple[list[int], list[int]]]:
         """(tokens of the prompt, tokens of what is written) of each."""
         prompts, begun = zip(*beginnings, strict=True)
         before = self.prompt_format.encode(self.tokenizer, prompts)

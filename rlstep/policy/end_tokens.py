@@ -27,14 +27,14 @@ def set_end_token(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     tokenizer.eos_token = text
 
 
-def taught_end(tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, asked: str | None = None) -> int:
-    """The token that demonstrations end with: `asked`, else what the chat template ends a turn with, else <eos>.
+def taught_end(tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, eos_token: str | None = None) -> int:
+    """The token that demonstrations end with: `eos_token`, else what the chat template ends a turn with, else <eos>.
 
     Raises:
         UserError: there is none.
     """
-    if asked is not None:
-        set_end_token(tokenizer, asked)
+    if eos_token is not None:
+        set_end_token(tokenizer, eos_token)
         return tokenizer.eos_token_id
     turn_end = prompt_format.turn_end(tokenizer)
     end = tokenizer.eos_token_id if turn_end is None else turn_end

@@ -56,10 +56,10 @@ def without_positive_steps(row: ScoredCompletion) -> ScoredCompletion:
     return replace(row, step_rewards=[min(reward, 0.0) for reward in row.step_rewards])
 
 
-def by_outcome(
+def centre_and_select(
     everyone: Sequence[ScoredCompletion], args: StepPPOConfig
 ) -> tuple[Sequence[ScoredCompletion], Tensor | None]:
-    """What is done with a problem's right and wrong samples before they are compared.
+    """Centres the step rewards of wrong samples and selects the samples to train on, as far as the settings ask for it.
 
     Args:
         everyone: the completions of all ranks, a problem's samples together.
@@ -70,18 +70,18 @@ def by_outcome(
         None for all.
 
     Raises:
-        UserError: samples are to be kept by their step scores, and there are none.
+        UserError: samples are to be selected by their step scores, and there are none.
     """
     size, correct_B = args.num_generations, torch.tensor([row.correct for row in everyone], dtype=torch.bool)
-    stays_B = None
+    trained_B = None
     if args.keep_samples is not None:
         means_B = torch.tensor([_mean_score(row) for row in everyone])
-        stays_B = consistent(means_B, correct_B, size, args.keep_samples, rank_wrong=args.keep_wrong == "lowest")
+        trained_B = consistent(means_B, correct_B, size, args.keep_samples, rank_wrong=args.keep_wrong == "lowest")
     if args.centre_wrong:
         rewards = centre_wrong(*_steps_of(everyone), correct_B, size).tolist()
         rows = zip(everyone, rewards, strict=True)
         everyone = [replace(row, step_rewards=of_row[: len(row.step_rewards)]) for row, of_row in rows]
-    return everyone, stays_B
+    return everyone, trained_B
 
 
 def _mean_score(row: ScoredCompletion) -> float:
@@ -142,7 +142,7 @@ def group_advantages(
     mask_BT: Tensor,
     size: int,
     args: StepPPOConfig,
-    stays_B: Tensor | None = None,
+    trained_B: Tensor | None = None,
 ) -> Tensor:
     """(B, T) advantages of this rank's rows, relative to groups that may be spread over several ranks.
 
@@ -152,21 +152,21 @@ def group_advantages(
         step_ends, mask_BT: this rank's.
         size: samples per problem that stay.
         args: step_discount, scale_rewards, step_baseline.
-        stays_B: which of all ranks' rows are trained on, and so compared (`by_outcome`); None for all.
+        trained_B: which of all ranks' rows are trained on, and so compared (`centre_and_select`); None for all.
     """
-    if stays_B is None:
-        stays_B = torch.ones(len(everyone), dtype=torch.bool)
+    if trained_B is None:
+        trained_B = torch.ones(len(everyone), dtype=torch.bool)
     rewards_BS, steps_BS = _steps_of(everyone)
     process_RS, outcome_R = group(
-        rewards_BS[stays_B],
-        steps_BS[stays_B],
-        _outcomes(everyone)[stays_B],
+        rewards_BS[trained_B],
+        steps_BS[trained_B],
+        _outcomes(everyone)[trained_B],
         group_size=size,
         discount=args.step_discount,
         scale=args.scale_rewards,
         baseline=args.step_baseline,
     )
-    process_BS, outcome_B = _among_all(process_RS, stays_B), _among_all(outcome_R, stays_B)
+    process_BS, outcome_B = _among_all(process_RS, trained_B), _among_all(outcome_R, trained_B)
     # Steps that were not scored get only the outcome's advantage.
     process_BS = pad(process_BS, (0, max(len(row.steps) for row in everyone) - process_BS.shape[1]))
     device = mask_BT.device
@@ -179,7 +179,7 @@ def return_advantages(
     local: slice,
     size: int,
     args: StepPPOConfig,
-    stays_B: Tensor | None = None,
+    trained_B: Tensor | None = None,
 ) -> Tensor:
     """(B, T) of this rank's rows by `rloo` or `mean_return`.
 
@@ -188,13 +188,13 @@ def return_advantages(
         local: which of them are this rank's.
         size: samples per problem that stay.
         args: advantage, gamma.
-        stays_B: as in `group_advantages`.
+        trained_B: as in `group_advantages`.
     """
     estimator = {"rloo": rloo, "mean_return": mean_return}[args.advantage]
-    if stays_B is None:
+    if trained_B is None:
         return estimator(rewards_BT, mask_BT, size, args.gamma)[local]
-    stays_B = stays_B.to(mask_BT.device)
-    return _among_all(estimator(rewards_BT[stays_B], mask_BT[stays_B], size, args.gamma), stays_B)[local]
+    trained_B = trained_B.to(mask_BT.device)
+    return _among_all(estimator(rewards_BT[trained_B], mask_BT[trained_B], size, args.gamma), trained_B)[local]
 
 
 def vine_advantages(
@@ -226,7 +226,7 @@ def token_weights(mask_BT: Tensor, loss_type: str, items: Tensor, max_length: in
 
     Args:
         mask_BT: one on completion tokens.
-        loss_type: TRL's; those of `rlstep.policy.config.TOKEN_LOSSES`.
+        loss_type: TRL's; those of `rlstep.policy.inherited.TOKEN_LOSSES`.
         items: completion tokens of the generation batch, per rank (cispo, dapo).
         max_length: max_completion_length (dr_grpo).
         share: this micro-batch's share of an optimizer step: 1 over the accumulated micro-batches; of `items`'s batch
@@ -256,7 +256,7 @@ def process_set_weights(everyone: Sequence[ScoredCompletion], ids_BT: Tensor, ma
     if any(reward for row in everyone for reward in row.step_rewards):
         raise UserError(OUTCOMES_ALONE.format(source="this reward source pays for steps, too") + ".")
     groups_B = torch.arange(len(everyone)) // size
-    # One small sort per place, of which a GPU has nothing.
+    # One small sort per place, which gains nothing on a GPU.
     return set_weights(process_sets(ids_BT.cpu(), mask_BT.cpu(), groups_B)).to(mask_BT.device)
 
 
@@ -265,7 +265,7 @@ def share_of_loss(mask_bT: Tensor, mask_BT: Tensor, loss_type: str) -> Tensor | 
 
     Args:
         mask_bT, mask_BT: one on the completion tokens of those rows, and of the whole micro-batch.
-        loss_type: TRL's; those of `rlstep.policy.config.TOKEN_LOSSES`.
+        loss_type: TRL's; those of `rlstep.policy.inherited.TOKEN_LOSSES`.
     """
     if loss_type in ("cispo", "dapo"):
         return 1.0  # divided by the tokens of the whole generation batch, whatever is computed at a time
@@ -274,10 +274,10 @@ def share_of_loss(mask_bT: Tensor, mask_BT: Tensor, loss_type: str) -> Tensor | 
     return len(mask_bT) / len(mask_BT)
 
 
-def _among_all(x_R: Tensor, stays_B: Tensor) -> Tensor:
+def _among_all(x_R: Tensor, trained_B: Tensor) -> Tensor:
     """The values of the rows that stay among all rows, of which the others have 0."""
-    x_B = x_R.new_zeros(len(stays_B), *x_R.shape[1:])
-    x_B[stays_B] = x_R
+    x_B = x_R.new_zeros(len(trained_B), *x_R.shape[1:])
+    x_B[trained_B] = x_R
     return x_B
 
 

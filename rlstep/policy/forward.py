@@ -2,8 +2,8 @@
 
 TRL pads every row to the longest prompt and the longest completion, and computes the prompt of a problem's samples once
 for each of them. Here rows have no padding and samples share their prompt (`rlstep.verifiers.packing`), and the head
-sees the places before completion tokens alone. What comes out is in TRL's form again, (B, T), and equal to the last
-bits: a causal model gives every token the value that it has in its row alone.
+sees the places before completion tokens alone. What comes out is in TRL's form again, (B, T), and equal up to
+rounding: a causal model gives every token the value that it has in its row alone.
 """
 
 import logging
@@ -19,7 +19,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rlstep.core.token_stats import log_probs_and_entropies
 from rlstep.verifiers.attention import shares_places
 from rlstep.verifiers.features import TokenFeature
-from rlstep.verifiers.forward import batch_of, collate, inputs_of
+from rlstep.verifiers.forward import batch_of, collate, inputs_of, unwrapped
 from rlstep.verifiers.packing import can_pack, window_of, work_per_token
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ ReadValues = Callable[[Tensor], Tensor]
 class Tap:
     """Passed to TRL's loss in place of the model; captures what the loss is computed from.
 
-    TRL runs the model within its loss and hands what comes out to nobody, and a second forward pass would double the
+    TRL runs the model within its loss and does not pass on what comes out, and a second forward pass would double the
     cost. The loss passes its model on to `_get_per_token_logps_and_entropies` and does nothing else with it; the
     trainer's override of that fills the tap. So the tensors travel with the call, and none is left on the trainer in
     between.
@@ -75,7 +75,7 @@ class PackedForward:
         return can_pack(model, probe=not is_deepspeed_zero3_enabled())
 
     def fits(self, attention_mask_BS: Tensor) -> bool:
-        """Whether every row of a batch lies within the model's attention window, which packing does not know."""
+        """Whether every row of a batch lies within the model's attention window, which packing does not apply."""
         longest = int(attention_mask_BS.sum(dim=1).max())
         if self._window is None or longest <= self._window:
             return True
@@ -144,7 +144,7 @@ class PackedForward:
 
     def places(self, features: list[TokenFeature]) -> int:
         """How many places a pass over these rows has, the ends of bins included."""
-        return collate(_asked(features), self.pad_id, True, self._work, self._share)["input_ids"].numel()
+        return collate(_with_positions(features), self.pad_id, True, self._work, self._share)["input_ids"].numel()
 
     def _read(
         self, model: nn.Module, features: list[TokenFeature], read_values: ReadValues | None
@@ -168,12 +168,12 @@ class PackedForward:
 
 
 def features_of(input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, last: bool = False) -> list[TokenFeature]:
-    """A padded batch's rows without their padding, asked at the place before each token of the completion.
+    """A padded batch's rows without their padding, read at the place before each token of the completion.
 
     Args:
         input_ids_BS, attention_mask_BS: prompts padded on the left, completions on the right.
         T: the completions' padded length.
-        last: ask at the completion's last token, too.
+        last: read at the completion's last token, too.
     """
     lengths = attention_mask_BS[:, -T:].sum(dim=1).tolist()
     ids, mask = input_ids_BS.cpu(), attention_mask_BS.bool().cpu()
@@ -181,19 +181,19 @@ def features_of(input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, last: b
     for row, kept, completion in zip(ids, mask, lengths, strict=True):
         tokens = row[kept]
         start = len(tokens) - completion
-        asked = torch.arange(start - 1, len(tokens) - (not last))
-        # Of what nothing is asked, nothing is computed.
-        features.append(TokenFeature(tokens[: max(1, len(tokens) - (not last))], asked, next_ids=tokens[start:]))
+        positions = torch.arange(start - 1, len(tokens) - (not last))
+        # What follows the last position cannot change what is read, and is not computed.
+        features.append(TokenFeature(tokens[: max(1, len(tokens) - (not last))], positions, next_ids=tokens[start:]))
     return features
 
 
 def packed_batch(model: nn.Module, features: list[TokenFeature], pad_id: int) -> dict[str, Tensor]:
-    """Rows in bins on the model's device, without those that nothing is asked of."""
-    return batch_of(_unwrapped(model), _asked(features), pad_id, packing=True)
+    """Rows in bins on the model's device, without those that are read nowhere."""
+    return batch_of(unwrapped(model), _with_positions(features), pad_id, packing=True)
 
 
-def _asked(features: list[TokenFeature]) -> list[TokenFeature]:
-    """Those that are asked something; one that is not where there is none, as a model cannot read nothing."""
+def _with_positions(features: list[TokenFeature]) -> list[TokenFeature]:
+    """The rows that are read somewhere; one of the others where there is none, as a model cannot read nothing."""
     return [feature for feature in features if len(feature.positions)] or features[:1]
 
 
@@ -227,16 +227,9 @@ def hidden_states(model: nn.Module, choose: Callable[[Tensor], Tensor] | None = 
 
 def backbone_of(model: nn.Module) -> nn.Module:
     """A causal LM without its head, with whatever adapter is in it; the model may be wrapped."""
-    inner = _unwrapped(model)
+    inner = unwrapped(model)
     causal_lm = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     return causal_lm.base_model
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model that DDP or DeepSpeed wraps."""
-    while isinstance(inner := getattr(model, "module", None), nn.Module):
-        model = inner
-    return model
 
 
 def groups_together(slices: list[dict[str, Tensor | None]]) -> list[dict[str, Tensor | None]]:

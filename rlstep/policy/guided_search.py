@@ -204,9 +204,9 @@ def check_guide(
     Args:
         path: where it is from, for messages.
         verifier: the verifier.
-        prompts: the problems'.
+        prompts: the problems' prompts.
         prompt_format: how the policy reads them.
-        new_tokens: of a completion.
+        new_tokens: the most tokens of a completion.
 
     Raises:
         UserError: it is no PRM, its steps are over only when the next one has begun, or as `check_fit` says.

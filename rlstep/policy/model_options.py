@@ -17,7 +17,7 @@ class PolicyModel(ModelConfig):
     """TRL's model options, refused where they would do nothing: adapters without `use_peft`, and quantization.
 
     Raises:
-        UserError: there are some.
+        UserError: every setting that would do nothing.
     """
 
     inherited: ClassVar[dict[str, tuple[Constraint, ...]]] = {

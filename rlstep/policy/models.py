@@ -115,10 +115,10 @@ def long_prompts(lengths: dict[str, int], new_tokens: int, limit: int | None) ->
 
 
 def check_prompt_lengths(lengths: dict[str, int], new_tokens: int, limit: int | None) -> None:
-    """Refuses `long_prompts`, whose arguments it takes.
+    """Refuses prompts that are too long; arguments as `long_prompts`.
 
     Raises:
-        UserError: there are some; the longest is named.
+        UserError: some are too long; the message names the longest.
     """
     if long := long_prompts(lengths, new_tokens, limit):
         longest = max(long, key=lengths.__getitem__)

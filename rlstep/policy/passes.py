@@ -30,7 +30,7 @@ class Passes:
         trainer: with its model and accelerator.
 
     Attributes:
-        packed: reads rows without padding; None where they are padded, which is said.
+        packed: reads rows without padding; None where they are padded, which a warning says.
         budget: cuts batches by `tokens_per_device`; None without it.
 
     Raises:
@@ -44,7 +44,7 @@ class Passes:
             return
         if trainer.aux_loss_enabled:
             raise UserError(
-                "a router's auxiliary loss is of each pass as a whole, which tokens_per_device would change; set "
+                "a router's auxiliary loss is computed over each pass, which tokens_per_device would change; set "
                 "router_aux_loss_coef: 0, or leave out tokens_per_device."
             )
         self.budget = TokenBudget(trainer.args.tokens_per_device, self.packed, self._accelerator)
@@ -68,7 +68,7 @@ class Passes:
 
     @contextmanager
     def left_out(self) -> Iterator[None]:
-        """Within it nothing is read, and every log-probability is 0: for batches of which nobody wants any."""
+        """Within it nothing is read and every log-probability is 0, for batches where nobody needs them."""
         self._idle = True
         try:
             yield

@@ -18,7 +18,7 @@ Batch = list[tuple[Problem, int]]  # (problem, the number of the sample among th
 class SampledBatches:
     """The batches of a run: each problem is sampled `n` times, one problem after the other.
 
-    A batch is made when it is asked for: of a million samples there is no list.
+    Batches are made on demand, so that a million samples are never in one list.
 
     Args:
         problems: in order.
@@ -49,8 +49,8 @@ class SampledBatches:
         units = []
         for number in range(len(self)):
             places = self._places(number)
-            asked = [contents[index] for index in range(places[0] // self.n, places[-1] // self.n + 1)]
-            key = digest(made_by, batch_seed(seed, number), asked, places[0] % self.n, self.n, len(places))
+            sampled = [contents[index] for index in range(places[0] // self.n, places[-1] // self.n + 1)]
+            key = digest(made_by, batch_seed(seed, number), sampled, places[0] % self.n, self.n, len(places))
             units.append(Unit(number, key, len(places)))
         return units
 
@@ -148,9 +148,10 @@ def set_sampling(
     top_p: float,
     top_k: int,
 ) -> list[int]:
-    """Makes these settings the model's own, of which nothing else is left; returns the tokens that end a completion.
+    """Replaces the model's generation configuration by these settings; returns the tokens that end a completion.
 
-    As its own, because `generate` takes from there what it is not given: a chat model's repetition penalty.
+    Nothing of the old one is kept, because `generate` takes from it what it is not given, for example a chat model's
+    repetition penalty.
     """
     stops = stop_tokens(model, tokenizer)
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}

@@ -124,7 +124,7 @@ def check_tied(start: PolicyStart, trust_remote_code: bool = False) -> None:
     """Refuses adapters on tied embeddings where vLLM samples: it keeps one matrix for both.
 
     Raises:
-        UserError: that is so.
+        UserError: the adapter is on one of two tied embeddings.
     """
     lora = start.lora or (start.adapter and start.adapter.lora)
     if lora is None:

@@ -21,7 +21,7 @@ class TokenAdvantages:
         return self.args.keep_samples or self.num_generations
 
     def _token_level(
-        self, batch: dict[str, Tensor], local: ScoredBatch, step_ends, kl_cost_BT, stays_B
+        self, batch: dict[str, Tensor], local: ScoredBatch, step_ends, kl_cost_BT, trained_B
     ) -> dict[str, Tensor]:
         """Advantages from each token's reward, with what the value loss needs beside them (gae)."""
         mask_BT = batch["completion_mask"]
@@ -35,24 +35,24 @@ class TokenAdvantages:
             self.training_log.log_value("critic/explained_variance", explained)
             return computed
         # A group may lie on several ranks.
-        everyone_BT, masks_BT = (self._gather_padded(x_BT) for x_BT in (rewards_BT, mask_BT))
-        own = self._own_rows(len(mask_BT))
-        advantages_BT = estimators.return_advantages(everyone_BT, masks_BT, own, self._compared, self.args, stays_B)
+        gathered = [self._gather_padded(x_BT) for x_BT in (rewards_BT, mask_BT)]
+        own_rows = self._own_rows(len(mask_BT))
+        advantages_BT = estimators.return_advantages(*gathered, own_rows, self._compared, self.args, trained_B)
         return {"advantages": advantages_BT[:, : mask_BT.shape[1]]}
 
     def _step_level(
-        self, batch: dict[str, Tensor], local: ScoredBatch, step_ends, kl_cost_BT, stays_B
+        self, batch: dict[str, Tensor], local: ScoredBatch, step_ends, kl_cost_BT, trained_B
     ) -> dict[str, Tensor]:
         """Advantages from each step's reward."""
         mask_BT = batch["completion_mask"]
-        worth = local.scored
+        scored = local.scored
         if kl_cost_BT is not None:
-            worth = estimators.charge_kl(worth, step_ends, kl_cost_BT)
+            scored = estimators.charge_kl(scored, step_ends, kl_cost_BT)
         if self.args.advantage == "vine":
             values_BS = self._vine_values(batch, local, step_ends)
-            return {"advantages": estimators.vine_advantages(worth, values_BS, step_ends, mask_BT)}
+            return {"advantages": estimators.vine_advantages(scored, values_BS, step_ends, mask_BT)}
         advantages_BT = estimators.group_advantages(
-            gather_object(worth), self._own_rows(len(worth)), step_ends, mask_BT, self._compared, self.args, stays_B
+            gather_object(scored), self._own_rows(len(scored)), step_ends, mask_BT, self._compared, self.args, trained_B
         )
         return {"advantages": advantages_BT}
 
@@ -70,8 +70,8 @@ class TokenAdvantages:
         def score(rows: list[int], ids: list[list[int]]) -> list[ScoredCompletion]:
             texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
             columns = (local.prompts, local.references, local.extras)
-            asked, references, extras = ([column[row] for row in rows] for column in columns)
-            scored, finished = self._score(asked, texts, references, ids, extras)
+            problem_prompts, references, extras = ([column[row] for row in rows] for column in columns)
+            scored, finished = self._score(problem_prompts, texts, references, ids, extras)
             self.training_log.log_rollouts(scored, finished)
             return scored
 

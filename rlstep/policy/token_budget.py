@@ -31,7 +31,7 @@ class TokenBudget:
         self.tokens, self._packed, self._accelerator = tokens, packed, accelerator
 
     def pieces(self, batch: Batch, last: bool = False) -> list[slice]:
-        """Whole groups where they fit, else rows; the same rows on each rank, as the ranks gather a value of each.
+        """Whole groups where they fit, else rows; the same on each rank, because the ranks gather a value from each.
 
         Args:
             batch: with TRL's `prompt_ids`, `completion_ids` and their masks; equally many rows on each rank.
@@ -140,7 +140,7 @@ def check_budget(lengths: dict[str, int], new_tokens: int, budget: int) -> None:
         budget: `tokens_per_device`.
 
     Raises:
-        UserError: that is so.
+        UserError: the longest prompt with a completion exceeds the budget.
     """
     longest = max(lengths, key=lengths.__getitem__)
     if lengths[longest] + new_tokens > budget:

@@ -5,9 +5,9 @@ Generation, LoRA, the reference, the clipped surrogate, DeepSpeed and logging ar
 (B, T) advantages made of step rewards, which its loss supports for subclasses; the KL may be charged as a reward, or
 estimated otherwise.
 
-Around it stand how a batch goes through a model (`passes.py`), the critic (`value_function.py`), further samples of the
-policy (`rollouts.py`), vLLM (`vllm_sync.py`), the log (`monitoring/training_log.py`) and exact resume (`resume.py`).
-`tests/policy/test_trl_seam.py` holds TRL's private names to what is relied on in these.
+The modules around it hold how a batch goes through a model (`passes.py`), the critic (`value_function.py`), further
+samples of the policy (`rollouts.py`), vLLM (`vllm_sync.py`), the log (`monitoring/training_log.py`) and exact resume
+(`resume.py`). `tests/policy/test_trl_seam.py` holds TRL's private names to what is relied on in these.
 """
 
 from collections.abc import Callable
@@ -73,7 +73,7 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         critic_config: the critic's adapter; the policy's by default, or one of rank 16.
         callbacks: as in the Trainer.
         run_identity: settings that a checkpoint must have been written with to be continued by this run.
-        prompt_format: how prompts become tokens; by default as the prompts of the training data have their form.
+        prompt_format: how prompts become tokens; by default as text or as chats, as the training data has them.
 
     Attributes:
         observers: called with each `ScoredBatch` drawn for training, that of all ranks on every rank, after its
@@ -133,11 +133,11 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
             self.value_function.attach(self.model, reference, self.accelerator, self.passes)
 
     def _generate_and_score_completions(self, inputs):
-        """One update up to its loss, from the rows of the data set to the batch that the loss is computed of."""
+        """One update up to its loss, from the rows of the data set to the batch that the loss is computed on."""
         # Sample and score. TRL calls `_tokenize_prompts` and `_calculate_rewards` on the way, with these rows. It sees
         # the text of a chat, not its messages, which it would write and read back in ways of its own.
         rows = [
-            row | {"prompt": self.prompt_format.render(self._tokenizer, row["prompt"]), "asked": row["prompt"]}
+            row | {"prompt": self.prompt_format.render(self._tokenizer, row["prompt"]), "problem_prompt": row["prompt"]}
             for row in inputs
         ]
         batch = super()._generate_and_score_completions(rows)
@@ -151,20 +151,21 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
             kl_BT = kl_when_sampled(self, batch, self.args.kl_kind[1])
             self.training_log.log_token_mean("kl", kl_BT, mask_BT)
             kl_cost_BT = self.beta * kl_BT
-        own = self._own_rows(len(mask_BT))
-        batch["group"] = torch.arange(own.start, own.stop, device=mask_BT.device) // self.num_generations
+        own_rows = self._own_rows(len(mask_BT))
+        row_B = torch.arange(own_rows.start, own_rows.stop, device=mask_BT.device)
+        batch["group"] = row_B // self.num_generations
         # What a problem's samples are worth within their outcome, and which of them are trained on.
-        worth, stays_B = estimators.by_outcome(everyone.scored, self.args)
-        local = replace(local, scored=worth[own])
-        if stays_B is not None:
-            mask_BT = mask_BT * stays_B[own].to(mask_BT)[:, None]
+        scored, trained_B = estimators.centre_and_select(everyone.scored, self.args)
+        local = replace(local, scored=scored[own_rows])
+        if trained_B is not None:
+            mask_BT = mask_BT * trained_B[own_rows].to(mask_BT)[:, None]
             batch |= {"completion_mask": mask_BT, "num_items_in_batch": self._sum(mask_BT.sum())}
         # Credit: which tokens the rewards belong to. Then advantages.
         step_ends = estimators.step_end_tokens(self._tokenizer, batch["completion_ids"], mask_BT, local.scored)
         if self.args.advantage in ("gae", "rloo", "mean_return"):
-            batch |= self._token_level(batch, local, step_ends, kl_cost_BT, stays_B)
+            batch |= self._token_level(batch, local, step_ends, kl_cost_BT, trained_B)
         else:
-            batch |= self._step_level(batch, local, step_ends, kl_cost_BT, stays_B)
+            batch |= self._step_level(batch, local, step_ends, kl_cost_BT, trained_B)
         if self.args.whitening != "none":
             shift = self.args.whitening == "full"
             batch["advantages"] = estimators.whiten(batch["advantages"], mask_BT, self._sum, shift_mean=shift)
@@ -206,11 +207,11 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         thing that both methods see, as the batch that TRL makes holds tensors alone; and their columns are what TRL
         gives to reward functions, those of the data set and those that a rollout function added.
         """
-        asked, references = ([row[name] for row in inputs] for name in ("asked", "reference"))
+        problem_prompts, references = ([row[name] for row in inputs] for name in ("problem_prompt", "reference"))
         extras = [extra_of(row) for row in inputs]
-        scored, finished = self._score(asked, completions, references, completion_ids_list, extras)
-        for row, completion, worth, done in zip(inputs, completions, scored, finished, strict=True):
-            row.update(completion=completion, scored=worth, finished=done)
+        scored, finished = self._score(problem_prompts, completions, references, completion_ids_list, extras)
+        for row, completion, scored_row, ended in zip(inputs, completions, scored, finished, strict=True):
+            row.update(completion=completion, scored=scored_row, finished=ended)
         return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _score(

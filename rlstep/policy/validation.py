@@ -30,7 +30,7 @@ def check_together(
     """Refuses combinations of settings that make no sense, all of them in one message, before anything is loaded.
 
     Raises:
-        UserError: there are some.
+        UserError: every combination that is wrong.
     """
     faults = [*faults_of(model, PolicyModel), *_missing(options, refresh, model)]
     faults += [*package_faults(args), *package_faults(model)]
@@ -38,16 +38,8 @@ def check_together(
     faults += [*_sum_faults(options, args), *_outcome_faults(options, args)]
     if not options.own:  # what a user's own rewards pay for is known later
         faults += _paid_steps(options, args)
-    if args.truncated == "bootstrap" and guards.guard_no_answer:
-        faults.append(
-            "truncated 'bootstrap' counts on what would have come, and guard_no_answer takes the step rewards of what "
-            "has no answer yet; set guard_no_answer: false"
-        )
-    if args.truncated == "bootstrap" and options.missing_answer_reward:
-        faults.append(
-            "truncated 'bootstrap' counts on what would have come, and missing_answer_reward prices an answer that has "
-            "not come yet; leave it out"
-        )
+    if args.truncated == "bootstrap":
+        faults += _bootstrap_faults(options, guards)
     if refresh.refresh_every and "prm" not in options.reward:
         faults.append(f"refresh_every trains the PRM, but reward is {options.reward}; add prm, or leave it out")
     if alarm.alarm == "stop" and not args.load_best_model_at_end:
@@ -55,14 +47,8 @@ def check_together(
             "alarm 'stop' ends the run on its best checkpoint, which has to be known: set load_best_model_at_end: true "
             "and metric_for_best_model: accuracy, with eval_strategy and save_strategy, or take alarm: warn"
         )
-    if model.use_peft and args.sync_ref_model:
-        faults.append(
-            "sync_ref_model updates a separate reference, and an adapter's reference is its base; leave it out"
-        )
-    if args.disable_dropout and model.use_peft and model.lora_dropout and changed(model, ["lora_dropout"]):
-        faults.append(
-            "disable_dropout is true, so lora_dropout would do nothing; leave it out, or set disable_dropout: false"
-        )
+    if model.use_peft:
+        faults += _adapter_faults(args, model)
     if args.vllm_sync == "adapter":
         faults += _unserved(model)
     if args.resume_from_checkpoint is not None:
@@ -76,9 +62,31 @@ def check_step_settings(options: PPOOptions, alarm: AlarmOptions, args: StepPPOC
     """Refuses settings that do not fit whether steps are paid, once it is known what own rewards pay for.
 
     Raises:
-        UserError: there are some.
+        UserError: every such setting.
     """
     raise_faults([*_without_steps(options, alarm, args), *_paid_steps(options, args)])
+
+
+def _bootstrap_faults(options: PPOOptions, guards: Guards) -> Iterator[str]:
+    """Settings that judge a truncated completion by what it has not written yet."""
+    if guards.guard_no_answer:
+        yield (
+            "truncated 'bootstrap' counts on what would have come, and guard_no_answer takes the step rewards of what "
+            "has no answer yet; set guard_no_answer: false"
+        )
+    if options.missing_answer_reward:
+        yield (
+            "truncated 'bootstrap' counts on what would have come, and missing_answer_reward prices an answer that has "
+            "not come yet; leave it out"
+        )
+
+
+def _adapter_faults(args: StepPPOConfig, model: ModelConfig) -> Iterator[str]:
+    """Settings that would do nothing for a policy that trains an adapter."""
+    if args.sync_ref_model:
+        yield "sync_ref_model updates a separate reference, and an adapter's reference is its base; leave it out"
+    if args.disable_dropout and model.lora_dropout and changed(model, ["lora_dropout"]):
+        yield "disable_dropout is true, so lora_dropout would do nothing; leave it out, or set disable_dropout: false"
 
 
 def _sum_faults(options: PPOOptions, args: StepPPOConfig) -> Iterator[str]:

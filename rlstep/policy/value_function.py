@@ -113,7 +113,7 @@ class ValueFunction:
         mask_BT = batch["completion_mask"]
         values_BT, bootstrap_B = self._values_when_sampled(model, batch, finished)
         advantages_BT, returns_BT = gae(rewards_BT, values_BT, mask_BT, self.args.gamma, self.args.lam, bootstrap_B)
-        # Of all ranks' tokens: a mean of the ranks' own shares would be another number.
+        # Over all ranks' tokens: the mean of the ranks' own shares would be another number.
         gathered = (self.accelerator.pad_across_processes(x_BT, dim=1) for x_BT in (values_BT, returns_BT, mask_BT))
         everyone = [self.accelerator.gather(x_BT) for x_BT in gathered]
         explained = explained_variance(*everyone) if everyone[-1].any() else values_BT.new_tensor(torch.nan)

@@ -104,8 +104,8 @@ class PolicyGeneration(VLLMGeneration):
         options = {name: getattr(self, name) for name in _SAMPLING} | {"n": n, "min_p": self.min_p or 0.0}
 
         def ask(limit: int) -> dict[str, list]:
-            asked = [prefixes[index] for index in by_limit[limit]]
-            return self.vllm_client.generate(prompts=asked, max_tokens=limit, **options)
+            same_limit = [prefixes[index] for index in by_limit[limit]]
+            return self.vllm_client.generate(prompts=same_limit, max_tokens=limit, **options)
 
         with ThreadPoolExecutor(_CONCURRENT) as threads:
             answers = list(threads.map(ask, by_limit))

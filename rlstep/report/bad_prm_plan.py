@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Level:
-    """A PRM's training data: so many labelled steps, and the share of them that is flipped."""
+    """A PRM's training data: the number of labelled steps, and the share of them that is flipped."""
 
     labels: int
     flip: float

@@ -20,7 +20,7 @@ class FinishedRun:
     """A run, or several that differ by their seeds.
 
     Attributes:
-        name: the last two parts of the folder's path: no more is the business of whoever gets the page.
+        name: the last two parts of the folder's path: who gets the page need not know more.
         folders: run folders by what the page calls them ("seed 0").
         summaries: the content of each one's summary.json, in that order.
         summary: of the only one, or over seeds (`summarize_seeds`).

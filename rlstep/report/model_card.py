@@ -27,7 +27,7 @@ MADE_OF = {
         "per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "temperature", "dtype",
     ),
 }  # fmt: skip
-# Of a stage's metrics, those that tell nothing of the model.
+# Metrics of a stage that tell nothing of the model.
 _OF_THE_RUN = ("runtime", "per_second", "total_flos", "epoch", "samples", "demonstrations", "packing")
 
 

@@ -97,7 +97,7 @@ def _learning_curves(run: Path, missing: list[str]) -> dict[str, dict | None]:
     for arm in arms.ARMS:
         path = run / arm.folder / HISTORY
         if not path.is_file():
-            # Of the arms that run only where they are asked for, those that have begun.
+            # Arms that only run on request count once they have begun.
             if arm.name in begun or (begun and arm.by_default):
                 missing.append(f"RL arm '{arm.name}': no {arm.folder}/{HISTORY}")
             curves[arm.name] = None

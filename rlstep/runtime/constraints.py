@@ -4,7 +4,7 @@ run may change it.
     gamma: Annotated[float, Range(at_least=0, at_most=1), ReadBy("advantage", "gae", "rloo")] = field(default=1.0, ...)
 
 `check` enforces it on a configuration and reports all faults in one message; `describe_settings` in
-`rlstep.runtime.config` shows it in the documentation. Other parsers ignore what `Annotated` adds, so a configuration
+`rlstep.runtime.describe` shows it in the documentation. Other parsers ignore what `Annotated` adds, so a configuration
 still works with TRL's. Fields that a class inherits from a library are constrained in its attribute `inherited`, a
 mapping of names to constraints.
 

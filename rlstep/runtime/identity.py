@@ -59,7 +59,7 @@ def _same(before, now) -> bool:
 
 
 def identity_writer(identity: dict[str, Any]) -> Callable[[Path, bool], None]:
-    """Writes a run's identity into each of its checkpoints (`ExactResume.checkpoint_writers`)."""
+    """Writes a run's identity into each of its checkpoints (`WholeCheckpoints.checkpoint_writers`)."""
 
     def write(checkpoint: Path, writes: bool) -> None:
         if writes:

@@ -56,7 +56,7 @@ class ModelServer:
         """The answer to a request to the model.
 
         Raises:
-            Refused: the server refuses what is asked.
+            Refused: the server refuses the request.
             UserError: it does not answer, or has no such model any more.
         """
         try:
@@ -73,13 +73,13 @@ class ModelServer:
             Exception: what `ask` raises.
         """
         with ThreadPoolExecutor(self.concurrency, "requests") as pool:
-            asked = [pool.submit(ask, item) for item in items]
+            futures = [pool.submit(ask, item) for item in items]
             try:
-                wait(asked, return_when=FIRST_EXCEPTION)
-                for future in asked:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                for future in futures:
                     if future.done():
                         future.result()
-                return [future.result() for future in asked]
+                return [future.result() for future in futures]
             except BaseException:
                 self.client.stop()
                 pool.shutdown(cancel_futures=True)

@@ -35,7 +35,7 @@ SHARD = re.compile(r"part-\d{5,}\.parquet")
 
 @dataclass(frozen=True)
 class Totals:
-    """Of all units: rows written, and the sum of each count."""
+    """The totals over all units: rows written, and the sum of each count."""
 
     rows: int
     counts: Counter

@@ -92,7 +92,7 @@ def launched_processes() -> Processes:
 
 
 def my_share(processes: Processes, items: Iterable[T]) -> Iterator[T]:
-    """Every so many-th item: this process's part of them."""
+    """This process's part: every R-th item, R being the number of processes."""
     return islice(items, processes.index, None, processes.number)
 
 

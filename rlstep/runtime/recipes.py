@@ -24,8 +24,7 @@ def load_recipe(path: str | Path) -> dict:
     """The mapping of a YAML recipe, given by its file or by a shipped recipe's name; an empty file gives an empty one.
 
     A recipe may build on another one, `base: other.yaml`: a file in its own folder, or the name of a shipped recipe.
-    The
-    base's values are loaded first (after those of its own base); the recipe's own values replace them, mappings and
+    The base's values are loaded first (after those of its own base); the recipe's own values replace them, mappings and
     lists as a whole. `base` itself is not returned.
 
     Raises:

@@ -2,8 +2,8 @@
 
 The Trainer keeps weights, optimizer, schedule, random states and its counters, and finds its place in the data again.
 This keeps the rest: losses that are not logged yet, how far the loop had come when it saved, and whatever is
-registered. Checkpoints appear whole or not at all (`rlstep.runtime.checkpoints`). Reinforcement learning adds its own
-(`rlstep.policy.resume`). `tests/policy/test_trl_seam.py` holds the private names used here.
+registered. Reinforcement learning adds its own (`rlstep.policy.resume`). Checkpoints appear whole or not at all
+(`rlstep.runtime.whole_checkpoints`). `tests/policy/test_trl_seam.py` holds the private names used here.
 
 A GPU adds in no fixed order unless it is told to: there a run continues from the same state, but is not the same to
 the last bit.
@@ -11,23 +11,20 @@ the last bit.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from accelerate.utils import gather_object
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rlstep.runtime import checkpoints
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import check_same_run
+from rlstep.runtime.whole_checkpoints import WholeCheckpoints
 
 logger = logging.getLogger(__name__)
 
 # Suffixes of logged values that come from a clock: only those differ in a resumed run.
 WALL_CLOCK = ("step_time", "_runtime", "_per_second", "/seconds")
-
-SEEN_S = 60.0  # until a folder that another machine has made must be seen here
 
 NO_UPDATE = {"step": 0, "grad_norm": None, "learning_rate": None, "epoch_over": False}
 
@@ -40,7 +37,7 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
-class ExactResume:
+class ExactResume(WholeCheckpoints):
     """A mixin for a subclass of the Trainer; it comes before the Trainer's class in the list of bases.
 
     A mixin, and no component, because it is the Trainer's own loop that has to be entered in the middle: each override
@@ -53,8 +50,6 @@ class ExactResume:
 
     Attributes:
         layout_settings: the arguments under which the place in the data is valid.
-        checkpoint_writers: called on every process with the folder in which a checkpoint is built, before it gets its
-            name, and whether this one is to write; what a callback writes in `on_save` may be missing after a kill.
     """
 
     layout_settings: ClassVar[tuple[str, ...]] = (
@@ -62,7 +57,6 @@ class ExactResume:
     )  # fmt: skip
 
     def __init__(self, *args, run_identity: dict[str, Any] | None = None, **kwargs):
-        self.checkpoint_writers: list[Callable[[Path, bool], None]] = []
         self._registered: dict[str, Stateful] = {}
         self._run_identity = run_identity or {}
         self._continued: str | None = None
@@ -70,8 +64,6 @@ class ExactResume:
         self._seconds_before = self._began = 0.0  # of training before the checkpoint; when it would have begun
         self._finished = self._only_epoch_end = False
         self._last_update: dict[str, Any] = NO_UPDATE
-        self._building: Path | None = None  # the folder in which a checkpoint is written at the moment
-        self._push = False
         super().__init__(*args, **kwargs)
 
     def register_state(self, name: str, source: Stateful) -> None:
@@ -260,64 +252,9 @@ class ExactResume:
     def _restore(self, kept: dict[str, Any], epochs: int) -> None:
         """Restores what a subclass adds to `_state`; the arguments are those of `_take_over`."""
 
-    # --- How it is written.
-
-    def _save_checkpoint(self, model, trial) -> None:
-        folder = Path(self._get_output_dir(trial))
-        checkpoint = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        partial = checkpoints.partial_path(checkpoint)
-        if self.args.should_save:
-            checkpoints.remove_leftovers(folder)
-            partial.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        self._require_shared(partial)
-        self._building = partial.parent
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._building = None
+    def _write_state(self, partial: Path) -> None:
         if not self.args.save_only_model:
             checkpoints.write_state(partial, self._state_name, self._state())
-        for write in self.checkpoint_writers:
-            write(partial, self.args.should_save)
-        self._name_best(folder)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            self.state.save_to_json(str(partial / checkpoints.COMPLETE_MARK))
-            checkpoints.commit(partial, checkpoint)
-            self._remove_old(folder)
-        self.accelerator.wait_for_everyone()
-        if self._push:
-            self._push = False
-            super()._push_from_checkpoint(str(checkpoint))
-
-    def _require_shared(self, partial: Path) -> None:
-        """Refuses folders that another machine has made and this one does not see; a network's may take a moment."""
-        deadline = time.monotonic() + SEEN_S
-        while not partial.is_dir():
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"{partial.parent.parent}, where checkpoints go, is not the folder that the first process has: "
-                    "output_dir must be on a file system that all machines share, or save_on_each_node be set."
-                )
-            time.sleep(0.1)
-
-    def _remove_old(self, folder: Path, keep: Sequence[str | None] = ()) -> None:
-        checkpoints.remove_old(folder, self.args.save_total_limit, [self.state.best_model_checkpoint, *keep])
-
-    def _get_output_dir(self, trial) -> str:
-        return super()._get_output_dir(trial) if self._building is None else str(self._building)
-
-    def _name_best(self, folder: Path) -> None:
-        """The Trainer looked for the best checkpoint in the folder where this one was built."""
-        if step := self.state.best_global_step:
-            best = folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-            if best.exists() or step == self.state.global_step:
-                self.state.best_model_checkpoint = str(best)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # The upload runs in the background, and the folder is about to move.
-        self._push = True
 
 
 def refill(metrics: dict[str, dict[str, list]], kept: dict[str, dict[str, list]]) -> None:

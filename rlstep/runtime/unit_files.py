@@ -57,7 +57,7 @@ class UnitFiles:
         self.folder, self.ending, self.write, self.accepts = folder, ending, write, accepts
 
     def keys(self) -> set[str]:
-        """Of the units that are there, accepted or not."""
+        """The keys of the units that are there, accepted or not."""
         files = self.folder.glob(f"*{self.ending}")
         return {path.stem for path in files if path.with_suffix(".json").is_file()}
 

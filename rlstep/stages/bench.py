@@ -15,6 +15,9 @@ from typing import Annotated, Literal
 from rlstep.evaluation.best_of_n import curves_of, fewest_samples, means, powers_of_two
 from rlstep.evaluation.samples import ScoreChoice, read_samples
 from rlstep.evaluation.verifier_bench import (
+    BEST_OF_N,
+    PRMBENCH,
+    PROCESSBENCH,
     JudgedSolution,
     Measure,
     check_threshold,
@@ -23,7 +26,7 @@ from rlstep.evaluation.verifier_bench import (
     processbench,
     subset_of,
 )
-from rlstep.report.tables import number, table
+from rlstep.report.verifier_table import headline, verifier_table
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.constraints import Choices, Range, ReadBy, check
 from rlstep.runtime.errors import UserError
@@ -42,12 +45,7 @@ logger = logging.getLogger(__name__)
 
 OUTPUT, TABLE = "bench.json", "bench.md"
 NAME = "bench"  # of the scores, in the files of scores
-PROCESSBENCH, PRMBENCH, BEST_OF_N = "processbench", "prmbench", "best_of_n"
 SOURCES_HELP = "Files or folders of its rows, or its hub id with a split, ID:SPLIT."
-UNDEFINED = {
-    PROCESSBENCH: "A subset's F1 needs solutions with a wrong step and solutions without one, and a threshold.",
-    PRMBENCH: "A score needs steps that are right and steps that are wrong.",
-}
 READING = ("batch_tokens", "kind", "layout", "neutral", "packing", "dtype", "attn_implementation", "trust_remote_code")
 
 
@@ -131,9 +129,9 @@ def bench(config: BenchConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
                 figures[model][benchmark] = _measure(config, benchmark, scored)
         _tell_replaced(out / OUTPUT, figures)
         write_json(out / OUTPUT, {"verifiers": figures, "without_a_verifier": votes, "settings": asdict(config)})
-        text = _table(figures, votes)
+        text = verifier_table(figures, votes)
         (out / TABLE).write_text(text + "\n", encoding="utf-8")
-        record.metrics |= {model: {name: _headline(name, of)[0] for name, of in figures[model].items()}
+        record.metrics |= {model: {name: headline(name, of)[0] for name, of in figures[model].items()}
                            for model in figures}  # fmt: skip
     print(text, "", out / OUTPUT, sep="\n")
     return record.metrics
@@ -233,54 +231,3 @@ def _votes(config: BenchConfig, data: dict[str, str]) -> dict[str, dict]:
             curves = _curves(path, ScoreChoice(names=()))
             votes[benchmark] = {name: curves[name] for name in ("ns", "majority", "pass_at_n") if name in curves}
     return votes
-
-
-def _headline(benchmark: str, figures: dict) -> tuple[float, float | None, float | None]:
-    """A benchmark's one figure: the mean of subsets, all of PRMBench, or best-of-N at the largest N."""
-    if benchmark.startswith(BEST_OF_N):
-        return tuple(figures["best_of_n"][part][-1] for part in ("mean", "low", "high"))
-    figure = figures["average" if benchmark == PROCESSBENCH else "overall"]
-    return figure["score"], figure["low"], figure["high"]
-
-
-def _table(figures: dict[str, dict[str, dict]], votes: dict[str, dict]) -> str:
-    """Verifiers in rows; for best-of-N also the majority and the ceiling."""
-    benchmarks = list(next(iter(figures.values())))
-    heads = ["verifier", *(_head(benchmark, figures) for benchmark in benchmarks)]
-    rows = [[model, *(number(*_headline(name, of[name]), digits=3) for name in benchmarks)]
-            for model, of in figures.items()]  # fmt: skip
-    for vote, words in (("majority", "(majority vote)"), ("pass_at_n", "(any sample right)")):
-        curves = [votes.get(benchmark, {}).get(vote) for benchmark in benchmarks]
-        if any(curves):
-            ends = [number(*(curve[part][-1] for part in ("mean", "low", "high")), digits=3) if curve else "-"
-                    for curve in curves]  # fmt: skip
-            rows.append([words, *ends])
-    return "\n\n".join([table(heads, rows), *_details(figures)])
-
-
-def _head(benchmark: str, figures: dict[str, dict[str, dict]]) -> str:
-    if benchmark == PROCESSBENCH:
-        return "ProcessBench, F1"
-    if benchmark == PRMBENCH:
-        return "PRMBench, score"
-    n = next(iter(figures.values()))[benchmark]["ns"][-1]
-    return f"best of {n}, {benchmark.removeprefix(BEST_OF_N + ': ')}"
-
-
-def _details(figures: dict[str, dict[str, dict]]) -> Iterator[str]:
-    """A table of the parts of each published benchmark, with the thresholds that were used."""
-    for benchmark in (PROCESSBENCH, PRMBENCH):
-        of_each = {model: of[benchmark] for model, of in figures.items() if benchmark in of}
-        if not of_each:
-            continue
-        parts = list(next(iter(of_each.values())))
-        rows = []
-        for model, measures in of_each.items():
-            limits = sorted({limit for measure in measures.values() for limit in measure["thresholds"]})
-            scores = [number(*(measures[part][end] for end in ("score", "low", "high"))) for part in parts]
-            rows.append([model, *scores, ", ".join(f"{limit:.3g}" for limit in limits)])
-        counts = [f"{part} ({next(iter(of_each.values()))[part]['solutions']:,})" for part in parts]
-        yield table([benchmark, *counts, "thresholds"], rows)
-        undefined = [part for part in parts if any(of[part]["score"] is None for of in of_each.values())]
-        if undefined:
-            yield f"-: undefined. {UNDEFINED[benchmark]} Concerns {', '.join(undefined)}."

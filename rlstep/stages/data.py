@@ -102,47 +102,69 @@ def data(config: DataConfig) -> dict:
         UserError: an option that the format does not have; no solution in the rows.
         DataError: a malformed row, or with `grade` one without a reference, unless they are skipped.
     """
-    report, census, shown, ungraded = ReadReport(), Census(), [], 0
-    source = {name: getattr(config, name) for name in ("split", "config_name", "revision", "on_bad_row")}
-    solutions = read(config.format, config.path, **source, report=report, **config.options)
-
-    def graded(solution: Solution) -> bool:
-        """Grades a solution; False for one that is left out, and counted."""
-        nonlocal ungraded
-        try:
-            if grade(solution, report.row, READERS[config.format].cut_short):
-                return True
-            ungraded += 1
-        except DataError as fault:
-            if config.on_bad_row == "error":
-                raise
-            report.skip(fault)
-        return False
-
-    def taken() -> Iterator[Solution]:
-        for solution in track(solutions, "reading", None):
-            if config.grade and not graded(solution):
-                continue
-            census.add(solution)
-            if len(shown) < config.show:
-                shown.append(readable(solution))
-            yield solution
-        if not census.solutions:
-            counts = table(census, report) + describe_bad_rows(report)
-            raise UserError(f"{config.path}: its rows have no solution.\n{counts}")
-
-    def metrics() -> dict:
-        counts = {"rows": dict(report.rows), "left_out": dict(report.dropped), "ungraded": ungraded}
-        return counts | {"bad_rows": report.bad_rows, "seen": dict(report.seen)} | census.metrics()
-
+    reading = _Reading(config)
     if config.out is None:
         with failed_gradings() as failed:
-            deque(taken(), maxlen=0)
+            deque(reading.solutions(), maxlen=0)
     else:
         out = Path(config.out)
         with RunRecord("data", asdict(config), out.parent, name=out.name + ".run.json") as record:
-            with failed_gradings() as failed, list_bad_rows(out.with_name(out.name + BAD_ROWS), report):
-                write_solutions(out, taken())
-            record.metrics |= metrics() | failed
-    print(*shown, table(census, report) + describe_bad_rows(report), sep="\n\n")
-    return metrics() | failed
+            with failed_gradings() as failed, list_bad_rows(out.with_name(out.name + BAD_ROWS), reading.report):
+                write_solutions(out, reading.solutions())
+            record.metrics |= reading.metrics() | failed
+    print(*reading.shown, reading.counts(), sep="\n\n")
+    return reading.metrics() | failed
+
+
+class _Reading:
+    """One pass over a data set, and what was counted in it.
+
+    Attributes:
+        report: rows by file, left out and malformed (`rlstep.steps.readers`).
+        census: of the solutions.
+        shown: the first solutions as text, to be printed.
+        ungraded: solutions of PRM800K that end before an answer.
+    """
+
+    def __init__(self, config: DataConfig):
+        self.config, self.report, self.census = config, ReadReport(), Census()
+        self.shown: list[str] = []
+        self.ungraded = 0
+        source = {name: getattr(config, name) for name in ("split", "config_name", "revision", "on_bad_row")}
+        self._read = read(config.format, config.path, **source, report=self.report, **config.options)
+
+    def solutions(self) -> Iterator[Solution]:
+        """The solutions that are kept, graded if that is asked for.
+
+        Raises:
+            UserError: there is none.
+        """
+        for solution in track(self._read, "reading", None):
+            if self.config.grade and not self._grade(solution):
+                continue
+            self.census.add(solution)
+            if len(self.shown) < self.config.show:
+                self.shown.append(readable(solution))
+            yield solution
+        if not self.census.solutions:
+            raise UserError(f"{self.config.path}: its rows have no solution.\n{self.counts()}")
+
+    def _grade(self, solution: Solution) -> bool:
+        """Grades a solution; False for one that is left out, and counted."""
+        try:
+            if grade(solution, self.report.row, READERS[self.config.format].cut_short):
+                return True
+            self.ungraded += 1
+        except DataError as fault:
+            if self.config.on_bad_row == "error":
+                raise
+            self.report.skip(fault)
+        return False
+
+    def counts(self) -> str:
+        """What was counted, as text."""
+        return table(self.census, self.report) + describe_bad_rows(self.report)
+
+    def metrics(self) -> dict:
+        rows = {"rows": dict(self.report.rows), "left_out": dict(self.report.dropped), "ungraded": self.ungraded}
+        return rows | {"bad_rows": self.report.bad_rows, "seen": dict(self.report.seen)} | self.census.metrics()

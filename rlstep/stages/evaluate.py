@@ -1,30 +1,40 @@
 """The `evaluate` stage: best-of-N curves of scored samples (`rlstep.evaluation.best_of_n`), from any file of them.
 
-`rlstep.evaluation.samples` describes the samples. `prm_steps` says how well the PRM scores single steps,
-up to and including each solution's first wrong one (`rlstep.verifiers.metrics.step_metrics`), where steps have labels;
-`reliability.png` shows its calibration. Then `errors` has the final-answer error and the trace error of what is picked,
-too (`rlstep.evaluation.best_of_n.pick_errors`).
+`rlstep.evaluation.samples` describes the samples. Where steps have labels, `prm_steps` says how well the PRM scores
+single steps, up to and including each solution's first wrong one (`rlstep.verifiers.metrics.step_metrics`),
+`reliability.png` shows its calibration, and `errors` has the final-answer error and the trace error of what is picked
+(`rlstep.evaluation.best_of_n.pick_errors`).
 
-With `process_sets`, how well a problem's samples judge each other's steps (`rlstep.evaluation.group_steps`).
+`process_sets` adds how well a problem's samples judge each other's steps (`rlstep.evaluation.group_steps`).
 
 With `search_data`, solutions of searches for the same problems, `equal_tokens.json`, `.md` and `.png` compare them with
 best-of-N at equal generated tokens (`rlstep.evaluation.equal_tokens`).
 
-Of several files, or with `domain`, there is a table by domain at one N instead (`rlstep.evaluation.domains`).
+Several files, or `domain`, give a table by domain at one N instead (`rlstep.evaluation.domains`).
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 from rlstep.core.calibration import reliability
 from rlstep.evaluation.best_of_n import check_numbers, curves_of, fewest_samples, means, pick_errors, powers_of_two
 from rlstep.evaluation.domains import ALL, check_samples, domain_figures, file_domains, read_domains
-from rlstep.evaluation.equal_tokens import TOKENS, CountedSamples, equal_tokens, read_search, read_taken, token_axis
+from rlstep.evaluation.equal_tokens import CountedSamples, equal_tokens, read_search, read_taken, token_axis
 from rlstep.evaluation.group_steps import GROUP, group_steps
+from rlstep.evaluation.options import (
+    BY_PROBLEM,
+    DOMAINS,
+    DOMAINS_TABLE,
+    EQUAL_TOKENS,
+    OUTPUT,
+    PICTURE,
+    RELIABILITY,
+    TABLE_N,
+    EvaluateConfig,
+)
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.sample_summary import bound_on_n, caption, describe, row_counts, size_facts
 from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, read_samples
@@ -35,149 +45,14 @@ from rlstep.report.tables import equal_tokens as equal_token_cells
 from rlstep.report.tables import plain_best_of_n, plain_errors, table
 from rlstep.report.tables import process_sets as process_set_cells
 from rlstep.report.tracked_curves import log_best_of_n, log_domains
-from rlstep.runtime.constraints import Range, ReadBy, check
-from rlstep.runtime.errors import UserError
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
-from rlstep.runtime.tracking import PROJECT_HELP, UNTRACKED, TrackingOptions, check_tracking, default_project, track
+from rlstep.runtime.tracking import UNTRACKED, TrackingOptions, check_tracking, track
 from rlstep.steps.answers import failed_gradings
 from rlstep.steps.fields import parse_fields
 from rlstep.verifiers.metrics import step_metrics
 from rlstep.verifiers.step_table import StepTable
-
-DOMAINS, DOMAINS_TABLE = "domains.json", "domains.md"
-TABLE_N = 100  # as in the table of Lightman et al.
-OUTPUT = "best_of_n.json"
-BY_PROBLEM = "by_problem.json"
-EQUAL_TOKENS = "equal_tokens"
-PICTURE = "best_of_n.png"
-RELIABILITY = "reliability.png"
-TRACKED = ReadBy("report_to", "wandb", "trackio")
-
-
-@dataclass
-class EvaluateConfig:
-    data: list[str] = field(
-        metadata={
-            "help": "Scored samples: a file (JSONL, Parquet), or a folder of shards. Of several there is a table with "
-            "a row for each, unless domain says otherwise."
-        }
-    )
-    out: str = field(
-        metadata={"help": f"Folder for {OUTPUT}, {BY_PROBLEM} and {PICTURE}, or for {DOMAINS} and {DOMAINS_TABLE}."}
-    )
-    ns: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "The N of best-of-N, rising; at most the number of samples of each problem. By default the powers "
-            "of two up to the fewest samples of a problem."
-        },
-    )
-    domain: str | None = field(
-        default=None,
-        metadata={
-            "help": "Make a table by the domain that this field of a row names, one of its own or one in its extra; "
-            "by default, of several files each is a domain."
-        },
-    )
-    n: Annotated[int | None, Range(at_least=1)] = field(
-        default=None, metadata={"help": f"Table by domain: the N of best-of-N, {TABLE_N} by default."}
-    )
-    scores_of: list[str] | None = field(
-        default=None,
-        metadata={"help": "Names of the scores to evaluate; by default every score in the file."},
-    )
-    prm: str | None = field(
-        default=None,
-        metadata={
-            "help": "Name of the PRM's scores, whose curve is then called prm; by default prm. With prm "
-            "or orm given, other scores are left out unless scores_of names them."
-        },
-    )
-    orm: str | None = field(
-        default=None, metadata={"help": "Name of the ORM's scores, whose curve is called orm; by default orm."}
-    )
-    scores: Literal["probabilities", "logits"] = field(
-        default="probabilities", metadata={"help": "What the scores are; the sigmoid is applied to logits first."}
-    )
-    aggregate: Literal["product", "minimum", "last", "mean"] = field(
-        default="product", metadata={"help": "How step scores become the solution's; the ORM's is always its last."}
-    )
-    fields: list[str] | None = field(
-        default=None,
-        metadata={"help": "The file's field names, if they differ: problem_id=id,answer=pred. The fields are "
-                  + ", ".join(FIELDS) + "."},
-    )  # fmt: skip
-    process_sets: bool = field(
-        default=False,
-        metadata={
-            "help": "Measure how well a problem's samples judge each other's steps without a verifier, by the right "
-            "answers among those that begin alike, beside every verifier on the same steps. The rows need completion, "
-            "steps as spans, and labels."
-        },
-    )
-    search_data: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Files that `rlstep sample --search` wrote for the same problems: compare them with best-of-N at "
-            "equal generated tokens."
-        },
-    )
-    trials: Annotated[int, Range(at_least=1)] = field(
-        default=400, metadata={"help": "Random draws per problem and N for the votes."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of these draws."})
-    report_to: Literal["none", "wandb", "trackio"] = field(
-        default="none", metadata={"help": "Where to log the curves as well."}
-    )
-    run_name: Annotated[str | None, TRACKED] = field(
-        default=None, metadata={"help": "wandb, trackio: the run's name; by default that of the folder out."}
-    )
-    project: Annotated[str, TRACKED] = field(default_factory=default_project, metadata={"help": PROJECT_HELP})
-
-    def __post_init__(self):
-        for name in ("data", "search_data"):
-            if isinstance(value := getattr(self, name), str):  # one file, from Python
-                setattr(self, name, [value])
-        check(self, self._faults())
-
-    @property
-    def by_domain(self) -> bool:
-        """Whether there is a table by domain, rather than curves."""
-        return len(self.data) > 1 or self.domain is not None
-
-    def _faults(self) -> Iterator[str]:
-        yield from self._domain_faults()
-        if self.ns is not None and (not self.ns or self.ns[0] < 1 or any(a >= b for a, b in pairwise(self.ns))):
-            yield f"ns is {self.ns}; give whole numbers from 1 on, rising, for example 1 2 4 8"
-        for role in ("prm", "orm"):
-            if (name := getattr(self, role)) not in (None, role) and role in (self.scores_of or ()):
-                yield f"scores_of has {role}, and {role} is '{name}': both curves would be called {role}; leave one out"
-        try:
-            if TOKENS in parse_fields(self.fields, FIELDS) and self.search_data is None:
-                yield f"fields names {TOKENS}, which is read where searches are compared; give search_data"
-        except UserError as error:
-            yield str(error)
-
-    def _domain_faults(self) -> Iterator[str]:
-        if not self.data:
-            yield "data is empty; name at least one file"
-        if self.by_domain and self.ns is not None:
-            yield "ns is of one file's curves, and a table by domain has one N; give n, and leave ns at null"
-        if not self.by_domain and self.n is not None:
-            yield f"n is {self.n}, which a table by domain reads: of several files, or with domain; for curves give ns"
-        if self.process_sets and self.by_domain:
-            yield "process_sets are measured on one file, without domain; give one, or leave it out"
-        if self.search_data is not None and self.by_domain:
-            yield "search_data is compared with the samples of one file, without domain; give one, or leave it out"
-        if self.search_data is not None and len(set(self.search_data)) < max(1, len(self.search_data)):
-            yield f"search_data is {self.search_data}; name at least one file, and none twice"
-        if len(self.data) > 1 and self.domain is None:
-            try:
-                file_domains(self.data)
-            except UserError as error:
-                yield str(error)
 
 
 def evaluate(config: EvaluateConfig, tracking: TrackingOptions = UNTRACKED) -> dict:
@@ -222,17 +97,7 @@ def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord
     each = {name: curve.problems_PN.tolist() for name, curve in by_problem.items()}
     write_json(out / BY_PROBLEM, {"problems": scored.ids, "ns": ns, "curves": each}, indent=None)
     draw_best_of_n(result, out / PICTURE, caption(scored))
-    record.metrics |= row_counts(scored) | failed
-    for curve, measured in measures.items():
-        record.metrics |= {f"{curve}_step_{name}": value for name, value in measured.items()}
-    for figures in group.values():
-        record.metrics |= {f"{GROUP}_{name}": figures[name] for name in ("steps", "judged", "solutions")}
-        for who, measured in figures["measures"].items():
-            record.metrics |= {f"{GROUP}_{who}_{name}": value for name, value in measured.items()}
-    record.metrics |= {f"{name}@{ns[-1]}": curve["mean"][-1] for name, curve in curves.items()}
-    record.metrics |= {
-        f"{name}_{kind}@{ns[-1]}": values[-1] for name, both in errors.items() for kind, values in both.items()
-    }
+    record.metrics |= row_counts(scored) | failed | _curve_metrics(ns[-1], curves, errors, measures, group)
     for tracker in track(record, tracking, config, config.data):
         log_best_of_n(tracker, curves, ns)
     described = [*describe(scored), *([] if config.ns else bound_on_n(scored, ns))]
@@ -240,6 +105,29 @@ def _curves(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecord
     tables += [part for figures in group.values() for part in _of_process_sets(figures, bool(scored.steps))]
     compared = [] if searches is None else _compare(config, searches, result, record)
     return "\n\n".join(["\n".join(described), *tables, f"{out / PICTURE}", *compared])
+
+
+def _curve_metrics(n: int, curves: dict, errors: dict, measures: dict, group: dict) -> dict[str, float]:
+    """The run's metrics: each curve and error at the largest N, and the measures of steps.
+
+    Args:
+        n: the largest N.
+        curves: of `means`, by name.
+        errors: of `pick_errors`, by name.
+        measures: of `_measure_steps`, by curve.
+        group: of `group_steps`, if it was asked for.
+    """
+    metrics = {}
+    for curve, measured in measures.items():
+        metrics |= {f"{curve}_step_{name}": value for name, value in measured.items()}
+    for figures in group.values():
+        metrics |= {f"{GROUP}_{name}": figures[name] for name in ("steps", "judged", "solutions")}
+        for who, measured in figures["measures"].items():
+            metrics |= {f"{GROUP}_{who}_{name}": value for name, value in measured.items()}
+    metrics |= {f"{name}@{n}": curve["mean"][-1] for name, curve in curves.items()}
+    return metrics | {
+        f"{name}_{kind}@{n}": values[-1] for name, both in errors.items() for kind, values in both.items()
+    }
 
 
 def _of_process_sets(figures: dict, verifiers: bool) -> Iterator[str]:

@@ -99,8 +99,8 @@ class LabConfig(PaperOptions, BadPRMOptions, OpponentsOptions):
         yield from self.paper_faults()
         yield from self.bad_prm_faults()
         yield from self.opponents_faults()
-        if len(asked := self._experiments) > 1:
-            yield f"{' and '.join(asked)} are experiments of their own; run one after the other"
+        if len(chosen := self._experiments) > 1:
+            yield f"{' and '.join(chosen)} are experiments of their own; run one after the other"
         if len({*self.domains, "test"}) <= len(self.domains):
             yield f"domains is {self.domains}; name each split once, and not test, which is always one of them"
         names = [arm.name for arm in arms.ARMS]

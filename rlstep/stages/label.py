@@ -126,10 +126,10 @@ def _made_by(config: LabelConfig) -> str:
         for name, (_, constraints) in constraints_of(LabelConfig).items()
         if any(isinstance(constraint, MayChange) for constraint in constraints)
     }
-    asked = {name: value for name, value in settings(config).items() if name not in {"data", "out"} | may_change}
+    deciding = {name: value for name, value in settings(config).items() if name not in {"data", "out"} | may_change}
     models = {"monte_carlo": config.policy, "teacher": config.teacher, "judge": config.judge}
     other = Path(config.other) if config.by == "consensus" else None
-    return digest(asked, _model_files(models.get(config.by)), other)
+    return digest(deciding, _model_files(models.get(config.by)), other)
 
 
 def _model_files(path: str | None) -> list[tuple[str, int, int]] | None:

@@ -3,9 +3,9 @@
 With `search` they are not independent samples, but the beams of a search that a PRM guides
 (`rlstep.policy.guided_search`). A batch then holds whole problems, at least one.
 
-Several processes (`torchrun`, `accelerate launch`, `deepspeed`) sample together, each every so many-th batch. A batch's
-seed depends on its number alone, so the rows are the same whatever the number of processes. The output is a file or a
-folder of shards (`rlstep.runtime.output`).
+Several processes (`torchrun`, `accelerate launch`, `deepspeed`) sample together: each of R processes takes every R-th
+batch. A batch's seed depends on its number alone, so the rows are the same whatever the number of processes. The output
+is a file or a folder of shards (`rlstep.runtime.output`).
 """
 
 import logging
@@ -28,7 +28,7 @@ from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
 from rlstep.runtime.errors import DataError
 from rlstep.runtime.identity import run_identity
-from rlstep.runtime.output import Output
+from rlstep.runtime.output import Output, Totals
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.processes import launched_processes
 from rlstep.runtime.progress import track
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of these a batch's solutions do not depend, but for the problems in it.
+# Settings that a batch's solutions do not depend on. Its problems count, whatever file they come from.
 NOT_OF_A_BATCH = ("problems", "out", "n", "batch_size", "fields", "split", "config_name", "on_long_row")
 FINISHED = "finished"
 
@@ -145,20 +145,8 @@ def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict
         totals = output.fill(units, lambda mine: _sampled(config, prompts, batches, places, mine))
         counts = {"problems": len(problems), "solutions": totals.rows}
         record.metrics |= counts | {FINISHED: totals.counts[FINISHED] / totals.rows, "processes": processes.number}
-        if skipped := totals.counts[SKIPPED]:
-            record.metrics[SKIPPED] = skipped
-            logger.warning(
-                "%s: the prompts of %d problems are too long for the model; they have no solutions in %s",
-                config.problems, skipped // config.n, config.out,
-            )  # fmt: skip
-        if cut := totals.counts[CUT]:
-            record.metrics[CUT] = cut
-            logger.warning(
-                "%s: %d of %d solutions are too long for %s, in its own tokens. They ranked below the others, and "
-                "their steps that do not fit have null for a score. Lower max_new_tokens, or take a PRM with a longer "
-                "context.",
-                config.out, cut, totals.rows, config.prm,
-            )  # fmt: skip
+        record.metrics |= {name: totals.counts[name] for name in (SKIPPED, CUT) if totals.counts[name]}
+    _tell_long_rows(config, totals)
     return record.metrics
 
 
@@ -190,6 +178,21 @@ def _sampled(
         if cut := sum(None in scores for solution in solutions for scores in solution.scores.values()):
             counts[CUT] = cut
         yield Done(unit, (solution.to_row() for solution in solutions), counts)
+
+
+def _tell_long_rows(config: SampleConfig, totals: Totals) -> None:
+    if skipped := totals.counts[SKIPPED]:
+        logger.warning(
+            "%s: the prompts of %d problems are too long for the model; they have no solutions in %s",
+            config.problems, skipped // config.n, config.out,
+        )  # fmt: skip
+    if cut := totals.counts[CUT]:
+        logger.warning(
+            "%s: %d of %d solutions are too long for %s, in its own tokens. They ranked below the others, and "
+            "their steps that do not fit have null for a score. Lower max_new_tokens, or take a PRM with a longer "
+            "context.",
+            config.out, cut, totals.rows, config.prm,
+        )  # fmt: skip
 
 
 def _search(

@@ -1,7 +1,7 @@
 """The `score` stage: adds a verifier's value of every step to solutions; a killed run continues.
 
-Several processes (`torchrun`, `accelerate launch`, `deepspeed`) score one data set together, each every so many-th
-chunk of it. The output is a file or a folder of shards (`rlstep.runtime.output`).
+Several processes (`torchrun`, `accelerate launch`, `deepspeed`) score one data set together: each of R processes takes
+every R-th chunk of it. The output is a file or a folder of shards (`rlstep.runtime.output`).
 """
 
 import logging
@@ -29,7 +29,7 @@ from rlstep.verifiers.serving.addresses import checkpoint_of, is_pooling_address
 
 logger = logging.getLogger(__name__)
 
-# Of these the scores do not depend, but for the rows that are read.
+# Settings that a row's scores do not depend on. The rows count, whatever file they come from.
 NOT_OF_A_ROW = ("data", "out", "chunk_rows", "on_long_row")
 
 
@@ -120,7 +120,7 @@ def score(config: ScoreConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
     check_packages(config)
     out, chosen = Path(config.out), settings(config) | settings(prompts)
     processes = launched_processes()
-    # Of a verifier on a server its name, which stays where the server moves.
+    # A verifier on a server goes by its name, which stays the same if the address changes.
     checkpoint = checkpoint_of(config.model)
     of_a_row = {name: value for name, value in chosen.items() if name not in NOT_OF_A_ROW} | {"model": checkpoint}
     job = ScoringJob(

@@ -105,10 +105,10 @@ def select(config: SelectConfig) -> dict:
     if config.task is not None:
         task = get(config.task, grader=config.grader, pattern=config.answer_pattern)
     out = Path(config.out)
-    asked = {name: value for name, value in settings(config).items() if name not in ("data", "out")}
+    deciding = {name: value for name, value in settings(config).items() if name not in ("data", "out")}
     with (
         RunRecord("select", settings(config), out.parent, config.seed, name=out.name + ".run.json") as record,
-        ResumableRows(out, digest(Path(config.data), asked)) as rows,
+        ResumableRows(out, digest(Path(config.data), deciding)) as rows,
     ):
         with failed_gradings() as failed:
             candidates = Candidates(config.data, config.criterion, task)

@@ -147,6 +147,6 @@ def sft(
 def _prompt_format(
     prompts: PromptOptions, tokenizer: PreTrainedTokenizerBase, solutions: list[Solution], path: str
 ) -> PromptFormat:
-    """How prompts will be written: as asked; what the model was taught before counts where nothing is asked."""
-    taught = read_prompt_format(path) if prompts.asked is None else None
+    """How prompts will be written: as requested; where nothing is, as the model was taught before."""
+    taught = read_prompt_format(path) if prompts.requested is None else None
     return prompts.for_model(tokenizer, [solution.prompt for solution in solutions], taught, path)

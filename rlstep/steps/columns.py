@@ -52,7 +52,7 @@ def _with_objects(row: dict, *names: str) -> dict:
     read = {}
     for name in names:
         if isinstance(row.get(name), str):
-            # What is no JSON is left for the check of whoever reads the field, which names the row.
+            # What is no JSON is left to the check of the field's reader, which names the row.
             with suppress(ValueError):
                 read[name] = json.loads(row[name])
     return row | read if read else row

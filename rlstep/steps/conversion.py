@@ -17,10 +17,10 @@ def grade(solution: Solution, row: Row, cut_short: bool) -> bool:
     """Sets `answer` and `correct` using the reference; returns whether the solution could be graded.
 
     A solution without an answer keeps the verdict of its data set; without one it is wrong, unless it was cut short
-    (see `rlstep.steps.readers.Reader.cut_short`): then it is not a failed attempt, and gets no grade.
+    (see `rlstep.steps.readers.base.Reader.cut_short`): then it is not a failed attempt, and gets no grade.
 
     Args:
-        solution: it.
+        solution: the solution to grade.
         row: the row that it was read from, for the error.
         cut_short: whether the format's solutions may end before an answer.
 

@@ -43,9 +43,8 @@ class LabelPolicy:
     def targets(self, solution: Solution) -> list[float]:
         """One target per step: in [0, 1] (soft labels are kept), `NEUTRAL`, or `UNKNOWN`.
 
-        A step is wrong if its target is exactly 0: with soft labels, if no rollout reached the answer. Steps shared
-        with
-        other solutions of the tree have targets here; training counts them once (`rlstep.steps.trees`).
+        A step is wrong if its target is exactly 0: with soft labels, if no rollout reached the answer. Steps that
+        are shared with other solutions of the tree have targets here; training counts them once (`rlstep.steps.trees`).
         """
         of_neutral = {"positive": 1.0, "negative": 0.0, "ignore": UNKNOWN, "class": NEUTRAL}[self.neutral]
         neutral = set(solution.neutral or ())

@@ -1,6 +1,6 @@
 """Problems from anybody's rows: the one reader for every stage that takes problems.
 
-A row needs a prompt and a reference answer. Of the names that these go by, the first that is there is taken:
+A row needs a prompt and a reference answer. Of the names below, the first that a row has is taken:
 
 prompt       prompt, messages (open-instruct), problem, question
 reference    reference, reward_model.ground_truth (verl), ground_truth (open-instruct), answer

@@ -92,8 +92,8 @@ class PromptOptions:
         return None
 
     @property
-    def asked(self) -> PromptFormat | None:
-        """What is asked for, None where nothing is; a setting of chats asks for chats."""
+    def requested(self) -> PromptFormat | None:
+        """The format that the settings request, None where they leave it open; a setting of chats requests chats."""
         of_chats = (self.system_prompt, self.chat_template, self.chat_template_arguments)
         form = "chat" if any(setting is not None for setting in of_chats) else self.prompt_format
         if form == "auto":
@@ -101,15 +101,15 @@ class PromptOptions:
         return PromptFormat(form, self.system_prompt, self.chat_template_arguments or {})
 
     def _over(self, given: PromptFormat) -> PromptFormat:
-        """What is asked, and what is given where nothing is asked: a system prompt need not be repeated."""
-        asked = self.asked
-        if asked is None or asked.form == "text" or given.form == "text":
-            return asked or given
-        changes = {"form": asked.form}
+        """The requested format over a given one: what is left open, such as a system prompt, stays as given."""
+        requested = self.requested
+        if requested is None or requested.form == "text" or given.form == "text":
+            return requested or given
+        changes = {"form": requested.form}
         if self.system_prompt is not None:
-            changes["system_prompt"] = asked.system_prompt
+            changes["system_prompt"] = requested.system_prompt
         if self.chat_template_arguments is not None:
-            changes["template_arguments"] = asked.template_arguments
+            changes["template_arguments"] = requested.template_arguments
         return replace(given, **changes)
 
     @property
@@ -137,16 +137,16 @@ class PromptOptions:
             UserError: something else is asked than was taught, or the template beside the checkpoint is another.
         """
         self.give_template(tokenizer)
-        asked = self.asked
+        requested = self.requested
         if taught is None or taught.form == "auto":
-            return asked
+            return requested
         if taught.template is not None and taught.template != template_digest(tokenizer):
             other = "chat_template" if self.chat_template else "the chat template of its tokenizer"
             raise UserError(
                 f"{whose} was taught with another chat template than {other}. Leave chat_template out, and keep the "
                 "tokenizer's files as the run that taught it wrote them."
             )
-        if asked is not None and (difference := taught.difference(self._over(taught))):
+        if requested is not None and (difference := taught.difference(self._over(taught))):
             raise UserError(f"{whose} was taught {difference}. Leave it out, or train the model with it.")
         return taught
 
@@ -230,5 +230,5 @@ def _is_json_object(text: str) -> bool:
         return False
 
 
-# Of a stage that is called without them: as the checkpoint was taught, or by the prompts' own form.
+# The default for a stage that is called without them: as the checkpoint was taught, or by the prompts' own form.
 BY_CHECKPOINT = PromptOptions()

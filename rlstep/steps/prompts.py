@@ -196,8 +196,8 @@ class PromptFormat:
             except Exception:  # what such a template asks of a message's text, the prompts have
                 continue
             # What the assistant said in earlier turns may be shortened.
-            asked = (message for message in probe if message["role"] != "assistant")
-            if left_out := next((message["role"] for message in asked if message["content"] not in text), None):
+            to_check = (message for message in probe if message["role"] != "assistant")
+            if left_out := next((message["role"] for message in to_check if message["content"] not in text), None):
                 raise UserError(
                     f"{_name(tokenizer)}: the chat template leaves out the {left_out} message of a prompt with the "
                     f"roles {', '.join(roles)}. Put what it says into the user's message, or give another template "

@@ -3,7 +3,7 @@
 By its name, a file is JSON lines (`.jsonl`, or any unknown ending), one JSON list (`.json`), either of them compressed
 (`.gz`), or Parquet (`.parquet`). A folder's shards are its files of these kinds, in the order of their names; other
 files (a README, run records, unfinished files, the hub's descriptions) are skipped. All shards must belong to one data
-set. Of a folder that a stage has filled, the manifest says which its shards are (`rlstep.runtime.manifest`).
+set. The manifest of a folder that a stage has filled names its shards (`rlstep.runtime.manifest`).
 """
 
 import re

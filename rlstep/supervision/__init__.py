@@ -1,1 +1,1 @@
-"""Who says whether a step is right: the tasks' exact checkers, or rollouts of a policy."""
+"""Who says whether a step is right: exact checkers, rollouts, a teacher, a judge; and which steps are worth a label."""

@@ -11,7 +11,7 @@ from rlstep.tasks.base import OTHER_TASK, Task, checked
 
 
 def has_step_labels(solution: Solution) -> bool:
-    """Whether somebody has judged its steps: a person, or another labelling."""
+    """Whether its steps were judged before, by a person or by another labelling."""
     return bool(solution.neutral) or any(label is not None for label in solution.labels or ())
 
 
@@ -56,7 +56,7 @@ def label_solution(task: Task, solution: Solution, path: str) -> Solution:
 
 
 def grade_solution(task: Task, solution: Solution, path: str) -> Solution:
-    """As `label_solution`, but where the solution has no step labels of its own it gets none: somebody else labels.
+    """As `label_solution`, but a solution without step labels gets none: another labeller gives them.
 
     Raises:
         UserError: as `label_solution`.

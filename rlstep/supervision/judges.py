@@ -77,7 +77,7 @@ class LocalJudge:
         self.model = load_policy(options.judge, options.dtype, options.trust_remote_code).to(device()).eval()
 
     def judge(self, cases: Sequence[Case], done: Set[int], may_begin: Callable[[], bool]) -> Iterator[Judged]:
-        """Of one length together, a batch at a time; a batch's own seed, so that a resumed run draws the same.
+        """A batch of about equal lengths at a time, each with a seed of its own, so that a resumed run draws the same.
 
         Raises:
             UserError: a case leaves no room for an answer.
@@ -96,10 +96,10 @@ class LocalJudge:
     def _judge(self, continuer, batch: Sequence[Case], seed: int) -> Judged:
         ballots = {case.row: Ballot(case.steps, self.options.votes) for case in batch}
         prompt_tokens = completion_tokens = draws = 0
-        while asked := [case for case in batch if ballots[case.row].wanted]:
-            numbers = [min(ballots[case.row].wanted, self.options.batch_size) for case in asked]
-            drawn = continuer.draw([(case.prompt, "") for case in asked], numbers, seed * 31 + draws)
-            for case, texts in zip(asked, drawn.texts, strict=True):
+        while open_cases := [case for case in batch if ballots[case.row].wanted]:
+            numbers = [min(ballots[case.row].wanted, self.options.batch_size) for case in open_cases]
+            drawn = continuer.draw([(case.prompt, "") for case in open_cases], numbers, seed * 31 + draws)
+            for case, texts in zip(open_cases, drawn.texts, strict=True):
                 ballots[case.row].add(texts)
             prompt_tokens, completion_tokens = prompt_tokens + drawn.prefix_tokens, completion_tokens + drawn.tokens
             draws += 1

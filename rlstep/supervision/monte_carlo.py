@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rlstep.core.step_search import StepSearch
-from rlstep.policy.continuations import Begun, Continuations
+from rlstep.policy.continuations import Beginning, Continuations
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.resumable_rows import ResumableRows
 from rlstep.steps.prompts import problem_text
@@ -56,7 +56,7 @@ class Request:
     number: int
 
     @property
-    def begun(self) -> Begun:
+    def begun(self) -> Beginning:
         return self.solution.prompt, self.solution.completion[: self.solution.steps[self.step][1]]
 
 
@@ -84,7 +84,7 @@ class MonteCarlo:
         task: Task,
         solutions: Sequence[Solution],
         options: MonteCarloOptions,
-        draw: Callable[[Sequence[Begun], Sequence[int], int], Continuations],
+        draw: Callable[[Sequence[Beginning], Sequence[int], int], Continuations],
         journal: ResumableRows,
     ):
         self.task, self.options, self.draw, self.journal = task, options, draw, journal

@@ -118,7 +118,7 @@ class MonteCarloOptions(GenerationOptions):
             )
 
     def new_search(self, steps: int) -> StepSearch:
-        """The search for the labels of a solution with so many steps."""
+        """The search for the labels of a solution with this number of steps."""
         if self.search == "binary":
             return BinarySearch(steps)
         return LinearSearch(steps, soft=self.labels == "soft", past_error=self.after_first_error == "label")

@@ -121,7 +121,7 @@ def by_teacher(options: TeacherOptions, run: LabelRun, task: Task) -> dict:
 
 
 def _by_chunks(run: LabelRun, open_labeller: Callable[[], Label]) -> dict:
-    """Several processes label together, each every so many-th chunk.
+    """Several processes label together: each of R processes takes every R-th chunk.
 
     Args:
         run: what is labelled.
@@ -230,7 +230,7 @@ def by_consensus(options: ConsensusOptions, run: LabelRun) -> dict:
 
 
 def _prompt_format(policy: str, tokenizer, solutions: list[Solution]) -> PromptFormat:
-    """How prompts are written for the policy: as it was taught, else as they were for whoever wrote the solutions."""
+    """How prompts are written for the policy: as it was taught, else as in the solutions."""
     from rlstep.policy.prompt_files import read_prompt_format
 
     taught = read_prompt_format(policy)

@@ -147,8 +147,8 @@ class Candidates:
 
     def _add(self, solution: Solution, row: Row, place: int, earlier: int) -> None:
         steps = steps_to_label(len(solution.steps), solution.labels)
-        # Of a text that was sampled several times each copy has a tie of its own: else all of them would come together,
-        # and a rare text first as often as a frequent one.
+        # Each copy of a text that was sampled several times has a tie of its own: otherwise all copies would come
+        # together, and a rare text would come first as often as a frequent one.
         copy = [earlier] if earlier else []
         key = _digest(self.criterion.seed, solution.problem_id, solution.completion, *copy)
         tie = int.from_bytes(key[:8], "big") / 2**64

@@ -44,8 +44,8 @@ class TeacherLabels:
                 scores.
         """
         by_outcome = self.options.outcome_by == "teacher"
-        asked = [one for one in solutions if by_outcome or not has_step_labels(one)]
-        probs = iter(self._scores(asked) if asked else ())
+        to_score = [one for one in solutions if by_outcome or not has_step_labels(one)]
+        probs = iter(self._scores(to_score) if to_score else ())
         for solution in solutions:
             own = has_step_labels(solution)
             if own and not by_outcome:
@@ -70,9 +70,9 @@ class TeacherLabels:
         # Here, because a teacher in the file needs no torch.
         from rlstep.verifiers.scoring.scorer import TooLong
 
-        asked = ([getattr(one, name) for one in solutions] for name in ("prompt", "completion", "steps"))
+        columns = ([getattr(one, name) for one in solutions] for name in ("prompt", "completion", "steps"))
         try:
-            return self.verifier.score(*asked)
+            return self.verifier.score(*columns)
         except TooLong as error:
             raise UserError(f"{name_of(solutions[error.row], self.path)}: {error.problem}") from None
 

@@ -1,8 +1,8 @@
 """Rows of tokens, and the positions that a verifier is trained at and read at. Training and scoring both come here.
 
 A PRM is read at each step's last token. An ORM is trained at every token of the completion (paper, appendix E) and read
-at the step ends, the last of which is the completion's last token. An implicit PRM is asked for the probability of
-every token of the completion.
+at the step ends, the last of which is the completion's last token. An implicit PRM is read before every
+token of the completion, for that token's probability.
 """
 
 from bisect import bisect_left
@@ -50,7 +50,7 @@ class TokenFeature(Feature):
     """A row that is scored by the log-probability of each token of its completion.
 
     Attributes:
-        ids: (T,) prompt and completion without its last token, which predicts nothing that is asked.
+        ids: (T,) prompt and completion without its last token, whose prediction is not read.
         positions: (N,) the place before each token of the completion.
         targets: (1,) whether the answer is right; None when only scoring.
         next_ids: (N,) the completion's tokens.
@@ -104,9 +104,9 @@ def train_features(
         tokenizer: the verifier's.
         max_length: positions of the model; steps that end beyond them are dropped whole, and rows left without any.
         policy: how labels become targets.
-        keep_unknown: ask at steps without a target and at those that are counted with another solution, too; evaluation
+        keep_unknown: read steps without a target and those that are counted with another solution, too; evaluation
             does, for what it says of whole solutions.
-        whole_rows: drop rows that are asked beyond the limit, instead of what lies after it; evaluation does.
+        whole_rows: drop rows with a position beyond the limit, instead of what lies after it; evaluation does.
         prompt_format: how prompts are written; by default each as its own form says.
 
     Returns:
@@ -123,14 +123,14 @@ def train_features(
     number_of: dict[str, int] = {}
     beginnings = Beginnings()
     for solution, encoded in zip(solutions, _encode_solutions(tokenizer, solutions, prompt_format), strict=True):
-        asked = list(zip(*train_positions(kind, encoded, solution, policy), strict=True))
+        pairs = list(zip(*train_positions(kind, encoded, solution, policy), strict=True))
         shared = beginnings.shared(solution) if kind == "prm" else 0
-        known = _known(asked[shared:])
-        if whole_rows and max_length is not None and asked and asked[-1][0] >= max_length:
+        known = _known(pairs[shared:])
+        if whole_rows and max_length is not None and pairs and pairs[-1][0] >= max_length:
             counts["positions_too_long"] += known
             counts["rows_too_long"] += 1
             continue
-        fitting = [(position, target) for position, target in asked if max_length is None or position < max_length]
+        fitting = [(position, target) for position, target in pairs if max_length is None or position < max_length]
         known_and_fitting = _known(fitting[shared:])
         counts["positions_too_long"] += known - known_and_fitting
         if known_and_fitting == 0:
@@ -148,8 +148,9 @@ def train_features(
     return features, dict(counts)
 
 
-def _known(asked: Sequence[tuple[int, float]]) -> int:
-    return sum(target != UNKNOWN for _, target in asked)
+def _known(pairs: Sequence[tuple[int, float]]) -> int:
+    """How many of the (position, target) pairs have a known target."""
+    return sum(target != UNKNOWN for _, target in pairs)
 
 
 def score_features(

@@ -3,11 +3,11 @@
 Training, scoring and refreshing all read a model here::
 
     batch = batch_of(model, features, pad_id, packing)     rows laid out, on the model's device
-    logits_NK = logits_at(model, batch)                    at the N positions that the rows are asked at
+    logits_NK = logits_at(model, batch)                    at the N positions where the rows are read
     logps_N = logps_at(model, batch)                       of the tokens that follow these positions
 
 The model's own forward runs, wrapped as it is; a hook before its head picks the positions, so that dropout, activation
-checkpointing and the hooks of DDP and ZeRO stay in force while the head sees no token that nobody asks about.
+checkpointing and the hooks of DDP and ZeRO stay in force while the head sees only the tokens that are read.
 """
 
 import copy
@@ -46,7 +46,7 @@ def collate(
 
     Returns:
         `input_ids` (B, T); `attention_mask` (B, T) of padded rows, or `position_ids` and `ends` (B, L) of packed ones;
-        `rows` and `positions` (N,), where in B and T the tokens stand that are asked about; `owners` (N,), the feature
+        `rows` and `positions` (N,), where in B and T the tokens stand that are read; `owners` (N,), the feature
         that each belongs to. Of token features also `next_ids` (N,). Where targets are known: `labels` (N,), or (F,)
         of token features, twice as the Trainer needs them, and `problems` and `shared` (F,).
     """
@@ -119,7 +119,7 @@ def logits_at(model: nn.Module, batch: dict[str, Tensor], prefix: Prefix | None 
 
     Args:
         model: a token classifier or a causal LM, wrapped or not.
-        batch: of `collate`, on the model's device; other entries than those that say where are not read.
+        batch: of `collate`, on the model's device; targets are not used.
         prefix: what every row continues; the batch is then packed, without the prefix. It is left as it was.
 
     Returns:
@@ -172,7 +172,7 @@ def _run(
     model: nn.Module, batch: dict[str, Tensor], choose: Callable[[Tensor], Tensor], prefix: Prefix | None = None
 ) -> Tensor:
     """The logits of one pass, in which the head is given what `choose` makes of the hidden states (B, T, H)."""
-    inputs = _inputs(_without_wrapper(model), batch, prefix)
+    inputs = _inputs(unwrapped(model), batch, prefix)
     hook = head_of(model).register_forward_pre_hook(lambda _, inputs: (choose(inputs[0]),))
     try:
         return model(use_cache=False, **inputs).logits
@@ -195,10 +195,10 @@ def _inputs(model: nn.Module, batch: dict[str, Tensor], prefix: Prefix | None) -
 
 def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Any]:
     """What a model's forward takes of a batch of `collate`; the model may be wrapped."""
-    return _inputs(_without_wrapper(model), batch, None) | {"use_cache": False}
+    return _inputs(unwrapped(model), batch, None) | {"use_cache": False}
 
 
-def _without_wrapper(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The model that DDP or DeepSpeed wraps, which has its configuration."""
     while isinstance(inner := getattr(model, "module", None), nn.Module):
         model = inner

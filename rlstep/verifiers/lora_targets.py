@@ -89,18 +89,18 @@ def touches_tied_embeddings(lora: LoraConfig, model: PreTrainedModel) -> bool:
     return any(_matches(lora.target_modules, name) or _matches(list(trained_whole), name) for name in names)
 
 
-def refuse_another_shape(adapter: Adapter, asked: dict[str, Any]) -> None:
+def refuse_another_shape(adapter: Adapter, given: dict[str, Any]) -> None:
     """Refuses settings of a fresh adapter that an adapter which is trained further does not have.
 
     Args:
-        adapter: it.
-        asked: the settings that somebody gave, by their names in our options (`lora_r`, `use_dora`).
+        adapter: the adapter that is trained further.
+        given: the settings that the user gave, by their names in our options (`lora_r`, `use_dora`).
 
     Raises:
         UserError: those that ask for something else than there is.
     """
     faults = []
-    for name, value in asked.items():
+    for name, value in given.items():
         has = getattr(adapter.lora, name.removeprefix("lora_") if name in RENAMED else name)
         value = as_targets(value) if name == "lora_target_modules" else value
         value, has = (sorted(items) if isinstance(items, list | set) else items for items in (value, has))
@@ -117,7 +117,7 @@ def refuse_adapted_head(adapter: Adapter, model: PreTrainedModel) -> None:
     """Refuses to train further an adapter with a layer on the output embedding.
 
     Args:
-        adapter: it.
+        adapter: the adapter that is trained further.
         model: its base, with its weights, or a `skeleton`.
 
     Raises:

@@ -242,10 +242,10 @@ def _from_pretrained(
 
 
 def refuse_pickles(path: str) -> None:
-    """Says it clearly where a folder's weights are a pickle, which can run any code while it is read.
+    """Refuses a folder whose weights are a pickle, which can run any code while it is read.
 
     Raises:
-        UserError: that is so. Of a hub id, transformers says that there are no safetensors.
+        UserError: there are pickles and no safetensors. For a hub id, transformers says so itself.
     """
     folder = Path(path)
     if folder.is_dir() and not list(folder.glob("*.safetensors")):

@@ -1,6 +1,6 @@
 """ZeRO-3's shards outside of the engine's own passes: weights made whole, and passes of a model without an engine.
 
-Every rank holds a part of each weight, so whoever wants the whole has to be joined by all ranks. On a model that is not
+Every rank holds a part of each weight, so all ranks have to take part when one needs the whole. On a model that is not
 sharded, all of this does nothing.
 """
 

@@ -1,4 +1,4 @@
-"""The step scores and labels of many solutions as columns: sixteen bytes a step, and a few a solution."""
+"""The step scores and labels of many solutions as columns: sixteen bytes per step, and a few per solution."""
 
 from array import array
 from collections.abc import Iterator, Sequence

@@ -110,18 +110,18 @@ def useful_flops(config, rows_of: list[list[Feature]]) -> int:
     Rows of one batch that begin with the same tokens share these, whatever their order; a token attends to itself and
     to those before it, and the head reads the labelled places alone.
     """
-    tokens = seen = asked = 0
+    tokens = attended_pairs = head_tokens = 0
     for rows in rows_of:
         prefixes = {tuple(row.ids[: place + 1].tolist()) for row in rows for place in range(len(row.ids))}
         tokens += len(prefixes)
-        seen += sum(map(len, prefixes))
-        asked += sum(len(row.positions) for row in rows)
+        attended_pairs += sum(map(len, prefixes))
+        head_tokens += sum(len(row.positions) for row in rows)
     heads, hidden = config.num_attention_heads, config.hidden_size
     shape = Shape(
         config.num_hidden_layers, hidden, config.intermediate_size, heads, config.num_key_value_heads,
         hidden // heads, config.vocab_size,
     )  # fmt: skip
-    return training_flops(shape, Work(tokens, seen, asked), outputs=2)
+    return training_flops(shape, Work(tokens, attended_pairs, head_tokens), outputs=2)
 
 
 def train(side: str, rows_of: list[list[Feature]], device: str) -> dict:

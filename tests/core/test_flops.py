@@ -13,14 +13,14 @@ SHAPE = Shape(layers=1, hidden=4, inner=6, heads=2, kv_heads=1, head_size=2, voc
 
 def test_work_of_a_prompt_and_its_samples_by_hand():
     """A prompt of 3 tokens sees 1 + 2 + 3; two samples of 2 tokens, of which one is read: it sees 3 and itself."""
-    assert rows_work(3, 2, samples=2) == Work(tokens=3 + 2, seen=6 + 2 * 4, asked=4)
-    assert rows_work(3, 2, samples=2, asked=1).asked == 2
+    assert rows_work(3, 2, samples=2) == Work(tokens=3 + 2, attended_pairs=6 + 2 * 4, head_tokens=4)
+    assert rows_work(3, 2, samples=2, head_tokens=1).head_tokens == 2
     assert rows_work(3, 2).times(5) == Work(20, 50, 10)
 
 
 def test_a_forward_pass_by_hand():
     """Matrices of 4 x (4 + 4 + 2 + 2) + 72 = 120; 4 x 4 for two places that see each other; a head of 40."""
-    work = Work(tokens=5, seen=14, asked=4)
+    work = Work(tokens=5, attended_pairs=14, head_tokens=4)
     assert forward_flops(SHAPE, work) == 2 * 120 * 5 + 2 * 40 * 4 + 16 * 14
     assert forward_flops(SHAPE, work, adapter=7) == 2 * 120 * 5 + 2 * 40 * 4 + 16 * 14 + 2 * 7 * 5
     assert forward_flops(SHAPE, work, outputs=2) == 2 * 120 * 5 + 2 * 8 * 4 + 16 * 14
@@ -28,7 +28,7 @@ def test_a_forward_pass_by_hand():
 
 def test_a_training_pass_by_hand():
     """Three times the forward pass; frozen weights have no gradient; checkpointing repeats the layers, not the head."""
-    work = Work(tokens=5, seen=14, asked=4)
+    work = Work(tokens=5, attended_pairs=14, head_tokens=4)
     layers, head, attention, lora = 1200, 320, 224, 70
     assert training_flops(SHAPE, work) == 3 * (layers + head + attention)
     assert training_flops(SHAPE, work, adapter=7) == 2 * (layers + head) + 3 * (attention + lora)

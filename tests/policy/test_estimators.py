@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlstep.policy.estimators import (
-    by_outcome,
+    centre_and_select,
     charge_kl,
     group_advantages,
     return_advantages,
@@ -81,29 +81,29 @@ def test_a_problems_samples_are_chosen_by_their_mean_step_scores(arguments):
     """Two of four: the right one with the highest score, the wrong one with the lowest."""
     everyone = [scored(0.9, True), scored(0.4, True), scored(0.2, False), scored(0.1, False)]
     args = arguments(num_generations=4, keep_samples=2)
-    worth, stays = by_outcome(everyone, args)
+    worth, stays = centre_and_select(everyone, args)
     assert (worth, stays.tolist()) == (everyone, [True, False, False, True])
-    _, stays = by_outcome(everyone, arguments(num_generations=4, keep_samples=2, keep_wrong="any"))
+    _, stays = centre_and_select(everyone, arguments(num_generations=4, keep_samples=2, keep_wrong="any"))
     assert stays.tolist() == [True, False, True, False]
-    assert by_outcome(everyone, arguments(num_generations=4)) == (everyone, None)
+    assert centre_and_select(everyone, arguments(num_generations=4)) == (everyone, None)
 
 
 def test_steps_that_the_prm_did_not_read_count_as_wrong_where_samples_are_chosen(arguments):
     """The first right sample has 0.9 for one of its two steps, 0.45 in the mean: the second one stays."""
     cut = replace(scored(0.9, True), steps=[(0, 1), (1, 2)], cut_by=["prm"])
     everyone = [cut, scored(0.5, True), scored(0.2, False), scored(0.1, False)]
-    _, stays = by_outcome(everyone, arguments(num_generations=4, keep_samples=2))
+    _, stays = centre_and_select(everyone, arguments(num_generations=4, keep_samples=2))
     assert stays.tolist() == [False, True, False, True]
 
 
 def test_samples_are_not_chosen_without_scores(arguments):
     with pytest.raises(UserError, match="this reward source gives none"):
-        by_outcome([judgement([1.0])] * 4, arguments(num_generations=4, keep_samples=2))
+        centre_and_select([judgement([1.0])] * 4, arguments(num_generations=4, keep_samples=2))
 
 
 def test_wrong_completions_are_paid_by_what_sets_them_apart(arguments):
     everyone = [scored(0.9, True, (0.9, 0.7)), scored(0.5, False, (0.5, 0.7)), scored(0.2, False), scored(0, False, ())]
-    worth, _ = by_outcome(everyone, arguments(num_generations=4, centre_wrong=True))
+    worth, _ = centre_and_select(everyone, arguments(num_generations=4, centre_wrong=True))
     # the wrong ones' means are 0.6 and 0, so the shift is 0.3
     expected = [[0.9, 0.7], [0.2, 0.4], [-0.3], []]
     assert [row.step_rewards for row in worth] == [pytest.approx(rewards) for rewards in expected]

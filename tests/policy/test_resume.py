@@ -25,7 +25,7 @@ from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.rewards.scored import ScoredCompletion
 from rlstep.policy.token_budget import TokenBudget
 from rlstep.policy.trainer import StepPPOTrainer
-from rlstep.runtime import checkpoints, resume
+from rlstep.runtime import checkpoints, whole_checkpoints
 from rlstep.runtime.checkpoints import newest_checkpoint, read_state, write_state
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.resume import WALL_CLOCK, ExactResume
@@ -461,7 +461,7 @@ def test_a_save_that_fails_leaves_no_checkpoint(where, method, run, tiny_lm, tok
 
 
 def test_a_folder_that_the_machines_do_not_share_is_refused(tiny_lm, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(resume, "SEEN_S", 0.0)
+    monkeypatch.setattr(whole_checkpoints, "SEEN_S", 0.0)
     trainer = new_trainer(tiny_lm, tokenizer, tmp_path, max_steps=1)
     # As on another machine, whose processes leave the folder to the first one of all.
     monkeypatch.setattr(StepPPOConfig, "should_save", False)

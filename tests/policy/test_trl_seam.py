@@ -1,4 +1,5 @@
-"""What `rlstep/policy/` and `rlstep/runtime/resume.py` rely on in TRL and transformers beyond their public interfaces.
+"""What `rlstep/policy/`, `rlstep/runtime/resume.py` and `rlstep/runtime/whole_checkpoints.py` rely on in TRL and
+transformers beyond their public interfaces.
 
 Of the policy's modules trainer.py, token_advantages.py, passes.py, token_budget.py, value_function.py, kl.py,
 rollouts.py, vllm_sync.py, vllm_adapter.py, resume.py, sft_trainer.py and monitoring/training_log.py do. A new TRL or
@@ -115,7 +116,7 @@ def test_what_is_logged_of_completions_are_deques_or_dicts_of_deques(trainer):
 
 def test_keys_and_shapes_of_the_batch(trainer):
     batch = super(type(trainer), trainer)._generate_and_score_completions(
-        [{"prompt": "1\n", "asked": "1\n", "reference": "1"}] * 4
+        [{"prompt": "1\n", "problem_prompt": "1\n", "reference": "1"}] * 4
     )
     prompt = (4, batch["prompt_ids"].shape[1])
     shapes = {
@@ -188,7 +189,7 @@ def test_more_tensors_travel_with_their_rows(trainer):
 def test_reward_functions_get_texts_and_the_data_sets_columns(trainer):
     given = []
     trainer.reward_funcs = [lambda **kwargs: given.append(kwargs) or [0.0] * 4] * 2
-    inputs = [{"prompt": f"{n}\n", "asked": n, "reference": str(n)} for n in range(4)]
+    inputs = [{"prompt": f"{n}\n", "problem_prompt": n, "reference": str(n)} for n in range(4)]
     super(type(trainer), trainer)._generate_and_score_completions(inputs)
     assert len(given) == 2
     for kwargs in given:
@@ -207,7 +208,7 @@ def test_what_is_sampled_from_are_the_tokens_that_are_given(trainer):
     trainer._tokenize_prompts = lambda prompts: (given.append(prompts), ([[5], [6, 7], [5], [6, 7]], None, {}))[1]
     sample = trainer._generate_single_turn
     trainer._generate_single_turn = lambda ids, *rest: (sampled.append(ids), sample(ids, *rest))[1]
-    rows = [{"prompt": f"{n}\n", "asked": n, "reference": str(n)} for n in range(4)]
+    rows = [{"prompt": f"{n}\n", "problem_prompt": n, "reference": str(n)} for n in range(4)]
     batch = super(type(trainer), trainer)._generate_and_score_completions(rows)
     assert given == [["0\n", "1\n", "2\n", "3\n"]]
     assert sampled == [[[5], [6, 7], [5], [6, 7]]]

@@ -43,7 +43,7 @@ def test_a_file_and_the_command_line_give_the_same(tmp_path):
     line = ["--prompt_format", "chat", "--chat_template_arguments", '{"enable_thinking": false}']
     parser = StrictParser([PromptOptions])
     assert parser.parse(["--config", str(tmp_path / "a.yaml")]) == parser.parse(line)
-    assert parser.parse(line)[0].asked == PromptFormat("chat", None, {"enable_thinking": False})
+    assert parser.parse(line)[0].requested == PromptFormat("chat", None, {"enable_thinking": False})
 
 
 def test_a_checkpoints_own_settings_need_not_be_repeated(tokenizer):
@@ -88,7 +88,7 @@ def test_text_and_the_name_of_a_file_are_not_taken_for_each_other(tmp_path, monk
     (tmp_path / "system.txt").write_text("You are a helpful assistant.")
     with pytest.raises(UserError, match=r"system_prompt is the text itself, and system\.txt is a file"):
         PromptOptions(system_prompt="system.txt")
-    assert PromptOptions(system_prompt="Think. " * 200).asked.system_prompt == "Think. " * 200
+    assert PromptOptions(system_prompt="Think. " * 200).requested.system_prompt == "Think. " * 200
     with pytest.raises(UserError, match="chat_template is a template; write it to a file"):
         PromptOptions(chat_template=TEMPLATE * 10)
 

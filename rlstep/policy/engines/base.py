@@ -142,15 +142,15 @@ class Prompting:
 
 
 def sample_name(problem: Problem, sample: int) -> str:
-    """A sample for messages."""
+    """A sample's name in messages."""
     return f"problem '{problem.id}', sample {sample}"
 
 
 def check_reason(where: str, reason: object) -> None:
-    """Refuses completions that ended neither by themselves nor at their longest.
+    """Refuses a completion that ended neither by itself nor at the length limit.
 
     Raises:
-        UserError: that is so.
+        UserError: it ended for another reason.
     """
     if reason not in ("stop", "length"):
         raise UserError(f"{where}: the completion ended by {shown(reason)}, neither of itself nor at its longest.")

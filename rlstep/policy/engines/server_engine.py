@@ -49,11 +49,11 @@ class ServerEngine(Engine):
         else:
             prompts = self.prompting.encode(batch)
         most = self.sampling.max_new_tokens
-        asked = [
+        requests = [
             (sample_name(*one), self._body(prompt) | {"seed": self.sampling.seed_of(*one)}, most)
             for one, prompt in zip(batch, prompts, strict=True)
         ]
-        choices = self._choices(asked)
+        choices = self._choices(requests)
         reasons = [choice["finish_reason"] for choice in choices]
         if self.as_text:
             texts, finished = [choice["text"] for choice in choices], [reason == "stop" for reason in reasons]
@@ -62,16 +62,16 @@ class ServerEngine(Engine):
         return self.prompting.solutions(batch, list(map(Completion, ids, reasons)))
 
     def go_on(self, begun: Sequence[Begun], boundary: Boundary | None) -> list[list[int]]:
-        asked = [(one.name, self._body(one.ids) | step_parameters(one, boundary), one.room) for one in begun]
-        choices = self._choices(asked)
+        requests = [(one.name, self._body(one.ids) | step_parameters(one, boundary), one.room) for one in begun]
+        choices = self._choices(requests)
         for one, choice in zip(begun, choices, strict=True):
             if not choice["token_ids"]:
                 raise UserError(f"{one.name}: {self.server.url} gave no completion: expected a token, got none.")
         return [choice["token_ids"] for choice in choices]
 
-    def _choices(self, asked: Sequence[tuple[str, dict, int]]) -> list[dict]:
+    def _choices(self, requests: Sequence[tuple[str, dict, int]]) -> list[dict]:
         """The one completion of each request, checked; (name, body, tokens at most)."""
-        return self.server.map(lambda one: self._choice(*one), asked)
+        return self.server.map(lambda one: self._choice(*one), requests)
 
     def _choice(self, name: str, body: dict, most: int) -> dict:
         where = f"{name}: {self.server.url}"

@@ -115,8 +115,8 @@ class VLLMEngine(Engine):
 
         common = sampling_parameters(self.sampling, self.prompting.stops)
         parameters = [SamplingParams(**(common | one)) for one in changes]
-        asked = [{"prompt_token_ids": ids} for ids in prompts]
-        outputs = self.llm.generate(asked, parameters, lora_request=self.lora, use_tqdm=False)
+        inputs = [{"prompt_token_ids": ids} for ids in prompts]
+        outputs = self.llm.generate(inputs, parameters, lora_request=self.lora, use_tqdm=False)
         completions = [Completion(one.token_ids, one.finish_reason) for output in outputs for one in output.outputs]
         if len(completions) != len(prompts):
             raise UserError(f"vLLM gave {len(completions)} completions for {len(prompts)} prompts.")

@@ -14,11 +14,11 @@ itself has far less noise than where it began. The alarm is raised when some spl
 and z <= -alarm_fall for the accuracy. All splits are tried because a policy can be lost within five updates: against a
 fixed number of recent updates, what was before the fall would soon be few among many. Nothing is said before W updates.
 
-By simulation, batches of 12 problems with 8 samples (`tests/policy/test_alarms.py` has the model and holds the rates):
-within 100 updates the defaults raise it in less than 1% of runs where neither series moves or both rise, in 7 to 10% of
-runs where the return rises to a limit and the accuracy stays, and in 16 to 19% where the return rises all the time. A
-fall from 0.29 to 0.05 within 10 updates is seen by the 15th in 100, 94 and 82% of runs, and by the 20th in 100, 97 and
-95%, where two samples of a problem correlate by 0.01, 0.3 and 0.5.
+By simulation, batches of 12 problems with 8 samples (`tests/policy/monitoring/test_alarms.py` has the model and holds
+the rates): within 100 updates the defaults raise it in less than 1% of runs where neither series moves or both rise, in
+7 to 10% of runs where the return rises to a limit and the accuracy stays, and in 16 to 19% where the return rises all
+the time. A fall from 0.29 to 0.05 within 10 updates is seen by the 15th in 100, 94 and 82% of runs, and by the 20th in
+100, 97 and 95%, where two samples of a problem correlate by 0.01, 0.3 and 0.5.
 """
 
 import logging

@@ -79,7 +79,7 @@ def rollout_metrics(scored: Sequence[ScoredCompletion], finished: Sequence[bool]
 
 
 def _cut(scored: Sequence[ScoredCompletion]) -> list[float]:
-    """Of each that verifiers read, whether it was too long for one."""
+    """For each completion that verifiers read, 1 where it was too long for one of them, else 0."""
     return [float(bool(row.cut_by)) for row in scored if row.cut_by is not None]
 
 

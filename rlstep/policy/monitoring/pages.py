@@ -23,7 +23,7 @@ PAGES = "completions"
 
 
 class CompletionTable:
-    """Every so many updates, a page that shows a few completions.
+    """At regular updates, a page that shows a few completions.
 
     There is a page for the first update and every `every`-th one from then on; trackers that the run reports to get
     a table `completions/steps` of the same. Only the main process writes.

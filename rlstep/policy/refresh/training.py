@@ -1,8 +1,8 @@
 """Refreshing the PRM: at fixed intervals it is trained further on the policy's newest samples.
 
-A frozen PRM scores texts ever further from its training data, because the policy moves to where the PRM errs
-in its favour. A refresh labels new samples and trains the PRM on them, mixed with rows of its first training (replay)
-so that it does not forget those. The PRM is trained at the tokens at which it scores, and the loss is that of its first
+A frozen PRM scores texts ever further from its training data, because the policy moves to where the PRM errs in its
+favour. A refresh labels new samples and trains the PRM on them, mixed with rows of its first training (replay) so that
+it does not forget those. The PRM is trained at the tokens at which it scores, and the loss is that of its first
 training under the label policy of its checkpoint.
 """
 
@@ -180,9 +180,9 @@ class Refresher:
         """Rows for training, at the positions that `RewardModel.score` reads, and how many were dropped, by reason."""
         prompts, completions = [s.prompt for s in solutions], [s.completion for s in solutions]
         query_format, limit = self.reward_model.query_format, self.reward_model.max_positions
-        asked = query_format.features(prompts, completions, [s.steps for s in solutions], self.reward_model.tokenizer)
+        rows = query_format.features(prompts, completions, [s.steps for s in solutions], self.reward_model.tokenizer)
         features, dropped = [], Counter(rows_unlabelled=0, rows_too_long=0)
-        for solution, row in zip(solutions, asked, strict=True):
+        for solution, row in zip(solutions, rows, strict=True):
             targets_S = torch.tensor(self.policy.targets(solution))
             known_S = targets_S != UNKNOWN
             if not known_S.any():

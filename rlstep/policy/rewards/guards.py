@@ -21,7 +21,7 @@ dropped, a policy could write like that on hard problems to be spared its bad sc
     max_steps        more steps than that, up to the answer
 
 The last two name the steps that are too long or too many, yet reach further than these. To leave such a step out and
-pay the others would be to pay easy steps before one that nobody scored: a policy that games the rewards writes
+pay the others would be to pay easy steps before one that was not scored: a policy that games the rewards writes
 "1 + 1 = 2" a few times and the solution in a single giant step. So the credit scheme still sees these steps, and a low
 score still costs.
 
@@ -39,7 +39,7 @@ from rlstep.runtime.constraints import Range, check
 from rlstep.steps.extraction import thought_end
 from rlstep.steps.records import Span
 
-# A run is this many words; loops and copied questions show in their runs, in prose of at least so many words.
+# The words in a run. Loops and copied questions are recognised by their runs, in prose of at least the words below.
 RUN = 4
 LOOP_WORDS, LOOP_SHARE = 20, 0.5
 RESTATED_WORDS = 5
@@ -157,7 +157,7 @@ def guard_reasons(
         answer: index of the step that gives the answer (`answer_step`), None where there is none.
         guards: the settings.
     """
-    asked = set(_runs(_WORD.findall(_fold(prompt))))
+    prompt_runs = set(_runs(_WORD.findall(_fold(prompt))))
     earlier: set[str] = set()
     reasons: list[str | None] = []
     for k, (start, end) in enumerate(steps):
@@ -170,7 +170,7 @@ def guard_reasons(
         elif guards.guard_max_step_chars is not None and len(text) > guards.guard_max_step_chars:
             reason = "max_step_chars"
         elif k != answer:
-            reason = _without_reasoning(folded, earlier, asked, guards)
+            reason = _without_reasoning(folded, earlier, prompt_runs, guards)
         reasons.append(reason)
         earlier.add(folded)
     return reasons
@@ -230,12 +230,12 @@ def clip_rewards(rewards: Sequence[float], guards: Guards) -> list[float]:
     return list(rewards) if c is None else [max(-c, min(c, r)) for r in rewards]
 
 
-def _without_reasoning(folded: str, earlier: set[str], asked: set[tuple[str, ...]], guards: Guards) -> str | None:
+def _without_reasoning(folded: str, earlier: set[str], prompt_runs: set[tuple[str, ...]], guards: Guards) -> str | None:
     if guards.guard_filler and _is_filler(folded):
         return "filler"
     if guards.guard_repeats and (folded in earlier or _is_loop(folded)):
         return "repeats"
-    if guards.guard_restated is not None and _copied_share(folded, asked) >= guards.guard_restated:
+    if guards.guard_restated is not None and _copied_share(folded, prompt_runs) >= guards.guard_restated:
         return "restated"
     return None
 
@@ -250,7 +250,7 @@ def _fold(text: str) -> str:
 
 
 def _is_prose(words: list[str], least: int) -> bool:
-    """Whether there are so many words, and most have two letters in a row: equations and tables are no prose."""
+    """Whether there are at least `least` words, most with two letters in a row: equations and tables are no prose."""
     return len(words) >= least and 2 * sum(_PROSE.search(word) is not None for word in words) > len(words)
 
 
@@ -281,7 +281,7 @@ def _is_loop(folded: str) -> bool:
     return 1 - len(set(runs)) / len(runs) > LOOP_SHARE
 
 
-def _copied_share(folded: str, asked: set[tuple[str, ...]]) -> float:
+def _copied_share(folded: str, prompt_runs: set[tuple[str, ...]]) -> float:
     """The share of the step's words that are copied from the prompt; 0 unless it is prose of five words or more.
 
     A word is copied where it lies in a run of four words that the prompt also has. So a copy with a word changed, left
@@ -292,6 +292,6 @@ def _copied_share(folded: str, asked: set[tuple[str, ...]]) -> float:
         return 0.0
     copied = [False] * len(words)
     for start, run in enumerate(_runs(words)):
-        if run in asked:
+        if run in prompt_runs:
             copied[start : start + RUN] = [True] * RUN
     return sum(copied) / len(words)

@@ -30,8 +30,8 @@ class OwnReward:
     """A user's reward function.
 
     Attributes:
-        name: what it was asked for by, and what it is logged as.
-        function: it.
+        name: the name it was given by, under which it is logged.
+        function: the function itself.
         takes: the columns that it names; None takes them all.
         pays: whether it gives step rewards or an outcome reward.
     """

@@ -23,12 +23,12 @@ class ScoreCache:
         size: how many completions are kept; 0 keeps none.
 
     Attributes:
-        asked, hits: completions that were requested, and those whose scores were cached.
+        requested, hits: completions that were requested, and those whose scores were cached.
     """
 
     def __init__(self, verifier: Verifier, size: int):
         self.verifier, self.size = verifier, size
-        self.hits = self.asked = 0
+        self.hits = self.requested = 0
         self._known: OrderedDict[str, list[float]] = OrderedDict()
 
     @property
@@ -57,7 +57,7 @@ class ScoreCache:
         spans = [None] * len(prompts) if steps is None else steps
         keys = [_key(*row, cut) for row in zip(prompts, completions, spans, strict=True)]
         new_rows = {key: row for row, key in enumerate(keys) if key not in self._known}
-        self.asked += len(keys)
+        self.requested += len(keys)
         self.hits += len(keys) - len(new_rows)
         scores_by_key = {key: self._known[key] for key in keys if key in self._known}
         if new_rows:

@@ -1,7 +1,7 @@
 """What rewards are made of: one scored completion, a batch of them, and the interface of a reward source.
 
-A reward source only reads text, so a verifier may have a different tokenizer, or be on another machine:
-steps are character spans, and the trainer finds the policy's own tokens for them.
+A reward source only reads text, so a verifier may have a different tokenizer, or be on another machine: steps are
+character spans, and the trainer finds the policy's own tokens for them.
 """
 
 import json
@@ -79,7 +79,7 @@ class ScoredBatch:
     @classmethod
     def from_rows(cls, update: int, rows: Iterable[dict]) -> "ScoredBatch":
         """The batch of rows with `asked`, `completion`, `reference`, `scored`, `finished` and maybe `extra`."""
-        columns = ("asked", "completion", "reference", "scored", "finished")
+        columns = ("problem_prompt", "completion", "reference", "scored", "finished")
         rows = list(rows)
         return cls(update, *([row[name] for row in rows] for name in columns), [extra_of(row) for row in rows])
 

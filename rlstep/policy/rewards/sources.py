@@ -82,8 +82,8 @@ def load_verifiers(
     for name, path in paths.items():
         if path is not None:
             shared = None if base is None else Base(base, base_path, base_revision)
-            asked = options.steps if name == "prm" else None
-            models[name] = load_unsharded(path, args, GIVES[name], shared, asked)
+            boundary = options.steps if name == "prm" else None
+            models[name] = load_unsharded(path, args, GIVES[name], shared, boundary)
     caches = {name: ScoreCache(model, options.score_cache) for name, model in models.items()}
     return Verifiers(models, caches)
 
@@ -102,15 +102,15 @@ def check_fit(
 ) -> None:
     """Refuses verifiers that do not fit the policy's prompts and completions, before training finds out.
 
+    A verifier on another machine, whose tokenizer is not here, is asked whether it can read the longest prompts. A
+    completion that is too long for it, or for a verifier with another tokenizer than the policy's, shows later.
+
     Args:
         verifiers: by name.
-        prompts: the problems'.
+        prompts: the problems' prompts.
         prompt_format: how the policy reads them.
-        new_tokens: of a completion.
-        setting: what that setting is called.
-
-    A verifier on another machine, whose tokenizer is not here, is asked whether it can read the longest prompts; a
-    completion that is too long for it, or for a verifier with another tokenizer than the policy's, shows later.
+        new_tokens: the most tokens of a completion.
+        setting: the name of the setting that limits them, for messages.
 
     Raises:
         UserError: a verifier was taught to read prompts otherwise; or a prompt and a completion of `new_tokens`, in the
@@ -150,7 +150,7 @@ def check_teacher(teacher: Verifier, boundary: Boundary) -> None:
     """Refuses a teacher that was taught other steps than those it is to label.
 
     Raises:
-        UserError: that is so.
+        UserError: the two boundaries differ.
     """
     if teacher.boundary != boundary:
         raise UserError(

@@ -60,9 +60,9 @@ class TaskRewards:
     without reasoning (`rlstep.policy.rewards.guards`) are left out of what the credit scheme sees, and paid nothing.
 
     A completion that is longer than a verifier, in the verifier's own tokens, is cut for it: the steps that fit are
-    scored as if it ended there, the others are not. Of these there is no process reward, and none above 0 of a step
-    whose reward would depend on them (`rlstep.core.rewards.beginning_rewards`). Of an ORM that did not read the end the
-    outcome has nothing.
+    scored as if it ended there, the others are not. These have no process reward, and a step whose reward would depend
+    on them has none above 0 (`rlstep.core.rewards.beginning_rewards`). An ORM that did not read the end adds nothing to
+    the outcome.
 
     Args:
         task: checks answers and steps.
@@ -150,7 +150,7 @@ class TaskRewards:
         if check.answer is None:
             return total + self.missing_answer_reward
         total += self.sources.get("outcome", 0.0) * float(check.correct)
-        # Of a completion that was cut, its last value is that of an unfinished solution.
+        # The last value of a completion that was cut is that of an unfinished solution.
         if "orm" in self.sources and check.steps and len(values["orm"]) == len(check.steps):
             total += self.sources["orm"] * values["orm"][-1]
         return total
@@ -217,7 +217,7 @@ class TaskRewards:
     ) -> list[float]:
         """What `first_error_rewards` pays, one reward per scored step, for the steps that it is shown.
 
-        Of a completion that was cut, the error is located, or not, as in the whole one, as far as it was read.
+        In a completion that was cut, the error is looked for among the steps that were read.
         """
         seen = [step for step in seen if step < len(scores)]
         problem, completion = lengths

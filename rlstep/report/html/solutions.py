@@ -94,12 +94,12 @@ def _fit(pairs: list[list[Shown]], budget: int) -> tuple[list[tuple[str, str, st
     kept: dict[int, list[dict]] = {}
     left = budget
     for number, pair in enumerate(pairs):
-        asked = [_problem(shown.solution) for shown in pair]
-        new = [problem for problem in dict.fromkeys(asked) if problem not in problems]
+        of_pair = [_problem(shown.solution) for shown in pair]
+        new = [problem for problem in dict.fromkeys(of_pair) if problem not in problems]
         places = {problem: len(problems) + k for k, problem in enumerate(new)}
         rows = [
             row(shown.solution, shown.held, places.get(problem, problems.get(problem)), shown.paid)
-            for shown, problem in zip(pair, asked, strict=True)
+            for shown, problem in zip(pair, of_pair, strict=True)
         ]
         cost = len(as_json([*new, *rows]).encode())
         if cost <= min(left, budget / 10):

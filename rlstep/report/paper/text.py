@@ -153,7 +153,7 @@ def _at(values: dict, place: int) -> str:
 
 
 def _mean(measured: dict, name: str, place: int) -> str:
-    """Of a number in every seed."""
+    """A number averaged over the seeds, all of which have it."""
     values = [seed[place] for seed in measured[f"{name}_of_seeds"]]
     return f"{sum(values) / len(values):,.0f}"
 

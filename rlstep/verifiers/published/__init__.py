@@ -3,7 +3,7 @@
     model, tokenizer, query_format = published.load("Qwen/Qwen2.5-Math-PRM-7B")
 
 A family's query format rebuilds the text that its authors ask their model with, to the token, from a problem, a
-completion and the spans of its steps. Of a chat it takes what the user said last, and it refuses a text that went
+completion and the spans of its steps. From a chat it takes what the user said last, and it refuses a text that went
 through a chat template already: the families add their own.
 The model classes are built here; no code that comes with a checkpoint runs, and every weight is accounted for.
 """

@@ -107,11 +107,11 @@ class _ChunkScorer:
         solutions = [with_steps(self.verifier, placed.solution) for placed in chunk]
         self._check_prompts(solutions)
         long = {} if self.on_long_row == "error" else too_long(self.verifier, solutions)
-        asked: list[Solution | None] = list(solutions)
+        scorable: list[Solution | None] = list(solutions)
         for row in long:
-            asked[row] = cut(self.verifier, solutions[row]) if self.on_long_row == "cut" else None
-        kept = [row for row, solution in enumerate(asked) if solution is not None]
-        read = [asked[row] for row in kept]
+            scorable[row] = cut(self.verifier, solutions[row]) if self.on_long_row == "cut" else None
+        kept = [row for row, solution in enumerate(scorable) if solution is not None]
+        read = [scorable[row] for row in kept]
         values = self.verifier.score([s.prompt for s in read], [s.completion for s in read], [s.steps for s in read])
         for row, scores in zip(kept, values, strict=True):
             missing = len(solutions[row].steps) - len(scores)

@@ -23,7 +23,7 @@ class Family:
     """Rows and the beginning that they share.
 
     Attributes:
-        prefix: its tokens, none of which is asked about.
+        prefix: its tokens, none of which is read.
         members: indices of the rows, the longest first.
     """
 
@@ -47,7 +47,7 @@ def families(features: Sequence[Feature]) -> tuple[list[Family], list[int]]:
     for run in shared_runs(rows):
         members, common = [], 0
         for index, shared in run:
-            # Nothing inside the prefix may be asked about: the pass over it is made once and its outputs are not kept.
+            # Nothing inside the prefix may be read: the pass over it is made once and its outputs are not kept.
             free = int(features[index].positions.min())
             joint = min(common, shared, free) if members else free
             if members and 2 * joint < common and len(members) > 1:

@@ -112,13 +112,7 @@ class RewardModel(StepScorer):
         own = getattr(config, "rlstep_verifier", None) is not None
         family = None if own or kind else layout or published.detect(config, path)
         if family:
-            if neutral is not None:
-                raise UserError(f"{path} is a {family} PRM, which has no neutral class; leave out neutral.")
-            if prompts.asked is not None:
-                raise UserError(
-                    f"{path} is a {family} PRM, which is asked as its authors ask it; leave out "
-                    f"{', '.join(changed(prompts))}. It is given the text of the problem."
-                )
+            _check_published(path, family, neutral, prompts)
             model, tokenizer, query_format = published.load(path, family, dtype or "auto", trust_remote_code)
             choose_attention(model, attn_implementation)
             boundary = boundary or published.FAMILIES[family].boundary
@@ -203,6 +197,17 @@ def require_probability(gives: Gives, path: str) -> None:
         )
     if gives != "probability":
         raise UserError(f"gives is {gives!r}; choose probability or reward.")
+
+
+def _check_published(path: str, family: str, neutral: str | None, prompts: PromptOptions) -> None:
+    """Refuses options that a published PRM, whose query format is its authors', cannot follow."""
+    if neutral is not None:
+        raise UserError(f"{path} is a {family} PRM, which has no neutral class; leave out neutral.")
+    if prompts.requested is not None:
+        raise UserError(
+            f"{path} is a {family} PRM, which is asked as its authors ask it; leave out "
+            f"{', '.join(changed(prompts))}. It is given the text of the problem."
+        )
 
 
 def _check_neutral(path: str, spec: VerifierSpec, neutral: str | None) -> None:

@@ -136,9 +136,9 @@ class RowScorer(ABC):
         for row, key in enumerate(keys):
             row_of.setdefault(key, row)
         rows = list(row_of.values())
-        asked = [(prompts[row], completions[row], steps[row]) for row in rows]
-        features = self.query_format.features(*zip(*asked, strict=True), self.tokenizer) if asked else []
-        for place, (feature, row) in enumerate(zip(features, asked, strict=True)):
+        texts = [(prompts[row], completions[row], steps[row]) for row in rows]
+        features = self.query_format.features(*zip(*texts, strict=True), self.tokenizer) if texts else []
+        for place, (feature, row) in enumerate(zip(features, texts, strict=True)):
             if cut and self._exceeded_by(feature):
                 features[place] = self._beginning(*row)
         self._check_lengths(features, rows)
@@ -205,15 +205,15 @@ class StepScorer(RowScorer):
     def _numbers(self, features: list[Feature]) -> list[list[float]]:
         numbers: list[list[float]] = [[] for _ in features]
         self.rows_scored += len(features)
-        asked = [index for index, feature in enumerate(features) if len(feature.positions)]
-        rows = [features[index] for index in asked]
+        with_steps = [index for index, feature in enumerate(features) if len(feature.positions)]
+        rows = [features[index] for index in with_steps]
         window = window_of(self.model.config)
         packing = self.packing and (window is None or all(len(feature.ids) <= window for feature in rows))
         for members, passed in self._passes(rows, packing):
             stop = 0
             for member in members:
                 start, stop = stop, stop + len(rows[member].positions)
-                numbers[asked[member]] = passed[start:stop]
+                numbers[with_steps[member]] = passed[start:stop]
         return numbers
 
     def _passes(self, rows: list[Feature], packing: bool) -> Iterator[tuple[list[int], list[float]]]:

@@ -10,13 +10,23 @@ What travels is text and character spans, never tokens, so policy and verifier n
     GET  /metrics -> counts in Prometheus' text format
 
 A prompt is a text or a list of messages, [{"role": "user", "content": "7 + 3"}]. Spans count code points, as Python
-does. Without `steps`, or where they are null, the verifier's boundary rule splits
-the completions. With "cut": true, a row that is longer than the verifier has scores of its first steps, those that fit.
-A request that cannot be answered gets {"error": why} and a status: 400 for one that is malformed
-(field and row are named; rows count from 0), 401 without the server's token, 408 for a body that stops coming, 411 and
-413 for one without a length or too large, 422 for rows that the verifier cannot score, 429 when too much waits, with
-Retry-After, 500 for a fault of the server, which its own output explains, 503 while it loads or stops. Only what is not
-HTTP at all is answered by uvicorn, with 400 in plain text. The other side is `rlstep.verifiers.serving.client`.
+does. Without `steps`, or where they are null, the verifier's boundary rule splits the completions. With "cut": true, a
+row that is longer than the verifier has scores for its first steps, those that fit.
+
+A request that cannot be answered gets {"error": why} and a status::
+
+    400  malformed; field and row are named, rows counted from 0
+    401  without the server's token
+    408  a body that stops coming
+    411  a body without a length
+    413  a body that is too large
+    422  rows that the verifier cannot score
+    429  too much is waiting; with Retry-After
+    500  a fault of the server, which its own output explains
+    503  the server is loading or stopping
+
+Only what is not HTTP at all is answered by uvicorn, with 400 in plain text. The other side is
+`rlstep.verifiers.serving.client`.
 
 A token (`Authorization: Bearer TOKEN`) keeps others from using the server; there is no encryption. /health without one
 says only status and workers, for probes. Its keys are the same while the verifier loads and when the server stops, with
@@ -112,19 +122,12 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
         whole = token is None or "Authorization" in request.headers
         if whole:
             known(given)
-        status, reason = _status(pool)
-        reply: dict[str, Any] = {"status": status, "workers": {"ready": pool.ready, "of": pool.count}}
-        if whole:
-            reply |= {"rlstep": __version__, "name": name, "max_request_bytes": max_request_bytes}
-            reply |= pool.identity or dict.fromkeys(IDENTITY)
-        if status == "ready":
-            return JSONResponse(reply)
-        return JSONResponse({"error": reason} | reply, 503, {"Retry-After": str(LOADING_RETRY_S)})
+        return _health(pool, {"name": name, "max_request_bytes": max_request_bytes} if whole else None)
 
     @app.post("/score", dependencies=[Depends(known)])
-    async def score(request: Request, asked: Annotated[ScoreRequest, Depends(rows)]) -> ScoreReply:
+    async def score(request: Request, score_request: Annotated[ScoreRequest, Depends(rows)]) -> ScoreReply:
         start = time.perf_counter()
-        scores = await _answer(request, pool.queue.put(asked))
+        scores = await _answer(request, pool.queue.put(score_request))
         pool.metrics.latency.observe(time.perf_counter() - start)
         return ScoreReply(scores=scores)
 
@@ -133,6 +136,17 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
         return Response(pool.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return app
+
+
+def _health(pool: Pool, settings: dict[str, Any] | None) -> JSONResponse:
+    """Whether the server is ready, and with its settings also what it serves; None leaves both out, for probes."""
+    status, reason = _status(pool)
+    reply: dict[str, Any] = {"status": status, "workers": {"ready": pool.ready, "of": pool.count}}
+    if settings is not None:
+        reply |= {"rlstep": __version__} | settings | (pool.identity or dict.fromkeys(IDENTITY))
+    if status == "ready":
+        return JSONResponse(reply)
+    return JSONResponse({"error": reason} | reply, 503, {"Retry-After": str(LOADING_RETRY_S)})
 
 
 def _status(pool: Pool) -> tuple[str, str]:

@@ -262,7 +262,7 @@ class _Busy(_Unavailable):
 
 
 def _doubling(attempt: int) -> float:
-    """Seconds to wait after so many attempts, where the server does not ask for more."""
+    """Seconds to wait after a number of attempts, where the server does not ask for more."""
     return min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S)
 
 

@@ -197,7 +197,7 @@ class Pool:
 
 
 def _one_by_one(parts: list[Part], error: Unanswered) -> list[list[Part]]:
-    """Which groups to score after a fault of nobody knows which request; one that was alone is refused."""
+    """Which groups to score after a fault that cannot be put down to one request; one that was alone is refused."""
     if len(parts) > 1:
         return [[part] for part in parts]
     parts[0].job.refuse(error)

@@ -89,10 +89,10 @@ class PooledRewardModel(RowScorer):
 
     def _numbers(self, features: list[Feature]) -> list[list[float]]:
         self.rows_scored += len(features)
-        asked = [index for index, feature in enumerate(features) if len(feature.positions)]
-        answers = self.server.map(self._values_at, (features[index] for index in asked))
+        with_steps = [index for index, feature in enumerate(features) if len(feature.positions)]
+        answers = self.server.map(self._values_at, (features[index] for index in with_steps))
         numbers: list[list[float]] = [[] for _ in features]
-        for index, values in zip(asked, answers, strict=True):
+        for index, values in zip(with_steps, answers, strict=True):
             numbers[index] = values
             self.tokens_scored += len(features[index].ids)
         return numbers

@@ -102,13 +102,13 @@ def score_rows(verifier: RowScorer, rows: Sequence[Row]) -> tuple[list[list[floa
     scores: list[list[float]] = [[] for _ in rows]
     try:
         for cut in (False, True):
-            asked = [row for row, (*_, may_be_cut) in enumerate(rows) if may_be_cut is cut]
-            values = _scores(verifier, [rows[row] for row in asked], cut) if asked else []
-            for row, of_row in zip(asked, values, strict=True):
+            chosen = [row for row, (*_, may_be_cut) in enumerate(rows) if may_be_cut is cut]
+            values = _scores(verifier, [rows[row] for row in chosen], cut) if chosen else []
+            for row, of_row in zip(chosen, values, strict=True):
                 scores[row] = of_row
         return scores, verifier.tokens_scored - before
     except TooLong as error:
-        raise Refused(error.problem, asked[error.row]) from None
+        raise Refused(error.problem, chosen[error.row]) from None
     except UserError as error:
         raise Refused(str(error)) from None
     except Exception:  # a fault of ours, or a full GPU

@@ -36,8 +36,8 @@ def evaluation_metrics(
     calibration = reliability(probs_FN[counted_FN], targets_FN[counted_FN])
     if of_steps:
         targets_FN = np.where(known_FN, targets_FN, np.nan)
-        asked_F = (margins_FN != UNUSED).sum(axis=1)
-        rows = zip(probs_FN, targets_FN, asked_F, problems_F, shared_F, strict=True)
+        lengths_F = (margins_FN != UNUSED).sum(axis=1)
+        rows = zip(probs_FN, targets_FN, lengths_F, problems_F, shared_F, strict=True)
         metrics |= step_metrics([RowScores(p[:n], t[:n], str(problem), s) for p, t, n, problem, s in rows])
         if absent := undefined(metrics):
             logger.info("this evaluation data does not define %s", ", ".join(absent))

@@ -180,7 +180,7 @@ def with_lora(model: PreTrainedModel, spec: VerifierSpec, lora: LoraConfig, args
 def describe_checkpoint(model: PeftModel, checkpoint: Path, writes: bool) -> None:
     """Makes the adapter of a run's checkpoint a verifier, which can be scored as whole checkpoints can.
 
-    It is one of `ExactResume.checkpoint_writers`.
+    It is one of `WholeCheckpoints.checkpoint_writers`.
     """
     config = described(model)  # all processes, for what ZeRO-3 shards
     if writes:

@@ -11,7 +11,7 @@ from typing import get_args
 
 import torch
 from peft import PeftModel
-from transformers import TrainerCallback, set_seed
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.runtime.checkpoints import newest_checkpoint
@@ -40,12 +40,12 @@ from rlstep.verifiers.vocabulary import check_texts, check_vocabulary
 
 logger = logging.getLogger(__name__)
 
-# Rows whose steps are compared with the boundary's.
-LOOKED_AT = 1000
+# How many rows' steps are compared with the boundary's.
+COMPARED_ROWS = 1000
 # Weights of a whole model or an adapter, by the names that transformers and PEFT give their files.
 WEIGHTS = re.compile(r"adapter_config\.json|(adapter_)?model.*\.safetensors(\.index\.json)?")
 
-# Where an adapter is for a moment, before it is merged into a base that was sharded.
+# Where an adapter is kept until it is merged into a base that was sharded.
 UNMERGED = "unmerged"
 
 
@@ -92,7 +92,7 @@ def train_verifier(
     train = read_solutions(config.data, need=need)
     evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
     if "steps" in need:
-        _warn_of_other_steps(config.data, train[:LOOKED_AT], config.steps)
+        _warn_of_other_steps(config.data, train[:COMPARED_ROWS], config.steps)
     chosen = settings(config) | settings(args) | settings(prompts) | settings(tracking)
     with RunRecord(trainer_class.kind, chosen, args.output_dir, args.seed) as record:
         start_processes(args)
@@ -103,9 +103,7 @@ def train_verifier(
             spec_of(tokenizer), prompts=prompts.for_rows(tokenizer, train, taught_of(config.model_name_or_path))
         )
         for path, solutions in ((config.data, train), (config.eval_data, evaluation or [])):
-            texts = (spec.prompts.render(tokenizer, s.prompt) + s.completion for s in solutions)
-            names = [f"{path}, problem '{s.problem_id}', sample {s.sample}" for s in solutions]
-            check_texts(texts, tokenizer, start.described, names)
+            _check_tokens(path, solutions, spec.prompts, tokenizer, start.described)
         model = start.prepare(config, args).model(spec, config, args)
         choose_attention(model, config.attn_implementation, args)
         trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
@@ -123,6 +121,19 @@ def train_verifier(
         _save(trainer, config)
         start.finish(config, args)
     return record.metrics
+
+
+def _check_tokens(
+    path: str,
+    solutions: Sequence[Solution],
+    prompt_format: PromptFormat,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+) -> None:
+    """Refuses solutions with tokens that the model has no embedding for, before its weights are loaded."""
+    texts = (prompt_format.render(tokenizer, solution.prompt) + solution.completion for solution in solutions)
+    names = [f"{path}, problem '{solution.problem_id}', sample {solution.sample}" for solution in solutions]
+    check_texts(texts, tokenizer, config, names)
 
 
 def _warn_of_other_steps(path: str, solutions: Sequence[Solution], boundary: Boundary) -> None:
@@ -147,7 +158,7 @@ def _warn_of_other_steps(path: str, solutions: Sequence[Solution], boundary: Bou
 def _save(trainer: VerifierTrainer, config: VerifierConfig) -> None:
     folder = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
-        # Of an earlier run's adapter and this one's whole model in one folder, one would be out of date.
+        # An earlier run's adapter beside this one's whole model, or the other way round, would be out of date.
         for file in folder.iterdir():
             if WEIGHTS.fullmatch(file.name):
                 file.unlink()

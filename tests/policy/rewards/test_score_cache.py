@@ -23,7 +23,7 @@ def test_what_comes_again_is_not_asked_again():
     assert ask(cache, "a", "bbb", "a") == [[0.01], [0.03], [0.01]]
     assert ask(cache, "bbb", "cc") == [[0.03], [0.02]]
     assert verifier.asked == [["a", "bbb"], ["cc"]]
-    assert (cache.asked, cache.hits, cache.kind) == (5, 2, "prm")
+    assert (cache.requested, cache.hits, cache.kind) == (5, 2, "prm")
 
 
 def test_another_prompt_or_other_steps_are_another_question():
