@@ -22,6 +22,11 @@ LOADED = ReadBy("by", "monte_carlo", "teacher", "judge")
 AT_A_URL = ReadBy("judge_url")
 STEP_BY_STEP = ReadBy("search", "linear")
 
+# What a request to a judge has that no setting replaces: its verdict would be of something else, or could not be read.
+OF_THE_REQUEST = {"model", "messages", "n", "stream"}
+# Settings by the names of their fields in a request.
+SENT_AS = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"}
+
 
 @dataclass(kw_only=True)
 class GenerationOptions:
@@ -214,10 +219,19 @@ class JudgeOptions(GenerationOptions):
         local = ("top_k", "batch_size", "seed", "dtype", "trust_remote_code")
         if self.judge_url is not None and (names := changed(self, local)):
             yield f"judge_url is a server's, so {', '.join(names)} would do nothing; see judge_parameters"
-        if self.temperature == 0 and self.votes > 1:
+        if (self.judge_parameters or {}).get("temperature", self.temperature) == 0 and self.votes > 1:
             yield f"temperature 0 gives one answer {self.votes} times over; set votes to 1, or temperature above 0"
+        yield from self._parameter_faults()
         if self.judge_url is not None:
             yield from self._address_faults(self.judge_url)
+
+    def _parameter_faults(self) -> Iterator[str]:
+        """Fields of a request that are not the user's, and settings that they would replace."""
+        given = self.judge_parameters or {}
+        if own := sorted(given.keys() & OF_THE_REQUEST):
+            yield f"judge_parameters has {', '.join(own)}, which every request has from rlstep; leave it out"
+        if names := [name for name, field in SENT_AS.items() if field in given and changed(self, [name])]:
+            yield f"judge_parameters replaces {', '.join(names)}, which is set as well; set it once"
 
     def _address_faults(self, url: str) -> Iterator[str]:
         try:
