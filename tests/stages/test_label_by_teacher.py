@@ -81,6 +81,9 @@ def test_labels_go_up_to_the_first_step_whose_p_negative_is_above_the_threshold(
     known([0.81, 0.8, 0.99], [0.9, 0.79, 0.1], [0.1, 0.9, 0.9])
     label(replace(given, p_negative=0.85))
     assert labels(given) == [[1, 1, 1], [1, 1, 0], [0, None, None]]
+    known([0.3, 0.299, 0.9], [0.9, 0.3, 0.3], [0.31, 0.3, 0.1])
+    label(replace(given, p_negative=0.7))  # 1 - 0.7 is above 0.3 in floating point
+    assert labels(given) == [[1, 0, None], [1, 1, 1], [1, 1, 0]]
 
 
 def test_the_answer_or_the_teacher_says_what_is_correct(config, known):
