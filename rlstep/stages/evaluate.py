@@ -38,9 +38,10 @@ from rlstep.report.tracked_curves import log_best_of_n, log_domains
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.packages import check_packages
-from rlstep.runtime.record import RunRecord
+from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.rows import write_json
 from rlstep.runtime.tracking import PROJECT_HELP, UNTRACKED, TrackingOptions, check_tracking, default_project, track
+from rlstep.runtime.visible import visible
 from rlstep.steps.answers import failed_gradings
 from rlstep.steps.fields import parse_fields
 from rlstep.verifiers.metrics import step_metrics
@@ -193,7 +194,7 @@ def evaluate(config: EvaluateConfig, tracking: TrackingOptions = UNTRACKED) -> d
     check_tracking(tracking, config)
     with RunRecord("evaluate", asdict(config) | asdict(tracking), Path(config.out), config.seed) as record:
         text = (_domains if config.by_domain else _curves)(config, tracking, record)
-    print(text)
+    print(visible(text))
     return record.metrics
 
 
@@ -325,6 +326,13 @@ def _measure_steps(table: StepTable, out: Path, curve: str) -> dict[str, float]:
     if not len(probs):
         return {}
     out.mkdir(parents=True, exist_ok=True)
-    name = RELIABILITY if curve == PRM else f"reliability_{re.sub(r'[^A-Za-z0-9.-]+', '_', curve)}.png"
-    reliability_figure(reliability(probs, targets)).savefig(out / name, dpi=150)
+    reliability_figure(reliability(probs, targets)).savefig(out / _reliability_name(curve), dpi=150)
     return step_metrics(table)
+
+
+def _reliability_name(curve: str) -> str:
+    """The figure's file; of names that a file cannot have, two that differ have two files."""
+    if curve == PRM:
+        return RELIABILITY
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", curve)[:60]
+    return f"reliability_{plain}.png" if plain == curve else f"reliability_{plain}-{digest(curve)[:6]}.png"

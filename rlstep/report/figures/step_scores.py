@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rlstep.report.examples import ORM, PRM, SHOWN_STEPS, THRESHOLD, Example, first_wrong
 from rlstep.report.figures.drawing import save, set_title
 from rlstep.report.style import BLUE, GREY, PALE, STYLE, VERMILION
+from rlstep.report.tables import one_line
 from rlstep.steps.prompts import problem_text
 
 
@@ -21,7 +22,7 @@ def draw_step_scores(examples: Sequence[Example], path: str | Path) -> None:
     beside = longest <= 24
     prompts = [
         textwrap.wrap(
-            " ".join(problem_text(e.solution.prompt).split()), 38 if beside else 120, max_lines=4, placeholder=" \u2026"
+            one_line(problem_text(e.solution.prompt)), 38 if beside else 120, max_lines=4, placeholder=" \u2026"
         )
         for e in examples
     ]
@@ -78,5 +79,5 @@ def _card(axes: Axes, example: Example, prompt: list[str], height: float, narrow
 
 
 def _shortened(text: str, characters: int) -> str:
-    text = " ".join(text.split())
+    text = one_line(text)
     return text if len(text) <= characters else text[: characters - 1] + "\u2026"
