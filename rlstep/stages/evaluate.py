@@ -13,7 +13,6 @@ best-of-N at equal generated tokens (`rlstep.evaluation.equal_tokens`).
 Of several files, or with `domain`, there is a table by domain at one N instead (`rlstep.evaluation.domains`).
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -27,18 +26,18 @@ from rlstep.evaluation.equal_tokens import TOKENS, CountedSamples, equal_tokens,
 from rlstep.evaluation.group_steps import GROUP, group_steps
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.sample_summary import bound_on_n, caption, describe, row_counts, size_facts
-from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, read_samples
+from rlstep.evaluation.samples import FIELDS, ScoreChoice, read_samples
 from rlstep.report.figures import draw_best_of_n, draw_equal_tokens
-from rlstep.report.reliability import reliability_figure
+from rlstep.report.reliability import file_name, reliability_figure
 from rlstep.report.tables import domains as domain_cells
 from rlstep.report.tables import equal_tokens as equal_token_cells
-from rlstep.report.tables import plain_best_of_n, plain_errors, table
+from rlstep.report.tables import one_line, plain_best_of_n, plain_errors, table
 from rlstep.report.tables import process_sets as process_set_cells
 from rlstep.report.tracked_curves import log_best_of_n, log_domains
 from rlstep.runtime.constraints import Range, ReadBy, check
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.packages import check_packages
-from rlstep.runtime.record import RunRecord, digest
+from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
 from rlstep.runtime.tracking import PROJECT_HELP, UNTRACKED, TrackingOptions, check_tracking, default_project, track
 from rlstep.runtime.visible import visible
@@ -53,7 +52,6 @@ OUTPUT = "best_of_n.json"
 BY_PROBLEM = "by_problem.json"
 EQUAL_TOKENS = "equal_tokens"
 PICTURE = "best_of_n.png"
-RELIABILITY = "reliability.png"
 TRACKED = ReadBy("report_to", "wandb", "trackio")
 
 
@@ -312,7 +310,7 @@ def _domains(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecor
         record.metrics |= {f"{prefix}{name}@{n}": curve["mean"] for name, curve in one["accuracy"].items()}
     for tracker in track(record, tracking, config, config.data):
         log_domains(tracker, figures)
-    described = (f"{name}: {'; '.join(describe(scored))}" for name, scored in domains.items())
+    described = (f"{one_line(name)}: {'; '.join(describe(scored))}" for name, scored in domains.items())
     return "\n\n".join(["\n".join(described), text, f"{out / DOMAINS}"])
 
 
@@ -326,13 +324,5 @@ def _measure_steps(table: StepTable, out: Path, curve: str) -> dict[str, float]:
     if not len(probs):
         return {}
     out.mkdir(parents=True, exist_ok=True)
-    reliability_figure(reliability(probs, targets)).savefig(out / _reliability_name(curve), dpi=150)
+    reliability_figure(reliability(probs, targets)).savefig(out / file_name(curve), dpi=150)
     return step_metrics(table)
-
-
-def _reliability_name(curve: str) -> str:
-    """The figure's file; of names that a file cannot have, two that differ have two files."""
-    if curve == PRM:
-        return RELIABILITY
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", curve)[:60]
-    return f"reliability_{plain}.png" if plain == curve else f"reliability_{plain}-{digest(curve)[:6]}.png"

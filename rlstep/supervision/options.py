@@ -10,6 +10,7 @@ from rlstep.runtime.constraints import MayChange, Range, ReadBy, changed
 from rlstep.runtime.conversion import as_mapping
 from rlstep.runtime.errors import UserError
 from rlstep.supervision.chat import KEY_VARIABLE, PATH
+from rlstep.verifiers.serving.addresses import is_pooling_address, is_url
 
 By = Literal["checker", "monte_carlo", "teacher", "judge", "consensus"]
 
@@ -162,6 +163,10 @@ class TeacherOptions(GenerationOptions):
             yield "by 'teacher' needs teacher, the path of a PRM, or teacher_score, its scores in the file, one of them"
         if self.teacher_score is not None and (names := changed(self, ("dtype", "trust_remote_code"))):
             yield f"teacher_score reads the file, so {', '.join(names)} would do nothing; leave it out"
+        # A vLLM server holds the weights alone: the tokenizer, which may be of such code, is loaded here.
+        remote = self.teacher is not None and is_url(self.teacher) and not is_pooling_address(self.teacher)
+        if remote and (names := changed(self, ("dtype", "trust_remote_code"))):
+            yield f"teacher is a server's address, so {', '.join(names)} would do nothing; leave it out"
 
 
 @dataclass(kw_only=True)

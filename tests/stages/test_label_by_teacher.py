@@ -244,6 +244,7 @@ def test_a_solution_that_is_too_long_is_named(config, known, monkeypatch):
         ({"p_negative": 1.0}, "p_negative is 1.0; it must be at least 0 and below 1"),
         ({"outcome_by": "me"}, "outcome_by is 'me'; it must be one of answer, teacher"),
         ({"teacher": None, "teacher_score": "x", "dtype": "float16"}, "so dtype would do nothing"),
+        ({"teacher": "http://h:1", "trust_remote_code": True}, "a server's address, so trust_remote_code would do"),
         ({"by": "checker"}, "by is 'checker', so teacher would do nothing; set by to 'teacher'"),
         ({"votes": 5}, "by is 'teacher', so votes would do nothing"),
         ({"task": None}, "by 'teacher' needs task"),
