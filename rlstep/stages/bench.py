@@ -93,8 +93,10 @@ class BenchConfig:
             yield from model_faults(model)
         if not self.models:
             yield "models is empty; name at least one verifier"
-        if repeated := sorted({model for model in self.models if self.models.count(model) > 1}):
-            yield f"models names {', '.join(repeated)} more than once"
+        for name in ("models", PROCESSBENCH, PRMBENCH, BEST_OF_N):
+            given = getattr(self, name) or []
+            if repeated := sorted({one for one in given if given.count(one) > 1}):
+                yield f"{name} names {', '.join(repeated)} more than once"
         if not (self.processbench or self.prmbench or self.best_of_n):
             yield f"there is nothing to measure: give {PROCESSBENCH}, {PRMBENCH} or {BEST_OF_N}"
         if not isinstance(self.threshold, str) and not 0 <= self.threshold <= 1:
@@ -208,10 +210,10 @@ def _tell_replaced(file: Path, figures: dict[str, dict]) -> None:
     """Warns of what an earlier run's table has and this one's has not."""
     try:
         earlier = json.loads(file.read_text(encoding="utf-8"))["verifiers"]
-    except (OSError, ValueError, KeyError):
+        measured = {name for of in earlier.values() for name in of}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or a file of another kind
         return
-    gone = set(earlier) - set(figures)
-    gone |= {name for of in earlier.values() for name in of} - {name for of in figures.values() for name in of}
+    gone = set(earlier) - set(figures) | measured - {name for of in figures.values() for name in of}
     if gone:
         logger.warning(
             "%s: an earlier run's figures of %s are replaced, as this one does not name them; their scores are kept, "

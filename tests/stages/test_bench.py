@@ -144,6 +144,8 @@ def test_an_undefined_f1_is_explained(verifier_paths, benchmarks, tmp_path, caps
     [
         ({"models": []}, "models is empty"),
         ({"models": ["a", "b", "a"]}, "names a more than once"),
+        ({"processbench": ["rows.jsonl"] * 2}, "processbench names rows.jsonl more than once"),
+        ({"best_of_n": ["b", "a", "b"]}, "best_of_n names b more than once"),
         ({"processbench": None}, "there is nothing to measure"),
         ({"processbench_threshold": "1.5"}, "a number must be from 0 to 1"),
         ({"prmbench_threshold": 0.3}, "prmbench_threshold"),
