@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from rlstep.core.agreement import cohen_kappa
 from rlstep.core.first_error import NONE, first_error, first_error_agreement
 from rlstep.runtime.errors import DataError, UserError
-from rlstep.steps.records import Solution, iter_solutions
+from rlstep.steps.records import HALF, Solution, counts_as_right, iter_solutions
 from rlstep.supervision.checker import name_of
 
-HALF = 0.5
 Key = tuple[str, int]
 
 
@@ -106,7 +105,7 @@ def verdicts(solution: Solution) -> list[bool | None]:
     """Whether each step is right, None where that is not known."""
     neutral = set(solution.neutral or ())
     return [
-        True if step in neutral else None if label is None else label >= HALF
+        True if step in neutral else None if label is None else counts_as_right(label)
         for step, label in enumerate(solution.labels)
     ]
 

@@ -131,6 +131,13 @@ def test_clean_curves_and_step_measures_of_any_score(run, tmp_path):
     assert (tmp_path / "out" / "reliability_qwen.png").is_file()
 
 
+def test_soft_labels_of_one_half_are_right_in_clean_picks(run):
+    rows = [row("a", scores={"prm": [0.9, 0.9]}, labels=[0.9, 0.5]), row("b", scores={"prm": [0.9]}, labels=[0.4])]
+    result, metrics = run(rows)
+    assert (result["prm"]["mean"], result["prm_clean"]["mean"]) == ([1.0], [0.5])
+    assert metrics["prm_trace_error@1"] == 0.5
+
+
 def test_scores_of_takes_some_and_prm_and_orm_give_roles(run):
     rows = three_of([{"a": [0.9], "b": [0.1], "c": [0.5, 0.3]}] * 3)
     of = {
