@@ -21,7 +21,6 @@ import threading
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -41,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 PAGE = files("rlstep.annotation") / "page"
 MAX_REQUEST_BYTES = 1 << 20
+# Of a request: a name or an address, and the port. `urlsplit` would also take what follows a bracket, or an @.
+HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z_.-]+)(:[0-9]*)?")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; "
     "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -106,9 +107,10 @@ def _refusal(request: Request, local: bool) -> tuple[int, str] | None:
         request: the request.
         local: whether the server is for this machine's browsers alone, and asks for no token.
     """
-    name = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
-    if local and not is_loopback(name):
+    host = HOST.fullmatch(request.headers.get("Host", ""))
+    if local and not (host and is_loopback(host["name"].strip("[]").lower())):
         # Another site could give its own name this address, and read the labeller's page from their browser.
+        name = host["name"] if host else ""
         return 403, f"this server answers to localhost, not to {name!r}; with a token it answers to every name."
     if request.method != "POST":
         return None

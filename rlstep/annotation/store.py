@@ -5,13 +5,16 @@
     OUT.lock       held while a server runs: a second server on the same file is refused
 
 A row is taken out again when its labeller undoes the end of a solution; all other lines keep their bytes.
+
+The files are the server's as long as it runs. What another program removes is written anew; into a file that one has
+changed or replaced nothing is written any more (`ChangedOutside`), as what was done there would be lost, or the marks.
 """
 
 import fcntl
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +28,16 @@ from rlstep.steps.sources import Row
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # labeller, item
+
+
+class ChangedOutside(OSError):
+    """A file that another program has changed while the server had it open."""
+
+    def __init__(self, path: Path):
+        super().__init__(
+            f"{path.name} was changed by another program while this server had it open. Look at it, then start the "
+            "server again; this page keeps its marks until then"
+        )
 
 
 class LabelStore:
@@ -55,8 +68,8 @@ class LabelStore:
             self.finished: dict[Key, Marks] = {}
             self._read_rows(find_item)
             self.drafts = self._read_journal(item_ids)
-            self._out = _Appender(self.out)
-            self._journal = _Appender(self.journal)
+            self._out = _Appender(self.out, lambda: self._lines.values())
+            self._journal = _Appender(self.journal, lambda: _events(self.drafts))
         except BaseException:
             self._lock.close()
             raise
@@ -105,7 +118,7 @@ class LabelStore:
         # A finished solution may have left marks from before its last one.
         drafts = {key: draft for key, draft in drafts.items() if key not in self.finished}
         with atomic(self.journal) as temporary:
-            temporary.write_bytes(b"".join(_event(key, *draft) for key, draft in drafts.items()))
+            temporary.write_bytes(b"".join(_events(drafts)))
         return drafts
 
     def save(self, key: Key, revision: int, marks: Marks) -> None:
@@ -123,15 +136,11 @@ class LabelStore:
 
     def reopen(self, key: Key, revision: int, marks: Marks) -> None:
         """Takes the row of a finished solution out; its marks go on as a draft."""
+        self._out.check(unedited=True)
         # The journal first: a kill between the two leaves the row, which then counts.
         self._journal.append(_event(key, revision, marks))
         others = {other: line for other, line in self._lines.items() if other != key}
-        with atomic(self.out) as temporary, temporary.open("wb") as file:
-            file.writelines(others.values())
-            file.flush()
-            os.fsync(file.fileno())
-        self._out.close()
-        self._out = _Appender(self.out)
+        self._out.replace(others.values())
         self._lines = others
         del self.finished[key]
         self.drafts[key] = revision, marks
@@ -148,24 +157,74 @@ class LabelStore:
 
 
 class _Appender:
-    """Appends whole lines, durably; a line that cannot be written whole is taken back."""
+    """Appends whole lines, durably; a line that cannot be written whole is taken back.
 
-    def __init__(self, path: Path):
-        self._file = path.open("ab", buffering=0)
+    Args:
+        path: the file, which is made where there is none.
+        lines: what it holds, for the case that another program removes it.
+    """
+
+    def __init__(self, path: Path, lines: Callable[[], Iterable[bytes]]):
+        self._path, self._lines = path, lines
+        self._open()
+
+    def _open(self) -> None:
+        self._file = self._path.open("ab", buffering=0)
+        self._left = os.fstat(self._file.fileno())
 
     def append(self, line: bytes) -> None:
-        end = self._file.seek(0, os.SEEK_END)
+        """
+        Raises:
+            ChangedOutside: the line would follow something else than what was written here.
+            OSError: it cannot be written.
+        """
+        self.check()
         try:
             rest = memoryview(line)
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError:
-            self._file.truncate(end)  # the next line must not go on in the middle of this one
+            self._file.truncate(self._left.st_size)  # the next line must not go on in the middle of this one
             raise
+        finally:
+            self._left = os.fstat(self._file.fileno())
+
+    def check(self, unedited: bool = False) -> None:
+        """Refuses a file that is not as it was left, and writes one anew that was removed.
+
+        Args:
+            unedited: an edit that left it as long as it was counts, too.
+
+        Raises:
+            ChangedOutside: it is another file, or has changed.
+        """
+        try:
+            now = self._path.stat()
+        except FileNotFoundError:
+            logger.warning("%s was removed while this server had it open, and is written anew", self._path)
+            self.replace(self._lines())
+            return
+        left = self._left
+        same = (now.st_dev, now.st_ino, now.st_size) == (left.st_dev, left.st_ino, left.st_size)
+        if not same or (unedited and now.st_mtime_ns != left.st_mtime_ns):
+            raise ChangedOutside(self._path)
+
+    def replace(self, lines: Iterable[bytes]) -> None:
+        """Replaces all lines, durably."""
+        with atomic(self._path) as temporary, temporary.open("wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        self._file.close()
+        self._open()
 
     def close(self) -> None:
         self._file.close()
+
+
+def _events(drafts: Mapping[Key, tuple[int, Marks]]) -> Iterator[bytes]:
+    return (_event(key, *draft) for key, draft in drafts.items())
 
 
 def _event(key: Key, revision: int, marks: Marks) -> bytes:

@@ -24,6 +24,7 @@ from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.samples import ScoreChoice, read_samples
 from rlstep.evaluation.scored_rows import expect, problem_id_of, text_of
 from rlstep.runtime.errors import DataError, UserError
+from rlstep.steps.answers import same_answer
 from rlstep.steps.fields import rename_fields
 from rlstep.steps.sources import iter_rows
 
@@ -131,7 +132,9 @@ def _check_problems(data: CountedSamples, search: CountedSamples) -> None:
             )
     for name, one in search.taken.items():
         first = data.taken[name].reference
-        if None not in (first, one.reference) and first != one.reference:
+        if None in (first, one.reference) or first == one.reference:
+            continue
+        if not same_answer(one.reference, first):
             raise UserError(
                 f"the answer to problem '{name}' is {first} in {data.path} and {one.reference} in {search.path}: they "
                 "are of different tasks."

@@ -18,7 +18,6 @@ TABLE_N = 100  # as in the table of Lightman et al.
 OUTPUT = "best_of_n.json"
 BY_PROBLEM = "by_problem.json"
 PICTURE = "best_of_n.png"
-RELIABILITY = "reliability.png"
 EQUAL_TOKENS = "equal_tokens"  # with .json, .md and .png
 TRACKED = ReadBy("report_to", "wandb", "trackio")
 

@@ -40,7 +40,7 @@ from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.progress import track
 from rlstep.steps.answers import extract, reference_fault, same_answer
 from rlstep.steps.fields import rename_fields
-from rlstep.steps.records import shown
+from rlstep.steps.records import counts_as_right, shown
 from rlstep.steps.sources import Row, iter_rows
 from rlstep.steps.trees import Beginnings
 from rlstep.verifiers.step_table import StepTable, column
@@ -257,7 +257,8 @@ class _Columns:
     def _add_labels(self, row: Row, correct: bool) -> list[float | None] | None:
         """Adds whether the row is clean; returns its labels."""
         labels = scored_rows.labels_of(row)
-        self._clean.append(correct and bool(labels) and all(label == 1 for label in labels))
+        known = bool(labels) and None not in labels
+        self._clean.append(correct and known and all(map(counts_as_right, labels)))
         self._any_label |= any(label is not None for label in labels or ())
         self._labelled += labels is not None
         return labels

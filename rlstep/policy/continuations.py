@@ -23,11 +23,13 @@ class Continuations:
 
     Attributes:
         texts: of each beginning its continuations, without what was there before.
+        finished: of each continuation, whether the model ended it, rather than being stopped by the length limit.
         tokens: how many were generated, end tokens included.
         prefix_tokens: tokens of the beginnings, each counted once.
     """
 
     texts: list[list[str]]
+    finished: list[list[bool]]
     tokens: int
     prefix_tokens: int
 
@@ -89,11 +91,16 @@ class Continuer:
         encoded = self._encoded(beginnings)
         rows = [row for row, number in enumerate(numbers) for _ in range(number)]
         ids_BT = continued(self.model, self.tokenizer, [before + written for before, written in encoded], rows)
+        ended_B = torch.isin(ids_BT, torch.tensor(stops, device=ids_BT.device)).any(dim=1).tolist()
         texts: list[list[str]] = [[] for _ in beginnings]
-        for row, tail in zip(rows, self._tails([encoded[row][1] for row in rows], ids_BT.tolist()), strict=True):
+        finished: list[list[bool]] = [[] for _ in beginnings]
+        tails = self._tails([encoded[row][1] for row in rows], ids_BT.tolist())
+        for row, tail, ended in zip(rows, tails, ended_B, strict=True):
             texts[row].append(tail)
+            finished[row].append(ended)
         return Continuations(
             texts,
+            finished,
             int(drawn_tokens(ids_BT, stops).sum()),
             sum(len(before) + len(written) for before, written in encoded),
         )

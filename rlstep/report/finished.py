@@ -1,6 +1,5 @@
 """What a report is of: one run, or one experiment over several seeds, with its numbers."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from rlstep.report import arms
 from rlstep.report.examples import StepScores
 from rlstep.report.over_seeds import summarize_seeds
+from rlstep.report.run_files import read_record
 from rlstep.report.summary import has_results, summarize
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RECORD
@@ -116,6 +116,6 @@ def _task_of(folder: Path) -> str | None:
     """A run's task, by the record of `prepare` or of an RL arm; None if neither says it."""
     for place in ("prepare", *(arm.folder for arm in arms.ARMS)):
         path = folder / place / RECORD
-        if path.is_file() and (task := json.loads(path.read_text(encoding="utf-8")).get("config", {}).get("task")):
-            return task
+        if path.is_file() and (task := read_record(path).get("config", {}).get("task")):
+            return str(task)
     return None

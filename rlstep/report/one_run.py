@@ -10,6 +10,7 @@ from rlstep.report.finished import FinishedRun, open_one, side_by_side
 from rlstep.report.glossary import GLOSSARY
 from rlstep.report.html.page import MOST, PAGE, write_page
 from rlstep.runtime.rows import write_json
+from rlstep.runtime.visible import visible
 
 SUMMARY, TEXT = "summary.json", "report.md"
 PICTURES = ("best_of_n.png", "rl_curves.png", "step_scores.png")
@@ -45,7 +46,7 @@ def report_run(
     examples = step_scores.examples if step_scores else []
     pictures = _draw(summary, examples, out)
     write_json(out / SUMMARY, summary)
-    (out / TEXT).write_text(_text(summary, examples), encoding="utf-8")
+    (out / TEXT).write_text(visible(_text(summary, examples)), encoding="utf-8")
     write_page(out / PAGE, on_page, most)
     return summary, sorted(pictures)
 

@@ -1,5 +1,6 @@
 """A figure of a verifier's calibration: how often steps are right, against how often it says they are."""
 
+import re
 from typing import Protocol
 
 import matplotlib.pyplot  # noqa: F401 - wandb.Image(figure) fails where nobody has imported it
@@ -13,9 +14,19 @@ from transformers import TrainerCallback
 
 from rlstep.core.calibration import Reliability
 from rlstep.core.stats import wilson_interval
+from rlstep.report.examples import PRM
 from rlstep.report.style import BLUE, GREY, STYLE, VERMILION
+from rlstep.runtime.record import digest
 from rlstep.runtime.trackers import active_trackers
 from rlstep.runtime.tracking import unharmed
+
+
+def file_name(curve: str) -> str:
+    """The figure's file for a curve of any name; of names that no file can have, two that differ have two files."""
+    if curve == PRM:
+        return "reliability.png"
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", curve)[:60]
+    return f"reliability_{plain}.png" if plain == curve else f"reliability_{plain}-{digest(curve)[:6]}.png"
 
 
 def reliability_figure(reliability: Reliability, title: str = "Are the probabilities right?") -> Figure:

@@ -8,6 +8,7 @@ from rlstep.report.finished import FinishedRun, open_seeds, side_by_side
 from rlstep.report.html.page import MOST, PAGE, write_page
 from rlstep.report.over_seeds import GAPS, comparison_cells, domain_cells, gap_cells, without_gaps
 from rlstep.runtime.rows import write_json
+from rlstep.runtime.visible import visible
 
 
 def report_seeds(
@@ -39,7 +40,7 @@ def report_seeds(
     out.mkdir(parents=True, exist_ok=True)
     _draw(summary, out)
     write_json(out / "summary.json", summary)
-    (out / "report.md").write_text(_text(summary), encoding="utf-8")
+    (out / "report.md").write_text(visible(_text(summary)), encoding="utf-8")
     write_page(out / PAGE, on_page, most)
     return summary
 

@@ -9,12 +9,12 @@ What is read from a run folder (at least one of the first two must exist; what i
     **/run.json, **/*.run.json       the stages' records: seconds, seed, versions, commit
 """
 
-import json
 from pathlib import Path
 
 from rlstep.evaluation.learning_curves import KEYS, compare_arms, read_history
-from rlstep.report import arms, tables
+from rlstep.report import arms
 from rlstep.report.examples import StepScores, read_step_scores
+from rlstep.report.run_files import read_curves, read_domains, read_record
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RECORD, is_record
 
@@ -61,7 +61,7 @@ def summarize(run: str | Path) -> tuple[dict, StepScores | None]:
         "versions": _versions(all_records),
         "commits": sorted({record["commit"] for record in all_records if record.get("commit")}),
         "best_of_n": best_of_n,
-        "domains": _read_json(run / BY_DOMAIN) if (run / BY_DOMAIN).is_file() else None,
+        "domains": read_domains(run / BY_DOMAIN) if (run / BY_DOMAIN).is_file() else None,
         "rl": rl,
         "rl_comparison": _comparison(run),
         "step_scores": step_scores.tally if step_scores else None,
@@ -76,18 +76,7 @@ def _best_of_n(run: Path, missing: list[str]) -> dict | None:
     if not path.is_file():
         missing.append(f"best-of-N curves: no {BEST_OF_N}")
         return None
-    curves = _read_json(path)
-    if "ns" not in curves or not tables.curve_names(curves):
-        lacking = "no curve" if "ns" in curves else "no 'ns'"
-        raise UserError(f"{path}: {lacking}. Run `rlstep evaluate` again.")
-    for name in tables.curve_names(curves):
-        for part in ("mean", "low", "high"):
-            values = curves[name].get(part)
-            if not isinstance(values, list) or len(values) != len(curves["ns"]):
-                raise UserError(
-                    f"{path}: the curve '{name}' needs one '{part}' for each N of 'ns'. Run `rlstep evaluate` again."
-                )
-    return curves
+    return read_curves(path)
 
 
 def _learning_curves(run: Path, missing: list[str]) -> dict[str, dict | None]:
@@ -134,7 +123,7 @@ def _records(run: Path) -> dict[str, dict]:
             continue
         output = place.parent if path.name == RECORD else place.with_name(path.name.removesuffix("." + RECORD))
         name = output.as_posix().removesuffix(".jsonl")
-        records["" if name == "." else name] = _read_json(path)
+        records["" if name == "." else name] = read_record(path)
 
     def order(item: tuple[str, dict]) -> int:
         stage = item[1].get("stage")
@@ -151,14 +140,3 @@ def _versions(records: list[dict]) -> dict[str, str]:
             if version not in by_package.setdefault(name, []):
                 by_package[name].append(version)
     return {name: " and ".join(versions) for name, versions in by_package.items()}
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON or of UTF-8
-        reason = getattr(error, "msg", None) or getattr(error, "reason", error)
-        raise UserError(f"{path}: not valid JSON ({reason}). Run the stage that writes it again.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, got {type(content).__name__}.")
-    return content

@@ -3,14 +3,16 @@
 A value is a number, or a dict {"mean", "low", "high"} with its interval.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rlstep.evaluation.domains import ALL
 from rlstep.report import arms
 from rlstep.report.examples import ORM, PRM
+from rlstep.runtime.visible import visible
 from rlstep.steps.prompts import problem_text
-from rlstep.steps.records import Solution
+from rlstep.steps.records import Solution, counts_as_right
 
 CURVE_HEADS = {
     "prm": "PRM",
@@ -35,9 +37,20 @@ class Cells(NamedTuple):
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table, its first column aligned left, the others right."""
+    """A markdown table, its first column aligned left, the others right; a cell may hold any text."""
+    head, *rows = ([_cell(cell) for cell in line] for line in (head, *rows))
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def one_line(text: str) -> str:
+    """Text that may be anything, such as a score's name, fit to be shown on one line."""
+    return " ".join(visible(text).split())
+
+
+def _cell(text: str) -> str:
+    """Text without the bar and the end of a line, which would be the table's."""
+    return one_line(text).replace("|", "\\|")
 
 
 def number(mean: float | None, low: float | None = None, high: float | None = None, digits: int = 2) -> str:
@@ -91,7 +104,7 @@ def best_of_n(curves: dict) -> Cells:
 def plain_best_of_n(curves: dict) -> str:
     """Every curve for a terminal, one line each, with the interval at the largest N."""
     names = curve_names(curves)
-    heads = [curve_head(name, names) for name in names]
+    heads = [one_line(curve_head(name, names)) for name in names]
     width = max(map(len, heads))
     lines = [f"{'N':<{width}}" + "".join(f"{n:>8}" for n in curves["ns"]) + "  95% interval at the last"]
     for head, curve in zip(heads, (curves[name] for name in names), strict=True):
@@ -103,16 +116,12 @@ def plain_best_of_n(curves: dict) -> str:
 def plain_errors(ns: Sequence[int], errors: dict[str, dict]) -> str:
     """Wrong answers and right answers on a wrong step at the largest N for a terminal, one line per way to pick."""
     lines = [f"errors at N = {ns[-1]}: of the answer; of a step, among right answers"]
-    width = max(map(len, errors))
+    names = {name: one_line(name) for name in errors}
+    width = max(map(len, names.values()))
     for name, one in errors.items():
         answer, trace = one["final_answer_error"][-1], one["trace_error"][-1]
-        lines.append(f"{name:<{width}}{answer:>8.3f}" + (f"{trace:>8.3f}" if trace is not None else f"{'-':>8}"))
+        lines.append(f"{names[name]:<{width}}{answer:>8.3f}" + (f"{trace:>8.3f}" if trace is not None else f"{'-':>8}"))
     return "\n".join(lines)
-
-
-def _cell(name: str) -> str:
-    """A name, which may be any text, without the bar and the end of a line, which would be the table's."""
-    return " ".join(name.split()).replace("|", "\\|")
 
 
 def picked_by(figures: dict) -> list[str]:
@@ -138,7 +147,7 @@ def domains(figures: dict, gaps: Mapping[str, str] | None = None) -> Cells:
     rows = []
     for name, one in (figures["domains"] | {ALL: figures[ALL]}).items():
         values = [number(**one["accuracy"].get(curve, {"mean": None}), digits=3) for curve in names]
-        rows.append([_cell(name), *values, f"{one['problems']:,}"])
+        rows.append([name, *values, f"{one['problems']:,}"])
     heads = [curve_head(name, picks) for name in picks]
     return Cells([f"best of {figures['n']}", *heads, *gaps.values(), "problems"], rows)
 
@@ -155,7 +164,7 @@ def equal_tokens(figures: dict) -> Cells:
         for curve, accuracy in one["accuracy"].items():
             values = [number(**(accuracy[part] or {"mean": None}), digits=3) for part in SIDE_BY_SIDE]
             picked = curve_head(curve, [*one["accuracy"]])
-            rows.append([_cell(name), picked, f"{one['solutions']}", f"{one['tokens']:,.0f}", *values, n])
+            rows.append([name, picked, f"{one['solutions']}", f"{one['tokens']:,.0f}", *values, n])
     return Cells(["search", "picked by", "N", "tokens", "right", "best of n", "difference", "n"], rows)
 
 
@@ -200,12 +209,17 @@ def learning_curves(curves: dict, gap: dict | None = None) -> Cells:
 
 def steps(solution: Solution) -> str:
     """A solution as text, each step with the exact checker's verdict and the PRM's score."""
-    verdicts = {1: "right", 0: "wrong"}
+    verdicts = {True: "right", False: "wrong", None: "?"}
     lines = [problem_text(solution.prompt).strip()]
     for text, label, p in zip(solution.step_texts, solution.labels, solution.scores[PRM], strict=True):
-        lines.append(f"{p:.2f}  {verdicts.get(label, '?'):5}  {' '.join(text.split())}")
+        lines.append(
+            f"{p:.2f}  {verdicts[None if label is None else counts_as_right(label)]:5}  {' '.join(text.split())}"
+        )
     lines.append(f"ORM {solution.scores[ORM][-1]:.2f}; right answer {solution.reference}")
-    return "```text\n" + "\n".join(lines) + "\n```"
+    text = visible("\n".join(lines))
+    # Longer than any in the text, which would end it.
+    fence = "`" * max([3, *(len(ticks) + 1 for ticks in re.findall("`+", text))])
+    return f"{fence}text\n{text}\n{fence}"
 
 
 def seconds(stages: dict[str, float]) -> Cells:

@@ -104,8 +104,9 @@ class JsonClient:
             try:
                 return self._once(path, body)
             except _Unavailable as error:
-                # Spread out, so that many threads do not come back at one moment.
-                pause = error.retry_after if error.retry_after is not None else wait * self._spread.uniform(0.5, 1.0)
+                # Spread out, so that many threads do not come back at one moment. A server that asks for no wait, as by
+                # a time that is past by its clock, is not asked again at once either.
+                pause = error.retry_after or wait * self._spread.uniform(0.5, 1.0)
                 if pause >= self.retry_for - (time.monotonic() - start):
                     raise self._given_up(error) from None
             self._stopped.wait(pause)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from rlstep.evaluation.best_of_n import curves_of, fewest_samples, means, powers_of_two
-from rlstep.evaluation.samples import ScoreChoice, read_samples
+from rlstep.evaluation.samples import ORM, ScoreChoice, read_samples
 from rlstep.evaluation.verifier_bench import (
     BEST_OF_N,
     PRMBENCH,
@@ -39,7 +39,10 @@ from rlstep.steps.prompts import prompt_key
 from rlstep.steps.readers import read
 from rlstep.steps.records import Solution, iter_solutions, write_solutions
 from rlstep.steps.sources import is_hub_id
+from rlstep.verifiers.pretrained import load_config
 from rlstep.verifiers.published import FAMILIES
+from rlstep.verifiers.serving.addresses import checkpoint_of
+from rlstep.verifiers.spec import config_entry
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +72,7 @@ class BenchConfig:
         default=None, metadata={"help": "Files or folders of samples, N of each problem, that rlstep sample wrote."}
     )
     aggregate: Annotated[Literal["product", "minimum", "last", "mean"], ReadBy("best_of_n")] = field(
-        default="product", metadata={"help": "How step scores become the solution's."}
+        default="product", metadata={"help": "How step scores become the solution's; an ORM's is always its last."}
     )
     batch_tokens: Annotated[int, Range(at_least=1)] = as_in_score("batch_tokens")
     kind: Literal["prm", "orm"] | None = as_in_score("kind")
@@ -88,8 +91,10 @@ class BenchConfig:
             yield from model_faults(model)
         if not self.models:
             yield "models is empty; name at least one verifier"
-        if repeated := sorted({model for model in self.models if self.models.count(model) > 1}):
-            yield f"models names {', '.join(repeated)} more than once"
+        for name in ("models", PROCESSBENCH, PRMBENCH, BEST_OF_N):
+            given = getattr(self, name) or []
+            if repeated := sorted({one for one in given if given.count(one) > 1}):
+                yield f"{name} names {', '.join(repeated)} more than once"
         if not (self.processbench or self.prmbench or self.best_of_n):
             yield f"there is nothing to measure: give {PROCESSBENCH}, {PRMBENCH} or {BEST_OF_N}"
         if not isinstance(self.threshold, str) and not 0 <= self.threshold <= 1:
@@ -126,7 +131,7 @@ def bench(config: BenchConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
             figures[model] = {}
             for benchmark, path in data.items():
                 scored = _scored(config, prompts, model, benchmark, path)
-                figures[model][benchmark] = _measure(config, benchmark, scored)
+                figures[model][benchmark] = _measure(config, model, benchmark, scored)
         _tell_replaced(out / OUTPUT, figures)
         write_json(out / OUTPUT, {"verifiers": figures, "without_a_verifier": votes, "settings": asdict(config)})
         text = verifier_table(figures, votes)
@@ -166,7 +171,8 @@ def _scored(config: BenchConfig, prompts: PromptOptions, model: str, benchmark: 
     folder = Path(config.out) / "scores" / _file_name(model)
     out = folder / f"{_file_name(benchmark)}.jsonl"
     reading = {name: getattr(config, name) for name in READING}
-    key = digest(reading, asdict(prompts), prompts.template_text, Path(data), model, checkpoint_files(model))
+    files = checkpoint_files(checkpoint_of(model))
+    key = digest(reading, asdict(prompts), prompts.template_text, Path(data), model, files)
     finished = out.with_suffix(".key")
     if not (out.is_file() and finished.is_file() and finished.read_text(encoding="utf-8") == key):
         print(f"{model}: {benchmark}", flush=True)
@@ -179,23 +185,33 @@ def _file_name(name: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-')[-60:]}-{digest(name)[:6]}"
 
 
-def _measure(config: BenchConfig, benchmark: str, scored: Path) -> dict:
+def _measure(config: BenchConfig, model: str, benchmark: str, scored: Path) -> dict:
     if benchmark == PROCESSBENCH:
         return _as_dicts(processbench(_judged(scored, subset_of), config.threshold))
     if benchmark == PRMBENCH:
         return _as_dicts(prmbench(_judged(scored, class_of), config.prmbench_threshold))
-    curves = _curves(scored, ScoreChoice(names=(NAME,), aggregate=config.aggregate))
-    return {"ns": curves["ns"], "best_of_n": curves[NAME]}
+    if _is_orm(config, model):
+        choice, curve = ScoreChoice(orm=NAME, names=()), ORM
+    else:
+        choice, curve = ScoreChoice(names=(NAME,), aggregate=config.aggregate), NAME
+    curves = _curves(scored, choice)
+    return {"ns": curves["ns"], "best_of_n": curves[curve], "aggregate": choice.how(curve)}
+
+
+def _is_orm(config: BenchConfig, model: str) -> bool:
+    """Whether a verifier's values are of the text up to a step, of which the last is the solution's, not of steps."""
+    said = config_entry(load_config(checkpoint_of(model), config.trust_remote_code)).get("kind")
+    return (said or config.kind) == "orm"
 
 
 def _tell_replaced(file: Path, figures: dict[str, dict]) -> None:
     """Warns of what an earlier run's table has and this one's has not."""
     try:
         earlier = json.loads(file.read_text(encoding="utf-8"))["verifiers"]
-    except (OSError, ValueError, KeyError):
+        measured = {name for of in earlier.values() for name in of}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or a file of another kind
         return
-    gone = set(earlier) - set(figures)
-    gone |= {name for of in earlier.values() for name in of} - {name for of in figures.values() for name in of}
+    gone = set(earlier) - set(figures) | measured - {name for of in figures.values() for name in of}
     if gone:
         logger.warning(
             "%s: an earlier run's figures of %s are replaced, as this one does not name them; their scores are kept, "

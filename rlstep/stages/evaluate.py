@@ -13,7 +13,6 @@ best-of-N at equal generated tokens (`rlstep.evaluation.equal_tokens`).
 Several files, or `domain`, give a table by domain at one N instead (`rlstep.evaluation.domains`).
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -31,24 +30,24 @@ from rlstep.evaluation.options import (
     EQUAL_TOKENS,
     OUTPUT,
     PICTURE,
-    RELIABILITY,
     TABLE_N,
     EvaluateConfig,
 )
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.sample_summary import bound_on_n, caption, describe, row_counts, size_facts
-from rlstep.evaluation.samples import FIELDS, PRM, ScoreChoice, read_samples
+from rlstep.evaluation.samples import FIELDS, ScoreChoice, read_samples
 from rlstep.report.figures import draw_best_of_n, draw_equal_tokens
-from rlstep.report.reliability import reliability_figure
+from rlstep.report.reliability import file_name, reliability_figure
 from rlstep.report.tables import domains as domain_cells
 from rlstep.report.tables import equal_tokens as equal_token_cells
-from rlstep.report.tables import plain_best_of_n, plain_errors, table
+from rlstep.report.tables import one_line, plain_best_of_n, plain_errors, table
 from rlstep.report.tables import process_sets as process_set_cells
 from rlstep.report.tracked_curves import log_best_of_n, log_domains
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
 from rlstep.runtime.tracking import UNTRACKED, TrackingOptions, check_tracking, track
+from rlstep.runtime.visible import visible
 from rlstep.steps.answers import failed_gradings
 from rlstep.steps.fields import parse_fields
 from rlstep.verifiers.metrics import step_metrics
@@ -68,7 +67,7 @@ def evaluate(config: EvaluateConfig, tracking: TrackingOptions = UNTRACKED) -> d
     check_tracking(tracking, config)
     with RunRecord("evaluate", asdict(config) | asdict(tracking), Path(config.out), config.seed) as record:
         text = (_domains if config.by_domain else _curves)(config, tracking, record)
-    print(text)
+    print(visible(text))
     return record.metrics
 
 
@@ -199,7 +198,7 @@ def _domains(config: EvaluateConfig, tracking: TrackingOptions, record: RunRecor
         record.metrics |= {f"{prefix}{name}@{n}": curve["mean"] for name, curve in one["accuracy"].items()}
     for tracker in track(record, tracking, config, config.data):
         log_domains(tracker, figures)
-    described = (f"{name}: {'; '.join(describe(scored))}" for name, scored in domains.items())
+    described = (f"{one_line(name)}: {'; '.join(describe(scored))}" for name, scored in domains.items())
     return "\n\n".join(["\n".join(described), text, f"{out / DOMAINS}"])
 
 
@@ -213,6 +212,5 @@ def _measure_steps(table: StepTable, out: Path, curve: str) -> dict[str, float]:
     if not len(probs):
         return {}
     out.mkdir(parents=True, exist_ok=True)
-    name = RELIABILITY if curve == PRM else f"reliability_{re.sub(r'[^A-Za-z0-9.-]+', '_', curve)}.png"
-    reliability_figure(reliability(probs, targets)).savefig(out / name, dpi=150)
+    reliability_figure(reliability(probs, targets)).savefig(out / file_name(curve), dpi=150)
     return step_metrics(table)

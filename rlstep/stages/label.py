@@ -16,6 +16,7 @@ from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.supervision.options import CheckerOptions, ConsensusOptions, JudgeOptions, MonteCarloOptions, TeacherOptions
 from rlstep.supervision.runs import LabelRun, by_checker, by_consensus, by_judge, by_rollouts, by_teacher
 from rlstep.tasks import GRADER_HELP, PATTERN_HELP, TASK_HELP, Grader, get, task_faults
+from rlstep.verifiers.serving.addresses import checkpoint_of, is_pooling_address, is_url
 
 LABELS = ReadUnless("by", "consensus")
 
@@ -133,10 +134,10 @@ def _made_by(config: LabelConfig) -> str:
 
 
 def _model_files(path: str | None) -> list[tuple[str, int, int]] | None:
-    """None where no model of this machine labels."""
-    if path is None or path.lower().startswith(("http://", "https://")):
+    """None where no model labels whose files are known here; of one on a vLLM server its own are."""
+    if path is None or (is_url(path) and not is_pooling_address(path)):
         return None
     # Here, because the checker needs no transformers.
     from rlstep.runtime.checkpoints import checkpoint_files
 
-    return checkpoint_files(path)
+    return checkpoint_files(checkpoint_of(path))

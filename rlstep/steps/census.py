@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from rlstep.runtime.visible import visible
 from rlstep.steps.prompts import problem_text
 from rlstep.steps.readers.base import ReadReport
 from rlstep.steps.records import Solution
@@ -96,7 +97,8 @@ def readable(solution: Solution) -> str:
     about = [f"{solution.problem_id}, sample {solution.sample}"]
     about += [f"tree {solution.tree}"] * (solution.tree is not None)
     about += [f"answer {solution.answer} ({answer})"] * (solution.answer is not None)
-    return "\n".join(["--- " + ", ".join(about), problem_text(solution.prompt).rstrip(), *_labelled(solution)])
+    lines = ["--- " + ", ".join(about), problem_text(solution.prompt).rstrip(), *_labelled(solution)]
+    return visible("\n".join(lines))  # as a terminal obeys some characters, and cannot be sent others
 
 
 def _labelled(solution: Solution) -> Iterator[str]:

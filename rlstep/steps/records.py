@@ -21,6 +21,12 @@ from rlstep.steps.prompts import is_prompt_format
 from rlstep.steps.sources import Row, iter_rows
 
 Span = tuple[int, int]
+HALF = 0.5
+
+
+def counts_as_right(label: float) -> bool:
+    """Whether a step with this label is right, where it has to be one or the other; a soft one of one half is."""
+    return label >= HALF
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,9 @@ class Solution:
 
     @property
     def clean(self) -> bool:
-        """Whether the answer is right and every step is labelled right."""
-        return bool(self.correct) and bool(self.labels) and all(label == 1 for label in self.labels)
+        """Whether the answer is right and every step is labelled right (`counts_as_right`)."""
+        known = bool(self.labels) and None not in self.labels
+        return bool(self.correct) and known and all(map(counts_as_right, self.labels))
 
     def to_row(self) -> dict:
         """The fields by name, for a file: as `dataclasses.asdict`, but without copies of the lists."""

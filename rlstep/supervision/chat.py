@@ -13,6 +13,10 @@ from rlstep.steps.records import shown
 
 KEY_VARIABLE = "RLSTEP_JUDGE_KEY"
 PATH = "/chat/completions"
+# In place of an answer that was cut off: a box that stands in it is not the one that it would have ended with.
+CUT_OFF = ""
+# What the protocol gives as the reason for such an end.
+CUTS = ("length", "content_filter")
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Answers:
     """What one request gave.
 
     Attributes:
-        texts: of the answers, one at least; "" for one without text.
+        texts: of the answers, one at least; "" for one without text, or one that was cut off.
         prompt_tokens, completion_tokens: as the server counts them; None where it does not.
     """
 
@@ -94,7 +98,7 @@ class ChatClient:
             text = message.get("content", "") if isinstance(message, dict) else 0
             if not isinstance(text, str | None):
                 raise self._no_answers(f"expected a choice with a message's content, got {shown(choice)}")
-            texts.append(text or "")
+            texts.append(CUT_OFF if choice.get("finish_reason") in CUTS else text or "")
         usage = reply.get("usage")
         counts = (
             usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")

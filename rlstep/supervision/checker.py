@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import same_answer
-from rlstep.steps.records import Solution
+from rlstep.steps.records import Solution, counts_as_right
 from rlstep.steps.trees import Beginnings
 from rlstep.tasks.base import OTHER_TASK, Task, checked
 
@@ -92,10 +92,12 @@ def label_metrics(solutions: Iterable[Solution]) -> dict:
         rows += 1
         steps += len(own)
         labelled += len(labels)
-        right_steps += sum(value == 1 for value in labels)
+        right_steps += sum(map(counts_as_right, labels))
         right += bool(solution.correct)
         clean += solution.clean
-        on_wrong_step += bool(solution.correct) and any(value is not None and value < 1 for value in solution.labels)
+        on_wrong_step += bool(solution.correct) and any(
+            value is not None and not counts_as_right(value) for value in solution.labels
+        )
         unanswered += solution.answer is None
         unfinished += not solution.finished
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from rlstep.core.agreement import cohen_kappa
 from rlstep.core.first_error import NONE, first_error, first_error_agreement
 from rlstep.runtime.errors import DataError, UserError
-from rlstep.steps.records import Solution, iter_solutions
+from rlstep.steps.records import HALF, Solution, counts_as_right, iter_solutions
 from rlstep.supervision.checker import name_of
 
-HALF = 0.5
 Key = tuple[str, int]
 
 
@@ -41,11 +40,11 @@ class Consensus:
         """Yields each solution of `path` and whether it is kept.
 
         Raises:
-            UserError: no solution is in both files.
-            DataError: a malformed or unlabelled row; one of `other` that is there twice, or has another text or steps.
+            UserError: no solution is in both files, or one has another text or other steps in `other`.
+            DataError: a malformed or unlabelled row, or one that is there twice in its file.
         """
-        others = self._others()
-        for solution in iter_solutions(self.path, need=("steps", "labels")):
+        others = dict(_once(self.other))
+        for _, solution in _once(self.path):
             other = others.get((solution.problem_id, solution.sample))
             if other is None:
                 self.unmatched += 1
@@ -77,18 +76,6 @@ class Consensus:
             "unmatched": self.unmatched,
         }
 
-    def _others(self) -> dict[Key, Solution]:
-        others: dict[Key, Solution] = {}
-        for number, solution in enumerate(iter_solutions(self.other, need=("steps", "labels")), 1):
-            key = solution.problem_id, solution.sample
-            if key in others:
-                problem = (
-                    f"sample {solution.sample} of '{solution.problem_id}' is there twice; nothing says which is meant."
-                )
-                raise DataError(self.other, number, "sample", problem)
-            others[key] = solution
-        return others
-
     def _agree(self, solution: Solution, other: Solution) -> bool:
         first, second = verdicts(solution), verdicts(other)
         self.steps += [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
@@ -100,11 +87,25 @@ class Consensus:
         return places[0] == places[1]
 
 
+def _once(path: str) -> Iterator[tuple[Key, Solution]]:
+    """The labelled solutions of a file, by problem and sample; a repeated one would count twice."""
+    seen: set[Key] = set()
+    for number, solution in enumerate(iter_solutions(path, need=("steps", "labels")), 1):
+        key = solution.problem_id, solution.sample
+        if key in seen:
+            problem = (
+                f"sample {solution.sample} of '{solution.problem_id}' is there twice; nothing says which is meant."
+            )
+            raise DataError(path, number, "sample", problem)
+        seen.add(key)
+        yield key, solution
+
+
 def verdicts(solution: Solution) -> list[bool | None]:
     """Whether each step is right, None where that is not known."""
     neutral = set(solution.neutral or ())
     return [
-        True if step in neutral else None if label is None else label >= HALF
+        True if step in neutral else None if label is None else counts_as_right(label)
         for step, label in enumerate(solution.labels)
     ]
 

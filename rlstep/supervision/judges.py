@@ -8,7 +8,7 @@ from typing import Protocol
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.json_client import Stopped
 from rlstep.steps.prompts import Message
-from rlstep.supervision.chat import ChatClient
+from rlstep.supervision.chat import CUT_OFF, ChatClient
 from rlstep.supervision.options import JudgeOptions
 from rlstep.supervision.verdicts import Ballot
 
@@ -99,8 +99,8 @@ class LocalJudge:
         while open_cases := [case for case in batch if ballots[case.row].wanted]:
             numbers = [min(ballots[case.row].wanted, self.options.batch_size) for case in open_cases]
             drawn = continuer.draw([(case.prompt, "") for case in open_cases], numbers, seed * 31 + draws)
-            for case, texts in zip(open_cases, drawn.texts, strict=True):
-                ballots[case.row].add(texts)
+            for case, texts, finished in zip(open_cases, drawn.texts, drawn.finished, strict=True):
+                ballots[case.row].add([text if ended else CUT_OFF for text, ended in zip(texts, finished, strict=True)])
             prompt_tokens, completion_tokens = prompt_tokens + drawn.prefix_tokens, completion_tokens + drawn.tokens
             draws += 1
         return Judged(ballots, prompt_tokens, completion_tokens)

@@ -10,6 +10,7 @@ from rlstep.runtime.constraints import MayChange, Range, ReadBy, changed
 from rlstep.runtime.conversion import as_mapping
 from rlstep.runtime.errors import UserError
 from rlstep.supervision.chat import KEY_VARIABLE, PATH
+from rlstep.verifiers.serving.addresses import is_pooling_address, is_url
 
 By = Literal["checker", "monte_carlo", "teacher", "judge", "consensus"]
 
@@ -21,6 +22,11 @@ GENERATED = ReadBy("by", "monte_carlo", "judge")
 LOADED = ReadBy("by", "monte_carlo", "teacher", "judge")
 AT_A_URL = ReadBy("judge_url")
 STEP_BY_STEP = ReadBy("search", "linear")
+
+# What a request to a judge has that no setting replaces: its verdict would be of something else, or could not be read.
+OF_THE_REQUEST = {"model", "messages", "n", "stream"}
+# Settings by the names of their fields in a request.
+SENT_AS = {"max_new_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p"}
 
 
 @dataclass(kw_only=True)
@@ -157,6 +163,10 @@ class TeacherOptions(GenerationOptions):
             yield "by 'teacher' needs teacher, the path of a PRM, or teacher_score, its scores in the file, one of them"
         if self.teacher_score is not None and (names := changed(self, ("dtype", "trust_remote_code"))):
             yield f"teacher_score reads the file, so {', '.join(names)} would do nothing; leave it out"
+        # A vLLM server holds the weights alone: the tokenizer, which may be of such code, is loaded here.
+        remote = self.teacher is not None and is_url(self.teacher) and not is_pooling_address(self.teacher)
+        if remote and (names := changed(self, ("dtype", "trust_remote_code"))):
+            yield f"teacher is a server's address, so {', '.join(names)} would do nothing; leave it out"
 
 
 @dataclass(kw_only=True)
@@ -214,10 +224,19 @@ class JudgeOptions(GenerationOptions):
         local = ("top_k", "batch_size", "seed", "dtype", "trust_remote_code")
         if self.judge_url is not None and (names := changed(self, local)):
             yield f"judge_url is a server's, so {', '.join(names)} would do nothing; see judge_parameters"
-        if self.temperature == 0 and self.votes > 1:
+        if (self.judge_parameters or {}).get("temperature", self.temperature) == 0 and self.votes > 1:
             yield f"temperature 0 gives one answer {self.votes} times over; set votes to 1, or temperature above 0"
+        yield from self._parameter_faults()
         if self.judge_url is not None:
             yield from self._address_faults(self.judge_url)
+
+    def _parameter_faults(self) -> Iterator[str]:
+        """Fields of a request that are not the user's, and settings that they would replace."""
+        given = self.judge_parameters or {}
+        if own := sorted(given.keys() & OF_THE_REQUEST):
+            yield f"judge_parameters has {', '.join(own)}, which every request has from rlstep; leave it out"
+        if names := [name for name, field in SENT_AS.items() if field in given and changed(self, [name])]:
+            yield f"judge_parameters replaces {', '.join(names)}, which is set as well; set it once"
 
     def _address_faults(self, url: str) -> Iterator[str]:
         try:

@@ -27,6 +27,7 @@ from rlstep.core.selection import (
     within_budget,
 )
 from rlstep.runtime.errors import DataError
+from rlstep.steps.answers import same_answer
 from rlstep.steps.prompts import problem_text
 from rlstep.steps.records import Solution, solution_of
 from rlstep.steps.sources import Row, iter_rows
@@ -92,7 +93,8 @@ class Candidates:
             step has no score, because it did not fit into the verifier.
 
     Raises:
-        DataError: a row lacks a score or what is needed to grade it, or has scores that are no probabilities.
+        DataError: a row lacks a score or what is needed to grade it, has scores that are no probabilities, or the id
+            of another problem.
     """
 
     def __init__(self, path: str | Path, criterion: Criterion, task: Task | None = None):
@@ -100,8 +102,10 @@ class Candidates:
         self.rows = self.repeated = self.unanswered = self.without_steps = self.cut = 0
         self._of_problem: dict[str, list[Candidate]] = {}
         seen: Counter[bytes] = Counter()
+        references: dict[str, str] = {}
         for row in iter_rows(path):
             solution = solution_of(row)
+            _check_reference(solution, references, row)
             if criterion.strategy == "convincing" or task is not None:
                 solution = graded(solution, task, row)
             text = _digest(solution.problem_id, solution.completion)
@@ -231,6 +235,23 @@ def selection_metrics(candidates: Candidates, selected: Sequence[Candidate]) -> 
         "steps_to_label": sum(one.steps for one in selected),
         "wrong_share": sum(not one.correct for one in known) / len(known) if known else None,
     }
+
+
+def _check_reference(solution: Solution, references: dict[str, str], row: Row) -> None:
+    """Refuses two problems under one id, which would share what a problem gets.
+
+    Args:
+        references: by problem id, which this adds to.
+    """
+    if not (reference := solution.reference.strip()):
+        return
+    first = references.setdefault(solution.problem_id, reference)
+    if first != reference and not same_answer(reference, first):
+        problem = (
+            f"'{reference}', and earlier rows of problem '{solution.problem_id}' have '{first}': two problems have one "
+            "problem_id. Make it unique, or select from a file at a time."
+        )
+        raise DataError(row.source, row.number, "reference", problem)
 
 
 def _has_steps(solution: Solution, row: Row) -> bool:

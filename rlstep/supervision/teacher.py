@@ -51,7 +51,8 @@ class TeacherLabels:
             if own and not by_outcome:
                 yield solution
                 continue
-            first = first_error(next(probs), 1 - self.options.p_negative)
+            # Rounded: 1 - 0.7 is a little above 0.3, and p of 0.3 would be wrong with a probability of 0.7.
+            first = first_error(next(probs), round(1 - self.options.p_negative, 12))
             if not own:
                 solution = replace(solution, labels=labels_to_first_error(first, len(solution.steps)))
             # Nothing that was cut off, or only talks, is a right solution, however good its steps.

@@ -26,7 +26,7 @@ could have been left out, is no error.
 Say briefly what you find in each paragraph up to there. Then end with the number of the first paragraph that contains
 an error, or with -1 if there is none, in a box: \boxed{{number}}"""
 
-_LAST_BOX = re.compile(r"\\boxed\s*\{([^{}]*)\}(?!.*\\boxed)", re.DOTALL)
+_BOX = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 _INDEX = re.compile(r"-1|\d{1,4}", re.ASCII)
 
 
@@ -44,7 +44,7 @@ def verdict(answer: str, steps: int) -> int | None:
     >>> verdict(r"Paragraph 1 adds wrongly. \boxed{1}", 3), verdict(r"\boxed{-1}", 3), verdict(r"\boxed{3}", 3)
     (1, -1, None)
     """
-    box = _LAST_BOX.search(answer)
+    box = _BOX.match(answer, max(answer.rfind(r"\boxed"), 0))
     index = _INDEX.fullmatch(box[1].strip()) if box else None
     first = None if index is None else int(index[0])
     return first if first is not None and first < steps else None

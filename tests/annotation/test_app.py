@@ -132,7 +132,10 @@ def test_another_site_cannot_post_a_form(client):
     assert not any(name.lower().startswith("access-control") for name in asked.headers)
 
 
-@pytest.mark.parametrize("name", ["evil.example", "127.0.0.1.evil.example:8800", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["evil.example", "127.0.0.1.evil.example:8800", "", "[::1", "[evil]:8800", "[::1].evil.example", "evil@127.0.0.1"],
+)
 def test_another_sites_name_for_this_address_is_refused(client, name):
     reply = client.get("/api/labellers", headers={"Host": name})
     assert reply.status_code == 403
@@ -191,6 +194,15 @@ def test_agreement(client):
     reply = client.get("/api/agreement").json()
     assert reply["pairs"] == []
     assert reply["labellers"][0] == {"labeller": "ada", "solutions": 1, "steps": 1, "seconds_per_step": 0.9}
+
+
+def test_a_file_that_others_have_changed_is_told(client, out):
+    screen = client.post("/api/open", json=VISIT).json()
+    reply = save(client, screen, [-1], "found_error")
+    out.write_text(out.read_text() + "\n")
+    changed = save(client, reply.json(), [-1], "found_error")
+    assert changed.status_code == 507  # as for a full disk: the page keeps its marks and sends them again
+    assert "labels.jsonl was changed by another program" in changed.json()["error"]
 
 
 def test_a_disk_that_is_full_is_told(client, desk, monkeypatch):

@@ -12,6 +12,7 @@ from rlstep.annotation.desk import Desk, Refused
 from rlstep.annotation.items import Item, item_id
 from rlstep.annotation.reservations import RESERVED_S
 from rlstep.annotation.rows import Marks
+from rlstep.annotation.store import ChangedOutside
 from rlstep.runtime.errors import DataError, UserError
 from tests.annotation.conftest import read_back, rows
 
@@ -409,6 +410,63 @@ def test_a_full_disk_loses_nothing(make_desk, out):
     assert os.path.getsize(out) == size
     desk.save("ada", "tab", at.item.id, 1, whole(2))
     assert len(read_back(out)) == 2
+
+
+def _edit(path):
+    path.write_bytes(path.read_bytes().replace(b'"rating": 1', b'"rating": 0', 1))
+
+
+def _edit_as_sed_does(path):
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    os.replace(other, path)
+
+
+def _add(path):
+    with path.open("ab") as file:
+        file.write(b'{"labeler": "ben"}\n')
+
+
+@pytest.mark.parametrize("change", [_edit_as_sed_does, _add])
+def test_nothing_is_written_into_a_file_that_others_have_changed(make_desk, out, change):
+    """An append would go into a file without a name, or follow rows that this server has not read."""
+    desk = make_desk()
+    finish(desk, "ada")
+    change(out)
+    changed, at = out.read_bytes(), desk.open("ada", "tab")
+    with pytest.raises(ChangedOutside, match=r"labels.jsonl was changed by another program"):
+        desk.save("ada", "tab", at.item.id, 1, whole(2))
+    assert out.read_bytes() == changed
+    with pytest.raises(ChangedOutside):
+        desk.reopen("ada", "tab")
+    assert out.read_bytes() == changed
+
+
+def test_an_edit_from_outside_is_not_undone_with_a_solution(make_desk, out):
+    desk = make_desk()
+    finish(desk, "ada")
+    os.utime(out, ns=(0, 0))  # the clock of a fast file system may not have moved since
+    desk = make_desk()
+    _edit(out)
+    edited = out.read_bytes()
+    with pytest.raises(ChangedOutside):
+        desk.reopen("ada", "tab")
+    assert out.read_bytes() == edited
+
+
+@pytest.mark.parametrize("removed", ["labels.jsonl", "labels.jsonl.journal"])
+def test_a_file_that_others_remove_is_written_anew(make_desk, out, items, removed, caplog):
+    desk = make_desk()
+    finish(desk, "ada")
+    desk.save("ada", "tab", items[1].id, 1, Marks((1,), None, 5))
+    (out.parent / removed).unlink()
+    desk.save("ada", "tab", items[1].id, 2, Marks((), None, 6))
+    desk.save("ada", "tab", items[1].id, 3, Marks((1, 1), "solution", 7))
+    at = desk.open("ada", "tab")
+    desk.save("ada", "tab", at.item.id, 1, Marks((1,), None, 5))
+    assert f"{removed} was removed while this server had it open" in caplog.text
+    assert len(read_back(out)) == 2
+    assert make_desk().open("ada", "tab").marks == Marks((1,), None, 5)
 
 
 def test_agreement_and_pace(make_desk, items):

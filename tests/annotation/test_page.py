@@ -468,6 +468,14 @@ TEXTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("part", ["$5 ", "\\[", "\\boxed{", "{$", "[asy]", "\\begin{align}"])
+def test_a_text_that_repeats_the_beginning_of_a_formula_is_shown(serve, visit, tmp_path, part):
+    """As small models write. Searched to its end for each beginning, it would hold the page up for minutes."""
+    with serve(one_solution(tmp_path, "Q", part * 3000, "end")) as site:
+        page = visit(site)
+        assert page.locator(".step .prose").first.inner_text() == (part * 3000).strip()
+
+
 def test_latex_is_typeset_and_money_is_not(serve, visit, tmp_path):
     with serve(one_solution(tmp_path, "Q", *(text for text, _, _ in TEXTS), "end")) as site:
         page = visit(site)

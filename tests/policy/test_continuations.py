@@ -75,6 +75,7 @@ def test_tokens_are_counted_up_to_the_end_token(tokenizer):
     drawn = Continuer(model, tokenizer, max_new_tokens=4).draw(BEGINNINGS, [1, 1, 1], seed=0)
     assert drawn.tokens == 2 + 4 + 4
     assert drawn.texts == [["10"], ["101010"], ["10101010"]]
+    assert drawn.finished == [[True], [True], [False]]
 
 
 def test_the_space_before_a_continuation_is_kept():

@@ -1,4 +1,6 @@
 import json
+import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +140,111 @@ def test_broken_files_are_named(tmp_path):
         write_json(run / "evaluate" / "best_of_n.json", curves)
         with pytest.raises(UserError, match=r"best_of_n\.json: the curve 'prm' needs one '\w+' for each N of 'ns'"):
             summarize(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ns": []}, "'ns' is not rising whole numbers"),
+        ({"ns": "abc"}, "'ns' is not rising whole numbers"),
+        ({"ns": [1, 2, 2]}, "'ns' is not rising whole numbers"),
+        ({"ns": [0, 1, 2]}, "'ns' is not rising whole numbers"),
+        ({"prm": {**curve(0.1, 0.2, 0.3), "low": [0.1, math.nan, 0.2]}}, "the curve 'prm' needs one 'low'"),
+        ({"orm": {**curve(0.1, 0.2, 0.3), "mean": ["a", "b", "c"]}}, "the curve 'orm' needs one 'mean'"),
+        ({"problems": None}, "'problems' is not a whole number"),
+        ({"aggregate": 3}, "'aggregate' is not text"),
+        ({"unanswered": math.inf}, "'unanswered' is not a share"),
+        ({"prm_steps": {"accuracy": None}}, "'prm_steps' is not measures by name"),
+        ({"prm_steps": [1]}, "'prm_steps' is not measures by name"),
+    ],
+)
+def test_curves_that_are_none_are_named(tmp_path, change, message):
+    """In place of a failure in a table, a figure or the page, which would not say which file it is of."""
+    path = make_run(tmp_path / "run") / "evaluate" / "best_of_n.json"
+    write_json(path, json.loads(path.read_text()) | change)
+    with pytest.raises(UserError, match=rf"best_of_n\.json: {message}.* Run `rlstep evaluate` again"):
+        report(ReportConfig(str(tmp_path / "run")))
+
+
+def test_curves_without_what_they_are_of_are_named(tmp_path):
+    path = make_run(tmp_path / "run") / "evaluate" / "best_of_n.json"
+    curves = json.loads(path.read_text())
+    for name in ("problems", "samples_per_problem", "aggregate"):
+        write_json(path, {key: value for key, value in curves.items() if key != name})
+        with pytest.raises(UserError, match=rf"best_of_n\.json: no '{name}'"):
+            report(ReportConfig(str(tmp_path / "run")))
+
+
+ACCURACY = {"prm": {"mean": 0.5, "low": 0.4, "high": 0.6}}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({}, "no 'n'"),
+        ({"n": 4}, "no 'domains'"),
+        ({"n": 4, "domains": {}}, "'domains' is not figures by domain"),
+        ({"n": 4, "domains": {"a": {"problems": 3}}}, "'a' needs 'problems', and 'accuracy'"),
+        ({"n": 4, "domains": {"a": {"accuracy": ACCURACY}}}, "'a' needs 'problems', and 'accuracy'"),
+        ({"n": 4, "domains": {"a": {"problems": 3, "accuracy": {"prm": {"mean": None}}}}}, "'a' needs"),
+        ({"n": 4, "domains": {"a": {"problems": 3, "accuracy": ACCURACY}}}, "'all' needs"),
+    ],
+)
+def test_a_table_by_domain_that_is_none_is_named(tmp_path, table, message):
+    run = make_run(tmp_path / "run")
+    write_json(run / "domains" / "domains.json", table)
+    with pytest.raises(UserError, match=rf"domains\.json: {message}"):
+        report(ReportConfig(str(run)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seconds": "x"}, "'seconds' is not a number"),
+        ({"seed": "x"}, "'seed' is not a whole number"),
+        ({"commit": []}, "'commit' is not text"),
+        ({"versions": ["x"]}, "'versions' is not texts by package"),
+        ({"config": None}, "'config' is not settings by name"),
+    ],
+)
+def test_a_record_that_is_none_is_named(tmp_path, change, message):
+    run = make_run(tmp_path / "run")
+    write_json(run / "prepare" / "run.json", {"stage": "prepare", "seconds": 1.0} | change)
+    with pytest.raises(UserError, match=rf"run\.json: {message}"):
+        report(ReportConfig(str(run)))
+
+
+def test_settings_of_guards_that_are_none_are_named(tmp_path):
+    run = make_run(tmp_path / "run")
+    write_json(run / "ppo_process" / "run.json", {"stage": "ppo", "config": {"guard_max_steps": "x"}})
+    with pytest.raises(UserError, match=r"run\.json: its setting guard_max_steps is 'x', no number"):
+        report(ReportConfig(str(run)))
+
+
+HALF = "\ud83d"  # of a surrogate pair: JSON can write it, UTF-8 cannot
+
+
+@pytest.mark.parametrize("text", [f"1 {HALF}\n", "1 \x00\u202e 2\n", "$\\frac{ $x^{\n", "```\n# Title\n````\n"])
+def test_odd_text_is_shown_in_every_form(tmp_path, text):
+    run = make_run(tmp_path / "run")
+    one, *others = scored()
+    one.completion = text + "Answer: 3"
+    one.steps = line_steps(one.completion)
+    one.labels, one.scores = [1] * len(one.steps), {name: [0.9] * len(one.steps) for name in ("prm", "orm")}
+    one.prompt = text
+    write_rows(run / "test" / "scored.jsonl", [solution.to_row() for solution in (one, *others)])
+    path = run / "evaluate" / "best_of_n.json"
+    write_json(path, json.loads(path.read_text()) | {text.strip(): curve(0.2, 0.3, 0.4)})
+    report(ReportConfig(str(run)))
+    written = (run / "report" / "report.md").read_text(encoding="utf-8")
+    fences = [line for line in written.splitlines() if re.fullmatch("`{3,}(text)?", line)]
+    opening = [line for line in fences if line.endswith("text")]
+    assert len(opening) == 3  # examples
+    for line in opening:
+        block = written.split(f"\n{line}\n", 1)[1]
+        assert block.index(f"\n{line.removesuffix('text')}\n") > block.index("right answer 3")
+    for name in ("best_of_n.png", "step_scores.png"):
+        assert_picture(run / "report" / name)
 
 
 def with_curves_of_one_score(run: Path) -> Path:

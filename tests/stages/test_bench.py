@@ -6,7 +6,7 @@ import pytest
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.bench import BenchConfig, bench
-from rlstep.steps.records import read_solutions
+from rlstep.steps.records import Solution, read_solutions, write_solutions
 from rlstep.verifiers.scoring.reward_model import RewardModel
 
 PROCESSBENCH = [
@@ -69,6 +69,26 @@ def test_scores_are_those_of_the_verifier(verifier_paths, benchmarks, tmp_path):
         assert solution.scores["bench"] == pytest.approx(wanted, abs=1e-5)
 
 
+def test_an_orm_is_read_at_the_end_and_a_prm_by_the_aggregate(verifier_paths, tmp_path, monkeypatch):
+    """Two samples of a problem: the right one has the higher product, 0.45 to 0.24, and the lower last value."""
+    values = {"7 + 3 = 10\nAnswer: 10": [0.9, 0.5], "7 + 3 = 11\nAnswer: 11": [0.4, 0.6]}
+    samples = [
+        Solution("p", "7 + 3", text, "10", sample=sample, steps=[(0, 11), (11, len(text))], answer=text[-2:],
+                 correct=text.endswith("10"))
+        for sample, text in enumerate(values)
+    ]  # fmt: skip
+    path = str(tmp_path / "samples.jsonl")
+    write_solutions(path, samples)
+    monkeypatch.setattr(
+        RewardModel, "score", lambda self, prompts, completions, *_: [values[one] for one in completions]
+    )
+    prm, orm = verifier_paths["prm"], verifier_paths["orm"]
+    metrics = bench(BenchConfig([prm, orm], str(tmp_path / "bench"), best_of_n=[path]))
+    assert [metrics[model][f"best_of_n: {path}"] for model in (prm, orm)] == [1.0, 0.0]
+    metrics = bench(BenchConfig([prm, orm], str(tmp_path / "bench"), best_of_n=[path], aggregate="last"))
+    assert [metrics[model][f"best_of_n: {path}"] for model in (prm, orm)] == [0.0, 0.0]
+
+
 def test_what_is_scored_is_not_scored_again(verifier_paths, benchmarks, tmp_path, monkeypatch):
     calls, plain = [], RewardModel.score
     monkeypatch.setattr(RewardModel, "score", lambda self, *args: calls.append(self.kind) or plain(self, *args))
@@ -124,6 +144,8 @@ def test_an_undefined_f1_is_explained(verifier_paths, benchmarks, tmp_path, caps
     [
         ({"models": []}, "models is empty"),
         ({"models": ["a", "b", "a"]}, "names a more than once"),
+        ({"processbench": ["rows.jsonl"] * 2}, "processbench names rows.jsonl more than once"),
+        ({"best_of_n": ["b", "a", "b"]}, "best_of_n names b more than once"),
         ({"processbench": None}, "there is nothing to measure"),
         ({"processbench_threshold": "1.5"}, "a number must be from 0 to 1"),
         ({"prmbench_threshold": 0.3}, "prmbench_threshold"),

@@ -132,6 +132,16 @@ def test_without_out_rows_are_checked_and_nothing_is_written(tmp_path, capsys):
     )
 
 
+def test_what_a_terminal_would_obey_or_cannot_show_is_printed_by_its_code(tmp_path, capsys):
+    row = STEPWISE | {"prompt": "Half \ud83d of it?", "completions": ["\x1b[2J = 12", "\u202e15"]}
+    write_rows(tmp_path / "x.jsonl", [row])
+    assert rlstep_data("stepwise", tmp_path / "x.jsonl", "--show", 1) == 0
+    printed = capsys.readouterr().out
+    assert r"Half \ud83d of it?" in printed
+    assert "right  ⟨U+001B⟩[2J = 12\n" in printed
+    assert "⟨U+202E⟩15" in printed
+
+
 def test_show_prints_the_first_solutions(tmp_path, capsys):
     write_rows(tmp_path / "x.jsonl", [STEPWISE, {**STEPWISE, "prompt": "Another?"}, {**STEPWISE, "prompt": "Third?"}])
     assert rlstep_data("stepwise", tmp_path / "x.jsonl", "--show", 2) == 0

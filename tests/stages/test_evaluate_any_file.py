@@ -131,6 +131,13 @@ def test_clean_curves_and_step_measures_of_any_score(run, tmp_path):
     assert (tmp_path / "out" / "reliability_qwen.png").is_file()
 
 
+def test_soft_labels_of_one_half_are_right_in_clean_picks(run):
+    rows = [row("a", scores={"prm": [0.9, 0.9]}, labels=[0.9, 0.5]), row("b", scores={"prm": [0.9]}, labels=[0.4])]
+    result, metrics = run(rows)
+    assert (result["prm"]["mean"], result["prm_clean"]["mean"]) == ([1.0], [0.5])
+    assert metrics["prm_trace_error@1"] == 0.5
+
+
 def test_scores_of_takes_some_and_prm_and_orm_give_roles(run):
     rows = three_of([{"a": [0.9], "b": [0.1], "c": [0.5, 0.3]}] * 3)
     of = {
@@ -384,6 +391,26 @@ def test_a_table_and_a_picture_of_any_file(run, tmp_path, capsys, names):
         assert any(line.split("  ")[0] == head for line in printed.splitlines()), head
     picture = imread(tmp_path / "out" / "best_of_n.png")
     assert min(picture.shape[:2]) > 300
+
+
+@pytest.mark.parametrize(
+    "name", ["$a$ and $\\frac{$", "half \ud83d", "two\nlines|a bar", "x" * 300, "\u5956\u52b1", "../up"]
+)
+def test_a_score_may_have_any_name(run, tmp_path, capsys, name):
+    rows = three_of([{name: [0.1 + 0.1 * k]} for k in (0, 2, 1)])
+    result, _ = run([row | {"labels": [k % 2]} for k, row in enumerate(rows)])
+    assert name in result
+    picture = imread(tmp_path / "out" / "best_of_n.png")
+    assert min(picture.shape[:2]) > 300
+    assert len([*(tmp_path / "out").glob("reliability_*.png")]) == 1
+    assert len({len(line) for line in capsys.readouterr().out.splitlines() if line.endswith("[0.000, 1.000]")}) == 1
+
+
+def test_names_that_a_file_cannot_have_have_a_figure_each(run, tmp_path):
+    names = ["q/7b", "q:7b", "\u5956", "\u52b1", "x" * 70, "x" * 71]
+    rows = three_of([{name: [0.1 + 0.1 * k] for name in names} for k in (0, 2, 1)])
+    run([row | {"labels": [k % 2]} for k, row in enumerate(rows)])
+    assert len([*(tmp_path / "out").glob("reliability_*.png")]) == len(names)
 
 
 def at_n(ranked: list[tuple], size: int, n: int) -> float:

@@ -155,9 +155,9 @@ def test_scores_that_are_chosen_are_the_columns(tmp_path, files, capsys):
 
 
 def test_a_name_cannot_break_the_table(tmp_path, capsys):
-    write_rows(tmp_path / "one.jsonl", [*calculus(subject="a|b\nc"), *physics(subject=7)])
-    assert list(run(tmp_path, [str(tmp_path / "one.jsonl")], domain="subject")["domains"]) == ["a|b\nc", "7"]
-    assert r"| a\|b c | 0.667" in capsys.readouterr().out
+    write_rows(tmp_path / "one.jsonl", [*calculus(subject="a|b\nc\ud83d"), *physics(subject=7)])
+    assert list(run(tmp_path, [str(tmp_path / "one.jsonl")], domain="subject")["domains"]) == ["a|b\nc\ud83d", "7"]
+    assert r"| a\|b c\ud83d | 0.667" in capsys.readouterr().out
 
 
 def test_too_few_samples_name_the_domain_and_the_problem(tmp_path, files):

@@ -125,6 +125,12 @@ def test_tokens_under_another_name(files):
     assert run(files, fields=["generated_tokens=spent"])["tokens_per_sample"] == pytest.approx(40 / 3)
 
 
+def test_the_same_answer_in_another_form_is_the_same_problems(files):
+    expected = run(files)
+    write_rows(files / "beam.jsonl", [row | {"reference": row["reference"] + ".0"} for row in actual()])
+    assert run(files) == expected
+
+
 def without(name: str, given: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key != name} for row in given]
 

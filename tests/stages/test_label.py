@@ -101,6 +101,14 @@ def test_metrics_by_hand():
     }  # fmt: skip
 
 
+def test_a_soft_label_of_one_half_or_more_is_right():
+    """As in the measures of verifiers, in consensus and in select."""
+    solutions = [Solution("p", "", "", "", labels=labels, correct=True) for labels in ([0.9, 0.5], [0.75, 0.25])]
+    actual = label_metrics(solutions)
+    measures = ("step_accuracy", "clean_accuracy", "right_on_wrong_step")
+    assert [actual[name] for name in measures] == [3 / 4, 1 / 2, 1 / 2]
+
+
 def test_a_share_of_nothing_is_null():
     actual = label_metrics([Solution("p", "", "", "", labels=[], correct=False)])
     assert (actual["step_accuracy"], actual["right_on_wrong_step"], actual["unanswered"]) == (None, None, 1.0)

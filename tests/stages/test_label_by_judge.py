@@ -101,12 +101,17 @@ def test_the_reference_is_not_shown_to_the_judge(config, tmp_path):
 def test_settings_reach_the_server(config):
     with serving(judge) as server:
         label(config(server.url, votes=5, temperature=0.5, top_p=0.9, max_new_tokens=77,
-                     judge_parameters='{"seed": 3, "top_p": null}'))  # fmt: skip
+                     judge_parameters='{"seed": 3}'))  # fmt: skip
     body = server.bodies[0]
-    assert {name: body[name] for name in ("model", "n", "temperature", "max_tokens", "seed")} == {
-        "model": "m", "n": 3, "temperature": 0.5, "max_tokens": 77, "seed": 3
+    assert {name: body[name] for name in ("model", "n", "temperature", "top_p", "max_tokens", "seed")} == {
+        "model": "m", "n": 3, "temperature": 0.5, "top_p": 0.9, "max_tokens": 77, "seed": 3
     }  # fmt: skip
-    assert "top_p" not in body
+
+
+def test_a_field_can_be_taken_out_of_the_request(config):
+    with serving(judge) as server:
+        label(config(server.url, judge_parameters='{"top_p": null}'))
+    assert "top_p" not in server.bodies[0]
 
 
 def test_no_more_solutions_are_judged_at_a_time_than_asked_for(config):
@@ -131,6 +136,20 @@ def test_a_judge_that_answers_nonsense_labels_nothing_and_that_is_said(config, c
     assert (metrics["no_majority"], metrics["answers_unread"], metrics["answers"]) == (ROWS, 2 * ROWS, 2 * ROWS)
     assert metrics["step_accuracy"] is None
     assert "24 of 24 answers of the judge do not end with a step in a box; max_new_tokens 512 may" in caplog.text
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_an_answer_that_is_cut_off_is_no_vote(config, reason):
+    """A box in the midst of its thoughts is not what it would have ended with."""
+
+    def cut(body: dict) -> Reply:
+        text = r"Paragraph 0 might be \boxed{0}, but then"
+        return Reply({"choices": [{"message": {"content": text}, "finish_reason": reason}] * body.get("n", 1)})
+
+    with serving(cut) as server:
+        metrics = label(config(server.url))
+    assert (metrics["answers_unread"], metrics["no_majority"]) == (2 * ROWS, ROWS)
+    assert labels(config("http://x")) == [[None] * 3] * ROWS
 
 
 def test_votes_that_differ_are_settled_by_a_further_one(config):
@@ -312,11 +331,12 @@ class Speaks:
 
     Attributes:
         dies_at: the draw before which it is killed.
+        finishes: whether it ends its answers, or is cut off after them.
         asked: (problem, number of answers) of each draw.
     """
 
-    def __init__(self, dies_at: int | None = None):
-        self.dies_at, self.asked, self.seeds = dies_at, [], []
+    def __init__(self, dies_at: int | None = None, finishes: bool = True):
+        self.dies_at, self.finishes, self.asked, self.seeds = dies_at, finishes, [], []
 
     def __call__(self, continuer, beginnings, numbers, seed) -> Continuations:
         if len(self.asked) == self.dies_at:
@@ -325,13 +345,14 @@ class Speaks:
         self.asked.append(list(zip(map(number_of, bodies), numbers, strict=True)))
         self.seeds.append(seed)
         texts = [[say(body)] * number for body, number in zip(bodies, numbers, strict=True)]
-        return Continuations(texts, 10 * sum(numbers), 100 * len(numbers))
+        finished = [[self.finishes] * number for number in numbers]
+        return Continuations(texts, finished, 10 * sum(numbers), 100 * len(numbers))
 
 
 @pytest.fixture
 def speaks(monkeypatch):
-    def use(dies_at: int | None = None) -> Speaks:
-        model = Speaks(dies_at)
+    def use(*options, **more) -> Speaks:
+        model = Speaks(*options, **more)
         monkeypatch.setattr(Continuer, "draw", lambda self, *given: model(self, *given))
         monkeypatch.setattr(Continuer, "check_room", lambda *_: None)
         return model
@@ -363,6 +384,13 @@ def test_a_model_in_this_process_judges_in_batches(local, speaks):
     assert len(set(model.seeds)) == 3
     assert json.loads(Path(local().out + ".run.json").read_text())["seed"] == 0
     assert (metrics["prompt_tokens"], metrics["completion_tokens"]) == (100 * ROWS, 20 * ROWS)
+
+
+def test_an_answer_in_this_process_that_is_cut_off_is_no_vote(local, speaks):
+    speaks(finishes=False)
+    metrics = label(local())
+    assert (metrics["answers"], metrics["answers_unread"], metrics["no_majority"]) == (2 * ROWS, 2 * ROWS, ROWS)
+    assert labels(local()) == [[None] * 3] * ROWS
 
 
 def test_a_killed_judge_in_this_process_goes_on(local, speaks, tmp_path):
@@ -427,6 +455,12 @@ def test_a_model_without_a_chat_template_is_no_judge(local, tiny_lm):
         ({"judge_retry_for": -1.0}, "judge_retry_for is -1.0; it must be at least 0"),
         ({"token_budget": 0}, "token_budget is 0; it must be at least 1"),
         ({"judge_parameters": "seed"}, "judge_parameters is seed; give a mapping"),
+        ({"judge_parameters": {"n": 5, "model": "x"}}, "judge_parameters has model, n, which every request has"),
+        ({"judge_parameters": {"messages": []}}, "judge_parameters has messages"),
+        ({"judge_parameters": {"stream": True}}, "judge_parameters has stream"),
+        ({"judge_parameters": {"temperature": 1.5}, "temperature": 0.5}, "judge_parameters replaces temperature"),
+        ({"judge_parameters": {"max_tokens": None}, "max_new_tokens": 9}, "judge_parameters replaces max_new_tokens"),
+        ({"judge_parameters": {"temperature": 0}}, "temperature 0 gives one answer 3 times over"),
         ({"judge_url": None, "judge": "x"}, "judge_url is null, so judge_model, judge_retry_for would do nothing"),
         ({"by": "checker"}, "by is 'checker', so judge_url, judge_model, judge_retry_for would do nothing"),
         ({"rollouts": 3}, "by is 'judge', so rollouts would do nothing"),

@@ -53,7 +53,7 @@ class Careful:
         rng = random.Random(seed)
         asked = zip(beginnings, numbers, strict=True)
         texts = [[self.tail(rng, *beginning) for _ in range(number)] for beginning, number in asked]
-        return Continuations(texts, 10 * sum(numbers), len(numbers))
+        return Continuations(texts, [[True] * n for n in numbers], 10 * sum(numbers), len(numbers))
 
     def tail(self, rng, prompt, begun) -> str:
         lines = write_solution(read_problem(prompt), greater).splitlines()[:-1]
@@ -195,7 +195,7 @@ def test_messages_are_continued_and_graded_by_the_problem_they_state(config, mon
 
     def draw(self, beginnings, numbers, seed):
         seen.extend(beginnings)
-        return Continuations([["x"] * number for number in numbers], 1, 1)
+        return Continuations([["x"] * number for number in numbers], [[True] * number for number in numbers], 1, 1)
 
     monkeypatch.setattr(Continuer, "draw", draw)
     monkeypatch.setattr(Continuer, "check_room", lambda *_: None)
@@ -224,7 +224,10 @@ def test_messages_are_continued_and_graded_by_the_problem_they_state(config, mon
 def test_the_boundary_says_what_a_step_is(config, careful, monkeypatch, options, steps, of_checker):
     text = "2 and <<2+2=4>>4.\nSo <<4+1=6>>6.\n\n#### 5"
     write_rows(config.data, [Solution("p", "Add.", text, "5").to_row()])
-    draw = lambda self, beginnings, numbers, seed: Continuations([["#### 5"] * n for n in numbers], 1, 1)  # noqa: E731
+
+    def draw(self, beginnings, numbers, seed) -> Continuations:
+        return Continuations([["#### 5"] * n for n in numbers], [[True] * n for n in numbers], 1, 1)
+
     monkeypatch.setattr(Continuer, "draw", draw)
     plain = LabelConfig(data=config.data, out=config.out, task="gsm8k", **options)
     label(plain)

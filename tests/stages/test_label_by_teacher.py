@@ -81,6 +81,9 @@ def test_labels_go_up_to_the_first_step_whose_p_negative_is_above_the_threshold(
     known([0.81, 0.8, 0.99], [0.9, 0.79, 0.1], [0.1, 0.9, 0.9])
     label(replace(given, p_negative=0.85))
     assert labels(given) == [[1, 1, 1], [1, 1, 0], [0, None, None]]
+    known([0.3, 0.299, 0.9], [0.9, 0.3, 0.3], [0.31, 0.3, 0.1])
+    label(replace(given, p_negative=0.7))  # 1 - 0.7 is above 0.3 in floating point
+    assert labels(given) == [[1, 0, None], [1, 1, 1], [1, 1, 0]]
 
 
 def test_the_answer_or_the_teacher_says_what_is_correct(config, known):
@@ -241,6 +244,7 @@ def test_a_solution_that_is_too_long_is_named(config, known, monkeypatch):
         ({"p_negative": 1.0}, "p_negative is 1.0; it must be at least 0 and below 1"),
         ({"outcome_by": "me"}, "outcome_by is 'me'; it must be one of answer, teacher"),
         ({"teacher": None, "teacher_score": "x", "dtype": "float16"}, "so dtype would do nothing"),
+        ({"teacher": "http://h:1", "trust_remote_code": True}, "a server's address, so trust_remote_code would do"),
         ({"by": "checker"}, "by is 'checker', so teacher would do nothing; set by to 'teacher'"),
         ({"votes": 5}, "by is 'teacher', so votes would do nothing"),
         ({"task": None}, "by 'teacher' needs task"),

@@ -117,6 +117,15 @@ def test_labels_that_are_known_cost_what_they_cost(tmp_path):
     assert select(configured(tmp_path, pool))["steps_to_label"] == 2
 
 
+def test_two_problems_under_one_id_are_refused(tmp_path):
+    """They would share the places of one problem. The same answer in another form is the same problem's."""
+    same = [solution("p1", 0, [0.5], True, answer="1"), replace(solution("p1", 1, [0.4], False), reference="1.0")]
+    assert select(configured(tmp_path, same))["problems"] == 1
+    other = replace(solution("p1", 2, [0.5], False), reference="7")
+    with pytest.raises(DataError, match=r"row 3, field 'reference': '7', and earlier rows of problem 'p1' have '1'"):
+        select(configured(tmp_path, [*same, other]))
+
+
 def test_equal_solutions_are_one_candidate(tmp_path):
     pool = [*POOL, replace(POOL[0], sample=7), replace(POOL[0], problem_id="p2")]
     config = configured(tmp_path, pool, per_problem=2)

@@ -225,7 +225,15 @@ def test_problems_are_read_and_a_repeated_id_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("correct", "labels", "clean"),
-    [(True, [1, 1], True), (True, [1, 0], False), (True, [1, None], False), (False, [1, 1], False), (True, [], False)],
+    [
+        (True, [1, 1], True),
+        (True, [1, 0], False),
+        (True, [1, None], False),
+        (False, [1, 1], False),
+        (True, [], False),
+        (True, [0.5, 0.9], True),
+        (True, [0.9, 0.49], False),
+    ],
 )
 def test_clean_is_a_right_answer_with_every_step_right(correct, labels, clean):
     assert Solution("p", "", "", "", correct=correct, labels=labels).clean is clean

@@ -137,6 +137,8 @@ def test_waits_double_up_to_the_longest_or_are_the_servers(monkeypatch):
     for header, expected in (
         ({}, [0.5, 1, 2, 4, 8, 16, 30, 30]),
         ({"Retry_After": "7"}, [7] * 8),
+        ({"Retry_After": "0"}, [0.5, 1, 2, 4, 8, 16, 30, 30]),
+        ({"Retry_After": "Wed, 21 Oct 2015 07:28:00 GMT"}, [0.5, 1, 2, 4, 8, 16, 30, 30]),
         ({"Retry_After": "soon"}, [0.5, 1, 2, 4, 8, 16, 30, 30]),
     ):
         with serving(in_turn(*[error(503, **header)] * 8, answers("a"))) as server:
@@ -206,6 +208,12 @@ def test_fewer_answers_and_empty_ones_are_answers():
         assert asked.ask(MESSAGES, 2).texts == ["a"]
         assert asked.ask(MESSAGES, 2).texts == ["", "b"]
         assert asked.ask(MESSAGES, 2) == Answers([""], None, None)
+
+
+def test_an_answer_that_is_cut_off_is_empty():
+    choices = [{"message": {"content": "a"}, "finish_reason": reason} for reason in ("stop", "length", None)]
+    with serving(lambda body: Reply({"choices": choices})) as server:
+        assert client(server.url).ask(MESSAGES, 3).texts == ["a", "", "a"]
 
 
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": "many"}, {"prompt_tokens": -1}, []])

@@ -103,9 +103,13 @@ def test_another_solution_under_the_same_name_is_refused(config, change):
         label(config([solution("a", [1, 1])], [replace(solution("a", [1, 1]), **change)]))
 
 
-def test_a_repeated_solution_of_the_other_is_refused(config):
-    with pytest.raises(DataError, match=r"b.jsonl, row 2, field 'sample': sample 0 of 'a' is there twice"):
-        label(config([solution("a", [1])], [solution("a", [1]), solution("a", [0])]))
+@pytest.mark.parametrize("file", ["a", "b"])
+def test_a_repeated_solution_is_refused(config, tmp_path, file):
+    """In `data` it would be kept, and counted in the agreement, twice."""
+    files = {name: [solution("a", [1])] * (2 if name == file else 1) for name in ("a", "b")}
+    with pytest.raises(DataError, match=rf"{file}.jsonl, row 2, field 'sample': sample 0 of 'a' is there twice"):
+        label(config(*files.values()))
+    assert not (tmp_path / "kept.jsonl").exists()
 
 
 def test_files_without_a_common_solution_are_refused(config):

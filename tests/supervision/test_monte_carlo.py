@@ -36,7 +36,7 @@ class Policy:
             start = self.drawn[name]
             self.drawn[name] += number
             drawn.append(list(self.texts[name][start : start + number]))
-        return Continuations(drawn, sum(numbers), len(names))
+        return Continuations(drawn, [[True] * number for number in numbers], sum(numbers), len(names))
 
     @property
     def rollouts(self) -> int:

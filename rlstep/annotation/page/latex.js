@@ -3,7 +3,10 @@
 
 const ENVIRONMENT =
   /^\\begin\{((?:align|aligned|alignat|gather|gathered|equation|multline|split|cases|array|matrix|pmatrix|bmatrix|vmatrix|Bmatrix|Vmatrix)\*?)\}/;
-const LONGEST = 20000; // characters of one formula; a longer one is shown as it is written
+// A text that repeats what opens a formula thousands of times, as small models do, is not searched to its end each time.
+const LONGEST = 5000; // characters of one formula; a longer one is shown as it is written
+const LONGEST_CODE = 50000;
+const MOST_ENDS = 8; // dollar signs before a digit, at none of which a formula ends
 
 /** Replaces what an element holds by a text, with its formulas typeset. */
 export function typeset(element, text) {
@@ -54,6 +57,7 @@ function pieces(text) {
   const found = [];
   let plain = "";
   let at = 0;
+  let end = null;
   const take = (end, piece) => {
     if (plain) found.push({ kind: "text", text: plain });
     plain = "";
@@ -64,9 +68,8 @@ function pieces(text) {
     const formula = mathAt(text, at);
     if (formula) {
       take(formula.end, { kind: "math", text: formula.text, display: formula.display });
-    } else if (text.startsWith("[asy]", at) && text.indexOf("[/asy]", at) > 0) {
+    } else if (text.startsWith("[asy]", at) && (end = endOf(text, at, "[/asy]", LONGEST_CODE)) !== null) {
       // MATH draws its figures with Asymptote: the code is all that there is.
-      const end = text.indexOf("[/asy]", at) + "[/asy]".length;
       take(end, { kind: "code", text: text.slice(at, end) });
     } else if (text[at] === "\\" && "$%&#_\\".includes(text[at + 1] ?? " ")) {
       plain += text[at + 1] === "\\" ? "\\\\" : text[at + 1];
@@ -92,23 +95,31 @@ function mathAt(text, at) {
   }
   const environment = text[at] === "\\" && ENVIRONMENT.exec(text.slice(at, at + 40));
   if (environment) {
-    const close = `\\end{${environment[1]}}`;
-    const end = text.indexOf(close, at);
-    return end < 0 ? null : { text: text.slice(at, end + close.length), display: true, end: end + close.length };
+    const end = endOf(text, at, `\\end{${environment[1]}}`);
+    return end && { text: text.slice(at, end), display: true, end };
   }
   return null;
 }
 
 function closedBy(text, at, skip, close, display) {
-  const end = text.indexOf(close, at + skip);
-  const inside = text.slice(at + skip, end);
-  return end < 0 || !inside.trim() ? null : { text: inside, display, end: end + close.length };
+  const end = endOf(text, at + skip, close);
+  if (end === null) return null;
+  const inside = text.slice(at + skip, end - close.length);
+  return inside.trim() ? { text: inside, display, end } : null;
+}
+
+/** The place after the first `close` from a place on; null if there is none within `most` characters. */
+function endOf(text, from, close, most = LONGEST) {
+  const place = text.slice(from, from + most).indexOf(close);
+  return place < 0 ? null : from + place + close.length;
 }
 
 /** A formula in single dollars. "$5 and $10" is none: a digit follows the second one, and there are words between. */
 function inDollars(text, at) {
   let depth = 0;
-  for (let i = at + 1; i < text.length; i++) {
+  let passed = 0;
+  const stop = Math.min(text.length, at + LONGEST);
+  for (let i = at + 1; i < stop; i++) {
     const c = text[i];
     if (c === "\\") i += 1;
     else if (c === "{") depth += 1;
@@ -117,7 +128,10 @@ function inDollars(text, at) {
     else if (c === "$" && depth <= 0) {
       const inside = text.slice(at + 1, i);
       if (!inside.trim() || isProse(inside)) return null;
-      if (/[0-9]/.test(text[i + 1] ?? "")) continue;
+      if (/[0-9]/.test(text[i + 1] ?? "")) {
+        if ((passed += 1) > MOST_ENDS) return null;
+        continue;
+      }
       return { text: inside, display: false, end: i + 1 };
     }
   }
@@ -132,7 +146,8 @@ function isProse(inside) {
 
 function endOfGroup(text, open) {
   let depth = 0;
-  for (let i = open; i < text.length; i++) {
+  const stop = Math.min(text.length, open + LONGEST);
+  for (let i = open; i < stop; i++) {
     if (text[i] === "\\") i += 1;
     else if (text[i] === "{") depth += 1;
     else if (text[i] === "}" && --depth === 0) return i + 1;

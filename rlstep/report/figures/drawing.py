@@ -8,8 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from rlstep.report.style import GREY
+from rlstep.report.tables import one_line
 
 DPI = 150
+
+
+def literal(text: str) -> str:
+    """Text that may be anything, such as a score's name, for matplotlib, which reads formulas between dollar signs."""
+    return one_line(text).replace("$", r"\$")
 
 
 def band(axes: Axes, x: Sequence[float], curve: dict, colour: str) -> None:
@@ -27,7 +33,7 @@ def label_ends(axes: Axes, ends: list[tuple[float, str, str]], height_in: float)
     places = spread([value for value, _, _ in ends], gap, low=0.02)
     for place, (_, label, colour) in zip(places, ends, strict=True):
         axes.annotate(
-            label, (1, place), (5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            literal(label), (1, place), (5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             color=colour, fontsize=9, va="center", annotation_clip=False,
         )  # fmt: skip
 

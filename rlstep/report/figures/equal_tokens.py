@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from rlstep.report import tables
-from rlstep.report.figures.drawing import band, label_ends, save, set_title, show_shares
+from rlstep.report.figures.drawing import band, label_ends, literal, save, set_title, show_shares
 from rlstep.report.picks import picks
 from rlstep.report.style import GREEN, ORANGE, PINK, STYLE, VERMILION
 
@@ -45,8 +45,8 @@ def draw_equal_tokens(curves: dict, tokens: list[float], figures: dict, path: st
         by = _picked_by(figures)
         styles = zip(cycle(MARKERS), cycle(COLOURS), strict=False)
         for (name, one), (marker, colour) in zip(figures["searches"].items(), styles, strict=False):
-            _point(axes, one["tokens"], one["accuracy"][by]["search"], marker, colour, name)
-        title = f"searches, picked by {tables.curve_head(by, tables.curve_names(curves))}"
+            _point(axes, one["tokens"], one["accuracy"][by]["search"], marker, colour, literal(name))
+        title = literal(f"searches, picked by {tables.curve_head(by, tables.curve_names(curves))}")
         # Between title and axes, whose layout leaves the room: within the axes there may be points anywhere.
         rows = 1 + -(-len(figures["searches"]) // COLUMNS)
         figure.get_layout_engine().set(rect=(0, 0, 1, 1 - rows * ROW_IN / HEIGHT_IN))

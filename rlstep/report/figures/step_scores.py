@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from rlstep.report.examples import ORM, PRM, SHOWN_STEPS, THRESHOLD, Example, first_wrong
 from rlstep.report.figures.drawing import save, set_title
 from rlstep.report.style import BLUE, GREY, PALE, STYLE, VERMILION
+from rlstep.report.tables import one_line
 from rlstep.steps.prompts import problem_text
+from rlstep.steps.records import counts_as_right
 
 
 def draw_step_scores(examples: Sequence[Example], path: str | Path) -> None:
@@ -21,7 +23,7 @@ def draw_step_scores(examples: Sequence[Example], path: str | Path) -> None:
     beside = longest <= 24
     prompts = [
         textwrap.wrap(
-            " ".join(problem_text(e.solution.prompt).split()), 38 if beside else 120, max_lines=4, placeholder=" \u2026"
+            one_line(problem_text(e.solution.prompt)), 38 if beside else 120, max_lines=4, placeholder=" \u2026"
         )
         for e in examples
     ]
@@ -62,8 +64,9 @@ def _card(axes: Axes, example: Example, prompt: list[str], height: float, narrow
             y += 1
             break
         faint = 0.35 if wrong is not None and index > wrong else 1.0
-        sign = {1: "\u2713", 0: "\u2717"}.get(label, "?")
-        colour = VERMILION if label == 0 else GREY
+        right = None if label is None else counts_as_right(label)
+        sign = {True: "\u2713", False: "\u2717", None: "?"}[right]
+        colour = VERMILION if right is False else GREY
         axes.text(mark, y, sign, fontsize=10, color=colour, weight="bold", va="center")
         words = _shortened(step, 24 if narrow else 100)
         axes.text(text, y, words, family="DejaVu Sans Mono", fontsize=8.5, va="center", parse_math=False)
@@ -78,5 +81,5 @@ def _card(axes: Axes, example: Example, prompt: list[str], height: float, narrow
 
 
 def _shortened(text: str, characters: int) -> str:
-    text = " ".join(text.split())
+    text = one_line(text)
     return text if len(text) <= characters else text[: characters - 1] + "\u2026"

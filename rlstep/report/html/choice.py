@@ -8,7 +8,7 @@ from rlstep.policy.rewards.guards import Guards, answer_step, completion_guard, 
 from rlstep.report.examples import PRM, THRESHOLD, first_wrong
 from rlstep.steps.answers import extract
 from rlstep.steps.prompts import problem_text
-from rlstep.steps.records import Solution
+from rlstep.steps.records import Solution, counts_as_right
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,12 @@ def kinds_of(solution: Solution, guarded: bool) -> int:
     wrong = first_wrong(solution) if labelled else None
     scores, labels = solution.scores.get(PRM, []), solution.labels or []
     judged = list(zip(scores, labels, strict=False))[: None if wrong is None else wrong + 1]
-    judged = [(p, label) for p, label in judged if p is not None]  # a step that did not fit has no score
+    # A step that did not fit has no score.
+    judged = [(p, counts_as_right(label)) for p, label in judged if p is not None and label is not None]
     holds = (
         bool(solution.correct) and wrong is not None,
-        any(label == 0 and p >= THRESHOLD for p, label in judged),
-        any(label == 1 and p < THRESHOLD for p, label in judged),
+        any(not right and p >= THRESHOLD for p, right in judged),
+        any(right and p < THRESHOLD for p, right in judged),
         guarded,
         solution.correct is False,
         solution.clean,

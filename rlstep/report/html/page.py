@@ -21,6 +21,7 @@ from rlstep.report.html.solutions import as_json, solution_sets
 from rlstep.report.html.sources import policy_sources
 from rlstep.report.html.training import read_arms, training_charts
 from rlstep.runtime.rows import atomic
+from rlstep.runtime.visible import visible
 
 PAGE = "report.html"
 MOST = 500  # solutions per set
@@ -97,7 +98,7 @@ def render(title: str, content: str, data: dict) -> str:
     style = _read("page.css")
     script = "\n".join(_read(name) for name in _SCRIPTS)
     return Template(_read("page.html")).substitute(
-        title=escape(title),
+        title=escape(visible(title)),
         policy="; ".join(
             [
                 "default-src 'none'",

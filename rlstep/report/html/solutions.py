@@ -29,6 +29,7 @@ from rlstep.policy.monitoring.completions import TELLINGLY, Paid
 from rlstep.report.examples import ORM, PRM, first_wrong
 from rlstep.report.html.choice import KINDS, Withheld, choose, kinds_of
 from rlstep.report.html.sources import Shown, Source, open_source
+from rlstep.runtime.halves import encodable
 from rlstep.runtime.visible import visible
 from rlstep.steps.prompts import problem_text
 from rlstep.steps.records import Solution
@@ -210,4 +211,7 @@ def as_json(value) -> str:
     >>> as_json("</script><!--")
     '"\\\\u003c/script>\\\\u003c!--"'
     """
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    if not encodable(text):  # half a surrogate pair, in the name of a score or of a folder
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")

@@ -1,7 +1,6 @@
 """Where a page's solutions come from: files of the test problems, and what the policies wrote during PPO."""
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from rlstep.policy.monitoring.completions import COMPLETIONS, Paid, completion_o
 from rlstep.policy.rewards.guards import Guards
 from rlstep.report import arms
 from rlstep.report.html.choice import Withheld, kinds_of, kinds_told, withheld
+from rlstep.report.run_files import read_record
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.record import RECORD
 from rlstep.runtime.rows import OnFault, refuse
@@ -144,8 +144,12 @@ def _guard_settings(folder: Path) -> dict:
     path = folder / arms.PROCESS.folder / RECORD
     if not path.is_file():
         return {}
-    config = json.loads(path.read_text(encoding="utf-8")).get("config", {})
-    return {name: config[name] for name in Guards.__dataclass_fields__ if name in config}
+    config = read_record(path).get("config", {})
+    settings = {name: config[name] for name in Guards.__dataclass_fields__ if name in config}
+    for name, value in settings.items():
+        if not isinstance(value, int | float | None):
+            raise UserError(f"{path}: its setting {name} is {value!r}, no number. Run the stage that writes it again.")
+    return settings
 
 
 def _key(solution: Solution) -> tuple[str, str, int]:
