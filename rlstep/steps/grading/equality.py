@@ -6,6 +6,7 @@ import sympy
 
 from rlstep.steps.grading.expressions import Unreadable
 from rlstep.steps.grading.names import is_name, names_a_sum
+from rlstep.steps.grading.sets import as_set, beginning, is_condition, pieces, variables
 from rlstep.steps.grading.values import (
     Braces,
     Bracketed,
@@ -13,7 +14,6 @@ from rlstep.steps.grading.values import (
     Listing,
     Matrix,
     Ratio,
-    Reals,
     Relation,
     Scalar,
     Words,
@@ -71,12 +71,12 @@ def same_value(left, right) -> bool:
         case Bracketed(), Bracketed():
             return (left.left, left.right) == (right.left, right.right) and _in_order(left.items, right.items)
         case (Listing(), Bracketed(left="(", right=")")) | (Bracketed(left="(", right=")"), Listing()) if not (
-            _is_condition(left) or _is_condition(right)
+            is_condition(left) or is_condition(right)
         ):
             return _in_order(left.items, right.items)
-        case Listing(), Listing() if not _is_condition(left) and not _is_condition(right):
+        case Listing(), Listing() if not is_condition(left) and not is_condition(right):
             return _in_any_order(list(left.items), list(right.items))
-        case ((Listing() | Braces()), (Listing() | Braces())) if not _is_condition(left) and not _is_condition(right):
+        case ((Listing() | Braces()), (Listing() | Braces())) if not is_condition(left) and not is_condition(right):
             return _in_any_order(_distinct(left.items), _distinct(right.items))
     return _same_set(left, right)
 
@@ -170,7 +170,7 @@ def _is_unsolved(value) -> bool:
         return any(map(_is_unsolved, value.items))
     if isinstance(value, Combined):
         return any(map(_is_unsolved, value.sets))
-    if not isinstance(value, Relation) or len(names := _variables(value)) != 1:
+    if not isinstance(value, Relation) or len(names := variables(value)) != 1:
         return False
     variable = sympy.Symbol(*names)
     return any(
@@ -197,101 +197,21 @@ def _against_zero(relation: Relation) -> tuple[str, sympy.Expr]:
     return {"<": ">", "<=": ">="}.get(sign, sign), right - left if sign in ("<", "<=") else left - right
 
 
-def _is_condition(value) -> bool:
-    """Whether a list consists of inequalities, `x < 1 or x > 3`, and so describes one set."""
-    return isinstance(value, Listing) and all(
-        isinstance(item, Relation) and "=" not in item.signs for item in value.items
-    )
-
-
 def _same_set(left, right) -> bool:
     if {type(left), type(right)} & {Scalar, Words, Matrix, Ratio} or _restates(left, right):
         return False
-    variables = _variables(left), _variables(right)
-    if all(variables) and variables[0] != variables[1]:
+    names = variables(left), variables(right)
+    if all(names) and names[0] != names[1]:
         return False
-    ours, theirs = _as_set(left), _as_set(right)
+    ours, theirs = as_set(left), as_set(right)
     if ours is None or theirs is None:
         return False
     if ours == theirs:
         return True
-    pieces = [sorted(_pieces(numbers), key=_beginning) for numbers in (ours, theirs)]
-    if None in pieces[0] + pieces[1]:
+    parts = [sorted(pieces(numbers), key=beginning) for numbers in (ours, theirs)]
+    if None in parts[0] + parts[1]:
         return ours.symmetric_difference(theirs).is_empty is True
-    return len(pieces[0]) == len(pieces[1]) and all(map(_same_piece, *pieces))
-
-
-def _variables(value) -> set[str]:
-    parts = value.items if isinstance(value, Listing) else [value]
-    names = set()
-    for part in parts:
-        if isinstance(part, Relation):
-            names |= {str(name) for side in part.parts if isinstance(side, Scalar) for name in side.expr.free_symbols}
-    return names
-
-
-def _as_set(value) -> sympy.Set | None:
-    """A value as a set of numbers; None if it is not one."""
-    match value:
-        case Reals():
-            return value.numbers
-        case Bracketed() if len(value.items) == 2 and all(isinstance(item, Scalar) for item in value.items):
-            low, high = (item.expr for item in value.items)
-            if not (low.is_extended_real and high.is_extended_real and low < high):
-                return None
-            return sympy.Interval(low, high, value.left == "(", value.right == ")")
-        case Braces() if all(isinstance(item, Scalar) for item in value.items):
-            return sympy.FiniteSet(*(item.expr for item in value.items))
-        case Combined():
-            sets = [_as_set(part) for part in value.sets]
-            if None in sets:
-                return None
-            joined = sets[0]
-            for operator, more in zip(value.operators, sets[1:], strict=True):
-                joined = (
-                    joined | more if operator == "\\cup" else joined & more if operator == "\\cap" else joined - more
-                )
-            return joined
-        case Relation():
-            return _solutions(value)
-        case Listing() if _is_condition(value):
-            sets = [_as_set(item) for item in value.items]
-            if None in sets:
-                return None
-            return sympy.Union(*sets) if value.joined == "or" else sympy.Intersection(*sets)
-    return None
-
-
-def _solutions(relation: Relation) -> sympy.Set | None:
-    """The real numbers for which a chain of relations in one variable holds."""
-    names = _variables(relation)
-    if len(names) != 1 or not all(isinstance(part, Scalar) for part in relation.parts):
-        return None
-    variable = sympy.Symbol("x", real=True)
-    sides = [part.expr.subs(sympy.Symbol(*names), variable) for part in relation.parts]
-    kinds = {"<": sympy.Lt, "<=": sympy.Le, ">": sympy.Gt, ">=": sympy.Ge, "=": sympy.Eq, "!=": sympy.Ne}
-    solutions = sympy.S.Reals
-    for left, sign, right in zip(sides, relation.signs, sides[1:], strict=False):
-        holds = kinds[sign](left, right)
-        if holds == sympy.false or holds == sympy.true:
-            return None
-        solutions &= holds.as_set()
-    return solutions
-
-
-def _pieces(numbers: sympy.Set) -> list:
-    """Intervals and points of a set; a None for each part that is neither."""
-    if isinstance(numbers, sympy.Union):
-        return [piece for part in numbers.args for piece in _pieces(part)]
-    if isinstance(numbers, sympy.FiniteSet):
-        return [(point, point, False, False) for point in numbers.args]
-    if isinstance(numbers, sympy.Interval):
-        return [(numbers.start, numbers.end, bool(numbers.left_open), bool(numbers.right_open))]
-    return [] if numbers is sympy.S.EmptySet else [None]
-
-
-def _beginning(piece) -> tuple[float, float]:
-    return (float(piece[0]), float(piece[1])) if piece and piece[0].is_extended_real else (0.0, 0.0)
+    return len(parts[0]) == len(parts[1]) and all(map(_same_piece, *parts))
 
 
 def _same_piece(left, right) -> bool:

@@ -13,6 +13,7 @@ from functools import lru_cache
 import sympy
 
 from rlstep.steps.grading.expressions import Unreadable, expression
+from rlstep.steps.grading.lists import CLOSING, OPENING, TOKEN, split, split_deep
 from rlstep.steps.grading.names import is_name
 from rlstep.steps.grading.plain import based, time_of_day, words
 
@@ -93,9 +94,6 @@ class Ratio:
     parts: tuple
 
 
-_TOKEN = re.compile(r"\\(?:begin|end)\{[a-z]*\*?\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
-_OPENING = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}
-_CLOSING = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"}
 _SIGNS = {"=": "=", "<": "<", ">": ">", "\\leq": "<=", "\\geq": ">=", "\\neq": "!=", "\\approx": "~"}
 _JOINS = re.compile(r"\\text\{\s*,?\s*(and|or)\s*,?\s*\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])")
 _NUMBER_WITH_COMMAS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
@@ -131,7 +129,7 @@ def read(text: str):
 def _listing(text: str) -> Listing | None:
     if _NUMBER_WITH_COMMAS.fullmatch(text):
         return None
-    parts, separators = _split(text, {",", ";", "\\and", "\\or"})
+    parts, separators = split(text, {",", ";", "\\and", "\\or"})
     if not separators:
         return None
     kept = [part for part in parts if part]  # ", and" is one separator
@@ -146,7 +144,7 @@ def _spread(value) -> tuple:
 
 
 def _combined(text: str) -> Combined | None:
-    parts, separators = _split(text, _SET_SIGNS)
+    parts, separators = split(text, _SET_SIGNS)
     if not separators:
         minus = re.fullmatch(r"(\\mathbb\{[RZQC]\}|\(.*\))\s*-\s*(\\\{.*\\\})", text)
         if not minus:
@@ -156,7 +154,7 @@ def _combined(text: str) -> Combined | None:
 
 
 def _relation(text: str):
-    parts, signs = _split(text, {*_SIGNS, "\\in"})
+    parts, signs = split(text, {*_SIGNS, "\\in"})
     if not signs:
         return None
     if signs == ["\\in"] and parts[0] and not isinstance(numbers := read(parts[1]), Scalar):
@@ -196,23 +194,23 @@ def _whole(text: str):
         return _matrix(matrix[2])
     if bracketed := _bracketed(text):
         return bracketed
-    parts, colons = _split(text, {":"})
+    parts, colons = split(text, {":"})
     if colons:
         return Ratio(tuple(map(_scalar, parts)))
     return _signs_chosen(text)
 
 
 def _matrix(body: str) -> Matrix:
-    rows, _ = _split(body, {"\\\\"})
-    cells = [tuple(map(_scalar, _split(row, {"&"})[0])) for row in rows if row.strip(" \\hline")]
+    rows, _ = split(body, {"\\\\"})
+    cells = [tuple(map(_scalar, split(row, {"&"})[0])) for row in rows if row.strip(" \\hline")]
     if len(set(map(len, cells))) != 1:
         raise Unreadable(body)
     return Matrix(tuple(cells))
 
 
 def _bracketed(text: str):
-    tokens = _TOKEN.findall(text)
-    if tokens[0] not in _OPENING - {"{", "\\lfloor", "\\lceil"} or tokens[-1] not in _CLOSING - {
+    tokens = TOKEN.findall(text)
+    if tokens[0] not in OPENING - {"{", "\\lfloor", "\\lceil"} or tokens[-1] not in CLOSING - {
         "}",
         "\\rfloor",
         "\\rceil",
@@ -220,14 +218,14 @@ def _bracketed(text: str):
         return None
     depth = 0
     for k, token in enumerate(tokens):
-        depth += (token in _OPENING) - (token in _CLOSING)
+        depth += (token in OPENING) - (token in CLOSING)
         if depth == 0 and k < len(tokens) - 1:
             return None
     left, right = tokens[0], tokens[-1]
     inside = "".join(tokens[1:-1]).strip()
     if left == "\\{":
         return _set(inside)
-    parts, separators = _split(inside, {",", ";"})
+    parts, separators = split(inside, {",", ";"})
     if not separators:
         if {left, right} <= {"(", ")", "[", "]"} and (left == "(") == (right == ")"):
             return read(inside)
@@ -237,18 +235,18 @@ def _bracketed(text: str):
 
 
 def _set(inside: str):
-    condition, bars = _split(inside, {"\\mid", "|", ":"})
+    condition, bars = split(inside, {"\\mid", "|", ":"})
     if bars:
         if len(bars) > 1:
             raise Unreadable(inside)
         return read(condition[1])
-    parts, _ = _split(inside, {",", ";"})
+    parts, _ = split(inside, {",", ";"})
     return Braces(tuple(itertools.chain.from_iterable(_spread(read(part)) for part in parts)))
 
 
 def _signs_chosen(text: str):
     r"""The expression, or if it has `\pm`, one expression for each choice of signs."""
-    parts, signs = _split_deep(text, {"\\pm", "\\mp"})
+    parts, signs = split_deep(text, {"\\pm", "\\mp"})
     if not signs:
         return _scalar(text)
     if len(signs) > 4:
@@ -264,25 +262,3 @@ def _scalar(text: str):
     if isinstance(value, sympy.MatrixBase):
         return Matrix(tuple(tuple(map(Scalar, value.row(k))) for k in range(value.rows)))
     return Scalar(value)
-
-
-def _split(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
-    """The parts between separators that are outside all brackets, and the separators."""
-    return _split_at(text, separators, lambda depth: depth == 0)
-
-
-def _split_deep(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
-    return _split_at(text, separators, lambda depth: True)
-
-
-def _split_at(text: str, separators: set[str], where) -> tuple[list[str], list[str]]:
-    parts, between, depth = [[]], [], 0
-    for token in _TOKEN.findall(text):
-        depth += token in _OPENING or token.startswith("\\begin")
-        depth -= token in _CLOSING or token.startswith("\\end")
-        if token in separators and where(depth):
-            between.append(token)
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return ["".join(part).strip() for part in parts], between
