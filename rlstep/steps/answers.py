@@ -13,6 +13,7 @@ from functools import lru_cache
 from rlstep.steps.extraction import extract
 from rlstep.steps.grader import MAX_LENGTH, Grader
 from rlstep.steps.grading.plain import based, choice, letter, number, words
+from rlstep.steps.grading.quantities import angle, quantity
 from rlstep.steps.grading.spelling import squeezed, tidy, unwrap, words_of
 from rlstep.steps.grading.units import Measured, same_unit, split_unit
 
@@ -163,6 +164,8 @@ def _same(answer: str, reference: str, readable: bool) -> bool:
     for same in (_same_choice, _same_based, _same_words):
         if (verdict := same(answer, reference)) is not None:
             return verdict
+    if (verdict := _same_quantity(answer, reference)) is not None:
+        return verdict
     loose = [not any(map(str.isalpha, other)) for other in (reference, answer)]
     left, right = split_unit(answer, loose[0]), split_unit(reference, loose[1])
     return same_unit(left.unit, right.unit) and _same_measured(left, right, readable)
@@ -196,6 +199,27 @@ def _same_words(answer: str, reference: str) -> bool | None:
         return None
     numbers = next((_SETS_IN_WORDS[part] for part in named if part in _SETS_IN_WORDS), None)
     return len(named) == 1 and numbers is not None and GRADER.same(numbers, text)
+
+
+def _same_quantity(answer: str, reference: str) -> bool | None:
+    """Whether two quantities of one kind are the same; 2 hours 30 minutes are 2.5, too. None unless both are read."""
+    left, right = quantity(answer), quantity(reference)
+    if left is not None and right is not None:
+        return left.amount == right.amount if left.kind == right.kind else None
+    one, text = (left, reference) if right is None else (right, answer)
+    if one is not None and one.parts > 1:
+        return number(text) == one.whole
+    degrees = angle(answer), angle(reference)
+    if degrees != (None, None):
+        both = zip(degrees, (answer, reference), strict=True)
+        values = [_degrees(text) if value is None else value for value, text in both]
+        return None not in values and values[0] == values[1]
+    return None
+
+
+def _degrees(text: str) -> Fraction | None:
+    measured = split_unit(text)
+    return number(measured.value) if measured.unit in (None, "degree") else None
 
 
 def _same_measured(left: Measured, right: Measured, readable: bool) -> bool:

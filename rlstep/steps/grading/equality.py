@@ -6,6 +6,7 @@ import sympy
 
 from rlstep.steps.grading.expressions import Unreadable
 from rlstep.steps.grading.names import is_name, names_a_sum
+from rlstep.steps.grading.plain import minutes_of_day
 from rlstep.steps.grading.sets import as_set, beginning, is_condition, pieces, variables
 from rlstep.steps.grading.values import (
     Braces,
@@ -13,6 +14,7 @@ from rlstep.steps.grading.values import (
     Combined,
     Listing,
     Matrix,
+    Point,
     Ratio,
     Relation,
     Scalar,
@@ -20,6 +22,9 @@ from rlstep.steps.grading.values import (
     read,
 )
 from rlstep.steps.grading.zero import is_zero, points, without_functions
+
+# Names of coordinates that have an order of their own.
+_IN_ORDER = ("xyz", "abcdefgh", "mn", "pqrs", "uvw", "rst", "ijk")
 
 
 class UnreadableReference(Exception):
@@ -65,7 +70,18 @@ def same_value(left, right) -> bool:
             matrix, items = (left, right.items) if isinstance(left, Matrix) else (right, left.items)
             return all(len(row) == 1 for row in matrix.rows) and _in_order([row[0] for row in matrix.rows], items)
         case Ratio(), Ratio():
-            return _in_order(left.parts, right.parts)
+            return _same_ratios(left, right)
+        case (Words(), Ratio()) | (Ratio(), Words()):
+            time, clock = (left, right) if isinstance(left, Words) else (right, left)
+            return clock.minutes is not None and minutes_of_day(time.parts) == clock.minutes
+        case Point(), Point():
+            return left.name == right.name and same_value(left.place, right.place)
+        case (Point(), Bracketed()) | (Bracketed(), Point()):
+            point, place = (left, right) if isinstance(left, Point) else (right, left)
+            return same_value(point.place, place)
+        case (Point(), Scalar()) | (Scalar(), Point()):
+            point, number = (left, right) if isinstance(left, Point) else (right, left)
+            return point.arrangements is not None and same_number(point.arrangements, number.expr)
         case (Ratio(), Scalar()) | (Scalar(), Ratio()):
             return _same_ratio(*((left, right) if isinstance(left, Ratio) else (right, left)))
         case Bracketed(), Bracketed():
@@ -73,7 +89,7 @@ def same_value(left, right) -> bool:
         case (Listing(), Bracketed(left="(", right=")")) | (Bracketed(left="(", right=")"), Listing()) if not (
             is_condition(left) or is_condition(right)
         ):
-            return _in_order(left.items, right.items)
+            return _in_order(_by_name(left.items), _by_name(right.items))
         case Listing(), Listing() if not is_condition(left) and not is_condition(right):
             return _in_any_order(list(left.items), list(right.items))
         case ((Listing() | Braces()), (Listing() | Braces())) if not is_condition(left) and not is_condition(right):
@@ -105,6 +121,17 @@ def _in_order(left, right) -> bool:
     return len(left) == len(right) and all(map(same_value, left, right))
 
 
+def _by_name(items: tuple) -> tuple:
+    """Coordinates that are equations in the order of their names: `y = 2, x = 1` is (1, 2)."""
+    if not all(isinstance(item, Relation) and item.signs == ("=",) for item in items):
+        return items
+    names = [item.texts[0].strip() for item in items]
+    ordered = len(set(names)) == len(names) and any(set(names) <= set(letters) for letters in _IN_ORDER)
+    return (
+        tuple(item for _, item in sorted(zip(names, items, strict=True), key=lambda one: one[0])) if ordered else items
+    )
+
+
 def _in_any_order(left: list, right: list) -> bool:
     if len(left) != len(right):
         return False
@@ -124,6 +151,16 @@ def _distinct(items) -> list:
     return kept
 
 
+def _same_ratios(left: Ratio, right: Ratio) -> bool:
+    """Whether two ratios are proportional; two that may both be times, 2:40 and 1:20, are the same time."""
+    if len(left.parts) != len(right.parts):
+        return False
+    if None not in (left.minutes, right.minutes) or any(part.expr.is_zero for part in left.parts + right.parts):
+        return _in_order(left.parts, right.parts)
+    scale = left.parts[0].expr / right.parts[0].expr
+    return all(same_number(a.expr, b.expr * scale) for a, b in zip(left.parts, right.parts, strict=True))
+
+
 def _same_ratio(ratio: Ratio, number: Scalar) -> bool:
     """Whether a ratio equals a number: 2:3 is 2/3; what may be a time of day, 3:30, equals none."""
     if len(ratio.parts) != 2:
@@ -135,6 +172,10 @@ def _same_ratio(ratio: Ratio, number: Scalar) -> bool:
 
 def _read_as_list(text: str, value, other) -> bool:
     """Whether to read a number such as `100,200` or `x = 100,200` as a list, because the other answer is one."""
+    if isinstance(value, Listing) and isinstance(other, Listing) and len(value.items) < len(other.items):
+        # In `100,200 and 300` the comma may be one of thousands or not; one with a space after it is not.
+        apart = text if ", " in text else text.replace(",", ", ")
+        return apart != text and same_value(read(apart), other)
     name, _, text = text.rpartition("=")
     if (
         not isinstance(value, Relation if name else Scalar)

@@ -119,6 +119,16 @@ def time_of_day(text: str) -> tuple[str, str] | None:
     return (match[1].lstrip("0").removesuffix(":00"), match[2]) if match else None
 
 
+def minutes_of_day(time: object) -> int | None:
+    """The minutes since midnight of what `time_of_day` returns; None for other values and for no time of a clock."""
+    if not isinstance(time, tuple) or time[1] not in ("a", "p"):
+        return None
+    hours, _, minutes = time[0].partition(":")
+    if not 1 <= int(hours or 0) <= 12:
+        return None
+    return 60 * (int(hours) % 12 + 12 * (time[1] == "p")) + int(minutes or 0)
+
+
 def words(text: str) -> frozenset[str] | None:
     r"""What an answer in words names: `\text{Evelyn}`, `no solution`, `red and blue`. None for mathematics."""
     plain = words_of(text)
