@@ -12,7 +12,8 @@ from functools import lru_cache
 
 from rlstep.steps.extraction import extract
 from rlstep.steps.grader import MAX_LENGTH, Grader
-from rlstep.steps.grading.plain import based, choice, letter, number, words
+from rlstep.steps.grading.domains import family
+from rlstep.steps.grading.plain import based, choice, choices, letter, number, words
 from rlstep.steps.grading.quantities import angle, quantity
 from rlstep.steps.grading.spelling import squeezed, tidy, unwrap, words_of
 from rlstep.steps.grading.units import Measured, same_unit, split_unit
@@ -28,8 +29,9 @@ CLOSE = 1e-9
 
 _DIGITS = re.compile(r"[-+]?[\d.,/ ]+", re.ASCII)
 _SETS_IN_WORDS = {
-    **dict.fromkeys(("no solution", "no solutions", "empty set"), r"\emptyset"),
-    **dict.fromkeys(("all real numbers", "all reals", "real numbers"), r"\mathbb{R}"),
+    **dict.fromkeys(("no solution", "no real solution", "empty set"), r"\emptyset"),
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers", "all real x"), r"\mathbb{R}"),
+    **dict.fromkeys(("infinite", "infinitely many", "infinitely many solutions"), r"\infty"),
 }
 
 
@@ -166,12 +168,18 @@ def _same(answer: str, reference: str, readable: bool) -> bool:
             return verdict
     if (verdict := _same_quantity(answer, reference)) is not None:
         return verdict
+    if (verdict := _same_family(answer, reference, readable)) is not None:
+        return verdict
     loose = [not any(map(str.isalpha, other)) for other in (reference, answer)]
     left, right = split_unit(answer, loose[0]), split_unit(reference, loose[1])
     return same_unit(left.unit, right.unit) and _same_measured(left, right, readable)
 
 
 def _same_choice(answer: str, reference: str) -> bool | None:
+    several = choices(answer), choices(reference)
+    # Two runs may be products or segments.
+    if None not in several and not all(is_run for _, is_run in several):
+        return several[0][0] == several[1][0]
     letters = choice(answer), choice(reference)
     if letters != (None, None):
         return (letters[0] or letter(answer)) == (letters[1] or letter(reference))
@@ -220,6 +228,17 @@ def _same_quantity(answer: str, reference: str) -> bool | None:
 def _degrees(text: str) -> Fraction | None:
     measured = split_unit(text)
     return number(measured.value) if measured.unit in (None, "degree") else None
+
+
+def _same_family(answer: str, reference: str, readable: bool) -> bool | None:
+    """Whether values with a variable in them that stands for all numbers of a kind are the same, whatever its name."""
+    left, right = family(answer), family(reference)
+    if left is None and right is None:
+        return None
+    if left is not None and right is not None:
+        pair = left.value if left.name == right.name else left.renamed(right.name), right.value
+        return left.numbers == right.numbers and GRADER.any_same(pair, readable=readable)
+    return GRADER.any_same((left.value if left else answer, right.value if right else reference), readable=readable)
 
 
 def _same_measured(left: Measured, right: Measured, readable: bool) -> bool:

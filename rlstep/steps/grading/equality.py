@@ -69,6 +69,12 @@ def same_value(left, right) -> bool:
         case (Matrix(), Bracketed(left="(", right=")")) | (Bracketed(left="(", right=")"), Matrix()):
             matrix, items = (left, right.items) if isinstance(left, Matrix) else (right, left.items)
             return all(len(row) == 1 for row in matrix.rows) and _in_order([row[0] for row in matrix.rows], items)
+        case (Matrix(), Bracketed(left="[")) | (Bracketed(left="["), Matrix()):
+            matrix, rows = (left, right.items) if isinstance(left, Matrix) else (right, left.items)
+            nested = len(rows) == len(matrix.rows) and all(
+                isinstance(row, Bracketed) and row.left == "[" for row in rows
+            )
+            return nested and all(_in_order(ours, row.items) for ours, row in zip(matrix.rows, rows, strict=True))
         case Ratio(), Ratio():
             return _same_ratios(left, right)
         case (Words(), Ratio()) | (Ratio(), Words()):

@@ -51,6 +51,10 @@ _SHORT_WORDS = {
     "in", "of", "at", "an", "as", "if", "or",
 }  # fmt: skip
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\w\w)")
+_PHRASES = {"dne": "does not exist"}
+_RUN_OF_CHOICES = re.compile(r"[A-H]{2,8}")
+_ONE_OF_CHOICES = r"(?:\([A-H]\)|[A-H])"
+_LIST_OF_CHOICES = re.compile(rf"{_ONE_OF_CHOICES}(?:(?: ?[,;] ?(?:and )?| and | ?& ?){_ONE_OF_CHOICES})+")
 _JOINED = re.compile(r"\s*(?:[,;]|\band\b|\bor\b)\s*")
 
 
@@ -134,7 +138,15 @@ def words(text: str) -> frozenset[str] | None:
     plain = words_of(text)
     if not _TEXT.fullmatch(plain) or not any(map(_is_word, _RUN.findall(words_of(text, lower=False)))):
         return None
-    return frozenset(_ARTICLE.sub("", part) for part in _JOINED.split(plain) if part)
+    return frozenset(_in_one_form(_ARTICLE.sub("", part)) for part in _JOINED.split(plain) if part)
+
+
+def choices(text: str) -> tuple[frozenset[str], bool] | None:
+    """The letters of several choices, `A, C`, and whether they are a run, `AC`; None for other text."""
+    text = words_of(text, lower=False)
+    if _RUN_OF_CHOICES.fullmatch(text) and list(text) == sorted(set(text)):
+        return frozenset(text), True
+    return (frozenset(re.findall("[A-H]", text)), False) if _LIST_OF_CHOICES.fullmatch(text) else None
 
 
 def are_factors(letters: str) -> bool:
@@ -146,6 +158,11 @@ def _is_word(run: str) -> bool:
     if len(run) < 3:
         return run.casefold() in _SHORT_WORDS
     return run.casefold() not in _NAMES and not are_factors(run)
+
+
+def _in_one_form(part: str) -> str:
+    """A phrase that has several forms in one of them: no solution(s), DNE."""
+    return part.removesuffix("s") if part.startswith("no ") else _PHRASES.get(part, part)
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:

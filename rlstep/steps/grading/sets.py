@@ -29,6 +29,9 @@ def as_set(value) -> sympy.Set | None:
             return joined
         case Relation():
             return _solutions(value)
+        case Listing() if _are_intervals(value):
+            sets = [as_set(item) for item in value.items]
+            return None if None in sets else sympy.Union(*sets)
         case Listing() if is_condition(value):
             sets = [as_set(item) for item in value.items]
             if None in sets:
@@ -66,6 +69,15 @@ def pieces(numbers: sympy.Set) -> list:
 
 def beginning(piece) -> tuple[float, float]:
     return (float(piece[0]), float(piece[1])) if piece and piece[0].is_extended_real else (0.0, 0.0)
+
+
+def _are_intervals(value: Listing) -> bool:
+    r"""Whether a list is one of intervals rather than of points: `(-\infty, 0), (2, \infty)`, `(0, 1) or (2, 3)`."""
+    if not all(isinstance(item, Bracketed) and len(item.items) == 2 for item in value.items):
+        return False
+    ends = [end for item in value.items for end in item.items if isinstance(end, Scalar)]
+    mixed = any((item.left == "(") != (item.right == ")") for item in value.items)
+    return value.joined == "or" or mixed or any(end.expr.is_infinite for end in ends)
 
 
 def _solutions(relation: Relation) -> sympy.Set | None:

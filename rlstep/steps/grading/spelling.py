@@ -8,6 +8,7 @@ $\left(\tfrac12,\ 10{,}080\right)$.   ->  (\frac{1}{2}, 10080)
 import re
 from functools import lru_cache
 
+from rlstep.steps.grading.domains import all_but
 from rlstep.steps.grading.numerals import in_digits, overlined, without_approximately
 
 DOLLAR = "\u00a4"
@@ -107,6 +108,7 @@ _TYPED = (
     (re.compile(r"(?<![\w{}])(\d+|[A-Za-z]) ?\\choose(?![A-Za-z]) ?(\d+|[A-Za-z])(?![\w}])"), r"\\binom{\1}{\2}"),
     (re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
 )
+_INFINITY_AS_TEXT = re.compile(r"^(?:\\text\{)? ?(?:(negative|positive) )?\\infty ?\}?$")
 _BARE_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt(?![A-Za-z])")
 _INFINITIES = dict.fromkeys(("infinity", "inf", "oo"), "infty")
 _BARE_NAME = re.compile(
@@ -135,10 +137,12 @@ def tidy(text: str) -> str:
     text = _COMMAND.sub(_command, _INVISIBLE.sub("", text.replace("{,}", ",")))
     text = overlined(_unstyled(_BOLD.sub(r"\1", text).replace("\\mathbf{", "{")))
     text = _BARE_NAME.sub(lambda match: rf"\{_INFINITIES.get(match[1], match[1])} ", text)
+    text = _INFINITY_AS_TEXT.sub(lambda match: r"-\infty" if match[1] == "negative" else r"\infty", text)
     text = _arguments(_BARE_ROOT.sub(r"\\sqrt ", text).replace("**", "^"))
     text = unwrap(_SPACE.sub(" ", _ungrouped(unwrap(text))))
     text = without_approximately(text)
-    return in_digits(words_of(text, lower=False)) or text
+    worded = words_of(text, lower=False)
+    return all_but(worded) or in_digits(worded) or text
 
 
 def _unstyled(text: str) -> str:
