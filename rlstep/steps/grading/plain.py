@@ -22,12 +22,16 @@ _SCALED = re.compile(
 SCALES = {"hundred": 100, "dozen": 12, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 # What a choice says stands apart from its letter, as in `(B) x + 1`; `(B)x` and `(B) + 1` are mathematics.
-_SAID = rf"(?:(?=[0-9{DOLLAR}]|\\(?:text|frac|sqrt))|[\s.:]+(?![-+*/^=<>!_)|]\s|[+*/^=<>!_)|]|\\(?:cdot|times|div|pm)))"
+_SAID = (
+    rf"(?:(?=[0-9{DOLLAR}]|\\(?:text|frac|sqrt))|,\s+(?=[A-Za-z]{{3,}})"
+    r"|[\s.:]+(?![-+*/^=<>!_)|]\s|[+*/^=<>!_)|]|\\(?:cdot|times|div|pm)))"
+)
 _CHOICE = re.compile(
     rf"(?:(?:answer )?(?:choice|option)\s+(?:\(([A-Z])\)|([A-Z])(?![A-Za-z]))|\(([A-Z])\)|([A-Z])[).:](?=\s|$))"
     rf"(?P<said>(?:{_SAID}.+)?)[\s.:]*",
     re.DOTALL | re.IGNORECASE,
 )
+_DASH = re.compile(r"(?<=[A-Z])(\)?),? -+ (?=[A-Z][a-z]{2,}|[a-z]{3,} [a-z]{2,})")
 _LETTER = re.compile(r"[A-Za-z]")
 # Words after the letter that name another choice, or take this one back.
 _ANOTHER_CHOICE = re.compile(
@@ -90,9 +94,9 @@ def number(text: str) -> Fraction | None:
 
 
 def choice(text: str) -> str | None:
-    r"""The letter of a choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12`, `option B`; None for others and a bare `B`."""
+    r"""The letter of a choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12`, `B - Paris`, `option B`; None for a bare `B`."""
     text = re.sub(r"\\text\{\s*((?:(?:choice|option)\s+)?\(?[A-Z]\)?[.:]?)\s*\}", r"\1 ", text, flags=re.IGNORECASE)
-    match = _CHOICE.fullmatch(text.strip())
+    match = _CHOICE.fullmatch(_DASH.sub(r"\1: ", text.strip(), count=1))
     letter = match and next(filter(None, match.groups()), None)
     if not letter or not letter.isupper() or _ANOTHER_CHOICE.search(match["said"]):
         return None
