@@ -158,10 +158,10 @@ def _distinct(items) -> list:
 
 
 def _same_ratios(left: Ratio, right: Ratio) -> bool:
-    """Whether two ratios are proportional; two that may both be times, 2:40 and 1:20, are the same time."""
+    """Whether two ratios are proportional; what may be a time, 2:40, is that time alone."""
     if len(left.parts) != len(right.parts):
         return False
-    if None not in (left.minutes, right.minutes) or any(part.expr.is_zero for part in left.parts + right.parts):
+    if (left.minutes, right.minutes) != (None, None) or any(part.expr.is_zero for part in left.parts + right.parts):
         return _in_order(left.parts, right.parts)
     scale = left.parts[0].expr / right.parts[0].expr
     return all(same_number(a.expr, b.expr * scale) for a, b in zip(left.parts, right.parts, strict=True))

@@ -40,6 +40,7 @@ _ANOTHER_CHOICE = re.compile(
 )
 _BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_(?:\{\s*)?(?:\\text\{\s*)?([a-z]+|\d+)\s*\}?\s*\}?", re.ASCII)
 _BASE_WORDS = re.compile(r"\(?([0-9A-Fa-f]+)\)?,? *\(?(?:in )?base[ -](\d+|[a-z]+)\)?", re.ASCII)
+_BASE_OF_CODE = re.compile(r"0(?:b(?P<b>[01]+)|o(?P<o>[0-7]+)|x(?P<x>[0-9A-Fa-f]+))", re.ASCII)
 _BASES = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
     "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
@@ -110,7 +111,9 @@ def letter(text: str) -> str | None:
 
 
 def based(text: str) -> tuple[str, int] | None:
-    """(digits, base) of `101_2`, `(101)_{2}`, `101_{\\text{two}}` and `101 base 2`; None for other text."""
+    """(digits, base) of `101_2`, `(101)_{2}`, `101_{\\text{two}}`, `101 base 2` and `0b101`; None for other text."""
+    if code := _BASE_OF_CODE.fullmatch(text.strip()):
+        return code[code.lastgroup].upper().lstrip("0") or "0", {"b": 2, "o": 8, "x": 16}[code.lastgroup]
     text = re.sub(r"\\text\{\s*base\s*\}\s*(?=\d)", "", text.strip()) if "_" in text else text.strip()
     match = _BASED.fullmatch(text) or _BASE_WORDS.fullmatch(re.sub(r"\\text\{([^{}]*)\}", r"\1", text))
     if not match or not re.search(r"\d", match[1]):

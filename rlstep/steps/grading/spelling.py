@@ -81,7 +81,7 @@ _FULL_STOP = re.compile(r"(?<!\s)(?:\s|\\\\$|(?<!\.)\.$|(?<!\\)[,;:]$)+$")
 _SPACE = re.compile(r"\s+")
 _FREE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _GROUPED = re.compile(
-    r"(?<![\d.,])[1-9]\d{0,2}(?:(?:\{,\}|\\,|\\!)\s*\d{3})+(?!\d)|(?<![\d.,])[1-9]\d{0,2}(?:,\\!\s*\d{3})+(?!\d)"
+    r"(?<![\d.,])[1-9]\d{0,2}(?:(?:\{,\}|\\,|\\!)\s*\d{3})+(?!\d)|(?<![\d.,])[1-9]\d{0,2}(?:\s*,\s*\\!\s*(?:\\,\s*)?\d{3})+(?!\d)"
 )
 # A comma in braces has no space after it, as within a number: three digits are thousands, any other number of them are
 # decimals. In a pair that is the whole text it may be the pair's.
