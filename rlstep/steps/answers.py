@@ -161,7 +161,7 @@ def _same(answer: str, reference: str, readable: bool) -> bool:
     answer, reference = tidy(answer), tidy(reference)
     if not answer or not reference:
         return False
-    if written or squeezed(answer) == squeezed(reference):
+    if written or squeezed(answer) == squeezed(reference) or words_of(answer, False) == words_of(reference, False):
         return True
     for same in (_same_choice, _same_based, _same_words):
         if (verdict := same(answer, reference)) is not None:
@@ -243,13 +243,15 @@ def _same_family(answer: str, reference: str, readable: bool) -> bool | None:
 
 def _same_measured(left: Measured, right: Measured, readable: bool) -> bool:
     r"""Whether two values are the same, where 50% matches 50 and 0.5, and 90 degrees match 90 and \pi/2."""
+    angles = {left.unit, right.unit} == {"degree", "radian"}
     numbers = number(left.value), number(right.value)
-    if None not in numbers:
+    if None not in numbers and not angles:
         a, b = numbers
         percent = left.unit == "%", right.unit == "%"
         return a == b or (percent == (True, False) and a / 100 == b) or (percent == (False, True) and a == b / 100)
     scaled = [(_scaled(left, right), right.value), (left.value, _scaled(right, left))]
-    pairs = [(left.value, right.value), *(pair for pair in scaled if None not in pair)]
+    pairs = [] if angles else [(left.value, right.value)]
+    pairs += [pair for pair in scaled if None not in pair]
     pairs += [*_percentages(left, right), *((one, other) for other, one in _percentages(right, left))]
     return GRADER.any_same(*pairs, readable=readable)
 
@@ -258,7 +260,7 @@ def _scaled(one: Measured, other: Measured) -> str | None:
     """A percentage as a fraction, or an angle in radians, if the other may be one; else None."""
     if one.unit == "%" != other.unit and "=" not in one.value:
         return rf"\frac{{{one.value}}}{{100}}"
-    if one.unit == "degree" and other.unit is None and "\\pi" in other.value:
+    if one.unit == "degree" and (other.unit == "radian" or (other.unit is None and "\\pi" in other.value)):
         return rf"\frac{{({one.value})\cdot\pi}}{{180}}"
     return None
 

@@ -42,8 +42,11 @@ _IS = (
 _SENTENCE = re.compile(
     r"\b(?:(?:final |correct )?answer(?: (?:to|for|in) [\w()' ]{1,40}?)?|(?:correct|right|best) (?:option|choice)) "
     rf"{_IS}(?:[ \t]*:)?[ \t]*|(?:\u7b54\u6848|\u7b54)(?:\u662f|\u4e3a|\u70ba|[ \t]*[:\uff1a])[ \t]*"
+    r"|\b(?:option|choice) (?=[*_]{0,2}\(?[A-Z]\)?[*_]{0,2} is (?:the )?(?:correct|right|best)"
+    r"(?: \w+)?[*_]{0,2}(?:[.!]|$))"
+    r"|\bI (?:choose|pick|select|go with) (?:option |choice )?(?=[*_]{0,2}\(?[A-Z]\)?[*_]{0,2}(?:[.!]|$))"
     r"|[\u6545\u5e94\u61c9]\u9009(?:\u62e9)?[:\uff1a]?[ \t]*(?=[(\uff08]?[A-H])",
-    re.IGNORECASE,
+    re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCE_IN_LABEL = re.compile(
     rf"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final |correct )?answer {_IS}[ \t]*:?[ \t]*", re.I
@@ -57,9 +60,12 @@ _IN_JSON = re.compile(
 # What comes after the answer says why, and is no part of it.
 _REASON = re.compile(r"(?<![*_`, \t])[*_`]*,?[ \t]+(?:\()?(?:because|since|as we|which (?:is|means|makes))\b")
 # Yes and no say all; so does a value before its approximation.
+_IS_CORRECT = re.compile(r"(?<=[A-Za-z)*_]) is (?:the )?(?:correct|right|best)(?: \w+)?[*_. !]*$", re.IGNORECASE)
 _YES_OR_NO = re.compile(r"(?P<said>[*_]*(?:yes|no|true|false)[*_]*)[,;:]\s+(?P<more>.*)", re.IGNORECASE | re.DOTALL)
 _OTHERWISE = re.compile(r"\b(?:yes|no|true|false|or)\b", re.IGNORECASE)
-_APPROXIMATION = re.compile(r"(?<=\S)[ \t]*\((?:\u2248|\$?\\approx|approximately|approx\b|about|roughly)[^()\n]*\)$")
+_APPROXIMATION = re.compile(
+    r"(?<=\S)[ \t]*\((?:\u2248|\$?\\approx|approximately|approx\b|about|roughly)[^()\n]*\)(?=[ .]*$)"
+)
 _HEADING_WORD = re.compile(
     r"[*_\s]*(?:step|part|case|solution|conclusion|explanation|reasoning|summary|verification|check|answer|final|note|problem|"
     r"question|approach|method|analysis|calculation)\b",
@@ -72,6 +78,7 @@ _STARTS_WITH_NUMBER = re.compile(r"[-+]?[$€£\\]?\s?[\d.]")
 _SENTENCE_END = re.compile(
     r"(?:[?\uff0e]|\.(?!(?<=[A-Za-z]\.[A-Za-z]\.)\s+[a-z])|!(?!\s*[-+*/=<>^!])|\u3002$)(?:[*_`]|\$)*(?=\s|$)(?<!\d\.(?=\d))"
 )
+_NEXT_SENTENCE = re.compile(r"[.!?][*_`$]*\s+[A-Z][a-z]*[ ,']")
 _LINE = re.compile(r"[^\n]+")
 _BLANK = re.compile(r"\s*")
 _OPENED = re.compile(r"\$\$|\\\[|\\begin\b|\\\]|\\end\b")
@@ -134,13 +141,21 @@ def _labelled(text: str) -> Iterator[Stated]:
         if repeated := _SENTENCE_IN_LABEL.match(inline):
             inline = inline[repeated.end() :]
             inline = inline[: _end_of_sentence(inline)]
-        answer = _plain(_without_reason(inline))
+        answer = _plain(_without_reason(_before_next_sentence(inline)))
         heading = match["colon"] or match["final"] or match[0].lstrip(" \t")[:1] in ("#", "*", "_")
         if not answer and heading:
             below, end = _next_paragraph(text, end)
             answer = _of_sentence(below)
         if answer:
             yield Stated(match.start(), end, answer)
+
+
+def _before_next_sentence(text: str) -> str:
+    """A value without the sentences after it; `B. Paris is large` is a choice with its text."""
+    stop = _end_of_sentence(text)
+    if stop is None or not _NEXT_SENTENCE.match(text, stop) or re.fullmatch(r"\W*[A-Za-z]\W*", text[:stop]):
+        return text
+    return text[:stop] if _is_value(text[:stop]) else text
 
 
 def _without_style(label: re.Match) -> str:
@@ -193,7 +208,7 @@ def _without_reason(text: str) -> str:
         text = text[: reason.start()]
     if (said := _YES_OR_NO.match(text)) and not _OTHERWISE.search(said["more"]):
         return said["said"]
-    return _APPROXIMATION.sub("", text.rstrip(" ."))
+    return _IS_CORRECT.sub("", _APPROXIMATION.sub("", text))
 
 
 def _sentences(text: str) -> Iterator[Stated]:

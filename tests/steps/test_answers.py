@@ -147,7 +147,8 @@ EQUAL = {
         2 hours 30 minutes = 2.5 | 5 feet 10 inches = 70 inches | 5'10" = 5 ft 10 in | 5 1/2 feet = 66 inches
         10000 \text{ cm}^2 = 1\text{ m}^2 | 1\text{ hour }30\text{ minutes} = 90\text{ min} | $1.50 = 150 cents
         5 dollars and 50 cents = \$5.50 | 5 dollars and 50 cents = 5.5 | 2 weeks = 14 days | \pounds 5 = £5
-        45^\circ 30' = 45.5^\circ | 45^{\circ}30' = 45.5
+        \frac{\pi}{6} \text{ radians} = 30^\circ | 180^\circ = \pi rad | 45^\circ 30' = 45.5^\circ
+        45^{\circ}30' = 45.5
         12个 = 12 | 12 平方厘米 = 12 | \text{12元} = 12 | 12\text{ 元} = 12
         £5 = 5 | 12 more apples = 12 | 3 hours = 3\text{ hours} | 1.5 million dollars = 1,500,000
         50% = 0.5 | \frac{1}{2}\% = 0.5 | 50 percent = 50\% | \frac34 = 75\%
@@ -198,7 +199,8 @@ EQUAL = {
         \textbf{(D) } \frac{1}{2} = D | \textbf{(D)}\ -\frac{1}{2} = \text{(D)} | (E) $\sqrt{3}$ = E | (E)\ \$5 = E
         Option A = A | \text{Option B} = (B) | answer choice (C) = C | (A) The ball falls = A | B. A ball falls. = (B)
         (D) $x>1$ = D | (A)$\frac12$ = A | C. 12 cm = C
-        Yes. = yes | \text{yes} = yes | "east" = \text{east} | the east = east | \text{Evelyn} = Evelyn
+        January 5 = \text{January 5} | 7 \text{ R } 2 = 7 R 2 | Yes. = yes | \text{yes} = yes | "east" = \text{east}
+        the east = east | \text{Evelyn} = Evelyn
         B - Paris = B | option (B), Paris = B | (B) - the ball falls = B | AC = A, C | ABD = (A), (B) and (D)
         \text{A, B, and D} = A, B, D | 3:30 PM = 15:30 | 12:00 am = 0:00
         3:30 p.m. = 3:30 PM | 3:30\text{ p.m.} = 3:30 PM
@@ -251,7 +253,8 @@ UNEQUAL = {
     "units": r"""
         25^\circ C = 25^\circ F | 25 degrees Celsius = 25^\circ F | 12€ = \$12 | 12¢ = \$12 | 3 + 9 = 13 apples = 13
         12 maybe thirteen = 12 | 12 versus fifteen = 12 | 12 wrong = 12 | 12 lakh = 12 | 12 pairs = 12
-        12 per mille = 12 | 100 cm = 100 m | 1 m = 100 | 1 m^2 = 100 cm^2 | 90 minutes = 1.5 | 2 hours 30 minutes = 150
+        30 radians = 30^\circ | \frac{\pi}{6} \text{ radians} = 60^\circ | 12 per mille = 12 | 100 cm = 100 m
+        1 m = 100 | 1 m^2 = 100 cm^2 | 90 minutes = 1.5 | 2 hours 30 minutes = 150
         30 minutes 2 hours = 150 minutes | 5'10" = 510 | 12 apples 3 pears = 12 | 45^\circ 30' = 45.3
         2\times 3 \text{ matrix} = 6 | 12万 = 12 | 12分之5 = 12 | 12或13 = 12 | 12 eV = 12 Hz | 12 apples = 5 pears = 5
         5\,\mathrm{J/(kg\cdot K)} = 5\,\mathrm{J/kg} | 5\text{ m}\cdot 3 = 5 | 12\text{x} = 12y

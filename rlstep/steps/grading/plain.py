@@ -31,6 +31,7 @@ _CHOICE = re.compile(
     rf"(?P<said>(?:{_SAID}.+)?)[\s.:]*",
     re.DOTALL | re.IGNORECASE,
 )
+_ALL_TEXT = re.compile(r"\\text\{[^{}]*\}")
 _DASH = re.compile(r"(?<=[A-Z])(\)?),? -+ (?=[A-Z][a-z]{2,}|[a-z]{3,} [a-z]{2,})")
 _LETTER = re.compile(r"[A-Za-z]")
 # Words after the letter that name another choice, or take this one back.
@@ -96,6 +97,7 @@ def number(text: str) -> Fraction | None:
 
 def choice(text: str) -> str | None:
     r"""The letter of a choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12`, `B - Paris`, `option B`; None for a bare `B`."""
+    text = words_of(text, lower=False) if _ALL_TEXT.fullmatch(text.strip()) else text
     text = re.sub(r"\\text\{\s*((?:(?:choice|option)\s+)?\(?[A-Z]\)?[.:]?)\s*\}", r"\1 ", text, flags=re.IGNORECASE)
     match = _CHOICE.fullmatch(_DASH.sub(r"\1: ", text.strip(), count=1))
     letter = match and next(filter(None, match.groups()), None)
