@@ -12,7 +12,9 @@ from functools import lru_cache
 
 from rlstep.steps.extraction import extract
 from rlstep.steps.grader import MAX_LENGTH, Grader
-from rlstep.steps.grading.plain import based, choice, letter, number, words
+from rlstep.steps.grading.domains import family
+from rlstep.steps.grading.plain import based, choice, choices, letter, number, words
+from rlstep.steps.grading.quantities import angle, quantity
 from rlstep.steps.grading.spelling import squeezed, tidy, unwrap, words_of
 from rlstep.steps.grading.units import Measured, same_unit, split_unit
 
@@ -27,8 +29,9 @@ CLOSE = 1e-9
 
 _DIGITS = re.compile(r"[-+]?[\d.,/ ]+", re.ASCII)
 _SETS_IN_WORDS = {
-    **dict.fromkeys(("no solution", "no solutions", "empty set"), r"\emptyset"),
-    **dict.fromkeys(("all real numbers", "all reals", "real numbers"), r"\mathbb{R}"),
+    **dict.fromkeys(("no solution", "no real solution", "empty set"), r"\emptyset"),
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers", "all real x"), r"\mathbb{R}"),
+    **dict.fromkeys(("infinite", "infinitely many", "infinitely many solutions"), r"\infty"),
 }
 
 
@@ -158,17 +161,25 @@ def _same(answer: str, reference: str, readable: bool) -> bool:
     answer, reference = tidy(answer), tidy(reference)
     if not answer or not reference:
         return False
-    if written or squeezed(answer) == squeezed(reference):
+    if written or squeezed(answer) == squeezed(reference) or words_of(answer, False) == words_of(reference, False):
         return True
     for same in (_same_choice, _same_based, _same_words):
         if (verdict := same(answer, reference)) is not None:
             return verdict
+    if (verdict := _same_quantity(answer, reference)) is not None:
+        return verdict
+    if (verdict := _same_family(answer, reference, readable)) is not None:
+        return verdict
     loose = [not any(map(str.isalpha, other)) for other in (reference, answer)]
     left, right = split_unit(answer, loose[0]), split_unit(reference, loose[1])
     return same_unit(left.unit, right.unit) and _same_measured(left, right, readable)
 
 
 def _same_choice(answer: str, reference: str) -> bool | None:
+    several = choices(answer), choices(reference)
+    # Two runs may be products or segments.
+    if None not in several and not all(is_run for _, is_run in several):
+        return several[0][0] == several[1][0]
     letters = choice(answer), choice(reference)
     if letters != (None, None):
         return (letters[0] or letter(answer)) == (letters[1] or letter(reference))
@@ -198,15 +209,49 @@ def _same_words(answer: str, reference: str) -> bool | None:
     return len(named) == 1 and numbers is not None and GRADER.same(numbers, text)
 
 
+def _same_quantity(answer: str, reference: str) -> bool | None:
+    """Whether two quantities of one kind are the same; 2 hours 30 minutes are 2.5, too. None unless both are read."""
+    left, right = quantity(answer), quantity(reference)
+    if left is not None and right is not None:
+        return left.amount == right.amount if left.kind == right.kind else None
+    one, text = (left, reference) if right is None else (right, answer)
+    if one is not None and one.parts > 1:
+        return number(text) == one.whole
+    degrees = angle(answer), angle(reference)
+    if degrees != (None, None):
+        both = zip(degrees, (answer, reference), strict=True)
+        values = [_degrees(text) if value is None else value for value, text in both]
+        return None not in values and values[0] == values[1]
+    return None
+
+
+def _degrees(text: str) -> Fraction | None:
+    measured = split_unit(text)
+    return number(measured.value) if measured.unit in (None, "degree") else None
+
+
+def _same_family(answer: str, reference: str, readable: bool) -> bool | None:
+    """Whether values with a variable in them that stands for all numbers of a kind are the same, whatever its name."""
+    left, right = family(answer), family(reference)
+    if left is None and right is None:
+        return None
+    if left is not None and right is not None:
+        pair = left.value if left.name == right.name else left.renamed(right.name), right.value
+        return left.numbers == right.numbers and GRADER.any_same(pair, readable=readable)
+    return GRADER.any_same((left.value if left else answer, right.value if right else reference), readable=readable)
+
+
 def _same_measured(left: Measured, right: Measured, readable: bool) -> bool:
     r"""Whether two values are the same, where 50% matches 50 and 0.5, and 90 degrees match 90 and \pi/2."""
+    angles = {left.unit, right.unit} == {"degree", "radian"}
     numbers = number(left.value), number(right.value)
-    if None not in numbers:
+    if None not in numbers and not angles:
         a, b = numbers
         percent = left.unit == "%", right.unit == "%"
         return a == b or (percent == (True, False) and a / 100 == b) or (percent == (False, True) and a == b / 100)
     scaled = [(_scaled(left, right), right.value), (left.value, _scaled(right, left))]
-    pairs = [(left.value, right.value), *(pair for pair in scaled if None not in pair)]
+    pairs = [] if angles else [(left.value, right.value)]
+    pairs += [pair for pair in scaled if None not in pair]
     pairs += [*_percentages(left, right), *((one, other) for other, one in _percentages(right, left))]
     return GRADER.any_same(*pairs, readable=readable)
 
@@ -215,7 +260,7 @@ def _scaled(one: Measured, other: Measured) -> str | None:
     """A percentage as a fraction, or an angle in radians, if the other may be one; else None."""
     if one.unit == "%" != other.unit and "=" not in one.value:
         return rf"\frac{{{one.value}}}{{100}}"
-    if one.unit == "degree" and other.unit is None and "\\pi" in other.value:
+    if one.unit == "degree" and (other.unit == "radian" or (other.unit is None and "\\pi" in other.value)):
         return rf"\frac{{({one.value})\cdot\pi}}{{180}}"
     return None
 

@@ -5,38 +5,67 @@ The sum is \boxed{\frac{1}{2}}.           ->  \frac{1}{2}
 **Answer:** yes                           ->  yes
 # Answer (and on the next line) 29        ->  29
 So the final answer is: $x = 5$.          ->  $x = 5$
+{"answer": "1/2"}                         ->  1/2
 
-A box, a `####`, `<answer>...</answer>` and a line that begins with "Answer" state an answer explicitly; the last of
-them counts. If there is none, the last "the answer is" counts.
+A box, a `####`, `<answer>...</answer>`, a field "answer" in JSON and a line that begins with "Answer" state an answer
+explicitly; the last of them counts. If there is none, the last "the answer is" counts.
 
 What a thinking model writes up to its last `</think>` is thought and states no answer, because the model went on. Its
 lines are steps like others. A completion that never closes its thought is read as a whole.
 """
 
+import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 THOUGHT_END = "</think>"
 
+# Tick marks, emoji and the like, which decorate a label or an answer.
+_PICTURES = "\u2600-\u27bf\ufe0f\U0001f000-\U0001faff"
+_TICKS = "\u2705\u2713\u2714\u2611\ufe0f\U0001f389\U0001f3af"
 _LABEL = re.compile(
-    r"^[ \t>*_#`-]*(?:(?:so|thus|therefore|hence),?[ ]+)?(?:(?:the|my|our)[ ]+)?(?:(?:final|correct)[ ]+)?answer[*_`]*"
-    r"[ \t]*(?:(?P<colon>[:=]|is:)[ \t]*(?P<inline>[^\n]*)|$)",
+    rf"^(?:[ \t>*_#`\u2022{_PICTURES}-]|\d{{1,2}}[.)][ \t])*(?P<math>\\[\[(]|\$\$?)?"
+    r"(?P<styled>\\(?:text(?:bf|it)?|mathbf)\{)?"
+    r"(?:(?:so|thus|therefore|hence),?[ ]+)?(?:(?:the|my|our)[ ]+)?(?P<final>final[ ]+|correct[ ]+)?answer"
+    r"(?P<closed>[*_`]*)[ \t]*"
+    r"(?:(?P<colon>[:=\uff1a\u2192]|[-=]>|is:|(?<=[ \t])[-\u2013\u2014](?=[ \t]))[ \t]*(?P<inline>[^\n]*)"
+    r"|(?<=[*_][ \t])(?P<value>[-+]?[$\\\d][^\n]*)|$)",
     re.MULTILINE | re.IGNORECASE,
 )
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(?P<inline>\S[^\n]*)$", re.MULTILINE)
-_IS = r"(?:is|would be|should be|comes out to be)(?: (?:therefore|thus|then|simply|just|now|clearly|equal to))?"
+_IS = (
+    r"(?:is|would be|should be|must be|will be|has to be|(?:comes|turns) out to be|equals)(?![A-Za-z']|n't)"
+    r"(?: (?:therefore|thus|then|simply|just|now|clearly|equal to)(?![A-Za-z]))?"
+)
 _SENTENCE = re.compile(
-    rf"\b(?:final |correct )?answer(?: to (?:the|this) (?:question|problem))? {_IS}(?:[ \t]*:)?[ \t]*(?P<inline>[^\n]*)"
-    r"|(?:\u7b54\u6848|\u7b54)(?:\u662f|\u4e3a|\u70ba|[ \t]*[:\uff1a])[ \t]*(?P<chinese>[^\n]*)",
-    re.IGNORECASE,
+    r"\b(?:(?:final |correct )?answer(?: (?:to|for|in) [\w()' ]{1,40}?)?|(?:correct|right|best) (?:option|choice)) "
+    rf"{_IS}(?:[ \t]*:)?[ \t]*|(?:\u7b54\u6848|\u7b54)(?:\u662f|\u4e3a|\u70ba|[ \t]*[:\uff1a])[ \t]*"
+    r"|\b(?:option|choice) (?=[*_]{0,2}\(?[A-Z]\)?[*_]{0,2} is (?:the )?(?:correct|right|best)"
+    r"(?: \w+)?[*_]{0,2}(?:[.!]|$))"
+    r"|\bI (?:choose|pick|select|go with) (?:option |choice )?(?=[*_]{0,2}\(?[A-Z]\)?[*_]{0,2}(?:[.!]|$))"
+    r"|[\u6545\u5e94\u61c9]\u9009(?:\u62e9)?[:\uff1a]?[ \t]*(?=[(\uff08]?[A-H])",
+    re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCE_IN_LABEL = re.compile(
     rf"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final |correct )?answer {_IS}[ \t]*:?[ \t]*", re.I
 )
-_TAGGED = re.compile(r"<answer>(?P<inline>(?:(?!</?answer>)[\s\S])*)</answer>")
+_TAGGED = re.compile(
+    r"<(?P<tag>(?:final_?)?answer)>(?P<inline>(?:(?!</?(?:final_?)?answer>)[\s\S])*)</(?P=tag)>", re.IGNORECASE
+)
+_IN_JSON = re.compile(
+    r"\"(?:final_?)?answer\"[ \t]*:[ \t]*(?P<value>\"(?:[^\"\\\n]|\\.)*\"|-?\d[\d.eE+-]*)", re.IGNORECASE
+)
 # What comes after the answer says why, and is no part of it.
 _REASON = re.compile(r"(?<![*_`, \t])[*_`]*,?[ \t]+(?:\()?(?:because|since|as we|which (?:is|means|makes))\b")
+# Yes and no say all; so does a value before its approximation.
+_IS_CORRECT = re.compile(r"(?<=[A-Za-z)*_]) is (?:the )?(?:correct|right|best)(?: \w+)?[*_. !]*$", re.IGNORECASE)
+_YES_OR_NO = re.compile(r"(?P<said>[*_]*(?:yes|no|true|false)[*_]*)[,;:]\s+(?P<more>.*)", re.IGNORECASE | re.DOTALL)
+_OTHERWISE = re.compile(r"\b(?:yes|no|true|false|or)\b", re.IGNORECASE)
+_APPROXIMATION = re.compile(
+    r"(?<=\S)[ \t]*\((?:\u2248|\$?\\approx|approximately|approx\b|about|roughly)[^()\n]*\)(?=[ .]*$)"
+)
 _HEADING_WORD = re.compile(
     r"[*_\s]*(?:step|part|case|solution|conclusion|explanation|reasoning|summary|verification|check|answer|final|note|problem|"
     r"question|approach|method|analysis|calculation)\b",
@@ -45,12 +74,17 @@ _HEADING_WORD = re.compile(
 _PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
 _COMMANDS = re.compile(r"\\[A-Za-z]+\{[^{}]*\}|\\[A-Za-z]+")
 _STARTS_WITH_NUMBER = re.compile(r"[-+]?[$€£\\]?\s?[\d.]")
-_SENTENCE_END = re.compile(r"(?:[.!?]|\u3002$)(?:[*_`]|\$)*(?=\s|$)(?<!\d\.(?=\d))")
+# No end of a sentence: 5! = 120, and 5 p.m. before a small letter.
+_SENTENCE_END = re.compile(
+    r"(?:[?\uff0e]|\.(?!(?<=[A-Za-z]\.[A-Za-z]\.)\s+[a-z])|!(?!\s*[-+*/=<>^!])|\u3002$)(?:[*_`]|\$)*(?=\s|$)(?<!\d\.(?=\d))"
+)
+_NEXT_SENTENCE = re.compile(r"[.!?][*_`$]*\s+[A-Z][a-z]*[ ,']")
 _LINE = re.compile(r"[^\n]+")
 _BLANK = re.compile(r"\s*")
 _OPENED = re.compile(r"\$\$|\\\[|\\begin\b|\\\]|\\end\b")
 
-_BRACE = re.compile(r"\\(?:f?boxed|fbox|framebox)\s*(?:\{|(?=[^\s{]))|\\.|[{}]", re.DOTALL)
+# Escaped once more, as text in JSON is, a box has two backslashes.
+_BRACE = re.compile(r"\\{1,2}(?:f?boxed|fbox|framebox)\s*(?:\{|(?=[^\s{]))|\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"[-+]?[A-Za-z0-9][A-Za-z0-9.,/^]*(?<![.,])|\\[A-Za-z]+(?:\{[^{}]*\})*")
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;&]|\\[()\[\]]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\?[A-Za-z](?:_\{?\w\}?)?[ ]*=(?!=))*"
@@ -87,7 +121,7 @@ def stated(completion: str, sentences: bool = True) -> Stated | None:
     """
     begin = thought_end(completion)
     said = completion[begin:]
-    answers = [*_labelled(said), *_after_hashes(said), *_boxes(said), *_tagged(said)]
+    answers = [*_labelled(said), *_after_hashes(said), *_boxes(said), *_tagged(said), *_in_json(said)]
     if not answers and sentences:
         answers = list(_sentences(said))
     final = max(answers, key=lambda answer: answer.start, default=None)
@@ -103,16 +137,41 @@ def thought_end(completion: str) -> int:
 def _labelled(text: str) -> Iterator[Stated]:
     """The rest of each line that begins with "Answer", or the next line if there is nothing more on that line."""
     for match in _LABEL.finditer(text):
-        inline, end = _plain(match["inline"] or ""), match.end()
+        inline, end = _plain(_without_style(match)), match.end()
         if repeated := _SENTENCE_IN_LABEL.match(inline):
             inline = inline[repeated.end() :]
             inline = inline[: _end_of_sentence(inline)]
-        answer = _plain(_without_reason(inline))
-        if not answer and (match["colon"] or match[0].lstrip(" \t")[:1] in ("#", "*", "_")):
+        answer = _plain(_without_reason(_before_next_sentence(inline)))
+        heading = match["colon"] or match["final"] or match[0].lstrip(" \t")[:1] in ("#", "*", "_")
+        if not answer and heading:
             below, end = _next_paragraph(text, end)
-            answer = _plain(below)
+            answer = _of_sentence(below)
         if answer:
             yield Stated(match.start(), end, answer)
+
+
+def _before_next_sentence(text: str) -> str:
+    """A value without the sentences after it; `B. Paris is large` is a choice with its text."""
+    stop = _end_of_sentence(text)
+    if stop is None or not _NEXT_SENTENCE.match(text, stop) or re.fullmatch(r"\W*[A-Za-z]\W*", text[:stop]):
+        return text
+    return text[:stop] if _is_value(text[:stop]) else text
+
+
+def _without_style(label: re.Match) -> str:
+    r"""What a label states, without the ends of a formula and of `\textbf{` that began before the label."""
+    inline = label["inline"] or label["value"] or ""
+    if label["styled"]:
+        inline = inline.replace("}", "", 1)
+    if label["math"]:
+        inline = inline.rstrip(" .").removesuffix({"\\[": "\\]", "\\(": "\\)"}.get(label["math"], label["math"]))
+    return inline
+
+
+def _of_sentence(text: str) -> str:
+    """The answer that a text states in a sentence; all of the text if there is no such sentence."""
+    said = list(_sentences(text))
+    return said[-1].answer if said else _plain(text)
 
 
 def _after_hashes(text: str) -> Iterator[Stated]:
@@ -120,6 +179,9 @@ def _after_hashes(text: str) -> Iterator[Stated]:
     end = len(text.rstrip())
     for match in _HASHES.finditer(text):
         inline = match["inline"].strip()
+        if repeated := _SENTENCE_IN_LABEL.match(inline):
+            inline = inline[repeated.end() :]
+            inline = inline[: _end_of_sentence(inline)]
         answers = _is_value(inline) or match.end() >= end
         if answers and not _HEADING_WORD.match(inline) and (answer := _plain(inline)):
             yield Stated(match.start(), match.end(), answer)
@@ -129,23 +191,51 @@ def _tagged(text: str) -> Iterator[Stated]:
     """What stands between `<answer>` and `</answer>`, unless it states its answer in one of the other ways."""
     for match in _TAGGED.finditer(text):
         inline = match["inline"]
-        if not any((*_labelled(inline), *_after_hashes(inline), *_boxes(inline))) and (answer := _plain(inline)):
+        if not any((*_labelled(inline), *_after_hashes(inline), *_boxes(inline))) and (answer := _of_sentence(inline)):
             yield Stated(match.start(), match.end(), answer)
 
 
+def _in_json(text: str) -> Iterator[Stated]:
+    """The value of each field "answer" of an object in JSON."""
+    for match in _IN_JSON.finditer(text):
+        with suppress(ValueError):
+            if answer := _plain(str(json.loads(match["value"], parse_float=str, parse_int=str))):
+                yield Stated(match.start(), match.end(), answer)
+
+
 def _without_reason(text: str) -> str:
-    reason = _REASON.search(text)
-    return text[: reason.start()] if reason else text
+    if reason := _REASON.search(text):
+        text = text[: reason.start()]
+    if (said := _YES_OR_NO.match(text)) and not _OTHERWISE.search(said["more"]):
+        return said["said"]
+    return _IS_CORRECT.sub("", _APPROXIMATION.sub("", text))
 
 
 def _sentences(text: str) -> Iterator[Stated]:
     """What follows each "the answer is", up to the end of its sentence or to its reason."""
-    for match in _SENTENCE.finditer(text):
-        inline, end = match["inline"] or match["chinese"] or "", match.end()
+    for start, begin, until, end in _stating(text):
+        inline = text[begin:until]
         if not _plain(inline):
             inline, end = _next_paragraph(text, end)
         if answer := _plain(_without_reason(inline[: _end_of_sentence(inline)])):
-            yield Stated(match.start(), end, answer)
+            yield Stated(start, end, answer)
+
+
+def _stating(text: str) -> list[tuple[int, int, int, int]]:
+    """(start, end) of each "the answer is" that is the first of its sentence, the end of its text and of its line."""
+    sentences, line_end, last = [], -1, 0
+    for match in _SENTENCE.finditer(text):
+        if match.start() >= line_end:
+            line_end = text.find("\n", match.end())
+            line_end = len(text) if line_end < 0 else line_end
+        elif not _SENTENCE_END.search(text, last, match.start()):
+            last = match.end()
+            continue
+        else:
+            sentences[-1][2] = match.start()
+        last = match.end()
+        sentences.append([match.start(), last, line_end, line_end])
+    return [tuple(sentence) for sentence in sentences]
 
 
 def _is_value(text: str) -> bool:
@@ -153,8 +243,8 @@ def _is_value(text: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """The text without surrounding white space and markdown."""
-    text = text.strip()
+    """The text without surrounding white space, markdown and tick marks."""
+    text = text.strip().rstrip(_TICKS).rstrip()
     for mark in ("***", "**", "__", "`", "*"):
         if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
             text = text[len(mark) : -len(mark)].strip()

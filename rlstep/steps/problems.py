@@ -3,15 +3,18 @@
 A row needs a prompt and a reference answer. Of the names below, the first that a row has is taken:
 
 prompt       prompt, messages (open-instruct), problem, question
-reference    reference, reward_model.ground_truth (verl), ground_truth (open-instruct), answer
+reference    reference, reward_model.ground_truth (verl), ground_truth (open-instruct), final_answer (OlympiadBench),
+             expected_answer (OpenMathInstruct), answer
 id           id, unique_id; else a hash of prompt and reference, the same in every file and run
 
-`fields` names others. What else a row holds travels along in `Problem.extra`.
+`fields` names others. Messages that end with the assistant's are a demonstration, and a problem beside them is the
+prompt. What else a row holds travels along in `Problem.extra`.
 """
 
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
@@ -32,17 +35,25 @@ NAMES = ("id", "prompt", "reference")
 KNOWN_AS = {
     "id": ("unique_id",),
     "prompt": ("messages", "problem", "question"),
-    "reference": ("reward_model.ground_truth", "ground_truth", "answer"),
+    "reference": ("reward_model.ground_truth", "ground_truth", "final_answer", "expected_answer", "answer"),
 }
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 # GSM8K's answers are whole solutions, and a reference that holds one would grade every answer wrong.
 SOLUTION_MARK = "####"
+# What NuminaMath's rows have in place of an answer.
+NO_ANSWERS = ("proof", "notfound")
+# Where rows of multiple choice keep what there is to choose from.
+CHOICES = ("options", "choices")
+
+# A list of one text, written out as JSON (Skywork-OR1).
+_ONE_IN_A_LIST = re.compile(r"""\s*\[\s*"(?:[^"\\]|\\.)*"\s*\]\s*""", re.DOTALL)
 
 # The same settings in every stage that reads problems.
 PROBLEMS_HELP = "Problems: a file (.jsonl, .json, .parquet, .gz), a folder of shards, or a hub id."
 FIELDS_HELP = (
     "The problems' names of fields, where they are others: prompt=question,reference=meta.gold. Known are id, prompt"
-    " and reference; problem, question, messages, answer, ground_truth and reward_model.ground_truth are recognised."
+    " and reference; problem, question, messages, answer, final_answer, expected_answer, ground_truth and"
+    " reward_model.ground_truth are recognised."
 )
 SPLIT_HELP = "The hub data set's split; of a folder, the shards with this word in their name."
 CONFIG_NAME_HELP = "The hub data set's configuration."
@@ -129,13 +140,14 @@ def _problem(row: Row, mapping: dict[str, str]) -> tuple[Problem, bool]:
             value = row.values.get(outer)
             if dot:
                 value = value.get(inner) if isinstance(value, dict) else None
-            if value is not None:
+            if value is not None and not (name == "prompt" and name not in mapping and _has_another(row, known)):
                 taken[name] = _Taken(known, mapping.get(known, known), value)
                 break
     for name in ("prompt", "reference"):
         if name not in taken:
             _refuse_missing(row, name, mapping)
     prompt, reference = _prompt(row, *taken["prompt"][1:]), _reference(row, *taken["reference"][1:])
+    _refuse_choices_unseen(row, prompt, taken["reference"])
     own = _id(row, *taken["id"][1:]) if "id" in taken else f"problem-{_hash(prompt, reference)}"
     return Problem(own, prompt, reference, _extra(row, {one.field for one in taken.values()})), "id" in taken
 
@@ -153,6 +165,40 @@ def _read_values(row: Row) -> Row:
     return row._replace(values=row.values | read) if read else row
 
 
+def _has_another(row: Row, known: str) -> bool:
+    """Whether messages are a demonstration, which ends with the assistant's, and another field has the prompt."""
+    messages = row.values.get(known)
+    demonstration = isinstance(messages, list) and messages and isinstance(messages[-1], dict)
+    demonstration = demonstration and messages[-1].get("role") == "assistant"
+    after = KNOWN_AS["prompt"][KNOWN_AS["prompt"].index(known) + 1 :] if known in KNOWN_AS["prompt"] else ()
+    return bool(demonstration) and any(isinstance(row.values.get(other), str) for other in after)
+
+
+def _refuse_choices_unseen(row: Row, prompt: Prompt, reference: _Taken) -> None:
+    """Refuses a row whose reference is one of its choices, by letter or number, when its prompt shows none of them."""
+    field = next((name for name in CHOICES if row.values.get(name)), None)
+    texts, chosen = _texts_of(row.values.get(field)), str(reference.value).strip()
+    is_number = chosen.isdecimal() and int(chosen) <= len(texts) and chosen not in texts
+    if not (is_number or re.fullmatch(r"\(?[A-Z]\)?", chosen)):
+        return
+    said = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+    if texts and not any(text in said for text in texts):
+        raise DataError(
+            row.source,
+            row.number,
+            field,
+            f"the prompt holds none of these choices, and the reference, {reference.value!r}, names one of them. Write"
+            " them into the prompt, each with its letter, and give the letter as the reference.",
+        )
+
+
+def _texts_of(choices: object) -> list[str]:
+    """The texts of choices: a list of them, letters with texts, or as ARC has them, {"text": [...], "label": [...]}."""
+    if isinstance(choices, dict):
+        choices = choices["text"] if isinstance(choices.get("text"), list) else list(choices.values())
+    return [str(text).strip() for text in choices if str(text).strip()] if isinstance(choices, list) else []
+
+
 def _refuse_missing(row: Row, name: str, mapping: dict[str, str]) -> NoReturn:
     if name in mapping:
         raise DataError(row.source, row.number, mapping[name], f"is null; it is the {name}, which a problem needs.")
@@ -162,11 +208,12 @@ def _refuse_missing(row: Row, name: str, mapping: dict[str, str]) -> NoReturn:
         " Published solutions are for the tasks math and gsm8k of `rlstep prepare`." if "solution" in row.values else ""
     )
     null = "is null" if name in row.values else "missing"
+    spelled = next((str(own) for own in row.values if str(own).casefold() in (name, *KNOWN_AS[name])), "THEIRS")
     raise DataError(
         row.source,
         row.number,
         name,
-        f"{null}; none of {known} is in this row, which has {there}. Name the field: --fields {name}=THEIRS.{hint}",
+        f"{null}; none of {known} is in this row, which has {there}. Name the field: --fields {name}={spelled}.{hint}",
     )
 
 
@@ -188,6 +235,9 @@ def _prompt(row: Row, field: str, value: object) -> Prompt:
 
 
 def _reference(row: Row, field: str, value: object) -> str:
+    if isinstance(value, str) and _ONE_IN_A_LIST.fullmatch(value):
+        with suppress(ValueError):
+            value = json.loads(value)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
@@ -197,6 +247,13 @@ def _reference(row: Row, field: str, value: object) -> str:
         raise DataError(row.source, row.number, field, f"expected the right answer as text, got {shown(value)}.")
     if not value.strip():
         raise DataError(row.source, row.number, field, "is empty; it is the right answer, by which answers are graded.")
+    if value.strip() in NO_ANSWERS:
+        raise DataError(
+            row.source,
+            row.number,
+            field,
+            f"is '{value.strip()}', which stands for no answer, so none can be graded by it. Leave such rows out.",
+        )
     if SOLUTION_MARK in value:
         raise DataError(
             row.source,

@@ -2,7 +2,8 @@ r"""Problems of any kind with a final answer each: the answer is graded, nothing
 
 grader    the answer of a completion is                                     right when it
 math      what it states (`rlstep.steps.extraction`)                        equals the reference by value
-number    the number that it states, else the last one that it writes       is the same number
+number    the number that it states, or the last one in what it states;      is the same number
+          if there is none, the last one that it writes
 choice    the letter that it states, `B`, `(B)` or `B) 12 cm`               is the same letter
 exact     what it states, else its last line                                is the same text, white space folded
 regex     the first group of the last match of `answer_pattern`             equals the reference by value
@@ -14,6 +15,7 @@ by it, the others are unknown.
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,7 +40,13 @@ logger = logging.getLogger(__name__)
 # The pattern is the user's and the text a model's: together they may take exponential time.
 SEARCH_SECONDS = 1.0
 
-_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?(?![\d])", re.ASCII)
+_NUMBER = re.compile(
+    r"(?<![\w.^{])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+    r"(?:[eE][-+]?\d+|\s?(?:\\times|\\cdot|[\u00d7\u00b7*x])\s?10\s?(?:\^\s?\{?\s?[-+]?\d+\s?\}?|\u207b?[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)"
+    r"|\s?/\s?\d+)?(?![\d])",
+    re.ASCII,
+)
+_ASIDE = re.compile(r"\([^()]*\)")
 
 
 class Answers(PublishedTask):
@@ -101,6 +109,8 @@ class Answers(PublishedTask):
             return self._matched(completion)
         final = stated(completion)
         if self.grader == "number" and (final is None or _number(final.answer) is None):
+            if final and (inside := _NUMBER.findall(_ASIDE.sub("", final.answer)) or _NUMBER.findall(final.answer)):
+                return replace(final, answer=inside[-1])
             numbers = list(_NUMBER.finditer(completion))
             return Stated(*numbers[-1].span(), numbers[-1][0]) if numbers else None
         if self.grader == "choice" and (final is None or _choice(final.answer) is None):
@@ -174,4 +184,4 @@ def _choice(text: str) -> str | None:
     if len(text) > MAX_LENGTH:
         return None
     text = text.strip().strip("*_` ").removesuffix(".")
-    return choice(text) or letter(text)
+    return choice(text) or letter(text) or (letter(text[1:-1]) if re.fullmatch(r"\([a-z]\)", text) else None)

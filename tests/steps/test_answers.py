@@ -69,6 +69,8 @@ EQUAL = {
         C(5,2) = 10 | C(n, 2) = \binom{n}{2} | C(n,2) = \frac{n(n-1)}{2} | 2C(5,2)+1 = 21 | \mathrm{C}(5,2) = 10
         5C2 = 10 | {}_5C_2 = 10 | {}^5C_2 = 10 | ^{5}C_{2} = 10 | {}_nC_2 = \binom{n}{2} | C_5^2 = 10 | C^2_5 = 10
         C(2n,n) = \binom{2n}{n} | C(n-1,2) = \binom{n-1}{2} | 3\cdot {}^5C_2 = 30 | 3 \times ^5C_2 = 30
+        {}_5P_2 = 20 | 5P2 = 20 | ^5P_2 = 20 | A_5^2 = 20 | P^2_5 = 20 | {}_nP_2 = n(n-1) | P(5,2) = 20
+        P(n,2) = n^2-n | C(4,1) = C(4,3) | C(10,3) = \binom{10}{7} | 10 \choose 3 = 120 | C(4,1) = 4
         C(4,2) = 6 = 6 | \frac{C(4,2)}{C(10,2)} = \frac{2}{15}
         9!! = 945 | (2n-1)!! = (-1+2n)!! | \frac{2006!}{2004!} = 2006\cdot 2005
     """,
@@ -81,11 +83,29 @@ EQUAL = {
         x < 1 or x > 3 = (-\infty,1)\cup(3,\infty) | (3,\infty)\cup(-\infty,1) = (-\infty,1)\cup(3,\infty)
         (-\infty,\infty) = \mathbb{R} | all real numbers = \mathbb{R} | no solution = \emptyset | \{5\} = 5
         \frac{\pi^2}{8} \leq x < 5\pi = [\frac{\pi^2}{8}, 5\pi)
+        ]0,1[ = (0,1) | [0,1[ = [0,1) | \left]0;1\right] = (0,1] | ]-\infty,2[ \cup ]3,\infty[ = x<2 or x>3
+        (-\infty,-2) or (3,\infty) = (-\infty,-2)\cup(3,\infty) | (0,1], (2,3] = (0,1]\cup(2,3]
+        x \in \mathbb{R}, x \neq 3 = x \neq 3 | all real numbers except 3 = \mathbb{R}\setminus\{3\}
+        all real x = \mathbb{R}
+        \text{all real numbers except } $x = 0$ = x \ne 0 | \text{infinity} = \infty | negative infinity = -\infty
+        infinitely many = \infty | No real solutions = no real solution | \text{No solutions} = \emptyset
+        DNE = \text{does not exist}
+    """,
+    "families": r"""
+        x = k\pi, k \in \mathbb{Z} = k\pi | x = k\pi \text{ where } k \text{ is an integer} = x=n\pi, n \in \mathbb{Z}
+        x = k\pi, where k is an integer = n\pi\ (n \in \mathbb{Z}) | 2k\pi \text{ for any integer } k = 2\pi k
+        x = \pm\frac{\pi}{3} + 2k\pi, k \in \mathbb{Z} = 2\pi n\pm\frac{\pi}{3}, n \in \mathbb{Z}
     """,
     "lists and sets": r"""
         1, 2 and 3 = 3,2,1 | 1 and 2 = \{1,2\} | \pm 2 = \{-2,2\} | x = \pm 2 = 2,-2 | x=1 or x=2 = 1,2
         3 \pm 2 \sqrt{2} = \frac{1}{2\sqrt{2} + 3}, 2\sqrt{2} + 3 | \{1\pm\sqrt{5},-2\} = \{-2, 1-\sqrt5, 1+\sqrt5\}
         1,000,2 = 1000, 2 | \{1,000,2\} = \{1000,2\} | x = 1,000,2 = 1000, 2
+        1,500, 2,000 = 1500, 2000 | 1,500 and 2,000 = 2000, 1500 | 1,500; 2,000 = 1500, 2000
+        (1,500, 2,000) = (1500, 2000)
+        \{1,500, 2,000\} = \{1500,2000\} | 1{,}500,2{,}000 = 1500, 2000 | 1 , \!500 = 1500
+        1\,500, 2\,000 = 1,500, 2,000
+        1,234,567, 8 = 1234567, 8 | x = 1,500, y = 2,000 = (1500, 2000) | 100,200 and 300 = 100, 200, 300
+        (1,200), (3,400) = (1, 200), (3, 400) | -1,500, 2,000 = 2000, -1500
         \{1,1,2\} = \{1,2\} | (1,2), (3,4) = (3,4), (1,2) | red and blue = blue, red | 100,200 = 100, 200
     """,
     "tuples and matrices": r"""
@@ -94,7 +114,11 @@ EQUAL = {
         \begin{pmatrix} 0.2 \\ -3.6 \end{pmatrix} = \begin{bmatrix} 1/5 \\ -18/5 \end{bmatrix}
         \left[\begin{array}{cc}1&2\\3&4\end{array}\right] = \begin{pmatrix}1&2\\3&4\end{pmatrix}
         \begin{pmatrix}1\\2\end{pmatrix} = (1,2) | \begin{bmatrix}1\\2\\3\end{bmatrix} = \langle 1,2,3\rangle
-        2\begin{pmatrix}1\\2\end{pmatrix} = \begin{pmatrix}2\\4\end{pmatrix}
+        2\begin{pmatrix}1\\2\end{pmatrix} = \begin{pmatrix}2\\4\end{pmatrix} | A(1,2) = (1,2) | P(1, 2) = (1,2)
+        A(1,2), B(3,4) = (3,4), (1,2) | A'(1,2) = (1,2) | A_1(1,2) = A_1(1,2.0) | C(-1,2) = (-1,2)
+        [[1,2],[3,4]] = \begin{bmatrix}1&2\\3&4\end{bmatrix} | y = 2, x = 1 = (1,2) | c=3, a=1, b=2 = (1,2,3)
+        m = -3, b = 5 = (-3,5) | \begin{cases} x = 1 \\ y = 2 \end{cases} = (1,2)
+        \begin{cases} y=2, \\ x=1 \end{cases} = x=1, y=2
     """,
     "equations": r"""
         x = 5 = 5 | 5 = x = 5 | f(3) = 76 = 76 | \text{Area} = 12\pi = 12 \pi | m\angle A = 30^\circ = 30
@@ -119,6 +143,12 @@ EQUAL = {
         \frac{\pi}{2} rad = \frac{\pi}{2}
         5\text{ m s}^{-1} = 5 | 5 \times 10^{-3}\,\mathrm{mol\,L^{-1}} = 0.005 | 25 degrees Celsius = 25^\circ C
         25^\circ C = 25^\circ
+        100 cm = 1 m | 1.5 hours = 90 minutes | 1 hour 30 min = 90 minutes | 2 hours and 30 minutes = 2.5 hours
+        2 hours 30 minutes = 2.5 | 5 feet 10 inches = 70 inches | 5'10" = 5 ft 10 in | 5 1/2 feet = 66 inches
+        10000 \text{ cm}^2 = 1\text{ m}^2 | 1\text{ hour }30\text{ minutes} = 90\text{ min} | $1.50 = 150 cents
+        5 dollars and 50 cents = \$5.50 | 5 dollars and 50 cents = 5.5 | 2 weeks = 14 days | \pounds 5 = £5
+        \frac{\pi}{6} \text{ radians} = 30^\circ | 180^\circ = \pi rad | 45^\circ 30' = 45.5^\circ
+        45^{\circ}30' = 45.5
         12个 = 12 | 12 平方厘米 = 12 | \text{12元} = 12 | 12\text{ 元} = 12
         £5 = 5 | 12 more apples = 12 | 3 hours = 3\text{ hours} | 1.5 million dollars = 1,500,000
         50% = 0.5 | \frac{1}{2}\% = 0.5 | 50 percent = 50\% | \frac34 = 75\%
@@ -130,7 +160,12 @@ EQUAL = {
         3 x 10^8 = 3e8 | 6.02\cdot 10^{23} = 6.02e23 | 5 million = 5000000 | 2 dozen = 24 | 1½ = \frac32 | -½ = -0.5
         2^10 = 1024 | x² = x^2 | x**2 = x^2
         0.\bar{3} = \frac13 | 0.\dot{3} = \frac13 | 0.\dot{1}4285\dot{7} = \frac17 | 0.333... = \frac13
-        0.1666\ldots = \frac16
+        0.1666\ldots = \frac16 | 0.3636... = \frac{4}{11} | 0.(36) = \frac{4}{11} | 2.(3) = \frac73 | 0.1(6) = \frac16
+        1.234.567 = 1234567 | 1.234,56 = 1234.56 | 1 234,56 = 1234.56 | 1'234'567 = 1234567 | 0x1F = 1F_{16}
+        0b101 = 101_2
+        one hundred and twenty = 120 | one thousand two hundred = 1200 | twelve hundred = 1200 | a dozen = 12
+        two hundred five dollars = 205 | two-thirds = \frac23 | one half = 0.5 | three quarters = 0.75
+        two and a half = 2.5 | 6:8 = 3:4 | 6:8:10 = 3:4:5 | 3 to 4 = 3:4
         twelve = 12 | \text{twelve} = 12 | twenty-one = 21 | Twenty one = 21 | five thousand = 5000 | ten percent = 10\%
         \approx 12 = 12 | approximately 12 = 12 | about \$12 = 12
         101 (base 2) = 101_2 | 101 \text{ (base 2)} = 101_2 | 101_{\text{base }2} = 101_2 | 3rd = 3 | 17th = 17
@@ -164,7 +199,10 @@ EQUAL = {
         \textbf{(D) } \frac{1}{2} = D | \textbf{(D)}\ -\frac{1}{2} = \text{(D)} | (E) $\sqrt{3}$ = E | (E)\ \$5 = E
         Option A = A | \text{Option B} = (B) | answer choice (C) = C | (A) The ball falls = A | B. A ball falls. = (B)
         (D) $x>1$ = D | (A)$\frac12$ = A | C. 12 cm = C
-        Yes. = yes | \text{yes} = yes | "east" = \text{east} | the east = east | \text{Evelyn} = Evelyn
+        January 5 = \text{January 5} | 7 \text{ R } 2 = 7 R 2 | Yes. = yes | \text{yes} = yes | "east" = \text{east}
+        the east = east | \text{Evelyn} = Evelyn
+        B - Paris = B | option (B), Paris = B | (B) - the ball falls = B | AC = A, C | ABD = (A), (B) and (D)
+        \text{A, B, and D} = A, B, D | 3:30 PM = 15:30 | 12:00 am = 0:00
         3:30 p.m. = 3:30 PM | 3:30\text{ p.m.} = 3:30 PM
         \text{C} = C | **18** = 18 | `18` = 18 | \boldsymbol{18} = 18
     """,
@@ -183,6 +221,7 @@ UNEQUAL = {
         \frac{1}{n!} = \frac{1}{(n+1)!} | \binom{2n}{n} = \frac{(2n)!}{n!} | \binom{n}{3} = \frac{n(n-1)(n-2)}{3}
         9!! = (9!)! | 9!! = 9! | n!! = (n!)! | n!! = n! | (2n-1)!! = (2n+1)!! | \binom{100}{50} = \binom{100}{49}
         C(5,2) = 20 | C(n,2) = \binom{n}{3} | C(2,5) = 0 | C(5,2) = (5,2) | x^5C_2 = 10 | 5C2 = 52 | C_5^2 = 25
+        P(5,2) = 10 | P(5,2) = P(2,5) | P(5,5) = P(5,4) | P(2,5) = 0 | A_5^2 = C_5^2 | 5P2 = 10 | C(4,1) = C(4,2)
         C(-1,2) = 1 | C(5,-2) = 0 | C(1.5,1) = 1.5 | C(\sqrt{2},1) = \sqrt{2} | C(3,0.5) = C(3,2.5) | x ^2C_1 = 2x
     """,
     "keyboards": r"""
@@ -201,11 +240,22 @@ UNEQUAL = {
         (A)x = A | (A)+1 = A | (A) + 1 = A | (A)\cdot 2 = A | (A)^2 = A | 2(A) = A | options A = B
         3:30 pm = 3:30 am | \text{5 or x} = 5
     """,
+    "several choices": r"""
+        AC = A, B | AC = A | ABC = (A,B,C) | B - xyz = B | B - x = B | (A), (B) = A | A - not B = A
+    """,
+    "families": r"""
+        x = k\pi, k \in \mathbb{Z} = 2k\pi, k \in \mathbb{Z} | k\pi, k \in \mathbb{Z} = k\pi, k \in \mathbb{N}
+        nk\pi, k \in \mathbb{Z} = n^2\pi, n \in \mathbb{Z} | 1 \le n \le 5, n \in \mathbb{Z} = [1,5]
+        x > 2, x \in \mathbb{Z} = (2,\infty) | all real numbers except 3 = \mathbb{R} | infinitely many = no solution
+    """,
+    "bases in code": r"0x1F = 0 | 0b101 = 0b110 | 0b101 = 101",
     "bases": r"101_2 = 101_3 | 101_2 = 101 | 101_2 = 5 | 101_{10} = 101 | 1_000 = 1000 | 101_2 + 1 = 101 + 1",
     "units": r"""
         25^\circ C = 25^\circ F | 25 degrees Celsius = 25^\circ F | 12€ = \$12 | 12¢ = \$12 | 3 + 9 = 13 apples = 13
         12 maybe thirteen = 12 | 12 versus fifteen = 12 | 12 wrong = 12 | 12 lakh = 12 | 12 pairs = 12
-        12 per mille = 12
+        30 radians = 30^\circ | \frac{\pi}{6} \text{ radians} = 60^\circ | 12 per mille = 12 | 100 cm = 100 m
+        1 m = 100 | 1 m^2 = 100 cm^2 | 90 minutes = 1.5 | 2 hours 30 minutes = 150
+        30 minutes 2 hours = 150 minutes | 5'10" = 510 | 12 apples 3 pears = 12 | 45^\circ 30' = 45.3
         2\times 3 \text{ matrix} = 6 | 12万 = 12 | 12分之5 = 12 | 12或13 = 12 | 12 eV = 12 Hz | 12 apples = 5 pears = 5
         5\,\mathrm{J/(kg\cdot K)} = 5\,\mathrm{J/kg} | 5\text{ m}\cdot 3 = 5 | 12\text{x} = 12y
         5 cm = 5 m | 5 cm = 5 cm^2 | \$5 = 5 cents | 12 apples = 12 pears | 5000% = 0.5 | 50% = 5 | 5 million = 5
@@ -214,6 +264,10 @@ UNEQUAL = {
         3 hours 20 minutes = 3 | 5x = 5 | 5 x = 5 | 5m = 5n
     """,
     "order and brackets": r"""
+        1,500, 2,000 = 1500 | 1,500, 2,000 = 1500, 2001 | 1,500, 2,000 = 3500 | (1,500, 2,000) = 1500, 2001
+        ]0,1[ = [0,1] | ]0,1[ = ]0,1] | (1,2), (3,4) = (1,2)\cup(3,4) | y = 2, x = 1 = (2,1) | A(1,2) = B(1,2)
+        A(1,2) = (2,1) | \begin{cases} x = 1 \\ y = 2 \end{cases} = (2,1)
+        [[1,2],[3,4]] = \begin{bmatrix}1&3\\2&4\end{bmatrix} | 6:8 = 4:3 | 3:4:5 = 6:8:9 | 15:30 = 1:2 | 3:30 AM = 15:30
         (1,000,2) = (1,0,2) | (1, 000, 2) = (1,0,2) | (1,000) = (1,0) | \{1,000,2\} = \{1,0,2\} | 1,000,2 = 1,0,2
         1,000 = 1,0 | (1,100,200) = (1,100200) | (1,200) = 1200
         (1,2) = (2,1) | (1,2) = [1,2] | (1,2) = (1,2] | (1,2) = \{1,2\} | [1,2] = 1,2 | [1,2] = \{1,2\} | 1,2 = 1,2,2
@@ -236,7 +290,9 @@ UNEQUAL = {
         x^{10} = 10x
     """,
     "numbers": r"""
-        0.333 = \frac13 | 0.33... = \frac{33}{100} | 0.1666... = \frac{1}{66} | twelve = 13 | one half = 1
+        0.333 = \frac13 | 0.33... = \frac{33}{100} | 0.1666... = \frac{1}{66} | twelve = 13
+        one half = 1 | one thousand two hundred = 100200 | one hundred twenty = 100 | 0.(36) = 0.36 | 0.(36) = 0
+        2.(3) = 6 | 2.5(3) = 2.5\overline{3} | two hundred five = 7
         two and a half = 2
         one or two = 1 | twenty-one = 20 | two thirds = 2 | ten = net | \approx 1.732 = \sqrt3 | 101 (base 2) = 101
         1{,}5 = 15 | 1{,}500 = 1.5 | 1{,}5 = (1,5) | 0,125 = 125 | 0{,}125 = 125 | x = 1,500 = 1.5

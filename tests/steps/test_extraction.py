@@ -74,6 +74,30 @@ def test_boxes_in_boxes_without_end_are_read_once():
         ("So.\n<answer> 12 </answer>", "12"), ("<think>Answer: 11</think>\n<answer>12</answer>", "12"),
         ("<answer>The sum is \\boxed{12}.</answer>", "12"), ("<answer>12</answer>\n<answer>13</answer>", "13"),
         ("所以答案是 12。", "12"), ("答案：12", "12"), ("答案为 $12$。", "$12$"),
+        ("I think the answer is 41. No, the answer is 42.", "42"), ("The answer must be 12.", "12"),
+        ("The answer to part (a) is 12.", "12"), ("The answer for this is 12.", "12"),
+        ("The correct option is (B).", "(B)"),
+        ("Therefore, option (B) is correct.", "(B)"), ("Option **B** is the right answer.", "B"),
+        ("I choose B.", "B"), ("Answer: 42. That took 3 steps.", "42"), ("Answer: $x = 3$. We check it.", "$x = 3$"),
+        ("Answer: B. Paris is it.", "B. Paris is it."), ("Answer: They left. He stayed.", "They left. He stayed."),
+        ("Option A is not correct.", None), ("Option A is correct only for x = 2.", None),
+        ("I choose A as a base.", None),
+        ("So the correct choice is **C. Paris**", "C"), ("The answer is 5! = 120.", "5! = 120"),
+        ("The answer is yes, the two are equal.", "yes"), ("Answer: No, it is not prime.", "No"),
+        ("Answer: yes, or no", "yes, or no"), ("The answer is 5 p.m. on Monday. Good.", "5 p.m. on Monday"),
+        (r"Answer: $\sqrt{2}$ (approximately 1.414)", r"$\sqrt{2}$"), ("Answer: 12 (or 13)", "12 (or 13)"),
+        ("## Final Answer\nThe final answer is $12$.", "$12$"), ("Final Answer\n12", "12"),
+        ("#### The answer is 12.", "12"),
+        ("**Final Answer**\n\nAfter all, the answer is 12.", "12"), ("1. Answer: 12", "12"),
+        ("Final answer → 12", "12"),
+        ("Final Answer - 12", "12"), ("Answer -12", None), ("**Answer** 12", "12"), ("**Answer** the question.", None),
+        ("✅ **Final Answer:** 12", "12"), ("Answer: 12 ✓", "12"), (r"\textbf{Answer:} 12", "12"),
+        (r"\textbf{Final Answer: } $12$", "$12$"), (r"\[\text{Answer: } 12\]", "12"), (r"$\text{Answer} = 12$", None),
+        ("<answer>So 6 * 2 = 12. The answer is 12.</answer>", "12"), ("<ANSWER>12</ANSWER>", "12"),
+        ("<final_answer>12</final_answer>", "12"), ('{"answer": 12}', "12"),
+        ('{"steps": [], "final_answer": "1/2"}', "1/2"),
+        ('{"answer": "\\\\frac{1}{2}"}', r"\frac{1}{2}"), (r"\\boxed{12}", "12"),
+        ("故选B。", "B"), ("应选：(B)", "(B)"),
         # what states an answer on purpose comes before a sentence, wherever it stands
         (r"\boxed{5}" + "\nThe answer is right.", "5"), ("#### 5\nSo the answer is 6.", "5"),
         # a heading is no answer
@@ -126,6 +150,15 @@ PIECES += [
     "#### a",
 ]
 PIECES += ["<answer>", "<answer>a</answer>", "答案是", "the answer is 1 ", "answer: because ", "Answer: the answer is "]
+PIECES += [
+    '"answer": "',
+    "\\textbf{Answer:} ",
+    "1. ",
+    "Answer: yes, ",
+    "answer (approximately ",
+    "故选A",
+    "the answer to a ",
+]
 PIECES += ["answer is\n", "Answer:\n", "#### 5\n", ". ", "answer is . ", "\\boxed{5}, x = ", "}", "so the "]
 
 

@@ -69,6 +69,20 @@ def read(tmp_path):
             {"prompt": "p", "solution": "5", "source_prompt": CHAT, "reward_model": {"ground_truth": "5"}},
             (None, "p", "5", {"solution": "5", "source_prompt": CHAT, "reward_model": {}}),
         ),
+        # OpenR1-Math: a demonstration beside the problem
+        ({"problem": "p", "messages": [*CHAT, SAID], "answer": "5"}, (None, "p", "5", {"messages": [*CHAT, SAID]})),
+        # Skywork-OR1; OlympiadBench
+        (
+            {"prompt": CHAT, "reward_model": {"ground_truth": '["\\\\frac12"]'}},
+            (None, CHAT, r"\frac12", {"reward_model": {}}),
+        ),
+        ({"id": 1, "question": "p", "final_answer": ["5"], "solution": ["s"]}, ("1", "p", "5", {"solution": ["s"]})),
+        # choices that the prompt shows, and that the answer is no letter or number of
+        (
+            {"question": "p? A) x B) y", "options": ["x", "y"], "answer": "B"},
+            (None, "p? A) x B) y", "B", {"options": ["x", "y"]}),
+        ),
+        ({"question": "p?", "options": ["4", "5"], "answer": "5"}, (None, "p?", "5", {"options": ["4", "5"]})),
         # what stages write goes back to where it was
         ({"id": "a", "prompt": "p", "reference": "5", "extra": {"level": 2}}, ("a", "p", "5", {"level": 2})),
     ],
@@ -127,7 +141,22 @@ def test_rows_that_repeat_a_problem_are_one_and_counted(read, caplog):
             "none of reference, .*answer is in this row",
         ),
         ({"problem": "p", "solution": "s"}, "reference", r"--fields reference=THEIRS.*tasks math and gsm8k"),
-        ({"Question": "p", "answer": "5"}, "prompt", r"which has Question, answer.*--fields prompt=THEIRS"),
+        ({"Question": "p", "answer": "5"}, "prompt", r"which has Question, answer.*--fields prompt=Question"),
+        ({"Q": "p", "answer": "5"}, "prompt", r"which has Q, answer.*--fields prompt=THEIRS"),
+        # NuminaMath; MMLU, MMLU-Pro and ARC without their choices in the prompt
+        ({"problem": "p", "answer": "proof"}, "answer", "is 'proof', which stands for no answer"),
+        ({"problem": "p", "answer": "notfound"}, "answer", "is 'notfound', which stands for no answer"),
+        ({"question": "p", "choices": ["x", "y", "z"], "answer": 2}, "choices", "holds none of these .* reference, 2"),
+        (
+            {"question": "p", "options": ["x", "y"], "answer": "B"},
+            "options",
+            "Write them into the prompt, each with its",
+        ),
+        (
+            {"question": "?", "choices": {"text": ["x"], "label": ["A"]}, "answer": "(A)"},
+            "choices",
+            "holds none of these",
+        ),
         ({"question": "p", "answer": "2 + 3 = 5\n#### 5"}, "answer", "a whole solution .* --task gsm8k"),
         ({"problem": "p", "answer": ["5", "6"]}, "answer", "expected the right answer as text, got"),
         ({"problem": "p", "answer": True}, "answer", "expected the right answer as text, got true"),

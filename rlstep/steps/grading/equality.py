@@ -6,20 +6,25 @@ import sympy
 
 from rlstep.steps.grading.expressions import Unreadable
 from rlstep.steps.grading.names import is_name, names_a_sum
+from rlstep.steps.grading.plain import minutes_of_day
+from rlstep.steps.grading.sets import as_set, beginning, is_condition, pieces, variables
 from rlstep.steps.grading.values import (
     Braces,
     Bracketed,
     Combined,
     Listing,
     Matrix,
+    Point,
     Ratio,
-    Reals,
     Relation,
     Scalar,
     Words,
     read,
 )
 from rlstep.steps.grading.zero import is_zero, points, without_functions
+
+# Names of coordinates that have an order of their own.
+_IN_ORDER = ("xyz", "abcdefgh", "mn", "pqrs", "uvw", "rst", "ijk")
 
 
 class UnreadableReference(Exception):
@@ -64,19 +69,36 @@ def same_value(left, right) -> bool:
         case (Matrix(), Bracketed(left="(", right=")")) | (Bracketed(left="(", right=")"), Matrix()):
             matrix, items = (left, right.items) if isinstance(left, Matrix) else (right, left.items)
             return all(len(row) == 1 for row in matrix.rows) and _in_order([row[0] for row in matrix.rows], items)
+        case (Matrix(), Bracketed(left="[")) | (Bracketed(left="["), Matrix()):
+            matrix, rows = (left, right.items) if isinstance(left, Matrix) else (right, left.items)
+            nested = len(rows) == len(matrix.rows) and all(
+                isinstance(row, Bracketed) and row.left == "[" for row in rows
+            )
+            return nested and all(_in_order(ours, row.items) for ours, row in zip(matrix.rows, rows, strict=True))
         case Ratio(), Ratio():
-            return _in_order(left.parts, right.parts)
+            return _same_ratios(left, right)
+        case (Words(), Ratio()) | (Ratio(), Words()):
+            time, clock = (left, right) if isinstance(left, Words) else (right, left)
+            return clock.minutes is not None and minutes_of_day(time.parts) == clock.minutes
+        case Point(), Point():
+            return left.name == right.name and same_value(left.place, right.place)
+        case (Point(), Bracketed()) | (Bracketed(), Point()):
+            point, place = (left, right) if isinstance(left, Point) else (right, left)
+            return same_value(point.place, place)
+        case (Point(), Scalar()) | (Scalar(), Point()):
+            point, number = (left, right) if isinstance(left, Point) else (right, left)
+            return point.arrangements is not None and same_number(point.arrangements, number.expr)
         case (Ratio(), Scalar()) | (Scalar(), Ratio()):
             return _same_ratio(*((left, right) if isinstance(left, Ratio) else (right, left)))
         case Bracketed(), Bracketed():
             return (left.left, left.right) == (right.left, right.right) and _in_order(left.items, right.items)
         case (Listing(), Bracketed(left="(", right=")")) | (Bracketed(left="(", right=")"), Listing()) if not (
-            _is_condition(left) or _is_condition(right)
+            is_condition(left) or is_condition(right)
         ):
-            return _in_order(left.items, right.items)
-        case Listing(), Listing() if not _is_condition(left) and not _is_condition(right):
+            return _in_order(_by_name(left.items), _by_name(right.items))
+        case Listing(), Listing() if not is_condition(left) and not is_condition(right):
             return _in_any_order(list(left.items), list(right.items))
-        case ((Listing() | Braces()), (Listing() | Braces())) if not _is_condition(left) and not _is_condition(right):
+        case ((Listing() | Braces()), (Listing() | Braces())) if not is_condition(left) and not is_condition(right):
             return _in_any_order(_distinct(left.items), _distinct(right.items))
     return _same_set(left, right)
 
@@ -105,6 +127,17 @@ def _in_order(left, right) -> bool:
     return len(left) == len(right) and all(map(same_value, left, right))
 
 
+def _by_name(items: tuple) -> tuple:
+    """Coordinates that are equations in the order of their names: `y = 2, x = 1` is (1, 2)."""
+    if not all(isinstance(item, Relation) and item.signs == ("=",) for item in items):
+        return items
+    names = [item.texts[0].strip() for item in items]
+    ordered = len(set(names)) == len(names) and any(set(names) <= set(letters) for letters in _IN_ORDER)
+    return (
+        tuple(item for _, item in sorted(zip(names, items, strict=True), key=lambda one: one[0])) if ordered else items
+    )
+
+
 def _in_any_order(left: list, right: list) -> bool:
     if len(left) != len(right):
         return False
@@ -124,6 +157,16 @@ def _distinct(items) -> list:
     return kept
 
 
+def _same_ratios(left: Ratio, right: Ratio) -> bool:
+    """Whether two ratios are proportional; what may be a time, 2:40, is that time alone."""
+    if len(left.parts) != len(right.parts):
+        return False
+    if (left.minutes, right.minutes) != (None, None) or any(part.expr.is_zero for part in left.parts + right.parts):
+        return _in_order(left.parts, right.parts)
+    scale = left.parts[0].expr / right.parts[0].expr
+    return all(same_number(a.expr, b.expr * scale) for a, b in zip(left.parts, right.parts, strict=True))
+
+
 def _same_ratio(ratio: Ratio, number: Scalar) -> bool:
     """Whether a ratio equals a number: 2:3 is 2/3; what may be a time of day, 3:30, equals none."""
     if len(ratio.parts) != 2:
@@ -135,6 +178,10 @@ def _same_ratio(ratio: Ratio, number: Scalar) -> bool:
 
 def _read_as_list(text: str, value, other) -> bool:
     """Whether to read a number such as `100,200` or `x = 100,200` as a list, because the other answer is one."""
+    if isinstance(value, Listing) and isinstance(other, Listing) and len(value.items) < len(other.items):
+        # In `100,200 and 300` the comma may be one of thousands or not; one with a space after it is not.
+        apart = text if ", " in text else text.replace(",", ", ")
+        return apart != text and same_value(read(apart), other)
     name, _, text = text.rpartition("=")
     if (
         not isinstance(value, Relation if name else Scalar)
@@ -170,7 +217,7 @@ def _is_unsolved(value) -> bool:
         return any(map(_is_unsolved, value.items))
     if isinstance(value, Combined):
         return any(map(_is_unsolved, value.sets))
-    if not isinstance(value, Relation) or len(names := _variables(value)) != 1:
+    if not isinstance(value, Relation) or len(names := variables(value)) != 1:
         return False
     variable = sympy.Symbol(*names)
     return any(
@@ -197,101 +244,21 @@ def _against_zero(relation: Relation) -> tuple[str, sympy.Expr]:
     return {"<": ">", "<=": ">="}.get(sign, sign), right - left if sign in ("<", "<=") else left - right
 
 
-def _is_condition(value) -> bool:
-    """Whether a list consists of inequalities, `x < 1 or x > 3`, and so describes one set."""
-    return isinstance(value, Listing) and all(
-        isinstance(item, Relation) and "=" not in item.signs for item in value.items
-    )
-
-
 def _same_set(left, right) -> bool:
     if {type(left), type(right)} & {Scalar, Words, Matrix, Ratio} or _restates(left, right):
         return False
-    variables = _variables(left), _variables(right)
-    if all(variables) and variables[0] != variables[1]:
+    names = variables(left), variables(right)
+    if all(names) and names[0] != names[1]:
         return False
-    ours, theirs = _as_set(left), _as_set(right)
+    ours, theirs = as_set(left), as_set(right)
     if ours is None or theirs is None:
         return False
     if ours == theirs:
         return True
-    pieces = [sorted(_pieces(numbers), key=_beginning) for numbers in (ours, theirs)]
-    if None in pieces[0] + pieces[1]:
+    parts = [sorted(pieces(numbers), key=beginning) for numbers in (ours, theirs)]
+    if None in parts[0] + parts[1]:
         return ours.symmetric_difference(theirs).is_empty is True
-    return len(pieces[0]) == len(pieces[1]) and all(map(_same_piece, *pieces))
-
-
-def _variables(value) -> set[str]:
-    parts = value.items if isinstance(value, Listing) else [value]
-    names = set()
-    for part in parts:
-        if isinstance(part, Relation):
-            names |= {str(name) for side in part.parts if isinstance(side, Scalar) for name in side.expr.free_symbols}
-    return names
-
-
-def _as_set(value) -> sympy.Set | None:
-    """A value as a set of numbers; None if it is not one."""
-    match value:
-        case Reals():
-            return value.numbers
-        case Bracketed() if len(value.items) == 2 and all(isinstance(item, Scalar) for item in value.items):
-            low, high = (item.expr for item in value.items)
-            if not (low.is_extended_real and high.is_extended_real and low < high):
-                return None
-            return sympy.Interval(low, high, value.left == "(", value.right == ")")
-        case Braces() if all(isinstance(item, Scalar) for item in value.items):
-            return sympy.FiniteSet(*(item.expr for item in value.items))
-        case Combined():
-            sets = [_as_set(part) for part in value.sets]
-            if None in sets:
-                return None
-            joined = sets[0]
-            for operator, more in zip(value.operators, sets[1:], strict=True):
-                joined = (
-                    joined | more if operator == "\\cup" else joined & more if operator == "\\cap" else joined - more
-                )
-            return joined
-        case Relation():
-            return _solutions(value)
-        case Listing() if _is_condition(value):
-            sets = [_as_set(item) for item in value.items]
-            if None in sets:
-                return None
-            return sympy.Union(*sets) if value.joined == "or" else sympy.Intersection(*sets)
-    return None
-
-
-def _solutions(relation: Relation) -> sympy.Set | None:
-    """The real numbers for which a chain of relations in one variable holds."""
-    names = _variables(relation)
-    if len(names) != 1 or not all(isinstance(part, Scalar) for part in relation.parts):
-        return None
-    variable = sympy.Symbol("x", real=True)
-    sides = [part.expr.subs(sympy.Symbol(*names), variable) for part in relation.parts]
-    kinds = {"<": sympy.Lt, "<=": sympy.Le, ">": sympy.Gt, ">=": sympy.Ge, "=": sympy.Eq, "!=": sympy.Ne}
-    solutions = sympy.S.Reals
-    for left, sign, right in zip(sides, relation.signs, sides[1:], strict=False):
-        holds = kinds[sign](left, right)
-        if holds == sympy.false or holds == sympy.true:
-            return None
-        solutions &= holds.as_set()
-    return solutions
-
-
-def _pieces(numbers: sympy.Set) -> list:
-    """Intervals and points of a set; a None for each part that is neither."""
-    if isinstance(numbers, sympy.Union):
-        return [piece for part in numbers.args for piece in _pieces(part)]
-    if isinstance(numbers, sympy.FiniteSet):
-        return [(point, point, False, False) for point in numbers.args]
-    if isinstance(numbers, sympy.Interval):
-        return [(numbers.start, numbers.end, bool(numbers.left_open), bool(numbers.right_open))]
-    return [] if numbers is sympy.S.EmptySet else [None]
-
-
-def _beginning(piece) -> tuple[float, float]:
-    return (float(piece[0]), float(piece[1])) if piece and piece[0].is_extended_real else (0.0, 0.0)
+    return len(parts[0]) == len(parts[1]) and all(map(_same_piece, *parts))
 
 
 def _same_piece(left, right) -> bool:

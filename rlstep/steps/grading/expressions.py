@@ -34,18 +34,24 @@ _DEGREE = re.compile(
 )
 _RUN = re.compile(r"(\\[A-Za-z]+|_)?(?<![A-Za-z])([A-Za-z]{2,})")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])", re.ASCII)
-# C(n, k); {}_nC_k and {}^nC_k; 5C2; C_5^2 and C^2_5, with the number that is chosen above.
+# C(n, k); {}_nC_k and {}^nC_k; 5C2; C_5^2 and C^2_5, with the number that is chosen above. P and A, which count
+# arrangements, are written in the same ways, except P(n, k), which may be a point.
 _CHOOSE = (
-    re.compile(r"(?<![A-Za-z\\_}])C ?\(([^(),]+),([^(),]+)\)"),
+    re.compile(r"(?<![A-Za-z\\_}])(?P<kind>C) ?\((?P<n>[^(),]+),(?P<k>[^(),]+)\)"),
     re.compile(
-        r"(?:(?:\{\}|\\cdot|\\times) ?|(?<![\w)}\]!'])(?<![\w)}\]!'] ))"
-        r"[_^] ?(?:\{ ?)?(\d+|[A-Za-z])(?: ?\})? ?C ?_ ?(?:\{ ?)?(\d+|[A-Za-z])(?: ?\})?",
+        r"(?:(?:\{\}|\\cdot|\\times) ?|(?<![\w)}\]!'])(?<![\w)}\]!'] ))[_^] ?(?:\{ ?)?(?P<n>\d+|[A-Za-z])(?: ?\})? ?"
+        r"(?P<kind>[CPA]) ?_ ?(?:\{ ?)?(?P<k>\d+|[A-Za-z])(?: ?\})?",
         re.ASCII,
     ),
-    re.compile(r"(?<![\w.,^}\\])(\d+) ?C ?(\d+)(?![\w.^(])", re.ASCII),
-    re.compile(r"(?<![\w\\}])C ?_ ?(?:\{ ?)?(?P<n>\d+)(?: ?\})? ?\^ ?(?:\{ ?)?(?P<k>\d+)(?: ?\})?", re.ASCII),
-    re.compile(r"(?<![\w\\}])C ?\^ ?(?:\{ ?)?(?P<k>\d+)(?: ?\})? ?_ ?(?:\{ ?)?(?P<n>\d+)(?: ?\})?", re.ASCII),
+    re.compile(r"(?<![\w.,^}\\])(?P<n>\d+) ?(?P<kind>[CP]) ?(?P<k>\d+)(?![\w.^(])", re.ASCII),
+    re.compile(
+        r"(?<![\w\\}])(?P<kind>[CPA]) ?_ ?(?:\{ ?)?(?P<n>\d+)(?: ?\})? ?\^ ?(?:\{ ?)?(?P<k>\d+)(?: ?\})?", re.ASCII
+    ),
+    re.compile(
+        r"(?<![\w\\}])(?P<kind>[CPA]) ?\^ ?(?:\{ ?)?(?P<k>\d+)(?: ?\})? ?_ ?(?:\{ ?)?(?P<n>\d+)(?: ?\})?", re.ASCII
+    ),
 )
+_LETTER_AS_TEXT = re.compile(r"\\text\{([CPA])\}(?= ?[_^(\d])")
 # How many there are, or are chosen: 5, n, 2n+1; not -1, 1.5 or \sqrt{2}.
 _COUNT = re.compile(r"[\dA-Za-z](?:[-+*!\w ]|\\cdot|\\times)*", re.ASCII)
 _ROUND_POWER = re.compile(r"\^ ?\(([^()]*)\)")
@@ -93,9 +99,7 @@ class _Grammar(_Latex2Sympy):
 @lru_cache(maxsize=1 << 10)
 def expression(text: str) -> sympy.Basic:
     """The SymPy expression or matrix of a text in the spelling of `tidy`, evaluated; `Unreadable` for other text."""
-    text = text.replace(r"\text{C}", "C")
-    for written in _CHOOSE:
-        text = written.sub(_binomial, text)
+    text = with_binomials(text)
     if _NOT_READ.search(text):
         raise Unreadable(text)
     try:
@@ -112,6 +116,21 @@ def expression(text: str) -> sympy.Basic:
     if "\\infty" in text and not _INFINITY.fullmatch(text):  # 1/\infty is a limit as well
         raise Unreadable(text)
     return value
+
+
+def with_binomials(text: str) -> str:
+    """The text with binomial coefficients and numbers of arrangements as the grammar has them, however written."""
+    text = _LETTER_AS_TEXT.sub(r"\1", text)
+    for written in _CHOOSE:
+        text = written.sub(_chosen, text)
+    return text
+
+
+def arranged(n: str, k: str) -> str | None:
+    """The number of ways to put k of n things in order, as LaTeX; None if n and k are no numbers of things."""
+    if not _are_counts(n, k):
+        return None
+    return rf"\frac{{({n})!}}{{({n}-({k}))!}}"
 
 
 def _for_the_grammar(text: str) -> str:
@@ -140,12 +159,17 @@ def _words_as_symbols(text: str) -> str:
     return "".join(parts) + text[at:]
 
 
-def _binomial(match: re.Match) -> str:
-    """The binomial coefficient; C(2, 5) and C(-1, 2), where nothing can be chosen, may be points named C and stay."""
-    n, k = (match[name].strip() for name in (("n", "k") if "n" in match.re.groupindex else (1, 2)))
-    counts = _COUNT.fullmatch(n) and _COUNT.fullmatch(k)
+def _chosen(match: re.Match) -> str:
+    """The number of choices; C(2, 5) and C(-1, 2), where nothing can be chosen, may be points named C and stay."""
+    n, k = match["n"].strip(), match["k"].strip()
+    if not _are_counts(n, k):
+        return match[0]
+    return rf"\binom{{{n}}}{{{k}}}" if match["kind"] == "C" else arranged(n, k)
+
+
+def _are_counts(n: str, k: str) -> bool:
     too_many = n.isdecimal() and k.isdecimal() and int(n) < int(k)
-    return rf"\binom{{{n}}}{{{k}}}" if counts and not too_many else match[0]
+    return bool(_COUNT.fullmatch(n) and _COUNT.fullmatch(k)) and not too_many
 
 
 def _radians(match: re.Match) -> str:

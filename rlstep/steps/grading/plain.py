@@ -22,12 +22,17 @@ _SCALED = re.compile(
 SCALES = {"hundred": 100, "dozen": 12, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 # What a choice says stands apart from its letter, as in `(B) x + 1`; `(B)x` and `(B) + 1` are mathematics.
-_SAID = rf"(?:(?=[0-9{DOLLAR}]|\\(?:text|frac|sqrt))|[\s.:]+(?![-+*/^=<>!_)|]\s|[+*/^=<>!_)|]|\\(?:cdot|times|div|pm)))"
+_SAID = (
+    rf"(?:(?=[0-9{DOLLAR}]|\\(?:text|frac|sqrt))|,\s+(?=[A-Za-z]{{3,}})"
+    r"|[\s.:]+(?![-+*/^=<>!_)|]\s|[+*/^=<>!_)|]|\\(?:cdot|times|div|pm)))"
+)
 _CHOICE = re.compile(
     rf"(?:(?:answer )?(?:choice|option)\s+(?:\(([A-Z])\)|([A-Z])(?![A-Za-z]))|\(([A-Z])\)|([A-Z])[).:](?=\s|$))"
     rf"(?P<said>(?:{_SAID}.+)?)[\s.:]*",
     re.DOTALL | re.IGNORECASE,
 )
+_ALL_TEXT = re.compile(r"\\text\{[^{}]*\}")
+_DASH = re.compile(r"(?<=[A-Z])(\)?),? -+ (?=[A-Z][a-z]{2,}|[a-z]{3,} [a-z]{2,})")
 _LETTER = re.compile(r"[A-Za-z]")
 # Words after the letter that name another choice, or take this one back.
 _ANOTHER_CHOICE = re.compile(
@@ -36,6 +41,7 @@ _ANOTHER_CHOICE = re.compile(
 )
 _BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_(?:\{\s*)?(?:\\text\{\s*)?([a-z]+|\d+)\s*\}?\s*\}?", re.ASCII)
 _BASE_WORDS = re.compile(r"\(?([0-9A-Fa-f]+)\)?,? *\(?(?:in )?base[ -](\d+|[a-z]+)\)?", re.ASCII)
+_BASE_OF_CODE = re.compile(r"0(?:b(?P<b>[01]+)|o(?P<o>[0-7]+)|x(?P<x>[0-9A-Fa-f]+))", re.ASCII)
 _BASES = {
     "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
     "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
@@ -51,6 +57,10 @@ _SHORT_WORDS = {
     "in", "of", "at", "an", "as", "if", "or",
 }  # fmt: skip
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\w\w)")
+_PHRASES = {"dne": "does not exist"}
+_RUN_OF_CHOICES = re.compile(r"[A-H]{2,8}")
+_ONE_OF_CHOICES = r"(?:\([A-H]\)|[A-H])"
+_LIST_OF_CHOICES = re.compile(rf"{_ONE_OF_CHOICES}(?:(?: ?[,;] ?(?:and )?| and | ?& ?){_ONE_OF_CHOICES})+")
 _JOINED = re.compile(r"\s*(?:[,;]|\band\b|\bor\b)\s*")
 
 
@@ -86,9 +96,10 @@ def number(text: str) -> Fraction | None:
 
 
 def choice(text: str) -> str | None:
-    r"""The letter of a choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12`, `option B`; None for others and a bare `B`."""
+    r"""The letter of a choice, `(B)`, `\text{(B)}`, `B)`, `(B) 12`, `B - Paris`, `option B`; None for a bare `B`."""
+    text = words_of(text, lower=False) if _ALL_TEXT.fullmatch(text.strip()) else text
     text = re.sub(r"\\text\{\s*((?:(?:choice|option)\s+)?\(?[A-Z]\)?[.:]?)\s*\}", r"\1 ", text, flags=re.IGNORECASE)
-    match = _CHOICE.fullmatch(text.strip())
+    match = _CHOICE.fullmatch(_DASH.sub(r"\1: ", text.strip(), count=1))
     letter = match and next(filter(None, match.groups()), None)
     if not letter or not letter.isupper() or _ANOTHER_CHOICE.search(match["said"]):
         return None
@@ -102,7 +113,9 @@ def letter(text: str) -> str | None:
 
 
 def based(text: str) -> tuple[str, int] | None:
-    """(digits, base) of `101_2`, `(101)_{2}`, `101_{\\text{two}}` and `101 base 2`; None for other text."""
+    """(digits, base) of `101_2`, `(101)_{2}`, `101_{\\text{two}}`, `101 base 2` and `0b101`; None for other text."""
+    if code := _BASE_OF_CODE.fullmatch(text.strip()):
+        return code[code.lastgroup].upper().lstrip("0") or "0", {"b": 2, "o": 8, "x": 16}[code.lastgroup]
     text = re.sub(r"\\text\{\s*base\s*\}\s*(?=\d)", "", text.strip()) if "_" in text else text.strip()
     match = _BASED.fullmatch(text) or _BASE_WORDS.fullmatch(re.sub(r"\\text\{([^{}]*)\}", r"\1", text))
     if not match or not re.search(r"\d", match[1]):
@@ -119,12 +132,30 @@ def time_of_day(text: str) -> tuple[str, str] | None:
     return (match[1].lstrip("0").removesuffix(":00"), match[2]) if match else None
 
 
+def minutes_of_day(time: object) -> int | None:
+    """The minutes since midnight of what `time_of_day` returns; None for other values and for no time of a clock."""
+    if not isinstance(time, tuple) or time[1] not in ("a", "p"):
+        return None
+    hours, _, minutes = time[0].partition(":")
+    if not 1 <= int(hours or 0) <= 12:
+        return None
+    return 60 * (int(hours) % 12 + 12 * (time[1] == "p")) + int(minutes or 0)
+
+
 def words(text: str) -> frozenset[str] | None:
     r"""What an answer in words names: `\text{Evelyn}`, `no solution`, `red and blue`. None for mathematics."""
     plain = words_of(text)
     if not _TEXT.fullmatch(plain) or not any(map(_is_word, _RUN.findall(words_of(text, lower=False)))):
         return None
-    return frozenset(_ARTICLE.sub("", part) for part in _JOINED.split(plain) if part)
+    return frozenset(_in_one_form(_ARTICLE.sub("", part)) for part in _JOINED.split(plain) if part)
+
+
+def choices(text: str) -> tuple[frozenset[str], bool] | None:
+    """The letters of several choices, `A, C`, and whether they are a run, `AC`; None for other text."""
+    text = words_of(text, lower=False)
+    if _RUN_OF_CHOICES.fullmatch(text) and list(text) == sorted(set(text)):
+        return frozenset(text), True
+    return (frozenset(re.findall("[A-H]", text)), False) if _LIST_OF_CHOICES.fullmatch(text) else None
 
 
 def are_factors(letters: str) -> bool:
@@ -136,6 +167,11 @@ def _is_word(run: str) -> bool:
     if len(run) < 3:
         return run.casefold() in _SHORT_WORDS
     return run.casefold() not in _NAMES and not are_factors(run)
+
+
+def _in_one_form(part: str) -> str:
+    """A phrase that has several forms in one of them: no solution(s), DNE."""
+    return part.removesuffix("s") if part.startswith("no ") else _PHRASES.get(part, part)
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:

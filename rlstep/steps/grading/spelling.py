@@ -2,13 +2,14 @@ r"""One spelling for the many in which people and models write the same mathemat
 
 Everything here runs in time linear in the text.
 
-$\left(\tfrac12,\ 10{,}080\right)$.   ->  (\frac{1}{2}, 10,080)
+$\left(\tfrac12,\ 10{,}080\right)$.   ->  (\frac{1}{2}, 10080)
 """
 
 import re
 from functools import lru_cache
 
-from rlstep.steps.grading.numerals import is_in_words, overlined, without_approximately, words_as_digits
+from rlstep.steps.grading.domains import all_but
+from rlstep.steps.grading.numerals import in_digits, overlined, without_approximately
 
 DOLLAR = "\u00a4"
 
@@ -45,6 +46,7 @@ _RENAMED = {
     "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "ast": r"\cdot", "lor": r"\text{ or }",
     "vee": r"\text{ or }", "land": r"\text{ and }", "wedge": r"\text{ and }", "infin": r"\infty", "degree": r"^\circ",
     **{name: rf"\mathbb{{{name}}}" for name in "RZNQ"}, "lg": r"\log_{10}", "degrees": r"^\circ",
+    "pounds": "£", "euro": "€", "yen": "¥", "textdollar": DOLLAR,
     **{f"var{name}": rf"\{name}" for name in ("epsilon", "phi", "theta", "rho")},
     "arcsec": r"\operatorname{arcsec}", **dict.fromkeys(("lvert", "rvert", "vert"), "|"),
 }  # fmt: skip
@@ -79,13 +81,18 @@ _FULL_STOP = re.compile(r"(?<!\s)(?:\s|\\\\$|(?<!\.)\.$|(?<!\\)[,;:]$)+$")
 _SPACE = re.compile(r"\s+")
 _FREE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _GROUPED = re.compile(
-    r"(?<![\d.,])[1-9]\d{0,2}(?:(?:\{,\}|\\,|\\!)\s*\d{3})+(?!\d)|(?<![\d.,])[1-9]\d{0,2}(?:,\\!\s*\d{3})+(?!\d)"
+    r"(?<![\d.,])[1-9]\d{0,2}(?:(?:\{,\}|\\,|\\!)\s*\d{3})+(?!\d)|(?<![\d.,])[1-9]\d{0,2}(?:\s*,\s*\\!\s*(?:\\,\s*)?\d{3})+(?!\d)"
 )
 # A comma in braces has no space after it, as within a number: three digits are thousands, any other number of them are
 # decimals. In a pair that is the whole text it may be the pair's.
 _DECIMAL_COMMA = re.compile(r"(?<![\d.}])(?:(\d+)\{,\}(\d\d?|\d{4,})|(0|\d{4,})\{,\}(\d{3}))(?![\d.]|\{,\})", re.ASCII)
 _PAIR = re.compile(
     r"(?:\\left\s*)?(?:[(\[]|\\\{)\s*[-+]?[\d.]+\s*\{,\}\s*[-+]?[\d.]+\s*(?:\\right\s*)?(?:[)\]]|\\\})", re.ASCII
+)
+# 1.234.567; 1.234,5 and 1 234,56; 1'234'567: groups of three digits that can be nothing else.
+_IN_GROUPS = re.compile(
+    r"(?<![\w.,'])[1-9]\d{0,2}(?:(?:\.\d{3}){2,}|(?:\.\d{3})+,\d+|(?: \d{3})+,(?:\d\d?|\d{4,})|(?:'\d{3})+)(?![\w.,'])",
+    re.ASCII,
 )
 _ARGUMENT = re.compile(r"\s*(\\[A-Za-z]+|[A-Za-z0-9])")
 _TAKES = re.compile(r"\\(frac|binom|sqrt|vec|overline|bar|hat|mathbb)(?![A-Za-z])")
@@ -98,8 +105,10 @@ _TYPED = (
     (re.compile(r"(?<=[)\]}])\s*U\s*(?=[(\[{\\])"), r"\\cup "),
     (re.compile(r"(?<=[\d})])\s+&\s+(?=[\d({\\-])"), " and "),
     (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"(?<![\w{}])(\d+|[A-Za-z]) ?\\choose(?![A-Za-z]) ?(\d+|[A-Za-z])(?![\w}])"), r"\\binom{\1}{\2}"),
     (re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
 )
+_INFINITY_AS_TEXT = re.compile(r"^(?:\\text\{)? ?(?:(negative|positive) )?\\infty ?\}?$")
 _BARE_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt(?![A-Za-z])")
 _INFINITIES = dict.fromkeys(("infinity", "inf", "oo"), "infty")
 _BARE_NAME = re.compile(
@@ -113,24 +122,27 @@ def tidy(text: str) -> str:
     r"""The text in one spelling. Delimiters of mathematics are removed; a dollar sign that means money is `DOLLAR`.
 
     >>> tidy(r"$\left(\tfrac12,\ 10{,}080\right)$.")
-    '(\\frac{1}{2}, 10,080)'
+    '(\\frac{1}{2}, 10080)'
     """
     text = _unboxed(unwrap(text.replace("\\$", DOLLAR)))
     for typed, mathematics in _TYPED if "\\begin" not in text else ():
         text = typed.sub(mathematics, text)
     text = _INLINE.sub(lambda match: match[1] or "", _NOT_ASCII.sub(_ascii, text)).replace("$", DOLLAR)
+    text = _IN_GROUPS.sub(lambda match: re.sub(r"[.' ]", "", match[0]).replace(",", "."), text)
     if not _PAIR.fullmatch(text):
         text = _DECIMAL_COMMA.sub(lambda match: ".".join(filter(None, match.groups())), text)
-    text = _GROUPED.sub(lambda match: re.sub(r"[^\d]+", ",", match[0]), text)
+        text = _GROUPED.sub(lambda match: re.sub(r"[^\d]+", "", match[0]), text)
     if "\\begin" not in text:
         text = _TWICE_ESCAPED.sub(r"\\", text)
     text = _COMMAND.sub(_command, _INVISIBLE.sub("", text.replace("{,}", ",")))
     text = overlined(_unstyled(_BOLD.sub(r"\1", text).replace("\\mathbf{", "{")))
     text = _BARE_NAME.sub(lambda match: rf"\{_INFINITIES.get(match[1], match[1])} ", text)
+    text = _INFINITY_AS_TEXT.sub(lambda match: r"-\infty" if match[1] == "negative" else r"\infty", text)
     text = _arguments(_BARE_ROOT.sub(r"\\sqrt ", text).replace("**", "^"))
     text = unwrap(_SPACE.sub(" ", _ungrouped(unwrap(text))))
     text = without_approximately(text)
-    return words_as_digits(words_of(text, lower=False)) if is_in_words(words_of(text)) else text
+    worded = words_of(text, lower=False)
+    return all_but(worded) or in_digits(worded) or text
 
 
 def _unstyled(text: str) -> str:

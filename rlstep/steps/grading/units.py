@@ -127,11 +127,14 @@ def split_unit(text: str, loose: bool = False) -> Measured:
 def same_unit(left: str | None, right: str | None) -> bool:
     """Whether the values are comparable: unless both units are stated and differ, certain only for known units.
 
+    Degrees and radians are, after conversion.
     For other units one common word is enough: apples match red apples, but not pears.
     """
     if not left or not right or "%" in (left, right) or "unit" in (left.split("^")[0], right.split("^")[0]):
         return True
     ours, theirs = set(left.split()), set(right.split())
+    if {left, right} == {"degree", "radian"}:
+        return True
     if "degree" in ours & theirs:
         return "degree" in (left, right) or ours == theirs
     if all(word.split("^")[0] in _CANONICAL for word in ours | theirs):

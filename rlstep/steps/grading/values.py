@@ -12,7 +12,8 @@ from functools import lru_cache
 
 import sympy
 
-from rlstep.steps.grading.expressions import Unreadable, expression
+from rlstep.steps.grading.expressions import Unreadable, arranged, expression, with_binomials
+from rlstep.steps.grading.lists import CLOSING, OPENING, TOKEN, split, split_deep, split_items
 from rlstep.steps.grading.names import is_name
 from rlstep.steps.grading.plain import based, time_of_day, words
 
@@ -88,14 +89,21 @@ class Relation:
 
 @dataclass(frozen=True)
 class Ratio:
-    """`2:3`, which may also be a time."""
+    """`2:3`; where it may also be a time, as `2:30` may, that time in minutes."""
 
     parts: tuple
+    minutes: int | None = None
 
 
-_TOKEN = re.compile(r"\\(?:begin|end)\{[a-z]*\*?\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
-_OPENING = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}
-_CLOSING = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"}
+@dataclass(frozen=True)
+class Point:
+    """`A(1, 2)`: a point with its name. `P(5, 2)` may also be a number of arrangements."""
+
+    name: str
+    place: Bracketed
+    arrangements: sympy.Expr | None = None
+
+
 _SIGNS = {"=": "=", "<": "<", ">": ">", "\\leq": "<=", "\\geq": ">=", "\\neq": "!=", "\\approx": "~"}
 _JOINS = re.compile(r"\\text\{\s*,?\s*(and|or)\s*,?\s*\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])")
 _NUMBER_WITH_COMMAS = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
@@ -113,6 +121,12 @@ _NUMBERS = {
     r"\mathbb{N}": sympy.S.Naturals, r"\mathbb{Q}": sympy.S.Rationals, r"\mathbb{C}": sympy.S.Complexes,
     r"\emptyset": sympy.S.EmptySet, r"\{\}": sympy.S.EmptySet, r"\{ \}": sympy.S.EmptySet,
 }  # fmt: skip
+_CASES = re.compile(r"\\begin\{cases\}([^&]*)\\end\{cases\}", re.DOTALL)
+_POINT = re.compile(r"([A-Z](?:_(?:\w|\{\w+\}))?'*) ?(\(.*\))", re.DOTALL)
+# Intervals with their brackets turned outwards: ]0, 1[ and [0, 1[.
+_BETWEEN_SQUARES = re.compile(r"([\[\]])(\s*[^\[\](),;\s][^\[\](),;]*[,;][^\[\](),;]*[^\[\](),;\s]\s*)([\[\]])")
+_TO = re.compile(r"\d+(?: ?(?:\\text\{ ?)?to(?: ?\})? ?\d+)+", re.ASCII)
+_CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)", re.ASCII)
 _SET_SIGNS = {"\\cup", "\\cap", "\\setminus", "\\backslash"}
 
 
@@ -123,15 +137,23 @@ def read(text: str):
     text = _JOINS.sub(lambda match: f" \\{match[1] or match[2]} ", text).strip()
     if not text:
         raise Unreadable(text)
+    text = _BETWEEN_SQUARES.sub(_turned_inwards, text)
+    if cases := _CASES.fullmatch(text):
+        text = " \\and ".join(filter(None, split(cases[1], {"\\\\"})[0])).replace(", \\and", " \\and")
     if not _NUMBER_WITH_COMMAS.fullmatch(text):
         text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]), text)
     return _listing(text) or _combined(text) or _relation(text) or _whole(text)
 
 
+def _turned_inwards(match: re.Match) -> str:
+    left, inside, right = match.groups()
+    return f"{'[' if left == '[' else '('}{inside}{']' if right == ']' else ')'}"
+
+
 def _listing(text: str) -> Listing | None:
     if _NUMBER_WITH_COMMAS.fullmatch(text):
         return None
-    parts, separators = _split(text, {",", ";", "\\and", "\\or"})
+    parts, separators = split_items(text, {",", ";", "\\and", "\\or"})
     if not separators:
         return None
     kept = [part for part in parts if part]  # ", and" is one separator
@@ -146,7 +168,7 @@ def _spread(value) -> tuple:
 
 
 def _combined(text: str) -> Combined | None:
-    parts, separators = _split(text, _SET_SIGNS)
+    parts, separators = split(text, _SET_SIGNS)
     if not separators:
         minus = re.fullmatch(r"(\\mathbb\{[RZQC]\}|\(.*\))\s*-\s*(\\\{.*\\\})", text)
         if not minus:
@@ -156,7 +178,7 @@ def _combined(text: str) -> Combined | None:
 
 
 def _relation(text: str):
-    parts, signs = _split(text, {*_SIGNS, "\\in"})
+    parts, signs = split(text, {*_SIGNS, "\\in"})
     if not signs:
         return None
     if signs == ["\\in"] and parts[0] and not isinstance(numbers := read(parts[1]), Scalar):
@@ -194,25 +216,25 @@ def _whole(text: str):
         (wrapped := _WRAPPED_MATRIX.fullmatch(text)) and _MATRIX.fullmatch(wrapped[1])
     ):
         return _matrix(matrix[2])
-    if bracketed := _bracketed(text):
-        return bracketed
-    parts, colons = _split(text, {":"})
+    if value := _bracketed(text) or _point(text):
+        return value
+    parts, colons = split(re.sub(r"\D+", ":", text) if _TO.fullmatch(text) else text, {":"})
     if colons:
-        return Ratio(tuple(map(_scalar, parts)))
+        return Ratio(tuple(map(_scalar, parts)), _minutes(text))
     return _signs_chosen(text)
 
 
 def _matrix(body: str) -> Matrix:
-    rows, _ = _split(body, {"\\\\"})
-    cells = [tuple(map(_scalar, _split(row, {"&"})[0])) for row in rows if row.strip(" \\hline")]
+    rows, _ = split(body, {"\\\\"})
+    cells = [tuple(map(_scalar, split(row, {"&"})[0])) for row in rows if row.strip(" \\hline")]
     if len(set(map(len, cells))) != 1:
         raise Unreadable(body)
     return Matrix(tuple(cells))
 
 
 def _bracketed(text: str):
-    tokens = _TOKEN.findall(text)
-    if tokens[0] not in _OPENING - {"{", "\\lfloor", "\\lceil"} or tokens[-1] not in _CLOSING - {
+    tokens = TOKEN.findall(text)
+    if tokens[0] not in OPENING - {"{", "\\lfloor", "\\lceil"} or tokens[-1] not in CLOSING - {
         "}",
         "\\rfloor",
         "\\rceil",
@@ -220,14 +242,14 @@ def _bracketed(text: str):
         return None
     depth = 0
     for k, token in enumerate(tokens):
-        depth += (token in _OPENING) - (token in _CLOSING)
+        depth += (token in OPENING) - (token in CLOSING)
         if depth == 0 and k < len(tokens) - 1:
             return None
     left, right = tokens[0], tokens[-1]
     inside = "".join(tokens[1:-1]).strip()
     if left == "\\{":
         return _set(inside)
-    parts, separators = _split(inside, {",", ";"})
+    parts, separators = split_items(inside, {",", ";"})
     if not separators:
         if {left, right} <= {"(", ")", "[", "]"} and (left == "(") == (right == ")"):
             return read(inside)
@@ -236,19 +258,36 @@ def _bracketed(text: str):
     return Bracketed("[" if left == "[" else "(", "]" if right == "]" else ")", items)
 
 
+def _point(text: str) -> Point | None:
+    named = _POINT.fullmatch(text)
+    if named is None or with_binomials(text) != text:
+        return None
+    place = _bracketed(named[2])
+    if not isinstance(place, Bracketed):
+        return None
+    counts = split(named[2][1:-1], {","})[0]
+    arrangements = arranged(*counts) if named[1] == "P" and len(counts) == 2 else None
+    return Point(named[1], place, arrangements and expression(arrangements))
+
+
+def _minutes(text: str) -> int | None:
+    clock = _CLOCK.fullmatch(text)
+    return 60 * int(clock[1]) + int(clock[2]) if clock and int(clock[1]) < 24 else None
+
+
 def _set(inside: str):
-    condition, bars = _split(inside, {"\\mid", "|", ":"})
+    condition, bars = split(inside, {"\\mid", "|", ":"})
     if bars:
         if len(bars) > 1:
             raise Unreadable(inside)
         return read(condition[1])
-    parts, _ = _split(inside, {",", ";"})
+    parts, _ = split_items(inside, {",", ";"})
     return Braces(tuple(itertools.chain.from_iterable(_spread(read(part)) for part in parts)))
 
 
 def _signs_chosen(text: str):
     r"""The expression, or if it has `\pm`, one expression for each choice of signs."""
-    parts, signs = _split_deep(text, {"\\pm", "\\mp"})
+    parts, signs = split_deep(text, {"\\pm", "\\mp"})
     if not signs:
         return _scalar(text)
     if len(signs) > 4:
@@ -264,25 +303,3 @@ def _scalar(text: str):
     if isinstance(value, sympy.MatrixBase):
         return Matrix(tuple(tuple(map(Scalar, value.row(k))) for k in range(value.rows)))
     return Scalar(value)
-
-
-def _split(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
-    """The parts between separators that are outside all brackets, and the separators."""
-    return _split_at(text, separators, lambda depth: depth == 0)
-
-
-def _split_deep(text: str, separators: set[str]) -> tuple[list[str], list[str]]:
-    return _split_at(text, separators, lambda depth: True)
-
-
-def _split_at(text: str, separators: set[str], where) -> tuple[list[str], list[str]]:
-    parts, between, depth = [[]], [], 0
-    for token in _TOKEN.findall(text):
-        depth += token in _OPENING or token.startswith("\\begin")
-        depth -= token in _CLOSING or token.startswith("\\end")
-        if token in separators and where(depth):
-            between.append(token)
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return ["".join(part).strip() for part in parts], between

@@ -8,6 +8,7 @@ A row: {"problem": "What is $\\\\frac{1}{4}+\\\\frac{1}{4}$?", "solution": "It i
 from dataclasses import dataclass
 
 from rlstep.steps.answers import extract
+from rlstep.steps.problems import NO_ANSWERS
 from rlstep.steps.readers.base import Reader, ReadReport, problem_key
 from rlstep.steps.readers.values import Field
 from rlstep.steps.records import Solution
@@ -24,6 +25,8 @@ class MathReader(Reader):
                 report.seen[f"{name}: {row.get(name).value}"] += 1
         if not row.get("answer").is_null:
             reference = row["answer"].text()
+            if reference in NO_ANSWERS:
+                raise row["answer"].fault(f"is '{reference}', which stands for no answer.")
         elif (reference := extract(solution)) is None:
             raise row["solution"].fault("no \\boxed{} answer, and the row has no 'answer'.")
         unique = row.get("unique_id")
