@@ -1,19 +1,21 @@
-"""How many numbers of a sequence are greater than the one before? Asked in a user's message, for chat models.
+"""How many digits of a sequence are greater than the one before? Asked in a user's message, for chat models.
 
 A problem and its solution::
 
-    How many of these numbers are greater than the one before: 3, 8, 12, 7, 9? Compare each number with the one before
+    How many of these numbers are greater than the one before: 3, 8, 9, 5, 7? Compare each number with the one before
     it, one line each, then give the count.
 
     8 > 3: yes
-    12 > 8: yes
-    7 > 12: no
-    9 > 7: yes
+    9 > 8: yes
+    5 > 9: no
+    7 > 5: yes
     Answer: 3
 
-The numbers are in no order, so a comparison is false as often as true: neither one word nor one count for everything
-pays, as they do where it is asked whether a sequence increases (`rlstep.tasks.increasing_words`). The pupil who writes
-the demonstrations is the one of `rlstep.tasks.increasing`; two slips of opposite kinds give the right count.
+The digits are in no order, so a comparison is false as often as true: neither one word nor one count for everything
+pays, as they do where it is asked whether a sequence increases (`rlstep.tasks.increasing_words`). They are digits, one
+token each, as a chat model of 135 million parameters does not learn to compare longer numbers from a few hundred
+solutions. The demonstrations are written by a pupil who mixes up digits that are close to each other; two slips of
+opposite kinds give the right count.
 """
 
 import random
@@ -23,18 +25,27 @@ from rlstep.steps.boundaries import Boundary, line_steps
 from rlstep.steps.prompts import Prompt, problem_text
 from rlstep.steps.records import Problem, Solution
 from rlstep.tasks.base import Check, check_draw
-from rlstep.tasks.increasing import ANSWER, LARGEST, LENGTHS, NUMBERS, Comparer, belongs, greater, pupil
+from rlstep.tasks.increasing import ANSWER, LARGEST, Comparer, belongs, greater
 
+NUMBERS = 10
+LENGTHS = {"train": (4, 8), "test": (4, 8), "ood": (9, 10)}
+CLOSE = 2
+SLIP_SHARE = 0.6
 QUESTION = "How many of these numbers are greater than the one before: "
 REQUEST = "? Compare each number with the one before it, one line each, then give the count."
 
-_PROMPT = re.compile(rf"{re.escape(QUESTION)}(\d{{1,2}}(?:, \d{{1,2}})+){re.escape(REQUEST)}", re.ASCII)
-_STEP = re.compile(r"(\d{1,2}) > (\d{1,2}): (yes|no)\n*", re.ASCII)
-_ANSWER = re.compile(r"Answer: (\d{1,2})\n*", re.ASCII)
+_PROMPT = re.compile(rf"{re.escape(QUESTION)}(\d(?:, \d)+){re.escape(REQUEST)}", re.ASCII)
+_STEP = re.compile(r"(\d) > (\d): (yes|no)\n*", re.ASCII)
+_ANSWER = re.compile(r"Answer: (\d)\n*", re.ASCII)
+
+
+def pupil(rng: random.Random) -> Comparer:
+    """A comparer that mixes up digits at most `CLOSE` apart in a `SLIP_SHARE` of the cases, drawing from `rng`."""
+    return lambda a, b: greater(a, b) != (abs(a - b) <= CLOSE and rng.random() < SLIP_SHARE)
 
 
 class RisesWords:
-    """The task `rises_words`. Splits: train, test, ood (9 to 12 numbers)."""
+    """The task `rises_words`. Splits: train, test, ood (9 or 10 numbers)."""
 
     name = "rises_words"
     splits = tuple(LENGTHS)

@@ -8,10 +8,10 @@ from rlstep.tasks.rises_words import read_problem
 
 TASK = get("rises_words")
 PROMPT = (
-    "How many of these numbers are greater than the one before: 3, 8, 12, 7, 9? Compare each number with the one "
+    "How many of these numbers are greater than the one before: 3, 8, 9, 5, 7? Compare each number with the one "
     "before it, one line each, then give the count."
 )
-SOLUTION = "8 > 3: yes\n12 > 8: yes\n7 > 12: no\n9 > 7: yes\nAnswer: 3"
+SOLUTION = "8 > 3: yes\n9 > 8: yes\n5 > 9: no\n7 > 5: yes\nAnswer: 3"
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, [{"role": "user", "content": PROMPT}]])
@@ -24,13 +24,13 @@ def test_the_worked_example(prompt):
     ("change", "labels", "answer"),
     [
         (("8 > 3: yes", "8 > 3: no"), [0, 1, 1, 1, 0], "3"),  # the answer does not count the lines any more
-        (("3: yes\n12 > 8: yes\n7 > 12: no", "3: no\n12 > 8: yes\n7 > 12: yes"), [0, 1, 0, 1, 1], "3"),
-        (("12 > 8", "8 > 12"), [1, 0, 1, 1, 1], "3"),
-        (("12 > 8: yes\n", ""), [1, 0, 0, 0], "3"),  # every later line compares another place
+        (("3: yes\n9 > 8: yes\n5 > 9: no", "3: no\n9 > 8: yes\n5 > 9: yes"), [0, 1, 0, 1, 1], "3"),
+        (("9 > 8", "8 > 9"), [1, 0, 1, 1, 1], "3"),
+        (("9 > 8: yes\n", ""), [1, 0, 0, 0], "3"),  # every later line compares another place
         (("Answer: 3", "Answer: 4"), [1, 1, 1, 1, 0], "4"),
-        (("Answer: 3", "Answer: 3\n9 > 7: yes"), [1, 1, 1, 1, 1, 0], "3"),
+        (("Answer: 3", "Answer: 3\n7 > 5: yes"), [1, 1, 1, 1, 1, 0], "3"),
         (("Answer: 3", "Three."), [1, 1, 1, 1, 0], None),
-        (("9 > 7: yes\n", "9 > 7: yes\n9 > 7: no\n"), [1, 1, 1, 1, 0, 0], "3"),
+        (("7 > 5: yes\n", "7 > 5: yes\n7 > 5: no\n"), [1, 1, 1, 1, 0, 0], "3"),
     ],
 )
 def test_what_is_right_line_by_line(change, labels, answer):
@@ -55,10 +55,10 @@ def test_references_are_right_and_demonstrations_partly():
     for problem in TASK.problems("ood", 20, seed=1):
         numbers = read_problem(problem.prompt)
         assert int(problem.reference) == sum(b > a for a, b in zip(numbers, numbers[1:], strict=False))
-        assert 9 <= len(numbers) <= 12
+        assert 9 <= len(numbers) <= 10
     checks = [TASK.check(s.prompt, s.completion, s.reference) for s in TASK.demonstrations(300, seed=0)]
     labels = [label for check in checks for label in check.labels]
-    assert 0.75 < sum(labels) / len(labels) < 0.95
+    assert 0.7 < sum(labels) / len(labels) < 0.9
     on_wrong_steps = [0 in check.labels for check in checks if check.correct]
     assert 0.03 < sum(on_wrong_steps) / len(on_wrong_steps) < 0.5
 
@@ -74,7 +74,7 @@ def test_splits_share_no_problem_whatever_the_seed():
         TASK.problems("test", 50_001, seed=0)
 
 
-@pytest.mark.parametrize("prompt", ["Increasing? 3 8\n", PROMPT.replace("12", "x"), PROMPT + " ", ""])
+@pytest.mark.parametrize("prompt", ["Increasing? 3 8\n", PROMPT.replace("9", "12"), PROMPT + " ", ""])
 def test_a_prompt_of_another_task_is_refused(prompt):
     with pytest.raises(ValueError, match="not a prompt of the task rises_words"):
         TASK.check(prompt, "", "0")
