@@ -2,7 +2,8 @@
 
 A checkpoint is built in a hidden folder next to its destination (`.checkpoint-8.partial/checkpoint-8`) and renamed once
 every byte of it is on disk. A kill at any moment leaves the earlier checkpoints intact and, at worst, a hidden folder,
-which the next save or start removes.
+which the next save or start removes. One that takes the place of another of the same step is on disk under one name or
+another at any moment: `checkpoint_to_continue` gives it its own if a kill came in between.
 """
 
 import json
@@ -12,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -28,6 +30,21 @@ logger = logging.getLogger(__name__)
 COMPLETE_MARK = "trainer_state.json"
 # One file per rank, in addition to what the Trainer saves: without them a PPO run would not continue exactly.
 STATE_MARK = "state_*.json"
+# Beside a checkpoint that is whole and takes the place of this one.
+REPLACED = "replaced"
+
+
+def checkpoint_to_continue(folder: str | Path) -> str | None:
+    """Path of the newest checkpoint that a run can continue from exactly, or None; as `newest_checkpoint`.
+
+    It first ends what a kill cut short when a checkpoint took the place of another. Every process may call it.
+    """
+    for replaced in Path(folder).glob(f".checkpoint-*.partial/{REPLACED}"):
+        name = replaced.parent.name.removeprefix(".").removesuffix(".partial")
+        if not (checkpoint := Path(folder) / name).exists():
+            with suppress(FileNotFoundError):  # another process has just done so
+                (replaced.parent / name).rename(checkpoint)
+    return newest_checkpoint(folder, exact=True)
 
 
 def newest_checkpoint(folder: str | Path, exact: bool = False) -> str | None:
@@ -78,7 +95,7 @@ def commit(partial: Path, checkpoint: Path) -> None:
     for path in [*partial.rglob("*"), partial]:
         _sync(path)
     if checkpoint.exists():
-        checkpoint.rename(partial.with_name("replaced"))
+        checkpoint.rename(partial.with_name(REPLACED))
     partial.rename(checkpoint)
     _sync(checkpoint.parent)
     shutil.rmtree(partial.parent)

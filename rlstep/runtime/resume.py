@@ -95,7 +95,7 @@ class ExactResume:
         """
         newest = resume_from_checkpoint is True
         if newest:
-            resume_from_checkpoint = checkpoints.newest_checkpoint(self.args.output_dir, exact=True)
+            resume_from_checkpoint = checkpoints.checkpoint_to_continue(self.args.output_dir)
         self._require_same(resume_from_checkpoint or None)
         if newest and resume_from_checkpoint is None:
             raise UserError(f"{self.args.output_dir} has no checkpoint to continue; start without resume.")
