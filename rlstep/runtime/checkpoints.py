@@ -12,8 +12,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 COMPLETE_MARK = "trainer_state.json"
 # One file per rank, in addition to what the Trainer saves: without them a PPO run would not continue exactly.
 STATE_MARK = "state_*.json"
+# Errors of `torch.save` have no class of their own.
+OF_A_FILE = ("PytorchStreamWriter failed", "iostream error")
 # Beside a checkpoint that is whole and takes the place of this one.
 REPLACED = "replaced"
 
@@ -85,6 +87,21 @@ def checkpoint_files(path: str | Path) -> list[tuple[str, int, int]]:
 def partial_path(checkpoint: Path) -> Path:
     """Where `checkpoint` is built: a folder of the same name, on the same file system, that no reader picks up."""
     return checkpoint.with_name(f".{checkpoint.name}.partial") / checkpoint.name
+
+
+@contextmanager
+def being_written(checkpoint: Path) -> Iterator[None]:
+    """Names the checkpoint in errors of the disk, which each library raises in a class and in words of its own.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(mark in str(error) for mark in OF_A_FILE):
+            raise
+        raise OSError(f"{checkpoint} cannot be written: {error}") from error
 
 
 def commit(partial: Path, checkpoint: Path) -> None:

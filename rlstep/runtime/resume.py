@@ -71,7 +71,7 @@ class ExactResume:
         self._finished = self._only_epoch_end = False
         self._last_update: dict[str, Any] = NO_UPDATE
         self._building: Path | None = None  # the folder in which a checkpoint is written at the moment
-        self._push = False
+        self._push = self._can_go_on = False
         super().__init__(*args, **kwargs)
 
     def register_state(self, name: str, source: Stateful) -> None:
@@ -102,10 +102,15 @@ class ExactResume:
         if self.args.should_save:
             checkpoints.remove_leftovers(self.args.output_dir)
         self._continued, self._kept, self._seconds_before = resume_from_checkpoint or None, None, 0.0
+        self._can_go_on = self._continued is not None
         if self._continued is not None:
             self._check_arguments()
             self._kept = self._read_kept(Path(self._continued))
         return super().train(self._continued, *args, **kwargs)
+
+    def can_go_on(self) -> bool:
+        """Whether there is by now a checkpoint of this run to continue from."""
+        return self._can_go_on
 
     def _require_same(self, checkpoint: str | None) -> None:
         """Refuses to go on from here in one process, and from elsewhere, or from the beginning, in another."""
@@ -265,7 +270,22 @@ class ExactResume:
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self._get_output_dir(trial))
         checkpoint = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        partial = checkpoints.partial_path(checkpoint)
+        with checkpoints.being_written(checkpoint):
+            self._write_checkpoint(checkpoint, model, trial)
+        self._can_go_on |= not self.args.save_only_model
+        if self._push:
+            self._push = False
+            super()._push_from_checkpoint(str(checkpoint))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        if _internal_call:  # a checkpoint is being written
+            super().save_model(output_dir, _internal_call)
+            return
+        with checkpoints.being_written(Path(output_dir or self.args.output_dir)):
+            super().save_model(output_dir, _internal_call)
+
+    def _write_checkpoint(self, checkpoint: Path, model, trial) -> None:
+        folder, partial = checkpoint.parent, checkpoints.partial_path(checkpoint)
         if self.args.should_save:
             checkpoints.remove_leftovers(folder)
             partial.mkdir(parents=True)
@@ -287,9 +307,6 @@ class ExactResume:
             checkpoints.commit(partial, checkpoint)
             self._remove_old(folder)
         self.accelerator.wait_for_everyone()
-        if self._push:
-            self._push = False
-            super()._push_from_checkpoint(str(checkpoint))
 
     def _require_shared(self, partial: Path) -> None:
         """Refuses folders that another machine has made and this one does not see; a network's may take a moment."""

@@ -69,6 +69,7 @@ def ppo(
         trainer, verifiers = _trainer(*parts, start, problems, eval_problems, identity)
         trainer.add_callback(curve)
         checkpoint = checkpoint_to_continue(args.output_dir) if options.resume else None
+        record.kept = trainer.can_go_on
         track_training(trainer, record, tracking, checkpoint, [options.problems, options.eval_problems])
         with failed_gradings() as failed:
             result = trainer.train(resume_from_checkpoint=checkpoint)

@@ -133,6 +133,7 @@ def sft(
         keep_end(trainer.accelerator.unwrap_model(trainer.model), tokenizer, end)
         write_how_to_ask = partial(_write_how_to_ask, trainer.accelerator.unwrap_model(trainer.model), prompt_format)
         trainer.checkpoint_writers += [write_how_to_ask, identity_writer(identity)]
+        record.kept = trainer.can_go_on
         track_training(trainer, record, tracking, checkpoint, [options.data])
         result = trainer.train(resume_from_checkpoint=checkpoint)
         without_router_loss(trainer.model.config)

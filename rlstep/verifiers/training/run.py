@@ -115,6 +115,7 @@ def train_verifier(
             trainer.checkpoint_writers.append(partial(describe_checkpoint, trainer.model))
         trainer.checkpoint_writers.append(identity_writer(identity))
         record.metrics |= trainer.train_counts | {"packing": trainer.packing}
+        record.kept = trainer.can_go_on
         track_training(trainer, record, tracking, checkpoint, [config.data, config.eval_data])
         record.metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
         if evaluation:
