@@ -76,18 +76,18 @@ def within(seconds: float, work: Callable[[], None]) -> bool:
 
 def at_the_end(work: Callable[[], None]) -> None:
     """Has something done when this process ends: as an exit function, or by `clean_up` where none of those are run."""
-    atexit.register(work)
     _last.append(work)
+    atexit.register(_do_last)
 
 
 def clean_up() -> None:
     """Does what `at_the_end` was given, for a bounded time."""
+    within(CLEAN_UP_S, _do_last)
 
-    def work() -> None:
-        while _last:
-            _last.pop()()
 
-    within(CLEAN_UP_S, work)
+def _do_last() -> None:
+    while _last:
+        _last.pop()()
 
 
 @contextmanager

@@ -11,9 +11,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rlstep.runtime.checkpoints import (
+    being_written,
     checkpoint_files,
     checkpoint_to_continue,
     commit,
@@ -167,6 +169,21 @@ def test_a_checkpoint_that_is_there_is_replaced_as_a_whole(partial, write, tmp_p
     commit(partial, tmp_path / "checkpoint-8")
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["rank_0.pt", "trainer_state.json"]
     assert (tmp_path / "checkpoint-8" / "trainer_state.json").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), True),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), True),
+        (RuntimeError("Connection closed by peer"), False),
+    ],
+)
+def test_what_a_full_disk_raises_is_said_with_the_checkpoint(tmp_path, error, named):
+    with pytest.raises(OSError if named else RuntimeError) as raised, being_written(tmp_path / "checkpoint-8"):
+        raise error
+    assert str(raised.value) == (f"{tmp_path}/checkpoint-8 cannot be written: {error}" if named else str(error))
 
 
 def test_a_kill_while_a_checkpoint_is_replaced_loses_neither(partial, write, tmp_path, monkeypatch):
