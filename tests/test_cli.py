@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, fields
@@ -14,6 +15,8 @@ import pytest
 from rlstep import __version__, cli
 from rlstep.runtime import paths
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.failure import announce, announced_by, at_the_end, resumable, terminable
+from rlstep.runtime.record import RunRecord
 from rlstep.stages import COMMANDS, Command, config_classes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +39,15 @@ def stub(config: StubConfig) -> dict:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
     if config.what == "bug":
         raise ZeroDivisionError
+    if config.what == "term":
+        signal.raise_signal(signal.SIGTERM)
+    if config.what.startswith("kept"):
+        with resumable(lambda: True):
+            return stub(StubConfig(config.what.removeprefix("kept ")))
+    if config.what.startswith("tracked"):
+        with RunRecord("stub", {}, "none") as record:
+            record.at_end.append(lambda *_: print("told the tracker", file=sys.stderr))
+            return stub(StubConfig(config.what.removeprefix("tracked ")))
     return {"rows": 3, "loss": 0.123456, "nested": {}}
 
 
@@ -118,6 +130,11 @@ def test_unknown_command_has_a_suggestion(capsys):
         (["--what", "model"], 2, "rlstep stub: error: runs/none is not a local folder"),
         (["--what", "pipe"], 2, "rlstep stub: error: [Errno 32] Broken pipe"),  # of a server or a process
         (["--what", "interrupt"], 130, "rlstep stub: interrupted\n"),
+        (["--what", "kept interrupt"], 130, "rlstep stub: interrupted; start it again, and it goes on\n"),
+        (["--what", "term"], 143, "rlstep stub: ended by SIGTERM\n"),
+        (["--what", "kept term"], 143, "rlstep stub: ended by SIGTERM; start it again, and it goes on\n"),
+        (["--what", "kept pipe"], 2, "rlstep stub: error: [Errno 32] Broken pipe; start it again, and it goes on ("),
+        (["--what", "kept user"], 2, "rlstep stub: error: a.jsonl, row 3: wrong\n"),  # which has to be mended first
     ],
 )
 def test_failure_is_one_line(stubbed, capsys, options, code, message):
@@ -127,12 +144,13 @@ def test_failure_is_one_line(stubbed, capsys, options, code, message):
     assert err.count("\n") == 1
 
 
-def test_nothing_is_said_where_nobody_reads_the_output_any_more(stubbed, monkeypatch, capsys):
+@pytest.mark.parametrize("argv", [["stub"], ["stub", "--help"], ["--help"], ["--version"], []])
+def test_nothing_is_said_where_nobody_reads_the_output_any_more(stubbed, monkeypatch, capsys, argv):
     ours, theirs = os.pipe()
     os.close(ours)
     with os.fdopen(theirs, "w") as output:
         monkeypatch.setattr(sys, "stdout", output)
-        assert cli.main(["stub"]) == 1
+        assert cli.main(argv) == 1
         monkeypatch.undo()
     assert capsys.readouterr().err == ""
 
@@ -140,6 +158,66 @@ def test_nothing_is_said_where_nobody_reads_the_output_any_more(stubbed, monkeyp
 def test_a_bug_keeps_its_traceback(stubbed):
     with pytest.raises(ZeroDivisionError):
         cli.main(["stub", "--what", "bug"])
+
+
+def test_a_bugs_traceback_says_how_to_go_on(stubbed):
+    with pytest.raises(ZeroDivisionError) as raised:
+        cli.main(["stub", "--what", "kept bug"])
+    assert raised.value.__notes__ == ["start it again, and it goes on"]
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "first", "last"),
+    [
+        ("term", 143, "rlstep stub: ended by SIGTERM", "rlstep stub: ended by SIGTERM"),
+        ("bug", 1, "Traceback (most recent call last):", "ZeroDivisionError"),
+    ],
+)
+def test_an_error_is_said_once_and_before_a_tracker_is_told(stubbed, capsys, what, code, first, last):
+    assert cli.main(["stub", "--what", f"tracked {what}"]) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert (lines[0], lines[-2], lines[-1]) == (first, last, "told the tracker")
+    assert lines.count(last) == 1
+
+
+@pytest.mark.parametrize("what", ["bug", "kept interrupt"])
+def test_the_reporter_is_told_before_a_tracker_and_what_is_left_is_cleaned_up(stubbed, monkeypatch, capsys, what):
+    told = []
+
+    class Link:
+        def report(self, message, resumable=False, lost=False):
+            told.append((message.splitlines()[-1], resumable, lost, capsys.readouterr().err))
+
+        def leave(self, code):
+            told.append((code, capsys.readouterr().err))
+            raise SystemExit(code)
+
+    monkeypatch.setattr(cli, "join", lambda *_: Link())
+    at_the_end(lambda: print("cleaned up", file=sys.stderr))
+    with pytest.raises(SystemExit):
+        cli.main(["stub", "--what", f"tracked {what}"])
+    message, code = {"bug": ("ZeroDivisionError", 1), "kept interrupt": ("rlstep stub: interrupted", 130)}[what]
+    assert told == [(message, True, False, ""), (code, "told the tracker\ncleaned up\n")]
+
+
+def test_an_error_of_a_forked_process_is_its_parents_to_say(stubbed, capfd):
+    with announced_by(lambda error: print("said", flush=True)):
+        announce(ValueError())
+        if (child := os.fork()) == 0:
+            announce(ValueError())
+            os._exit(0)
+        os.waitpid(child, 0)
+    assert capfd.readouterr().out == "said\n"
+
+
+def test_sigterm_ends_a_forked_process_at_once():
+    with terminable():
+        if (child := os.fork()) == 0:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
 def test_an_oserror_shows_its_traceback_when_asked(stubbed, monkeypatch):

@@ -96,9 +96,7 @@ def _packed(trainer: GRPOTrainer) -> PackedForward | None:
     if not trainer.args.packing:
         return None
     refusal = PackedForward.refusal(trainer.model)
-    if trainer.is_fsdp_enabled:
-        refusal = "FSDP shards its weights by module"
-    elif trainer.aux_loss_enabled:
+    if trainer.aux_loss_enabled:
         refusal = "its router's auxiliary loss counts the prompt's tokens once for each sample"
     if refusal is not None:
         logger.warning("completions are padded, which takes longer: %s", refusal)

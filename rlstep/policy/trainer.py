@@ -128,8 +128,7 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         name_bases_in_full(self.model)
         self.passes = Passes(self)
         if self.value_function is not None:
-            sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-            reference = None if sharded else self.ref_model
+            reference = None if self.is_deepspeed_enabled else self.ref_model
             self.value_function.attach(self.model, reference, self.accelerator, self.passes)
 
     def _generate_and_score_completions(self, inputs):

@@ -5,10 +5,10 @@ each version has a name of its own: vLLM caches prefixes by the adapter's name, 
 before.
 """
 
-import atexit
 import shutil
 import uuid
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -19,6 +19,7 @@ from trl.generation.vllm_client import VLLMClient
 from trl.import_utils import suppress_experimental_warning
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.failure import at_the_end
 
 with suppress_experimental_warning():
     from trl.experimental.async_grpo.async_grpo_trainer import (
@@ -53,9 +54,10 @@ class ServedAdapter:
         self._run = broadcast_object_list([f"rlstep-{uuid.uuid4().hex[:8]}"], from_process=0)[0]
         self._version, self._served = 0, []
         if accelerator.is_main_process:
-            shutil.rmtree(folder, ignore_errors=True)
+            # A run that was killed has left its last version here and on the server.
+            _withdraw(self.server, list(folder.glob("rlstep-*")), folder)
             folder.mkdir(parents=True)
-            atexit.register(_withdraw, self.server, self._served, folder)
+            at_the_end(partial(_withdraw, self.server, self._served, folder))
 
     def parameters(self) -> list[nn.Parameter]:
         """The adapter's, which have to be whole when it is written."""

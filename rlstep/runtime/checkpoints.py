@@ -2,7 +2,8 @@
 
 A checkpoint is built in a hidden folder next to its destination (`.checkpoint-8.partial/checkpoint-8`) and renamed once
 every byte of it is on disk. A kill at any moment leaves the earlier checkpoints intact and, at worst, a hidden folder,
-which the next save or start removes.
+which the next save or start removes. One that takes the place of another of the same step is on disk under one name or
+another at any moment: `checkpoint_to_continue` gives it its own if a kill came in between.
 """
 
 import json
@@ -11,7 +12,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -28,6 +30,23 @@ logger = logging.getLogger(__name__)
 COMPLETE_MARK = "trainer_state.json"
 # One file per rank, in addition to what the Trainer saves: without them a PPO run would not continue exactly.
 STATE_MARK = "state_*.json"
+# Errors of `torch.save` have no class of their own.
+OF_A_FILE = ("PytorchStreamWriter failed", "iostream error")
+# Beside a checkpoint that is whole and takes the place of this one.
+REPLACED = "replaced"
+
+
+def checkpoint_to_continue(folder: str | Path) -> str | None:
+    """Path of the newest checkpoint that a run can continue from exactly, or None; as `newest_checkpoint`.
+
+    It first ends what a kill cut short when a checkpoint took the place of another. Every process may call it.
+    """
+    for replaced in Path(folder).glob(f".checkpoint-*.partial/{REPLACED}"):
+        name = replaced.parent.name.removeprefix(".").removesuffix(".partial")
+        if not (checkpoint := Path(folder) / name).exists():
+            with suppress(FileNotFoundError):  # another process has just done so
+                (replaced.parent / name).rename(checkpoint)
+    return newest_checkpoint(folder, exact=True)
 
 
 def newest_checkpoint(folder: str | Path, exact: bool = False) -> str | None:
@@ -70,6 +89,21 @@ def partial_path(checkpoint: Path) -> Path:
     return checkpoint.with_name(f".{checkpoint.name}.partial") / checkpoint.name
 
 
+@contextmanager
+def being_written(checkpoint: Path) -> Iterator[None]:
+    """Names the checkpoint in errors of the disk, which each library raises in a class and in words of its own.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(mark in str(error) for mark in OF_A_FILE):
+            raise
+        raise OSError(f"{checkpoint} cannot be written: {error}") from error
+
+
 def commit(partial: Path, checkpoint: Path) -> None:
     """Moves a folder from `partial_path(checkpoint)` to `checkpoint` once all of it is on disk.
 
@@ -78,7 +112,7 @@ def commit(partial: Path, checkpoint: Path) -> None:
     for path in [*partial.rglob("*"), partial]:
         _sync(path)
     if checkpoint.exists():
-        checkpoint.rename(partial.with_name("replaced"))
+        checkpoint.rename(partial.with_name(REPLACED))
     partial.rename(checkpoint)
     _sync(checkpoint.parent)
     shutil.rmtree(partial.parent)

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.failure import mark_resumable
 
 LINE_EVERY_S = 15.0
 POLL_S = 0.2
@@ -74,6 +75,10 @@ def run_jobs(jobs: Sequence[Job], logs: Path, workers: int) -> None:
                     ended.add(name)
                     display.end(name, time.monotonic() - start)
                 display.refresh()
+        except KeyboardInterrupt as interrupt:
+            if ended or running:  # they go on by themselves
+                mark_resumable(interrupt)
+            raise
         finally:
             for process, _ in running.values():
                 process.kill()

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.failure import resumable
 from rlstep.runtime.manifest import MANIFEST, UNFINISHED, Manifest, Shard, file_digest, read_manifest
 from rlstep.runtime.processes import Processes, my_share
 from rlstep.runtime.record import digest
@@ -85,6 +86,10 @@ class Output:
         Raises:
             UserError: the output's place is taken by something else, or another process's units are not in sight.
         """
+        with resumable(lambda: bool(self.files.keys())):
+            return self._fill(units, work)
+
+    def _fill(self, units: Sequence[Unit], work: Work) -> Totals:
         self.check_place()
         units = _distinct(units)
         if self.processes.index == 0:

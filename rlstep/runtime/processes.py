@@ -36,14 +36,19 @@ def start_processes(args: "TrainingArguments") -> None:
         args: the Trainer's arguments.
 
     Raises:
-        UserError: one process sees several GPUs, which torch's DataParallel would share out; DeepSpeed is asked for in
-            a process that no launcher started, or by accelerate's configuration alone; or its optimizer for the CPU
-            cannot be compiled.
+        UserError: one process sees several GPUs, which torch's DataParallel would share out; accelerate's configuration
+            asks for FSDP, or alone for DeepSpeed; DeepSpeed is asked for in a process that no launcher started; or its
+            optimizer for the CPU cannot be compiled.
     """
     if args.n_gpu > 1:
         raise UserError(
             f"{args.n_gpu} GPUs are visible to one process. Start one process per GPU (`accelerate launch` or "
             "`torchrun`), or show it one GPU (CUDA_VISIBLE_DEVICES=0)."
+        )
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise UserError(
+            "accelerate's configuration starts FSDP (ACCELERATE_USE_FSDP), and weights are sharded by deepspeed alone "
+            "here; set it, for example to ds_configs/zero3.json, and launch with `accelerate launch --multi_gpu`."
         )
     if args.use_cpu:
         _set_timeout(args.ddp_timeout_delta)

@@ -21,6 +21,11 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_one_of_several() -> bool:
+    """Whether a launcher has started other processes beside this one."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def speak_once() -> None:
     """Keeps the warnings, log lines and progress bars of all processes but the first from being shown again."""
     if is_first_process():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import rlstep
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.failure import announce, mark_resumable
 from rlstep.runtime.ranks import is_first_process
 from rlstep.runtime.rows import write_json
 
@@ -113,6 +114,8 @@ class RunRecord:
         if not is_record(self.path):
             raise ValueError(f"'{name}' is not a name for a run's record; it must end in {RECORD}")
         self.metrics: dict = {}
+        # Whether there is by now something that the stage can go on from after an error.
+        self.kept: Callable[[], bool] = lambda: False
         # Called after the record is written, or on an error in its place, with the metrics and whether it failed.
         self.at_end: list[Callable[[dict, bool], None]] = []
 
@@ -124,7 +127,7 @@ class RunRecord:
         self._start, self._processor_start = time.perf_counter(), time.process_time()
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind, error, _):
         # Only the first of several processes writes; the others would race it for the same file.
         if kind is None and is_first_process():
             write_json(
@@ -140,5 +143,10 @@ class RunRecord:
                     "config": self.config,
                 },
             )
+        if error is not None:
+            if self.kept():
+                mark_resumable(error)
+            if self.at_end:  # which may take long
+                announce(error)
         for ended in self.at_end:
             ended(self.metrics, kind is not None)

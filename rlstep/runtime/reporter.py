@@ -40,11 +40,10 @@ class Link:
         """This rank ends as it should."""
         self._tell({"ended": True})
 
-    def fail(self, code: int, message: str, resumable: bool = False, lost: bool = False) -> NoReturn:
-        """Ends this process, with all threads that might keep it, once what it failed of is printed.
+    def report(self, message: str, resumable: bool = False, lost: bool = False) -> None:
+        """Returns once what this rank failed of is printed.
 
         Args:
-            code: the exit code.
             message: what is printed, unless another rank has told the same.
             resumable: whether the run could go on from here, which is said with it.
             lost: this rank found another one gone; printed if nothing better is known.
@@ -53,6 +52,9 @@ class Link:
         with contextlib.suppress(OSError):
             self._connection.settimeout(ACKNOWLEDGED_S)
             self._connection.recv(1)
+
+    def leave(self, code: int) -> NoReturn:
+        """Ends this process, with all threads that might keep it."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -200,7 +202,8 @@ class Reporter:
             for message, ranks in told.items():
                 self._print(message if self._are_all(ranks) else f"{_named(ranks)}: {message}")
             if any(failure["resumable"] for failure in causes.values()):
-                self._say(f"{_named(sorted(causes))} failed, and the others end with it", True)
+                others = "" if self._are_all(sorted(causes)) else ", and the others end with it"
+                self._say(f"{_named(sorted(causes))} failed{others}", True)
         else:
             waited = sorted(self.failures)
             silent = sorted(set(self.names.values()) - set(waited))

@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 from rlstep.runtime.errors import UserError
-from rlstep.runtime.rows import as_json, atomic, write_rows
+from rlstep.runtime.failure import mark_resumable
+from rlstep.runtime.rows import as_json, atomic, naming, write_rows
 
 
 class ResumableRows:
@@ -67,9 +68,10 @@ class ResumableRows:
     def append(self, rows: Iterable[dict]) -> None:
         rows = list(rows)
         # One write per batch: a kill leaves whole rows and at most one truncated line.
-        self._file.write("".join(as_json(row) + "\n" for row in rows))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.partial):
+            self._file.write("".join(as_json(row) + "\n" for row in rows))
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self.count += len(rows)
 
     def finish(self, rows: Iterable[dict] | None = None) -> None:
@@ -94,7 +96,9 @@ class ResumableRows:
     def __enter__(self) -> "ResumableRows":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, error, _):
+        if error is not None and self.count:
+            mark_resumable(error)
         self._file.close()
         if not self.count:
             self.partial.unlink(missing_ok=True)

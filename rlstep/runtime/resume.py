@@ -64,6 +64,7 @@ class ExactResume(WholeCheckpoints):
         self._seconds_before = self._began = 0.0  # of training before the checkpoint; when it would have begun
         self._finished = self._only_epoch_end = False
         self._last_update: dict[str, Any] = NO_UPDATE
+        self._can_go_on = False
         super().__init__(*args, **kwargs)
 
     def register_state(self, name: str, source: Stateful) -> None:
@@ -87,17 +88,22 @@ class ExactResume(WholeCheckpoints):
         """
         newest = resume_from_checkpoint is True
         if newest:
-            resume_from_checkpoint = checkpoints.newest_checkpoint(self.args.output_dir, exact=True)
+            resume_from_checkpoint = checkpoints.checkpoint_to_continue(self.args.output_dir)
         self._require_same(resume_from_checkpoint or None)
         if newest and resume_from_checkpoint is None:
             raise UserError(f"{self.args.output_dir} has no checkpoint to continue; start without resume.")
         if self.args.should_save:
             checkpoints.remove_leftovers(self.args.output_dir)
         self._continued, self._kept, self._seconds_before = resume_from_checkpoint or None, None, 0.0
+        self._can_go_on = self._continued is not None
         if self._continued is not None:
             self._check_arguments()
             self._kept = self._read_kept(Path(self._continued))
         return super().train(self._continued, *args, **kwargs)
+
+    def can_go_on(self) -> bool:
+        """Whether there is by now a checkpoint of this run to continue from."""
+        return self._can_go_on
 
     def _require_same(self, checkpoint: str | None) -> None:
         """Refuses to go on from here in one process, and from elsewhere, or from the beginning, in another."""
@@ -251,6 +257,10 @@ class ExactResume(WholeCheckpoints):
 
     def _restore(self, kept: dict[str, Any], epochs: int) -> None:
         """Restores what a subclass adds to `_state`; the arguments are those of `_take_over`."""
+
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        self._can_go_on |= not self.args.save_only_model
 
     def _write_state(self, partial: Path) -> None:
         if not self.args.save_only_model:

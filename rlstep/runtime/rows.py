@@ -1,5 +1,6 @@
 """JSON row files: strict reading, and atomic writing under a temporary name: a file is complete or not there."""
 
+import errno
 import gzip
 import io
 import json
@@ -15,6 +16,7 @@ from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.file_kinds import refuse_other_kind
 from rlstep.runtime.halves import encodable
 
+OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 OnFault = Callable[[DataError], None]
@@ -193,14 +195,26 @@ class _ListParser:
 
 
 @contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Names the file in errors of writing to it, which say no more than that the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in OF_A_DISK:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary path next to `path`, whose folder is created; renamed to `path` at the end, removed on an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

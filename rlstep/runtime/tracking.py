@@ -14,11 +14,14 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Protocol
 
 from rlstep.runtime.constraints import Choices, check, raise_faults
+from rlstep.runtime.failure import within
+from rlstep.runtime.ranks import is_one_of_several
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
 from rlstep.runtime.trackers import TRACKERS, RunInfo, active_trackers
@@ -32,6 +35,8 @@ GROUP = "WANDB_RUN_GROUP"
 _FOREIGN = re.compile(r"[^A-Za-z0-9._-]+")
 # What a run leaves in its output folder that is a trained model.
 _OF_A_MODEL = re.compile(r".*\.safetensors|.*\.(json|txt|jinja|model)")
+# How long a failed rank keeps the others for its trackers; what is not sent by then is on disk (`wandb sync`).
+FAILED_S = 20.0
 KINDS = ("data", "checkpoints", "model")  # of artifacts
 PROJECT_HELP = "wandb, trackio: the project; by default WANDB_PROJECT, or rlstep."
 
@@ -192,8 +197,16 @@ class TrackedRun:
             files = [file for file in sorted(folder.iterdir()) if file.is_file() and _OF_A_MODEL.fullmatch(file.name)]
             self._upload(f"{self.info.name}-model", "model", files)
         for name in reported_to(self.args):
-            with unharmed(f"{name}: the end of the run"):
-                TRACKERS[name].finish(metrics, failed)
+            end = partial(self._end, name, metrics, failed)
+            if not (failed and is_one_of_several()):
+                end()
+            elif not within(FAILED_S, end):  # the other processes are waiting for this one to end
+                logger.warning("%s: the end of the run was not sent within %.0f s, and is left out", name, FAILED_S)
+
+    @staticmethod
+    def _end(name: str, metrics: dict, failed: bool) -> None:
+        with unharmed(f"{name}: the end of the run"):
+            TRACKERS[name].finish(metrics, failed)
 
     def _upload(self, name: str, kind: str, paths: Sequence[Path], aliases: Sequence[str] = ()) -> None:
         for tracker in active_trackers(self.args):

@@ -52,6 +52,10 @@ _READ: dict[str, tuple[Constraint, ...]] = {
     "eval_steps": (ReadBy("eval_strategy", "steps"),),
     "dataloader_persistent_workers": (ReadBy("dataloader_num_workers"),),
     **dict.fromkeys(("hub_strategy", "hub_always_push", "hub_revision"), (ReadBy("push_to_hub"),)),
+    **dict.fromkeys(
+        ("fsdp", "fsdp_config"),
+        (Idle("weights are sharded by DeepSpeed; set deepspeed, for example to ds_configs/zero3.json"),),
+    ),
     # Flags of transformers' example scripts.
     **dict.fromkeys(("do_train", "do_predict"), (Idle("which stage runs decides whether it trains"),)),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.manifest import file_digest
-from rlstep.runtime.rows import write_json
+from rlstep.runtime.rows import naming, write_json
 from rlstep.runtime.units import Unit
 
 Counts = dict[str, float]
@@ -92,9 +92,10 @@ class UnitFiles:
         file = self.file(done.unit)
         # Two runs that are started at the same time by mistake write the same rows, but not into one file.
         temporary = file.with_name(f"{done.unit.key}.{os.getpid()}{self.ending}")
-        rows = self.write(temporary, done.rows)
-        with temporary.open("rb") as content:
-            os.fsync(content.fileno())
+        with naming(file):
+            rows = self.write(temporary, done.rows)
+            with temporary.open("rb") as content:
+                os.fsync(content.fileno())
         receipt = Receipt(rows, temporary.stat().st_size, file_digest(temporary), dict(done.counts))
         os.replace(temporary, file)
         self._sign(done.unit, receipt)

@@ -34,7 +34,21 @@ class WholeCheckpoints:
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self._get_output_dir(trial))
         checkpoint = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        partial = checkpoints.partial_path(checkpoint)
+        with checkpoints.being_written(checkpoint):
+            self._write_checkpoint(checkpoint, model, trial)
+        if self._push:
+            self._push = False
+            super()._push_from_checkpoint(str(checkpoint))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        if _internal_call:  # a checkpoint is being written
+            super().save_model(output_dir, _internal_call)
+            return
+        with checkpoints.being_written(Path(output_dir or self.args.output_dir)):
+            super().save_model(output_dir, _internal_call)
+
+    def _write_checkpoint(self, checkpoint: Path, model, trial) -> None:
+        folder, partial = checkpoint.parent, checkpoints.partial_path(checkpoint)
         if self.args.should_save:
             checkpoints.remove_leftovers(folder)
             partial.mkdir(parents=True)
@@ -55,9 +69,6 @@ class WholeCheckpoints:
             checkpoints.commit(partial, checkpoint)
             self._remove_old(folder)
         self.accelerator.wait_for_everyone()
-        if self._push:
-            self._push = False
-            super()._push_from_checkpoint(str(checkpoint))
 
     def _write_state(self, partial: Path) -> None:
         """Writes what a subclass adds to a checkpoint, on every process."""

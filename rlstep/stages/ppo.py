@@ -28,7 +28,7 @@ from rlstep.policy.start import PolicyStart, check_tied, policy_start
 from rlstep.policy.token_budget import check_budget
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.policy.validation import check_step_settings, check_together
-from rlstep.runtime.checkpoints import newest_checkpoint
+from rlstep.runtime.checkpoints import checkpoint_to_continue
 from rlstep.runtime.config import settings
 from rlstep.runtime.identity import run_identity
 from rlstep.runtime.processes import start_processes
@@ -68,7 +68,8 @@ def ppo(
         start_processes(args)
         trainer, verifiers = _trainer(*parts, start, problems, eval_problems, identity)
         trainer.add_callback(curve)
-        checkpoint = newest_checkpoint(args.output_dir, exact=True) if options.resume else None
+        checkpoint = checkpoint_to_continue(args.output_dir) if options.resume else None
+        record.kept = trainer.can_go_on
         track_training(trainer, record, tracking, checkpoint, [options.problems, options.eval_problems])
         with failed_gradings() as failed:
             result = trainer.train(resume_from_checkpoint=checkpoint)

@@ -15,7 +15,7 @@ from rlstep.policy.models import load_policy_tokenizer
 from rlstep.policy.prompt_files import read_prompt_format, write_prompt_format
 from rlstep.policy.sft_trainer import ExactSFTTrainer
 from rlstep.policy.start import policy_start
-from rlstep.runtime.checkpoints import newest_checkpoint
+from rlstep.runtime.checkpoints import checkpoint_to_continue
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
 from rlstep.runtime.identity import check_checkpoint, identity_writer, run_identity
@@ -106,7 +106,7 @@ def sft(
     start = policy_start(model, options.merge_base, args.trust_remote_code)
     solutions = read_solutions(options.data)
     identity = run_identity(options, args, model, prompts)
-    checkpoint = newest_checkpoint(args.output_dir, exact=True) if options.resume else None
+    checkpoint = checkpoint_to_continue(args.output_dir) if options.resume else None
     check_checkpoint(checkpoint, identity)
     config = {
         name: value for part in (options, args, model, prompts, tracking) for name, value in settings(part).items()
@@ -133,6 +133,7 @@ def sft(
         keep_end(trainer.accelerator.unwrap_model(trainer.model), tokenizer, end)
         write_how_to_ask = partial(_write_how_to_ask, trainer.accelerator.unwrap_model(trainer.model), prompt_format)
         trainer.checkpoint_writers += [write_how_to_ask, identity_writer(identity)]
+        record.kept = trainer.can_go_on
         track_training(trainer, record, tracking, checkpoint, [options.data])
         result = trainer.train(resume_from_checkpoint=checkpoint)
         without_router_loss(trainer.model.config)

@@ -102,7 +102,7 @@ def test_attributes_that_are_read(trainer, tokenizer):
     assert (trainer.loss_type, trainer.max_completion_length, trainer.num_iterations) == ("dapo", 16, 2)
     # None: the reference is the policy without its adapter.
     assert (trainer.beta, trainer.ref_model) == (0.1, None)
-    assert (trainer.is_deepspeed_enabled, trainer.is_fsdp_enabled) == (False, False)
+    assert trainer.is_deepspeed_enabled is False
 
 
 def test_what_is_logged_of_completions_are_deques_or_dicts_of_deques(trainer):

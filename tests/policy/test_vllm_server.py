@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from trl.generation import vllm_client, vllm_generation
 
 from rlstep.policy.trainer import StepPPOTrainer
+from rlstep.runtime import failure
 from rlstep.runtime.errors import UserError
 from tests.policy.vllm_server import BASE, StubVLLM
 
@@ -182,6 +183,11 @@ def test_another_run_takes_other_names_on_a_server_that_stays(serve, make):
         make(server, vllm_sync="adapter", max_steps=1, num_iterations=1).train()
     names = [body["lora_name"] for body in server.asked("v1/load_lora_adapter")]
     assert len(set(names)) == 2
+    # What a run left that was killed goes when the next one starts, as this one in the same folder.
+    assert [body["lora_name"] for body in server.asked("v1/unload_lora_adapter")] == names[:1]
+    assert list(server.adapters) == names[1:]
+    failure.clean_up()
+    assert not server.adapters
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rlstep.runtime.checkpoints import (
+    being_written,
     checkpoint_files,
+    checkpoint_to_continue,
     commit,
     keep_only,
     newest_checkpoint,
@@ -166,6 +169,43 @@ def test_a_checkpoint_that_is_there_is_replaced_as_a_whole(partial, write, tmp_p
     commit(partial, tmp_path / "checkpoint-8")
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["rank_0.pt", "trainer_state.json"]
     assert (tmp_path / "checkpoint-8" / "trainer_state.json").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), True),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), True),
+        (RuntimeError("Connection closed by peer"), False),
+    ],
+)
+def test_what_a_full_disk_raises_is_said_with_the_checkpoint(tmp_path, error, named):
+    with pytest.raises(OSError if named else RuntimeError) as raised, being_written(tmp_path / "checkpoint-8"):
+        raise error
+    assert str(raised.value) == (f"{tmp_path}/checkpoint-8 cannot be written: {error}" if named else str(error))
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_loses_neither(partial, write, tmp_path, monkeypatch):
+    (partial / "state_0.json").touch()
+    earlier, rename = write("checkpoint-8"), Path.rename
+
+    def killed_at_the_second(path, target):
+        if path == partial:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            commit(partial, tmp_path / "checkpoint-8")
+    assert not Path(earlier).exists()
+    for _ in range(2):  # each process looks
+        assert checkpoint_to_continue(tmp_path) == earlier
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-8"]
+    assert (Path(earlier) / "trainer_state.json").read_text() == "new"
+    assert checkpoint_to_continue(tmp_path / "none") is None
 
 
 def test_leftovers_are_removed_with_one_warning(partial, write, tmp_path, caplog):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.failure import is_resumable
 from rlstep.runtime.jobs import Job, run_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -216,3 +217,13 @@ run_jobs([Job("long", (), linger)], Path({str(tmp_path / "logs")!r}), 1)
     while alive(int(pid.read_text())):
         assert time.monotonic() < deadline, "the job outlived its parent"
         time.sleep(0.05)
+
+
+def test_an_interrupt_says_that_ended_jobs_are_kept(tmp_path, monkeypatch):
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlstep.runtime.jobs.time.sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        run_jobs([Job("a", (), lambda: None)], tmp_path / "logs", 1)
+    assert is_resumable(interrupt.value)

@@ -1,5 +1,6 @@
 """Units of work that several processes write: whatever is killed, the output is that of an undisturbed run."""
 
+import errno
 import json
 import os
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.failure import is_resumable
 from rlstep.runtime.manifest import MANIFEST, UNFINISHED, read_manifest
 from rlstep.runtime.output import Output
 from rlstep.runtime.processes import Alone
@@ -324,3 +326,19 @@ def test_an_unfinished_folder_is_no_data_set(tmp_path):
             folder = folder.rename(tmp_path / rename)
         with pytest.raises(UserError, match="its rows are not all there: .* Run it again with"):
             list(iter_rows(folder))
+
+
+@pytest.mark.parametrize(("dies_before", "goes_on"), [(0, False), (3, True)])
+def test_what_ends_a_run_early_says_whether_it_can_go_on(tmp_path, dies_before, goes_on):
+    output = Output(tmp_path / "out.jsonl", "sample", {}, write_solution_rows, Alone())
+    with pytest.raises(Killed) as killed:
+        output.fill(UNITS, Worker(dies_before))
+    assert is_resumable(killed.value) == goes_on
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path):
+    def write(path, rows):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*out.partial/key0.parquet'"):
+        Output(tmp_path / "out", "sample", {}, write, Alone()).fill(UNITS, Worker())

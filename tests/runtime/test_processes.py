@@ -52,6 +52,20 @@ def test_deepspeed_that_accelerate_alone_asks_for_is_refused():
         start_processes(SimpleNamespace(n_gpu=1, deepspeed=None, deepspeed_plugin=object(), use_cpu=False))
 
 
+def test_fsdp_that_accelerate_asks_for_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="ACCELERATE_USE_FSDP.* by deepspeed alone here; set it"):
+        start_processes(_without_deepspeed())
+
+
+@pytest.mark.parametrize("given", [{"fsdp": True}, {"fsdp": "full_shard"}, {"fsdp_config": {"version": 2}}])
+def test_settings_of_fsdp_are_refused(given, tmp_path):
+    from rlstep.stages.sft import SFTArguments
+
+    with pytest.raises(UserError, match="fsdp.* nothing here: weights are sharded by DeepSpeed; set deepspeed"):
+        SFTArguments(str(tmp_path), use_cpu=True, bf16=False, **given)
+
+
 def test_deepspeed_needs_a_launcher(arguments, monkeypatch):
     args = arguments("zero2")
     start_processes(args)

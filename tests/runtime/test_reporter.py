@@ -22,15 +22,20 @@ link, ready, what = join("sft", "go on so"), Path(sys.argv[1]), sys.argv[2]
 (ready / os.environ["RANK"]).touch()
 while len(list(ready.iterdir())) < int(os.environ["WORLD_SIZE"]):
     time.sleep(0.01)
+
+def fail(code, message, **how):
+    link.report(message, **how)
+    link.leave(code)
+
 match what:
     case "ends": link.end()
-    case "fails in a line": print("50%", end="", flush=True); link.fail(1, "ValueError: 7", resumable=True)
-    case "fails": link.fail(1, "ValueError: 7", resumable=True)
-    case "refuses": link.fail(2, "rlstep sft: error: no such file")
-    case "misses": link.fail(1, "RuntimeError: closed by peer", resumable=True, lost=True)
+    case "fails in a line": print("50%", end="", flush=True); fail(1, "ValueError: 7", resumable=True)
+    case "fails": fail(1, "ValueError: 7", resumable=True)
+    case "refuses": fail(2, "rlstep sft: error: no such file")
+    case "misses": fail(1, "RuntimeError: closed by peer", resumable=True, lost=True)
     case "dies": os.kill(os.getpid(), 9)
     case "is silent": time.sleep(1000)
-    case "misses later": time.sleep(0.2); link.fail(1, "RuntimeError: closed by peer", resumable=True, lost=True)
+    case "misses later": time.sleep(0.2); fail(1, "RuntimeError: closed by peer", resumable=True, lost=True)
 """
 
 

@@ -1,5 +1,6 @@
 """What a kill leaves of a row file, and what is read of a file of JSON objects."""
 
+import errno
 import gzip
 import json
 
@@ -7,6 +8,7 @@ import pytest
 
 from rlstep.runtime import rows as rows_module
 from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.failure import is_resumable
 from rlstep.runtime.resumable_rows import ResumableRows
 from rlstep.runtime.rows import read_rows, write_json, write_rows
 
@@ -274,3 +276,26 @@ def test_several_values_on_a_line(tmp_path, content):
     (tmp_path / "x.jsonl").write_bytes(content)
     with pytest.raises(DataError, match=r"row 1: more follows the JSON value at column (9|10); put each object on a"):
         on_disk(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_rows_that_are_kept_can_be_gone_on_from(tmp_path, rows):
+    def interrupted():
+        with ResumableRows(tmp_path / "out.jsonl", "f") as out:
+            out.append({"n": n} for n in range(rows))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        interrupted()
+    assert is_resumable(interrupt.value) == bool(rows)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), OSError(errno.ECONNRESET, "Reset")])
+def test_a_full_disk_is_said_with_the_file_and_other_errors_are_left_as_they_are(tmp_path, error):
+    def rows():
+        yield {"n": 1}
+        raise error
+
+    with pytest.raises(OSError, match=error.strerror):
+        write_rows(tmp_path / "out.jsonl", rows())
+    assert error.filename == (str(tmp_path / "out.jsonl") if error.errno == errno.ENOSPC else None)

@@ -1,12 +1,16 @@
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import ModelConfig, SFTTrainer
 
+from rlstep.cli import main
+from rlstep.runtime import checkpoints
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.resume import WALL_CLOCK
 from rlstep.runtime.rows import write_rows
@@ -228,3 +232,37 @@ def test_rows_are_cut_when_asked_and_not_before(options, arguments, model, batch
     sft(options, arguments(max_steps=1, max_length=20), model)
     assert batches[0]["input_ids"].shape[1] == 20
     assert arguments().max_length is None
+
+
+@pytest.mark.parametrize("update", [1, 2])
+@pytest.mark.parametrize("what", ["full disk", "signal"])
+def test_a_run_that_ends_early_says_so_in_a_line_and_whether_it_can_go_on(
+    options, tmp_path, tiny_lm, monkeypatch, capsys, what, update
+):
+    saved, write = [], checkpoints.write_state
+
+    def end(*state):
+        saved.append(state)
+        if len(saved) < update:
+            write(*state)
+        elif what == "signal":
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoints, "write_state", end)
+    words = {
+        "data": options.data, "output_dir": tmp_path / "out", "model_name_or_path": tiny_lm, "dtype": "float32",
+        "per_device_train_batch_size": 8, "gradient_checkpointing": "false", "bf16": "false", "use_cpu": "true",
+        "disable_tqdm": "true", "dataloader_pin_memory": "false", "save_strategy": "steps", "save_steps": 1,
+    }  # fmt: skip
+    code = main(["sft", *(str(word) for name, value in words.items() for word in (f"--{name}", value))])
+    said, remedy = capsys.readouterr().err.splitlines()[-1], "; continue with --resume true" if update == 2 else ""
+    if what == "signal":
+        assert (code, said) == (143, f"rlstep sft: ended by SIGTERM{remedy}")
+        return
+    assert (code, said) == (
+        2,
+        f"rlstep sft: error: {tmp_path}/out/checkpoint-{update} cannot be written: I/O error: No space left on device "
+        f"(os error 28){remedy} (RLSTEP_TRACEBACK=1 shows where.)",
+    )

@@ -2,11 +2,13 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from trl import ModelConfig
 
+from rlstep.runtime import tracking
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.pipeline import Pipeline
 from rlstep.runtime.record import RunRecord
@@ -106,6 +108,26 @@ def test_a_run_that_fails_is_marked_so(tmp_path, wandb_folder):
         failed(tmp_path)
     (run,) = read_offline(wandb_folder)
     assert (run.exit_code, run.config["data"]) == (1, "x")
+
+
+def test_a_failed_rank_waits_for_its_tracker_for_a_bounded_time(tmp_path, monkeypatch, caplog):
+    """Its server does not answer, and the other ranks wait for this one to end."""
+
+    class Unreachable:
+        def start(self, info):
+            pass
+
+        def finish(self, metrics, failed):
+            threading.Event().wait()
+
+    monkeypatch.setitem(TRACKERS, "wandb", Unreachable())
+    monkeypatch.setattr(tracking, "FAILED_S", 0.1)
+    monkeypatch.setattr(tracking, "active_trackers", lambda args: [])
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="no such thing"):
+        failed(tmp_path)
+    assert "wandb: the end of the run was not sent within 0 s" in caplog.text
 
 
 @pytest.mark.parametrize("missing", ["key", "network"])

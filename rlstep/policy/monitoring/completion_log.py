@@ -9,7 +9,7 @@ from rlstep.policy.monitoring.completions import COMPLETIONS, PPO, choose, solut
 from rlstep.policy.monitoring.pages import CompletionTable
 from rlstep.policy.monitoring.run_log import rows_up_to
 from rlstep.policy.rewards.scored import ScoredBatch
-from rlstep.runtime.rows import as_json, write_rows
+from rlstep.runtime.rows import as_json, naming, write_rows
 from rlstep.steps.prompts import PromptFormat
 
 
@@ -50,7 +50,7 @@ class CompletionLog(TrainerCallback):
         ]
         path = Path(args.output_dir) / COMPLETIONS
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with naming(path), path.open("a", encoding="utf-8") as file:
             file.write("".join(as_json(row) + "\n" for row in rows))
             file.flush()
             os.fsync(file.fileno())

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from rlstep.runtime.errors import DataError
-from rlstep.runtime.rows import atomic
+from rlstep.runtime.rows import atomic, naming
 from rlstep.runtime.trackers import TRACKERS
 
 METRICS_FILE = "metrics.jsonl"
@@ -50,7 +50,7 @@ class JsonLog(TrainerCallback):
             return
         path = Path(args.output_dir) / METRICS_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(_line(row))
             file.flush()
             os.fsync(file.fileno())

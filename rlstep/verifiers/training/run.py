@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from rlstep.runtime.checkpoints import newest_checkpoint
+from rlstep.runtime.checkpoints import checkpoint_to_continue
 from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import check_checkpoint, identity_writer, run_identity
@@ -87,7 +87,7 @@ def train_verifier(
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
     start = verifier_start(config, trainer_class.kind == IMPLICIT, args.output_dir)
     identity = run_identity(config, args, prompts)
-    checkpoint = newest_checkpoint(args.output_dir, exact=True) if config.resume else args.resume_from_checkpoint
+    checkpoint = checkpoint_to_continue(args.output_dir) if config.resume else args.resume_from_checkpoint
     check_checkpoint(checkpoint, identity)
     train = read_solutions(config.data, need=need)
     evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
@@ -113,6 +113,7 @@ def train_verifier(
             trainer.checkpoint_writers.append(partial(describe_checkpoint, trainer.model))
         trainer.checkpoint_writers.append(identity_writer(identity))
         record.metrics |= trainer.train_counts | {"packing": trainer.packing}
+        record.kept = trainer.can_go_on
         track_training(trainer, record, tracking, checkpoint, [config.data, config.eval_data])
         record.metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
         if evaluation:
