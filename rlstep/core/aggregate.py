@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-__all__ = ["Aggregate", "LOWEST", "solution_score", "vote_weight"]
+__all__ = ["Aggregate", "LOWEST", "logit_solution_score", "solution_score", "vote_weight"]
 
 Aggregate = Literal["product", "minimum", "last", "mean"]
 
@@ -49,6 +49,38 @@ def solution_score(step_probs: Sequence[float], how: Aggregate) -> float:
     return math.fsum(probs) / len(probs)
 
 
-def vote_weight(score: float, how: Aggregate) -> float:
-    """A `solution_score` as a weight in [0, 1] for weighted voting: out of log space; 0 for no steps."""
-    return math.exp(score) if how == "product" else max(score, 0.0)
+def logit_solution_score(step_logits: Sequence[float], how: Aggregate) -> float:
+    """A score for ranking solutions, from log-odds: higher is better.
+
+    In log space, but for the mean: in double precision the sigmoid is 1 from a logit of 37 on, and the rewards of two
+    solutions would tie.
+
+    Args:
+        step_logits: (S,) finite numbers; one for a reward of the whole solution.
+        how: product, minimum, last or mean.
+
+    Returns:
+        The log of what `solution_score` computes from the probabilities, or their mean; `LOWEST` without steps.
+    """
+    log_probs = [_log_sigmoid(float(logit)) for logit in step_logits]
+    if not log_probs:
+        return LOWEST
+    if how == "mean":
+        return solution_score([math.exp(value) for value in log_probs], how)
+    return {"product": math.fsum, "minimum": min, "last": lambda values: values[-1]}[how](log_probs)
+
+
+def _log_sigmoid(logit: float) -> float:
+    # exp overflows for a large number, but not for its negative.
+    return -math.log1p(math.exp(-logit)) if logit >= 0 else logit - math.log1p(math.exp(logit))
+
+
+def vote_weight(score: float, how: Aggregate, logits: bool = False) -> float:
+    """A solution's score as a weight in [0, 1] for weighted voting: out of log space; 0 for no steps.
+
+    Args:
+        score: of `solution_score`, or with `logits` of `logit_solution_score`.
+        how: how it was computed.
+        logits: whether it was computed from log-odds.
+    """
+    return math.exp(score) if how == "product" or (logits and how != "mean") else max(score, 0.0)

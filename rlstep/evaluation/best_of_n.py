@@ -24,6 +24,7 @@ after all others, and its vote weighs nothing. Intervals are 95%, over problems.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -56,7 +57,8 @@ def curves_of(scored: ScoredSamples, ns: list[int], trials: int, seed: int) -> d
         curves["majority"] = vote_at_n(groups, right, ns, trials=trials, seed=seed)
         for curve, how in scored.aggregates.items():
             if curve != ORM:
-                weights = scored.by_problem(scored.scores[curve], lambda part, how=how: _weights(part, how))
+                to_weights = partial(_weights, how=how, logits=scored.logits)
+                weights = scored.by_problem(scored.scores[curve], to_weights)
                 name = "weighted" if curve == PRM else f"weighted_{curve}"
                 curves[name] = vote_at_n(groups, right, ns, weights=weights, trials=trials, seed=seed)
     curves["pass_at_n"] = pass_at_n(correct, ns)
@@ -121,8 +123,8 @@ def _as_votes(groups: np.ndarray) -> list[int | None]:
     return [None if group < 0 else group for group in groups.tolist()]
 
 
-def _weights(scores: np.ndarray, how: Aggregate) -> list[float]:
-    return [vote_weight(score, how) for score in scores.tolist()]
+def _weights(scores: np.ndarray, how: Aggregate, logits: bool) -> list[float]:
+    return [vote_weight(score, how, logits) for score in scores.tolist()]
 
 
 def fewest_samples(scored: ScoredSamples) -> tuple[str, int]:
@@ -158,7 +160,7 @@ def missing_parts(scored: ScoredSamples) -> list[str]:
     """What the curves leave out, in words."""
     parts = []
     if not scored.aggregates:
-        parts.append("best of N (no scores)")
+        parts.append("best of N (no scores; if a field holds some, --fields scores.NAME=FIELD)")
     if not scored.gives_answers:
         right = int(scored.correct.sum())
         some = f"{scored.right_unanswered:,} of {right:,} right samples have none"

@@ -21,11 +21,11 @@ from rlstep.core.curves import Curve
 from rlstep.core.stats import Interval, normal_margin
 from rlstep.evaluation.best_of_n import curves_of, fewest_samples
 from rlstep.evaluation.sample_columns import ScoredSamples
+from rlstep.evaluation.sample_rows import sample_rows
 from rlstep.evaluation.samples import ScoreChoice, read_samples
 from rlstep.evaluation.scored_rows import expect, problem_id_of, text_of
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.steps.answers import same_answer
-from rlstep.steps.fields import rename_fields
 from rlstep.steps.sources import iter_rows
 
 TOKENS = "generated_tokens"
@@ -82,8 +82,7 @@ def read_taken(path: str | Path, fields: dict[str, str] | None = None) -> dict[s
         DataError: a row does not say how many tokens were generated for it.
     """
     taken: dict[str, Taken] = {}
-    for row in iter_rows(path):
-        row = rename_fields(row, fields or {})
+    for row in (sample for one in iter_rows(path) for sample in sample_rows(one, fields or {})):
         tokens = row.values.get(TOKENS)
         if tokens is None:
             problem = (

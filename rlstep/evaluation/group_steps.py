@@ -19,9 +19,9 @@ from rlstep.core.process_sets import process_sets, set_rewards
 from rlstep.core.rewards import pad_steps
 from rlstep.evaluation import scored_rows
 from rlstep.evaluation.sample_columns import ScoredSamples
+from rlstep.evaluation.sample_rows import sample_rows
 from rlstep.evaluation.samples import ScoreChoice
 from rlstep.runtime.errors import DataError, UserError
-from rlstep.steps.fields import rename_fields
 from rlstep.steps.records import Span
 from rlstep.steps.sources import Row, iter_rows
 from rlstep.steps.trees import Beginnings, prefix_numbers
@@ -120,15 +120,15 @@ def _read(
     """The samples by problem, both in the order of the file."""
     problems: dict[str, list[Judged]] = {}
     beginnings = Beginnings()
-    for row in (rename_fields(row, fields) for row in iter_rows(path)):
+    for row in (sample for one in iter_rows(path) for sample in sample_rows(one, fields)):
         labels = scored_rows.labels_of(row)
         targets = scored_rows.targets_of(row, labels)
         scores, probs = scored_rows.scores_of(row), {}
         if labels:
             names = choice.curves(list(scores))
             for curve in curves:
-                values = scored_rows.probabilities(row, names[curve], scores, choice.logits)
-                probs[curve] = [value if value is None else min(value, 1.0) for value in values]
+                values = scored_rows.values_of(row, names[curve], scores)
+                probs[curve] = scored_rows.probabilities(values, choice.logits)
         shared = scored_rows.shared_steps(row, labels, beginnings)
         sample = Judged(*_steps_of(row), targets, probs, shared)
         problems.setdefault(scored_rows.problem_id_of(row), []).append(sample)

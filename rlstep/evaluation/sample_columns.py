@@ -46,6 +46,7 @@ class ScoredSamples:
         clean: (N,) whether the answer and every step are right.
         scores: by curve, (N,) solution scores (`rlstep.core.aggregate`).
         aggregates: by curve, how its solution scores were computed.
+        logits: whether from log-odds, and so in log space (`rlstep.core.aggregate.logit_solution_score`).
         steps: by curve, except the ORM's, the values per step of each labelled solution, with its PRM training targets.
         cut: by curve, the number of samples with a step without a score, because they did not fit into the verifier
             (`rlstep score --on_long_row cut`): they have the lowest score and are not among `steps`.
@@ -63,6 +64,7 @@ class ScoredSamples:
     clean: np.ndarray
     scores: dict[str, np.ndarray]
     aggregates: dict[str, Aggregate]
+    logits: bool
     steps: dict[str, StepTable]
     cut: dict[str, int]
     labelled: int

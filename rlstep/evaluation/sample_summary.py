@@ -35,7 +35,7 @@ def describe(scored: ScoredSamples) -> Iterator[str]:
     if scored.graded:
         yield f"graded here, by value: {scored.graded:,}"
     for curve, number in scored.cut.items():
-        yield f"with a step that has no score of {curve}, so the lowest for it: {number:,}"
+        yield f"without a score of {curve}, or with a step without one, so the lowest for it: {number:,}"
     if parts := missing_parts(scored):
         yield f"left out: {', '.join(parts)}"
 

@@ -7,8 +7,9 @@ A row is one sample of one problem, in JSONL or Parquet or a folder of such shar
     problem_id   text or a whole number; the only field that every row needs
     sample       its number among the problem's samples; a duplicate is an error
     scores       by name, one value per step, or one number for the whole solution; a list or a number without a name
-                 is a score named `score`. A null in a list is a step that did not fit into the verifier: the sample has
-                 the lowest score, as its last steps are not known, and is left out where single steps are measured
+                 is a score named `score`. Null is a solution, or in a list a step, that did not fit into the verifier:
+                 the sample has the lowest score, as its last steps are not known, and is left out where single steps
+                 are measured
     correct      true or false; if it is null or absent, the answer is graded against the reference
     answer       text or a number; null or blank is a sample without an answer. If the field is absent, or null in a
                  row that is not graded either, the answer is extracted from the completion. Where most samples that
@@ -22,8 +23,9 @@ A row is one sample of one problem, in JSONL or Parquet or a folder of such shar
                  `completion`, the steps that they share are measured once
     generated_tokens  how many were generated for the sample, where searches are compared (`equal_tokens`)
 
-NaN, which other programs write for a gap, is null in every field but the scores. Other fields are ignored. Curves whose
-data is missing are left out (`rlstep.evaluation.best_of_n`).
+`rlstep.evaluation.sample_rows` says in which other forms these may be. NaN, which other programs write for a gap, is
+null in every field but the scores. Other fields are ignored. Curves whose data is missing are left out
+(`rlstep.evaluation.best_of_n`).
 """
 
 from array import array
@@ -36,10 +38,10 @@ import numpy as np
 from rlstep.core.aggregate import LOWEST, Aggregate
 from rlstep.evaluation import scored_rows
 from rlstep.evaluation.sample_columns import ScoredSamples
+from rlstep.evaluation.sample_rows import sample_rows
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.progress import track
 from rlstep.steps.answers import extract, reference_fault, same_answer
-from rlstep.steps.fields import rename_fields
 from rlstep.steps.records import counts_as_right, shown
 from rlstep.steps.sources import Row, iter_rows
 from rlstep.steps.trees import Beginnings
@@ -120,9 +122,13 @@ def read_parts(
     """
     parts: dict[str, _Columns] = {}
     for row in track(_rows(paths), "reading", None):
-        parts.setdefault(part_of(row), _Columns(choice)).add(rename_fields(row, fields or {}))
+        columns = parts.setdefault(part_of(row), _Columns(choice))
+        for sample in sample_rows(row, fields or {}):
+            columns.add(sample)
     for name, columns in parts.items():
-        _refuse_repeated(columns, lambda name=name: (row for row in _rows(paths) if part_of(row) == name))
+        columns.refuse_without_scores(paths[0])
+        rows = (row for row in _rows(paths) if part_of(row) == name)
+        _refuse_repeated(columns, (sample for row in rows for sample in sample_rows(row, fields or {})))
     return {name: columns.sorted() for name, columns in parts.items()}
 
 
@@ -164,16 +170,17 @@ class _Columns:
         targets = scored_rows.targets_of(row, labels)
         shared = scored_rows.shared_steps(row, labels, self._beginnings)
         for curve, name in self.curves.items():
-            probs = scored_rows.probabilities(row, name, scores, self.choice.logits)
-            if None in probs:
+            values = scored_rows.values_of(row, name, scores)
+            if None in values:
                 self._scores[curve].append(LOWEST)
                 self._cut[curve] = self._cut.get(curve, 0) + 1
                 continue
-            self._scores[curve].append(scored_rows.aggregated(row, name, probs, self.choice.how(curve)))
+            how, logits = self.choice.how(curve), self.choice.logits
+            self._scores[curve].append(scored_rows.aggregated(row, name, values, how, logits))
             if labels and curve != ORM and isinstance(scores[name], list):
-                scored_rows.check_length(row, name, len(probs), len(labels), "labels")
+                scored_rows.check_length(row, name, len(values), len(labels), "labels")
                 table = self._steps.setdefault(curve, StepTable())
-                table.add([min(p, 1.0) for p in probs], targets, problem_id, shared)
+                table.add(scored_rows.probabilities(values, logits), targets, problem_id, shared)
 
     def sorted(self) -> ScoredSamples:
         """The samples by problem, in the order of each problem's first row."""
@@ -189,6 +196,7 @@ class _Columns:
             clean=column(self._clean)[order].astype(bool),
             scores={curve: column(values)[order] for curve, values in self._scores.items()},
             aggregates={curve: self.choice.how(curve) for curve in self.curves},
+            logits=self.choice.logits,
             steps=self._steps,
             cut=self._cut,
             labelled=self._labelled,
@@ -198,6 +206,15 @@ class _Columns:
             any_label=self._any_label,
             gives_answers=self._gives_answers and not 2 * self._right_unanswered > self._right,
         )
+
+    def refuse_without_scores(self, path: str | Path) -> None:
+        """Refuses a score that is null in every row, by which all samples would be equally good."""
+        for curve, number in self._cut.items():
+            if number == len(self.problem):
+                raise UserError(
+                    f"{path}: no row has a score of {self.curves[curve]}, it is null in each. Name others with"
+                    " scores_of, or score the file."
+                )
 
     def _check_names(self, row: Row, scores: dict) -> None:
         """Takes the curves from the first row, and refuses scores that it does not have."""
@@ -276,12 +293,12 @@ def _refuse_clashes(row: Row, curves: dict[str, str]) -> None:
         )
 
 
-def _refuse_repeated(columns: _Columns, rows: Callable[[], Iterator[Row]]) -> None:
+def _refuse_repeated(columns: _Columns, samples: Iterator[Row]) -> None:
     """Refuses two rows with the same sample of the same problem: the first row that repeats another is named.
 
     Args:
         columns: what was read.
-        rows: reads the same rows again.
+        samples: the same ones, read again where they are needed.
     """
     problem, sample = column(columns.problem), column(columns.sample)
     order = np.lexsort((sample, problem))  # stable: of equal ones the first row comes first
@@ -290,7 +307,7 @@ def _refuse_repeated(columns: _Columns, rows: Callable[[], Iterator[Row]]) -> No
     if not same.any():
         return
     later, earlier = min(zip(order[1:][same].tolist(), order[:-1][same].tolist(), strict=True))
-    places = {index: row for index, row in enumerate(rows()) if index in (earlier, later)}
+    places = {index: row for index, row in enumerate(samples) if index in (earlier, later)}
     first, row = places[earlier], places[later]
     place = f"row {first.number}" if first.source == row.source else f"{first.source}, row {first.number}"
     name = next(name for name, number in columns.problems.items() if number == problem[later])

@@ -2,7 +2,7 @@
 
 import math
 
-from rlstep.core.aggregate import Aggregate, solution_score
+from rlstep.core.aggregate import Aggregate, logit_solution_score, solution_score
 from rlstep.runtime.errors import DataError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.records import Solution, shown
@@ -105,14 +105,14 @@ def check_spans(row: Row, steps, why: str) -> None:
         raise DataError(row.source, row.number, "steps", problem)
 
 
-def scores_of(row: Row) -> dict[str, list[float | None] | float]:
-    """The row's scores by name; None for a step without one."""
+def scores_of(row: Row) -> dict[str, list[float | None] | float | None]:
+    """The row's scores by name; None for a solution or a step without one."""
     scores = row.values.get("scores")
     if scores is None:
         return {}
     named = scores if isinstance(scores, dict) else {UNNAMED: scores}
     for name, value in named.items():
-        if not (all(v is None or _is_number(v) for v in value) if isinstance(value, list) else _is_number(value)):
+        if not all(v is None or _is_number(v) for v in (value if isinstance(value, list) else [value])):
             place = f"scores.{name}" if isinstance(scores, dict) else "scores"
             problem = f"expected a number, or a list of one number per step, got {shown(value)}."
             raise DataError(row.source, row.number, place, problem)
@@ -131,15 +131,23 @@ def check_length(row: Row, name: str, values: int, steps: int, of: str) -> None:
         raise DataError(row.source, row.number, f"scores.{name}", problem)
 
 
-def probabilities(
-    row: Row, name: str, scores: dict[str, list[float | None] | float], logits: bool
-) -> list[float | None]:
+def values_of(row: Row, name: str, scores: dict[str, list[float | None] | float | None]) -> list[float | None]:
+    """A sample's values of a score: one per step, or one of all; None for what it did not fit."""
+    if name == UNNAMED and not scores and "scores" in row.values:
+        return [None]
     if name not in scores:
         present = ", ".join(sorted(scores)) or "none"
-        problem = f"missing (scores present: {present}); run `rlstep score --name {name}` on this file first."
+        problem = (
+            f"missing (scores present: {present}); run `rlstep score --name {name}` on this file first, or give null"
+            " for a sample that could not be scored."
+        )
         raise DataError(row.source, row.number, f"scores.{name}", problem)
-    values = scores[name] if isinstance(scores[name], list) else [scores[name]]
-    return [value if value is None else _sigmoid(value) for value in values] if logits else values
+    return scores[name] if isinstance(scores[name], list) else [scores[name]]
+
+
+def probabilities(values: list[float | None], logits: bool) -> list[float | None]:
+    """Scores as probabilities, without what rounding puts above 1."""
+    return [None if value is None else _sigmoid(value) if logits else min(value, 1.0) for value in values]
 
 
 def _sigmoid(logit: float) -> float:
@@ -147,9 +155,11 @@ def _sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
-def aggregated(row: Row, name: str, probs: list[float], how: Aggregate) -> float:
+def aggregated(row: Row, name: str, values: list[float], how: Aggregate, logits: bool) -> float:
+    if logits:
+        return logit_solution_score(values, how)
     try:
-        return solution_score(probs, how)
+        return solution_score(values, how)
     except ValueError as error:
-        problem = f"{error} If they are logits (log-odds): --scores logits."
+        problem = f"{error} If they are log-odds, or rewards on any scale: --scores logits."
         raise DataError(row.source, row.number, f"scores.{name}", problem) from None

@@ -31,7 +31,8 @@ def read_rows(path: str | Path, on_fault: OnFault = refuse) -> Iterator[tuple[in
     """Yields (row number from 1, row) of a file of JSON objects, one at a time.
 
     The file holds one object per line, blank lines being skipped, or, if it is named `.json` and begins with a bracket,
-    one list of objects. Either may be compressed (`.gz`).
+    one list of objects. Either may be compressed (`.gz`). An item of such a list that is a list of objects itself, as
+    conversations are, has these as its fields 0, 1, and so on, which is how the hub's tables have them.
 
     Args:
         path: the file.
@@ -63,6 +64,8 @@ def _parsed(path: Path) -> Iterator[tuple[int, dict | DataError]]:
     with _opened(path) as file:
         if path.name.removesuffix(".gz").endswith(".json") and _begins_a_list(file):
             for number, item in _ListParser(path, file).items():
+                if isinstance(item, list) and item and all(isinstance(part, dict) for part in item):
+                    item = {str(place): part for place, part in enumerate(item)}
                 yield number, item if isinstance(item, dict) else _no_object(path, number, item)
             return
         first = True

@@ -13,13 +13,15 @@ from rlstep.runtime.record import RunRecord
 from rlstep.steps.answers import failed_gradings
 from rlstep.steps.census import Census, readable, table
 from rlstep.steps.conversion import describe_bad_rows, grade, list_bad_rows
+from rlstep.steps.fields import parse_fields
 from rlstep.steps.readers import READERS, ReadReport, options_of, read, reader_of
 from rlstep.steps.records import Solution, write_solutions
 from rlstep.steps.sources import BAD_ROWS
 
 Format = Literal[
-    "solutions", "gsm8k", "math", "prm800k", "math_shepherd", "stepwise", "processbench", "prmbench", "rlhflow"
-]
+    "solutions", "gsm8k", "math", "prm800k", "math_shepherd", "stepwise", "processbench", "prmbench", "rlhflow",
+    "versaprm",
+]  # fmt: skip
 OUTPUTS = (".jsonl", ".parquet")
 
 
@@ -36,6 +38,13 @@ class DataConfig:
     revision: str | None = field(default=None, metadata={"help": "The hub data set's branch, tag or commit."})
     on_bad_row: Literal["error", "skip"] = field(
         default="error", metadata={"help": "skip leaves malformed rows out and lists them in OUT" + BAD_ROWS + "."}
+    )
+    fields: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The file's field names, where they are not the format's: prompt=question,completions=steps. Of "
+            "solutions, what else a row holds goes into extra: extra.model=model."
+        },
     )
     show: Annotated[int, Range(at_least=0)] = field(
         default=0, metadata={"help": "Print this many of the first solutions."}
@@ -74,6 +83,11 @@ class DataConfig:
             yield f"out is {self.out}, which is inside the input path, {self.path}; give another path"
         if self.format in READERS and self.grade and not READERS[self.format].has_reference:
             yield f"grade is on, but rows of the format '{self.format}' hold no reference answer; leave it off"
+        if self.format in READERS:
+            try:
+                parse_fields(self.fields, READERS[self.format].names)
+            except UserError as error:
+                yield str(error)
         hub_only = changed(self, ("config_name", "revision"))
         if hub_only and Path(self.path).exists():
             yield f"path {self.path} is on this machine, so {', '.join(hub_only)} would do nothing; leave it out"
@@ -130,7 +144,7 @@ class _Reading:
         self.config, self.report, self.census = config, ReadReport(), Census()
         self.shown: list[str] = []
         self.ungraded = 0
-        source = {name: getattr(config, name) for name in ("split", "config_name", "revision", "on_bad_row")}
+        source = {name: getattr(config, name) for name in ("split", "config_name", "revision", "on_bad_row", "fields")}
         self._read = read(config.format, config.path, **source, report=self.report, **config.options)
 
     def solutions(self) -> Iterator[Solution]:

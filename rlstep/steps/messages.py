@@ -8,7 +8,9 @@ Message = dict[str, str]
 Prompt = str | list[Message]
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
-_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
+# ShareGPT's form, {"from": ..., "value": ...}, and what it calls the roles.
+SHAREGPT = {"human": "user", "gpt": "assistant"}
+_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
 
 
 def is_messages(value: object) -> bool:
@@ -20,8 +22,8 @@ def read_prompt(value: object) -> Prompt:
     """A prompt as rows hold it.
 
     Beside what a prompt is, tables give messages in forms of their own, which are read: every message with the fields
-    of all of them, null where it has none (Parquet), a content as a list of parts that are all text, and the list
-    written out as JSON (tables of text alone, such as CSV).
+    of all of them, null where it has none (Parquet), a content as a list of parts that are all text, the list
+    written out as JSON (tables of text alone, such as CSV), and `from` and `value` for role and content (ShareGPT).
 
     Raises:
         ValueError: it is no prompt; the message says why.
@@ -48,10 +50,13 @@ def read_prompt(value: object) -> Prompt:
 
 
 def _bare(message: object) -> object:
-    """A message without the fields that are null, and with parts of text as one text."""
+    """A message without the fields that are null, and with parts of text as one text, in our names."""
     if not isinstance(message, Mapping):
         return message
     bare = {name: value for name, value in message.items() if value is not None}
+    if {*bare} == {"from", "value"}:
+        role = bare["from"]
+        bare = {"role": SHAREGPT.get(role, role) if isinstance(role, str) else role, "content": bare["value"]}
     if isinstance(parts := bare.get("content"), list) and parts and all(map(_is_text_part, parts)):
         bare["content"] = "".join(part["text"] for part in parts)
     return bare

@@ -2,9 +2,11 @@
 
 A row needs a prompt and a reference answer. Of the names below, the first that a row has is taken:
 
-prompt       prompt, messages (open-instruct), problem, question
+prompt       prompt, messages (open-instruct), conversations (ShareGPT), problem, question
 reference    reference, reward_model.ground_truth (verl), ground_truth (open-instruct), final_answer (OlympiadBench),
              expected_answer (OpenMathInstruct), answer
+             In Open-Reasoner-Zero's rows, lists of two, it is where they have it. Of OlympiadBench's final answers all
+             are asked for where it says `is_multiple_answer`
 id           id, unique_id; else a hash of prompt and reference, the same in every file and run
 
 `fields` names others. Messages that end with the assistant's are a demonstration, and a problem beside them is the
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from rlstep.runtime.errors import DataError, UserError
+from rlstep.steps.choices import refuse_choices_unseen
 from rlstep.steps.fields import parse_fields, rename_fields
 from rlstep.steps.messages import Prompt, read_prompt
 from rlstep.steps.records import Problem, shown
@@ -34,7 +37,7 @@ NAMES = ("id", "prompt", "reference")
 # What other people call them, in the order in which they are tried.
 KNOWN_AS = {
     "id": ("unique_id",),
-    "prompt": ("messages", "problem", "question"),
+    "prompt": ("messages", "conversations", "problem", "question"),
     "reference": ("reward_model.ground_truth", "ground_truth", "final_answer", "expected_answer", "answer"),
 }
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
@@ -42,8 +45,6 @@ SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 SOLUTION_MARK = "####"
 # What NuminaMath's rows have in place of an answer.
 NO_ANSWERS = ("proof", "notfound")
-# Where rows of multiple choice keep what there is to choose from.
-CHOICES = ("options", "choices")
 
 # A list of one text, written out as JSON (Skywork-OR1).
 _ONE_IN_A_LIST = re.compile(r"""\s*\[\s*"(?:[^"\\]|\\.)*"\s*\]\s*""", re.DOTALL)
@@ -52,8 +53,8 @@ _ONE_IN_A_LIST = re.compile(r"""\s*\[\s*"(?:[^"\\]|\\.)*"\s*\]\s*""", re.DOTALL)
 PROBLEMS_HELP = "Problems: a file (.jsonl, .json, .parquet, .gz), a folder of shards, or a hub id."
 FIELDS_HELP = (
     "The problems' names of fields, where they are others: prompt=question,reference=meta.gold. Known are id, prompt"
-    " and reference; problem, question, messages, answer, final_answer, expected_answer, ground_truth and"
-    " reward_model.ground_truth are recognised."
+    " and reference; problem, question, messages, conversations, answer, final_answer, expected_answer, ground_truth"
+    " and reward_model.ground_truth are recognised."
 )
 SPLIT_HELP = "The hub data set's split; of a folder, the shards with this word in their name."
 CONFIG_NAME_HELP = "The hub data set's configuration."
@@ -147,13 +148,22 @@ def _problem(row: Row, mapping: dict[str, str]) -> tuple[Problem, bool]:
         if name not in taken:
             _refuse_missing(row, name, mapping)
     prompt, reference = _prompt(row, *taken["prompt"][1:]), _reference(row, *taken["reference"][1:])
-    _refuse_choices_unseen(row, prompt, taken["reference"])
+    refuse_choices_unseen(row, prompt, taken["reference"].value)
     own = _id(row, *taken["id"][1:]) if "id" in taken else f"problem-{_hash(prompt, reference)}"
     return Problem(own, prompt, reference, _extra(row, {one.field for one in taken.values()})), "id" in taken
 
 
 def _read_values(row: Row) -> Row:
-    """The row with what tables could not say as it was: objects as JSON in a text, and a null id as NaN."""
+    """The row with what tables could not say as it was: objects as JSON in a text, and a null id as NaN.
+
+    Open-Reasoner-Zero's rows, [{"from": "human", "value"}, {"from": "assistant", "ground_truth": {"value"}}], get the
+    names of open-instruct's.
+    """
+    asked, truth = row.values.get("0"), row.values.get("1")
+    if isinstance(asked, dict) and isinstance(truth, dict) and isinstance(truth.get("ground_truth"), dict):
+        more = {name: value for name, value in truth["ground_truth"].items() if name != "value"}
+        values = {"messages": [asked], "ground_truth": truth["ground_truth"].get("value")}
+        return row._replace(values=values | more)
     outers = {known.partition(".")[0] for names in KNOWN_AS.values() for known in names if "." in known}
     read = {}
     for name in outers & row.values.keys():
@@ -172,31 +182,6 @@ def _has_another(row: Row, known: str) -> bool:
     demonstration = demonstration and messages[-1].get("role") == "assistant"
     after = KNOWN_AS["prompt"][KNOWN_AS["prompt"].index(known) + 1 :] if known in KNOWN_AS["prompt"] else ()
     return bool(demonstration) and any(isinstance(row.values.get(other), str) for other in after)
-
-
-def _refuse_choices_unseen(row: Row, prompt: Prompt, reference: _Taken) -> None:
-    """Refuses a row whose reference is one of its choices, by letter or number, when its prompt shows none of them."""
-    field = next((name for name in CHOICES if row.values.get(name)), None)
-    texts, chosen = _texts_of(row.values.get(field)), str(reference.value).strip()
-    is_number = chosen.isdecimal() and int(chosen) <= len(texts) and chosen not in texts
-    if not (is_number or re.fullmatch(r"\(?[A-Z]\)?", chosen)):
-        return
-    said = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
-    if texts and not any(text in said for text in texts):
-        raise DataError(
-            row.source,
-            row.number,
-            field,
-            f"the prompt holds none of these choices, and the reference, {reference.value!r}, names one of them. Write"
-            " them into the prompt, each with its letter, and give the letter as the reference.",
-        )
-
-
-def _texts_of(choices: object) -> list[str]:
-    """The texts of choices: a list of them, letters with texts, or as ARC has them, {"text": [...], "label": [...]}."""
-    if isinstance(choices, dict):
-        choices = choices["text"] if isinstance(choices.get("text"), list) else list(choices.values())
-    return [str(text).strip() for text in choices if str(text).strip()] if isinstance(choices, list) else []
 
 
 def _refuse_missing(row: Row, name: str, mapping: dict[str, str]) -> NoReturn:
@@ -238,8 +223,16 @@ def _reference(row: Row, field: str, value: object) -> str:
     if isinstance(value, str) and _ONE_IN_A_LIST.fullmatch(value):
         with suppress(ValueError):
             value = json.loads(value)
+    if isinstance(value, list) and len(value) > 1 and row.values.get("is_multiple_answer") is True:
+        value = ", ".join(map(str, value))
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
+    if isinstance(value, list) and value:
+        problem = (
+            f"holds {len(value)} answers, {shown(value)}. If all of them are asked for, join them to one text ('2, 3');"
+            " if they are one answer in several spellings, keep one."
+        )
+        raise DataError(row.source, row.number, field, problem)
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
         # A column of numbers with gaps in it is read with NaN there, and its whole numbers as 142.0.
         value = str(int(value)) if value == value // 1 else str(value) if isfinite(value) else ""

@@ -83,8 +83,7 @@ class VerifierSpec:
         if entry.get("kind") not in ("prm", "orm"):
             raise UserError(
                 f"{path} is no rlstep verifier (its config has no 'rlstep_verifier'). Train one with `rlstep prm` or "
-                "`rlstep orm`; of a published PRM, name the family: layout; of another two-label token classifier, say "
-                "what its label 1 means: kind='prm' or 'orm'."
+                f"`rlstep orm`; {_what_else(path, config)}."
             )
         _check_format(path, entry)
         # Format 1 had two classes, lines as steps, and left the policy unsaid: what is now the default.
@@ -139,6 +138,23 @@ class ImplicitSpec(VerifierSpec):
             boundary=Boundary.from_dict(entry.get("boundary", {})),
             prompts=PromptFormat.from_dict(entry.get("prompt_format", TEXT)),
         )
+
+
+def _what_else(path: str, config: PretrainedConfig) -> str:
+    """What a checkpoint that is no verifier of rlstep may be for, by its architecture."""
+    layout = "of a published PRM whose name was changed, give the family: layout"
+    architecture = (config.architectures or [""])[0]
+    if architecture.endswith("ForCausalLM"):
+        return (
+            f"{layout}. A language model that judges in words, as GenPRM and ThinkPRM do, has no scores to read: "
+            f"`rlstep label --by judge --judge {path}` asks it for the first wrong step"
+        )
+    if architecture.endswith("ForSequenceClassification"):
+        return (
+            "a reward model of whole texts has no score of a step. Score with it elsewhere, and compare: "
+            "`rlstep evaluate --scores logits`"
+        )
+    return f"{layout}; of another two-label token classifier, say what its label 1 means: kind='prm' or 'orm'"
 
 
 def config_entry(config: PretrainedConfig) -> dict:

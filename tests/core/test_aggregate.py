@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rlstep.core.aggregate import LOWEST, solution_score, vote_weight
+from rlstep.core.aggregate import LOWEST, logit_solution_score, solution_score, vote_weight
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,22 @@ def test_bad_input():
         solution_score([0.5, 1.5], "product")
     with pytest.raises(ValueError, match="step 0 has p=nan"):
         solution_score([math.nan], "mean")
+
+
+@pytest.mark.parametrize("how", ["product", "minimum", "last", "mean"])
+def test_log_odds_give_the_logs_of_what_probabilities_give(how):
+    """Sigmoids of log 3, 0 and -log 4: 3/4, 1/2 and 1/5."""
+    logits, expected = [math.log(3), 0.0, -math.log(4)], solution_score([0.75, 0.5, 0.2], how)
+    score = logit_solution_score(logits, how)
+    in_logs = math.log(expected) if how in ("minimum", "last") else expected
+    assert score == pytest.approx(in_logs)
+    assert vote_weight(score, how, logits=True) == pytest.approx(vote_weight(expected, how))
+    assert logit_solution_score([], how) == LOWEST
+    assert vote_weight(LOWEST, how, logits=True) == 0.0
+
+
+def test_log_odds_of_any_size_have_an_order():
+    for how in ("product", "minimum", "last"):
+        scores = [logit_solution_score([reward], how) for reward in (-1e6, -800.0, -40.0, 0.0, 40.0, 45.0, 700.0)]
+        assert scores == sorted(set(scores))
+        assert scores[0] > LOWEST

@@ -10,7 +10,7 @@ from rlstep import cli
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import read_rows, write_rows
 from rlstep.stages.data import FORMAT_OPTIONS, DataConfig, Format, data
-from rlstep.steps.readers import FORMATS, options_of, read
+from rlstep.steps.readers import FORMATS, READERS, options_of, read
 from rlstep.steps.records import Solution, read_solutions
 
 GSM8K = {"question": "How many legs have 2 ducks?", "answer": "They have 2*2=<<2*2=4>>4 legs.\n#### 4"}
@@ -25,6 +25,11 @@ PRMBENCH = {
     "original_question": "How?", "modified_question": "How?", "original_process": ["a"], "modified_process": ["a", "b"],
     "modified_steps": [2], "error_steps": [2], "reason": "b", "idx": "0", "question": "How?",
     "classification": "redundency",
+}  # fmt: skip
+VERSA = {
+    "id": "70", "cot_id": 3, "category": "law", "question": "Which? A. x B. y", "answer": "B",
+    "chain_of_thoughts": "['It\\'s x.', \"So x.\"]", "labels": "[1, -1]", "parsed_answer": "A",
+    "parsed_answer_correctness": False,
 }  # fmt: skip
 MATH = {"problem": "What is $1/2$?", "solution": "It is $\\boxed{\\frac{1}{2}}$.", "level": "Level 1"}
 
@@ -52,6 +57,7 @@ ROWS = {
     "processbench": BENCH,
     "prmbench": PRMBENCH,
     "rlhflow": RLHFLOW,
+    "versaprm": VERSA,
 }
 
 
@@ -338,6 +344,49 @@ def test_gsm8k_takes_no_socratic_file_unless_it_is_asked_for(tmp_path, capsys):
     for name in ("train", "test"):
         (tmp_path / f"{name}.jsonl").unlink()
     assert read_of(path=folder) == socratic
+
+
+def test_fields_of_other_names(tmp_path, capsys):
+    theirs = {"question": STEPWISE["prompt"], "solution": {"steps": STEPWISE["completions"]}, "marks": [True, 0.25]}
+    write_rows(tmp_path / "theirs.jsonl", [theirs])
+    write_rows(tmp_path / "ours.jsonl", [STEPWISE])
+    mapping = "prompt=question,completions=solution.steps,labels=marks"
+    assert rlstep_data("stepwise", tmp_path / "theirs.jsonl", "--fields", mapping, "--out", tmp_path / "a.jsonl") == 0
+    assert rlstep_data("stepwise", tmp_path / "ours.jsonl", "--out", tmp_path / "b.jsonl") == 0
+    assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
+    assert rlstep_data("stepwise", tmp_path / "theirs.jsonl", "--fields", "problem=question") == 2
+    assert "no field 'problem' is read; there are prompt, completions, labels" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"row 1, field 'steps': missing, but fields says completions=steps"):
+        data(DataConfig("stepwise", str(tmp_path / "theirs.jsonl"), fields=["completions=steps"]))
+    skipping = DataConfig("stepwise", str(tmp_path / "both"), fields=[mapping], on_bad_row="skip")
+    (tmp_path / "both").mkdir()
+    write_rows(tmp_path / "both" / "x.jsonl", [theirs, STEPWISE])
+    assert data(skipping)["bad_rows"] == 1
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_field_of_a_format_can_have_another_name(tmp_path, format):
+    row, names = ROWS[format], [name for name in READERS[format].names if name in ROWS[format]]
+    assert names
+    write_rows(tmp_path / "ours" / "x.jsonl", [row])
+    write_rows(
+        tmp_path / "theirs" / "x.jsonl", [{f"their {name}" if name in names else name: row[name] for name in row}]
+    )
+    mapping = [f"{name}=their {name}" for name in names]
+    assert list(read(format, tmp_path / "theirs", fields=mapping)) == list(read(format, tmp_path / "ours"))
+
+
+def test_own_samples_become_solutions(tmp_path):
+    own = {"id": "a", "question": "2 + 2?", "response": "It is 4.", "gold": "4", "model": "m", "meta": {"k": 1}}
+    write_rows(tmp_path / "own.jsonl", [own])
+    names = "problem_id=id,prompt=question,completion=response,reference=gold,extra.model=model,sample=meta.k"
+    config = DataConfig(
+        "solutions", str(tmp_path / "own.jsonl"), str(tmp_path / "s.jsonl"), fields=[names, "extra.meta=meta"]
+    )
+    data(config)
+    (solution,) = read_solutions(tmp_path / "s.jsonl")
+    assert (solution.problem_id, solution.prompt, solution.completion) == ("a", "2 + 2?", "It is 4.")
+    assert (solution.reference, solution.sample, solution.extra["model"]) == ("4", 1, "m")
 
 
 def test_split_chooses_the_shards_of_a_folder(tmp_path):

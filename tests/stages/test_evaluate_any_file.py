@@ -69,7 +69,9 @@ def test_aggregate_reaches_scores_of_any_name(run):
 def test_a_file_without_scores_has_votes_and_the_ceiling(run, capsys):
     result, _ = run([row("a", answer, answer == "1") for answer in "1213"], ns=[4])
     assert curves_of(result) == ["majority", "pass_at_n"]
-    assert "left out: best of N (no scores)" in capsys.readouterr().out
+    assert (
+        "left out: best of N (no scores; if a field holds some, --fields scores.NAME=FIELD)" in capsys.readouterr().out
+    )
 
 
 def test_a_file_without_answers_has_no_votes_and_every_sample_may_be_picked(run, capsys):
@@ -194,7 +196,9 @@ def test_logits(run, capsys):
     assert run(rows, scores="logits", ns=[3])[0]["weighted_rm"]["mean"] == [1]
 
 
-@pytest.mark.parametrize("values", [["0.5"], "0.5", [True], [math.nan], {"x": 1}, None, [0.5, "0.5"]])
+@pytest.mark.parametrize(
+    "values", ["good", "[0.5", [True], "true", [math.nan], "NaN", {"x": 1}, [0.5, "x"], [[0.1, 0.9]]]
+)
 def test_scores_of_another_kind_are_refused(run, values):
     with pytest.raises(DataError, match=r"row 1, field 'scores\.rm': expected a number, or a list of one number per"):
         run([row("a", scores={"rm": values})])
@@ -212,11 +216,38 @@ def test_a_sample_that_did_not_fit_into_a_verifier_is_its_last_choice(run, capsy
     assert result["pass_at_n"]["mean"][1] == 1
     # Of single steps, those of the two whole samples are measured: all are right, none is called so.
     assert result["prm_steps"]["accuracy"] == 0
-    assert "with a step that has no score of prm, so the lowest for it: 1" in capsys.readouterr().out
+    assert "without a score of prm, or with a step without one, so the lowest for it: 1" in capsys.readouterr().out
     # Whatever becomes of step scores: a mean of what is there would have put it first.
     for aggregate in ("minimum", "last", "mean"):
         assert run(rows, ns=[3], aggregate=aggregate)[0]["prm"]["mean"] == [0]
+        assert run(rows, ns=[3], aggregate=aggregate, scores="logits")[0]["prm"]["mean"] == [0]
     assert run(rows, ns=[3], scores="logits")[0]["prm"]["mean"] == [0]
+
+
+def test_a_sample_that_was_not_scored_is_its_last_choice(run, tmp_path):
+    """As where a reward model of whole solutions failed; a table has null for a name that a row lacks."""
+    rows = three_of([{"rm": 0.2}, {"rm": None}, {"rm": 0.1}])
+    result, metrics = run(rows, ns=[1, 3])
+    assert result["rm"]["mean"] == pytest.approx([1 / 3, 0])
+    assert metrics["cut_by_rm"] == 1
+    unnamed = [row("a", "1", True, 0.2), row("a", "2", False) | {"scores": None}]
+    assert run(unnamed)[0]["score"]["mean"] == [0.5, 1]
+    pq.write_table(pa.Table.from_pylist(three_of([{"rm": 0.2}, {}, {"rm": 0.1}])), tmp_path / "gap.parquet")
+    assert evaluate(EvaluateConfig(str(tmp_path / "gap.parquet"), str(tmp_path / "gap"), ns=[3]))["cut_by_rm"] == 1
+    with pytest.raises(UserError, match=r"no row has a score of rm, it is null in each"):
+        run(three_of([{"rm": None, "qwen": 0.5}] * 3))
+
+
+@pytest.mark.parametrize("aggregate", ["product", "minimum", "last"])
+def test_rewards_on_any_scale_keep_their_order(run, aggregate):
+    """In double precision the sigmoid of either of the large ones is 1, and that of either of the small ones 0."""
+    for scores in ([40.0, 45.0, 44.0], [-900.0, -800.0, -850.0]):
+        rows = three_of([{"rm": score} for score in scores])
+        assert run(rows, scores="logits", aggregate=aggregate, ns=[3])[0]["rm"]["mean"] == [1]
+        assert run(rows, scores="logits", orm="rm", ns=[3])[0]["orm"]["mean"] == [1]
+    # 0.9 against twice 0.5: as weights of a vote they are probabilities whatever the aggregate
+    rows = [row("a", answer, answer == "1", {"rm": logit}) for answer, logit in (("2", 2.2), ("1", 0.0), ("1", 0.0))]
+    assert run(rows, scores="logits", aggregate=aggregate, ns=[3])[0]["weighted_rm"]["mean"] == [1]
 
 
 @pytest.mark.parametrize("sample", [-1, 2**63])
@@ -316,9 +347,75 @@ def test_values_as_other_programs_write_them(run):
     rows = [{"problem_id": 7, "answer": answer, "correct": mark} for answer, mark in ((12, 1), (12.0, 1), ("", 0))]
     result, metrics = run(rows, ns=[3])
     assert (result["problems"], metrics["unanswered"], result["majority"]["mean"]) == (1, pytest.approx(1 / 3), [1])
-    for name, value in {"problem_id": [1], "answer": ["1"], "correct": "yes", "sample": 1.5}.items():
+    for name, value in {"problem_id": [1], "answer": {}, "correct": "yes", "sample": 1.5}.items():
         with pytest.raises(DataError, match=rf"row 1, field '{name}': expected"):
             run([row("a") | {name: value}])
+
+
+def test_values_of_a_table_of_text(run, tmp_path):
+    """What `pandas.read_csv(..., dtype=str)` makes of a table, as the refusal of CSV says to convert it."""
+    steps = {"labels": [1, 0], "steps": ["First.", "Then."]}
+    rows = [
+        row("7", answer, mark, {"prm": scores}, sample=k, **steps)
+        for k, (answer, mark, scores) in enumerate((("2", False, [0.9, 0.4]), ("1", True, [0.9, 0.8])))
+    ]
+    fields = {"problem_id": "7", "answer": "x", "labels": "[1, 0]", "steps": '["First.", "Then."]'}
+    texts = [
+        fields | {"answer": "2", "correct": "False", "sample": "0", "prm": "[0.9, 0.4]"},
+        fields | {"answer": "1", "correct": "true", "sample": "1", "prm": "[0.9, 0.8]"},
+    ]
+    as_text = run(texts, fields=["scores.prm=prm"])
+    assert as_text == run(rows)
+    assert as_text[0]["prm"]["mean"] == [0.5, 1]
+    assert run([one | {"rm": text} for one, text in zip(texts, ("0.2", "0.9"), strict=True)], fields=["scores.rm=rm"])[
+        0
+    ]["rm"]["mean"] == [0.5, 1]
+    with pytest.raises(DataError, match="row 2, field 'sample': sample 1 of '7' is already in row 1"):
+        run([one | {"sample": "1.0"} for one in texts])
+    with pytest.raises(DataError, match="field 'correct': expected true or false"):
+        run([row("a", correct="maybe")])
+    # Blank is what a gap is in such a table.
+    gap = [one | {"correct": " ", "reference": "1", "sample": ""} for one in texts]
+    assert run(gap, fields=["scores.prm=prm"])[1]["graded_here"] == 2
+
+
+def test_whole_numbers_of_a_column_with_gaps(run):
+    rows = [row(7.0, sample=0.0), row(7, sample=1.0), row(7, sample=None)]
+    assert run(rows)[0]["samples_per_problem"] == 3
+    with pytest.raises(DataError, match="row 2, field 'sample': sample 0 of '7' is already in row 1"):
+        run([row(7.0, sample=0.0), row(7, sample=0)])
+
+
+def test_all_samples_of_a_problem_in_one_row(run, tmp_path):
+    """As published sets for best of N have them: {"problem", "answer", "completions", "scores"}."""
+    completions = ["So 2.\nAnswer: 2", "Answer: 1", "I do not know", "Answer: 1.0"]
+    scores = [[0.9, 0.9], [0.8], [0.99], [0.9, 0.2]]
+    each = [
+        {"problem_id": "a", "reference": "1", "completion": text, "scores": {"prm": values}}
+        for text, values in zip(completions, scores, strict=True)
+    ]
+    wide = {"unique_id": "a", "problem": "2 - 1?", "answer": "1", "completions": completions, "scores": scores}
+    mapping = ["problem_id=unique_id,reference=answer,completion=completions,scores.prm=scores"]
+    assert run([wide], fields=mapping) == run(each)
+    # One number for each solution, answers in place of texts, and what the file says of them.
+    wide = {"problem_id": "a", "answer": ["2", "1", None], "correct": [False, True, False], "scores": [0.2, 0.9, None]}
+    result, metrics = run([wide, wide | {"problem_id": "b"}], ns=[3])
+    assert (result["score"]["mean"], metrics["solutions"], metrics["cut_by_score"]) == ([1], 6, 2)
+    with pytest.raises(
+        DataError, match=r"row 1, field 'scores\.prm': expected a list of 3, one per sample, as 'answer' "
+    ):
+        run([wide | {"scores": {"prm": [0.2, 0.9]}}])
+    with pytest.raises(DataError, match=r"row 1, field 'correct': expected a list of 3, one per sample"):
+        run([wide | {"correct": True}])
+    with pytest.raises(DataError, match="row 1, field 'sample': sample 4 of 'a' is already in row 1"):
+        run([wide | {"sample": [3, 4, 4]}])
+
+
+def test_completions_of_chats(run):
+    chats = [[{"role": "assistant", "content": f"Answer: {answer}"}] for answer in "12"]
+    rows = [{"problem_id": "a", "reference": "1", "completion": chat} for chat in chats]
+    assert run(rows, ns=[1])[0]["pass_at_n"]["mean"] == [0.5]
+    assert run([rows[0] | {"completion": chats}]) == run(rows)
 
 
 def test_unknown_fields_are_passed_over(run):
@@ -463,6 +560,8 @@ def test_sixteen_thousand_published_rows(real_data, tmp_path, capsys):
         return sum(right[answer] for answer in winners) / max(1, len(winners))
 
     assert sum(map(by_spelling, problems.values())) / 500 == pytest.approx(0.813, abs=6e-4)
-    assert result["majority"]["mean"][-1] == pytest.approx(0.817, abs=6e-4)
+    # By value most votes are more often right, but one problem is lost: 14 right answers in two spellings against 9
+    # `No solution` and 6 `No solutions`.
+    assert result["majority"]["mean"][-1] == pytest.approx(0.8145, abs=6e-4)
     printed = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("score "))
     assert printed[1:7] == ["0.695", "0.755", "0.793", "0.818", "0.836", "0.850"]

@@ -140,7 +140,7 @@ def without(name: str, given: list[dict]) -> list[dict]:
     [
         (without("generated_tokens", samples()), actual(), r"samples.jsonl, row 1, field 'generated_tokens': missing"),
         (samples(), without("generated_tokens", actual()), r"beam.jsonl, row 1, field 'generated_tokens': missing"),
-        (samples(), [row | {"generated_tokens": "9"} for row in actual()], r"expected a whole number, got \"9\""),
+        (samples(), [row | {"generated_tokens": "nine"} for row in actual()], r"expected a whole number, got \"nine\""),
         (samples(), [row | {"generated_tokens": -1} for row in actual()], "expected a whole number from 0, got -1"),
         ([row | {"generated_tokens": 0} for row in samples()], actual(), "no tokens were generated"),
         (samples(), actual()[:4], r"beam.jsonl has no problem 'b', which .*samples.jsonl has \(1 such\)"),

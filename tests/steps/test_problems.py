@@ -17,6 +17,7 @@ from rlstep.steps.records import Problem, Solution, read_solutions, write_soluti
 
 CHAT = [{"role": "user", "content": "What is 2 + 3?"}]
 PARTS = [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 3?", "image": None}]
+ASKED = [{"role": "user", "content": "2 + 3?"}]
 SAID = {"role": "assistant", "content": "5"}
 
 
@@ -77,6 +78,16 @@ def read(tmp_path):
             (None, CHAT, r"\frac12", {"reward_model": {}}),
         ),
         ({"id": 1, "question": "p", "final_answer": ["5"], "solution": ["s"]}, ("1", "p", "5", {"solution": ["s"]})),
+        (
+            {"question": "p", "final_answer": ["2", "$3$"], "is_multiple_answer": True},
+            (None, "p", "2, $3$", {"is_multiple_answer": True}),
+        ),
+        # ShareGPT; Open-Reasoner-Zero, as tables have it
+        ({"conversations": [{"from": "human", "value": "2 + 3?"}], "answer": "5"}, (None, ASKED, "5", {})),
+        (
+            {"0": {"from": "human", "value": "2 + 3?", "ground_truth": None}, "1": {"ground_truth": {"value": "5"}}},
+            (None, ASKED, "5", {}),
+        ),
         # choices that the prompt shows, and that the answer is no letter or number of
         (
             {"question": "p? A) x B) y", "options": ["x", "y"], "answer": "B"},
@@ -94,6 +105,27 @@ def test_known_forms_are_recognised_and_the_rest_travels_along(read, row, expect
     assert problem.id == name or (name is None and problem.id.startswith("problem-"))
 
 
+def test_rows_that_are_lists(tmp_path):
+    """Open-Reasoner-Zero's file is a list of lists."""
+    truths = [{"value": n + 3, "pass_at_n": 0.5} for n in range(2)]
+    rows = [
+        [{"from": "human", "value": f"{n} + 3?"}, {"from": "assistant", "ground_truth": truth}]
+        for n, truth in enumerate(truths)
+    ]
+    (tmp_path / "orz.json").write_text(json.dumps(rows))
+    problems = read_problems(tmp_path / "orz.json")
+    asked = [(problem.prompt[0]["content"], problem.reference) for problem in problems]
+    assert asked == [("0 + 3?", "3"), ("1 + 3?", "4")]
+    assert problems[0].extra == {"pass_at_n": 0.5}
+    rows[1][1] = {"from": "assistant", "truth": "4"}
+    (tmp_path / "orz.json").write_text(json.dumps(rows))
+    with pytest.raises(DataError, match="row 2, field 'prompt': missing; .* is in this row, which has 0, 1"):
+        read_problems(tmp_path / "orz.json")
+    fields = ["prompt=0.value,reference=1.truth"]
+    (tmp_path / "orz.json").write_text(json.dumps(rows[1:]))
+    assert read_problems(tmp_path / "orz.json", fields)[0].reference == "4"
+
+
 def test_other_names_are_given_by_fields(read):
     row = {"Q": "2 + 3?", "meta": {"gold": 5, "year": 2024}, "key": "a-1", "answer": "never looked at"}
     (problem,) = read(row, fields=["prompt=Q,reference=meta.gold", "id=key"])
@@ -105,7 +137,7 @@ def test_a_fault_in_a_named_field_has_the_files_name_and_no_other_field_steps_in
     for value, message in (
         ("", "is empty"),
         (None, "is null; it is the reference"),
-        (["1", "2"], "expected the right"),
+        (["1", "2"], "holds 2 answers"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             read({"problem": "p", "answer": "1", "meta": {"gold": value}}, fields=["reference=meta.gold"])
@@ -158,12 +190,13 @@ def test_rows_that_repeat_a_problem_are_one_and_counted(read, caplog):
             "holds none of these",
         ),
         ({"question": "p", "answer": "2 + 3 = 5\n#### 5"}, "answer", "a whole solution .* --task gsm8k"),
-        ({"problem": "p", "answer": ["5", "6"]}, "answer", "expected the right answer as text, got"),
+        ({"problem": "p", "answer": ["5", "6"]}, "answer", "holds 2 answers, .*. If all .* join them"),
+        ({"problem": "p", "answer": []}, "answer", r"expected the right answer as text, got \[\]"),
         ({"problem": "p", "answer": True}, "answer", "expected the right answer as text, got true"),
         ({"problem": " ", "answer": "5"}, "problem", "is blank"),
         ({"prompt": [{"role": "user"}], "answer": "5"}, "prompt", "a list of messages with a role and a content"),
         (
-            {"prompt": [{"from": "human", "value": "p"}], "answer": "5"},
+            {"prompt": [{"from": "human", "text": "p"}], "answer": "5"},
             "prompt",
             r"message 1 has no role \(it has from",
         ),

@@ -115,6 +115,7 @@ def test_the_formats_options():
         "processbench": ("prompt", "separator"),
         "prmbench": ("prompt", "separator"),
         "rlhflow": ("prompt", "separator", "first_step"),
+        "versaprm": ("prompt", "separator"),
     }
 
 

@@ -447,3 +447,49 @@ def test_a_row_that_is_no_problem_at_all_is_refused(tmp_path, format):
     write_rows(tmp_path / "x.jsonl", [{}])
     with pytest.raises(DataError, match="missing; this row has no fields"):
         list(read(format, tmp_path / "x.jsonl"))
+
+
+def versa(**changes) -> dict:
+    return {
+        "id": "70", "cot_id": 3, "category": "law", "src": "ori", "question": "Which? A. x B. y", "answer": "B",
+        "chain_of_thoughts": "['It\\'s x.', \"So x.\", 'The answer is (A).']", "labels": "[1, -1, -1]",
+        "parsed_answer": "A", "parsed_answer_correctness": False,
+    } | changes  # fmt: skip
+
+
+def test_versaprm_rows_become_solutions(tmp_path):
+    """Lists are texts in the published files, and lists in what others made of them."""
+    lists = {"chain_of_thoughts": ["It's x.", "So x.", "The answer is (A)."], "labels": [1, -1, 1]}
+    write_rows(tmp_path / "x.jsonl", [versa(), versa(**lists)])
+    report = ReadReport()
+    first, second = read("versaprm", tmp_path / "x.jsonl", report=report)
+    assert first.step_texts == ["It's x.\n", "So x.\n", "The answer is (A)."]
+    # What comes after the first wrong step has no label of its own.
+    assert first.labels == second.labels == [1, 0, None]
+    assert (first.prompt, first.reference, first.answer, first.correct) == ("Which? A. x B. y\n", "B", "A", False)
+    assert (first.problem_id, first.sample, second.sample) == (second.problem_id, 0, 1)
+    assert (first.extra, report.seen["category: law"]) == ({"category": "law"}, 2)
+    write_rows(tmp_path / "x.jsonl", [versa(chain_of_thoughts="[]", labels="[]"), versa(labels="[1, 1, 1]")])
+    assert [solution.labels for solution in read("versaprm", tmp_path / "x.jsonl", report=report)] == [[1, 1, 1]]
+    assert report.dropped["no step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"labels": "[1, -1]"}, "labels"),
+        ({"labels": "[1, 0, 1]"}, "labels[1]"),
+        ({"labels": "[1, True, 1]"}, "labels[1]"),
+        ({"labels": "[1, open('x'), 1]"}, "labels"),
+        ({"chain_of_thoughts": "['a', 'b'"}, "chain_of_thoughts"),
+        ({"chain_of_thoughts": "[" * 100_000}, "chain_of_thoughts"),
+        ({"chain_of_thoughts": "['a', 2, 'c']"}, "chain_of_thoughts[1]"),
+        ({"question": " "}, "question"),
+        ({"parsed_answer_correctness": "no"}, "parsed_answer_correctness"),
+    ],
+)
+def test_a_malformed_versaprm_row_is_named_with_its_field(tmp_path, change, field):
+    write_rows(tmp_path / "x.jsonl", [versa(**change)])
+    with pytest.raises(DataError) as caught:
+        list(read("versaprm", tmp_path / "x.jsonl"))
+    assert (caught.value.row, caught.value.field) == (1, field)

@@ -4,13 +4,14 @@ A format is a class (`FORMATS` names them) that turns one row into solutions; it
 `read` takes the rows from a file, a folder of shards or the Hugging Face hub, one at a time.
 """
 
+import dataclasses
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from rlstep.runtime.errors import DataError, UserError
+from rlstep.steps.fields import parse_fields, rename_fields
 from rlstep.steps.readers.base import Reader, ReadReport, StepReader
 from rlstep.steps.readers.gsm8k import GSM8K_ANSWER, GSM8K_PROMPT, Gsm8kReader
 from rlstep.steps.readers.math import MathReader
@@ -22,6 +23,7 @@ from rlstep.steps.readers.processbench import ProcessBenchReader
 from rlstep.steps.readers.rlhflow import RlhflowReader
 from rlstep.steps.readers.stepwise import StepwiseReader
 from rlstep.steps.readers.values import Field
+from rlstep.steps.readers.versaprm import VersaPrmReader
 from rlstep.steps.records import Solution
 from rlstep.steps.sources import Row, hub_rows, is_hub_id, rows_of, shards
 
@@ -40,13 +42,14 @@ READERS = {
     "processbench": ProcessBenchReader,
     "prmbench": PrmBenchReader,
     "rlhflow": RlhflowReader,
+    "versaprm": VersaPrmReader,
 }
 FORMATS = tuple(READERS)
 
 
 def options_of(format: str) -> tuple[str, ...]:
     """The names of a format's options."""
-    return tuple(option.name for option in fields(READERS[format]))
+    return tuple(option.name for option in dataclasses.fields(READERS[format]))
 
 
 def reader_of(format: str, **options) -> Reader:
@@ -72,6 +75,7 @@ def read(
     revision: str | None = None,
     on_bad_row: Literal["error", "skip"] = "error",
     report: ReadReport | None = None,
+    fields: Sequence[str] | None = None,
     **options,
 ) -> Iterator[Solution]:
     """Yields the solutions of a data set, one row at a time.
@@ -84,13 +88,15 @@ def read(
         config_name, revision: the hub data set's configuration and its branch, tag or commit.
         on_bad_row: whether a malformed row ends the reading or is left out and counted in `report`.
         report: is filled with the counts while the solutions are read.
+        fields: the format's names of fields and the file's, `completions=steps` (`rlstep.steps.fields`).
         options: the format's own, see its class.
 
     Raises:
-        UserError: an unknown format or option, nothing at `path`, a file without rows.
+        UserError: an unknown format, option or field, nothing at `path`, a file without rows.
         DataError: a row is malformed; names file, row and field.
     """
     reader = reader_of(format, **options)
+    mapping = parse_fields(fields, reader.names)
     report = ReadReport() if report is None else report
     if on_bad_row not in ("error", "skip"):
         raise UserError(f"on_bad_row is '{on_bad_row}'; choose error or skip.")
@@ -105,7 +111,7 @@ def read(
         for name in sorted({file.name for file in shards(path, split)} - {file.name for file in files}):
             report.seen[f"passed over: {name}"] += 1
         rows = rows_of(files, _skipping(report)) if skip else rows_of(files)
-    return _solutions(reader, rows, skip, report)
+    return _solutions(reader, rows, mapping, skip, report)
 
 
 def _skipping(report: ReadReport):
@@ -116,13 +122,15 @@ def _skipping(report: ReadReport):
     return skip
 
 
-def _solutions(reader: Reader, rows: Iterator[Row], skip: bool, report: ReadReport) -> Iterator[Solution]:
+def _solutions(
+    reader: Reader, rows: Iterator[Row], mapping: dict[str, str], skip: bool, report: ReadReport
+) -> Iterator[Solution]:
     samples: Counter = Counter()
     for row in rows:
         report.rows[row.source] += 1
         try:
             # Parse the whole row first: nothing is taken from a malformed one.
-            solutions = reader.solutions(Field.of(row), report)
+            solutions = reader.solutions(Field.of(rename_fields(row, mapping)), report)
         except DataError as fault:
             if not skip:
                 raise

@@ -58,6 +58,8 @@ class Reader:
         prompt: the prompt's template; `{problem}` stands for the problem's text, stripped.
     """
 
+    names: ClassVar[tuple[str, ...]] = ()
+    """The fields of a row that are read, for files that call them something else."""
     has_reference: ClassVar[bool] = True
     """Whether rows hold the right final answer; if not, `Solution.reference` is empty."""
     cut_short: ClassVar[bool] = False

@@ -22,6 +22,7 @@ class Gsm8kReader(Reader):
     The socratic edition (`train_socratic.jsonl`), in the same folder as the main one, has a question in every step.
     """
 
+    names: ClassVar[tuple[str, ...]] = ("question", "answer")
     editions: ClassVar[tuple[str, ...]] = ("socratic",)
 
     prompt: str = GSM8K_PROMPT.replace("{question}", PROBLEM)

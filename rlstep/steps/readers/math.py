@@ -6,6 +6,7 @@ A row: {"problem": "What is $\\\\frac{1}{4}+\\\\frac{1}{4}$?", "solution": "It i
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlstep.steps.answers import extract
 from rlstep.steps.problems import NO_ANSWERS
@@ -17,6 +18,8 @@ from rlstep.steps.records import Solution
 @dataclass(frozen=True)
 class MathReader(Reader):
     """The reference is `answer` if the row has it, else the content of the solution's last closed \\boxed{}."""
+
+    names: ClassVar[tuple[str, ...]] = ("problem", "solution", "answer", "level", "type", "subject", "unique_id")
 
     def solutions(self, row: Field, report: ReadReport) -> list[Solution]:
         problem, solution = row["problem"].text(), row["solution"].text()

@@ -30,6 +30,7 @@ class MathShepherdReader(StepReader):
         first_step: where the question ends and the solution begins, in either case.
     """
 
+    names: ClassVar[tuple[str, ...]] = ("input", "label", "task")
     has_reference: ClassVar[bool] = False
 
     tag: str = "ки"

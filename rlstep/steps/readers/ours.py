@@ -1,6 +1,6 @@
 """`solutions`: what rlstep's stages write."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from rlstep.steps.readers.base import ReadReport
 from rlstep.steps.readers.values import Field
@@ -11,6 +11,8 @@ from rlstep.steps.records import Solution, solution_of
 class OursReader:
     """Rows of `Solution`, which are validated and passed on, sample numbers included."""
 
+    # What else a row holds goes into extra: extra.model=model.
+    names = (*(field.name for field in fields(Solution)), "scores.*", "extra.*")
     has_reference = True
     cut_short = False
     editions = ()

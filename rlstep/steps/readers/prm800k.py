@@ -66,6 +66,12 @@ class Prm800kReader(StepReader):
             and the ratings of flagged steps.
     """
 
+    names: ClassVar[tuple[str, ...]] = (
+        "question",
+        "label",
+        "is_quality_control_question",
+        "is_initial_screening_question",
+    )
     cut_short: ClassVar[bool] = True
 
     keep: tuple[Keep, ...] = ()

@@ -32,6 +32,14 @@ class PrmBenchReader(StepReader):
     does not say whether a final answer is right. `extra` holds each solution's class.
     """
 
+    names: ClassVar[tuple[str, ...]] = (
+        "original_question",
+        "original_process",
+        "modified_question",
+        "modified_process",
+        "error_steps",
+        "classification",
+    )
     has_reference: ClassVar[bool] = False
 
     def solutions(self, row: Field, report: ReadReport) -> list[Solution]:

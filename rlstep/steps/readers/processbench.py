@@ -20,6 +20,7 @@ class ProcessBenchReader(StepReader):
     The problem's id is the row's id, which begins with the name of the subset.
     """
 
+    names: ClassVar[tuple[str, ...]] = ("id", "generator", "problem", "steps", "final_answer_correct", "label")
     has_reference: ClassVar[bool] = False
 
     def solutions(self, row: Field, report: ReadReport) -> list[Solution]:

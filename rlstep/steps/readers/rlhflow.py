@@ -28,6 +28,7 @@ class RlhflowReader(StepReader):
         first_step: where the question ends and the solution begins within the first turn, in either case.
     """
 
+    names: ClassVar[tuple[str, ...]] = ("conversations",)
     has_reference: ClassVar[bool] = False
 
     first_step: str = "Step 1:"

@@ -22,6 +22,7 @@ class StepwiseReader(StepReader):
             every rejected step of PRM800K: otherwise a missing separator reveals that a step was rejected.
     """
 
+    names: ClassVar[tuple[str, ...]] = ("prompt", "completions", "labels")
     has_reference: ClassVar[bool] = False
 
     close_last: bool = False

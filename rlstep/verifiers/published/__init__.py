@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.verifiers.pretrained import load_config, load_tokenizer
-from rlstep.verifiers.published import math_shepherd, qwen, rlhflow, skywork, trl
+from rlstep.verifiers.published import math_shepherd, qwen, reasonflux, rlhflow, skywork, trl, versa
 from rlstep.verifiers.query_format import QueryFormat
 
 Loaded = tuple[PreTrainedModel, QueryFormat]
@@ -39,13 +39,16 @@ class Family:
     boundary: Boundary = Boundary("line")
 
 
+# The first that recognises a checkpoint is taken.
 FAMILIES = {
+    "reasonflux": Family("ReasonFlux-PRM-7B", reasonflux.recognises, reasonflux.load, Boundary("blank_line")),
     "qwen": Family(
         "Qwen2.5-Math-PRM-7B and -72B, Qwen2.5-Math-7B-PRM800K", qwen.recognises, qwen.load, Boundary("blank_line")
     ),
     "math_shepherd": Family("math-shepherd-mistral-7b-prm", math_shepherd.recognises, math_shepherd.load),
     "rlhflow": Family("Llama3.1-8B-PRM-Mistral-Data and -Deepseek-Data", rlhflow.recognises, rlhflow.load),
     "skywork": Family("Skywork-o1-Open-PRM-Qwen-2.5-1.5B and -7B", skywork.recognises, skywork.load),
+    "versa": Family("VersaPRM, Llama-PRM800K", versa.recognises, versa.load),
     "trl": Family("token classifiers that TRL's PRMTrainer made; named by the user alone", trl.recognises, trl.load),
 }
 
@@ -55,8 +58,8 @@ def detect(config: PretrainedConfig | dict, path: str) -> str | None:
 
     Args:
         config: its configuration.
-        path: its folder or hub id. Causal LMs of the families math_shepherd and rlhflow differ from generators by
-            their published name alone; under another one, the user names the family.
+        path: its folder or hub id. Causal LMs of the families math_shepherd, rlhflow and versa differ from generators,
+            and reasonflux from qwen, by their published name alone; under another one, the user names the family.
     """
     values = config if isinstance(config, dict) else config.to_dict()
     return next((name for name, family in FAMILIES.items() if family.recognises(values, path)), None)

@@ -45,9 +45,11 @@ class QwenFormat(TwoClasses):
 
     Attributes:
         tag_id: the token at which the model scores.
+        system: the system turn; None for what the chat template writes without one.
     """
 
     tag_id: int
+    system: str | None = SYSTEM
 
     def _features(self, problems, completions, steps, tokenizer) -> list[Feature]:
         rows = [self._row(tokenizer, *row) for row in zip(problems, completions, steps, strict=True)]
@@ -57,7 +59,7 @@ class QwenFormat(TwoClasses):
         texts = [clean(text, TAG) for text in step_texts(completion, steps)]
         placeholder = free_character(problem, completion)
         messages = [
-            {"role": "system", "content": SYSTEM},
+            *([] if self.system is None else [{"role": "system", "content": self.system}]),
             {"role": "user", "content": problem.strip()},
             {"role": "assistant", "content": "".join(text + placeholder for text in texts)},
         ]
@@ -65,10 +67,15 @@ class QwenFormat(TwoClasses):
 
 
 def recognises(config: dict, path: str) -> bool:
+    return has_architecture(config)
+
+
+def has_architecture(config: dict) -> bool:
+    """Whether a model is of this kind, by whomever it was trained."""
     return "Qwen2ForProcessRewardModel" in (config.get("architectures") or ())
 
 
-def load(path: str, tokenizer, dtype: str, trust_remote_code: bool):
+def load(path: str, tokenizer, dtype: str, trust_remote_code: bool, system: str | None = SYSTEM):
     require_chat_template(tokenizer, path)
-    query_format = QwenFormat(one_token(tokenizer, TAG, "qwen"))
+    query_format = QwenFormat(one_token(tokenizer, TAG, "qwen"), system)
     return load_qwen2(Qwen2ForProcessRewardModel, path, dtype), query_format

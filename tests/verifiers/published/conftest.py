@@ -2,7 +2,8 @@
 and the names of their weights. Their folders hold code that must never run."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 BACKBONE = {"vocab_size": 640, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024}
@@ -101,6 +103,11 @@ def qwen_path(make_checkpoint) -> Path:
 
 
 @pytest.fixture(scope="session")
+def reasonflux_path(qwen_path, tmp_path_factory) -> Path:
+    return Path(shutil.copytree(qwen_path, tmp_path_factory.mktemp("hub") / "ReasonFlux-PRM-7B"))
+
+
+@pytest.fixture(scope="session")
 def skywork_path(make_checkpoint) -> Path:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -155,6 +162,16 @@ LLAMA_TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def rlhflow_path(make_checkpoint) -> Path:
+    return make_checkpoint("Llama3.1-8B-PRM-Deepseek-Data", *llama())
+
+
+@pytest.fixture(scope="session")
+def versa_path(make_checkpoint) -> Path:
+    return make_checkpoint("VersaPRM", *llama(["x \n\n\n\n"] * 9))
+
+
+def llama(more: Sequence[str] = ()) -> tuple[dict, dict[str, torch.Tensor], PreTrainedTokenizerBase]:
+    """Configuration, weights and tokenizer of a Llama 3, whose tokens come from the corpus and more texts."""
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     specials = ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
@@ -170,7 +187,7 @@ def rlhflow_path(make_checkpoint) -> Path:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    trained.train_from_iterator([*CORPUS, *["x\n\n"] * 9], trainer)
+    trained.train_from_iterator([*CORPUS, *["x\n\n"] * 9, *more], trainer)
     trained.post_processor = processors.TemplateProcessing(
         single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)]
     )
@@ -179,7 +196,7 @@ def rlhflow_path(make_checkpoint) -> Path:
     )
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **BACKBONE, **HEADS}
     weights = backbone_weights(LlamaForCausalLM, LlamaConfig(**config))
-    return make_checkpoint("Llama3.1-8B-PRM-Deepseek-Data", config, weights, tokenizer)
+    return config, weights, tokenizer
 
 
 @pytest.fixture

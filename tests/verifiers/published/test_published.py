@@ -14,14 +14,14 @@ from rlstep.verifiers.published.weights import published_name
 from rlstep.verifiers.scoring.reward_model import RewardModel
 
 
-@pytest.mark.parametrize("family", ["qwen", "math_shepherd", "rlhflow", "skywork"])
+@pytest.mark.parametrize("family", ["qwen", "reasonflux", "math_shepherd", "rlhflow", "skywork", "versa"])
 def test_a_checkpoint_tells_its_family(family, request):
     path = str(request.getfixturevalue(f"{family}_path"))
     config = AutoConfig.from_pretrained(path)
     assert published.detect(config, path) == published.detect(config.to_dict(), path) == family
     model, tokenizer, query_format = published.load(path)
     assert not model.training
-    assert type(query_format).__module__.endswith(family)
+    assert type(query_format).__module__.endswith("qwen" if family == "reasonflux" else family)
     assert RewardModel.from_pretrained(path, device="cpu").kind == "prm"
 
 
@@ -45,8 +45,8 @@ def test_sharded_weights_are_looked_up_in_their_index(skywork_path, tmp_path):
     assert published.detect(config, str(tmp_path)) == "skywork"
 
 
-def test_causal_lms_are_told_by_their_published_names_alone(math_shepherd_path, rlhflow_path, tmp_path):
-    for actual in (math_shepherd_path, rlhflow_path):
+def test_causal_lms_are_told_by_their_published_names_alone(math_shepherd_path, rlhflow_path, versa_path, tmp_path):
+    for actual in (math_shepherd_path, rlhflow_path, versa_path):
         path = shutil.copytree(actual, tmp_path / f"generator-{actual.name}")
         assert published.detect(AutoConfig.from_pretrained(path), str(path)) is None
     name = "math-shepherd-mistral-7b-prm"
@@ -59,6 +59,19 @@ def test_causal_lms_are_told_by_their_published_names_alone(math_shepherd_path, 
         assert published_name(path, name)
     for path in (f"{name}-sft", f"/models/{name}/generator", f"my-{name}", "/snapshots"):
         assert not published_name(path, name)
+
+
+@pytest.mark.parametrize("name", ["GenPRM-7B", "ThinkPRM-14B", "ReasonFlux-PRM-Qwen-2.5-7B"])
+def test_language_models_that_judge_in_words_are_refused_with_what_asks_them(name, rlhflow_path, tmp_path):
+    path = str(shutil.copytree(rlhflow_path, tmp_path / name))
+    with pytest.raises(UserError, match=rf"{name} is no rlstep verifier.*judges in words.*--by judge --judge .*{name}"):
+        RewardModel.from_pretrained(path, device="cpu")
+
+
+def test_reward_models_of_whole_texts_are_refused_with_where_their_scores_go(trl_path, changed):
+    path = changed(trl_path, architectures=["Qwen2ForSequenceClassification"], name="Skywork-Reward-V2")
+    with pytest.raises(UserError, match="a reward model of whole texts has no score of a step.*--scores logits"):
+        RewardModel.from_pretrained(path, device="cpu")
 
 
 def test_a_named_family_is_taken(math_shepherd_path, tmp_path, solutions):
@@ -161,18 +174,23 @@ def test_a_tokenizer_that_joins_marks_is_refused(rlhflow_path):
         query_format.features(["What?"], ["one"], [[(0, 3)]], tokenizer)
 
 
-@pytest.mark.parametrize("family", ["qwen", "math_shepherd", "rlhflow", "skywork", "trl"])
+@pytest.mark.parametrize("family", ["qwen", "reasonflux", "math_shepherd", "rlhflow", "skywork", "versa", "trl"])
 def test_what_stands_around_the_steps_does_not_matter(family, request, solutions):
     verifier = RewardModel.from_pretrained(
         str(request.getfixturevalue(f"{family}_path")), device="cpu", layout=family if family == "trl" else None
     )
-    assert verifier.boundary == Boundary("blank_line" if family == "qwen" else "line")
+    assert verifier.boundary == Boundary("blank_line" if family in ("qwen", "reasonflux") else "line")
     verifier.boundary = Boundary("line")
     prompt, texts = solutions[0][0], solutions[3][0]
     plain = verifier.score([prompt], ["\n".join(texts)])[0]
     wide = f"{texts[0]}\n{texts[1]}\n{texts[2]}\n"
     assert verifier.score([f"\n{prompt} \n"], [wide])[0] == pytest.approx(plain, abs=1e-6)
-    tag = {"qwen": "<extra_0>", "math_shepherd": " \u043a\u0438", "rlhflow": " \u043a\u0438"}.get(family)
+    tag = {
+        "qwen": "<extra_0>",
+        "reasonflux": "<extra_0>",
+        "math_shepherd": " \u043a\u0438",
+        "rlhflow": " \u043a\u0438",
+    }.get(family)
     if tag:
         tagged = "".join(f"{text}{tag}\n\n" for text in texts)
         ends = [tagged.index(text) + len(text) + len(tag) + 2 for text in texts]
@@ -184,7 +202,7 @@ def test_what_stands_around_the_steps_does_not_matter(family, request, solutions
     assert gap[1] != pytest.approx(plain[1], abs=1e-3)
 
 
-@pytest.mark.parametrize("family", ["qwen", "math_shepherd", "rlhflow", "skywork", "trl"])
+@pytest.mark.parametrize("family", ["qwen", "reasonflux", "math_shepherd", "rlhflow", "skywork", "versa", "trl"])
 def test_rows_without_steps_and_empty_steps(family, request):
     path = str(request.getfixturevalue(f"{family}_path"))
     verifier = RewardModel.from_pretrained(path, device="cpu", layout=family if family == "trl" else None)
@@ -204,7 +222,7 @@ def test_texts_of_steps():
     assert join_marked([""], "+").marks == []
 
 
-@pytest.mark.parametrize("family", ["qwen", "math_shepherd", "rlhflow", "skywork"])
+@pytest.mark.parametrize("family", ["qwen", "reasonflux", "math_shepherd", "rlhflow", "skywork", "versa"])
 def test_of_a_chat_it_is_given_the_problem(family, request):
     path = str(request.getfixturevalue(f"{family}_path"))
     verifier = RewardModel.from_pretrained(path, device="cpu")

@@ -41,13 +41,19 @@ def qwen2_hidden(weights: dict[str, torch.Tensor], config: Qwen2Config, ids: lis
         return backbone(torch.tensor([ids])).last_hidden_state[0]
 
 
-def test_qwen(qwen_path, solutions):
+QWEN_SYSTEM = {"role": "system", "content": "Please reason step by step, and put your final answer within \\boxed{}."}
+
+
+@pytest.mark.parametrize(("family", "system"), [("qwen", [QWEN_SYSTEM]), ("reasonflux", [])])
+def test_qwen(family, system, request, solutions):
+    """ReasonFlux's model card gives the same weights a conversation without a system turn."""
+    qwen_path = request.getfixturevalue(f"{family}_path")
     tokenizer, weights = AutoTokenizer.from_pretrained(qwen_path), load_file(qwen_path / "model.safetensors")
     config = Qwen2Config.from_pretrained(qwen_path)
 
     def recipe(problem, steps):
         messages = [
-            {"role": "system", "content": "Please reason step by step, and put your final answer within \\boxed{}."},
+            *system,
             {"role": "user", "content": problem},
             {"role": "assistant", "content": "<extra_0>".join(steps) + "<extra_0>"},
         ]
@@ -95,6 +101,22 @@ def test_rlhflow_in_one_pass_equals_the_growing_conversation(rlhflow_path, solut
 
     check(rlhflow_path, solutions, recipe)
     assert asked_tokens(rlhflow_path, solutions) == {"\n\n"}
+
+
+def test_versa(versa_path, solutions):
+    tokenizer = AutoTokenizer.from_pretrained(versa_path)
+    model = AutoModelForCausalLM.from_pretrained(versa_path).eval()
+    signs, tag = [tokenizer.encode(sign)[-1] for sign in "-+"], tokenizer.encode("x \n\n\n\n")[-1]
+
+    def recipe(problem, steps):
+        text = problem + " \n\n" + " \n\n\n\n".join(steps) + " \n\n\n\n"
+        ids = torch.tensor([tokenizer.encode(text)])
+        with torch.no_grad():
+            right = model(ids).logits[:, :, signs].softmax(-1)[:, :, 1]
+        return right[ids == tag].tolist()
+
+    check(versa_path, solutions, recipe)
+    assert asked_tokens(versa_path, solutions) == {" \n\n\n\n"}
 
 
 def test_rlhflow_asks_for_the_answers_own_plus(rlhflow_path):
