@@ -170,8 +170,8 @@ def _is_word(run: str) -> bool:
 
 
 def _in_one_form(part: str) -> str:
-    """A phrase that has several forms in one of them: no solution(s), DNE."""
-    return part.removesuffix("s") if part.startswith("no ") else _PHRASES.get(part, part)
+    """A phrase that has several forms in one of them, as DNE."""
+    return _PHRASES.get(part, part)
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:
