@@ -29,7 +29,9 @@ CLOSE = 1e-9
 
 _DIGITS = re.compile(r"[-+]?[\d.,/ ]+", re.ASCII)
 _SETS_IN_WORDS = {
-    **dict.fromkeys(("no solution", "no real solution", "empty set"), r"\emptyset"),
+    **dict.fromkeys(
+        ("no solution", "no solutions", "no real solution", "no real solutions", "empty set"), r"\emptyset"
+    ),
     **dict.fromkeys(("all real numbers", "all reals", "real numbers", "all real x"), r"\mathbb{R}"),
     **dict.fromkeys(("infinite", "infinitely many", "infinitely many solutions"), r"\infty"),
 }

@@ -88,7 +88,7 @@ EQUAL = {
         x \in \mathbb{R}, x \neq 3 = x \neq 3 | all real numbers except 3 = \mathbb{R}\setminus\{3\}
         all real x = \mathbb{R}
         \text{all real numbers except } $x = 0$ = x \ne 0 | \text{infinity} = \infty | negative infinity = -\infty
-        infinitely many = \infty
+        infinitely many = \infty | \text{No solutions} = \emptyset | No real solutions = \emptyset
         DNE = \text{does not exist}
     """,
     "families": r"""

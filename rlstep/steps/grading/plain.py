@@ -147,7 +147,8 @@ def words(text: str) -> frozenset[str] | None:
     plain = words_of(text)
     if not _TEXT.fullmatch(plain) or not any(map(_is_word, _RUN.findall(words_of(text, lower=False)))):
         return None
-    return frozenset(_in_one_form(_ARTICLE.sub("", part)) for part in _JOINED.split(plain) if part)
+    named = (_ARTICLE.sub("", part) for part in _JOINED.split(plain) if part)
+    return frozenset(_PHRASES.get(part, part) for part in named)
 
 
 def choices(text: str) -> tuple[frozenset[str], bool] | None:
@@ -167,11 +168,6 @@ def _is_word(run: str) -> bool:
     if len(run) < 3:
         return run.casefold() in _SHORT_WORDS
     return run.casefold() not in _NAMES and not are_factors(run)
-
-
-def _in_one_form(part: str) -> str:
-    """A phrase that has several forms in one of them, as DNE."""
-    return _PHRASES.get(part, part)
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:
