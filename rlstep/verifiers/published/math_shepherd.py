@@ -6,35 +6,21 @@ The text, as the model card writes it::
     Step 2: ... ки
 """
 
-from dataclasses import dataclass
-
 from transformers import AutoModelForCausalLM
 
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.features import Feature
 from rlstep.verifiers.heads import label_head
 from rlstep.verifiers.pretrained import load_config, load_every_weight
-from rlstep.verifiers.published.rows import Marked, TwoClasses, ask_at_marks, clean, join_marked, one_token, step_texts
+from rlstep.verifiers.published.rows import AskedAtTags, Marked, clean, join_marked, one_token, step_texts
 from rlstep.verifiers.published.weights import published_name
 
 TAG = "ки"
 
 
-@dataclass(frozen=True)
-class MathShepherdFormat(TwoClasses):
-    """Steps lose the white space around them, and a tag at their end.
+class MathShepherdFormat(AskedAtTags):
+    """Steps lose the white space around them, and a tag at their end."""
 
-    Attributes:
-        tag_id: the token at which the model scores.
-    """
-
-    tag_id: int
-
-    def _features(self, problems, completions, steps, tokenizer) -> list[Feature]:
-        rows = [self._row(*row) for row in zip(problems, completions, steps, strict=True)]
-        return ask_at_marks(tokenizer, rows, self.tag_id, add_special_tokens=True)
-
-    def _row(self, problem, completion, steps) -> Marked:
+    def _row(self, tokenizer, problem, completion, steps) -> Marked:
         texts = [clean(text, TAG) for text in step_texts(completion, steps)]
         starts = [problem.strip() + " ", *["\n"] * len(texts)]
         parts = [start + text + " " for start, text in zip(starts, texts, strict=False)]

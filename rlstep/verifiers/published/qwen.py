@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rlstep.verifiers.features import Feature
 from rlstep.verifiers.published.rows import (
+    AskedAtTags,
     Marked,
-    TwoClasses,
-    ask_at_marks,
     chat_parts,
     clean,
     free_character,
@@ -40,20 +38,14 @@ class Qwen2ForProcessRewardModel(Qwen2WithHead):
 
 
 @dataclass(frozen=True)
-class QwenFormat(TwoClasses):
+class QwenFormat(AskedAtTags):
     """Steps lose the white space around them, and a tag at their end.
 
     Attributes:
-        tag_id: the token at which the model scores.
         system: the system turn; None for what the chat template writes without one.
     """
 
-    tag_id: int
     system: str | None = SYSTEM
-
-    def _features(self, problems, completions, steps, tokenizer) -> list[Feature]:
-        rows = [self._row(tokenizer, *row) for row in zip(problems, completions, steps, strict=True)]
-        return ask_at_marks(tokenizer, rows, self.tag_id, add_special_tokens=True)
 
     def _row(self, tokenizer, problem, completion, steps) -> Marked:
         texts = [clean(text, TAG) for text in step_texts(completion, steps)]

@@ -168,6 +168,25 @@ def one_token(tokenizer: PreTrainedTokenizerBase, text: str, family: str) -> int
     return ids[0]
 
 
+@dataclass(frozen=True)
+class AskedAtTags(TwoClasses):
+    """Rows that are asked at a tag of one token after each step.
+
+    Attributes:
+        tag_id: the token at which the model scores.
+    """
+
+    tag_id: int
+
+    def _features(self, problems, completions, steps, tokenizer) -> list[Feature]:
+        rows = [self._row(tokenizer, *row) for row in zip(problems, completions, steps, strict=True)]
+        return ask_at_marks(tokenizer, rows, self.tag_id, add_special_tokens=True)
+
+    @abstractmethod
+    def _row(self, tokenizer, problem: str, completion: str, steps: Sequence[Span]) -> Marked:
+        """The row's text, with the tags' places."""
+
+
 def require_chat_template(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
     if tokenizer.chat_template is None:
         raise UserError(f"{path}: its tokenizer has no chat template, which this family's input is written with.")

@@ -3,14 +3,11 @@
 The text, as the model card writes it, is the problem, " \\n\\n", and each step with " \\n\\n\\n\\n" after it.
 """
 
-from dataclasses import dataclass
-
 from transformers import AutoModelForCausalLM
 
-from rlstep.verifiers.features import Feature
 from rlstep.verifiers.heads import label_head
 from rlstep.verifiers.pretrained import load_config, load_every_weight
-from rlstep.verifiers.published.rows import Marked, TwoClasses, ask_at_marks, clean, join_marked, one_token, step_texts
+from rlstep.verifiers.published.rows import AskedAtTags, Marked, clean, join_marked, one_token, step_texts
 from rlstep.verifiers.published.weights import published_name
 
 RIGHT, WRONG = "+", "-"
@@ -18,21 +15,10 @@ TAG = " \n\n\n\n"
 AFTER_PROBLEM = " \n\n"
 
 
-@dataclass(frozen=True)
-class VersaFormat(TwoClasses):
-    """Steps lose the white space around them.
+class VersaFormat(AskedAtTags):
+    """Steps lose the white space around them."""
 
-    Attributes:
-        tag_id: the token at which the model scores.
-    """
-
-    tag_id: int
-
-    def _features(self, problems, completions, steps, tokenizer) -> list[Feature]:
-        rows = [self._row(*row) for row in zip(problems, completions, steps, strict=True)]
-        return ask_at_marks(tokenizer, rows, self.tag_id, add_special_tokens=True)
-
-    def _row(self, problem, completion, steps) -> Marked:
+    def _row(self, tokenizer, problem, completion, steps) -> Marked:
         texts = [clean(text) for text in step_texts(completion, steps)]
         start = problem.strip() + AFTER_PROBLEM
         return join_marked([start + texts[0], *texts[1:], ""] if texts else [start], TAG)
