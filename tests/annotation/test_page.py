@@ -74,6 +74,8 @@ def visit(browser):
     def make(site, labeller="ada", fragment="", wait="#work", viewport=WIDE, **options):
         context = browser.new_context(viewport=viewport, **options)
         contexts.append(context)
+        # Chromium may let requests pass for a moment after a page's first route: so there is one from the start.
+        context.route("**/no-such-path", lambda route: route.continue_())
         page = context.new_page()
         page.set_default_timeout(15_000)
         page.on("pageerror", lambda error: faults.append(f"error: {error}"))

@@ -44,8 +44,8 @@ def solutions(unit: Unit) -> list[Solution]:
 class Worker:
     """Makes units, counts them, and dies before one of them."""
 
-    def __init__(self, dies_before: int | None = None):
-        self.dies_before, self.made = dies_before, []
+    def __init__(self, dies_before: int | None = None, odd: int = 1):
+        self.dies_before, self.odd, self.made = dies_before, odd, []
 
     def __call__(self, mine: list[Unit]) -> Iterator[Done]:
         for unit in mine:
@@ -53,7 +53,7 @@ class Worker:
                 raise Killed
             self.made.append(unit.number)
             rows = (solution.to_row() for solution in solutions(unit))
-            yield Done(unit, rows, {"seen": unit.rows, "odd": unit.number % 2})
+            yield Done(unit, rows, {"seen": unit.rows, "odd": self.odd * (unit.number % 2)})
 
 
 def fill(out: Path, worker: Worker, processes: int = 1, units=UNITS, **options):
@@ -266,9 +266,17 @@ def test_units_that_are_alike_are_written_each(tmp_path, name):
 
 def test_a_unit_that_is_not_what_the_settings_ask_for_is_made_again(tmp_path):
     fill(tmp_path / "out", Worker(5))
-    worker = Worker()
-    fill(tmp_path / "out", worker, accepts=lambda counts: not counts["odd"])
+    worker = Worker(odd=0)
+    (totals,) = fill(tmp_path / "out", worker, accepts=lambda counts: not counts["odd"])
     assert worker.made == [1, 3, 5, 6]
+    assert totals.counts == {"seen": 21, "odd": 0}
+
+
+def test_a_unit_that_is_made_again_in_vain_is_missed(tmp_path):
+    output = out(tmp_path / "out", accepts=lambda counts: not counts["odd"])
+    with pytest.raises(UserError, match="the rows of unit 1 are not there"):
+        output.fill(UNITS, Worker())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", OUTS)
@@ -279,8 +287,8 @@ def test_an_output_without_rows_is_an_error(tmp_path, name):
     assert not (tmp_path / name).exists()
 
 
-def out(path: Path) -> Output:
-    return Output(path, "score", {}, write_solution_rows, Alone())
+def out(path: Path, **options) -> Output:
+    return Output(path, "score", {}, write_solution_rows, Alone(), **options)
 
 
 def test_nothing_of_anybody_else_is_replaced(tmp_path):
