@@ -4,7 +4,7 @@
     GET  /api/labellers   {"labellers": ["ada", "ben"]}
     POST /api/open        {"labeller", "browser"} -> the labeller's current solution
     POST /api/save        all marks of a solution -> the same solution, or the next one where they finish it
-    POST /api/reopen      {"labeller", "browser"} -> the last finished solution, taken up again
+    POST /api/reopen      {"labeller", "browser", "item", "revision"} -> the last finished solution, taken up again
     GET  /api/agreement   how far labellers agree, and their pace
 
 The page and its files hold no data and are open to all. Where the server has a token, every request under /api must
@@ -30,8 +30,8 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from rlstep import __version__
-from rlstep.annotation.desk import Desk, Refused
-from rlstep.annotation.messages import SaveRequest, Visit, screen
+from rlstep.annotation.desk import Assignment, Desk, Refused
+from rlstep.annotation.messages import ReopenRequest, SaveRequest, Visit, screen
 from rlstep.runtime.access import ANNOTATE_TOKEN_VARIABLE
 from rlstep.runtime.addresses import is_loopback
 from rlstep.runtime.http import address, bind, require_token
@@ -128,26 +128,29 @@ def _api(desk: Desk, show_reference: bool, token: str | None) -> APIRouter:
     hint = f"the server has it from {ANNOTATE_TOKEN_VARIABLE}, and prints the page's address with it"
     api = APIRouter(prefix="/api", dependencies=[] if token is None else [Depends(require_token(token, hint))])
 
+    def answer(assignment: Assignment | None, labeller: str) -> Response:
+        finished, progress = desk.last_finished(labeller), desk.progress(labeller)
+        return AsciiJson(screen(assignment, finished, progress, show_reference))
+
     @api.get("/labellers")
     def labellers() -> Response:
         return AsciiJson({"labellers": desk.labellers})
 
     @api.post("/open")
     def open_page(visit: Visit) -> Response:
-        assignment = desk.open(visit.labeller, visit.browser)
-        return AsciiJson(screen(assignment, desk.progress(visit.labeller), show_reference))
+        return answer(desk.open(visit.labeller, visit.browser), visit.labeller)
 
     @api.post("/save")
     def save(request: SaveRequest) -> Response:
         assignment = desk.save(
             request.labeller, request.browser, request.item, request.revision, request.marks()
         )  # fmt: skip
-        return AsciiJson(screen(assignment, desk.progress(request.labeller), show_reference))
+        return answer(assignment, request.labeller)
 
     @api.post("/reopen")
-    def reopen(visit: Visit) -> Response:
-        assignment = desk.reopen(visit.labeller, visit.browser)
-        return AsciiJson(screen(assignment, desk.progress(visit.labeller), show_reference))
+    def reopen(request: ReopenRequest) -> Response:
+        assignment = desk.reopen(request.labeller, request.browser, request.item, request.revision)
+        return answer(assignment, request.labeller)
 
     @api.get("/agreement")
     def agreement() -> Response:

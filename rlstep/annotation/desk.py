@@ -4,7 +4,8 @@ A labeller has one solution at a time, the first of the queue that still needs l
 as they work on it; a reservation only decides what others get next, so one that has run out never costs a label.
 
 A labeller works in one browser at a time, the one that was opened last. Marks from an earlier one are refused, and so
-are marks that follow on an older state than the one kept (`revision`); marks that come twice are taken once.
+are marks that follow on an older state than the one kept (`revision`). Marks that come twice are taken once, and so is
+an undo: it names the solution that it takes up again.
 """
 
 import math
@@ -51,6 +52,19 @@ class Assignment:
     number: int
     revision: int
     marks: Marks
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The solution that a labeller finished last, which an undo takes up again.
+
+    Attributes:
+        item: its id.
+        revision: of its marks; 0 if it was finished before the server's start.
+    """
+
+    item: str
+    revision: int
 
 
 @dataclass(frozen=True)
@@ -197,26 +211,56 @@ class Desk:
             raise Refused(409, "revision", "this solution was marked elsewhere since you saw it; here is what is kept.")
         return True
 
-    def reopen(self, labeller: str, browser: str) -> Assignment:
+    def reopen(self, labeller: str, browser: str, item: str, revision: int) -> Assignment:
         """Takes up the labeller's last finished solution again, without the mark that finished it.
 
+        The same request may come twice, as it does where its answer is lost: the second changes nothing.
+
+        Args:
+            labeller, browser: who, and where.
+            item: the solution's id, as `last_finished` gave it.
+            revision: one more than that of the marks that finished it.
+
         Raises:
-            Refused: they have finished none, an unknown labeller, or they have opened another browser.
+            Refused: it is not the solution they finished last, an unknown labeller, or they have opened another
+                browser.
             OSError: the change cannot be written, and the solution stays finished.
         """
         with self._lock:
             self._check_browser(labeller, browser)
-            last = next((key for key in reversed(self._store.finished) if key[0] == labeller), None)
-            if last is None:
-                raise Refused(409, "nothing", "there is nothing to undo: you have finished no solution yet.")
-            marks = self._store.finished[last]
-            ended_by_rating = marks.finish_reason in ("found_error", "solution")
-            ratings = marks.ratings[:-1] if ended_by_rating else marks.ratings
-            revision = self._last_revision.get(last, 0) + 1
-            self._store.reopen(last, revision, replace(marks, ratings=ratings, finish_reason=None))
-            self._count(*last, -1)
-            self._reservations.reserve(*last)
-            return self._assignment(*last)
+            key = labeller, item
+            kept_revision, _ = self._store.drafts.get(key, (0, Marks()))
+            if kept_revision < revision:
+                last = self._last_finished(labeller)
+                if last is None:
+                    raise Refused(409, "nothing", "there is nothing to undo: you have finished no solution yet.")
+                if item != last.item or revision <= last.revision:
+                    message = "another solution was finished or taken up again since; here is what is kept."
+                    raise Refused(409, "revision", message)
+                self._take_up(key, revision)
+            self._reservations.reserve(*key)
+            return self._assignment(*key)
+
+    def _take_up(self, key: tuple[str, str], revision: int) -> None:
+        marks = self._store.finished[key]
+        ended_by_rating = marks.finish_reason in ("found_error", "solution")
+        ratings = marks.ratings[:-1] if ended_by_rating else marks.ratings
+        self._store.reopen(key, revision, replace(marks, ratings=ratings, finish_reason=None))
+        self._count(*key, -1)
+
+    def last_finished(self, labeller: str) -> Finished | None:
+        """What `reopen` takes up again; None before the labeller's first finished solution.
+
+        Raises:
+            Refused: an unknown labeller.
+        """
+        with self._lock:
+            self._check_labeller(labeller)
+            return self._last_finished(labeller)
+
+    def _last_finished(self, labeller: str) -> Finished | None:
+        last = next((key for key in reversed(self._store.finished) if key[0] == labeller), None)
+        return None if last is None else Finished(last[1], self._last_revision.get(last, 0))
 
     def progress(self, labeller: str) -> Progress:
         """How far the labelling is.

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlstep.annotation.desk import Assignment, Progress
+from rlstep.annotation.desk import Assignment, Finished, Progress
 from rlstep.annotation.rows import FinishReason, Marks
 from rlstep.runtime.visible import visible
 
@@ -36,15 +36,25 @@ class SaveRequest(Visit):
         return Marks(tuple(self.ratings), self.finish_reason, self.milliseconds)
 
 
-def screen(assignment: Assignment | None, progress: Progress, show_reference: bool) -> dict:
-    """What the page needs to show a solution; `item` is null where there is none left for this labeller.
+class ReopenRequest(Visit):
+    """Which solution an undo takes up again; see `rlstep.annotation.desk.Desk.reopen`."""
+
+    item: Name
+    revision: Annotated[int, Field(ge=1)]
+
+
+def screen(assignment: Assignment | None, finished: Finished | None, progress: Progress, show_reference: bool) -> dict:
+    """What the page needs to show a solution, and to undo the end of the one before.
+
+    `item` is null where there is none left for this labeller, `finished` where they have finished none.
 
     Args:
-        assignment, progress: of the labeller.
+        assignment, finished, progress: of the labeller.
         show_reference: whether the right answer is sent along.
     """
     return {
         "item": None if assignment is None else _item(assignment, show_reference),
+        "finished": None if finished is None else {"id": finished.item, "revision": finished.revision},
         "progress": {
             "needed": progress.needed, "done": progress.done, "mine": progress.mine, "open": progress.open,
         },

@@ -45,6 +45,10 @@ def save(client, screen, ratings, reason=None, **changes):
     return client.post("/api/save", json=body | changes)
 
 
+def reopen(client, id, revision):
+    return client.post("/api/reopen", json={**VISIT, "item": id, "revision": revision + 1})
+
+
 def test_labelling_one_solution(client, out):
     screen = client.post("/api/open", json=VISIT).json()
     assert screen["item"] == {
@@ -57,9 +61,19 @@ def test_labelling_one_solution(client, out):
     screen = save(client, screen, [1, -1], "found_error").json()
     assert (screen["item"]["number"], screen["progress"]["mine"]) == (2, 1)
     assert rows(out)[0]["label"]["finish_reason"] == "found_error"
-    screen = client.post("/api/reopen", json=VISIT).json()
-    assert (screen["item"]["number"], screen["item"]["ratings"]) == (1, [1])
+    screen = reopen(client, **screen["finished"]).json()
+    assert (screen["item"]["number"], screen["item"]["ratings"], screen["finished"]) == (1, [1], None)
     assert rows(out) == []
+
+
+def test_an_undo_that_is_asked_for_twice_takes_one_solution_up_again(client, out):
+    screen = save(client, client.post("/api/open", json=VISIT).json(), [-1], "found_error").json()
+    before = screen["finished"]
+    last = save(client, screen, [1, 1], "solution").json()["finished"]
+    once, again = (reopen(client, **last).json() for _ in range(2))
+    assert (once["item"]["number"], once["finished"]) == (2, before)
+    assert again == once
+    assert [row["label"]["finish_reason"] for row in rows(out)] == ["found_error"]
 
 
 def test_the_reference_stays_on_the_server_where_it_is_hidden(serve):
@@ -92,7 +106,8 @@ def test_refusals_say_why(client):
     assert (late.status_code, late.json()["why"]) == (409, "revision")
     against = save(client, screen, [-1, 1])
     assert (against.status_code, against.json()["why"]) == (422, "marks")
-    assert client.post("/api/reopen", json=VISIT).json()["why"] == "nothing"
+    assert reopen(client, "some item", 0).json()["why"] == "nothing"
+    assert client.post("/api/reopen", json=VISIT).json() == {"error": "item: Field required", "why": "malformed"}
     assert client.get("/api/nowhere").json() == {"error": "there is no /api/nowhere here."}
 
 

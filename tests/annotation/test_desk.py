@@ -56,6 +56,11 @@ def finish(desk, labeller, marks=None, browser="tab"):
     return at.item.id, desk.save(labeller, browser, at.item.id, at.revision + 1, marks)
 
 
+def undo(desk, labeller="ada"):
+    last = desk.last_finished(labeller)
+    return desk.reopen(labeller, "tab", last.item, last.revision + 1)
+
+
 def test_the_queue_is_the_order_of_the_file(make_desk, items):
     desk = make_desk()
     seen = [finish(desk, "ada")[0] for _ in items]
@@ -143,9 +148,11 @@ def test_marks_against_the_protocol_are_refused(make_desk, out):
 
 def test_a_stranger_is_refused(make_desk):
     desk = make_desk("ada", "ben")
-    for request in (desk.open, desk.reopen):
+    for request in (
+        lambda: desk.open("eve", "tab"), lambda: desk.reopen("eve", "tab", "p0", 1), lambda: desk.last_finished("eve"),
+    ):  # fmt: skip
         with pytest.raises(Refused, match="'eve' is no labeller of this server; it was started for ada, ben"):
-            request("eve", "tab")
+            request()
     with pytest.raises(Refused, match="there is no solution nowhere"):
         desk.save("ada", "tab", "nowhere", 1, Marks((1,)))
 
@@ -156,7 +163,10 @@ def test_the_browser_opened_last_has_the_solution_and_its_marks(make_desk):
     desk.save("ada", "old", at.item.id, 1, Marks((1,)))
     taken = desk.open("ada", "new")
     assert (taken.item.id, taken.marks.ratings) == (at.item.id, (1,))
-    for request in (lambda: desk.save("ada", "old", at.item.id, 2, Marks((1, 1))), lambda: desk.reopen("ada", "old")):
+    for request in (
+        lambda: desk.save("ada", "old", at.item.id, 2, Marks((1, 1))),
+        lambda: desk.reopen("ada", "old", at.item.id, 3),
+    ):
         with pytest.raises(Refused, match="another browser or tab") as refusal:
             request()
         assert (refusal.value.status, refusal.value.why) == (409, "browser")
@@ -229,7 +239,7 @@ def test_undo_takes_the_last_solution_up_again(make_desk, out):
     first, _ = finish(desk, "ada", Marks((1, -1), "found_error", 900))
     finish(desk, "ben")
     kept = rows(out)[1]
-    at = desk.reopen("ada", "tab")
+    at = undo(desk)
     assert (at.item.id, at.marks) == (first, Marks((1,), None, 900))
     assert rows(out) == [kept]
     assert desk.progress("ada").done == 1
@@ -241,23 +251,59 @@ def test_undo_goes_on_to_earlier_solutions(make_desk, items):
     desk = make_desk()
     for _ in items:
         finish(desk, "ada")
-    assert [desk.reopen("ada", "tab").item.id for _ in items] == [item.id for item in reversed(items)]
+    assert [undo(desk).item.id for _ in items] == [item.id for item in reversed(items)]
     with pytest.raises(Refused, match="nothing to undo"):
-        desk.reopen("ada", "tab")
+        desk.reopen("ada", "tab", items[0].id, 99)
+
+
+def test_an_undo_whose_answer_is_lost_may_be_asked_for_again(make_desk, out):
+    desk = make_desk()
+    first, _ = finish(desk, "ada", Marks((1, -1), "found_error", 900))
+    second, _ = finish(desk, "ada")
+    revision = desk.last_finished("ada").revision + 1
+    lost = desk.reopen("ada", "tab", second, revision)
+    assert desk.reopen("ada", "tab", second, revision) == lost
+    # Nor does it matter that the server has been started anew since.
+    desk = make_desk()
+    assert desk.reopen("ada", "tab", second, revision) == lost
+    assert (desk.last_finished("ada").item, len(rows(out)), desk.progress("ada").mine) == (first, 1, 1)
+
+
+def test_an_undo_that_comes_late_takes_no_marks_back(make_desk):
+    desk = make_desk()
+    item, _ = finish(desk, "ada", Marks((1, -1), "found_error", 900))
+    revision = desk.last_finished("ada").revision + 1
+    at = desk.reopen("ada", "tab", item, revision)
+    desk.save("ada", "tab", item, at.revision + 1, Marks((1, 0), None, 1500))
+    assert desk.reopen("ada", "tab", item, revision).marks == Marks((1, 0), None, 1500)
+    desk.save("ada", "tab", item, at.revision + 2, Marks((1, 0, 1), "solution", 2000))
+    for late in (item, revision), (desk.open("ada", "tab").item.id, 1):
+        with pytest.raises(Refused, match="another solution was finished or taken up again") as refusal:
+            desk.reopen("ada", "tab", *late)
+        assert (refusal.value.status, refusal.value.why) == (409, "revision")
+    assert desk.progress("ada").mine == 1
+
+
+def test_a_page_that_was_open_before_a_restart_can_undo(make_desk):
+    item, _ = finish(make_desk(), "ada")
+    # The page knows the solution by its revision, which the server no longer does.
+    desk = make_desk()
+    assert desk.last_finished("ada").revision == 0
+    assert desk.reopen("ada", "tab", item, 2).item.id == item
 
 
 @pytest.mark.parametrize(("marks", "left"), [(Marks((1,), "give_up"), (1,)), (Marks((), "bad_problem"), ())])
 def test_undo_of_an_end_without_a_rating_keeps_the_ratings(make_desk, marks, left):
     desk = make_desk()
     finish(desk, "ada", marks)
-    assert desk.reopen("ada", "tab").marks.ratings == left
+    assert undo(desk).marks.ratings == left
 
 
 def test_after_an_undo_the_solution_before_it_comes_first_then_the_one_that_was_open(make_desk, items):
     desk = make_desk()
     finish(desk, "ada")
     assert desk.open("ada", "tab").item.id == items[1].id
-    desk.reopen("ada", "tab")
+    undo(desk)
     item, following = finish(desk, "ada")
     assert (item, following.item.id) == (items[0].id, items[1].id)
 
@@ -265,7 +311,7 @@ def test_after_an_undo_the_solution_before_it_comes_first_then_the_one_that_was_
 def test_a_reopened_solution_survives_a_restart(make_desk, out):
     desk = make_desk()
     item, _ = finish(desk, "ada", Marks((1, -1), "found_error"))
-    desk.reopen("ada", "tab")
+    undo(desk)
     at = make_desk().open("ada", "tab")
     assert (at.item.id, at.marks.ratings) == (item, (1,))
     assert rows(out) == []
@@ -438,7 +484,7 @@ def test_nothing_is_written_into_a_file_that_others_have_changed(make_desk, out,
         desk.save("ada", "tab", at.item.id, 1, whole(2))
     assert out.read_bytes() == changed
     with pytest.raises(ChangedOutside):
-        desk.reopen("ada", "tab")
+        undo(desk)
     assert out.read_bytes() == changed
 
 
@@ -450,7 +496,7 @@ def test_an_edit_from_outside_is_not_undone_with_a_solution(make_desk, out):
     _edit(out)
     edited = out.read_bytes()
     with pytest.raises(ChangedOutside):
-        desk.reopen("ada", "tab")
+        undo(desk)
     assert out.read_bytes() == edited
 
 

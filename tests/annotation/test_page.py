@@ -316,6 +316,29 @@ def test_an_answer_that_is_lost_is_no_second_row(site, visit, out):
     assert len(rows(out)) == 1
 
 
+def test_an_undo_whose_answer_is_lost_undoes_one_solution(site, visit, out):
+    page = visit(site)
+    press(page, "3", "Enter")
+    expect(page, "#2", "current")
+    press(page, "3", "Enter")
+    expect(page, "#3", "current")
+    lost = []
+
+    def lose(route):
+        lost.append(route.fetch())  # the server has taken it
+        route.abort()
+
+    page.route("**/api/reopen", lose, times=1)
+    press(page, "u")
+    page.wait_for_selector("#banner")
+    assert "not reached" in page.locator("#banner").inner_text()
+    press(page, "u")
+    expect(page, "#2", "current")
+    page.wait_for_selector("#banner", state="hidden")
+    assert lost[0].status == 200
+    assert [row["label"]["finish_reason"] for row in rows(out)] == ["found_error"]
+
+
 def test_two_browsers_on_one_solution(site, visit, out):
     old = visit(site)
     press(old, "1")

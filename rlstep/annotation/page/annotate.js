@@ -25,6 +25,7 @@ const state = {
   item: null, // as the server sent it
   ratings: [],
   revision: 0,
+  finished: null, // {id, revision} of the solution finished last: what an undo takes up again
   next: null, // the server's answer to the save that ended the solution: what Enter shows
   advance: false, // Enter was pressed before that answer came
   busy: false, // an undo across solutions is under way
@@ -51,6 +52,7 @@ document.addEventListener("visibilitychange", () => startClock(elapsed()));
 
 function show(screen) {
   showProgress(screen.progress);
+  state.finished = screen.finished;
   state.next = null;
   state.advance = false;
   state.item = screen.item;
@@ -202,6 +204,7 @@ function save(reason) {
 
 function saved(reply, request) {
   state.revision = request.revision;
+  state.finished = reply.finished;
   $("saving").textContent = saver.waiting.length ? "Saving" : "Saved";
   showProgress(reply.progress);
   if (request.finish_reason === null) return;
@@ -228,13 +231,24 @@ async function undo() {
   enableActions();
   try {
     await saver.whenIdle();
-    if (state.phase !== "none") show(await ask("reopen", visit()));
+    if (state.phase !== "none") await reopen();
   } catch (error) {
     refused(error);
   } finally {
     state.busy = false;
     enableActions();
   }
+}
+
+/** Takes the solution finished last up again. It names the solution: where the answer is lost, a second try undoes no other. */
+async function reopen() {
+  if (state.finished === null) {
+    banner("There is nothing to undo: you have finished no solution yet.", "OK", () => banner(null));
+    return;
+  }
+  const { id, revision } = state.finished;
+  show(await ask("reopen", { ...visit(), item: id, revision: revision + 1 }));
+  banner(null);
 }
 
 function trouble(message) {
@@ -247,8 +261,6 @@ function refused(error) {
     banner("The server is not reached. Is it still running?", "Try again", open);
   } else if (error.status === 401) {
     signIn(error.message);
-  } else if (error.why === "nothing") {
-    banner(error.message, "OK", () => banner(null));
   } else if (error.why === "browser") {
     state.phase = "none";
     enableActions();
