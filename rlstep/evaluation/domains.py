@@ -13,7 +13,7 @@ from rlstep.evaluation.best_of_n import curves_of, fewest_samples
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.samples import ScoreChoice, read_parts, read_samples
 from rlstep.evaluation.scored_rows import expect
-from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.errors import UserError
 from rlstep.steps.fields import value_at
 from rlstep.steps.sources import Row, stem
 
@@ -132,12 +132,12 @@ def _domain_of(row: Row, field: str) -> str:
             continue
         name = str(expect(row, place, value, (str, int), "the domain, text or a whole number")).strip()
         if not name:
-            raise DataError(row.source, row.number, place, "blank; it is to name the row's domain.")
+            raise row.fault(place, "blank; it is to name the row's domain.")
         return name
     there = ", ".join(sorted(row.values))
     if isinstance(extra := row.values.get(EXTRA), dict) and extra:
         there += f"; its {EXTRA} has {', '.join(sorted(extra))}"
-    raise DataError(row.source, row.number, field, f"missing; it is to name the row's domain. The row has {there}.")
+    raise row.fault(field, f"missing; it is to name the row's domain. The row has {there}.")
 
 
 def _listed(scored: ScoredSamples) -> str:

@@ -24,7 +24,7 @@ from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.sample_rows import sample_rows
 from rlstep.evaluation.samples import ScoreChoice, read_samples
 from rlstep.evaluation.scored_rows import expect, problem_id_of, text_of
-from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import same_answer
 from rlstep.steps.sources import iter_rows
 
@@ -89,10 +89,10 @@ def read_taken(path: str | Path, fields: dict[str, str] | None = None) -> dict[s
                 "missing, and samples are compared at equal generated tokens. `rlstep sample` writes it, unless a "
                 "server is sent text; sample the file again, or leave search_data out."
             )
-            raise DataError(row.source, row.number, TOKENS, problem)
+            raise row.fault(TOKENS, problem)
         expect(row, TOKENS, tokens, (int,), "a whole number")
         if tokens < 0:
-            raise DataError(row.source, row.number, TOKENS, f"expected a whole number from 0, got {tokens}.")
+            raise row.fault(TOKENS, f"expected a whole number from 0, got {tokens}.")
         one = taken.setdefault(problem_id_of(row), Taken(0, 0, text_of(row, "reference")))
         one.samples, one.tokens = one.samples + 1, one.tokens + tokens
     if not any(one.tokens for one in taken.values()):

@@ -21,7 +21,7 @@ from rlstep.evaluation import scored_rows
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.sample_rows import sample_rows
 from rlstep.evaluation.samples import ScoreChoice
-from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.errors import UserError
 from rlstep.steps.records import Span
 from rlstep.steps.sources import Row, iter_rows
 from rlstep.steps.trees import Beginnings, prefix_numbers
@@ -140,6 +140,6 @@ def _steps_of(row: Row) -> tuple[str, list[Span]]:
     completion, steps = (row.values.get(name) for name in ("completion", "steps"))
     if completion is None:
         problem = "missing, and process sets are samples that begin alike; give it, or leave process_sets out."
-        raise DataError(row.source, row.number, "completion", problem)
+        raise row.fault("completion", problem)
     scored_rows.check_spans(row, steps, "as process sets are of samples that begin with the same steps")
     return scored_rows.expect(row, "completion", completion, (str,), "text"), steps

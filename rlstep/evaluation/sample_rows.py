@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from rlstep.evaluation.scored_rows import UNNAMED
-from rlstep.runtime.errors import DataError
 from rlstep.steps.fields import rename_fields
 from rlstep.steps.messages import is_messages
 from rlstep.steps.records import shown
@@ -88,8 +87,8 @@ def _divided(row: Row, of: str) -> Iterator[Row]:
     places = {f"scores.{name}" if scores is named else "scores": parts for name, parts in named.items()}
     for name, parts in (several | places).items():
         if not isinstance(parts, list) or len(parts) != count:
-            problem = f"expected a list of {count}, one per sample, as '{of}' is one; got {shown(parts)}."
-            raise DataError(row.source, row.number, name, problem)
+            problem = f"expected a list of {count}, one per sample, as '{row.name_of(of)}' is one; got {shown(parts)}."
+            raise row.fault(name, problem)
     for k in range(count):
         sample = {name: parts[k] for name, parts in several.items()}
         if named:

@@ -39,7 +39,7 @@ from rlstep.core.aggregate import LOWEST, Aggregate
 from rlstep.evaluation import scored_rows
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.sample_rows import sample_rows
-from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.errors import UserError
 from rlstep.runtime.progress import track
 from rlstep.steps.answers import extract, reference_fault, same_answer
 from rlstep.steps.records import counts_as_right, shown
@@ -224,7 +224,7 @@ class _Columns:
             self._scores = {curve: array("d") for curve in self.curves}
         elif self.choice.takes_all and (more := sorted(set(scores) - self._names)):
             problem = "the first row has no such score; give every row the same scores, or choose some with scores_of."
-            raise DataError(row.source, row.number, f"scores.{more[0]}", problem)
+            raise row.fault(f"scores.{more[0]}", problem)
 
     def _check_reference(self, row: Row, problem_id: str) -> None:
         """Refuses two problems under one id, as in a file of several data sets that number their problems alike."""
@@ -238,7 +238,7 @@ class _Columns:
                 f"'{reference}', and earlier rows of problem '{problem_id}' have '{first}': two problems have one "
                 "problem_id. Make it unique, or evaluate the data sets apart (--domain FIELD, or a file each)."
             )
-            raise DataError(row.source, row.number, "reference", problem)
+            raise row.fault("reference", problem)
 
     def _add_answer(self, row: Row) -> bool:
         """Adds the row's answer and whether it is right, which it returns: as given in the file, else extracted and
@@ -256,15 +256,15 @@ class _Columns:
             if reference is None or (completion is None and "answer" not in values):
                 problem = (
                     "missing, and there is nothing to grade; give it, or 'reference' and 'answer' or 'completion'. For"
-                    f" other names: --fields reference=NAME,answer=NAME. The row has {', '.join(sorted(values))}."
+                    f" other names: --fields reference=NAME,answer=NAME. The row has {', '.join(sorted(row.names))}."
                 )
-                raise DataError(row.source, row.number, "correct", problem)
+                raise row.fault("correct", problem)
             if fault := reference_fault(reference):
-                raise DataError(row.source, row.number, "reference", f"{fault}.")
+                raise row.fault("reference", f"{fault}.")
             correct = answer is not None and same_answer(answer, reference)
             self._graded += 1
         elif correct not in (0, 1):
-            raise DataError(row.source, row.number, "correct", f"expected true or false, got {shown(correct)}.")
+            raise row.fault("correct", f"expected true or false, got {shown(correct)}.")
         self._right += bool(correct)
         self._right_unanswered += bool(correct) and answer is None
         self._answer.append(-1 if answer is None else self._spellings.setdefault(answer, len(self._spellings)))
@@ -311,4 +311,4 @@ def _refuse_repeated(columns: _Columns, samples: Iterator[Row]) -> None:
     first, row = places[earlier], places[later]
     place = f"row {first.number}" if first.source == row.source else f"{first.source}, row {first.number}"
     name = next(name for name, number in columns.problems.items() if number == problem[later])
-    raise DataError(row.source, row.number, "sample", f"sample {sample[later]} of '{name}' is already in {place}.")
+    raise row.fault("sample", f"sample {sample[later]} of '{name}' is already in {place}.")

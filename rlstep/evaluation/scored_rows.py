@@ -3,7 +3,6 @@
 import math
 
 from rlstep.core.aggregate import Aggregate, logit_solution_score, solution_score
-from rlstep.runtime.errors import DataError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.records import Solution, shown
 from rlstep.steps.sources import Row
@@ -27,9 +26,9 @@ def problem_id_of(row: Row) -> str:
         what = "missing" if value is None else "blank"
         problem = (
             f"{what}; it says which rows are samples of one problem. If another field does, name it:"
-            f" --fields problem_id=NAME. The row has {', '.join(sorted(row.values))}."
+            f" --fields problem_id=NAME. The row has {', '.join(sorted(row.names))}."
         )
-        raise DataError(row.source, row.number, "problem_id", problem)
+        raise row.fault("problem_id", problem)
     return str(expect(row, "problem_id", value, (str, int), "text or a whole number"))
 
 
@@ -40,14 +39,14 @@ def sample_of(row: Row) -> int:
         return -1
     expect(row, "sample", value, (int,), "a whole number")
     if not 0 <= value < 1 << 63:
-        raise DataError(row.source, row.number, "sample", f"expected a whole number from 0, got {shown(value)}.")
+        raise row.fault("sample", f"expected a whole number from 0, got {shown(value)}.")
     return value
 
 
 def expect(row: Row, name: str, value, kinds: tuple[type, ...], wanted: str):
     """The value, if it has one of the types; true and false do not count as numbers."""
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise DataError(row.source, row.number, name, f"expected {wanted}, got {shown(value)}.")
+        raise row.fault(name, f"expected {wanted}, got {shown(value)}.")
     return value
 
 
@@ -65,9 +64,9 @@ def labels_of(row: Row) -> list[float | None] | None:
         return None
     if not isinstance(labels, list) or not all(label is None or _is_share(label) for label in labels):
         problem = f"expected a list of labels from 0 to 1 or null each, got {shown(labels)}."
-        raise DataError(row.source, row.number, "labels", problem)
+        raise row.fault("labels", problem)
     if isinstance(steps := row.values.get("steps"), list) and len(steps) != len(labels):
-        raise DataError(row.source, row.number, "labels", f"{len(labels)} values for {len(steps)} steps.")
+        raise row.fault("labels", f"{len(labels)} values for {len(steps)} steps.")
     return labels
 
 
@@ -82,7 +81,7 @@ def targets_of(row: Row, labels: list[float | None] | None) -> list[float]:
     neutral = row.values.get("neutral") or []
     if not isinstance(neutral, list) or not all(isinstance(k, int) and 0 <= k < len(labels) for k in neutral):
         problem = f"expected a list of indices of {len(labels)} steps, got {shown(neutral)}."
-        raise DataError(row.source, row.number, "neutral", problem)
+        raise row.fault("neutral", problem)
     solution = Solution("", "", "", "", labels=labels, neutral=neutral)
     return [math.nan if target == UNKNOWN else target for target in TAUGHT.targets(solution)]
 
@@ -102,7 +101,7 @@ def check_spans(row: Row, steps, why: str) -> None:
         isinstance(span, list) and len(span) == 2 and all(isinstance(k, int) for k in span) for span in steps
     ):
         problem = f"expected a list of [start, end] pairs, {why}; got {shown(steps)}."
-        raise DataError(row.source, row.number, "steps", problem)
+        raise row.fault("steps", problem)
 
 
 def scores_of(row: Row) -> dict[str, list[float | None] | float | None]:
@@ -115,7 +114,7 @@ def scores_of(row: Row) -> dict[str, list[float | None] | float | None]:
         if not all(v is None or _is_number(v) for v in (value if isinstance(value, list) else [value])):
             place = f"scores.{name}" if isinstance(scores, dict) else "scores"
             problem = f"expected a number, or a list of one number per step, got {shown(value)}."
-            raise DataError(row.source, row.number, place, problem)
+            raise row.fault(place, problem)
         if isinstance(value, list) and isinstance(steps := row.values.get("steps"), list):
             check_length(row, name, len(value), len(steps), "steps")
     return named
@@ -128,7 +127,7 @@ def _is_number(value) -> bool:
 def check_length(row: Row, name: str, values: int, steps: int, of: str) -> None:
     if values != steps:
         problem = f"{values} values for {steps} {of}; give one per step, or a number for the whole solution."
-        raise DataError(row.source, row.number, f"scores.{name}", problem)
+        raise row.fault(f"scores.{name}", problem)
 
 
 def values_of(row: Row, name: str, scores: dict[str, list[float | None] | float | None]) -> list[float | None]:
@@ -141,7 +140,7 @@ def values_of(row: Row, name: str, scores: dict[str, list[float | None] | float 
             f"missing (scores present: {present}); run `rlstep score --name {name}` on this file first, or give null"
             " for a sample that could not be scored."
         )
-        raise DataError(row.source, row.number, f"scores.{name}", problem)
+        raise row.fault(f"scores.{name}", problem)
     return scores[name] if isinstance(scores[name], list) else [scores[name]]
 
 
@@ -162,4 +161,4 @@ def aggregated(row: Row, name: str, values: list[float], how: Aggregate, logits:
         return solution_score(values, how)
     except ValueError as error:
         problem = f"{error} If they are log-odds, or rewards on any scale: --scores logits."
-        raise DataError(row.source, row.number, f"scores.{name}", problem) from None
+        raise row.fault(f"scores.{name}", problem) from None

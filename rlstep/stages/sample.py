@@ -215,9 +215,7 @@ def _search(
 def _too_long(opening: EngineOpening, places: dict[str, Row]) -> DataError:
     """The error of the first problem whose prompt is too long."""
     first = opening.long[0]
-    return DataError(
-        places[first].source,
-        places[first].number,
+    return places[first].fault(
         "prompt",
         f"{opening.lengths[first]} tokens (problem '{first}') and {opening.sampling.max_new_tokens} new ones exceed "
         f"{opening.whose} {opening.limit} positions. Problems that are too long: {len(opening.long):,}. With "

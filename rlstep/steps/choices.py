@@ -2,7 +2,6 @@
 
 import re
 
-from rlstep.runtime.errors import DataError
 from rlstep.steps.messages import Prompt
 from rlstep.steps.sources import Row
 
@@ -18,9 +17,7 @@ def refuse_choices_unseen(row: Row, prompt: Prompt, reference: object) -> None:
         return
     said = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
     if texts and not any(text in said for text in texts):
-        raise DataError(
-            row.source,
-            row.number,
+        raise row.fault(
             field,
             f"the prompt holds none of these choices, and the reference, {reference!r}, names one of them. Write"
             " them into the prompt, each with its letter, and give the letter as the reference.",

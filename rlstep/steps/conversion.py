@@ -29,9 +29,9 @@ def grade(solution: Solution, row: Row, cut_short: bool) -> bool:
     """
     if not solution.reference.strip():
         problem = f"problem '{solution.problem_id}' has no reference answer to grade by; give one, or leave grade off."
-        raise DataError(row.source, row.number, "reference", problem)
+        raise row.fault("reference", problem)
     if fault := reference_fault(solution.reference):
-        raise DataError(row.source, row.number, "reference", f"{fault}.")
+        raise row.fault("reference", f"{fault}.")
     if solution.answer is None:
         solution.answer = extract(solution.completion)
     if solution.answer is not None:

@@ -8,7 +8,7 @@
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.errors import UserError
 from rlstep.steps.sources import Row
 
 
@@ -39,7 +39,7 @@ def parse_fields(words: Iterable[str] | None, known: Iterable[str]) -> dict[str,
 
 
 def rename_fields(row: Row, mapping: dict[str, str]) -> Row:
-    """The row with our names in place of theirs; its other fields stay as they are.
+    """The row with our names in place of theirs, which its errors keep; its other fields stay as they are.
 
     The mapping takes precedence over a field that already has our name, so `reference=answer,answer=pred` works.
 
@@ -56,14 +56,14 @@ def rename_fields(row: Row, mapping: dict[str, str]) -> Row:
         except KeyError:
             present = ", ".join(sorted(row.values)) or "none"
             problem = f"missing, but fields says {ours}={theirs} (fields present: {present})."
-            raise DataError(row.source, row.number, theirs, problem) from None
+            raise row.fault(theirs, problem) from None
     for theirs in sorted(set(mapping.values()), key=len, reverse=True):  # nested fields before their parents
         _remove(values, theirs)
     for ours, value in moved.items():
         if not _put(values, ours, value):
             outer = ours.partition(".")[0]
-            raise DataError(row.source, row.number, outer, f"is not an object, so {ours} cannot be put into it.")
-    return row._replace(values=values)
+            raise row.fault(outer, f"is not an object, so {ours} cannot be put into it.")
+    return row._replace(values=values, renamed=mapping)
 
 
 def value_at(values: dict, path: str):

@@ -24,7 +24,7 @@ from math import isfinite, isnan
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.errors import UserError
 from rlstep.steps.choices import refuse_choices_unseen
 from rlstep.steps.fields import parse_fields, rename_fields
 from rlstep.steps.messages import Prompt, read_prompt
@@ -88,13 +88,15 @@ def read_problems(
     places = {} if places is None else places
     repeated = 0
     for row in _rows(str(path), split, config_name):
-        problem, has_id = _problem(rename_fields(row, mapping), mapping)
+        row = rename_fields(row, mapping)
+        problem, taken = _problem(row)
+        row = row._replace(renamed={name: row.name_of(place) for name, place in taken.items()})
         if problem.id not in problems:
             problems[problem.id], places[problem.id] = problem, row
-        elif has_id:
+        elif "id" in taken:
             first = places[problem.id]
             where = f"row {first.number}" if first.source == row.source else f"{first.source}, row {first.number}"
-            raise DataError(row.source, row.number, "id", f"'{problem.id}' is already in {where}.")
+            raise row.fault("id", f"'{problem.id}' is already in {where}.")
         else:
             repeated += 1
     if repeated:
@@ -126,31 +128,31 @@ class _Taken(NamedTuple):
     """A value that was taken from a row."""
 
     field: str  # where in the row
-    theirs: str  # the same for messages: as the file has it
     value: object
 
 
-def _problem(row: Row, mapping: dict[str, str]) -> tuple[Problem, bool]:
-    """The problem that a row holds, renamed by the mapping as it is, and whether it has an id of its own."""
+def _problem(row: Row) -> tuple[Problem, dict[str, str]]:
+    """The problem that a row holds, and where in the row its id, prompt and reference are; no id has no place."""
     row = _read_values(row)
     taken: dict[str, _Taken] = {}
     for name in NAMES:
         # Where a field was named, no other is looked at, though it be null.
-        for known in (name,) if name in mapping else (name, *KNOWN_AS[name]):
+        for known in (name,) if name in row.renamed else (name, *KNOWN_AS[name]):
             outer, dot, inner = known.partition(".")
             value = row.values.get(outer)
             if dot:
                 value = value.get(inner) if isinstance(value, dict) else None
-            if value is not None and not (name == "prompt" and name not in mapping and _has_another(row, known)):
-                taken[name] = _Taken(known, mapping.get(known, known), value)
+            if value is not None and not (name == "prompt" and name not in row.renamed and _has_another(row, known)):
+                taken[name] = _Taken(known, value)
                 break
     for name in ("prompt", "reference"):
         if name not in taken:
-            _refuse_missing(row, name, mapping)
-    prompt, reference = _prompt(row, *taken["prompt"][1:]), _reference(row, *taken["reference"][1:])
+            _refuse_missing(row, name)
+    prompt, reference = _prompt(row, *taken["prompt"]), _reference(row, *taken["reference"])
     refuse_choices_unseen(row, prompt, taken["reference"].value)
-    own = _id(row, *taken["id"][1:]) if "id" in taken else f"problem-{_hash(prompt, reference)}"
-    return Problem(own, prompt, reference, _extra(row, {one.field for one in taken.values()})), "id" in taken
+    own = _id(row, *taken["id"]) if "id" in taken else f"problem-{_hash(prompt, reference)}"
+    places = {name: one.field for name, one in taken.items()}
+    return Problem(own, prompt, reference, _extra(row, {*places.values()})), places
 
 
 def _read_values(row: Row) -> Row:
@@ -184,19 +186,17 @@ def _has_another(row: Row, known: str) -> bool:
     return bool(demonstration) and any(isinstance(row.values.get(other), str) for other in after)
 
 
-def _refuse_missing(row: Row, name: str, mapping: dict[str, str]) -> NoReturn:
-    if name in mapping:
-        raise DataError(row.source, row.number, mapping[name], f"is null; it is the {name}, which a problem needs.")
-    there = ", ".join(map(str, row.values)) or "no fields"
+def _refuse_missing(row: Row, name: str) -> NoReturn:
+    if name in row.renamed:
+        raise row.fault(name, "is null, and a problem needs one.")
+    there = ", ".join(row.names) or "no fields"
     known = ", ".join((name, *KNOWN_AS[name]))
     hint = (
         " Published solutions are for the tasks math and gsm8k of `rlstep prepare`." if "solution" in row.values else ""
     )
     null = "is null" if name in row.values else "missing"
     spelled = next((str(own) for own in row.values if str(own).casefold() in (name, *KNOWN_AS[name])), "THEIRS")
-    raise DataError(
-        row.source,
-        row.number,
+    raise row.fault(
         name,
         f"{null}; none of {known} is in this row, which has {there}. Name the field: --fields {name}={spelled}.{hint}",
     )
@@ -204,18 +204,18 @@ def _refuse_missing(row: Row, name: str, mapping: dict[str, str]) -> NoReturn:
 
 def _prompt(row: Row, field: str, value: object) -> Prompt:
     if isinstance(value, str) and not value.strip():
-        raise DataError(row.source, row.number, field, "is blank; a problem needs a prompt.")
+        raise row.fault(field, "is blank; a problem needs a prompt.")
     try:
         prompt = read_prompt(value)
     except ValueError as error:
-        raise DataError(row.source, row.number, field, f"{error}.") from None
+        raise row.fault(field, f"{error}.") from None
     if isinstance(prompt, str):
         return prompt
     if prompt[-1]["role"] == "assistant":
         problem = "ends with the assistant's message; a prompt ends where the assistant is to speak."
-        raise DataError(row.source, row.number, field, problem)
+        raise row.fault(field, problem)
     if not any(message["role"] == "user" and message["content"].strip() for message in prompt):
-        raise DataError(row.source, row.number, field, "has no message of the user's with a text in it.")
+        raise row.fault(field, "has no message of the user's with a text in it.")
     return prompt
 
 
@@ -232,25 +232,21 @@ def _reference(row: Row, field: str, value: object) -> str:
             f"holds {len(value)} answers, {shown(value)}. If all of them are asked for, join them to one text ('2, 3');"
             " if they are one answer in several spellings, keep one."
         )
-        raise DataError(row.source, row.number, field, problem)
+        raise row.fault(field, problem)
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
         # A column of numbers with gaps in it is read with NaN there, and its whole numbers as 142.0.
         value = str(int(value)) if value == value // 1 else str(value) if isfinite(value) else ""
     if not isinstance(value, str):
-        raise DataError(row.source, row.number, field, f"expected the right answer as text, got {shown(value)}.")
+        raise row.fault(field, f"expected the right answer as text, got {shown(value)}.")
     if not value.strip():
-        raise DataError(row.source, row.number, field, "is empty; it is the right answer, by which answers are graded.")
+        raise row.fault(field, "is empty; it is the right answer, by which answers are graded.")
     if value.strip() in NO_ANSWERS:
-        raise DataError(
-            row.source,
-            row.number,
+        raise row.fault(
             field,
             f"is '{value.strip()}', which stands for no answer, so none can be graded by it. Leave such rows out.",
         )
     if SOLUTION_MARK in value:
-        raise DataError(
-            row.source,
-            row.number,
+        raise row.fault(
             field,
             f"holds a whole solution with its answer after '{SOLUTION_MARK}', as GSM8K has it, not the answer alone."
             " `rlstep prepare --task gsm8k` reads such rows.",
@@ -262,7 +258,7 @@ def _id(row: Row, field: str, value: object) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1:
         return str(int(value))
     if not isinstance(value, str) or not value:
-        raise DataError(row.source, row.number, field, f"expected text or a whole number, got {shown(value)}.")
+        raise row.fault(field, f"expected text or a whole number, got {shown(value)}.")
     return value
 
 

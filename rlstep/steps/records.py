@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.steps.messages import Prompt, read_prompt
 from rlstep.steps.prompts import is_prompt_format
@@ -157,24 +157,24 @@ _OPTIONAL = {
 
 
 def _from_row(row: Row) -> Solution:
-    path, number, values = row
+    values = row.values
     for name in _REQUIRED:
         if name not in values:
-            raise DataError(path, number, name, "missing; a Solution row needs it.")
+            raise row.fault(name, "missing; a Solution row needs it.")
         if name != "prompt" and not isinstance(values[name], str):
-            raise DataError(path, number, name, f"expected text, got {shown(values[name])}.")
+            raise row.fault(name, f"expected text, got {shown(values[name])}.")
     try:
         values = values | {"prompt": read_prompt(values["prompt"])}
     except ValueError as error:
-        raise DataError(path, number, "prompt", f"{error}.") from None
+        raise row.fault("prompt", f"{error}.") from None
     known = {f.name for f in fields(Solution)}
     unknown = sorted(set(values) - known)
     if unknown:
         problem = f"unknown field; a Solution row has {sorted(known)}, and what is yours in extra."
-        raise DataError(path, number, unknown[0], problem)
+        raise row.fault(unknown[0], problem)
     for name, (holds, wanted) in _OPTIONAL.items():
         if name in values and not holds(values[name]):
-            raise DataError(path, number, name, f"expected {wanted}, got {shown(values[name])}.")
+            raise row.fault(name, f"expected {wanted}, got {shown(values[name])}.")
     return Solution(**values)
 
 
@@ -184,42 +184,42 @@ def shown(value) -> str:
     return text if len(text) <= 60 else text[:60] + "..."
 
 
-def _check_steps(solution: Solution, path, number: int) -> None:
+def _check_steps(solution: Solution, row: Row) -> None:
     if solution.steps is None:
         for name in ("labels", "neutral", "scores"):
             if getattr(solution, name):
-                raise DataError(path, number, name, "given without 'steps'.")
+                raise row.fault(name, "given without 'steps'.")
         return
     last = 0
     for span in solution.steps:
         if not (last <= span[0] <= span[1] <= len(solution.completion)):
-            raise DataError(path, number, "steps", f"span {span} is out of order or outside the completion.")
+            raise row.fault("steps", f"span {span} is out of order or outside the completion.")
         last = span[1]
     solution.steps = [tuple(span) for span in solution.steps]
     for name, values in {"labels": solution.labels, **{f"scores.{k}": v for k, v in solution.scores.items()}}.items():
         if values is not None and len(values) != len(solution.steps):
-            raise DataError(path, number, name, f"{len(values)} values for {len(solution.steps)} steps.")
-    _check_neutral(solution, path, number)
+            raise row.fault(name, f"{len(values)} values for {len(solution.steps)} steps.")
+    _check_neutral(solution, row)
 
 
-def _check_neutral(solution: Solution, path, number: int) -> None:
+def _check_neutral(solution: Solution, row: Row) -> None:
     if solution.neutral and solution.labels is None:
-        raise DataError(path, number, "neutral", "given without 'labels'.")
+        raise row.fault("neutral", "given without 'labels'.")
     last = -1
     for step in solution.neutral or ():
         if not last < step < len(solution.steps):
             problem = f"{step} is out of order, or not an index of {len(solution.steps)} steps (ascending, from 0)."
-            raise DataError(path, number, "neutral", problem)
+            raise row.fault("neutral", problem)
         if solution.labels[step] is not None:
             label = shown(solution.labels[step])
-            raise DataError(path, number, "neutral", f"step {step} is neutral, but its label is {label}, not null.")
+            raise row.fault("neutral", f"step {step} is neutral, but its label is {label}, not null.")
         last = step
 
 
 def solution_of(row: Row) -> Solution:
     """The solution that a row of our own format holds; a malformed one is a DataError."""
     solution = _from_row(row)
-    _check_steps(solution, row.source, row.number)
+    _check_steps(solution, row)
     return solution
 
 
@@ -234,11 +234,9 @@ def iter_solutions(path: str | Path, need: tuple[str, ...] = ()) -> Iterator[Sol
         solution = solution_of(row)
         for name in need:
             if getattr(solution, name) is None:
-                raise DataError(row.source, row.number, name, "is null; run `rlstep label` on this file first.")
+                raise row.fault(name, "is null; run `rlstep label` on this file first.")
             if name == "reference" and not solution.reference.strip():
-                raise DataError(
-                    row.source, row.number, name, "is empty; it is the right answer, by which answers are graded."
-                )
+                raise row.fault(name, "is empty; it is the right answer, by which answers are graded.")
         yield solution
 
 

@@ -7,8 +7,9 @@ set. The manifest of a folder that a stage has filled names its shards (`rlstep.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from rlstep.runtime.errors import DataError, UserError
@@ -28,11 +29,49 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class Row(NamedTuple):
-    """A row and its place: the file (or the hub's id and split), and its number there, from 1."""
+    """A row and its place.
+
+    Attributes:
+        source: the file, or the hub's id and split.
+        number: its number there, from 1.
+        values: its fields.
+        renamed: our name -> the file's, of the fields that have ours in place of the file's (`rlstep.steps.fields`).
+    """
 
     source: str
     number: int
     values: dict
+    renamed: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def names(self) -> list[str]:
+        """The fields' names, as the file has them."""
+        names = []
+        for name in map(str, self.values):
+            inside = [theirs for ours, theirs in self.renamed.items() if ours.startswith(f"{name}.")]
+            names += inside or [self.renamed.get(name, name)]
+        return names
+
+    def name_of(self, field: str) -> str:
+        """A field's name as the file has it: with labels=rating, `labels[2]` is its `rating[2]`."""
+        ours = self._renamed_part(field)
+        return field if ours is None else self.renamed[ours] + field[len(ours) :]
+
+    def fault(self, field: str | None, problem: str) -> DataError:
+        """The error that a field of this row is wrong, under its name in the file.
+
+        Args:
+            field: its name here; None when the whole row is wrong.
+            problem: what is wrong and what was expected.
+        """
+        if field is not None and (theirs := self.name_of(field)) != field:
+            field, problem = theirs, f"{problem} It is read as {self._renamed_part(field)}."
+        return DataError(self.source, self.number, field, problem)
+
+    def _renamed_part(self, field: str) -> str | None:
+        """Our name of the field, or of the one that it is in; None if it has its name in the file."""
+        within = [ours for ours in self.renamed if field == ours or field.startswith((f"{ours}.", f"{ours}["))]
+        return max(within, key=len, default=None)
 
 
 def stem(source: str) -> str:

@@ -265,6 +265,13 @@ def test_grade_needs_an_answer_as_the_reference(tmp_path):
         data(DataConfig("solutions", str(tmp_path / "s.jsonl"), grade=True))
 
 
+def test_grade_names_the_reference_as_the_file_does(tmp_path):
+    row = Solution("p", "?", "Answer: 18", "They earn 9 * 2.\n#### 18").to_row()
+    row["gold"] = row.pop("reference")
+    with pytest.raises(DataError, match="row 1, field 'gold': .* is no answer itself.* It is read as reference"):
+        convert(tmp_path, "solutions", row, grade=True, fields=["reference=gold"])
+
+
 def test_grade_needs_a_reference_in_every_row(tmp_path):
     rows = [Solution("p", "?", "Answer: 1", "1").to_row(), Solution("q", "?", "Answer: 1", " ").to_row()]
     place = "row 2, field 'reference': problem 'q' has no reference answer"

@@ -438,6 +438,27 @@ def test_fields_of_other_names(run, tmp_path, capsys):
         EvaluateConfig("data", "out", fields=["id=problem_id"])
 
 
+@pytest.mark.parametrize(
+    ("change", "field", "message"),
+    [
+        ({"gold": None}, "correct", "missing, .* The row has gold, id, n, pred, rm"),
+        ({"pred": ["1"]}, "n", "a list of 1, one per sample, as 'pred' is one; got 1. It is read as sample"),
+        ({"rm": "high"}, "rm", "expected a number, .* It is read as scores.rm"),
+        ({"rm": 7.0}, "rm", r"--scores logits\. It is read as scores.rm"),
+        ({"n": 0}, "n", "sample 0 of 'a' is already in row 1. It is read as sample"),
+        ({"id": True}, "id", "expected text or a whole number, got true. It is read as problem_id"),
+        ({"gold": "2"}, "gold", "two problems have one problem_id.* It is read as reference"),
+    ],
+)
+def test_a_fault_in_a_field_of_another_name_has_the_files_name(run, change, field, message):
+    rows = [{"id": "a", "pred": "1", "gold": "1", "rm": 0.2, "n": n} for n in range(2)]
+    fields = ["problem_id=id,answer=pred,reference=gold", "scores.rm=rm,sample=n"]
+    assert run(rows, fields=fields)[1]["solutions"] == 2
+    with pytest.raises(DataError, match=message) as caught:
+        run([rows[0], rows[1] | change], fields=fields)
+    assert (caught.value.row, caught.value.field) == (2, field)
+
+
 def test_n_goes_up_to_what_every_problem_has(run, capsys):
     rows = [row(problem) for problem, count in (("a", 7), ("b", 5)) for _ in range(count)]
     assert run(rows)[0]["ns"] == [1, 2, 4]

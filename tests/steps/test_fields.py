@@ -58,6 +58,30 @@ def test_a_field_that_a_row_lacks_is_named(theirs):
 
 
 @pytest.mark.parametrize(
+    ("field", "named", "read_as"),
+    [
+        ("answer", "pred", "answer"),
+        ("reference", "meta.gold", "reference"),
+        ("scores.qwen[2]", "rm[2]", "scores.qwen"),
+        ("scores.other", "values.other", "scores"),
+    ],
+)
+def test_a_fault_found_later_has_the_files_name_and_what_it_is_read_as(field, named, read_as):
+    row = Row("rows.jsonl", 3, {"pred": 1, "meta": {"gold": 2}, "rm": [], "values": {}})
+    row = rename_fields(row, parse_fields(["answer=pred,reference=meta.gold", "scores=values,scores.qwen=rm"], KNOWN))
+    fault = row.fault(field, "is odd.")
+    assert str(fault) == f"rows.jsonl, row 3, field '{named}': is odd. It is read as {read_as}."
+    assert (fault.path, fault.row, fault.field) == ("rows.jsonl", 3, named)
+
+
+@pytest.mark.parametrize("field", ["answers", "problem_id", None])
+def test_a_fault_in_another_field_has_its_own_name(field):
+    row = rename_fields(Row("rows.jsonl", 3, {"pred": 1}), parse_fields(["answer=pred"], KNOWN))
+    assert row.fault(field, "is odd.").field == field
+    assert "read as" not in str(row.fault(field, "is odd."))
+
+
+@pytest.mark.parametrize(
     ("word", "message"),
     [
         ("answer", "fields has 'answer'; give OURS=THEIRS"),

@@ -136,12 +136,20 @@ def test_other_names_are_given_by_fields(read):
 def test_a_fault_in_a_named_field_has_the_files_name_and_no_other_field_steps_in(read):
     for value, message in (
         ("", "is empty"),
-        (None, "is null; it is the reference"),
+        (None, "is null, and a problem needs one. It is read as reference"),
         (["1", "2"], "holds 2 answers"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             read({"problem": "p", "answer": "1", "meta": {"gold": value}}, fields=["reference=meta.gold"])
         assert (caught.value.row, caught.value.field) == (1, "meta.gold")
+
+
+def test_an_id_that_is_there_twice_is_named_as_the_file_does(read):
+    rows = [{"unique_id": "a", "problem": f"{n}?", "answer": "5"} for n in range(2)]
+    with pytest.raises(DataError, match="row 2, field 'unique_id': 'a' is already in row 1. It is read as id"):
+        read(*rows)
+    with pytest.raises(DataError, match="field 'problem': 'a' is already"):
+        read(*({"key": f"{n}?", "problem": "a", "answer": "5"} for n in range(2)), fields=["id=problem,prompt=key"])
 
 
 def test_a_made_id_depends_on_the_problem_alone(read):

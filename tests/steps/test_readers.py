@@ -7,6 +7,11 @@ from rlstep.steps.readers import FORMATS, ReadReport, options_of, read
 
 ROW = {"question": "How many legs have 2 ducks?", "answer": "They have 2*2=<<2*2=4>>4 legs.\n#### 4"}
 
+PRM800K = {
+    "question": {"problem": "?", "ground_truth_answer": "4"}, "is_quality_control_question": False,
+    "is_initial_screening_question": False,
+}  # fmt: skip
+
 
 def test_our_own_format_gives_solutions_back(tmp_path, solutions):
     write_rows(tmp_path / "s.jsonl", (solution.to_row() for solution in solutions))
@@ -39,6 +44,48 @@ def test_a_malformed_gsm8k_row_is_named_with_its_field(tmp_path, row, field):
     with pytest.raises(DataError) as caught:
         list(read("gsm8k", tmp_path / "x.jsonl"))
     assert (caught.value.row, caught.value.field) == (2, field)
+
+
+@pytest.mark.parametrize(
+    ("format", "row", "fields", "field", "message"),
+    [
+        ("gsm8k", {"q": "?", "a": "no mark"}, "question=q,answer=a", "a", ".* It is read as answer"),
+        (
+            "stepwise",
+            {"q": "?", "parts": ["a", "b"], "marks": [True, 2]},
+            "prompt=q,completions=parts,labels=marks",
+            "marks[1]",
+            "expected true, .* got 2. It is read as labels",
+        ),
+        (
+            "solutions",
+            {"problem_id": "p", "prompt": "?", "text": "a", "gold": 4},
+            "completion=text,reference=gold",
+            "gold",
+            "expected text, got 4. It is read as reference",
+        ),
+        (
+            "solutions",
+            {"problem_id": "p", "prompt": "?", "text": "a", "reference": "", "cut": [[0, 9]]},
+            "completion=text,steps=cut",
+            "cut",
+            r"span \[0, 9\] is out of order .* It is read as steps",
+        ),
+        (
+            "prm800k",
+            PRM800K | {"verdict": {"finish_reason": "no", "steps": []}},
+            "label=verdict",
+            "verdict.finish_reason",
+            ".* It is read as label",
+        ),
+        ("gsm8k", {"q": "?", "a": "#### 4"}, "question=q", "answer", "missing; this row has a, q"),
+    ],
+)
+def test_a_fault_in_a_field_of_another_name_has_the_files_name(tmp_path, format, row, fields, field, message):
+    write_rows(tmp_path / "x.jsonl", [row])
+    with pytest.raises(DataError, match=message) as caught:
+        list(read(format, tmp_path / "x.jsonl", fields=[fields]))
+    assert (caught.value.row, caught.value.field) == (1, field)
 
 
 def test_braces_in_a_question_are_text(tmp_path):

@@ -130,7 +130,8 @@ def _solutions(
         report.rows[row.source] += 1
         try:
             # Parse the whole row first: nothing is taken from a malformed one.
-            solutions = reader.solutions(Field.of(rename_fields(row, mapping)), report)
+            row = rename_fields(row, mapping)
+            solutions = reader.solutions(Field.of(row), report)
         except DataError as fault:
             if not skip:
                 raise

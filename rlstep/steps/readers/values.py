@@ -31,7 +31,7 @@ class Field:
         return cls(row, None, row.values)
 
     def fault(self, problem: str) -> DataError:
-        return DataError(self.row.source, self.row.number, self.name, problem)
+        return self.row.fault(self.name, problem)
 
     def expected(self, what: str) -> DataError:
         return self.fault(f"expected {what}, got {shown(self.value)}.")
@@ -40,7 +40,8 @@ class Field:
         """The value of a required key, which may be null."""
         value = self.get(key)
         if key not in self.value:
-            raise value.fault(f"missing; this row has {', '.join(map(str, self.value)) or 'no fields'}.")
+            there = self.value if self.name else self.row.names
+            raise value.fault(f"missing; this row has {', '.join(map(str, there)) or 'no fields'}.")
         return value
 
     def get(self, key: str) -> "Field":
