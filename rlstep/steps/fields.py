@@ -3,6 +3,7 @@
 --fields problem_id=id,answer=pred                ours=theirs
 --fields reference=reward_model.ground_truth      a field within a field
 --fields scores.qwen=qwen_prm                     into a field
+--fields prompt=Body+Question                     several fields of text, joined by a line break; null ones are left out
 """
 
 from collections.abc import Iterable
@@ -44,26 +45,47 @@ def rename_fields(row: Row, mapping: dict[str, str]) -> Row:
     The mapping takes precedence over a field that already has our name, so `reference=answer,answer=pred` works.
 
     Raises:
-        DataError: a field that the mapping names is missing, or its destination is not an object.
+        DataError: a field that the mapping names is missing, its destination is not an object, or one of several that
+            are joined is no text.
     """
     if not mapping:
         return row
     values = dict(row.values)
     moved = {}
     for ours, theirs in mapping.items():
-        try:
-            moved[ours] = value_at(row.values, theirs)
-        except KeyError:
-            present = ", ".join(sorted(row.values)) or "none"
-            problem = f"missing, but fields says {ours}={theirs} (fields present: {present})."
-            raise row.fault(theirs, problem) from None
-    for theirs in sorted(set(mapping.values()), key=len, reverse=True):  # nested fields before their parents
+        parts = {}
+        for part in _parts(row.values, theirs):
+            try:
+                parts[part] = value_at(row.values, part)
+            except KeyError:
+                present = ", ".join(sorted(row.values)) or "none"
+                problem = f"missing, but fields says {ours}={theirs} (fields present: {present})."
+                raise row.fault(part, problem) from None
+        moved[ours] = parts[theirs] if theirs in parts else _joined(row, ours, parts)
+    named = {part for theirs in mapping.values() for part in _parts(row.values, theirs)}
+    for theirs in sorted(named, key=len, reverse=True):  # nested fields before their parents
         _remove(values, theirs)
     for ours, value in moved.items():
         if not _put(values, ours, value):
             outer = ours.partition(".")[0]
             raise row.fault(outer, f"is not an object, so {ours} cannot be put into it.")
     return row._replace(values=values, renamed=mapping)
+
+
+def _parts(values: dict, theirs: str) -> list[str]:
+    """The fields that a name of theirs joins; a name that contains the plus itself wins."""
+    parts = [theirs] if theirs in values else [part.strip() for part in theirs.split("+")]
+    return parts if all(parts) else [theirs]
+
+
+def _joined(row: Row, ours: str, parts: dict) -> str | None:
+    """The texts as one; None if all of them are null."""
+    there = {name: value for name, value in parts.items() if value is not None}
+    for name, value in there.items():
+        if not isinstance(value, str):
+            problem = f"expected text, as {ours} is {'+'.join(parts)}, got {type(value).__name__}."
+            raise row.fault(name, problem)
+    return "\n".join(text for text in there.values() if text.strip()) if there else None
 
 
 def value_at(values: dict, path: str):

@@ -2,7 +2,8 @@
 
 A row needs a prompt and a reference answer. Of the names below, the first that a row has is taken:
 
-prompt       prompt, messages (open-instruct), conversations (ShareGPT), problem, question
+prompt       prompt, messages (open-instruct), conversations (ShareGPT), problem, question, instruction; the last three
+             with what they are about, where that is in another field (`rlstep.steps.two_fields`)
 reference    reference, reward_model.ground_truth (verl), ground_truth (open-instruct), final_answer (OlympiadBench),
              expected_answer (OpenMathInstruct), answer
              In Open-Reasoner-Zero's rows, lists of two, it is where they have it. Of OlympiadBench's final answers all
@@ -30,6 +31,7 @@ from rlstep.steps.fields import parse_fields, rename_fields
 from rlstep.steps.messages import Prompt, read_prompt
 from rlstep.steps.records import Problem, shown
 from rlstep.steps.sources import Row, has_word, hub_rows, is_hub_id, rows_of, shards
+from rlstep.steps.two_fields import fields_of_problem, whole_problem
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ NAMES = ("id", "prompt", "reference")
 # What other people call them, in the order in which they are tried.
 KNOWN_AS = {
     "id": ("unique_id",),
-    "prompt": ("messages", "conversations", "problem", "question"),
+    "prompt": ("messages", "conversations", "problem", "question", "instruction"),
     "reference": ("reward_model.ground_truth", "ground_truth", "final_answer", "expected_answer", "answer"),
 }
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
@@ -52,9 +54,9 @@ _ONE_IN_A_LIST = re.compile(r"""\s*\[\s*"(?:[^"\\]|\\.)*"\s*\]\s*""", re.DOTALL)
 # The same settings in every stage that reads problems.
 PROBLEMS_HELP = "Problems: a file (.jsonl, .json, .parquet, .gz), a folder of shards, or a hub id."
 FIELDS_HELP = (
-    "The problems' names of fields, where they are others: prompt=question,reference=meta.gold. Known are id, prompt"
-    " and reference; problem, question, messages, conversations, answer, final_answer, expected_answer, ground_truth"
-    " and reward_model.ground_truth are recognised."
+    "The problems' names of fields, where they are others: prompt=question,reference=meta.gold, or several fields of"
+    " text: prompt=Body+Question. Known are id, prompt and reference; problem, question, instruction, messages,"
+    " conversations, answer, final_answer, expected_answer, ground_truth and reward_model.ground_truth are recognised."
 )
 SPLIT_HELP = "The hub data set's split; of a folder, the shards with this word in their name."
 CONFIG_NAME_HELP = "The hub data set's configuration."
@@ -149,10 +151,13 @@ def _problem(row: Row) -> tuple[Problem, dict[str, str]]:
         if name not in taken:
             _refuse_missing(row, name)
     prompt, reference = _prompt(row, *taken["prompt"]), _reference(row, *taken["reference"])
+    of_prompt = [taken["prompt"].field]
+    if isinstance(prompt, str) and "prompt" not in row.renamed:
+        prompt, of_prompt = whole_problem(row, *of_prompt, prompt)
     refuse_choices_unseen(row, prompt, taken["reference"].value)
     own = _id(row, *taken["id"]) if "id" in taken else f"problem-{_hash(prompt, reference)}"
     places = {name: one.field for name, one in taken.items()}
-    return Problem(own, prompt, reference, _extra(row, {*places.values()})), places
+    return Problem(own, prompt, reference, _extra(row, {*places.values(), *of_prompt})), places
 
 
 def _read_values(row: Row) -> Row:
@@ -196,6 +201,8 @@ def _refuse_missing(row: Row, name: str) -> NoReturn:
     )
     null = "is null" if name in row.values else "missing"
     spelled = next((str(own) for own in row.values if str(own).casefold() in (name, *KNOWN_AS[name])), "THEIRS")
+    if name == "prompt":
+        spelled = "+".join(fields_of_problem(spelled, row.names))
     raise row.fault(
         name,
         f"{null}; none of {known} is in this row, which has {there}. Name the field: --fields {name}={spelled}.{hint}",

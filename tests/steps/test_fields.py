@@ -36,6 +36,22 @@ def test_fields_within_fields():
     assert renamed({"x": {"y": 1, "z": 2}}, "answer=x,reference=x.y") == {"answer": {"y": 1, "z": 2}, "reference": 1}
 
 
+def test_fields_of_text_are_joined():
+    row = {"Body": "2 ducks.", "Question": "How many legs?", "meta": {"unit": "legs", "more": 1}}
+    assert renamed(row, "problem_id=Body+Question,answer=meta.unit + Body") == {
+        "problem_id": "2 ducks.\nHow many legs?", "answer": "legs\n2 ducks.", "meta": {"more": 1},
+    }  # fmt: skip
+    assert renamed({"a": None, "b": "x", "c": " "}, "answer=a+b+c") == {"answer": "x"}
+    assert renamed({"a": None, "b": None}, "answer=a+b") == {"answer": None}
+    assert renamed({"a+b": "one name", "a": "x"}, "answer=a+b") == {"a": "x", "answer": "one name"}
+    with pytest.raises(DataError, match=r"row 3, field 'b': missing, but fields says answer=a\+b"):
+        renamed({"a": "x"}, "answer=a+b")
+    with pytest.raises(DataError, match=r"field 'a\+': missing, but fields says answer=a\+"):
+        renamed({"a": "x"}, "answer=a+")
+    with pytest.raises(DataError, match=r"row 3, field 'b': expected text, as answer is a\+b, got list"):
+        renamed({"a": "x", "b": ["y"]}, "answer=a+b")
+
+
 def test_a_field_can_be_put_into_another():
     assert renamed({"rm": 0.5}, "scores.qwen=rm") == {"scores": {"qwen": 0.5}}
     assert renamed({"rm": 0.5, "scores": {"a": 1}}, "scores.qwen=rm") == {"scores": {"a": 1, "qwen": 0.5}}

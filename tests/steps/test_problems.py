@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 from decimal import Decimal
+from unittest.mock import ANY
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,6 +83,22 @@ def read(tmp_path):
             {"question": "p", "final_answer": ["2", "$3$"], "is_multiple_answer": True},
             (None, "p", "2, $3$", {"is_multiple_answer": True}),
         ),
+        # OlympiadBench's physics, DROP and ASDiv: what the question is about is in another field, which may be empty
+        (
+            {"id": 7, "context": "A ball falls.", "question": "How far?", "final_answer": ["5"], "unit": "m"},
+            ("7", "A ball falls.\nHow far?", "5", {"unit": "m"}),
+        ),
+        ({"context": None, "question": "p", "final_answer": ["5"]}, (None, "p", "5", {"context": None})),
+        ({"context": float("nan"), "question": "p", "answer": "5"}, (None, "p", "5", {"context": ANY})),
+        ({"passage": "A won by 5.", "question": "By what?", "answer": "5"}, (None, "A won by 5.\nBy what?", "5", {})),
+        ({"body": "2 ducks.", "question": "Legs?", "answer": "4 (legs)"}, (None, "2 ducks.\nLegs?", "4 (legs)", {})),
+        # the question has it already, as a prompt of its own does
+        ({"context": "A.", "question": "A. B?", "answer": "5"}, (None, "A. B?", "5", {"context": "A."})),
+        ({"context": "A.", "prompt": "B?", "answer": "5"}, (None, "B?", "5", {"context": "A."})),
+        # Alpaca
+        ({"instruction": "Add.", "input": "2 + 3", "answer": "5"}, (None, "Add.\n2 + 3", "5", {})),
+        ({"instruction": "2 + 3?", "input": "", "answer": "5"}, (None, "2 + 3?", "5", {"input": ""})),
+        ({"instruction": "Be brief.", "problem": "p", "answer": "5"}, (None, "p", "5", {"instruction": "Be brief."})),
         # ShareGPT; Open-Reasoner-Zero, as tables have it
         ({"conversations": [{"from": "human", "value": "2 + 3?"}], "answer": "5"}, (None, ASKED, "5", {})),
         (
@@ -133,6 +150,13 @@ def test_other_names_are_given_by_fields(read):
     assert problem == Problem("a-1", "2 + 3?", "5", extra)
 
 
+def test_a_named_prompt_is_that_field_or_those(read):
+    row = {"context": "A.", "Body": "2 ducks.", "question": "Legs?", "answer": "4"}
+    (alone,), (both,) = (read(row, fields=[f"prompt={named}"]) for named in ("question", "Body+question"))
+    assert (alone.prompt, alone.extra) == ("Legs?", {"context": "A.", "Body": "2 ducks."})
+    assert (both.prompt, both.extra) == ("2 ducks.\nLegs?", {"context": "A."})
+
+
 def test_a_fault_in_a_named_field_has_the_files_name_and_no_other_field_steps_in(read):
     for value, message in (
         ("", "is empty"),
@@ -182,6 +206,12 @@ def test_rows_that_repeat_a_problem_are_one_and_counted(read, caplog):
         ),
         ({"problem": "p", "solution": "s"}, "reference", r"--fields reference=THEIRS.*tasks math and gsm8k"),
         ({"Question": "p", "answer": "5"}, "prompt", r"which has Question, answer.*--fields prompt=Question"),
+        ({"Body": "b", "Question": "p", "answer": "5"}, "prompt", r"--fields prompt=Body\+Question\."),
+        (
+            {"context": {"a": 1}, "question": "p", "answer": "5"},
+            "context",
+            r"expected text.* --fields prompt=question\.",
+        ),
         ({"Q": "p", "answer": "5"}, "prompt", r"which has Q, answer.*--fields prompt=THEIRS"),
         # NuminaMath; MMLU, MMLU-Pro and ARC without their choices in the prompt
         ({"problem": "p", "answer": "proof"}, "answer", "is 'proof', which stands for no answer"),
