@@ -1,3 +1,6 @@
+import json
+from collections import defaultdict
+
 import pytest
 
 from rlstep.steps import answers
@@ -369,6 +372,35 @@ def test_answers_are_grouped_by_value():
     spellings = ["1/2", "0.5", "(x+1)^2", r"\frac{2}{4}", None, "x^2+2x+1", "3", "", "0.5"]
     assert group_by_value(spellings) == [0, 0, 1, 0, None, 1, 2, 3, 0]
     assert group_by_value([]) == []
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [r"\text{No solution}", "No solutions", "no real solutions", r"\emptyset", "The empty set", r"\{\}"],
+        ["all real numbers", "All reals", r"\mathbb{R}", r"(-\infty, \infty)"],
+        ["infinitely many", "infinite", r"\infty", "Infinitely many solutions"],
+    ],
+)
+def test_all_names_of_one_set_are_one_vote(names):
+    """What equals one value is one answer, whichever name comes first."""
+    for first in range(len(names)):
+        assert group_by_value([*names[first:], *names[:first]]) == [0] * len(names)
+    assert group_by_value([*names, "no answer", "Paris"]) == [0] * len(names) + [1, 2]
+
+
+def test_votes_go_by_what_is_graded_right(real_data):
+    """Of 500 problems, the right answers of each are one group, in which there is no wrong one."""
+    problems = defaultdict(list)
+    for line in (real_data / "best_of_n" / "math500_500x32_scores.jsonl").read_text(encoding="utf-8").splitlines():
+        problems[(row := json.loads(line))["problem_id"]].append(row)
+    for name, rows in problems.items():
+        groups = group_by_value([row["answer"] for row in rows])
+        right = [row["answer"] is not None and same_answer(row["answer"], row["reference"]) for row in rows]
+        of_right = {group for group, is_right in zip(groups, right, strict=True) if is_right}
+        of_wrong = {group for group, is_right in zip(groups, right, strict=True) if not is_right}
+        assert len(of_right) <= 1, name
+        assert not of_right & of_wrong, name
 
 
 def test_expressions_that_differ_at_a_point_are_not_compared(monkeypatch):
