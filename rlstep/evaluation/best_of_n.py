@@ -8,7 +8,8 @@ One of N samples per problem is picked; a curve gives the share of problems wher
   `weighted_NAME` the same for another score;
 - `pass_at_n`: at least one sample is right: the ceiling of every way to pick;
 - `prm_clean`, `orm_clean`, `NAME_clean`: the same picks, counted as right only if every step is labelled right as
-  well, a soft label of one half or more included; a step whose label is unknown does not count as right.
+  well, a soft label of one half or more and a neutral step included; a step whose label is unknown does not count as
+  right.
 
 A curve is left out if the file lacks its data: votes if the rows have no answers by which they are graded, clean picks
 if solutions have no labels.

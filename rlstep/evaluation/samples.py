@@ -17,7 +17,8 @@ A row is one sample of one problem, in JSONL or Parquet or a folder of such shar
                  are left out: every sample may be picked, and none votes
     reference    the right answer, the same in all rows of a problem
     completion   the sample's text
-    labels       one per step: 1 right, 0 wrong, null unknown, or in between; `neutral`: indices of those rated neutral
+    labels       one per step: 1 right, 0 wrong, null unknown, or in between; `neutral`: indices of those rated neutral,
+                 which count as right
     steps        the steps; there must be as many scores and labels
     tree         the same for labelled rows that branch off one another: if `steps` are spans [start, end] of
                  `completion`, the steps that they share are measured once
@@ -42,7 +43,7 @@ from rlstep.evaluation.sample_rows import sample_rows
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.progress import track
 from rlstep.steps.answers import extract, reference_fault, same_answer
-from rlstep.steps.records import counts_as_right, shown
+from rlstep.steps.records import shown, verdicts_of
 from rlstep.steps.sources import Row, iter_rows
 from rlstep.steps.trees import Beginnings
 from rlstep.verifiers.step_table import StepTable, column
@@ -274,9 +275,9 @@ class _Columns:
     def _add_labels(self, row: Row, correct: bool) -> list[float | None] | None:
         """Adds whether the row is clean; returns its labels."""
         labels = scored_rows.labels_of(row)
-        known = bool(labels) and None not in labels
-        self._clean.append(correct and known and all(map(counts_as_right, labels)))
-        self._any_label |= any(label is not None for label in labels or ())
+        verdicts = verdicts_of(labels, scored_rows.neutral_of(row, labels)) if labels else []
+        self._clean.append(correct and bool(verdicts) and all(verdicts))
+        self._any_label |= any(right is not None for right in verdicts)
         self._labelled += labels is not None
         return labels
 

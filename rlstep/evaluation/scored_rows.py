@@ -74,15 +74,20 @@ def _is_share(value) -> bool:
     return isinstance(value, (int, float)) and 0 <= value <= 1
 
 
-def targets_of(row: Row, labels: list[float | None] | None) -> list[float]:
-    """The PRM's training target for each step; NaN for steps without one."""
-    if labels is None:
-        return []
+def neutral_of(row: Row, labels: list[float | None]) -> list[int]:
+    """Indices of the steps that were rated neutral."""
     neutral = row.values.get("neutral") or []
     if not isinstance(neutral, list) or not all(isinstance(k, int) and 0 <= k < len(labels) for k in neutral):
         problem = f"expected a list of indices of {len(labels)} steps, got {shown(neutral)}."
         raise row.fault("neutral", problem)
-    solution = Solution("", "", "", "", labels=labels, neutral=neutral)
+    return neutral
+
+
+def targets_of(row: Row, labels: list[float | None] | None) -> list[float]:
+    """The PRM's training target for each step; NaN for steps without one."""
+    if labels is None:
+        return []
+    solution = Solution("", "", "", "", labels=labels, neutral=neutral_of(row, labels))
     return [math.nan if target == UNKNOWN else target for target in TAUGHT.targets(solution)]
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlstep.runtime.errors import DataError
-from rlstep.steps.records import Solution, counts_as_right, iter_solutions
+from rlstep.steps.records import Solution, iter_solutions
 
 PRM, ORM = "prm", "orm"
 THRESHOLD = 0.5
@@ -29,8 +29,7 @@ class StepScores:
 
 def first_wrong(solution: Solution) -> int | None:
     """Index of the first step labelled wrong."""
-    judged = enumerate(solution.labels)
-    return next((k for k, label in judged if label is not None and not counts_as_right(label)), None)
+    return solution.verdicts.index(False) if False in solution.verdicts else None
 
 
 def first_flagged(solution: Solution, threshold: float = THRESHOLD) -> int | None:

@@ -12,7 +12,7 @@ from rlstep.report import arms
 from rlstep.report.examples import ORM, PRM
 from rlstep.runtime.visible import visible
 from rlstep.steps.prompts import problem_text
-from rlstep.steps.records import Solution, counts_as_right
+from rlstep.steps.records import Solution
 
 CURVE_HEADS = {
     "prm": "PRM",
@@ -209,12 +209,10 @@ def learning_curves(curves: dict, gap: dict | None = None) -> Cells:
 
 def steps(solution: Solution) -> str:
     """A solution as text, each step with the exact checker's verdict and the PRM's score."""
-    verdicts = {True: "right", False: "wrong", None: "?"}
+    words = {True: "right", False: "wrong", None: "?"}
     lines = [problem_text(solution.prompt).strip()]
-    for text, label, p in zip(solution.step_texts, solution.labels, solution.scores[PRM], strict=True):
-        lines.append(
-            f"{p:.2f}  {verdicts[None if label is None else counts_as_right(label)]:5}  {' '.join(text.split())}"
-        )
+    for text, right, p in zip(solution.step_texts, solution.verdicts, solution.scores[PRM], strict=True):
+        lines.append(f"{p:.2f}  {words[right]:5}  {' '.join(text.split())}")
     lines.append(f"ORM {solution.scores[ORM][-1]:.2f}; right answer {solution.reference}")
     text = visible("\n".join(lines))
     # Longer than any in the text, which would end it.

@@ -93,9 +93,10 @@ def label(config: LabelConfig) -> dict:
     """Writes the solutions of `config.data` with steps, labels, answer and correctness to `config.out`.
 
     Metrics: counts of `rows`, `steps` and `labelled_steps`; `step_accuracy`, the share of labelled steps that are
-    right; shares of rows: `accuracy` (the answer is right), `clean_accuracy` (and so is every step), `unanswered`,
-    `unfinished`; `right_on_wrong_step`, the share of right answers that have a wrong step. By rollouts also those of
-    `MonteCarlo.metrics`, by a judge of `JudgedLabels.metrics`, by consensus (of what is kept) of `Consensus.metrics`.
+    right (neutral ones are); shares of rows: `accuracy` (the answer is right), `clean_accuracy` (and so is every step),
+    `unanswered`, `unfinished`; `right_on_wrong_step`, the share of right answers that have a wrong step. By rollouts
+    also those of `MonteCarlo.metrics`, by a judge of `JudgedLabels.metrics`, by consensus (of what is kept) of
+    `Consensus.metrics`.
     Where there were some, `gradings_stopped` and `grading_errors`.
 
     Raises:

@@ -10,7 +10,7 @@ An example row of a scored `Solution` file (wrapped here; one line on disk)::
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -27,6 +27,21 @@ HALF = 0.5
 def counts_as_right(label: float) -> bool:
     """Whether a step with this label is right, where it has to be one or the other; a soft one of one half is."""
     return label >= HALF
+
+
+def verdicts_of(labels: Sequence[float | None], neutral: Collection[int] = ()) -> list[bool | None]:
+    """Whether each step is right, where it has to be one or the other; None where that is not known.
+
+    A neutral step is right, as in "Let's Verify Step by Step" (Lightman et al., 2305.20050), wherever solutions are
+    judged. What it counts as for a verifier is the verifier's own setting (`rlstep.steps.labels.LabelPolicy`).
+
+    >>> verdicts_of([1, None, 0.3, None], neutral=[1])
+    [True, True, False, None]
+    """
+    return [
+        True if step in neutral else None if label is None else counts_as_right(label)
+        for step, label in enumerate(labels)
+    ]
 
 
 @dataclass(frozen=True)
@@ -95,10 +110,14 @@ class Solution:
         return [self.completion[start:end] for start, end in self.steps or []]
 
     @property
+    def verdicts(self) -> list[bool | None]:
+        """Whether each step is right, None where that is not known (`verdicts_of`); empty without labels."""
+        return verdicts_of(self.labels or (), self.neutral or ())
+
+    @property
     def clean(self) -> bool:
-        """Whether the answer is right and every step is labelled right (`counts_as_right`)."""
-        known = bool(self.labels) and None not in self.labels
-        return bool(self.correct) and known and all(map(counts_as_right, self.labels))
+        """Whether the answer is right and every step is known to be right; a neutral one is."""
+        return bool(self.correct) and bool(self.labels) and all(self.verdicts)
 
     def to_row(self) -> dict:
         """The fields by name, for a file: as `dataclasses.asdict`, but without copies of the lists."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import same_answer
-from rlstep.steps.records import Solution, counts_as_right
+from rlstep.steps.records import Solution
 from rlstep.steps.trees import Beginnings
 from rlstep.tasks.base import OTHER_TASK, Task, checked
 
@@ -87,17 +87,14 @@ def label_metrics(solutions: Iterable[Solution]) -> dict:
     beginnings = Beginnings()
     rows = steps = labelled = right_steps = right = clean = on_wrong_step = unanswered = unfinished = 0
     for solution in solutions:
-        own = solution.labels[beginnings.take(solution) :]
-        labels = [value for value in own if value is not None]
+        own = solution.verdicts[beginnings.take(solution) :]
         rows += 1
         steps += len(own)
-        labelled += len(labels)
-        right_steps += sum(map(counts_as_right, labels))
+        labelled += len(own) - own.count(None)
+        right_steps += own.count(True)
         right += bool(solution.correct)
         clean += solution.clean
-        on_wrong_step += bool(solution.correct) and any(
-            value is not None and not counts_as_right(value) for value in solution.labels
-        )
+        on_wrong_step += bool(solution.correct) and False in solution.verdicts
         unanswered += solution.answer is None
         unfinished += not solution.finished
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from rlstep.core.agreement import cohen_kappa
 from rlstep.core.first_error import NONE, first_error, first_error_agreement
 from rlstep.runtime.errors import DataError, UserError
-from rlstep.steps.records import HALF, Solution, counts_as_right, iter_solutions
+from rlstep.steps.records import HALF, Solution, iter_solutions
 from rlstep.supervision.checker import name_of
 
 Key = tuple[str, int]
@@ -77,7 +77,7 @@ class Consensus:
         }
 
     def _agree(self, solution: Solution, other: Solution) -> bool:
-        first, second = verdicts(solution), verdicts(other)
+        first, second = solution.verdicts, other.verdicts
         self.steps += [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
         places = place(first), place(second)
         if None in places:
@@ -99,15 +99,6 @@ def _once(path: str) -> Iterator[tuple[Key, Solution]]:
             raise DataError(path, number, "sample", problem)
         seen.add(key)
         yield key, solution
-
-
-def verdicts(solution: Solution) -> list[bool | None]:
-    """Whether each step is right, None where that is not known."""
-    neutral = set(solution.neutral or ())
-    return [
-        True if step in neutral else None if label is None else counts_as_right(label)
-        for step, label in enumerate(solution.labels)
-    ]
 
 
 def place(verdicts: list[bool | None]) -> int | None:

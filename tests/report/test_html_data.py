@@ -30,6 +30,8 @@ def test_kinds_by_hand():
     assert kinds_of(low, False) == BITS["clean"] | BITS["scored_low"]
     soft = replace(clean, labels=[0.9, 0.4, None], scores={"prm": [0.3, 0.6, 0.9]})
     assert kinds_of(soft, False) == BITS["right_on_wrong"] | BITS["scored_high"] | BITS["scored_low"]
+    neutral = replace(clean, labels=[1, None, 1], neutral=[1], scores={"prm": [0.9, 0.3, 0.9]})
+    assert kinds_of(neutral, False) == BITS["clean"] | BITS["scored_low"]
     bare = replace(clean, labels=None, scores={}, correct=None)
     assert kinds_of(bare, False) == 0
 

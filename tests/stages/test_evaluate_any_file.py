@@ -133,6 +133,18 @@ def test_clean_curves_and_step_measures_of_any_score(run, tmp_path):
     assert (tmp_path / "out" / "reliability_qwen.png").is_file()
 
 
+def test_neutral_steps_are_right_in_clean_picks_and_step_measures(run):
+    rows = [
+        row("a", scores={"prm": [0.9, 0.4]}, labels=[1, None], neutral=[1]),
+        row("b", scores={"prm": [0.9, 0.9]}, labels=[1, None]),
+    ]
+    result, _ = run(rows)
+    assert (result["prm"]["mean"], result["prm_clean"]["mean"]) == ([1.0], [0.5])
+    assert result["prm_steps"]["accuracy"] == 2 / 3
+    # Where all of a file's steps are neutral, they are labelled.
+    assert run([row("a", scores={"prm": [0.9]}, labels=[None], neutral=[0])])[0]["prm_clean"]["mean"] == [1.0]
+
+
 def test_soft_labels_of_one_half_are_right_in_clean_picks(run):
     rows = [row("a", scores={"prm": [0.9, 0.9]}, labels=[0.9, 0.5]), row("b", scores={"prm": [0.9]}, labels=[0.4])]
     result, metrics = run(rows)

@@ -109,6 +109,17 @@ def test_a_soft_label_of_one_half_or_more_is_right():
     assert [actual[name] for name in measures] == [3 / 4, 1 / 2, 1 / 2]
 
 
+def test_a_neutral_step_is_right():
+    """As where PRMs are taught by default, and in consensus, evaluate and the report."""
+    solutions = [
+        Solution("p", "", "", "", labels=labels, neutral=neutral, correct=True)
+        for labels, neutral in (([1, None], [1]), ([None, 0], [0]), ([1, None], None))
+    ]
+    actual = label_metrics(solutions)
+    measures = ("steps", "labelled_steps", "step_accuracy", "clean_accuracy", "right_on_wrong_step")
+    assert [actual[name] for name in measures] == [6, 5, 4 / 5, 1 / 3, 1 / 3]
+
+
 def test_a_share_of_nothing_is_null():
     actual = label_metrics([Solution("p", "", "", "", labels=[], correct=False)])
     assert (actual["step_accuracy"], actual["right_on_wrong_step"], actual["unanswered"]) == (None, None, 1.0)

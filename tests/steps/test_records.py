@@ -168,7 +168,7 @@ def test_neutral_steps_rise_and_have_no_label(tmp_path):
     write_rows(tmp_path / "s.jsonl", [{**row, "neutral": [0, 1]}, {**row, "neutral": []}])
     first, second = read_solutions(tmp_path / "s.jsonl")
     assert (first.neutral, second.neutral, first.tree) == ([0, 1], [], "t-1")
-    assert not first.clean
+    assert (first.verdicts, second.verdicts) == ([True, True], [None, None])
     for change, match in (
         ({"neutral": [1, 0]}, "out of order"),
         ({"neutral": [0], "labels": [1, None]}, "its label is 1, not null"),
@@ -224,16 +224,21 @@ def test_problems_are_read_and_a_repeated_id_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("correct", "labels", "clean"),
+    ("correct", "labels", "neutral", "verdicts", "clean"),
     [
-        (True, [1, 1], True),
-        (True, [1, 0], False),
-        (True, [1, None], False),
-        (False, [1, 1], False),
-        (True, [], False),
-        (True, [0.5, 0.9], True),
-        (True, [0.9, 0.49], False),
+        (True, [1, 1], None, [True, True], True),
+        (True, [1, 0], None, [True, False], False),
+        (True, [1, None], None, [True, None], False),
+        (False, [1, 1], None, [True, True], False),
+        (True, [], None, [], False),
+        (True, None, None, [], False),
+        (True, [0.5, 0.9], None, [True, True], True),
+        (True, [0.9, 0.49], None, [True, False], False),
+        (True, [1, None], [1], [True, True], True),
+        (True, [None, None], [1], [None, True], False),
+        (False, [1, None], [1], [True, True], False),
     ],
 )
-def test_clean_is_a_right_answer_with_every_step_right(correct, labels, clean):
-    assert Solution("p", "", "", "", correct=correct, labels=labels).clean is clean
+def test_clean_is_a_right_answer_with_every_step_right(correct, labels, neutral, verdicts, clean):
+    solution = Solution("p", "", "", "", correct=correct, labels=labels, neutral=neutral)
+    assert (solution.verdicts, solution.clean) == (verdicts, clean)

@@ -14,7 +14,6 @@ from rlstep.report.figures.drawing import save, set_title
 from rlstep.report.style import BLUE, GREY, PALE, STYLE, VERMILION
 from rlstep.report.tables import one_line
 from rlstep.steps.prompts import problem_text
-from rlstep.steps.records import counts_as_right
 
 
 def draw_step_scores(examples: Sequence[Example], path: str | Path) -> None:
@@ -57,14 +56,13 @@ def _card(axes: Axes, example: Example, prompt: list[str], height: float, narrow
     for row, line in enumerate(prompt):
         axes.text(0, 1.5 + 0.8 * row, line, fontsize=8, color=GREY, va="center", parse_math=False)
     y = 2.0 + 0.8 * len(prompt)
-    judged = zip(solution.step_texts, solution.scores[PRM], solution.labels, strict=True)
-    for index, (step, p, label) in enumerate(judged):
+    judged = zip(solution.step_texts, solution.scores[PRM], solution.verdicts, strict=True)
+    for index, (step, p, right) in enumerate(judged):
         if index == SHOWN_STEPS:
             axes.text(text, y, f"\u2026 {len(solution.steps) - index} more", fontsize=8.5, color=GREY, va="center")
             y += 1
             break
         faint = 0.35 if wrong is not None and index > wrong else 1.0
-        right = None if label is None else counts_as_right(label)
         sign = {True: "\u2713", False: "\u2717", None: "?"}[right]
         colour = VERMILION if right is False else GREY
         axes.text(mark, y, sign, fontsize=10, color=colour, weight="bold", va="center")

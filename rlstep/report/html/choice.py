@@ -8,7 +8,7 @@ from rlstep.policy.rewards.guards import Guards, answer_step, completion_guard, 
 from rlstep.report.examples import PRM, THRESHOLD, first_wrong
 from rlstep.steps.answers import extract
 from rlstep.steps.prompts import problem_text
-from rlstep.steps.records import Solution, counts_as_right
+from rlstep.steps.records import Solution
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def kinds_of(solution: Solution, guarded: bool) -> int:
     """
     labelled = bool(solution.labels)
     wrong = first_wrong(solution) if labelled else None
-    scores, labels = solution.scores.get(PRM, []), solution.labels or []
-    judged = list(zip(scores, labels, strict=False))[: None if wrong is None else wrong + 1]
+    judged = list(zip(solution.scores.get(PRM, []), solution.verdicts, strict=False))
+    judged = judged[: None if wrong is None else wrong + 1]
     # A step that did not fit has no score.
-    judged = [(p, counts_as_right(label)) for p, label in judged if p is not None and label is not None]
+    judged = [(p, right) for p, right in judged if p is not None and right is not None]
     holds = (
         bool(solution.correct) and wrong is not None,
         any(not right and p >= THRESHOLD for p, right in judged),
