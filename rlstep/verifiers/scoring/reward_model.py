@@ -95,39 +95,29 @@ class RewardModel(StepScorer):
             if kind or layout or neutral:
                 raise UserError(f"{path} is an implicit PRM, which has no kind, layout or neutral class to choose.")
             return ImplicitRewardModel.from_pretrained(
-                path,
-                device,
-                dtype,
-                batch_tokens,
-                boundary,
-                packing,
-                trust_remote_code,
-                gives,
-                prompts,
+                path, device, dtype, batch_tokens, boundary, packing, trust_remote_code, gives, prompts,
                 attn_implementation,
-            )
+            )  # fmt: skip
         require_probability(gives, path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        options = {"batch_tokens": batch_tokens, "packing": packing}
         own = getattr(config, "rlstep_verifier", None) is not None
         family = None if own or kind else layout or published.detect(config, path)
         if family:
             _check_published(path, family, neutral, prompts)
             model, tokenizer, query_format = published.load(path, family, dtype or "auto", trust_remote_code)
-            choose_attention(model, attn_implementation)
-            boundary = boundary or published.FAMILIES[family].boundary
-            return cls(model.to(device), tokenizer, "prm", query_format=query_format, boundary=boundary, **options)
-        if layout is not None:
-            raise UserError(f"layout '{layout}' is for published PRMs; {path} needs none here.")
-        spec = read_spec(path, config, kind, neutral, boundary)
-        if model is None:
-            model = load_model(path, config, spec, dtype or "auto", trust_remote_code).to(device)
+            model, kind, boundary = model.to(device), "prm", boundary or published.FAMILIES[family].boundary
+        else:
+            if layout is not None:
+                raise UserError(f"layout '{layout}' is for published PRMs; {path} needs none here.")
+            spec = read_spec(path, config, kind, neutral, boundary)
+            if model is None:
+                model = load_model(path, config, spec, dtype or "auto", trust_remote_code).to(device)
+            tokenizer = load_tokenizer(path, trust_remote_code)
+            kind, boundary = spec.kind, boundary or spec.boundary
+            agreed = prompts.agreed(tokenizer, spec.prompts, path) or PromptFormat()
+            query_format = PlainFormat(kind, neutral or "positive", agreed)
         choose_attention(model, attn_implementation)
-        tokenizer = load_tokenizer(path, trust_remote_code)
-        agreed = prompts.agreed(tokenizer, spec.prompts, path) or PromptFormat()
-        query_format = PlainFormat(spec.kind, neutral or "positive", agreed)
-        boundary = boundary or spec.boundary
-        return cls(model, tokenizer, spec.kind, query_format=query_format, boundary=boundary, **options)
+        return cls(model, tokenizer, kind, batch_tokens, query_format, boundary, packing)
 
     def score(
         self,
