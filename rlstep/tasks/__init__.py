@@ -72,6 +72,11 @@ def get(
             f"the steps are by {boundary}, and the checker of task '{name}' reads exactly one step per line. Take "
             "boundary: line, and a PRM that was taught lines."
         )
+    return _generated(name)
+
+
+def _generated(name: str) -> Task:
+    """A task that generates its problems; what it needs is imported here, as it is needed."""
     if name == "increasing_words":
         from rlstep.tasks.increasing_words import IncreasingWords
 
