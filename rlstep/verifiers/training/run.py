@@ -89,10 +89,7 @@ def train_verifier(
     identity = run_identity(config, args, prompts)
     checkpoint = checkpoint_to_continue(args.output_dir) if config.resume else args.resume_from_checkpoint
     check_checkpoint(checkpoint, identity)
-    train = read_solutions(config.data, need=need)
-    evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
-    if "steps" in need:
-        _warn_of_other_steps(config.data, train[:COMPARED_ROWS], config.steps)
+    train, evaluation = _read(config, need)
     chosen = settings(config) | settings(args) | settings(prompts) | settings(tracking)
     with RunRecord(trainer_class.kind, chosen, args.output_dir, args.seed) as record:
         start_processes(args)
@@ -109,9 +106,8 @@ def train_verifier(
         trainer = trainer_class(model, args, train, evaluation, tokenizer, spec, **options)
         for make_callback in callbacks:
             trainer.add_callback(make_callback(trainer))
-        if not config.merge_adapter:
-            trainer.checkpoint_writers.append(partial(describe_checkpoint, trainer.model))
-        trainer.checkpoint_writers.append(identity_writer(identity))
+        describes = [] if config.merge_adapter else [partial(describe_checkpoint, trainer.model)]
+        trainer.checkpoint_writers += [*describes, identity_writer(identity)]
         record.metrics |= trainer.train_counts | {"packing": trainer.packing}
         record.kept = trainer.can_go_on
         track_training(trainer, record, tracking, checkpoint, [config.data, config.eval_data])
@@ -122,6 +118,15 @@ def train_verifier(
         _save(trainer, config)
         start.finish(config, args)
     return record.metrics
+
+
+def _read(config: VerifierConfig, need: Sequence[str]) -> tuple[list[Solution], list[Solution] | None]:
+    """The solutions to train on, and those to evaluate on, if there are any."""
+    train = read_solutions(config.data, need=need)
+    evaluation = read_solutions(config.eval_data, need=need) if config.eval_data else None
+    if "steps" in need:
+        _warn_of_other_steps(config.data, train[:COMPARED_ROWS], config.steps)
+    return train, evaluation
 
 
 def _check_tokens(
