@@ -36,8 +36,7 @@ def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, mac
     states = trainee.states(gpus, critic, beside)
     layout, rows = _layout(trainee, values, lengths, T)
     training = _training_peak(trainee, values, layout, rows * T, adapter_critic=critic > 0 and not _is_head(values))
-    vllm_here = values["use_vllm"] and values["vllm_mode"] == "colocate"
-    share = values["vllm_gpu_memory_utilization"] * machine.memory * GIB if vllm_here else 0.0
+    share = _vllm_share(values, machine)
     cache = 0.0 if values["use_vllm"] else _sampling_memory(trainee, sampled, lengths.prompt + T)
     work, sampling = _work(values, lengths, T, sampled * gpus)
     flops = _flops(trainee, values, work, slices, critic, verifier_parameters)
@@ -64,9 +63,9 @@ def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, mac
         updates=updates,
         hours=hours_of(flops, sampling_flops, updates, gpus, machine),
         limit=machine.memory * (1 - machine.headroom),
-        vllm_sleeps=vllm_here and values["vllm_enable_sleep_mode"],
+        vllm_sleeps=_has_vllm(values) and values["vllm_enable_sleep_mode"],
         faults=[
-            *(_vllm_faults(trainee, values, share, lengths.prompt + T, machine.memory) if vllm_here else []),
+            *_vllm_faults(trainee, values, share, lengths.prompt + T, machine.memory),
             *_budget_faults(values, layout),
         ],
         notes=[
@@ -74,6 +73,16 @@ def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, mac
             f"{sampled * gpus} completions an update"
         ],
     )
+
+
+def _has_vllm(values: Mapping) -> bool:
+    """Whether vLLM samples on the GPUs that train."""
+    return values["use_vllm"] and values["vllm_mode"] == "colocate"
+
+
+def _vllm_share(values: Mapping, machine: Machine) -> float:
+    """Bytes of a GPU that vLLM takes."""
+    return values["vllm_gpu_memory_utilization"] * machine.memory * GIB if _has_vllm(values) else 0.0
 
 
 def _sampling_memory(trainee: Trainee, rows: int, length: int) -> float:
@@ -84,6 +93,8 @@ def _sampling_memory(trainee: Trainee, rows: int, length: int) -> float:
 
 def _vllm_faults(trainee: Trainee, values: Mapping, share: float, length: int, memory: float) -> list[str]:
     """Why vLLM cannot start in its share: it holds the whole policy, and the keys and values of one row at least."""
+    if not _has_vllm(values):
+        return []
     longest, number = values["vllm_max_model_length"] or length, trainee.precision.weights
     needs = trainee.parameters * number + key_value_cache(trainee.trunk.shape, 1, longest, number)
     needs /= values["vllm_tensor_parallel_size"]

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from datasets import Dataset
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig
 
 from rlstep.policy.demonstrations import check_lengths, tokenize
@@ -119,15 +120,10 @@ def sft(
         policy_config = load_config(start.path, args.trust_remote_code)
         check_vocabulary(tokenizer, policy_config, generates=True)
         rows = tokenize(tokenizer, solutions, prompt_format, end)
-        names = [f"{options.data}, problem '{solution.problem_id}'" for solution in solutions]
-        check_tokens(rows["input_ids"], tokenizer, policy_config, names)
+        _check_tokens(options.data, solutions, rows, tokenizer, policy_config)
         start = start.prepare(model, args)
         trainer = ExactSFTTrainer(
-            model=start.model(args),
-            args=args,
-            train_dataset=rows,
-            processing_class=tokenizer,
-            peft_config=start.lora,
+            model=start.model(args), args=args, train_dataset=rows, processing_class=tokenizer, peft_config=start.lora
         )
         check_lengths(solutions, rows, args.max_length, max_positions(trainer.model.config))
         keep_end(trainer.accelerator.unwrap_model(trainer.model), tokenizer, end)
@@ -143,6 +139,13 @@ def sft(
         start.finish(args)
         record.metrics |= {"demonstrations": len(solutions), **result.metrics}
     return record.metrics
+
+
+def _check_tokens(
+    path: str, solutions: list[Solution], rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
+) -> None:
+    names = [f"{path}, problem '{solution.problem_id}'" for solution in solutions]
+    check_tokens(rows["input_ids"], tokenizer, config, names)
 
 
 def _prompt_format(

@@ -37,7 +37,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -100,22 +100,11 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
         },
     )
     app.add_middleware(CountsReplies, metrics=pool.metrics)
-    held = Held(max_held_bytes)
+    rows = _rows_of(pool, max_request_bytes, Held(max_held_bytes))
 
     def known(given: Bearer) -> None:
         if token is not None:
             check_token(given, token, f"rlstep's client: {TOKEN_VARIABLE}")
-
-    async def rows(request: Request) -> AsyncIterator[ScoreRequest]:
-        _check_ready(pool)
-        body = _Body(request, max_request_bytes, held)
-        try:
-            # In a thread: a large one would hold up every other request.
-            yield await run_in_threadpool(parse, await body.read())
-        except BadRequest as error:
-            raise HTTPException(400, str(error)) from None
-        finally:
-            body.release()
 
     @app.get("/health")
     async def health(request: Request, given: Bearer) -> Response:
@@ -136,6 +125,23 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
         return Response(pool.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return app
+
+
+def _rows_of(pool: Pool, max_request_bytes: int, held: Held) -> Callable[[Request], AsyncIterator[ScoreRequest]]:
+    """What reads a request's body, and holds it until the request is answered; arguments as in `create_app`."""
+
+    async def rows(request: Request) -> AsyncIterator[ScoreRequest]:
+        _check_ready(pool)
+        body = _Body(request, max_request_bytes, held)
+        try:
+            # In a thread: a large one would hold up every other request.
+            yield await run_in_threadpool(parse, await body.read())
+        except BadRequest as error:
+            raise HTTPException(400, str(error)) from None
+        finally:
+            body.release()
+
+    return rows
 
 
 def _health(pool: Pool, settings: dict[str, Any] | None) -> JSONResponse:

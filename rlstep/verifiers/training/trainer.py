@@ -93,15 +93,8 @@ class VerifierTrainer(ExactResume, Trainer):
             self.spec = spec = replace(spec, prompts=BY_CHECKPOINT.for_rows(tokenizer, train_dataset))
         model.config.rlstep_verifier = spec.to_config()
         limit = min((n for n in (args.max_length, max_positions(model.config)) if n), default=None)
-        train_rows = eval_rows = None
-        if train_dataset is not None:
-            train_rows, self.train_counts = self._features(train_dataset, tokenizer, limit)
-            require_rows("training", train_rows, self.train_counts)
-            require_both_classes(train_rows)
-        if eval_dataset is not None:
-            eval_rows, self.eval_counts = self._features(eval_dataset, tokenizer, limit, keep_unknown=True)
-            require_rows("evaluation", eval_rows, self.eval_counts)
-            eval_rows.sort(key=lambda feature: len(feature.ids), reverse=True)
+        train_rows = None if train_dataset is None else self._train_rows(train_dataset, tokenizer, limit)
+        eval_rows = None if eval_dataset is None else self._eval_rows(eval_dataset, tokenizer, limit)
         self.packing = args.packing and _may_pack(model, [*(train_rows or []), *(eval_rows or [])])
         self._sharing = self.packing and shares_places(model.config)
         work = work_per_token(model.config) if self.packing else None
@@ -120,6 +113,18 @@ class VerifierTrainer(ExactResume, Trainer):
         name_bases_in_full(model)
         self.model_accepts_loss_kwargs = True
         self.reliability: Reliability | None = None
+
+    def _train_rows(self, solutions, tokenizer, limit) -> list[Feature]:
+        rows, self.train_counts = self._features(solutions, tokenizer, limit)
+        require_rows("training", rows, self.train_counts)
+        require_both_classes(rows)
+        return rows
+
+    def _eval_rows(self, solutions, tokenizer, limit) -> list[Feature]:
+        """The longest first."""
+        rows, self.eval_counts = self._features(solutions, tokenizer, limit, keep_unknown=True)
+        require_rows("evaluation", rows, self.eval_counts)
+        return sorted(rows, key=lambda feature: len(feature.ids), reverse=True)
 
     def _features(self, solutions, tokenizer, limit, keep_unknown: bool = False):
         # Evaluation judges solutions whole: one that is cut off has no last step, and perhaps no first error.
