@@ -176,6 +176,15 @@ def test_an_id_that_is_there_twice_is_named_as_the_file_does(read):
         read(*({"key": f"{n}?", "problem": "a", "answer": "5"} for n in range(2)), fields=["id=problem,prompt=key"])
 
 
+def test_what_is_found_in_a_problem_later_is_named_as_the_file_does(tmp_path):
+    write_rows(tmp_path / "p.jsonl", [{"problem": "2 + 3?", "meta": {"gold": "5"}}])
+    places = {}
+    (problem,) = read_problems(tmp_path / "p.jsonl", ["reference=meta.gold"], places=places)
+    faults = [places[problem.id].fault(field, "is odd.") for field in ("prompt", "reference")]
+    assert [(fault.row, fault.field) for fault in faults] == [(1, "problem"), (1, "meta.gold")]
+    assert str(faults[0]).endswith("row 1, field 'problem': is odd. It is read as prompt.")
+
+
 def test_a_made_id_depends_on_the_problem_alone(read):
     rows = [{"problem": f"{n}?", "answer": "5"} for n in range(3)]
     ids = [problem.id for problem in read(*rows)]
