@@ -203,17 +203,12 @@ def _same_words(answer: str, reference: str) -> bool | None:
     if left is None and right is None:
         return None
     if left is not None and right is not None:
-        return left == right or _set_in_words(left) == _set_in_words(right) is not None
+        return left == right
     text, named = (reference, left) if right is None else (answer, right)
     if "=" in text:
         return None
-    numbers = _set_in_words(named)
-    return numbers is not None and GRADER.same(numbers, text)
-
-
-def _set_in_words(named: frozenset[str]) -> str | None:
-    r"""The set that words name, `\emptyset` of `no solutions`, so that all of its names are one answer; else None."""
-    return _SETS_IN_WORDS.get(*named) if len(named) == 1 else None
+    numbers = next((_SETS_IN_WORDS[part] for part in named if part in _SETS_IN_WORDS), None)
+    return len(named) == 1 and numbers is not None and GRADER.same(numbers, text)
 
 
 def _same_quantity(answer: str, reference: str) -> bool | None:
