@@ -24,7 +24,13 @@ SHELL = [block for page in PAGES for block in blocks(page, "bash")]
 PYCON = [page for page in PAGES if blocks(page, "pycon")]
 YAML = [block for page in PAGES for block in blocks(page, "yaml")]
 # Pages whose Python a test runs: here, and in `tests/test_own_end_to_end.py`.
-RUN_PYTHON = ("README.md", "docs/quickstart.md", "docs/reference/verifiers.md", "docs/reference/policy.md")
+RUN_PYTHON = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/guide/stages.md",
+    "docs/reference/verifiers.md",
+    "docs/reference/policy.md",
+)
 RUN_ELSEWHERE = ("docs/guide/own.md",)
 TRAINING = ("sft", "prm", "orm", "ppo")
 # Programs that are not ours, and what a documented line may start with before ours comes.
@@ -267,6 +273,7 @@ def test_the_quickstart_and_the_python_of_the_api_pages_run(at_a_checkout, own_e
     assert done == ["example", "prepare", "sft", "sample", "label", "prm", "ppo"]
     assert (at_a_checkout / "runs/demo/ppo_process/adapter_model.safetensors").is_file()
     assert (at_a_checkout / "runs/demo/ppo_process/metrics.jsonl").is_file()
+    run("export", ["runs/demo/ppo_process", "--to", "runs/demo/exported"])  # as in stages.md
     for other in RUN_PYTHON:
         if ROOT / other == page:
             continue
