@@ -6,19 +6,22 @@ import os
 import re
 import shlex
 import tomllib
+from fnmatch import fnmatch
 from functools import cache
 from itertools import zip_longest
 
 import pytest
 import yaml
 
+from rlstep.policy.monitoring.glossary import METRICS
 from rlstep.runtime.config import StrictParser
 from rlstep.runtime.describe import Setting, describe_settings
 from rlstep.stages import COMMANDS, config_classes, run
 from rlstep.stages import _named as named  # how the command line reads words without an option's name
+from rlstep.steps.problems import KNOWN_AS
 from rlstep.steps.readers import FORMATS
 from rlstep.tasks import NAMES
-from tests.docs.pages import PAGES, ROOT, blocks, commands, in_line
+from tests.docs.pages import PAGES, ROOT, SITE, blocks, commands, in_line
 
 SHELL = [block for page in PAGES for block in blocks(page, "bash")]
 PYCON = [page for page in PAGES if blocks(page, "pycon")]
@@ -195,6 +198,37 @@ def test_a_page_names_every_value_of_its_settings(page):
         values = choices(settings_of(command)[name])
         assert values, f"{command}: {name} has no choices"
         assert {value for value in values if not re.search(rf"\b{value}\b", text)} == set(), f"{command}: {name}"
+
+
+# "`min_form` (default)", "`critic: head` (default)", "`kept_logits_gib` (1 by default)"
+STATED_DEFAULT = re.compile(r"`(?P<code>[^`\n]+)`\s\((?:(?P<value>[^()`]+) by default|default)\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_defaults_that_are_stated_are_the_defaults(page):
+    for match in STATED_DEFAULT.finditer(page.read_text(encoding="utf-8")):
+        key, colon, value = match["code"].partition(": ")
+        if match["value"] or colon:
+            has, value = everywhere(key), match["value"] or value
+        else:  # one of the choices of a setting that the page explains
+            explained = [settings_of(command)[name] for command, name in EXPLAINED.get(name_of(page), ())]
+            has, value = [setting for setting in explained if key in choices(setting)], key
+        assert any(yaml.safe_load(setting.default) == yaml.safe_load(value) for setting in has), match[0]
+
+
+def test_metrics_that_are_named_are_logged():
+    parts = {name.partition("/")[0] for name in METRICS if "/" in name}
+    named = {code for page in SITE for code in in_line(page) if re.fullmatch(r"\w+/\w+", code)}
+    named = {code for code in named if code.partition("/")[0] in parts}
+    assert len(named) > 5
+    assert {code for code in named if not any(fnmatch(code, name) for name in METRICS)} == set()
+
+
+def test_other_peoples_names_of_fields_are_listed():
+    rows = [line for line in (ROOT / "docs/guide/own.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    for name, others in KNOWN_AS.items():
+        [row] = [row for row in rows if row.startswith(f"| {name} |")]
+        assert [other for other in others if f"`{other}`" not in row] == []
 
 
 def test_pages_have_a_row_for_each_thing():
