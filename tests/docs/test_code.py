@@ -178,9 +178,9 @@ def test_settings_in_running_text_exist(page):
 EXPLAINED = {
     "docs/guide/ppo.md": [("ppo", name) for name in ("credit", "advantage", "step_baseline", "critic", "kl", "alarm",
         "kl_estimator", "truncated", "refresh_labels", "vllm_sync", "keep_wrong")],
-    "docs/guide/labels.md": [("label", "by"), ("select", "strategy")],
+    "docs/guide/labels.md": [("label", "by"), ("label", "labels"), ("label", "search"), ("select", "strategy")],
     "docs/guide/data.md": [("prm", "boundary"), ("prm", "neutral"), ("prm", "after_first_error"),
-        ("data", "on_bad_row"), ("label", "labels"), ("label", "search")],
+        ("data", "on_bad_row")],
     "docs/guide/own.md": [("label", "grader")],
     "docs/guide/scale.md": [("sample", "engine"), ("score", "on_long_row")],
     "docs/guide/evaluation.md": [("evaluate", "aggregate"), ("sample", "search")],
