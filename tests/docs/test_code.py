@@ -264,6 +264,8 @@ def test_other_blocks_are_what_they_say(page):
         except json.JSONDecodeError:  # JSON lines
             for line in block.text.splitlines():
                 json.loads(line)
+    for block in blocks(page, ""):
+        assert not re.search(r"^(rlstep|deepspeed|torchrun|accelerate) ", block.text, re.M), f"{block.name}: say bash"
     for block in blocks(page, "toml"):
         tomllib.loads(block.text)
     if blocks(page, "python"):
