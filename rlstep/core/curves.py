@@ -78,7 +78,15 @@ def pass_at_n(correct: Sequence[Sequence[bool]], ns: Sequence[int], samples_per_
     """Probability that any of N samples drawn without replacement is right: 1 - C(M-c, N) / C(M, N), exactly.
 
     The unbiased estimator of Chen et al. (2107.03374, equation 1); it is best-of-N with a perfect score.
-    Arguments and errors as in `best_of_n`.
+
+    Args:
+        correct: P sequences of N_p, whether each sample's answer is right.
+        ns: numbers of samples, each at least 1.
+        samples_per_problem: how many samples were drawn per problem; missing ones count as wrong. None: each problem
+            has as many as are given.
+
+    Raises:
+        ValueError: as `best_of_n`.
     """
     return best_of_n(correct, correct, ns, samples_per_problem=samples_per_problem)
 

@@ -123,6 +123,10 @@ def slope_ratio(line: LogLine, baseline: LogLine) -> float:
 
     Infinite where it rises and the baseline does not, 0 where neither does.
 
+    Args:
+        line: accuracy over log10(labels).
+        baseline: that of what it is compared with.
+
     >>> slope_ratio(LogLine(0.26, 0.0), LogLine(0.1, 0.0))
     2.6
     """

@@ -52,6 +52,10 @@ class ProcessBench:
 def first_error(probs: Sequence[float], threshold: float) -> int:
     """The index of the first step with p < threshold, -1 where there is none.
 
+    Args:
+        probs: a solution's step scores, each the probability that the step is right.
+        threshold: from which on a step counts as right.
+
     >>> first_error([0.9, 0.2, 0.1], 0.5), first_error([0.9, 0.5], 0.5)
     (1, -1)
     """
@@ -82,6 +86,10 @@ def first_error_agreement(first_a: Sequence[int], first_b: Sequence[int]) -> flo
 
 def labels_to_first_error(first: int, steps: int) -> list[float | None]:
     """A solution's labels from the place of its first wrong step: 1 before it, 0 there, None after it.
+
+    Args:
+        first: the step's index from 0; -1 where every step is right.
+        steps: how many steps the solution has.
 
     >>> labels_to_first_error(1, 3), labels_to_first_error(NONE, 2)
     ([1.0, 0.0, None], [1.0, 1.0])

@@ -218,10 +218,16 @@ def steps_to_first_error(step_scores_S: Tensor, threshold: float) -> int:
 
 
 def pad_steps(step_values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pads each solution's (S_i,) values with 0 to (B, S), where S is the largest number of steps.
+    """Pads each solution's values with 0 to (B, S), where S is the largest number of steps.
+
+    Args:
+        step_values: B tensors (S_i,), one value per step.
 
     Returns:
         values_BS, and step_mask_BS (bool), true where a step exists.
+
+    Raises:
+        ValueError: no solutions.
     """
     if not step_values:
         raise ValueError("no solutions to pad; give at least one.")

@@ -30,6 +30,7 @@ class LinearSearch:
         steps: how many the solution has.
         soft: labels are shares, not 0 or 1.
         past_error: steps after the first one with the share 0 are asked about, too; else they have no label.
+        shares: what has been told, the share of rollouts that reach the answer by the step's index.
 
     >>> search = LinearSearch(3)
     >>> search.tell(0, 0.5), search.tell(1, 0.0), search.wanted(), search.labels()

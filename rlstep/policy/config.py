@@ -20,7 +20,8 @@ class StepPPOConfig(GRPOConfig):
     """GRPOConfig plus the settings below; TRL settings that would have no effect here are refused (`INHERITED`).
 
     `epsilon` is PPO's clip range, `beta` the weight of the KL to the reference (the policy with its adapter off),
-    `num_iterations` PPO's epochs over a batch, `num_generations` the samples per problem.
+    `num_iterations` PPO's epochs over a batch, `num_generations` the samples per problem. What each setting takes and
+    does is in its help text, which `rlstep ppo --help` and the page Settings show.
 
     Raises:
         UserError: settings out of range, unread or incompatible, including what TRL itself rejects.

@@ -111,6 +111,9 @@ class Boundary:
     def from_dict(cls, stored: dict) -> "Boundary":
         """The boundary that `to_dict` described.
 
+        Args:
+            stored: `rule` and `tag`.
+
         Raises:
             UserError: not such a dictionary, or one that `Boundary` does not accept.
         """

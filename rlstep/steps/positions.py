@@ -44,7 +44,15 @@ class Encoded:
 def encode(
     tokenizer, prompt: Prompt, completion: str, steps: list[Span], prompt_format: PromptFormat | None = None
 ) -> Encoded:
-    """`encode_batch` of one row."""
+    """`encode_batch` of one row.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer (offsets are needed).
+        prompt: the completion's.
+        completion: the text that the steps are spans of.
+        steps: its character spans, in order.
+        prompt_format: how the prompt becomes tokens; by default according to its own form.
+    """
     return encode_batch(tokenizer, [prompt], [completion], [steps], prompt_format)[0]
 
 
@@ -166,6 +174,10 @@ def step_tokens(token_ends: list[int], steps: list[Span]) -> list[int]:
 
     A step that the tokens never complete (text truncated inside a character) ends at the last token. Steps keep their
     order; two steps may end at the same token if it spans both.
+
+    Args:
+        token_ends: for each token, how many characters of the completion are complete after it.
+        steps: character spans, in order.
 
     >>> step_tokens([2, 3, 8, 9], [(0, 3), (3, 7)])
     [1, 2]

@@ -248,6 +248,9 @@ def iter_solutions(path: str | Path, need: tuple[str, ...] = ()) -> Iterator[Sol
     Args:
         path: the file or folder.
         need: fields that must not be null, nor a blank reference, for the caller's purpose: ("steps", "labels"), say.
+
+    Raises:
+        DataError: a row is no solution, or lacks a needed field; names file, row and field.
     """
     for row in iter_rows(path):
         solution = solution_of(row)
@@ -260,11 +263,25 @@ def iter_solutions(path: str | Path, need: tuple[str, ...] = ()) -> Iterator[Sol
 
 
 def read_solutions(path: str | Path, need: tuple[str, ...] = ()) -> list[Solution]:
+    """All solutions of a file or folder at once; arguments and errors as for `iter_solutions`.
+
+    Args:
+        path: the file or folder.
+        need: fields that must not be null, nor a blank reference.
+    """
     return list(iter_solutions(path, need))
 
 
 def write_solutions(path: str | Path, solutions: Iterable[Solution]) -> int:
-    """Writes a `.jsonl` or `.parquet` file, atomically and in batches; returns the number of solutions."""
+    """Writes a file, atomically and in batches; returns the number of solutions.
+
+    Args:
+        path: of a `.jsonl` or `.parquet` file.
+        solutions: are read one at a time.
+
+    Raises:
+        UserError: the file has another suffix.
+    """
     return write_solution_rows(path, (solution.to_row() for solution in solutions))
 
 

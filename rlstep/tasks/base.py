@@ -36,7 +36,8 @@ class Check:
 
 
 class Task(Protocol):
-    """
+    """Problems, demonstrations and an exact checker; for `label` and `ppo` a class with `check` is enough.
+
     Attributes:
         name: of `rlstep.tasks.NAMES`.
         splits: what its problems are drawn from.
@@ -48,13 +49,32 @@ class Task(Protocol):
     boundary: Boundary
 
     def problems(self, split: str, n: int, seed: int) -> list[Problem]:
-        """n problems of a split; another seed gives other problems, the same seed the same ones."""
+        """Problems of a split; another seed gives other problems, the same seed the same ones.
+
+        Args:
+            split: one of `splits`.
+            n: how many.
+            seed: of the draw.
+        """
 
     def demonstrations(self, n: int, seed: int) -> list[Solution]:
-        """n solutions to imitate; what the generator is first trained on."""
+        """Solutions to imitate; what the generator is first trained on.
+
+        Args:
+            n: how many.
+            seed: of the draw.
+        """
 
     def check(self, prompt: str, completion: str, reference: str) -> Check:
-        """Never raises, whatever the completion: text without steps or an answer has none and is not correct."""
+        """Steps, labels and answer; never raises, whatever the completion.
+
+        Text without steps or an answer has none and is not correct.
+
+        Args:
+            prompt: the problem's text; of a chat, what the user said last.
+            completion: what the policy wrote.
+            reference: the right answer.
+        """
 
     def tokenizer(self):
         """A Hugging Face tokenizer that knows the task's text, built offline."""

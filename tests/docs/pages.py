@@ -50,6 +50,12 @@ def commands(block: Block) -> list[list[str]]:
     return [words for words in lines if words]
 
 
+def in_line(page: Path) -> list[str]:
+    """The code in a page's running text and tables, once each."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    return [code.replace("\\|", "|") for code in dict.fromkeys(re.findall(r"`([^`\n]+)`", text))]
+
+
 def links(page: Path) -> Iterator[str]:
     """Where a page's links and pictures lead, code blocks left out."""
     text = re.sub(r"`[^`\n]*`", "", _FENCE.sub("", page.read_text(encoding="utf-8")))

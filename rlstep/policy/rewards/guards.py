@@ -78,6 +78,8 @@ _PHRASE = re.compile(
 class Guards:
     """Which guards are on (see the module's docstring).
 
+    What each setting takes and does is in its help text, which `rlstep ppo --help` and the page Settings show.
+
     Raises:
         UserError: settings outside their ranges, all of them in one message.
     """

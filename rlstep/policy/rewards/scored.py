@@ -78,7 +78,12 @@ class ScoredBatch:
 
     @classmethod
     def from_rows(cls, update: int, rows: Iterable[dict]) -> "ScoredBatch":
-        """The batch of rows with `asked`, `completion`, `reference`, `scored`, `finished` and maybe `extra`."""
+        """The batch of an update's rows.
+
+        Args:
+            update: counted from 1.
+            rows: each with `problem_prompt`, `completion`, `reference`, `scored`, `finished` and maybe `extra` (JSON).
+        """
         columns = ("problem_prompt", "completion", "reference", "scored", "finished")
         rows = list(rows)
         return cls(update, *([row[name] for row in rows] for name in columns), [extra_of(row) for row in rows])

@@ -15,7 +15,7 @@ IN_LENGTHS = (Idle("rows are batched by their own lengths"),)
 
 @dataclass
 class VerifierArguments(TrainingArguments):
-    """The Trainer's arguments with defaults for verifiers.
+    """The Trainer's arguments with defaults for verifiers, as `rlstep prm --help` and the page Settings show them.
 
     Raises:
         UserError: settings out of range or without effect, including what the Trainer itself rejects.

@@ -206,7 +206,10 @@ class VerifierTrainer(ExactResume, Trainer):
 
 
 class PRMTrainer(VerifierTrainer):
-    """Trains p(step right) at each step's last token, where the label policy gives a target."""
+    """Trains p(step right) at each step's last token, where the label policy gives a target.
+
+    Arguments and attributes are those of `VerifierTrainer`.
+    """
 
     kind = "prm"
 
@@ -217,6 +220,7 @@ class ORMTrainer(VerifierTrainer):
     Args:
         loss: "token": binary cross-entropy at every token of the completion (paper, appendix E). "pairwise": at the
             last token, a right solution above a wrong one of the same problem; problems with one kind teach nothing.
+        *args, **options: as for `VerifierTrainer`.
     """
 
     kind = "orm"
