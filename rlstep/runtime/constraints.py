@@ -136,6 +136,8 @@ def library_faults(initialise: Callable[[], None]) -> list[str]:
         initialise()
     except (ValueError, TypeError) as error:
         return [" ".join(str(error).split())]
+    except ZeroDivisionError as error:
+        return [f"a setting is 0 by which others are divided ({error})"]
     return []
 
 

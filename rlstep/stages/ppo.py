@@ -24,7 +24,7 @@ from rlstep.policy.rewards.sources import (
     task_rewards,
     wants_base,
 )
-from rlstep.policy.start import PolicyStart, check_tied, policy_start
+from rlstep.policy.start import PolicyStart, check_head, check_tied, policy_start
 from rlstep.policy.token_budget import check_budget
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.policy.validation import check_step_settings, check_together
@@ -57,6 +57,7 @@ def ppo(
     check_together(options, guards, alarm, refresh, args, model)
     check_tracking(tracking, args, KINDS)
     start = policy_start(model, options.merge_base, args.trust_remote_code)
+    check_head(start, args)
     if args.use_vllm:
         check_tied(start, args.trust_remote_code)
     problems, eval_problems = training_problems(options, args), evaluation_problems(options, args)

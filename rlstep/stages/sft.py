@@ -10,7 +10,7 @@ from trl import SFTConfig
 
 from rlstep.policy.demonstrations import check_lengths, tokenize
 from rlstep.policy.end_tokens import keep_end, taught_end, write_generation_config
-from rlstep.policy.model_options import PolicyModel
+from rlstep.policy.model_options import PolicyModel, loading_faults
 from rlstep.policy.models import load_policy_tokenizer
 from rlstep.policy.prompt_files import read_prompt_format, write_prompt_format
 from rlstep.policy.sft_trainer import ExactSFTTrainer
@@ -24,7 +24,7 @@ from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.track_training import track_training
 from rlstep.runtime.tracking import KINDS, PROJECT_HELP, UNTRACKED, TrackingOptions, check_tracking, default_project
-from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged
+from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged, trainer_faults
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Solution, read_solutions
@@ -82,7 +82,7 @@ class SFTArguments(SFTConfig):
     project: str = field(default_factory=default_project, metadata={"help": PROJECT_HELP})
 
     def __post_init__(self):
-        check(self, library_faults(super().__post_init__))
+        check(self, [*library_faults(super().__post_init__), *trainer_faults(self)])
 
 
 def _write_how_to_ask(model: PreTrainedModel, prompt_format: PromptFormat, folder: Path, writes: bool) -> None:
@@ -100,7 +100,7 @@ def sft(
     tracking: TrackingOptions = UNTRACKED,
 ) -> dict:
     """Trains a causal LM (or a LoRA adapter on it, `--use_peft`) on the completions of `options.data`."""
-    raise_faults(faults_of(model, PolicyModel))
+    raise_faults([*faults_of(model, PolicyModel), *loading_faults(args.model_init_kwargs)])
     check_packages(args, model)
     check_tracking(tracking, args, KINDS)
     start = policy_start(model, options.merge_base, args.trust_remote_code)

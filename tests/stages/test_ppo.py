@@ -272,6 +272,30 @@ def test_an_evaluation_needs_problems(problems, model, arguments):
         ppo(PPOOptions(problems), arguments(eval_strategy="steps", eval_steps=1), model)
 
 
+def test_an_evaluation_at_the_start_needs_problems_too(problems, model, arguments):
+    with pytest.raises(UserError, match="eval_on_start is true but eval_problems is not given"):
+        ppo(PPOOptions(problems), arguments(eval_on_start=True), model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"router_aux_loss_coef": 0.1}, "router_aux_loss_coef is 0.1, and .* is no mixture of experts"),
+        ({"cast_lm_head_to_fp32": True}, "cast_lm_head_to_fp32 works where lm_head is not tied"),
+        ({"model_init_kwargs": {"dtype": "bfloat16"}}, "model_init_kwargs has dtype, which would override dtype"),
+        ({"model_init_kwargs": {"revision": "v1"}}, "would override model_revision"),
+        ({"model_init_kwargs": {"load_in_4bit": True}}, "policies are trained on whole weights"),
+    ],
+)
+def test_settings_that_this_policy_cannot_follow_are_refused_before_its_weights_are_read(
+    problems, model, arguments, monkeypatch, changes, message
+):
+    monkeypatch.setattr("rlstep.policy.start.load_base", None)
+    monkeypatch.setattr("trl.trainer.grpo_trainer.create_model_from_path", None)
+    with pytest.raises(UserError, match=message):
+        ppo(PPOOptions(problems), arguments(**changes), model)
+
+
 def test_fewer_problems_than_an_update_takes_are_refused(task, model, arguments, tmp_path):
     write_rows(tmp_path / "one.jsonl", [asdict(p) for p in task.problems("train", 1, seed=0)])
     with pytest.raises(UserError, match="has 1 problems, and an update takes 2 of them with 2 samples each"):

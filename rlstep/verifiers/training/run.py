@@ -85,6 +85,8 @@ def train_verifier(
     check_tracking(tracking, args, KINDS)
     if args.eval_strategy != "no" and config.eval_data is None:
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
+    if args.eval_on_start and config.eval_data is None:
+        raise UserError("eval_on_start is true, but there is no eval_data: give the file.")
     start = verifier_start(config, trainer_class.kind == IMPLICIT, args.output_dir)
     identity = run_identity(config, args, prompts)
     checkpoint = checkpoint_to_continue(args.output_dir) if config.resume else args.resume_from_checkpoint

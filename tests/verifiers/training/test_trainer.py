@@ -378,7 +378,15 @@ def test_a_model_with_other_labels_is_refused(tiny_lm, solutions, arguments):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("label_smoothing_factor", 0.1), ("prediction_loss_only", True), ("max_length", 0)]
+    ("name", "value"),
+    [
+        ("label_smoothing_factor", 0.1),
+        ("prediction_loss_only", True),
+        ("max_length", 0),
+        ("learning_rate", -1.0),
+        ("max_steps", 0),
+        ("optim_args", "rank=4"),
+    ],
 )
 def test_arguments_that_would_do_nothing_are_refused(arguments, name, value):
     with pytest.raises(UserError, match=name):
