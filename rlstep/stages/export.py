@@ -63,6 +63,9 @@ def export(config: ExportConfig) -> dict:
     if config.what is None or config.what == "adapter":
         check_adapter(run)
     check_whole(run)
+    adapter = find_adapter(str(run))
+    if adapter is not None and Path(adapter.base).resolve().is_relative_to(out.resolve()):
+        raise UserError(f"out is {out}, which holds the base of {run}, and would be replaced; give another one.")
     if config.push_to_hub is not None:
         _require_token()
     with _replacing(out, config.force) as folder, RunRecord("export", asdict(config), folder) as record:

@@ -9,7 +9,7 @@ from rlstep.policy.models import check_prompt_lengths, load_base, load_policy_to
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.monitoring.curve import CURVE, LearningCurve
 from rlstep.policy.monitoring.setup import set_up_monitoring
-from rlstep.policy.options import PPOOptions
+from rlstep.policy.options import VERIFIERS, PPOOptions
 from rlstep.policy.problems import as_dataset, check_readable, evaluation_problems, training_problems
 from rlstep.policy.prompt_files import read_prompt_format
 from rlstep.policy.refresh.labels import RefreshOptions
@@ -31,6 +31,7 @@ from rlstep.policy.validation import check_step_settings, check_together
 from rlstep.runtime.checkpoints import checkpoint_to_continue
 from rlstep.runtime.config import settings
 from rlstep.runtime.identity import run_identity
+from rlstep.runtime.output_dir import check_output_dir
 from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.track_training import track_training
@@ -57,6 +58,8 @@ def ppo(
     check_together(options, guards, alarm, refresh, args, model)
     check_tracking(tracking, args, KINDS)
     start = policy_start(model, options.merge_base, args.trust_remote_code)
+    read = {name: getattr(options, name) for name in VERIFIERS} | {"refresh_teacher": refresh.refresh_teacher}
+    check_output_dir(args.output_dir, {"model_name_or_path": model.model_name_or_path, "its base": start.path, **read})
     check_head(start, args)
     if args.use_vllm:
         check_tied(start, args.trust_remote_code)

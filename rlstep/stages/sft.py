@@ -19,6 +19,7 @@ from rlstep.runtime.checkpoints import checkpoint_to_continue
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
 from rlstep.runtime.identity import check_checkpoint, identity_writer, run_identity
+from rlstep.runtime.output_dir import check_output_dir
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
@@ -104,6 +105,7 @@ def sft(
     check_packages(args, model)
     check_tracking(tracking, args, KINDS)
     start = policy_start(model, options.merge_base, args.trust_remote_code)
+    check_output_dir(args.output_dir, {"model_name_or_path": model.model_name_or_path, "its base": start.path})
     solutions = read_solutions(options.data)
     identity = run_identity(options, args, model, prompts)
     checkpoint = checkpoint_to_continue(args.output_dir) if options.resume else None

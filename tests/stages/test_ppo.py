@@ -1,6 +1,8 @@
 import itertools
 import json
+import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -300,6 +302,24 @@ def test_fewer_problems_than_an_update_takes_are_refused(task, model, arguments,
     write_rows(tmp_path / "one.jsonl", [asdict(p) for p in task.problems("train", 1, seed=0)])
     with pytest.raises(UserError, match="has 1 problems, and an update takes 2 of them with 2 samples each"):
         ppo(PPOOptions(str(tmp_path / "one.jsonl")), arguments(), model)
+
+
+@pytest.mark.parametrize("name", ["model_name_or_path", "prm"])
+def test_a_run_is_not_written_over_what_it_reads(name, problems, prm_path, tiny_lm, arguments, tmp_path):
+    """Its adapter would name the base that it has replaced; nor into a folder that holds a model of it."""
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    path = {"model_name_or_path": str(tmp_path / "lm"), "prm": prm_path}[name]
+    before = {file.name: file.read_bytes() for file in Path(path).iterdir()}
+    options = PPOOptions(problems, reward=["prm", "outcome"], prm=prm_path)
+    policy = ModelConfig(str(tmp_path / "lm"), dtype="float32", use_peft=True, lora_r=4)
+    for out in (path, f"{path}/../{Path(path).name}"):
+        with pytest.raises(UserError, match=f"which is {name} "):
+            ppo(options, arguments(output_dir=out), policy)
+    with pytest.raises(UserError, match="which holds model_name_or_path "):
+        ppo(options, arguments(output_dir=str(tmp_path)), policy)
+    assert {file.name: file.read_bytes() for file in Path(path).iterdir()} == before
+    with pytest.raises(UserError, match="output_dir is .*, which is a file; give a folder"):
+        ppo(options, arguments(output_dir=problems), policy)
 
 
 def test_missing_files_are_named(problems, model, arguments, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +197,12 @@ def test_a_checkpoint_of_another_run_is_not_continued(options, arguments, model,
 def test_settings_that_would_do_nothing_are_refused(arguments, changes, message):
     with pytest.raises(UserError, match=message):
         arguments(**changes)
+
+
+def test_a_run_is_not_written_over_what_it_reads(options, arguments, tiny_lm, tmp_path):
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    with pytest.raises(UserError, match="output_dir is .*lm, which is model_name_or_path"):
+        sft(options, arguments(output_dir=str(tmp_path / "lm")), ModelConfig(str(tmp_path / "lm")))
 
 
 def test_model_options_that_would_do_nothing_are_refused(options, arguments, tiny_lm):

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -375,6 +376,12 @@ def test_a_model_with_other_labels_is_refused(tiny_lm, solutions, arguments):
     model = AutoModelForTokenClassification.from_pretrained(tiny_lm, num_labels=3)
     with pytest.raises(UserError, match="3 labels"):
         PRMTrainer(model, arguments(), solutions)
+
+
+def test_a_run_is_not_written_over_what_it_reads(tiny_lm, data, arguments, tmp_path):
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    with pytest.raises(UserError, match="output_dir is .*lm, which is model_name_or_path"):
+        prm(PRMConfig(str(tmp_path / "lm"), data), arguments(output_dir=str(tmp_path / "lm")))
 
 
 @pytest.mark.parametrize(
