@@ -7,9 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from trl import GRPOConfig
 
 from rlstep.policy.inherited import IN_VLLM_SERVER, INHERITED
-from rlstep.runtime.constraints import Choices, Constraint, Range, ReadBy, check, library_faults
+from rlstep.policy.trl_settings import trl_faults
+from rlstep.runtime.constraints import Choices, Constraint, Range, ReadBy, ReadUnless, check, library_faults
 from rlstep.runtime.tracking import PROJECT_HELP, default_project
-from rlstep.runtime.trainer_settings import PLACED
+from rlstep.runtime.trainer_settings import PLACED, trainer_faults
 
 # Advantages whose only baseline is the problem's other samples, so that a prefix is worth what these made of it.
 GROUP_RELATIVE = ("group", "rloo", "mean_return")
@@ -162,7 +163,9 @@ class StepPPOConfig(GRPOConfig):
             "admits it; the same gradients."
         },
     )
-    kept_logits_gib: Annotated[float, Range(at_least=0), ReadBy("packing")] = field(
+    kept_logits_gib: Annotated[
+        float, Range(at_least=0), ReadBy("packing"), ReadUnless("cast_lm_head_to_fp32", True)
+    ] = field(
         default=1.0,
         metadata={
             "help": "packing: up to how many GiB of logits of a micro-batch are kept for the backward pass; beyond, "
@@ -195,7 +198,7 @@ class StepPPOConfig(GRPOConfig):
             # The critic runs outside the wrapped forward, so a search for unused parameters would report all of its.
             self.ddp_find_unused_parameters = False
         faults += [*self._token_faults(), *self._budget_faults(), *self._estimator_faults(), *self._kl_faults()]
-        faults += self._outcome_faults()
+        faults += [*self._outcome_faults(), *trainer_faults(self), *trl_faults(self)]
         check(self, faults)
 
     @property

@@ -24,6 +24,8 @@ def check_adapter(policy: Path) -> None:
     """Refuses a folder without a policy's LoRA adapter."""
     if is_verifier(str(policy)):
         raise UserError(f"{policy} is a verifier, not a policy; what: prm writes it.")
+    if not policy.is_dir():
+        raise UserError(f"{policy}: no such folder. Give the folder that a run wrote.")
     missing = [name for name in ADAPTER_FILES if not (policy / name).is_file()]
     if missing:
         raise UserError(

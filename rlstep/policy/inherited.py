@@ -9,6 +9,9 @@ TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 # Losses that clip the ratio of new to old probabilities at 1 - epsilon and 1 + epsilon.
 CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")
 
+# What is done with a ratio of the policy's probabilities to vLLM's that is out of bounds.
+CORRECTIONS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+
 WITH_VLLM = (ReadBy("use_vllm"),)
 IN_VLLM_SERVER = (*WITH_VLLM, ReadBy("vllm_mode", "server"))
 BESIDE_VLLM = (*WITH_VLLM, ReadBy("vllm_mode", "colocate"))
@@ -19,12 +22,56 @@ NO_VESPO = (Idle("loss_type 'vespo' is written for one advantage per sequence"),
 NO_TOOLS = (Idle("prompts and completions are text, and call no tools"),)
 
 # Fields inherited from TRL: their ranges, and under which conditions they are read.
+_RANGES: dict[str, tuple[Constraint, ...]] = {
+    "num_generations": (Range(at_least=2),),
+    **dict.fromkeys(
+        (
+            "num_generations_eval",
+            "max_completion_length",
+            "generation_batch_size",
+            "steps_per_generation",
+            "ref_model_sync_steps",
+            "num_completions_to_print",
+            "vllm_max_model_length",
+            "vllm_tensor_parallel_size",
+        ),
+        (Range(at_least=1),),
+    ),
+    **dict.fromkeys(
+        (
+            "beta",
+            "epsilon",
+            "epsilon_high",
+            "top_k",
+            "router_aux_loss_coef",
+            "entropy_coef_delta",
+            "entropy_target",
+            "vllm_importance_sampling_clip_min",
+        ),
+        (Range(at_least=0),),
+    ),
+    **dict.fromkeys(
+        (
+            "temperature",
+            "repetition_penalty",
+            "delta",
+            "sapo_temperature_neg",
+            "sapo_temperature_pos",
+            "vllm_server_timeout",
+            "vllm_importance_sampling_clip_max",
+            "vllm_importance_sampling_cap",
+        ),
+        (Range(above=0),),
+    ),
+    **dict.fromkeys(("entropy_coef", "entropy_coef_min", "entropy_coef_max"), (Range(),)),
+    **dict.fromkeys(("min_p", "ref_model_mixup_alpha"), (Range(at_least=0, at_most=1),)),
+    **dict.fromkeys(("top_p", "top_entropy_quantile", "vllm_gpu_memory_utilization"), (Range(above=0, at_most=1),)),
+    **dict.fromkeys(("vllm_server_port", "vllm_group_port"), (Range(at_least=1, at_most=65535),)),
+}
 _READ: dict[str, tuple[Constraint, ...]] = {
-    "beta": (Range(at_least=0),),
-    "temperature": (Range(above=0),),
     "loss_type": (Choices(TOKEN_LOSSES),),
-    "epsilon": (Range(at_least=0), ReadBy("loss_type", *CLIPPED_LOSSES)),
-    "epsilon_high": (Range(at_least=0), ReadBy("loss_type", *CLIPPED_LOSSES, "cispo")),
+    "epsilon": (ReadBy("loss_type", *CLIPPED_LOSSES),),
+    "epsilon_high": (ReadBy("loss_type", *CLIPPED_LOSSES, "cispo"),),
     "delta": (ReadBy("loss_type", *CLIPPED_LOSSES),),
     "sapo_temperature_neg": (ReadBy("loss_type", "sapo"),),
     "sapo_temperature_pos": (ReadBy("loss_type", "sapo"),),
@@ -45,8 +92,8 @@ _READ: dict[str, tuple[Constraint, ...]] = {
     "log_unique_prompts": (ReadBy("log_completions"),),
     "cache_implementation": (ReadUnless("use_vllm", True),),
     "transformers_continuous_batching_config": (ReadBy("use_transformers_continuous_batching"),),
-    "vllm_mode": WITH_VLLM,
-    "vllm_model_impl": BESIDE_VLLM,
+    "vllm_mode": (Choices(("server", "colocate")), *WITH_VLLM),
+    "vllm_model_impl": (Choices(("vllm", "transformers")), *BESIDE_VLLM),
     "vllm_enable_sleep_mode": BESIDE_VLLM,
     "vllm_gpu_memory_utilization": BESIDE_VLLM,
     "vllm_max_model_length": BESIDE_VLLM,
@@ -58,7 +105,7 @@ _READ: dict[str, tuple[Constraint, ...]] = {
     "vllm_group_port": IN_VLLM_SERVER,
     "vllm_structured_outputs_regex": WITH_VLLM,
     "vllm_importance_sampling_correction": WITH_VLLM,
-    "vllm_importance_sampling_mode": CORRECTED,
+    "vllm_importance_sampling_mode": (Choices(CORRECTIONS), *CORRECTED),
     "vllm_importance_sampling_clip_max": CORRECTED,
     "vllm_importance_sampling_clip_min": CORRECTED,
     "vllm_importance_sampling_cap": CORRECTED,
@@ -66,6 +113,8 @@ _READ: dict[str, tuple[Constraint, ...]] = {
         ("label_smoothing_factor", "label_names", "include_for_metrics", "prediction_loss_only"), NO_LABELS
     ),
     **dict.fromkeys(("batch_eval_metrics", "eval_do_concat_batches", "average_tokens_across_devices"), NO_LABELS),
+    **dict.fromkeys(("eval_accumulation_steps", "eval_use_gather_object"), NO_LABELS),
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), (Idle("evaluations are a part of training"),)),
     "train_sampling_strategy": (Idle("a batch has whole problems, in an order given by the seed"),),
     "length_column_name": (Idle("a batch has whole problems, whatever their length"),),
     "data_seed": (Idle("the order of the problems follows from seed"),),
@@ -83,4 +132,4 @@ _MAY_CHANGE = {
         "vllm_server_port", "vllm_server_timeout", "vllm_tensor_parallel_size",
     ),
 }  # fmt: skip
-INHERITED = merged(SHARED, _READ, may_change(_MAY_CHANGE))
+INHERITED = merged(SHARED, _RANGES, _READ, may_change(_MAY_CHANGE))

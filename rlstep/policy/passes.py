@@ -101,6 +101,7 @@ def _packed(trainer: GRPOTrainer) -> PackedForward | None:
     if refusal is not None:
         logger.warning("completions are padded, which takes longer: %s", refusal)
         return None
-    kept_logits = int(trainer.args.kept_logits_gib * 2**30 / 4)
+    # A head in float32 is TRL's fused one, which autocast does not turn to half precision.
+    kept_logits = 0 if trainer.args.cast_lm_head_to_fp32 else int(trainer.args.kept_logits_gib * 2**30 / 4)
     pad_id = pad_id_of(trainer._tokenizer)
     return PackedForward(trainer.model, pad_id, trainer.temperature, kept_logits, trainer.num_generations)

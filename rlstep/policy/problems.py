@@ -42,6 +42,8 @@ def evaluation_problems(options: PPOOptions, args: StepPPOConfig) -> list[Proble
         problems = read_problems(options.eval_problems, *source)
     if args.eval_strategy != "no" and not problems:
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}' but eval_problems is not given.")
+    if args.eval_on_start and not problems:
+        raise UserError("eval_on_start is true but eval_problems is not given.")
     return problems
 
 

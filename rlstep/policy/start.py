@@ -137,6 +137,32 @@ def check_tied(start: PolicyStart, trust_remote_code: bool = False) -> None:
         )
 
 
+def check_head(start: PolicyStart, args: GRPOConfig) -> None:
+    """Refuses settings of the policy's head and router that TRL cannot follow for this model.
+
+    Raises:
+        UserError: router_aux_loss_coef without a router, or cast_lm_head_to_fp32 where TRL does not find the parts.
+    """
+    config = load_config(start.path, args.trust_remote_code)
+    text_config = config.get_text_config()
+    if args.router_aux_loss_coef and not hasattr(text_config, "output_router_logits"):
+        raise UserError(
+            f"router_aux_loss_coef is {args.router_aux_loss_coef}, and {start.path} is no mixture of experts with a "
+            "router; leave it out."
+        )
+    if not args.cast_lm_head_to_fp32:
+        return
+    model, trains_adapter = skeleton(config, trust_remote_code=args.trust_remote_code), start.lora or start.adapter
+    if not hasattr(model, "lm_head") or (
+        text_config.tie_word_embeddings
+        and (trains_adapter or not hasattr(getattr(model, "model", None), "embed_tokens"))
+    ):
+        raise UserError(
+            f"cast_lm_head_to_fp32 works where lm_head is not tied to the embeddings, or whole weights are trained; "
+            f"{start.path} is neither. Leave it out: log-probabilities are computed in float32 from the head's logits."
+        )
+
+
 def _check_use(path: str, adapter: Adapter | None, model: ModelConfig, merge_base: bool) -> None:
     """Refuses options that do not fit what is at the path."""
     if adapter is None:

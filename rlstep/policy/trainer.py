@@ -139,11 +139,14 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
             row | {"prompt": self.prompt_format.render(self._tokenizer, row["prompt"]), "problem_prompt": row["prompt"]}
             for row in inputs
         ]
+        training = self.model.training
         batch = super()._generate_and_score_completions(rows)
+        if not training:
+            self.model.eval()  # continuous batching leaves it in training mode
         mask_BT, update = batch["completion_mask"], self.args.batches_at(self.state.global_step) + 1
         local, everyone = (ScoredBatch.from_rows(update, part) for part in (rows, gather_object(rows)))
         self.training_log.log_completions(everyone, gather_object(mask_BT.sum(dim=1).tolist()))
-        if not self.model.training:
+        if not training:
             return batch  # nothing is trained on an evaluation's completions
         kl_cost_BT = None
         if self.args.kl == "reward":
@@ -171,6 +174,11 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         if self.args.token_weights == "process_set":
             batch["token_weights"] = self._process_set_weights(everyone, batch["completion_ids"], mask_BT)
             batch["advantages"] = batch["advantages"] * batch["token_weights"]
+        if not torch.isfinite(batch["advantages"]).all():  # the policy's weights would become NaN
+            raise UserError(
+                f"the advantages of update {update} are not finite: rewards are larger than float32 holds, or no "
+                "numbers. Look at reward/outcome and reward/process in the log, and scale what is too large."
+            )
         self.training_log.log_advantages(batch["advantages"], mask_BT)
         # Last: an observer may train the PRM, and all that this batch is paid has to come from one PRM.
         for observe in self.observers:

@@ -7,7 +7,7 @@ from trl import ModelConfig
 
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.estimators import OUTCOMES_ALONE
-from rlstep.policy.model_options import PolicyModel
+from rlstep.policy.model_options import PolicyModel, loading_faults
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.options import VERIFIERS, PPOOptions
 from rlstep.policy.refresh.labels import RefreshOptions
@@ -33,7 +33,7 @@ def check_together(
         UserError: every combination that is wrong.
     """
     faults = [*faults_of(model, PolicyModel), *_missing(options, refresh, model)]
-    faults += [*package_faults(args), *package_faults(model)]
+    faults += [*package_faults(args), *package_faults(model), *loading_faults(args.model_init_kwargs)]
     faults += _without_steps(options, alarm, args)
     faults += [*_sum_faults(options, args), *_outcome_faults(options, args)]
     if not options.own:  # what a user's own rewards pay for is known later

@@ -7,6 +7,7 @@ from rlstep.runtime.errors import UserError
 
 TOKEN_VARIABLE = "RLSTEP_SERVE_TOKEN"
 ANNOTATE_TOKEN_VARIABLE = "RLSTEP_ANNOTATE_TOKEN"
+NO_HUB_TOKEN = "push_to_hub needs an access token: run `hf auth login`, or set HF_TOKEN"
 
 
 def find_token(given: str | None = None, variable: str = TOKEN_VARIABLE) -> str | None:

@@ -12,7 +12,7 @@ A setting that nothing reads is refused when it differs from its default: it wou
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -136,6 +136,8 @@ def library_faults(initialise: Callable[[], None]) -> list[str]:
         initialise()
     except (ValueError, TypeError) as error:
         return [" ".join(str(error).split())]
+    except ZeroDivisionError as error:
+        return [f"a setting is 0 by which others are divided ({error})"]
     return []
 
 
@@ -156,6 +158,19 @@ def faults_of(config, kind: type | None = None) -> Iterator[str]:
             unread.setdefault(conditions[0], []).append(name)
     for condition, names in unread.items():
         yield _unread_fault(config, condition, names)
+
+
+def faults_of_values(kind: type, values: Mapping[str, Any]) -> Iterator[str]:
+    """What is out of range or no choice among settings of a configuration that is not built.
+
+    Args:
+        kind: the configuration's class.
+        values: its settings by name, maybe among those of others; of a required one that is not there nothing is said.
+    """
+    required = {field.name for field in fields(kind) if default_of(field) is MISSING}
+    for name, (hint, constraint) in constraints_of(kind).items():
+        if name in values and not (name in required and values[name] is None):
+            yield from _value_faults(name, values[name], hint, constraint)
 
 
 def _value_faults(name: str, value, hint, constraints: Iterable[Constraint]) -> Iterator[str]:

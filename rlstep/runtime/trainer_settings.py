@@ -1,6 +1,15 @@
-"""Constraints on the settings that every training stage inherits from transformers' Trainer."""
+"""Constraints on the settings that every training stage inherits from transformers' Trainer.
 
-from rlstep.runtime.constraints import Constraint, Idle, MayChange, ReadBy
+transformers checks few of its numbers: a learning rate below 0 or a batch of 0 rows would be noticed when a model is
+loaded, or never.
+"""
+
+from collections.abc import Iterator
+
+from huggingface_hub import get_token
+
+from rlstep.runtime.access import NO_HUB_TOKEN
+from rlstep.runtime.constraints import Constraint, Idle, MayChange, Range, ReadBy, changed, library_faults, plain
 
 SHOWN = MayChange("what is logged, and where, does not affect the updates")
 MEASURED = MayChange("evaluations, and which checkpoint is best, do not affect the updates")
@@ -58,7 +67,39 @@ _READ: dict[str, tuple[Constraint, ...]] = {
     ),
     # Flags of transformers' example scripts.
     **dict.fromkeys(("do_train", "do_predict"), (Idle("which stage runs decides whether it trains"),)),
+    "liger_kernel_config": (ReadBy("use_liger_kernel"),),
+    "activation_checkpointing_kwargs": (ReadBy("activation_checkpointing"),),
+    "gradient_checkpointing_kwargs": (ReadBy("gradient_checkpointing"),),
 }
+
+_RANGES: dict[str, tuple[Constraint, ...]] = {
+    **dict.fromkeys(
+        (
+            "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+            "eval_accumulation_steps", "save_total_limit", "dataloader_prefetch_factor", "ddp_bucket_cap_mb",
+            "ddp_timeout",
+        ),
+        (Range(at_least=1),),
+    ),
+    **dict.fromkeys(
+        (
+            "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "adam_epsilon", "logging_steps",
+            "save_steps", "eval_delay", "dataloader_num_workers",
+        ),
+        (Range(at_least=0),),
+    ),
+    **dict.fromkeys(("num_train_epochs", "eval_steps", "neftune_noise_alpha"), (Range(above=0),)),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), (Range(at_least=0, below=1),)),
+    "max_steps": (Range(at_least=-1),),
+    **dict.fromkeys(("seed", "data_seed"), (Range(at_least=0, below=2**32),)),
+}  # fmt: skip
+
+# Optimizers of transformers that read `optim_args`, and those that read `optim_target_modules`, by how they begin.
+_TAKE_ARGUMENTS = (
+    "ademamix", "paged_ademamix", "adamw_anyprecision", "adamw_torch_4bit", "adamw_torch_8bit", "sgd", "adagrad",
+    "rmsprop", "grokadamw", "stable_adamw", "galore_", "apollo_", "schedule_free_",
+)  # fmt: skip
+_TAKE_MODULES = ("galore_", "apollo_")
 
 
 def may_change(names: dict[MayChange, tuple[str, ...]]) -> dict[str, tuple[Constraint, ...]]:
@@ -75,4 +116,55 @@ def merged(*tables: dict[str, tuple[Constraint, ...]]) -> dict[str, tuple[Constr
     return total
 
 
-SHARED = merged(_READ, may_change(_MAY_CHANGE))
+def trainer_faults(args) -> Iterator[str]:
+    """What is wrong with the Trainer's settings together, which the Trainer would say late, or not at all.
+
+    Args:
+        args: transformers' TrainingArguments, initialised.
+    """
+    from accelerate.utils import DynamoBackend  # with torch
+
+    if args.max_steps == 0:
+        yield "max_steps is 0, which the Trainer takes for no limit; give how many updates, or -1 for no limit"
+    yield from _optimizer_faults(args)
+    given = changed(args, ("lr_scheduler_type", "lr_scheduler_kwargs"))
+    if given:
+        yield from (f"{' and '.join(given)}: {fault}" for fault in library_faults(lambda: _try_schedule(args)))
+    if args.save_strategy == "best" and args.metric_for_best_model is None:
+        yield "save_strategy is 'best', so metric_for_best_model must say by what; set it"
+    if args.do_eval and args.eval_strategy == "no":
+        yield "do_eval does nothing without eval_strategy; set that"
+    backend = args.torch_compile_backend
+    if backend is not None and backend.upper() not in DynamoBackend.__members__:
+        yield f"torch_compile_backend is '{backend}', which torch does not have; take inductor, or leave it out"
+    if args.push_to_hub and args.hub_token is None and get_token() is None:
+        yield NO_HUB_TOKEN
+    yield from _tracker_faults(args)
+
+
+def _optimizer_faults(args) -> Iterator[str]:
+    name = str(plain(args.optim))
+    for setting, readers in (("optim_args", _TAKE_ARGUMENTS), ("optim_target_modules", _TAKE_MODULES)):
+        if getattr(args, setting) and not name.startswith(readers):
+            yield f"optim is '{name}', which does not read {setting}; leave it out, or take another optimizer"
+
+
+def _try_schedule(args) -> None:
+    """Makes the learning-rate schedule of the settings for a parameter of its own."""
+    import torch
+    from transformers import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
+
+
+def _tracker_faults(args) -> Iterator[str]:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    places = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+    for place in places:
+        if place not in ("none", "all") and place not in INTEGRATION_TO_CALLBACK:
+            yield f"report_to is '{place}'; choose none, wandb, trackio or tensorboard"
+
+
+SHARED = merged(_READ, _RANGES, may_change(_MAY_CHANGE))

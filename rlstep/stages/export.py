@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rlstep.policy.export import check_adapter, write_adapter, write_merged
 from rlstep.report.model_card import Form, write_card
+from rlstep.runtime.access import NO_HUB_TOKEN
 from rlstep.runtime.constraints import check
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RECORD, RunRecord, is_stage
@@ -62,6 +63,9 @@ def export(config: ExportConfig) -> dict:
     if config.what is None or config.what == "adapter":
         check_adapter(run)
     check_whole(run)
+    adapter = find_adapter(str(run))
+    if adapter is not None and Path(adapter.base).resolve().is_relative_to(out.resolve()):
+        raise UserError(f"out is {out}, which holds the base of {run}, and would be replaced; give another one.")
     if config.push_to_hub is not None:
         _require_token()
     with _replacing(out, config.force) as folder, RunRecord("export", asdict(config), folder) as record:
@@ -139,7 +143,7 @@ def _require_token() -> None:
     from huggingface_hub import get_token
 
     if get_token() is None:
-        raise UserError("push_to_hub needs an access token: run `hf auth login`, or set HF_TOKEN.")
+        raise UserError(f"{NO_HUB_TOKEN}.")
 
 
 def _push(folder: Path, repository: str) -> None:

@@ -17,7 +17,7 @@ from rlstep.planning.settings import Lengths, Machine
 from rlstep.planning.supervised import supervised_plan
 from rlstep.planning.table import as_text
 from rlstep.runtime.config import StrictParser
-from rlstep.runtime.constraints import Choices, Range, check
+from rlstep.runtime.constraints import Choices, Range, check, faults_of_values
 from rlstep.runtime.errors import UserError
 
 STAGES = ("sft", "prm", "orm", "ppo", "sample", "score")
@@ -109,11 +109,23 @@ def plan(config: PlanConfig) -> dict:
 
 
 def settings_of(stage: str, path: Path) -> Mapping:
-    """A recipe's settings, defaults included; they are not checked against each other, as a run does."""
+    """A recipe's settings, defaults included; they are not checked against each other, as a run does.
+
+    Raises:
+        UserError: one of them is unknown, of a wrong type or out of range, or it names no model.
+    """
     from rlstep.stages import config_classes
 
-    parser = StrictParser(config_classes(stage), prog=f"rlstep {stage}")
-    return parser.values(["--config", str(path)])
+    kinds = config_classes(stage)
+    values = StrictParser(kinds, prog=f"rlstep {stage}").values(["--config", str(path)])
+    faults = [fault for kind in kinds for fault in faults_of_values(kind, values)]
+    if stage == "ppo" and values["max_completion_length"] is None:
+        faults.append("max_completion_length is null; give the most tokens of a completion")
+    if stage in TRAINS and values["model_name_or_path"] is None:
+        faults.append("model_name_or_path is missing; give a folder or hub id")
+    if faults:
+        raise UserError(f"{path}: {'; '.join(faults)}.")
+    return values
 
 
 def _plan(recipe: str, stage: str, models: Models, lengths: Lengths, machine: Machine, values: Mapping) -> StagePlan:

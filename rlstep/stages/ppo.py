@@ -9,7 +9,7 @@ from rlstep.policy.models import check_prompt_lengths, load_base, load_policy_to
 from rlstep.policy.monitoring.alarms import AlarmOptions
 from rlstep.policy.monitoring.curve import CURVE, LearningCurve
 from rlstep.policy.monitoring.setup import set_up_monitoring
-from rlstep.policy.options import PPOOptions
+from rlstep.policy.options import VERIFIERS, PPOOptions
 from rlstep.policy.problems import as_dataset, check_readable, evaluation_problems, training_problems
 from rlstep.policy.prompt_files import read_prompt_format
 from rlstep.policy.refresh.labels import RefreshOptions
@@ -24,13 +24,14 @@ from rlstep.policy.rewards.sources import (
     task_rewards,
     wants_base,
 )
-from rlstep.policy.start import PolicyStart, check_tied, policy_start
+from rlstep.policy.start import PolicyStart, check_head, check_tied, policy_start
 from rlstep.policy.token_budget import check_budget
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.policy.validation import check_step_settings, check_together
 from rlstep.runtime.checkpoints import checkpoint_to_continue
 from rlstep.runtime.config import settings
 from rlstep.runtime.identity import run_identity
+from rlstep.runtime.output_dir import check_output_dir
 from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.track_training import track_training
@@ -57,6 +58,9 @@ def ppo(
     check_together(options, guards, alarm, refresh, args, model)
     check_tracking(tracking, args, KINDS)
     start = policy_start(model, options.merge_base, args.trust_remote_code)
+    read = {name: getattr(options, name) for name in VERIFIERS} | {"refresh_teacher": refresh.refresh_teacher}
+    check_output_dir(args.output_dir, {"model_name_or_path": model.model_name_or_path, "its base": start.path, **read})
+    check_head(start, args)
     if args.use_vllm:
         check_tied(start, args.trust_remote_code)
     problems, eval_problems = training_problems(options, args), evaluation_problems(options, args)

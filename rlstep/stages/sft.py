@@ -11,7 +11,7 @@ from trl import SFTConfig
 
 from rlstep.policy.demonstrations import check_lengths, tokenize
 from rlstep.policy.end_tokens import keep_end, taught_end, write_generation_config
-from rlstep.policy.model_options import PolicyModel
+from rlstep.policy.model_options import PolicyModel, loading_faults
 from rlstep.policy.models import load_policy_tokenizer
 from rlstep.policy.prompt_files import read_prompt_format, write_prompt_format
 from rlstep.policy.sft_trainer import ExactSFTTrainer
@@ -20,12 +20,13 @@ from rlstep.runtime.checkpoints import checkpoint_to_continue
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Constraint, Idle, Range, ReadBy, check, faults_of, library_faults, raise_faults
 from rlstep.runtime.identity import check_checkpoint, identity_writer, run_identity
+from rlstep.runtime.output_dir import check_output_dir
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.track_training import track_training
 from rlstep.runtime.tracking import KINDS, PROJECT_HELP, UNTRACKED, TrackingOptions, check_tracking, default_project
-from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged
+from rlstep.runtime.trainer_settings import ASKED, LOADED, PLACED, SHARED, merged, trainer_faults
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.prompts import PromptFormat
 from rlstep.steps.records import Solution, read_solutions
@@ -83,7 +84,7 @@ class SFTArguments(SFTConfig):
     project: str = field(default_factory=default_project, metadata={"help": PROJECT_HELP})
 
     def __post_init__(self):
-        check(self, library_faults(super().__post_init__))
+        check(self, [*library_faults(super().__post_init__), *trainer_faults(self)])
 
 
 def _write_how_to_ask(model: PreTrainedModel, prompt_format: PromptFormat, folder: Path, writes: bool) -> None:
@@ -101,10 +102,11 @@ def sft(
     tracking: TrackingOptions = UNTRACKED,
 ) -> dict:
     """Trains a causal LM (or a LoRA adapter on it, `--use_peft`) on the completions of `options.data`."""
-    raise_faults(faults_of(model, PolicyModel))
+    raise_faults([*faults_of(model, PolicyModel), *loading_faults(args.model_init_kwargs)])
     check_packages(args, model)
     check_tracking(tracking, args, KINDS)
     start = policy_start(model, options.merge_base, args.trust_remote_code)
+    check_output_dir(args.output_dir, {"model_name_or_path": model.model_name_or_path, "its base": start.path})
     solutions = read_solutions(options.data)
     identity = run_identity(options, args, model, prompts)
     checkpoint = checkpoint_to_continue(args.output_dir) if options.resume else None

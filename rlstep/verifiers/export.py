@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.adapters import find_adapter, load_adapter
@@ -35,6 +36,8 @@ def export_verifier(path: Path, folder: Path, dtype: str = "auto", trust_remote_
     Raises:
         UserError: it is no verifier of rlstep's, or none that one token classifier can stand for.
     """
+    if find_adapter(str(path)) and not (path / CONFIG_NAME).is_file():
+        raise UserError(f"{path} is a policy's LoRA adapter, no verifier; what: adapter or merged writes it.")
     config = load_config(str(path), trust_remote_code)
     if config_entry(config).get("kind") == IMPLICIT:
         raise UserError(

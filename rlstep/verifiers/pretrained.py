@@ -238,7 +238,20 @@ def _from_pretrained(
         raise UserError(f"{path}: cannot be loaded as a {what} ({_first_line(error)})") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+    _refuse_unread_bits(path, model)
     return model, sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+
+
+def _refuse_unread_bits(path: str, model: PreTrainedModel) -> None:
+    """Refuses quantised weights of a method that transformers does not know, and has read as if they were whole.
+
+    Raises:
+        UserError: the configuration names such a method.
+    """
+    settings = getattr(model.config, "quantization_config", None)
+    if settings and getattr(model, "hf_quantizer", None) is None:
+        method = settings.get("quant_method") if isinstance(settings, dict) else settings.quant_method
+        raise UserError(f"{path} holds weights that are quantised by {method!r}, which transformers does not read.")
 
 
 def refuse_pickles(path: str) -> None:

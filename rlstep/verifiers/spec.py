@@ -142,7 +142,10 @@ class ImplicitSpec(VerifierSpec):
 
 def _what_else(path: str, config: PretrainedConfig) -> str:
     """What a checkpoint that is no verifier of rlstep may be for, by its architecture."""
-    layout = "of a published PRM whose name was changed, give the family: layout"
+    layout = (
+        "of a published PRM whose name was changed, give the family: layout of `rlstep score`, or of `rlstep serve`, "
+        "whose address every command takes; or name the folder as it was published"
+    )
     architecture = (config.architectures or [""])[0]
     if architecture.endswith("ForCausalLM"):
         return (

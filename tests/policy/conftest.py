@@ -77,7 +77,7 @@ def scripted(tiny_lm, tokenizer, arguments, lora):
         right = row.outcome > 0
         return ScoredCompletion(line_steps(row.text), list(row.step_rewards), row.outcome, correct=right, clean=right)
 
-    def make(rows: list[Row], source=None, **changes) -> StepPPOTrainer:
+    def make(rows: list[Row], source=None, adapter=True, **changes) -> StepPPOTrainer:
         def judge_rows(prompts, completions, references):
             assert list(completions) == [row.text for row in rows]
             return [judge(row) for row in rows]
@@ -89,7 +89,7 @@ def scripted(tiny_lm, tokenizer, arguments, lora):
             arguments(**{"per_device_train_batch_size": len(rows), "whiten_advantages": "none"} | changes),
             Dataset.from_list(data),
             processing_class=tokenizer,
-            peft_config=replace(lora),
+            peft_config=replace(lora) if adapter else None,
         )
         pieces = [re.findall(r"[^\n]+|\n", row.text) for row in rows]
         ids = [

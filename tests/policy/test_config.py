@@ -121,6 +121,63 @@ from rlstep.runtime.errors import UserError
         ({"num_completions_to_print": 3}, "log_completions is false, so num_completions_to_print would do nothing"),
         ({"data_seed": 3}, "data_seed does nothing here: the order of the problems follows from seed"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor does nothing here"),
+        # what the Trainer and TRL would notice late, or never
+        ({"learning_rate": -1e-5}, "learning_rate is -1e-05; it must be at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be at least 0"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0; it must be at least 1"),
+        ({"gradient_accumulation_steps": -1}, "gradient_accumulation_steps is -1; it must be at least 1"),
+        ({"num_generations": 0}, "num_generations is 0; it must be at least 2"),
+        ({"max_steps": 0}, "max_steps is 0, which the Trainer takes for no limit"),
+        ({"save_total_limit": 0}, "save_total_limit is 0; it must be at least 1, or null"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"adam_beta2": 1.0}, "adam_beta2 is 1.0; it must be at least 0 and below 1"),
+        ({"max_completion_length": 0}, "max_completion_length is 0; it must be at least 1"),
+        ({"max_completion_length": None}, "max_completion_length is null; give the most tokens"),
+        ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
+        ({"top_k": -5}, "top_k is -5; it must be at least 0"),
+        ({"min_p": 2.0}, "min_p is 2.0; it must be at least 0 and at most 1"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty is -1.0; it must be above 0"),
+        ({"top_entropy_quantile": 0.0}, "top_entropy_quantile is 0.0; it must be above 0 and at most 1"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of is 0; it must be at least 1, auto or null"),
+        ({"delta": 1.1}, "delta is 1.1, which bounds ratios that the clip at 1.2 does not"),
+        ({"use_adaptive_entropy": True, "entropy_coef_min": 2.0}, "entropy_coef_min 2.0 is above entropy_coef_max 1.0"),
+        ({"cache_implementation": "foo"}, r"Invalid `cache_implementation` \(foo\)"),
+        ({"generation_kwargs": {"temperature": 0.1}}, "would override temperature; set that instead"),
+        ({"generation_kwargs": {"max_new_tokens": 3}}, "would override max_completion_length; set that instead"),
+        ({"generation_kwargs": {"num_return_sequences": 2}}, "would override num_generations; set that instead"),
+        ({"generation_kwargs": {"do_sample": False}}, "do_sample, which the trainer sets itself"),
+        ({"generation_kwargs": {"no_repeat_ngramsize": 2}}, "no_repeat_ngramsize, which transformers does not know"),
+        ({"generation_kwargs": "fast"}, "generation_kwargs is 'fast'; give a mapping"),
+        ({"model_init_kwargs": "fast"}, "model_init_kwargs is 'fast'; give a mapping"),
+        ({"vllm_mode": "offline", "use_vllm": True}, "vllm_mode is 'offline'; it must be one of server, colocate"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "accelerator_config has dispatch_batches"),
+        ({"accelerator_config": {"split_batches": True}}, "accelerator_config has split_batches"),
+        ({"report_to": "wandbb"}, "report_to is 'wandbb'; choose none, wandb"),
+        ({"lr_scheduler_kwargs": {"foo": 1}}, "lr_scheduler_kwargs: .* unexpected keyword argument 'foo'"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type: .*min_lr"),
+        ({"optim_args": "rank=4"}, "optim is 'adamw_torch_fused', which does not read optim_args"),
+        ({"optim_target_modules": ["q_proj"]}, "which does not read optim_target_modules"),
+        ({"torch_compile_backend": "foo"}, "torch_compile_backend is 'foo', which torch does not have"),
+        ({"save_strategy": "best"}, "save_strategy is 'best', so metric_for_best_model must say by what"),
+        ({"metric_for_best_model": "acuracy"}, "metric_for_best_model is 'acuracy', which no evaluation measures"),
+        ({"do_eval": True}, "do_eval does nothing without eval_strategy"),
+        ({"bf16_full_eval": True}, "bf16_full_eval does nothing here: evaluations are a part of training"),
+        ({"eval_accumulation_steps": 2}, "eval_accumulation_steps does nothing here"),
+        ({"liger_kernel_config": {"rope": True}}, "use_liger_kernel is false, so liger_kernel_config would do nothing"),
+        (
+            {"gradient_checkpointing_kwargs": {"use_reentrant": True}},
+            "so activation_checkpointing_kwargs would do nothing",
+        ),
+        ({"log_completions": True, "log_unique_prompts": True}, "log_unique_prompts is for the tables of wandb"),
+        (
+            {"cast_lm_head_to_fp32": True, "kept_logits_gib": 2.0},
+            "cast_lm_head_to_fp32 is true, so kept_logits_gib would do nothing",
+        ),
+        ({"use_transformers_continuous_batching": True, "bf16": True}, "turns the policy's own weights to half"),
+        (
+            {"use_transformers_continuous_batching": True, "use_vllm": True},
+            "use_vllm and use_transformers_continuous_batching both say what samples",
+        ),
         # what TRL itself refuses ends as the same error, with the rest
         ({"generation_batch_size": 4, "steps_per_generation": 1}, "can not be both configured at the same time"),
     ],
@@ -224,3 +281,26 @@ def test_model_options_with_an_adapter_are_admitted():
     assert (
         PolicyModel("m", use_peft=True, lora_r=8, use_dora=True, lora_target_modules=["q"]).lora_target_modules == "q"
     )
+
+
+def test_a_push_to_the_hub_needs_a_token_before_anything_is_loaded(arguments, monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="push_to_hub needs an access token"):
+        arguments(push_to_hub=True)
+    arguments(push_to_hub=True, hub_token="hf_x")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
+        {"optim": "sgd", "optim_args": "momentum=0.9"},
+        {"generation_kwargs": {"no_repeat_ngram_size": 2}, "cache_implementation": "static"},
+        {"delta": 1.5, "epsilon_high": 0.4},
+        {"metric_for_best_model": "eval_rewards/outcome/mean"},
+        {"report_to": ["tensorboard"], "num_train_epochs": 0.5},
+    ],
+)
+def test_settings_that_act_are_taken(arguments, changes):
+    arguments(**changes)

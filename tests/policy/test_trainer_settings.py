@@ -12,6 +12,7 @@ from rlstep.core.kl import kl_estimate
 from rlstep.policy.models import load_policy_tokenizer
 from rlstep.policy.rewards.scored import ScoredBatch, ScoredCompletion
 from rlstep.policy.trainer import StepPPOTrainer
+from rlstep.runtime.errors import UserError
 from tests.families import FAMILIES
 
 
@@ -438,6 +439,50 @@ def test_rows_that_fill_the_last_batch_of_an_evaluation_are_not_counted(scripted
     state.end_of_dataloader = False
     trainer.batch()
     assert trainer.logged()["eval_accuracy"] == 1 / 4
+
+
+def test_an_evaluation_stays_one_where_the_sampler_leaves_the_model_in_training_mode(scripted, rows):
+    """As transformers' continuous batching does."""
+    trainer, seen = scripted(rows), []
+    trainer.observers.append(seen.append)
+
+    def write(prompt_ids, n):
+        trainer.model.train()
+        return [list(ids) for ids in trainer.row_ids]
+
+    trainer.sample_by(write)
+    trainer.model.eval()
+    trainer.batch()
+    assert not seen
+    assert not trainer.model.training
+    assert trainer.logged()["eval_accuracy"] == 1 / 2
+
+
+@pytest.mark.parametrize("advantage", ["group", "rloo", "gae"])
+def test_rewards_beyond_float32_end_the_run_before_its_weights_are_nan(scripted, rows, advantage):
+    with pytest.raises(UserError, match="the advantages of update 1 are not finite"):
+        scripted(changed(rows, 0, outcome=1e300), advantage=advantage).batch()
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_head_in_float32_stays_so_under_autocast(scripted, rows, packing, monkeypatch):
+    """Logits of half precision would be multiples of powers of 2; log-probabilities of float32 ones are not bounded so.
+
+    The reference is the head's weight times the hidden states that it is given, in float32.
+    """
+    trainer = scripted(rows, bf16=True, cast_lm_head_to_fp32=True, packing=packing, adapter=False)
+    batch, model, seen = trainer.batch(), trainer.model, []
+    ids, mask = (torch.cat([batch[f"{part}_{of}"] for part in ("prompt", "completion")], 1) for of in ("ids", "mask"))
+    model.base_model.register_forward_hook(lambda _, __, output: seen.append(output.last_hidden_state.float()))
+    T = batch["completion_ids"].shape[1]
+    with torch.no_grad(), trainer.accelerator.autocast():
+        model(input_ids=ids, attention_mask=mask)
+    with torch.no_grad():
+        logits_BTV = seen[0][:, -T - 1 : -1] @ model.lm_head.weight.float().T
+        expected = logits_BTV.log_softmax(-1).gather(-1, batch["completion_ids"][..., None])[..., 0]
+        actual, *_ = trainer._get_per_token_logps_and_entropies(model, ids, mask, T)
+    kept = batch["completion_mask"].bool()
+    assert (actual - expected)[kept].abs().max() < 1e-3
 
 
 # --- Dropout.

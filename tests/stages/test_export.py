@@ -350,6 +350,23 @@ def test_a_push_uploads_the_export_without_its_record(tiny_lm, tmp_path, monkeyp
     ]  # fmt: skip
 
 
+def test_an_export_that_the_policys_adapter_is_on_is_not_replaced(tiny_lm, tmp_path):
+    write_policy(tiny_lm, tmp_path / "first")
+    export(ExportConfig(str(tmp_path / "first"), str(tmp_path / "out")))
+    write_policy(str(tmp_path / "out" / "merged"), tmp_path / "second")
+    with pytest.raises(UserError, match="out is .*, which holds the base of .*second, and would be replaced"):
+        export(ExportConfig(str(tmp_path / "second"), str(tmp_path / "out"), force=True))
+    assert (tmp_path / "out" / "merged" / "model.safetensors").is_file()
+
+
+def test_what_is_not_there_and_a_policy_where_a_verifier_is_due_are_named(tiny_lm, tmp_path):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        export(ExportConfig(str(tmp_path / "nowhere"), str(tmp_path / "out")))
+    write_policy(tiny_lm, tmp_path / "policy")
+    with pytest.raises(UserError, match="is a policy's LoRA adapter, no verifier; what: adapter or merged writes it"):
+        export(ExportConfig(str(tmp_path / "policy"), str(tmp_path / "out"), what="prm"))
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [

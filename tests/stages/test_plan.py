@@ -523,6 +523,26 @@ def test_a_model_that_is_not_there_is_one_line(planned, monkeypatch):
         planned("sft", {"data": "rows.jsonl", "model_name_or_path": "runs/none/sft"})
 
 
+@pytest.mark.parametrize(
+    ("stage", "settings", "message"),
+    [
+        ("ppo", {"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0; it must be at least 1"),
+        ("ppo", {"num_generations": 0}, "num_generations is 0; it must be at least 2"),
+        ("ppo", {"num_iterations": 0}, "num_iterations is 0; it must be at least 1"),
+        ("ppo", {"max_completion_length": None}, "max_completion_length is null"),
+        ("ppo", {"model_name_or_path": None}, "model_name_or_path is missing"),
+        ("ppo", {"use_vllm": True, "vllm_tensor_parallel_size": 0}, "vllm_tensor_parallel_size is 0; it must be at"),
+        ("sft", {"use_peft": True, "lora_r": -1}, "lora_r is -1; it must be at least 1"),
+        ("prm", {"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0; it must be at least 1"),
+        ("sample", {"n": 0}, "n is 0; it must be at least 1"),
+    ],
+)
+def test_numbers_that_a_run_refuses_are_one_line(planned, stage, settings, message):
+    rest = {"ppo": PPO, "sample": {"problems": "problems.jsonl"}}.get(stage, {"data": "rows.jsonl"})
+    with pytest.raises(UserError, match=rf"{stage}\.yaml: .*{message}"):
+        planned(stage, rest | settings)
+
+
 def test_layers_that_the_model_does_not_have_are_one_line(planned):
     with pytest.raises(UserError, match="no module is named 'query'"):
         planned("ppo", PPO | {"use_peft": True, "lora_target_modules": ["query"]})

@@ -1,6 +1,8 @@
 import itertools
 import json
+import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -272,10 +274,52 @@ def test_an_evaluation_needs_problems(problems, model, arguments):
         ppo(PPOOptions(problems), arguments(eval_strategy="steps", eval_steps=1), model)
 
 
+def test_an_evaluation_at_the_start_needs_problems_too(problems, model, arguments):
+    with pytest.raises(UserError, match="eval_on_start is true but eval_problems is not given"):
+        ppo(PPOOptions(problems), arguments(eval_on_start=True), model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"router_aux_loss_coef": 0.1}, "router_aux_loss_coef is 0.1, and .* is no mixture of experts"),
+        ({"cast_lm_head_to_fp32": True}, "cast_lm_head_to_fp32 works where lm_head is not tied"),
+        ({"model_init_kwargs": {"dtype": "bfloat16"}}, "model_init_kwargs has dtype, which would override dtype"),
+        ({"model_init_kwargs": {"revision": "v1"}}, "would override model_revision"),
+        ({"model_init_kwargs": {"load_in_4bit": True}}, "policies are trained on whole weights"),
+    ],
+)
+def test_settings_that_this_policy_cannot_follow_are_refused_before_its_weights_are_read(
+    problems, model, arguments, monkeypatch, changes, message
+):
+    monkeypatch.setattr("rlstep.policy.start.load_base", None)
+    monkeypatch.setattr("trl.trainer.grpo_trainer.create_model_from_path", None)
+    with pytest.raises(UserError, match=message):
+        ppo(PPOOptions(problems), arguments(**changes), model)
+
+
 def test_fewer_problems_than_an_update_takes_are_refused(task, model, arguments, tmp_path):
     write_rows(tmp_path / "one.jsonl", [asdict(p) for p in task.problems("train", 1, seed=0)])
     with pytest.raises(UserError, match="has 1 problems, and an update takes 2 of them with 2 samples each"):
         ppo(PPOOptions(str(tmp_path / "one.jsonl")), arguments(), model)
+
+
+@pytest.mark.parametrize("name", ["model_name_or_path", "prm"])
+def test_a_run_is_not_written_over_what_it_reads(name, problems, prm_path, tiny_lm, arguments, tmp_path):
+    """Its adapter would name the base that it has replaced; nor into a folder that holds a model of it."""
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    path = {"model_name_or_path": str(tmp_path / "lm"), "prm": prm_path}[name]
+    before = {file.name: file.read_bytes() for file in Path(path).iterdir()}
+    options = PPOOptions(problems, reward=["prm", "outcome"], prm=prm_path)
+    policy = ModelConfig(str(tmp_path / "lm"), dtype="float32", use_peft=True, lora_r=4)
+    for out in (path, f"{path}/../{Path(path).name}"):
+        with pytest.raises(UserError, match=f"which is {name} "):
+            ppo(options, arguments(output_dir=out), policy)
+    with pytest.raises(UserError, match="which holds model_name_or_path "):
+        ppo(options, arguments(output_dir=str(tmp_path)), policy)
+    assert {file.name: file.read_bytes() for file in Path(path).iterdir()} == before
+    with pytest.raises(UserError, match="output_dir is .*, which is a file; give a folder"):
+        ppo(options, arguments(output_dir=problems), policy)
 
 
 def test_missing_files_are_named(problems, model, arguments, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,9 @@ def test_a_checkpoint_of_another_run_is_not_continued(options, arguments, model,
         ({"chat_template_path": "x"}, "chat_template_path does nothing here: set chat_template"),
         ({"max_length": 0}, "max_length is 0; it must be at least 1, or null"),
         ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint does nothing here: set resume"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0; it must be at least 0"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "lr_scheduler_type: .*num_decay_steps"),
+        ({"report_to": "wandbb"}, "report_to is 'wandbb'; choose none, wandb"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(arguments, changes, message):
@@ -195,9 +199,17 @@ def test_settings_that_would_do_nothing_are_refused(arguments, changes, message)
         arguments(**changes)
 
 
+def test_a_run_is_not_written_over_what_it_reads(options, arguments, tiny_lm, tmp_path):
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    with pytest.raises(UserError, match="output_dir is .*lm, which is model_name_or_path"):
+        sft(options, arguments(output_dir=str(tmp_path / "lm")), ModelConfig(str(tmp_path / "lm")))
+
+
 def test_model_options_that_would_do_nothing_are_refused(options, arguments, tiny_lm):
     with pytest.raises(UserError, match="use_peft is false, so lora_r would do nothing"):
         sft(options, arguments(), ModelConfig(tiny_lm, lora_r=2))
+    with pytest.raises(UserError, match="model_init_kwargs has dtype, which would override dtype"):
+        sft(options, arguments(model_init_kwargs={"dtype": "bfloat16"}), ModelConfig(tiny_lm))
 
 
 def test_resume_without_a_checkpoint_starts_afresh(options, arguments, model, callbacks):

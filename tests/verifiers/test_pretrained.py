@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -6,6 +7,7 @@ from transformers import AutoModelForTokenClassification
 from rlstep.policy.models import load_policy
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.pretrained import load_config, load_tokenizer, load_weights
+from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.spec import VerifierSpec
 
 
@@ -45,6 +47,16 @@ def test_weights_that_are_cut_off_are_named(tiny_lm, tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"lm/model.safetensors is damaged or cut off .*copy it again"):
         load_policy(str(tmp_path / "lm"))
+
+
+@pytest.mark.parametrize("what", ["policy", "verifier"])
+def test_weights_of_an_unknown_quantisation_are_not_read_as_whole_ones(what, tiny_lm, verifier_paths, tmp_path):
+    shutil.copytree(tiny_lm if what == "policy" else verifier_paths["prm"], tmp_path / "few")
+    file = tmp_path / "few" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "exl3"}}))
+    load = load_policy if what == "policy" else RewardModel.from_pretrained
+    with pytest.raises(UserError, match="quantised by 'exl3', which transformers does not read"):
+        load(str(tmp_path / "few"))
 
 
 def test_incomplete_checkpoint_is_refused(verifier_paths, tmp_path):

@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 
 from rlstep.runtime.constraints import Constraint, Idle, Range, check, library_faults
 from rlstep.runtime.tracking import PROJECT_HELP, default_project
-from rlstep.runtime.trainer_settings import SHARED, merged
+from rlstep.runtime.trainer_settings import SHARED, merged, trainer_faults
 
 NO_METRICS = (Idle("a verifier's loss and evaluation do not read it"),)
 IN_LENGTHS = (Idle("rows are batched by their own lengths"),)
@@ -68,4 +68,4 @@ class VerifierArguments(TrainingArguments):
     project: str = field(default_factory=default_project, metadata={"help": PROJECT_HELP})
 
     def __post_init__(self):
-        check(self, library_faults(super().__post_init__))
+        check(self, [*library_faults(super().__post_init__), *trainer_faults(self)])

@@ -18,6 +18,7 @@ from rlstep.runtime.checkpoints import checkpoint_to_continue
 from rlstep.runtime.config import settings
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.identity import check_checkpoint, identity_writer, run_identity
+from rlstep.runtime.output_dir import check_output_dir
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
@@ -85,7 +86,12 @@ def train_verifier(
     check_tracking(tracking, args, KINDS)
     if args.eval_strategy != "no" and config.eval_data is None:
         raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
+    if args.eval_on_start and config.eval_data is None:
+        raise UserError("eval_on_start is true, but there is no eval_data: give the file.")
     start = verifier_start(config, trainer_class.kind == IMPLICIT, args.output_dir)
+    adapter = find_adapter(config.model_name_or_path)
+    read = {"model_name_or_path": config.model_name_or_path, "its base": adapter and adapter.base}
+    check_output_dir(args.output_dir, read)
     identity = run_identity(config, args, prompts)
     checkpoint = checkpoint_to_continue(args.output_dir) if config.resume else args.resume_from_checkpoint
     check_checkpoint(checkpoint, identity)

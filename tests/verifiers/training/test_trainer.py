@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -377,8 +378,22 @@ def test_a_model_with_other_labels_is_refused(tiny_lm, solutions, arguments):
         PRMTrainer(model, arguments(), solutions)
 
 
+def test_a_run_is_not_written_over_what_it_reads(tiny_lm, data, arguments, tmp_path):
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    with pytest.raises(UserError, match="output_dir is .*lm, which is model_name_or_path"):
+        prm(PRMConfig(str(tmp_path / "lm"), data), arguments(output_dir=str(tmp_path / "lm")))
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("label_smoothing_factor", 0.1), ("prediction_loss_only", True), ("max_length", 0)]
+    ("name", "value"),
+    [
+        ("label_smoothing_factor", 0.1),
+        ("prediction_loss_only", True),
+        ("max_length", 0),
+        ("learning_rate", -1.0),
+        ("max_steps", 0),
+        ("optim_args", "rank=4"),
+    ],
 )
 def test_arguments_that_would_do_nothing_are_refused(arguments, name, value):
     with pytest.raises(UserError, match=name):
