@@ -60,6 +60,8 @@ EQUAL = {
         \sqrt{5+2\sqrt6} = \sqrt2+\sqrt3 | \frac{\sqrt{3}}{3} = \frac{1}{\sqrt{3}} | 2\sin x\cos x = \sin 2x
         \cot x = \frac{\cos x}{\sin x} | e^{x}e^{y} = e^{x+y} | e^{i\pi} = -1 | i^2 = -1 | \ln e = 1 | \log_2 8 = 3
         5! = 120 | \binom{10}{3} = 120 | |x| = \sqrt{x^2} | (-1)^{n+2} = (-1)^n | \sin 30^\circ = 0.5
+        |x-100| = |100-x| | \sqrt{(x-100)^2} = |x-100| | 2^{1000}\sqrt{12} = 2^{1001}\sqrt3
+        300!\sqrt{8} = 2\cdot300!\sqrt2
         \frac{11+9a}{20} = 0.55+0.45a | k(k+1) = k^2+k | 2(3) = 6 | 2\frac{3}{2} = 3 | -(x-3) = 3-x | 1/2+1/3 = 5/6
     """,
     "factorials and binomials": r"""
@@ -216,6 +218,12 @@ UNEQUAL = {
         x+10^{-30} = x
         \sqrt{10^{40}+1} = 10^{20} | e^{\pi\sqrt{163}} = 262537412640768744
         99999999999999999999 = 99999999999999999998
+        \sqrt{10^{1000}+1} = 10^{500} | \cos(10^{-390}) = 1 | \sqrt{1+e^{-2000}} = 1 | \sqrt{(300!)^2+1} = 300!
+        \sqrt[3]{10^{900}+1} = 10^{300} | \tanh(1000) = 1 | \sqrt{x^2+10^{-1000}} = |x|
+    """,
+    "where a formula turns": r"""
+        |x-100| = 100-x | |x+50| = x+50 | \sqrt{(x-100)^2} = 100-x | |x-100|+|x+100| = 200
+        \lfloor x \rfloor = \lceil x \rceil-1 | \lfloor x/1000 \rfloor = \lfloor x/2000 \rfloor | |2x-a-90| = a+90-2x
     """,
     "factorials and binomials": r"""
         \frac{1}{n!} = \frac{1}{(n+1)!} | \binom{2n}{n} = \frac{(2n)!}{n!} | \binom{n}{3} = \frac{n(n-1)(n-2)}{3}
