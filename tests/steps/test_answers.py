@@ -152,6 +152,11 @@ EQUAL = {
         \frac{\pi}{6} \text{ radians} = 30^\circ | 180^\circ = \pi rad | 45^\circ 30' = 45.5^\circ
         45^{\circ}30' = 45.5
         12个 = 12 | 12 平方厘米 = 12 | \text{12元} = 12 | 12\text{ 元} = 12
+        36 km/h = 10 m/s | 60 km per hour = 1 km per minute | \frac34\text{ hour} = 45 min | 1/2 mile = 2640 feet
+        90¢ = \$0.90 | 12 ft/sec = 12 | 12 ft/sec = 12 feet per second | 12 feet squared = 12\text{ ft}^2
+        \$12 per hour = \$12 | \$12 per hour = 12 dollars per hour
+        $5/hour = 5 dollars per hour | 12 m/s = 12\,\frac{\text{m}}{\text{s}}
+        12 KM = 12 km | $12k = 12000 | $1.5M = \$1,500,000
         £5 = 5 | 12 more apples = 12 | 3 hours = 3\text{ hours} | 1.5 million dollars = 1,500,000
         50% = 0.5 | \frac{1}{2}\% = 0.5 | 50 percent = 50\% | \frac34 = 75\%
         \frac12 = 50\% = \frac{1}{2} | 50\% = \frac12 = 0.5 | 0.5 = 50% = 50% | 0.5 = 50% = 50 | x = 50\% = 0.5
@@ -269,6 +274,10 @@ UNEQUAL = {
         5 cm = 5 m | 5 cm = 5 cm^2 | \$5 = 5 cents | 12 apples = 12 pears | 5000% = 0.5 | 50% = 5 | 5 million = 5
         \frac12 = 60\% = \frac12 | 0.5 = 50% = 60% | x = 50% = 0.6 | x = 50% = x=0.6 | x = 50% = 1, 2 | x = 50% = 5
         5 million = 5 billion | 5 dozen = 5 | 2 thirds = 2 | 5 squared = 5 | 5 factorial = 5 | 5 and a half = 5
+        $12 per hour = $12 per day | \$12\text{ per hour} = \$12\text{ per day} | $12/hour = 12 dollars per day
+        $12M = 12 | 12 students per class = 12 students per school | 12 mm = 12 Mm | 12 M = 12 m
+        $5 per apple = $5 per pear
+        36 km/h = 36 m/s | 60 km per hour = 60 km per minute | \frac34\text{ hour} = 75 min | 5 cm/s = 5 cm
         3 hours 20 minutes = 3 | 5x = 5 | 5 x = 5 | 5m = 5n
     """,
     "order and brackets": r"""

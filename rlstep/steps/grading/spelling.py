@@ -111,9 +111,10 @@ _TYPED = (
 _INFINITY_AS_TEXT = re.compile(r"^(?:\\text\{)? ?(?:(negative|positive) )?\\infty ?\}?$")
 _BARE_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt(?![A-Za-z])")
 _INFINITIES = dict.fromkeys(("infinity", "inf", "oo"), "infty")
+# At the end of the text, sec are seconds.
 _BARE_NAME = re.compile(
-    r"(?<![A-Za-z\\])(pi|infinity|infty|inf|oo|sin|cos|tan|cot|sec|csc|log|ln|exp|arcsin|arccos|arctan|alpha|beta|theta|phi)"
-    r"(?![A-Za-z])"
+    r"(?<![A-Za-z\\])(pi|infinity|infty|inf|oo|sin|cos|tan|cot|sec(?! ?(?:$|\}|\)|\^\{?2\}?$))|csc|log|ln|exp"
+    r"|arcsin|arccos|arctan|alpha|beta|theta|phi)(?![A-Za-z])"
 )
 
 
