@@ -11,7 +11,7 @@ import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
 
 from rlstep.steps.grading.plain import MAX_EXPONENT, are_factors
-from rlstep.steps.grading.spelling import DOLLAR
+from rlstep.steps.grading.symbols import DOLLAR
 
 
 class Unreadable(Exception):

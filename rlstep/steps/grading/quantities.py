@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rlstep.steps.grading.plain import number
-from rlstep.steps.grading.spelling import DOLLAR
+from rlstep.steps.grading.symbols import DOLLAR
 from rlstep.steps.grading.units import split_unit
 
 # The size of each unit in the first of its line.

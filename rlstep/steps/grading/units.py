@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from rlstep.steps.grading.plain import SCALES, are_factors, number
-from rlstep.steps.grading.spelling import DOLLAR
+from rlstep.steps.grading.symbols import DOLLAR
 
 _NAMES = (
     "millimetre mm millimeter millimeters millimetres", "centimetre cm centimeter centimeters centimetres",
