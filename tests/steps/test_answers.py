@@ -121,6 +121,14 @@ EQUAL = {
         [[1,2],[3,4]] = \begin{bmatrix}1&2\\3&4\end{bmatrix} | y = 2, x = 1 = (1,2) | c=3, a=1, b=2 = (1,2,3)
         m = -3, b = 5 = (-3,5) | \begin{cases} x = 1 \\ y = 2 \end{cases} = (1,2)
         \begin{cases} y=2, \\ x=1 \end{cases} = x=1, y=2
+        \begin{aligned} x &= 1 \\ y &= 2 \end{aligned} = (1,2) | \begin{gathered} x=1 \\ y=2 \end{gathered} = x=1, y=2
+        \left\{ \begin{array}{l} x=1 \\ y=2 \end{array} \right. = (1,2)
+        \begin{aligned} x &= 2+3 \\ &= 5 \end{aligned} = 5
+        \begin{aligned} 12 \end{aligned} = 12 | \begin{cases} x > 1 \\ x < 2 \end{cases} = (1,2)
+        \begin{pmatrix}1\\[4pt]2\end{pmatrix} = (1,2) | \begin{smallmatrix}1\\2\end{smallmatrix} = (1,2)
+        \left(\begin{smallmatrix}1&2\\3&4\end{smallmatrix}\right) = \begin{pmatrix}1&2\\3&4\end{pmatrix}
+        (1,2)^T = \begin{pmatrix}1\\2\end{pmatrix} | [1,2,3]^{\top} = \begin{pmatrix}1\\2\\3\end{pmatrix}
+        <1,2> = \langle 1,2\rangle
     """,
     "equations": r"""
         x = 5 = 5 | 5 = x = 5 | f(3) = 76 = 76 | \text{Area} = 12\pi = 12 \pi | m\angle A = 30^\circ = 30
@@ -190,7 +198,8 @@ EQUAL = {
         [1, oo) = [1,\infty) | (-∞,-1) U (1,∞) = (-\infty,-1)\cup(1,\infty) | \mathbb R = \mathbb{R} | \R = \mathbb{R}
         +/- 2 = 2,-2 | +-2 = \pm 2 | 2 & 3 = 2,3 | {1 \over 2} = 0.5 | {7 \choose 5} = 21 | 5!=120 = 120
         （1，2） = (1,2) | １２ = 12 | 12。 = 12 | x＝12 = 12 | 1、2 = 1,2 | \varepsilon = \epsilon | \varphi = \phi
-        \lg 100 = 2
+        \lg 100 = 2 | {x|x > 2} = (2,\infty) | {x ∈ ℝ: x > 2} = (2,\infty) | x := 12 = 12 | ∜16 = 2 | ⁴√16 = 2
+        45^o = 45^\circ | 45\text{°} = 45 | 1,\dots,10 = 1, \ldots, 10
     """,
     "wrappers": r"""
         \text{12} = 12 | \mathrm{12} = 12 | \textbf{12} = 12 | \text{\textbf{12}} = 12 | {12} = 12 | {{12}} = 12
@@ -199,6 +208,12 @@ EQUAL = {
         \textcolor{red}{12} = 12 | \textcolor{red}{\frac12} = 0.5 | \phantom{0}12 = 12 | 12 \tag{1} = 12
         "12" = 12 | '12' = 12 | ***12*** = 12 | ```12``` = 12 | \text{2 and 3} = 2,3 | \text{12 cm} = 12
         \text{12.5\%} = 12.5 | 12.5\text{\%} = 12.5 | \text{\$12} = 12 | \text{\$}12 = 12 | \text{101}_2 = 101_2
+        \nicefrac{1}{2} = 0.5 | \left. \frac12 \right. = 0.5 | <b>12</b> = 12 | {}12 = 12 | \mathbf 12 = 12
+        \mathbf a = a
+        \therefore x = 12 = 12 | \Rightarrow 12 = 12 | \Bbb R = \mathbb{R} | 3 \colon 4 = 3:4
+        \text{arctan}(1) = \frac{\pi}{4}
+        \frac{\mathrm{d}y}{\mathrm{d}x} = 2x = 2x | 4\operatorname{cis}\frac{\pi}{3} = 2+2\sqrt3 i
+        cis(60°) = e^{i\pi/3}
         3+4\mathrm{i} = 3+4i | \mathrm{e}^2 = e^2 | {A} = A
     """,
     "words and choices": r"""
@@ -242,6 +257,11 @@ UNEQUAL = {
     """,
     "wrappers": r"""
         \text{12} = 13 | \text{-12} = 12 | {12}{3} = 12 | {1}2 = 1 | \underline{12}3 = 12 | \text{12}_3 = 12
+        \begin{aligned} x &= 1 \\ y &= 2 \end{aligned} = (2,1) | (1,2)^T = \begin{pmatrix}1&2\end{pmatrix}
+        (1,2)^T = (2,1)
+        \begin{cases} x & x > 0 \\ 1 & x < 0 \end{cases} = x
+        2\operatorname{cis} 30^\circ = 2\operatorname{cis} 60^\circ
+        \begin{aligned} x &= 2+3 \\ &= 6 \end{aligned} = 6 | <1,2> = <2,1> | {x|x > 2} = [2,\infty)
         \text{12 or 13} = 12 | \text{12, 13} = 12 | \text{i} = \text{e} | \textcolor{12}{13} = 12 | \tag{12}13 = 12
     """,
     "words": r"""

@@ -9,6 +9,7 @@ import re
 from functools import lru_cache
 
 from rlstep.steps.grading.domains import all_but
+from rlstep.steps.grading.environments import without_environments
 from rlstep.steps.grading.numerals import in_digits, overlined, without_approximately
 from rlstep.steps.grading.symbols import DOLLAR, DROPPED, LOWERED, NOT_ASCII, RAISED, RENAMED, SPACES, SYMBOLS, TAKING
 
@@ -19,8 +20,20 @@ _WRAPPED = re.compile(
     r"|__([^_]+)__|_([^_]+)_|`([^`]+)`",
     re.DOTALL,
 )
+# What is drawn around an answer or leads to it, and is no part of it.
+_AROUND = (
+    (re.compile(r"\\(?:left|right)\s*\."), ""),
+    (re.compile(r"<(b|strong|i|em|u|mark)>(.*?)</\1>", re.DOTALL), r"\2"),
+    (re.compile(r"^\s*\\(?:therefore|implies|(?:Long)?[Rr]ightarrow)(?![A-Za-z])\s*"), ""),
+    (re.compile(r"\\Bbb(?![A-Za-z])"), r"\\mathbb"),
+    (re.compile(r"^\s*\{\}(?=\s*[\d\\A-Za-z])"), ""),
+)
 _INLINE = re.compile(r"\$\$?([^$]+)\$\$?|\\[()\[\]](?!\\)")
-_BOLD = re.compile(r"\\mathbf\{([^{}]*)\}")
+_BOLD = re.compile(r"\\mathbf(?:\{([^{}]*)\}| ?(\d+|[A-Za-z]|\\[A-Za-z]+))")
+_FUNCTION_AS_TEXT = re.compile(r"\\text\{\s*((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|cis)\s*\}")
+_DIFFERENTIAL = re.compile(r"\\text\{d\}(?= ?[A-Za-z])")
+_DEGREE_SIGN = re.compile(r"\\text\{\s*\^\\circ\s*\}|(?<=[\d)])\s*\^\s*(?:\{\s*o\s*\}|o(?![A-Za-z(]))")
+_INDEX_BEFORE_ROOT = re.compile(r"\^\{(\d)\}\\sqrt ")
 _INVISIBLE = re.compile(
     r"\\(?:color|[hv]?phantom|[hv]space\*?|label|tag\*?)\s*\{[^{}]*\}|(?<=\\textcolor)\s*\{[^{}]*\}"
 )
@@ -53,6 +66,9 @@ _ARGUMENT = re.compile(r"\s*(\\[A-Za-z]+|[A-Za-z0-9])")
 _TAKES = re.compile(r"\\(frac|binom|sqrt|vec|overline|bar|hat|mathbb)(?![A-Za-z])")
 # What is typed without LaTeX. 5!=120 is an equation, x != 5 is not.
 _TYPED = (
+    (re.compile(r"(?<=[A-Za-z)])\s*:=\s*"), " = "),
+    (re.compile(r"^<([^<>=]*,[^<>=]*)>$"), r"\\langle \1\\rangle "),
+    (re.compile(r"^\{([^{}]*?(?:\||:)[^{}|:]*[<>=≤≥≠][^{}|:]*)\}$"), r"\\{\1\\}"),
     (re.compile(r"(?<![<>=])>=(?![<>=])"), r"\\geq "),
     (re.compile(r"(?<![<>=])<=(?![<>=])"), r"\\leq "),
     (re.compile(r"(?<=\s)!=(?![<>=])"), r"\\neq "),
@@ -68,7 +84,7 @@ _BARE_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt(?![A-Za-z])")
 _INFINITIES = dict.fromkeys(("infinity", "inf", "oo"), "infty")
 # At the end of the text, sec are seconds.
 _BARE_NAME = re.compile(
-    r"(?<![A-Za-z\\])(pi|infinity|infty|inf|oo|sin|cos|tan|cot|sec(?! ?(?:$|\}|\)|\^\{?2\}?$))|csc|log|ln|exp"
+    r"(?<![A-Za-z\\])(pi|infinity|infty|inf|oo|sin|cos|tan|cot|sec(?! ?(?:$|\}|\)|\^\{?2\}?$))|csc|log|ln|exp|cis"
     r"|arcsin|arccos|arctan|alpha|beta|theta|phi)(?![A-Za-z])"
 )
 
@@ -83,7 +99,11 @@ def tidy(text: str) -> str:
     text = _unboxed(unwrap(text.replace("\\$", DOLLAR)))
     for typed, mathematics in _TYPED if "\\begin" not in text else ():
         text = typed.sub(mathematics, text)
+    text = without_environments(text)
+    for drawn, kept in _AROUND:
+        text = drawn.sub(kept, text)
     text = _INLINE.sub(lambda match: match[1] or "", NOT_ASCII.sub(_ascii, text)).replace("$", DOLLAR)
+    text = _DEGREE_SIGN.sub(r"^\\circ ", _INDEX_BEFORE_ROOT.sub(r"\\sqrt[\1]", text))
     text = _IN_GROUPS.sub(lambda match: re.sub(r"[.' ]", "", match[0]).replace(",", "."), text)
     if not _PAIR.fullmatch(text):
         text = _DECIMAL_COMMA.sub(lambda match: ".".join(filter(None, match.groups())), text)
@@ -91,7 +111,7 @@ def tidy(text: str) -> str:
     if "\\begin" not in text:
         text = _TWICE_ESCAPED.sub(r"\\", text)
     text = _COMMAND.sub(_command, _INVISIBLE.sub("", text.replace("{,}", ",")))
-    text = overlined(_unstyled(_BOLD.sub(r"\1", text).replace("\\mathbf{", "{")))
+    text = overlined(_unstyled(_BOLD.sub(lambda match: match[1] or match[2] or "", text).replace("\\mathbf{", "{")))
     text = _BARE_NAME.sub(lambda match: rf"\{_INFINITIES.get(match[1], match[1])} ", text)
     text = _INFINITY_AS_TEXT.sub(lambda match: r"-\infty" if match[1] == "negative" else r"\infty", text)
     text = _arguments(_BARE_ROOT.sub(r"\\sqrt ", text).replace("**", "^"))
@@ -104,6 +124,7 @@ def tidy(text: str) -> str:
 def _unstyled(text: str) -> str:
     r"""Mathematics in place of what is set as text: `\text{12}`, `3\text{i}`, `\text{\text{12}}`, `\text{12 cm}`."""
     text = _DIGITS_AS_TEXT.sub(r"\1", _TEXT_IN_TEXT.sub(r"\1", text))
+    text = _DIFFERENTIAL.sub("d", _FUNCTION_AS_TEXT.sub(r"\\\1 ", text))
     text = _CONSTANT_AS_TEXT.sub(lambda match: match[1] or match[2], text)
     whole = _NUMBER_AS_TEXT.fullmatch(text.strip())
     return whole[1] if whole else text

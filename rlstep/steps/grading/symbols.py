@@ -12,7 +12,8 @@ SYMBOLS = {
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ",
     "≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "±": r"\pm ",
     "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
-    "°": r"^\circ ", "º": r"^\circ ", "∠": r"\angle ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∘": r"\circ ", 
+    "°": r"^\circ ", "º": r"^\circ ", "∠": r"\angle ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]",
+    "∘": r"\circ ",
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
     "ϕ": r"\phi ", "ϵ": r"\epsilon ", "ε": r"\epsilon ",
     "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "⟨": r"\langle ", "⟩": r"\rangle ",
@@ -26,7 +27,8 @@ LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 NOT_ASCII = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+|[₀₁₂₃₄₅₆₇₈₉]+|[^\x00-\x7f]")
 
 RENAMED = {
-    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"), **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac", "nicefrac", "sfrac"), r"\frac"),
+    **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
     **dict.fromkeys(
         ("mathrm", "textrm", "textbf", "textit", "textnormal", "textsf", "texttt", "mbox", "hbox", "emph"), r"\text"
     ), "operatorname": r"\text",
@@ -34,6 +36,7 @@ RENAMED = {
         ("boldsymbol", "bm", "mathit", "mathsf", "underline", "boxed", "fbox", "ensuremath", "textcolor"), r"\mathbf"
     ), **dict.fromkeys(("le", "leqslant"), r"\leq"),
     **dict.fromkeys(("ge", "geqslant"), r"\geq"), "ne": r"\neq", "lt": "<", "gt": ">", "varnothing": r"\emptyset",
+    "colon": ":", **dict.fromkeys(("dots", "cdots", "dotsc", "dotsb"), r"\ldots"),
     "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "ast": r"\cdot", "lor": r"\text{ or }",
     "vee": r"\text{ or }", "land": r"\text{ and }", "wedge": r"\text{ and }", "infin": r"\infty", "degree": r"^\circ",
     **{name: rf"\mathbb{{{name}}}" for name in "RZNQ"}, "lg": r"\log_{10}", "degrees": r"^\circ",
@@ -41,7 +44,7 @@ RENAMED = {
     **{f"var{name}": rf"\{name}" for name in ("epsilon", "phi", "theta", "rho")},
     "arcsec": r"\operatorname{arcsec}", **dict.fromkeys(("lvert", "rvert", "vert"), "|"),
 }  # fmt: skip
-TAKING = {r"\frac", r"\binom", r"\text", r"\mathbf"}
+TAKING = {r"\mathbb", r"\frac", r"\binom", r"\text", r"\mathbf"}
 SPACES = {"quad", "qquad", "thinspace", "enspace", "space", "hfill", "newline"}
 DROPPED = {
     "left", "right", "middle", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr",

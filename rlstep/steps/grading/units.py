@@ -75,7 +75,7 @@ _SHORT_SCALE = re.compile(r"([\d.,]*\d)\s*(?:\\text\{\s*)?(k|K|M|B|mn|bn)\s*\}?"
 _SHORT_SCALES = {"k": "thousand", "K": "thousand", "M": "million", "mn": "million", "B": "billion", "bn": "billion"}
 _RAISED = re.compile(r"([A-Za-z]{2,12})\.? (squared|cubed)(?=\s*\}?$)")
 _SCALES = {"C": "celsius", "F": "fahrenheit"}
-_TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
+_TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc|cis)")
 
 
 @dataclass(frozen=True)

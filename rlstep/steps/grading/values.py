@@ -121,7 +121,6 @@ _NUMBERS = {
     r"\mathbb{N}": sympy.S.Naturals, r"\mathbb{Q}": sympy.S.Rationals, r"\mathbb{C}": sympy.S.Complexes,
     r"\emptyset": sympy.S.EmptySet, r"\{\}": sympy.S.EmptySet, r"\{ \}": sympy.S.EmptySet,
 }  # fmt: skip
-_CASES = re.compile(r"\\begin\{cases\}([^&]*)\\end\{cases\}", re.DOTALL)
 _POINT = re.compile(r"([A-Z](?:_(?:\w|\{\w+\}))?'*) ?(\(.*\))", re.DOTALL)
 # Intervals with their brackets turned outwards: ]0, 1[ and [0, 1[.
 _BETWEEN_SQUARES = re.compile(r"([\[\]])(\s*[^\[\](),;\s][^\[\](),;]*[,;][^\[\](),;]*[^\[\](),;\s]\s*)([\[\]])")
@@ -138,8 +137,6 @@ def read(text: str):
     if not text:
         raise Unreadable(text)
     text = _BETWEEN_SQUARES.sub(_turned_inwards, text)
-    if cases := _CASES.fullmatch(text):
-        text = " \\and ".join(filter(None, split(cases[1], {"\\\\"})[0])).replace(", \\and", " \\and")
     if not _NUMBER_WITH_COMMAS.fullmatch(text):
         text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]), text)
     return _listing(text) or _combined(text) or _relation(text) or _whole(text)
