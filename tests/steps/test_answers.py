@@ -79,6 +79,10 @@ EQUAL = {
     "decimals": r"5.0 = 5 | \frac{3}{4} = 0.75 | \frac{1+i}{2} = 0.5+0.5i | x>2 = x > 2.0 | 0.\overline{3} = \frac13",
     "relations, intervals and sets": r"""
         x>2 = (2,\infty) | x \geq 3 = [3, \infty) | 3 \le x = [3,\infty) | 1<x\le3 = (1,3] | x \in [-2,7] = [-2,7]
+        -\infty<x<\infty = \mathbb{R} | -\infty<x\le 3 = (-\infty,3] | x<1, x>3 = x<1 or x>3
+        x \ne \pm 1 = x \ne 1, x \ne -1
+        x \neq 1, 2 = \mathbb{R}\setminus\{1,2\} | x \neq 1, 2 = x \neq 2 and x \neq 1
+        x \ne 1,2 = (-\infty,1)\cup(1,2)\cup(2,\infty)
         2<x = x>2 | |x| < 2 = (-2, 2) | 2>x>1 = (1,2) | 2x+1<7 = 4x+2<14 | 1<2x+1<5 = 1<1+2x<5
         \{x \mid x > 2\} = (2,\infty)
         x \ne 3 = \mathbb{R}\setminus\{3\} | x > 1 \text{ and } x < 2 = (1,2) | x > 1, x < 2 = (1,2)
@@ -132,7 +136,9 @@ EQUAL = {
     """,
     "equations": r"""
         x = 5 = 5 | 5 = x = 5 | f(3) = 76 = 76 | \text{Area} = 12\pi = 12 \pi | m\angle A = 30^\circ = 30
-        f^{-1}(3) = 2 = 2
+        f^{-1}(3) = 2 = 2 | [ABC] = 12 = 12 | |AB| = 12 = 12 | \|v\| = 5 = 5 | |\vec{v}| = 5 = 5 | f(g(2)) = 12 = 12
+        (f\circ g)(2) = 12 = 12 | \gcd(4,6) = 2 = 2 | 3^{100} \bmod 7 = 4 = 4 | \sum_{k=1}^{10} k = 55 = 55
+        \int_0^1 x\,dx = \frac12 = 0.5 | \lim_{x\to0}\frac{\sin x}{x} = 1 = 1
         \sin\theta = \frac35 = \frac35 | \cos A=\frac{1}{2} = 0.5 | \tan(\alpha) = 2 = 2 | P(X=2) = \frac14 = 0.25
         E[X] = 3 = 3 | \mathbb{E}[X] = 3 = 3 | P(A|B) = 0.5 = 0.5 | f_{\max} = 12 = 12 | \frac{dy}{dx} = 2x = 2x
         a_{10} = 55 = 55 | P(A) = \frac12 = 0.5 | 2+3=5 = 5 | x=\frac{10}{2}=5 = 5 | \sqrt{2} \approx 1.414 = \sqrt2
@@ -318,6 +324,8 @@ UNEQUAL = {
         x \in 17 = 17 | (2,) = (2,4) | (1,2i) = (1,2) | 14^\circ40 = 1440 | 4^\circ2 = 42
     """,
     "equations": r"""
+        \gcd(4,6) = 2 = 3 | \sum_{k=1}^{10} k = 55 = 56 | |x-2| = 3 = 3 | f(g(x)) = 3 = 4 | x \neq 1, 2 = x \neq 1
+        x \ne \pm 1 = x \ne 1 | x > 1, x < 3 = x>1 or x<3 | x<1 and x>3 = x<1 or x>3
         x=5 = y=5 | x=5 = x=6 | f(3)=76 = f(4)=76 | x+y=5 = x+y=6 | x^2=4 = 4 | 5x+y=0 = 0=0 | y=2x = y=3x
         \sin 30 = 5 = 5 | \sin\theta = 1 = \cos\theta=1 | P(X=2) = 1 = P(X=3)=1 | \sin x\cos x = 2 = 2
         1 = 2 = 5 = 5 | x = 4 = 5 = 5 | 5 = 6 = 6 | \sqrt{2} = 5 = 5

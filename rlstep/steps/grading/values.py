@@ -7,7 +7,7 @@ interval,
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import sympy
@@ -156,8 +156,18 @@ def _listing(text: str) -> Listing | None:
     kept = [part for part in parts if part]  # ", and" is one separator
     if len(kept) < 2 or len(kept) < len(parts) - separators.count("\\and") - separators.count("\\or"):
         raise Unreadable(text)
-    items = itertools.chain.from_iterable(_spread(read(part)) for part in kept)
-    return Listing(tuple(items), next((name[1:] for name in separators if name[0] == "\\"), ","))
+    items = tuple(itertools.chain.from_iterable(_spread(read(part)) for part in kept))
+    return Listing(_none_of(items), next((name[1:] for name in separators if name[0] == "\\"), ","))
+
+
+def _none_of(items: tuple) -> tuple:
+    r"""The items, where each number after `x \neq 1` is one more that x is not: `x \neq 1, 2`."""
+    first, *others = items
+    if not (
+        isinstance(first, Relation) and first.signs == ("!=",) and all(isinstance(item, Scalar) for item in others)
+    ):
+        return items
+    return tuple(replace(first, parts=(first.parts[0], item)) for item in (first.parts[1], *others))
 
 
 def _spread(value) -> tuple:
@@ -190,7 +200,10 @@ def _relation(text: str):
         )
         if len(parts) == 1:
             return read(parts[0])
-    return Relation(tuple(parts), tuple(map(_side, parts)), tuple(signs))
+    sides = tuple(map(_side, parts))
+    if signs == ["!="] and isinstance(sides[1], Listing):  # x is not \pm 1
+        return Listing(tuple(Relation(tuple(parts), (sides[0], item), ("!=",)) for item in sides[1].items))
+    return Relation(tuple(parts), sides, tuple(signs))
 
 
 def _side(text: str):
