@@ -113,7 +113,8 @@ def test_boxes_in_boxes_without_end_are_read_once():
         ("**Answer:** She has **3** of **4**.", "She has **3** of **4**."),
         ("**Final Answer:**\n```\n12\n```", "12"), ("Final Answer:\n> 12", "12"),
         ("Answers: 3, 4", "3, 4"), ("Ans: 12", "12"),
-        (r"\boxed{\text{Answer: } 12}", "12"), (r"\boxed{\text{The answer is } 12}", "12"), (r"\boxed{\text{Answer: 12}}", "12"),
+        (r"\boxed{\text{Answer: } 12}", "12"), (r"\boxed{\text{The answer is } 12}", "12"),
+        (r"\boxed{\text{Answer: 12}}", "12"),
         (r"\boxed{\text{answerable}}", r"\text{answerable}"),
         # a box that is cut off holds an unknown part of the answer
         ("The answer is \\boxed{12", None), ("The answer is $\\boxed{\\frac{1}{2}$.", None),

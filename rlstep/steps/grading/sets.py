@@ -2,7 +2,7 @@
 
 import sympy
 
-from rlstep.steps.grading.values import Braces, Bracketed, Combined, Listing, Reals, Relation, Scalar
+from rlstep.steps.grading.kinds import Braces, Bracketed, Combined, Listing, Reals, Relation, Scalar
 
 
 def as_set(value) -> sympy.Set | None:
