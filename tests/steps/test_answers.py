@@ -184,6 +184,8 @@ EQUAL = {
         0.1666\ldots = \frac16 | 0.3636... = \frac{4}{11} | 0.(36) = \frac{4}{11} | 2.(3) = \frac73 | 0.1(6) = \frac16
         1.234.567 = 1234567 | 1.234,56 = 1234.56 | 1 234,56 = 1234.56 | 1'234'567 = 1234567 | 0x1F = 1F_{16}
         0b101 = 101_2
+        minus five = -5 | negative 5 = -5 | negative one half = -\frac12 | half = 0.5
+        30^\circ, 150^\circ = \frac{5\pi}{6}, \frac{\pi}{6}
         one hundred and twenty = 120 | one thousand two hundred = 1200 | twelve hundred = 1200 | a dozen = 12
         two hundred five dollars = 205 | two-thirds = \frac23 | one half = 0.5 | three quarters = 0.75
         two and a half = 2.5 | 6:8 = 3:4 | 6:8:10 = 3:4:5 | 3 to 4 = 3:4
@@ -336,6 +338,8 @@ UNEQUAL = {
     """,
     "numbers": r"""
         0.333 = \frac13 | 0.33... = \frac{33}{100} | 0.1666... = \frac{1}{66} | twelve = 13
+        minus five = 5 | negative 5 = 5 | negative two too many = -2
+        30^\circ, 150^\circ = \frac{\pi}{6}, \frac{2\pi}{3}
         one half = 1 | one thousand two hundred = 100200 | one hundred twenty = 100 | 0.(36) = 0.36 | 0.(36) = 0
         2.(3) = 6 | 2.5(3) = 2.5\overline{3} | two hundred five = 7
         two and a half = 2
