@@ -13,6 +13,7 @@ from functools import lru_cache
 from rlstep.steps.extraction import extract
 from rlstep.steps.grader import MAX_LENGTH, Grader
 from rlstep.steps.grading.domains import family
+from rlstep.steps.grading.lists import split
 from rlstep.steps.grading.plain import based, choice, choices, letter, number, words
 from rlstep.steps.grading.quantities import angle, quantity
 from rlstep.steps.grading.spelling import squeezed, tidy, unwrap, words_of
@@ -263,7 +264,8 @@ def _scaled(one: Measured, other: Measured) -> str | None:
     if one.unit == "%" != other.unit and "=" not in one.value:
         return rf"\frac{{{one.value}}}{{100}}"
     if one.unit == "degree" and (other.unit == "radian" or (other.unit is None and "\\pi" in other.value)):
-        return rf"\frac{{({one.value})\cdot\pi}}{{180}}"
+        items, _ = split(one.value, {",", ";"})
+        return ", ".join(rf"\frac{{({item})\cdot\pi}}{{180}}" for item in items)
     return None
 
 

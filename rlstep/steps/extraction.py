@@ -20,45 +20,26 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from rlstep.steps.boxes import last_boxes
+from rlstep.steps.phrases import END_ELSEWHERE, HASHES, LABEL, SENTENCE, SENTENCE_IN_LABEL, TICKS
+
 THOUGHT_END = "</think>"
 
-# Tick marks, emoji and the like, which decorate a label or an answer.
-_PICTURES = "\u2600-\u27bf\ufe0f\U0001f000-\U0001faff"
-_TICKS = "\u2705\u2713\u2714\u2611\ufe0f\U0001f389\U0001f3af"
-_LABEL = re.compile(
-    rf"^(?:[ \t>*_#`\u2022{_PICTURES}-]|\d{{1,2}}[.)][ \t])*(?P<math>\\[\[(]|\$\$?)?"
-    r"(?P<styled>\\(?:text(?:bf|it)?|mathbf)\{)?"
-    r"(?:(?:so|thus|therefore|hence),?[ ]+)?(?:(?:the|my|our)[ ]+)?(?P<final>final[ ]+|correct[ ]+)?answer"
-    r"(?P<closed>[*_`]*)[ \t]*"
-    r"(?:(?P<colon>[:=\uff1a\u2192]|[-=]>|is:|(?<=[ \t])[-\u2013\u2014](?=[ \t]))[ \t]*(?P<inline>[^\n]*)"
-    r"|(?<=[*_][ \t])(?P<value>[-+]?[$\\\d][^\n]*)|$)",
-    re.MULTILINE | re.IGNORECASE,
-)
-_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(?P<inline>\S[^\n]*)$", re.MULTILINE)
-_IS = (
-    r"(?:is|would be|should be|must be|will be|has to be|(?:comes|turns) out to be|equals)(?![A-Za-z']|n't)"
-    r"(?: (?:therefore|thus|then|simply|just|now|clearly|equal to)(?![A-Za-z]))?"
-)
-_SENTENCE = re.compile(
-    r"\b(?:(?:final |correct )?answer(?: (?:to|for|in) [\w()' ]{1,40}?)?|(?:correct|right|best) (?:option|choice)) "
-    rf"{_IS}(?:[ \t]*:)?[ \t]*|(?:\u7b54\u6848|\u7b54)(?:\u662f|\u4e3a|\u70ba|[ \t]*[:\uff1a])[ \t]*"
-    r"|\b(?:option|choice) (?=[*_]{0,2}\(?[A-Z]\)?[*_]{0,2} is (?:the )?(?:correct|right|best)"
-    r"(?: \w+)?[*_]{0,2}(?:[.!]|$))"
-    r"|\bI (?:choose|pick|select|go with) (?:option |choice )?(?=[*_]{0,2}\(?[A-Z]\)?[*_]{0,2}(?:[.!]|$))"
-    r"|[\u6545\u5e94\u61c9]\u9009(?:\u62e9)?[:\uff1a]?[ \t]*(?=[(\uff08]?[A-H])",
-    re.IGNORECASE | re.MULTILINE,
-)
-_SENTENCE_IN_LABEL = re.compile(
-    rf"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final |correct )?answer {_IS}[ \t]*:?[ \t]*", re.I
-)
 _TAGGED = re.compile(
     r"<(?P<tag>(?:final_?)?answer)>(?P<inline>(?:(?!</?(?:final_?)?answer>)[\s\S])*)</(?P=tag)>", re.IGNORECASE
 )
 _IN_JSON = re.compile(
-    r"\"(?:final_?)?answer\"[ \t]*:[ \t]*(?P<value>\"(?:[^\"\\\n]|\\.)*\"|-?\d[\d.eE+-]*)", re.IGNORECASE
+    r"([\"'])(?:final[_ ]?)?answer\1[ \t]*:[ \t]*"
+    r"(?P<value>\"(?:[^\"\\\n]|\\.)*\"|'(?P<python>(?:[^'\\\n]|\\.)*)'|\[[^\[\]{}\n]*\]|-?\d[\d.eE+-]*|true\b|false\b)",
+    re.IGNORECASE,
 )
+# A backslash of LaTeX that was not escaped again, as JSON wants it: \\frac would be a form feed and "rac".
+_NOT_ESCAPED = re.compile(r'\\\\|\\(?!u[\da-fA-F]{4})(?=[a-zA-Z]{2}|[^"\\/bfnrtu])')
 # What comes after the answer says why, and is no part of it.
-_REASON = re.compile(r"(?<![*_`, \t])[*_`]*,?[ \t]+(?:\()?(?:because|since|as we|which (?:is|means|makes))\b")
+_REASON = re.compile(
+    r"(?<![*_`, \t])[*_`]*,?[ \t]+(?:\()?(?:because|since|as (?:we|required|claimed|desired|expected|shown|above)"
+    r"|which (?:is|means|makes|completes|gives|follows)|i\.e\.|that is,|\((?:see|as|from|by) )(?!\w)"
+)
 # Yes and no say all; so does a value before its approximation.
 _IS_CORRECT = re.compile(r"(?<=[A-Za-z)*_]) is (?:the )?(?:correct|right|best)(?: \w+)?[*_. !]*$", re.IGNORECASE)
 _YES_OR_NO = re.compile(r"(?P<said>[*_]*(?:yes|no|true|false)[*_]*)[,;:]\s+(?P<more>.*)", re.IGNORECASE | re.DOTALL)
@@ -81,15 +62,10 @@ _SENTENCE_END = re.compile(
 _NEXT_SENTENCE = re.compile(r"[.!?][*_`$]*\s+[A-Z][a-z]*[ ,']")
 _LINE = re.compile(r"[^\n]+")
 _BLANK = re.compile(r"\s*")
+_BEFORE_PARAGRAPH = re.compile(r"\s*(?:```[a-z]*[ \t]*\n|>)?\s*")
+_EMPHASISED = re.compile(r"\*\*([^*\n]+)\*\*")
+_CUT_OFF = re.compile(r"\\(?:boxed|fbox)\s*\{(?:[^{}]|\{[^{}]*\})*$")
 _OPENED = re.compile(r"\$\$|\\\[|\\begin\b|\\\]|\\end\b")
-
-# Escaped once more, as text in JSON is, a box has two backslashes.
-_BRACE = re.compile(r"\\{1,2}(?:f?boxed|fbox|framebox)\s*(?:\{|(?=[^\s{]))|\\.|[{}]", re.DOTALL)
-_BARE = re.compile(r"[-+]?[A-Za-z0-9][A-Za-z0-9.,/^]*(?<![.,])|\\[A-Za-z]+(?:\{[^{}]*\})*")
-_BETWEEN_BOXES = re.compile(
-    r"(?:[\s$,;&]|\\[()\[\]]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\\?[A-Za-z](?:_\{?\w\}?)?[ ]*=(?!=))*"
-)
-_JOIN = re.compile(r"[,;&]|\band\b|\bor\b|\{(?:and|or)|quad")
 
 
 @dataclass(frozen=True)
@@ -136,9 +112,9 @@ def thought_end(completion: str) -> int:
 
 def _labelled(text: str) -> Iterator[Stated]:
     """The rest of each line that begins with "Answer", or the next line if there is nothing more on that line."""
-    for match in _LABEL.finditer(text):
+    for match in LABEL.finditer(text):
         inline, end = _plain(_without_style(match)), match.end()
-        if repeated := _SENTENCE_IN_LABEL.match(inline):
+        if repeated := SENTENCE_IN_LABEL.match(inline):
             inline = inline[repeated.end() :]
             inline = inline[: _end_of_sentence(inline)]
         answer = _plain(_without_reason(_before_next_sentence(inline)))
@@ -147,7 +123,13 @@ def _labelled(text: str) -> Iterator[Stated]:
             below, end = _next_paragraph(text, end)
             answer = _of_sentence(below)
         if answer:
-            yield Stated(match.start(), end, answer)
+            yield Stated(match.start(), end, _emphasised(answer))
+
+
+def _emphasised(text: str) -> str:
+    """The one value that is set in bold in a sentence, She has **12** apples; all of the text if there is none."""
+    bold = [] if _is_value(text) else _EMPHASISED.findall(text)
+    return bold[0].strip() if len(bold) == 1 and _is_value(bold[0]) else text
 
 
 def _before_next_sentence(text: str) -> str:
@@ -160,7 +142,8 @@ def _before_next_sentence(text: str) -> str:
 
 def _without_style(label: re.Match) -> str:
     r"""What a label states, without the ends of a formula and of `\textbf{` that began before the label."""
-    inline = label["inline"] or label["value"] or ""
+    # The end of the label's emphasis, **Answer:** She has **12**.
+    inline = re.sub(r"^[*_]{1,3}[ \t]+", "", label["inline"] or label["value"] or "")
     if label["styled"]:
         inline = inline.replace("}", "", 1)
     if label["math"]:
@@ -177,14 +160,19 @@ def _of_sentence(text: str) -> str:
 def _after_hashes(text: str) -> Iterator[Stated]:
     """What follows each `####` that is not a section heading."""
     end = len(text.rstrip())
-    for match in _HASHES.finditer(text):
+    for match in HASHES.finditer(text):
         inline = match["inline"].strip()
-        if repeated := _SENTENCE_IN_LABEL.match(inline):
+        if repeated := SENTENCE_IN_LABEL.match(inline):
             inline = inline[repeated.end() :]
             inline = inline[: _end_of_sentence(inline)]
         answers = _is_value(inline) or match.end() >= end
         if answers and not _HEADING_WORD.match(inline) and (answer := _plain(inline)):
             yield Stated(match.start(), match.end(), answer)
+
+
+def _boxes(text: str) -> Iterator[Stated]:
+    if (boxed := last_boxes(text)) is not None:
+        yield Stated(*boxed)
 
 
 def _tagged(text: str) -> Iterator[Stated]:
@@ -199,8 +187,17 @@ def _in_json(text: str) -> Iterator[Stated]:
     """The value of each field "answer" of an object in JSON."""
     for match in _IN_JSON.finditer(text):
         with suppress(ValueError):
-            if answer := _plain(str(json.loads(match["value"], parse_float=str, parse_int=str))):
+            if answer := _plain(_of_json(match)):
                 yield Stated(match.start(), match.end(), answer)
+
+
+def _of_json(match: re.Match) -> str:
+    r"""The value of a field, also one with the single backslashes of LaTeX; the items of a list side by side."""
+    if match["python"] is not None:
+        return match["python"]
+    escaped = _NOT_ESCAPED.sub(r"\\\\", match["value"])
+    value = json.loads(escaped, parse_float=str, parse_int=str)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _without_reason(text: str) -> str:
@@ -217,14 +214,15 @@ def _sentences(text: str) -> Iterator[Stated]:
         inline = text[begin:until]
         if not _plain(inline):
             inline, end = _next_paragraph(text, end)
-        if answer := _plain(_without_reason(inline[: _end_of_sentence(inline)])):
+        answer = _plain(_without_reason(inline[: _end_of_sentence(inline)]))
+        if answer and not _CUT_OFF.search(answer.rstrip("$")):
             yield Stated(start, end, answer)
 
 
 def _stating(text: str) -> list[tuple[int, int, int, int]]:
     """(start, end) of each "the answer is" that is the first of its sentence, the end of its text and of its line."""
     sentences, line_end, last = [], -1, 0
-    for match in _SENTENCE.finditer(text):
+    for match in SENTENCE.finditer(text):
         if match.start() >= line_end:
             line_end = text.find("\n", match.end())
             line_end = len(text) if line_end < 0 else line_end
@@ -244,7 +242,7 @@ def _is_value(text: str) -> bool:
 
 def _plain(text: str) -> str:
     """The text without surrounding white space, markdown and tick marks."""
-    text = text.strip().rstrip(_TICKS).rstrip()
+    text = END_ELSEWHERE.sub("", text.strip().rstrip(TICKS).rstrip())
     for mark in ("***", "**", "__", "`", "*"):
         if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
             text = text[len(mark) : -len(mark)].strip()
@@ -258,7 +256,7 @@ def _plain(text: str) -> str:
 def _next_paragraph(text: str, at: int) -> tuple[str, int]:
     """The next non-blank line, with the following lines of a formula that it opens, and where they end."""
     lines, depth = [], 0
-    for line in _LINE.finditer(text, _BLANK.match(text, at).end()):
+    for line in _LINE.finditer(text, _BEFORE_PARAGRAPH.match(text, at).end()):
         lines.append(line[0])
         at = line.end()
         for mark in _OPENED.findall(line[0]):
@@ -277,32 +275,3 @@ def _end_of_sentence(text: str) -> int | None:
         if dollars % 2 == 0:
             return match.start()
     return None
-
-
-def _boxes(text: str) -> Iterator[Stated]:
-    """The content of the last box that is closed and not blank, with the boxes joined to it by "and"."""
-    boxes, opened = [], []  # (start, end, start and end of the content) of each
-    for match in _BRACE.finditer(text):
-        if match[0] == "}":
-            if opened:
-                boxed, start, inside = opened.pop()
-                if boxed and _BLANK.match(text, inside).end() < match.start():
-                    boxes.append((start, match.end(), inside, match.start()))
-        elif match[0] == "{" or (match[0].endswith("{") and match[0] != "\\{"):
-            opened.append((match[0] != "{", match.start(), match.end()))
-        elif len(match[0]) > 2 and (bare := _BARE.match(text, match.end())):
-            boxes.append((match.start(), bare.end(), *bare.span()))
-    if not boxes:
-        return
-    boxes.sort()
-    start, last, *content = boxes.pop()
-    together, begin = [content], start
-    for first, end, *content in reversed(boxes):
-        if end > start:  # the last one is inside it
-            continue
-        if begin - end > 40 or not _BETWEEN_BOXES.fullmatch(text, end, begin) or not _JOIN.search(text, end, begin):
-            break
-        together.append(content)
-        begin = first
-    answers = dict.fromkeys(text[inside:outside].strip() for inside, outside in reversed(together))
-    yield Stated(start, last, ", ".join(answers))

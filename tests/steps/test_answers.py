@@ -63,6 +63,8 @@ EQUAL = {
         \sqrt{5+2\sqrt6} = \sqrt2+\sqrt3 | \frac{\sqrt{3}}{3} = \frac{1}{\sqrt{3}} | 2\sin x\cos x = \sin 2x
         \cot x = \frac{\cos x}{\sin x} | e^{x}e^{y} = e^{x+y} | e^{i\pi} = -1 | i^2 = -1 | \ln e = 1 | \log_2 8 = 3
         5! = 120 | \binom{10}{3} = 120 | |x| = \sqrt{x^2} | (-1)^{n+2} = (-1)^n | \sin 30^\circ = 0.5
+        |x-100| = |100-x| | \sqrt{(x-100)^2} = |x-100| | 2^{1000}\sqrt{12} = 2^{1001}\sqrt3
+        300!\sqrt{8} = 2\cdot300!\sqrt2
         \frac{11+9a}{20} = 0.55+0.45a | k(k+1) = k^2+k | 2(3) = 6 | 2\frac{3}{2} = 3 | -(x-3) = 3-x | 1/2+1/3 = 5/6
     """,
     "factorials and binomials": r"""
@@ -80,6 +82,10 @@ EQUAL = {
     "decimals": r"5.0 = 5 | \frac{3}{4} = 0.75 | \frac{1+i}{2} = 0.5+0.5i | x>2 = x > 2.0 | 0.\overline{3} = \frac13",
     "relations, intervals and sets": r"""
         x>2 = (2,\infty) | x \geq 3 = [3, \infty) | 3 \le x = [3,\infty) | 1<x\le3 = (1,3] | x \in [-2,7] = [-2,7]
+        -\infty<x<\infty = \mathbb{R} | -\infty<x\le 3 = (-\infty,3] | x<1, x>3 = x<1 or x>3
+        x \ne \pm 1 = x \ne 1, x \ne -1
+        x \neq 1, 2 = \mathbb{R}\setminus\{1,2\} | x \neq 1, 2 = x \neq 2 and x \neq 1
+        x \ne 1,2 = (-\infty,1)\cup(1,2)\cup(2,\infty)
         2<x = x>2 | |x| < 2 = (-2, 2) | 2>x>1 = (1,2) | 2x+1<7 = 4x+2<14 | 1<2x+1<5 = 1<1+2x<5
         \{x \mid x > 2\} = (2,\infty)
         x \ne 3 = \mathbb{R}\setminus\{3\} | x > 1 \text{ and } x < 2 = (1,2) | x > 1, x < 2 = (1,2)
@@ -122,10 +128,20 @@ EQUAL = {
         [[1,2],[3,4]] = \begin{bmatrix}1&2\\3&4\end{bmatrix} | y = 2, x = 1 = (1,2) | c=3, a=1, b=2 = (1,2,3)
         m = -3, b = 5 = (-3,5) | \begin{cases} x = 1 \\ y = 2 \end{cases} = (1,2)
         \begin{cases} y=2, \\ x=1 \end{cases} = x=1, y=2
+        \begin{aligned} x &= 1 \\ y &= 2 \end{aligned} = (1,2) | \begin{gathered} x=1 \\ y=2 \end{gathered} = x=1, y=2
+        \left\{ \begin{array}{l} x=1 \\ y=2 \end{array} \right. = (1,2)
+        \begin{aligned} x &= 2+3 \\ &= 5 \end{aligned} = 5
+        \begin{aligned} 12 \end{aligned} = 12 | \begin{cases} x > 1 \\ x < 2 \end{cases} = (1,2)
+        \begin{pmatrix}1\\[4pt]2\end{pmatrix} = (1,2) | \begin{smallmatrix}1\\2\end{smallmatrix} = (1,2)
+        \left(\begin{smallmatrix}1&2\\3&4\end{smallmatrix}\right) = \begin{pmatrix}1&2\\3&4\end{pmatrix}
+        (1,2)^T = \begin{pmatrix}1\\2\end{pmatrix} | [1,2,3]^{\top} = \begin{pmatrix}1\\2\\3\end{pmatrix}
+        <1,2> = \langle 1,2\rangle
     """,
     "equations": r"""
         x = 5 = 5 | 5 = x = 5 | f(3) = 76 = 76 | \text{Area} = 12\pi = 12 \pi | m\angle A = 30^\circ = 30
-        f^{-1}(3) = 2 = 2
+        f^{-1}(3) = 2 = 2 | [ABC] = 12 = 12 | |AB| = 12 = 12 | \|v\| = 5 = 5 | |\vec{v}| = 5 = 5 | f(g(2)) = 12 = 12
+        (f\circ g)(2) = 12 = 12 | \gcd(4,6) = 2 = 2 | 3^{100} \bmod 7 = 4 = 4 | \sum_{k=1}^{10} k = 55 = 55
+        \int_0^1 x\,dx = \frac12 = 0.5 | \lim_{x\to0}\frac{\sin x}{x} = 1 = 1
         \sin\theta = \frac35 = \frac35 | \cos A=\frac{1}{2} = 0.5 | \tan(\alpha) = 2 = 2 | P(X=2) = \frac14 = 0.25
         E[X] = 3 = 3 | \mathbb{E}[X] = 3 = 3 | P(A|B) = 0.5 = 0.5 | f_{\max} = 12 = 12 | \frac{dy}{dx} = 2x = 2x
         a_{10} = 55 = 55 | P(A) = \frac12 = 0.5 | 2+3=5 = 5 | x=\frac{10}{2}=5 = 5 | \sqrt{2} \approx 1.414 = \sqrt2
@@ -153,6 +169,11 @@ EQUAL = {
         \frac{\pi}{6} \text{ radians} = 30^\circ | 180^\circ = \pi rad | 45^\circ 30' = 45.5^\circ
         45^{\circ}30' = 45.5
         12个 = 12 | 12 平方厘米 = 12 | \text{12元} = 12 | 12\text{ 元} = 12
+        36 km/h = 10 m/s | 60 km per hour = 1 km per minute | \frac34\text{ hour} = 45 min | 1/2 mile = 2640 feet
+        90¢ = \$0.90 | 12 ft/sec = 12 | 12 ft/sec = 12 feet per second | 12 feet squared = 12\text{ ft}^2
+        \$12 per hour = \$12 | \$12 per hour = 12 dollars per hour
+        $5/hour = 5 dollars per hour | 12 m/s = 12\,\frac{\text{m}}{\text{s}}
+        12 KM = 12 km | $12k = 12000 | $1.5M = \$1,500,000
         £5 = 5 | 12 more apples = 12 | 3 hours = 3\text{ hours} | 1.5 million dollars = 1,500,000
         50% = 0.5 | \frac{1}{2}\% = 0.5 | 50 percent = 50\% | \frac34 = 75\%
         \frac12 = 50\% = \frac{1}{2} | 50\% = \frac12 = 0.5 | 0.5 = 50% = 50% | 0.5 = 50% = 50 | x = 50\% = 0.5
@@ -166,6 +187,8 @@ EQUAL = {
         0.1666\ldots = \frac16 | 0.3636... = \frac{4}{11} | 0.(36) = \frac{4}{11} | 2.(3) = \frac73 | 0.1(6) = \frac16
         1.234.567 = 1234567 | 1.234,56 = 1234.56 | 1 234,56 = 1234.56 | 1'234'567 = 1234567 | 0x1F = 1F_{16}
         0b101 = 101_2
+        minus five = -5 | negative 5 = -5 | negative one half = -\frac12 | half = 0.5
+        30^\circ, 150^\circ = \frac{5\pi}{6}, \frac{\pi}{6}
         one hundred and twenty = 120 | one thousand two hundred = 1200 | twelve hundred = 1200 | a dozen = 12
         two hundred five dollars = 205 | two-thirds = \frac23 | one half = 0.5 | three quarters = 0.75
         two and a half = 2.5 | 6:8 = 3:4 | 6:8:10 = 3:4:5 | 3 to 4 = 3:4
@@ -186,7 +209,8 @@ EQUAL = {
         [1, oo) = [1,\infty) | (-∞,-1) U (1,∞) = (-\infty,-1)\cup(1,\infty) | \mathbb R = \mathbb{R} | \R = \mathbb{R}
         +/- 2 = 2,-2 | +-2 = \pm 2 | 2 & 3 = 2,3 | {1 \over 2} = 0.5 | {7 \choose 5} = 21 | 5!=120 = 120
         （1，2） = (1,2) | １２ = 12 | 12。 = 12 | x＝12 = 12 | 1、2 = 1,2 | \varepsilon = \epsilon | \varphi = \phi
-        \lg 100 = 2
+        \lg 100 = 2 | {x|x > 2} = (2,\infty) | {x ∈ ℝ: x > 2} = (2,\infty) | x := 12 = 12 | ∜16 = 2 | ⁴√16 = 2
+        45^o = 45^\circ | 45\text{°} = 45 | 1,\dots,10 = 1, \ldots, 10
     """,
     "wrappers": r"""
         \text{12} = 12 | \mathrm{12} = 12 | \textbf{12} = 12 | \text{\textbf{12}} = 12 | {12} = 12 | {{12}} = 12
@@ -195,6 +219,12 @@ EQUAL = {
         \textcolor{red}{12} = 12 | \textcolor{red}{\frac12} = 0.5 | \phantom{0}12 = 12 | 12 \tag{1} = 12
         "12" = 12 | '12' = 12 | ***12*** = 12 | ```12``` = 12 | \text{2 and 3} = 2,3 | \text{12 cm} = 12
         \text{12.5\%} = 12.5 | 12.5\text{\%} = 12.5 | \text{\$12} = 12 | \text{\$}12 = 12 | \text{101}_2 = 101_2
+        \nicefrac{1}{2} = 0.5 | \left. \frac12 \right. = 0.5 | <b>12</b> = 12 | {}12 = 12 | \mathbf 12 = 12
+        \mathbf a = a
+        \therefore x = 12 = 12 | \Rightarrow 12 = 12 | \Bbb R = \mathbb{R} | 3 \colon 4 = 3:4
+        \text{arctan}(1) = \frac{\pi}{4}
+        \frac{\mathrm{d}y}{\mathrm{d}x} = 2x = 2x | 4\operatorname{cis}\frac{\pi}{3} = 2+2\sqrt3 i
+        cis(60°) = e^{i\pi/3}
         3+4\mathrm{i} = 3+4i | \mathrm{e}^2 = e^2 | {A} = A
     """,
     "words and choices": r"""
@@ -219,6 +249,12 @@ UNEQUAL = {
         x+10^{-30} = x
         \sqrt{10^{40}+1} = 10^{20} | e^{\pi\sqrt{163}} = 262537412640768744
         99999999999999999999 = 99999999999999999998
+        \sqrt{10^{1000}+1} = 10^{500} | \cos(10^{-390}) = 1 | \sqrt{1+e^{-2000}} = 1 | \sqrt{(300!)^2+1} = 300!
+        \sqrt[3]{10^{900}+1} = 10^{300} | \tanh(1000) = 1 | \sqrt{x^2+10^{-1000}} = |x|
+    """,
+    "where a formula turns": r"""
+        |x-100| = 100-x | |x+50| = x+50 | \sqrt{(x-100)^2} = 100-x | |x-100|+|x+100| = 200
+        \lfloor x \rfloor = \lceil x \rceil-1 | \lfloor x/1000 \rfloor = \lfloor x/2000 \rfloor | |2x-a-90| = a+90-2x
     """,
     "factorials and binomials": r"""
         \frac{1}{n!} = \frac{1}{(n+1)!} | \binom{2n}{n} = \frac{(2n)!}{n!} | \binom{n}{3} = \frac{n(n-1)(n-2)}{3}
@@ -232,6 +268,11 @@ UNEQUAL = {
     """,
     "wrappers": r"""
         \text{12} = 13 | \text{-12} = 12 | {12}{3} = 12 | {1}2 = 1 | \underline{12}3 = 12 | \text{12}_3 = 12
+        \begin{aligned} x &= 1 \\ y &= 2 \end{aligned} = (2,1) | (1,2)^T = \begin{pmatrix}1&2\end{pmatrix}
+        (1,2)^T = (2,1)
+        \begin{cases} x & x > 0 \\ 1 & x < 0 \end{cases} = x
+        2\operatorname{cis} 30^\circ = 2\operatorname{cis} 60^\circ
+        \begin{aligned} x &= 2+3 \\ &= 6 \end{aligned} = 6 | <1,2> = <2,1> | {x|x > 2} = [2,\infty)
         \text{12 or 13} = 12 | \text{12, 13} = 12 | \text{i} = \text{e} | \textcolor{12}{13} = 12 | \tag{12}13 = 12
     """,
     "words": r"""
@@ -264,6 +305,10 @@ UNEQUAL = {
         5 cm = 5 m | 5 cm = 5 cm^2 | \$5 = 5 cents | 12 apples = 12 pears | 5000% = 0.5 | 50% = 5 | 5 million = 5
         \frac12 = 60\% = \frac12 | 0.5 = 50% = 60% | x = 50% = 0.6 | x = 50% = x=0.6 | x = 50% = 1, 2 | x = 50% = 5
         5 million = 5 billion | 5 dozen = 5 | 2 thirds = 2 | 5 squared = 5 | 5 factorial = 5 | 5 and a half = 5
+        $12 per hour = $12 per day | \$12\text{ per hour} = \$12\text{ per day} | $12/hour = 12 dollars per day
+        $12M = 12 | 12 students per class = 12 students per school | 12 mm = 12 Mm | 12 M = 12 m
+        $5 per apple = $5 per pear
+        36 km/h = 36 m/s | 60 km per hour = 60 km per minute | \frac34\text{ hour} = 75 min | 5 cm/s = 5 cm
         3 hours 20 minutes = 3 | 5x = 5 | 5 x = 5 | 5m = 5n
     """,
     "order and brackets": r"""
@@ -284,6 +329,8 @@ UNEQUAL = {
         x \in 17 = 17 | (2,) = (2,4) | (1,2i) = (1,2) | 14^\circ40 = 1440 | 4^\circ2 = 42
     """,
     "equations": r"""
+        \gcd(4,6) = 2 = 3 | \sum_{k=1}^{10} k = 55 = 56 | |x-2| = 3 = 3 | f(g(x)) = 3 = 4 | x \neq 1, 2 = x \neq 1
+        x \ne \pm 1 = x \ne 1 | x > 1, x < 3 = x>1 or x<3 | x<1 and x>3 = x<1 or x>3
         x=5 = y=5 | x=5 = x=6 | f(3)=76 = f(4)=76 | x+y=5 = x+y=6 | x^2=4 = 4 | 5x+y=0 = 0=0 | y=2x = y=3x
         \sin 30 = 5 = 5 | \sin\theta = 1 = \cos\theta=1 | P(X=2) = 1 = P(X=3)=1 | \sin x\cos x = 2 = 2
         1 = 2 = 5 = 5 | x = 4 = 5 = 5 | 5 = 6 = 6 | \sqrt{2} = 5 = 5
@@ -294,6 +341,8 @@ UNEQUAL = {
     """,
     "numbers": r"""
         0.333 = \frac13 | 0.33... = \frac{33}{100} | 0.1666... = \frac{1}{66} | twelve = 13
+        minus five = 5 | negative 5 = 5 | negative two too many = -2
+        30^\circ, 150^\circ = \frac{\pi}{6}, \frac{2\pi}{3}
         one half = 1 | one thousand two hundred = 100200 | one hundred twenty = 100 | 0.(36) = 0.36 | 0.(36) = 0
         2.(3) = 6 | 2.5(3) = 2.5\overline{3} | two hundred five = 7
         two and a half = 2

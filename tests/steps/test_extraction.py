@@ -97,6 +97,30 @@ def test_boxes_in_boxes_without_end_are_read_once():
         ("<final_answer>12</final_answer>", "12"), ('{"answer": 12}', "12"),
         ('{"steps": [], "final_answer": "1/2"}', "1/2"),
         ('{"answer": "\\\\frac{1}{2}"}', r"\frac{1}{2}"), (r"\\boxed{12}", "12"),
+        # LaTeX in JSON without backslashes of its own, lists, and as Python writes it
+        ('{"answer": "\\frac{1}{2}"}', r"\frac{1}{2}"), ('{"answer": "\\sqrt{2}"}', r"\sqrt{2}"),
+        ('{"answer": "\\text{Evelyn}"}', r"\text{Evelyn}"), ('{"answer": [1, "x"]}', "1, x"),
+        ("{'answer': '12'}", "12"), ('{"Final Answer": 12}', "12"), ('{"answer": "\\u00bd"}', "½"),
+        # other languages
+        ("答案是：12。", "12"), ("正确选项是C", "C"), ("因此选C。", "C"), ("La réponse est : 12", "12"),
+        ("**Réponse :** 12", "12"),
+        ("La respuesta correcta es C.", "C"), ("Respuesta final: 12", "12"), ("Die Antwort lautet 12.", "12"),
+        ("Antwort: 12", "12"), ("La risposta è 12.", "12"), ("A resposta é 12.", "12"), ("**Ответ:** 12", "12"),
+        ("答えは12です。", "12"), ("답은 12입니다.", "12"), ("正答なし", None), ("Answers vary", None),
+        ("La question est 12.", None),
+        # a sentence with one value in bold, fences and quotes, labels within a box
+        ("**Final answer:** The number is **12**.", "12"),
+        ("**Answer:** She has **3** of **4**.", "She has **3** of **4**."),
+        ("**Final Answer:**\n```\n12\n```", "12"), ("Final Answer:\n> 12", "12"),
+        ("Answers: 3, 4", "3, 4"), ("Ans: 12", "12"),
+        (r"\boxed{\text{Answer: } 12}", "12"), (r"\boxed{\text{The answer is } 12}", "12"),
+        (r"\boxed{\text{Answer: 12}}", "12"),
+        (r"\boxed{\text{answerable}}", r"\text{answerable}"),
+        # a box that is cut off holds an unknown part of the answer
+        ("The answer is \\boxed{12", None), ("The answer is $\\boxed{\\frac{1}{2}$.", None),
+        ("So C is the correct answer.", "C"), ("(C) is correct.", "(C)"), ("(C) is correct only for x = 2.", None),
+        ("The final answer (in simplest form) is 12.", "12"), ("The answer, in cm, is 12.", "12"),
+        ("The answer is 12, as required.", "12"), ("The answer is 12, which completes the proof.", "12"),
         ("故选B。", "B"), ("应选：(B)", "(B)"),
         # what states an answer on purpose comes before a sentence, wherever it stands
         (r"\boxed{5}" + "\nThe answer is right.", "5"), ("#### 5\nSo the answer is 6.", "5"),
@@ -158,6 +182,15 @@ PIECES += [
     "answer (approximately ",
     "故选A",
     "the answer to a ",
+]
+PIECES += [
+    "{'answer': '",
+    '"answer": [1, ',
+    "la réponse est ",
+    "**Answer:** a **b ",
+    "Answer:\n```\n",
+    "\\boxed{answer: ",
+    "answer (",
 ]
 PIECES += ["answer is\n", "Answer:\n", "#### 5\n", ". ", "answer is . ", "\\boxed{5}, x = ", "}", "so the "]
 

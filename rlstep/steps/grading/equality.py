@@ -5,10 +5,7 @@ import re
 import sympy
 
 from rlstep.steps.grading.expressions import Unreadable
-from rlstep.steps.grading.names import is_name, names_a_sum
-from rlstep.steps.grading.plain import minutes_of_day
-from rlstep.steps.grading.sets import as_set, beginning, is_condition, pieces, variables
-from rlstep.steps.grading.values import (
+from rlstep.steps.grading.kinds import (
     Braces,
     Bracketed,
     Combined,
@@ -19,8 +16,11 @@ from rlstep.steps.grading.values import (
     Relation,
     Scalar,
     Words,
-    read,
 )
+from rlstep.steps.grading.names import is_name, names_a_sum
+from rlstep.steps.grading.plain import minutes_of_day
+from rlstep.steps.grading.sets import as_set, beginning, is_condition, pieces, variables
+from rlstep.steps.grading.values import read
 from rlstep.steps.grading.zero import is_zero, points, without_functions
 
 # Names of coordinates that have an order of their own.

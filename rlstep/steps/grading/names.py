@@ -16,13 +16,21 @@ _NAMED = re.compile(
     rf"(?:\\(?:{_GREEK})|[A-Za-z]+|\([A-Za-z\\ ]+\)|\{{[A-Za-z\\ ]+\}})"
     r"|\\frac\{d\^?\d?[A-Za-z]?\}\{d[A-Za-z](?:\^\d)?\}|\\(?:max|min)"
 )
+# What has a value that is not a variable's: lengths, areas, norms, compositions, and what is to be computed.
+_COMPUTED = re.compile(
+    r"\[[A-Z]{3,}\]|\|[A-Z]{2}\||(?:\||\\\|)\\?(?:vec|overline|mathbf)\{[^{}]*\}(?:\||\\\|)|\\\|[A-Za-z](?:_\{?\w\}?)?\\\|"
+    r"|[a-zA-Z](?:\([A-Za-z]\([^()=<>]*\)\))|\([A-Za-z] ?\\circ ?[A-Za-z]\) ?\([^()=<>]*\)"
+    r"|(?:\\(?:gcd|lcm|sum|prod|i*int|lim)|\\(?:text|operatorname)\{(?:gcd|lcm)\})(?![A-Za-z]).*"
+    r"|[^=<>]*\d[^=<>]*\\(?:bmod|pmod|mod)(?![A-Za-z]).*",
+    re.DOTALL,
+)
 _NAMES_IN_ORDER = re.compile(r"\(?[A-Za-z](?:_\{?\w\}?)?(?:, ?[A-Za-z](?:_\{?\w\}?)?)+\)?")
 _SUM_OF_NAMES = re.compile(r"(?:[A-Za-z]+|[-+/|]|\\cdot|\\overline|\\frac|\\angle|_\{?\d\}?|[{}() ])+")
 
 
 def is_name(text: str) -> bool:
     r"""Whether a text names a quantity: `x`, `f(3)`, `x_1`, `\angle ABC`, `\text{Area}`."""
-    return any(names.fullmatch(text.strip()) for names in (_NAME, _NAMES_IN_ORDER, _NAMED))
+    return any(names.fullmatch(text.strip()) for names in (_NAME, _NAMES_IN_ORDER, _NAMED, _COMPUTED))
 
 
 def names_a_sum(text: str) -> bool:

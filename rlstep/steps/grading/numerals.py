@@ -23,6 +23,8 @@ _COUNT = "|".join(("an?", *_TO_NINETEEN[1:]))
 _FRACTION_IN_WORDS = re.compile(
     rf"(?:(?P<whole>{_WORD}|\d+) and )?(?P<above>{_COUNT})[ -](?P<below>halve|{'|'.join(_PARTS)})s?", re.IGNORECASE
 )
+_NEGATIVE = re.compile(r"(?:negative|minus) (?=\w|\\frac)", re.IGNORECASE)
+_IN_DIGITS = re.compile(r"\d[\d.,]*(?:/\d+)?|\\frac\{\d+\}\{\d+\}", re.ASCII)
 _A_DOZEN = re.compile(r"an? (?=(?:dozen|hundred|thousand|million|billion)$)", re.IGNORECASE)
 _BAR = re.compile(r"(\.\d*)\\(?:bar|dot)\s*\{(\d+)\}")
 _IN_ROUND_BRACKETS = re.compile(r"(?<![\w.)}])(0\.\d{0,9}|\d+\.)\((\d{1,9})\)(?![\w(^!])", re.ASCII)
@@ -38,6 +40,12 @@ def in_digits(text: str) -> str | None:
     >>> in_digits("two hundred and five dollars"), in_digits("two-thirds"), in_digits("two too many")
     ('205 dollars', '\\\\frac{2}{3}', None)
     """
+    if negative := _NEGATIVE.match(text):
+        positive = text[negative.end() :]
+        value = positive if _IN_DIGITS.fullmatch(positive) else in_digits(positive)
+        return value and f"-{value}"
+    if text.casefold() in ("half", "one half"):
+        return r"\frac{1}{2}"
     if fraction := _FRACTION_IN_WORDS.fullmatch(text):
         return _fraction(fraction)
     text = _A_DOZEN.sub("one ", text)

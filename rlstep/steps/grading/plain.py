@@ -3,7 +3,8 @@
 import re
 from fractions import Fraction
 
-from rlstep.steps.grading.spelling import DOLLAR, words_of
+from rlstep.steps.grading.spelling import words_of
+from rlstep.steps.grading.symbols import DOLLAR
 
 # 1e999999999 is short to write and too large to compute.
 MAX_EXPONENT = 400

@@ -1,11 +1,11 @@
-"""Quantities in known units: 1.5 hours are 90 minutes and 1 hour 30 minutes, 5'10" is 70 inches, $1.50 is 150 cents."""
+"""Quantities in known units: 1.5 hours are 90 minutes and 1 hour 30 minutes, 5'10" is 70 inches, 36 km/h are 10 m/s."""
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 
 from rlstep.steps.grading.plain import number
-from rlstep.steps.grading.spelling import DOLLAR
+from rlstep.steps.grading.symbols import DOLLAR
 from rlstep.steps.grading.units import split_unit
 
 # The size of each unit in the first of its line.
@@ -19,9 +19,10 @@ _SIZES = (
     {"cent": 1, "dollar": 100},
 )
 _SIZE = {unit: (line, size) for line, sizes in enumerate(_SIZES) for unit, size in sizes.items()}
+_FRACTION = r"\\frac\{\d+\}\{\d+\}"
 _PART = re.compile(
-    rf"\s*({DOLLAR}?[\d.,]*\d(?: \d+/\d+| ?\\frac\{{\d+\}}\{{\d+\}})?)\s*(?:\\text\{{\s*)?"
-    r"([A-Za-z. ]*[A-Za-z])?\.?\s*\}?\s*((?:\^\s*\{?\s*[23]\s*\}?)?),?",
+    rf"\s*({DOLLAR}?(?:[\d.,]*\d(?: \d+/\d+| ?/ ?\d+| ?{_FRACTION})?|{_FRACTION}))\s*(?:\\text\{{\s*)?"
+    r"([A-Za-z./ ]*[A-Za-z]|¢)?\.?\s*\}?\s*((?:\^\s*\{?\s*[23]\s*\}?)?),?",
     re.ASCII,
 )
 _AND = re.compile(r"(?:\\text\{)?\s+and\s+\}?")
@@ -77,9 +78,18 @@ def _part(match: re.Match) -> tuple[tuple, Fraction, Fraction] | None:
     """(kind, size, number) of one number with its unit."""
     written = " ".join(filter(None, (match[1], match[2]))) + match[3]
     measured = split_unit(written, loose=True)
-    unit, _, power = (measured.unit or "").partition("^")
+    units = [_size(unit) for unit in (measured.unit or "").split(" per ")]
     value = number(measured.value.strip())
-    if unit not in _SIZE or value is None:
+    if None in units or value is None or len(units) > 2:
+        return None
+    kinds, sizes = zip(*units, strict=True)
+    return kinds, sizes[0] / (sizes[1] if len(sizes) > 1 else 1), value
+
+
+def _size(unit: str) -> tuple[tuple, Fraction] | None:
+    """(kind, size) of one unit, which may have a power."""
+    unit, _, power = unit.partition("^")
+    if unit not in _SIZE:
         return None
     kind, size = _SIZE[unit]
-    return (kind, power), Fraction(size) ** int(power or 1), value
+    return (kind, power), Fraction(size) ** int(power or 1)

@@ -2,7 +2,7 @@
 
 import sympy
 
-from rlstep.steps.grading.values import Braces, Bracketed, Combined, Listing, Reals, Relation, Scalar
+from rlstep.steps.grading.kinds import Braces, Bracketed, Combined, Listing, Reals, Relation, Scalar
 
 
 def as_set(value) -> sympy.Set | None:
@@ -36,7 +36,10 @@ def as_set(value) -> sympy.Set | None:
             sets = [as_set(item) for item in value.items]
             if None in sets:
                 return None
-            return sympy.Union(*sets) if value.joined == "or" else sympy.Intersection(*sets)
+            both = sympy.Intersection(*sets)
+            # Nobody states conditions that exclude each other: x < 1, x > 3 are alternatives.
+            alternatives = value.joined == "or" or (value.joined == "," and both is sympy.S.EmptySet)
+            return sympy.Union(*sets) if alternatives else both
     return None
 
 
@@ -90,6 +93,8 @@ def _solutions(relation: Relation) -> sympy.Set | None:
     kinds = {"<": sympy.Lt, "<=": sympy.Le, ">": sympy.Gt, ">=": sympy.Ge, "=": sympy.Eq, "!=": sympy.Ne}
     solutions = sympy.S.Reals
     for left, sign, right in zip(sides, relation.signs, sides[1:], strict=False):
+        if {left, right} & {sympy.oo, -sympy.oo} and kinds[sign](left, right) == sympy.true:
+            continue  # as in -oo < x < 3
         holds = kinds[sign](left, right)
         if holds == sympy.false or holds == sympy.true:
             return None

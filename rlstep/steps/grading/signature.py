@@ -11,7 +11,8 @@ from mpmath.libmp import to_float
 from sympy.core.evalf import evalf
 
 from rlstep.steps.grading.expressions import Unreadable
-from rlstep.steps.grading.values import Scalar, read
+from rlstep.steps.grading.kinds import Scalar
+from rlstep.steps.grading.values import read
 from rlstep.steps.grading.zero import without_functions
 
 BITS = 53

@@ -9,54 +9,10 @@ import re
 from functools import lru_cache
 
 from rlstep.steps.grading.domains import all_but
+from rlstep.steps.grading.environments import without_environments
 from rlstep.steps.grading.numerals import in_digits, overlined, without_approximately
+from rlstep.steps.grading.symbols import DOLLAR, DROPPED, LOWERED, NOT_ASCII, RAISED, RENAMED, SPACES, SYMBOLS, TAKING
 
-DOLLAR = "\u00a4"
-
-_SYMBOLS = {
-    **dict.fromkeys("\u2212\u2013\u2014\u2010\u2011", "-"),
-    **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000", "\\,"),
-    **dict.fromkeys("\u200b\u2060\ufeff", ""),
-    **dict.fromkeys("\u201c\u201d", '"'), **dict.fromkeys("\u2018\u2019\u2032", "'"),
-    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ",
-    "≤": r"\leq ", "≥": r"\geq ", "⩽": r"\leq ", "⩾": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "±": r"\pm ",
-    "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
-    "°": r"^\circ ", "º": r"^\circ ", "∠": r"\angle ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∘": r"\circ ", 
-    "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
-    "ϕ": r"\phi ", "ϵ": r"\epsilon ", "ε": r"\epsilon ",
-    "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "⟨": r"\langle ", "⟩": r"\rangle ",
-    "½": r"\frac12 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "⅕": r"\frac15 ",
-    "⅖": r"\frac25 ", "⅗": r"\frac35 ", "⅘": r"\frac45 ", "⅙": r"\frac16 ", "⅚": r"\frac56 ", "⅛": r"\frac18 ",
-    **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}, "。": ".", "、": ",", "…": r"\ldots ",
-    "⅜": r"\frac38 ", "⅝": r"\frac58 ", "⅞": r"\frac78 ", "⁄": "/", "∕": "/",
-}  # fmt: skip
-_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_NOT_ASCII = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+|[₀₁₂₃₄₅₆₇₈₉]+|[^\x00-\x7f]")
-
-_RENAMED = {
-    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac"), **dict.fromkeys(("dbinom", "tbinom"), r"\binom"),
-    **dict.fromkeys(
-        ("mathrm", "textrm", "textbf", "textit", "textnormal", "textsf", "texttt", "mbox", "hbox", "emph"), r"\text"
-    ), "operatorname": r"\text",
-    **dict.fromkeys(
-        ("boldsymbol", "bm", "mathit", "mathsf", "underline", "boxed", "fbox", "ensuremath", "textcolor"), r"\mathbf"
-    ), **dict.fromkeys(("le", "leqslant"), r"\leq"),
-    **dict.fromkeys(("ge", "geqslant"), r"\geq"), "ne": r"\neq", "lt": "<", "gt": ">", "varnothing": r"\emptyset",
-    "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "ast": r"\cdot", "lor": r"\text{ or }",
-    "vee": r"\text{ or }", "land": r"\text{ and }", "wedge": r"\text{ and }", "infin": r"\infty", "degree": r"^\circ",
-    **{name: rf"\mathbb{{{name}}}" for name in "RZNQ"}, "lg": r"\log_{10}", "degrees": r"^\circ",
-    "pounds": "£", "euro": "€", "yen": "¥", "textdollar": DOLLAR,
-    **{f"var{name}": rf"\{name}" for name in ("epsilon", "phi", "theta", "rho")},
-    "arcsec": r"\operatorname{arcsec}", **dict.fromkeys(("lvert", "rvert", "vert"), "|"),
-}  # fmt: skip
-_TAKING = {r"\frac", r"\binom", r"\text", r"\mathbf"}
-_SPACES = {"quad", "qquad", "thinspace", "enspace", "space", "hfill", "newline"}
-_DROPPED = {
-    "left", "right", "middle", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr",
-    "tiny", "small", "footnotesize", "normalsize", "large", "Large", "LARGE", "huge", "Huge",
-    "displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "mleft", "mright", "rm", "it", "bf",
-}  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)[ \t]*|\\\\|\\!\s*|\\[,;:> ~]|\\\n|~")
 _TWICE_ESCAPED = re.compile(r"\\\\(?=[A-Za-z])")
 _WRAPPED = re.compile(
@@ -64,8 +20,20 @@ _WRAPPED = re.compile(
     r"|__([^_]+)__|_([^_]+)_|`([^`]+)`",
     re.DOTALL,
 )
+# What is drawn around an answer or leads to it, and is no part of it.
+_AROUND = (
+    (re.compile(r"\\(?:left|right)\s*\."), ""),
+    (re.compile(r"<(b|strong|i|em|u|mark)>(.*?)</\1>", re.DOTALL), r"\2"),
+    (re.compile(r"^\s*\\(?:therefore|implies|(?:Long)?[Rr]ightarrow)(?![A-Za-z])\s*"), ""),
+    (re.compile(r"\\Bbb(?![A-Za-z])"), r"\\mathbb"),
+    (re.compile(r"^\s*\{\}(?=\s*[\d\\A-Za-z])"), ""),
+)
 _INLINE = re.compile(r"\$\$?([^$]+)\$\$?|\\[()\[\]](?!\\)")
-_BOLD = re.compile(r"\\mathbf\{([^{}]*)\}")
+_BOLD = re.compile(r"\\mathbf(?:\{([^{}]*)\}| ?(\d+|[A-Za-z]|\\[A-Za-z]+))")
+_FUNCTION_AS_TEXT = re.compile(r"\\text\{\s*((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|cis)\s*\}")
+_DIFFERENTIAL = re.compile(r"\\text\{d\}(?= ?[A-Za-z])")
+_DEGREE_SIGN = re.compile(r"\\text\{\s*\^\\circ\s*\}|(?<=[\d)])\s*\^\s*(?:\{\s*o\s*\}|o(?![A-Za-z(]))")
+_INDEX_BEFORE_ROOT = re.compile(r"\^\{(\d)\}\\sqrt ")
 _INVISIBLE = re.compile(
     r"\\(?:color|[hv]?phantom|[hv]space\*?|label|tag\*?)\s*\{[^{}]*\}|(?<=\\textcolor)\s*\{[^{}]*\}"
 )
@@ -98,6 +66,9 @@ _ARGUMENT = re.compile(r"\s*(\\[A-Za-z]+|[A-Za-z0-9])")
 _TAKES = re.compile(r"\\(frac|binom|sqrt|vec|overline|bar|hat|mathbb)(?![A-Za-z])")
 # What is typed without LaTeX. 5!=120 is an equation, x != 5 is not.
 _TYPED = (
+    (re.compile(r"(?<=[A-Za-z)])\s*:=\s*"), " = "),
+    (re.compile(r"^<([^<>=]*,[^<>=]*)>$"), r"\\langle \1\\rangle "),
+    (re.compile(r"^\{([^{}]*?(?:\||:)[^{}|:]*[<>=≤≥≠][^{}|:]*)\}$"), r"\\{\1\\}"),
     (re.compile(r"(?<![<>=])>=(?![<>=])"), r"\\geq "),
     (re.compile(r"(?<![<>=])<=(?![<>=])"), r"\\leq "),
     (re.compile(r"(?<=\s)!=(?![<>=])"), r"\\neq "),
@@ -111,9 +82,10 @@ _TYPED = (
 _INFINITY_AS_TEXT = re.compile(r"^(?:\\text\{)? ?(?:(negative|positive) )?\\infty ?\}?$")
 _BARE_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt(?![A-Za-z])")
 _INFINITIES = dict.fromkeys(("infinity", "inf", "oo"), "infty")
+# At the end of the text, sec are seconds.
 _BARE_NAME = re.compile(
-    r"(?<![A-Za-z\\])(pi|infinity|infty|inf|oo|sin|cos|tan|cot|sec|csc|log|ln|exp|arcsin|arccos|arctan|alpha|beta|theta|phi)"
-    r"(?![A-Za-z])"
+    r"(?<![A-Za-z\\])(pi|infinity|infty|inf|oo|sin|cos|tan|cot|sec(?! ?(?:$|\}|\)|\^\{?2\}?$))|csc|log|ln|exp|cis"
+    r"|arcsin|arccos|arctan|alpha|beta|theta|phi)(?![A-Za-z])"
 )
 
 
@@ -127,7 +99,11 @@ def tidy(text: str) -> str:
     text = _unboxed(unwrap(text.replace("\\$", DOLLAR)))
     for typed, mathematics in _TYPED if "\\begin" not in text else ():
         text = typed.sub(mathematics, text)
-    text = _INLINE.sub(lambda match: match[1] or "", _NOT_ASCII.sub(_ascii, text)).replace("$", DOLLAR)
+    text = without_environments(text)
+    for drawn, kept in _AROUND:
+        text = drawn.sub(kept, text)
+    text = _INLINE.sub(lambda match: match[1] or "", NOT_ASCII.sub(_ascii, text)).replace("$", DOLLAR)
+    text = _DEGREE_SIGN.sub(r"^\\circ ", _INDEX_BEFORE_ROOT.sub(r"\\sqrt[\1]", text))
     text = _IN_GROUPS.sub(lambda match: re.sub(r"[.' ]", "", match[0]).replace(",", "."), text)
     if not _PAIR.fullmatch(text):
         text = _DECIMAL_COMMA.sub(lambda match: ".".join(filter(None, match.groups())), text)
@@ -135,7 +111,7 @@ def tidy(text: str) -> str:
     if "\\begin" not in text:
         text = _TWICE_ESCAPED.sub(r"\\", text)
     text = _COMMAND.sub(_command, _INVISIBLE.sub("", text.replace("{,}", ",")))
-    text = overlined(_unstyled(_BOLD.sub(r"\1", text).replace("\\mathbf{", "{")))
+    text = overlined(_unstyled(_BOLD.sub(lambda match: match[1] or match[2] or "", text).replace("\\mathbf{", "{")))
     text = _BARE_NAME.sub(lambda match: rf"\{_INFINITIES.get(match[1], match[1])} ", text)
     text = _INFINITY_AS_TEXT.sub(lambda match: r"-\infty" if match[1] == "negative" else r"\infty", text)
     text = _arguments(_BARE_ROOT.sub(r"\\sqrt ", text).replace("**", "^"))
@@ -148,6 +124,7 @@ def tidy(text: str) -> str:
 def _unstyled(text: str) -> str:
     r"""Mathematics in place of what is set as text: `\text{12}`, `3\text{i}`, `\text{\text{12}}`, `\text{12 cm}`."""
     text = _DIGITS_AS_TEXT.sub(r"\1", _TEXT_IN_TEXT.sub(r"\1", text))
+    text = _DIFFERENTIAL.sub("d", _FUNCTION_AS_TEXT.sub(r"\\\1 ", text))
     text = _CONSTANT_AS_TEXT.sub(lambda match: match[1] or match[2], text)
     whole = _NUMBER_AS_TEXT.fullmatch(text.strip())
     return whole[1] if whole else text
@@ -203,10 +180,10 @@ def words_of(text: str, lower: bool = True) -> str:
 def _ascii(match: re.Match) -> str:
     text = match[0]
     if text[0] in "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ":
-        return "^{" + text.translate(_RAISED) + "}"
+        return "^{" + text.translate(RAISED) + "}"
     if text[0] in "₀₁₂₃₄₅₆₇₈₉":
-        return "_{" + text.translate(_LOWERED) + "}"
-    return _SYMBOLS.get(text, text)
+        return "_{" + text.translate(LOWERED) + "}"
+    return SYMBOLS.get(text, text)
 
 
 def _command(match: re.Match) -> str:
@@ -215,13 +192,13 @@ def _command(match: re.Match) -> str:
         return match[0]
     if name is None:
         return "" if match[0].startswith("\\!") else " "
-    if name in _SPACES:
+    if name in SPACES:
         return " "
-    if name in _DROPPED:
+    if name in DROPPED:
         return ""
-    if name not in _RENAMED:
+    if name not in RENAMED:
         return match[0].rstrip() + (" " if match[0][-1].isspace() else "")
-    return _RENAMED[name] + (" " if _RENAMED[name][-1].isalpha() and _RENAMED[name] not in _TAKING else "")
+    return RENAMED[name] + (" " if RENAMED[name][-1].isalpha() and RENAMED[name] not in TAKING else "")
 
 
 def _arguments(text: str) -> str:

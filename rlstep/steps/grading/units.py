@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from rlstep.steps.grading.plain import SCALES, are_factors, number
-from rlstep.steps.grading.spelling import DOLLAR
+from rlstep.steps.grading.symbols import DOLLAR
 
 _NAMES = (
     "millimetre mm millimeter millimeters millimetres", "centimetre cm centimeter centimeters centimetres",
@@ -21,10 +21,13 @@ _NAMES = (
     "radian radians rad", "celsius", "fahrenheit",
 )  # fmt: skip
 _KNOWN = {spelling: line.split()[0] for line in _NAMES for spelling in line.split()}
-_CANONICAL = set(_KNOWN.values())
-_SPELLED_OUT = {"mph": "miles hour", "kmh": "km hour", "kph": "km hour", "kmph": "km hour"}
+_CANONICAL = {*_KNOWN.values(), "per"}
+# Megametres, megagrams and megalitres, which differ from the units above only by their capitals.
+_OTHER_UNITS = {"Mm", "Mg", "ML"}
+_SPELLED_OUT = {"mph": "miles per hour", "kmh": "km per hour", "kph": "km per hour", "kmph": "km per hour"}
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 _SIGNS = {DOLLAR: "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee"}
+_MONEY = {*_SIGNS.values(), "cent"}
 _CODES = {"USD": "dollar", "EUR": "euro", "GBP": "pound sterling", "Rs": "rupee", "Rs.": "rupee", "INR": "rupee"}
 # Fractions and products of units: \frac{\text{m}}{\text{s}}, \text{kg}\cdot\text{m/s}, \text{m s}^{-1}.
 _COMPOUND = re.compile(
@@ -67,9 +70,12 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z.'-]*")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+|\d+\s*/\s*\d+|(?:\d+\s*)?\\frac\{\d+\}\{\d+\})")
 _NO_LETTERS = re.compile(r"\\(?:text|frac|cdot|mu)|[^A-Za-z.]")
 _ROOT = re.compile(r"[-+]?[\d./]*\s*\\sqrt\{\d+\}(?:/\d+)?")
-_PER = re.compile(r"(?<=\d)\s*/\s*[A-Za-z]{2,}$")
+_RATE = re.compile(r"(?<=[\d}])\s*(?:\\text\{\s*)?(?:/|per\s)\s*([A-Za-z][A-Za-z ]*?)\s*\}?$")
+_SHORT_SCALE = re.compile(r"([\d.,]*\d)\s*(?:\\text\{\s*)?(k|K|M|B|mn|bn)\s*\}?", re.ASCII)
+_SHORT_SCALES = {"k": "thousand", "K": "thousand", "M": "million", "mn": "million", "B": "billion", "bn": "billion"}
+_RAISED = re.compile(r"([A-Za-z]{2,12})\.? (squared|cubed)(?=\s*\}?$)")
 _SCALES = {"C": "celsius", "F": "fahrenheit"}
-_TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
+_TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc|cis)")
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,13 @@ def split_unit(text: str, loose: bool = False) -> Measured:
     Args:
         loose: whether `5 m` and `5cm` have units rather than being products; true if nothing else has variables.
     """
-    unit = None
+    unit, text = None, _RAISED.sub(_before_unit, text)
     if sign := _SIGN.match(text):
         unit, text = _SIGNS.get(sign[2]) or _CODES[sign[2]], sign[1] + text[sign.end() :]
-        text = _PER.sub("", text)
+        if rate := _RATE.search(text):
+            unit, text = f"{unit} per {_unit(rate[1], '')}", text[: rate.start()]
+        if short := _SHORT_SCALE.fullmatch(text):
+            text = f"{short[1]} {_SHORT_SCALES[short[2]]}"
     elif sign := _SIGN_AFTER.search(text):
         return Measured(text[: sign.start()], _SIGNS.get(sign[1], "cent"))
     if chinese := _CHINESE.search(text, 1):
@@ -127,8 +136,8 @@ def split_unit(text: str, loose: bool = False) -> Measured:
 def same_unit(left: str | None, right: str | None) -> bool:
     """Whether the values are comparable: unless both units are stated and differ, certain only for known units.
 
-    Degrees and radians are, after conversion.
-    For other units one common word is enough: apples match red apples, but not pears.
+    Degrees and radians are, after conversion. An amount of money is comparable to a rate, $5 to $5 per hour.
+    For other units one common word is enough, or one on either side of "per": apples match red apples, but not pears.
     """
     if not left or not right or "%" in (left, right) or "unit" in (left.split("^")[0], right.split("^")[0]):
         return True
@@ -137,9 +146,21 @@ def same_unit(left: str | None, right: str | None) -> bool:
         return True
     if "degree" in ours & theirs:
         return "degree" in (left, right) or ours == theirs
+    if (" per " in left) != (" per " in right):
+        return min(ours, theirs, key=len) <= _MONEY and bool(ours & theirs)
     if all(word.split("^")[0] in _CANONICAL for word in ours | theirs):
         return ours == theirs
-    return bool(ours & theirs)
+    return all(set(one.split()) & set(other.split()) for one, other in zip(*_by_rates(left, right), strict=True))
+
+
+def _by_rates(*units: str) -> list[tuple[str, str]]:
+    """What is counted by each unit and what it is counted by, the unit itself if it is no rate."""
+    return [tuple(unit.split(" per ", 1)) if " per " in unit else (unit, unit) for unit in units]
+
+
+def _before_unit(match: re.Match) -> str:
+    """`square feet` for `feet squared`; `x squared` stays."""
+    return f"{'square' if match[2] == 'squared' else 'cubic'} {match[1]}" if match[1].casefold() in _KNOWN else match[0]
 
 
 def _is_number(text: str) -> bool:
@@ -149,7 +170,8 @@ def _is_number(text: str) -> bool:
 
 def _compound(match: re.Match) -> str:
     """The unit of `_COMPOUND` in one spelling: its letters alone."""
-    return re.sub(r"\\(?:text|frac|cdot)|[{}\s]", "", match[0].replace("}{", "/"))
+    letters = re.sub(r"\\(?:text|frac|cdot)|[{}\s]", "", match[0].replace("}{", "/"))
+    return _unit(letters, "") if re.fullmatch(r"[A-Za-z]+(?:/[A-Za-z]+)?", letters) else letters
 
 
 def _is_unit(text: str) -> bool:
@@ -164,8 +186,9 @@ def _are_words(text: str) -> bool:
 def _unit(text: str, power: str) -> str:
     """The unit in one spelling: its words, known units by their name above, with the power."""
     text = text.strip(" .")
-    words = [word for word in re.split(r"[\s/]+", _SPELLED_OUT.get(text.casefold(), text)) if word]
-    words = [word for word in words if word.casefold() not in ("per", "a", "of")]
+    words = _SPELLED_OUT.get(text.casefold(), text).replace("/", " per ").split()
+    words = [word for word in words if word.casefold() not in ("a", "of")]
+    words = words[words[:1] == ["per"] :]
     raised = "".join(re.findall(r"\d", power))
     if len(words) > 1 and words[0].casefold().strip(".") in _POWERS:
         raised, words = _POWERS[words[0].casefold().strip(".")], words[1:]
@@ -174,4 +197,8 @@ def _unit(text: str, power: str) -> str:
 
 def _word(text: str) -> str:
     text = text.strip(".,")
-    return _KNOWN.get(text) or _KNOWN.get(text.casefold()) or text.casefold().removesuffix("s")
+    known = _KNOWN.get(text) or (len(text) > 1 and text not in _OTHER_UNITS and _KNOWN.get(text.casefold()))
+    if known or len(text) > 3:
+        return known or text.casefold().removesuffix("s")
+    # A short one is a symbol: mW is not MW. Thousands of it may have a capital.
+    return "k" + text[1:] if text[:1] == "K" else text

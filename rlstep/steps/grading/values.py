@@ -7,102 +7,28 @@ interval,
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 
 import sympy
 
 from rlstep.steps.grading.expressions import Unreadable, arranged, expression, with_binomials
+from rlstep.steps.grading.kinds import (
+    Braces,
+    Bracketed,
+    Combined,
+    Listing,
+    Matrix,
+    Point,
+    Ratio,
+    Reals,
+    Relation,
+    Scalar,
+    Words,
+)
 from rlstep.steps.grading.lists import CLOSING, OPENING, TOKEN, split, split_deep, split_items
 from rlstep.steps.grading.names import is_name
 from rlstep.steps.grading.plain import based, time_of_day, words
-
-
-@dataclass(frozen=True)
-class Scalar:
-    """One expression."""
-
-    expr: sympy.Expr
-
-
-@dataclass(frozen=True)
-class Words:
-    """An answer in words, or a number with its base."""
-
-    parts: object
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Values without brackets, `1, 2`: unordered, with repetitions."""
-
-    items: tuple
-    joined: str = ","
-
-
-@dataclass(frozen=True)
-class Bracketed:
-    """Ordered values in brackets: a tuple, or if there are two, perhaps an interval."""
-
-    left: str
-    right: str
-    items: tuple
-
-
-@dataclass(frozen=True)
-class Braces:
-    """A finite set."""
-
-    items: tuple
-
-
-@dataclass(frozen=True)
-class Reals:
-    """A set of numbers that has its own symbol."""
-
-    numbers: sympy.Set
-
-
-@dataclass(frozen=True)
-class Combined:
-    r"""Sets joined by `\cup`, `\cap` or `\setminus`, left-associative."""
-
-    operators: tuple[str, ...]
-    sets: tuple
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Rows of values."""
-
-    rows: tuple[tuple, ...]
-
-
-@dataclass(frozen=True)
-class Relation:
-    """`a < x <= b`: the sides and the relation signs between them."""
-
-    texts: tuple[str, ...]
-    parts: tuple
-    signs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """`2:3`; where it may also be a time, as `2:30` may, that time in minutes."""
-
-    parts: tuple
-    minutes: int | None = None
-
-
-@dataclass(frozen=True)
-class Point:
-    """`A(1, 2)`: a point with its name. `P(5, 2)` may also be a number of arrangements."""
-
-    name: str
-    place: Bracketed
-    arrangements: sympy.Expr | None = None
-
 
 _SIGNS = {"=": "=", "<": "<", ">": ">", "\\leq": "<=", "\\geq": ">=", "\\neq": "!=", "\\approx": "~"}
 _JOINS = re.compile(r"\\text\{\s*,?\s*(and|or)\s*,?\s*\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])")
@@ -121,7 +47,6 @@ _NUMBERS = {
     r"\mathbb{N}": sympy.S.Naturals, r"\mathbb{Q}": sympy.S.Rationals, r"\mathbb{C}": sympy.S.Complexes,
     r"\emptyset": sympy.S.EmptySet, r"\{\}": sympy.S.EmptySet, r"\{ \}": sympy.S.EmptySet,
 }  # fmt: skip
-_CASES = re.compile(r"\\begin\{cases\}([^&]*)\\end\{cases\}", re.DOTALL)
 _POINT = re.compile(r"([A-Z](?:_(?:\w|\{\w+\}))?'*) ?(\(.*\))", re.DOTALL)
 # Intervals with their brackets turned outwards: ]0, 1[ and [0, 1[.
 _BETWEEN_SQUARES = re.compile(r"([\[\]])(\s*[^\[\](),;\s][^\[\](),;]*[,;][^\[\](),;]*[^\[\](),;\s]\s*)([\[\]])")
@@ -138,8 +63,6 @@ def read(text: str):
     if not text:
         raise Unreadable(text)
     text = _BETWEEN_SQUARES.sub(_turned_inwards, text)
-    if cases := _CASES.fullmatch(text):
-        text = " \\and ".join(filter(None, split(cases[1], {"\\\\"})[0])).replace(", \\and", " \\and")
     if not _NUMBER_WITH_COMMAS.fullmatch(text):
         text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]), text)
     return _listing(text) or _combined(text) or _relation(text) or _whole(text)
@@ -159,8 +82,18 @@ def _listing(text: str) -> Listing | None:
     kept = [part for part in parts if part]  # ", and" is one separator
     if len(kept) < 2 or len(kept) < len(parts) - separators.count("\\and") - separators.count("\\or"):
         raise Unreadable(text)
-    items = itertools.chain.from_iterable(_spread(read(part)) for part in kept)
-    return Listing(tuple(items), next((name[1:] for name in separators if name[0] == "\\"), ","))
+    items = tuple(itertools.chain.from_iterable(_spread(read(part)) for part in kept))
+    return Listing(_none_of(items), next((name[1:] for name in separators if name[0] == "\\"), ","))
+
+
+def _none_of(items: tuple) -> tuple:
+    r"""The items, where each number after `x \neq 1` is one more that x is not: `x \neq 1, 2`."""
+    first, *others = items
+    if not (
+        isinstance(first, Relation) and first.signs == ("!=",) and all(isinstance(item, Scalar) for item in others)
+    ):
+        return items
+    return tuple(replace(first, parts=(first.parts[0], item)) for item in (first.parts[1], *others))
 
 
 def _spread(value) -> tuple:
@@ -193,7 +126,10 @@ def _relation(text: str):
         )
         if len(parts) == 1:
             return read(parts[0])
-    return Relation(tuple(parts), tuple(map(_side, parts)), tuple(signs))
+    sides = tuple(map(_side, parts))
+    if signs == ["!="] and isinstance(sides[1], Listing):  # x is not \pm 1
+        return Listing(tuple(Relation(tuple(parts), (sides[0], item), ("!=",)) for item in sides[1].items))
+    return Relation(tuple(parts), sides, tuple(signs))
 
 
 def _side(text: str):
