@@ -173,6 +173,7 @@ EQUAL = {
         90¢ = \$0.90 | 12 ft/sec = 12 | 12 ft/sec = 12 feet per second | 12 feet squared = 12\text{ ft}^2
         \$12 per hour = \$12 | \$12 per hour = 12 dollars per hour
         $5/hour = 5 dollars per hour | 12 m/s = 12\,\frac{\text{m}}{\text{s}}
+        12 pages per day = 12 pages | 12 Men = 12 men
         12 KM = 12 km | $12k = 12000 | $1.5M = \$1,500,000
         £5 = 5 | 12 more apples = 12 | 3 hours = 3\text{ hours} | 1.5 million dollars = 1,500,000
         50% = 0.5 | \frac{1}{2}\% = 0.5 | 50 percent = 50\% | \frac34 = 75\%
@@ -224,7 +225,8 @@ EQUAL = {
         \therefore x = 12 = 12 | \Rightarrow 12 = 12 | \Bbb R = \mathbb{R} | 3 \colon 4 = 3:4
         \text{arctan}(1) = \frac{\pi}{4}
         \frac{\mathrm{d}y}{\mathrm{d}x} = 2x = 2x | 4\operatorname{cis}\frac{\pi}{3} = 2+2\sqrt3 i
-        cis(60°) = e^{i\pi/3}
+        cis(60°) = e^{i\pi/3} | cis 5\pi/6 = e^{5\pi i/6} | \operatorname{cis} 2\theta = \operatorname{cis}(2\theta)
+        (\operatorname{cis}(\pi/6))^2 = e^{i\pi/3} | cis \frac{5}{6}\pi = e^{5\pi i/6} | 2cis 60° + 1 = 2+\sqrt3 i
         3+4\mathrm{i} = 3+4i | \mathrm{e}^2 = e^2 | {A} = A
     """,
     "words and choices": r"""
@@ -271,7 +273,8 @@ UNEQUAL = {
         \begin{aligned} x &= 1 \\ y &= 2 \end{aligned} = (2,1) | (1,2)^T = \begin{pmatrix}1&2\end{pmatrix}
         (1,2)^T = (2,1)
         \begin{cases} x & x > 0 \\ 1 & x < 0 \end{cases} = x
-        2\operatorname{cis} 30^\circ = 2\operatorname{cis} 60^\circ
+        2\operatorname{cis} 30^\circ = 2\operatorname{cis} 60^\circ | \operatorname{cis} \pi/6 = -\frac16
+        \operatorname{cis} 5\pi/6 = \frac{\pi}{6}\operatorname{cis} 5 | \operatorname{cis} x^2 = e^{2ix}
         \begin{aligned} x &= 2+3 \\ &= 6 \end{aligned} = 6 | <1,2> = <2,1> | {x|x > 2} = [2,\infty)
         \text{12 or 13} = 12 | \text{12, 13} = 12 | \text{i} = \text{e} | \textcolor{12}{13} = 12 | \tag{12}13 = 12
     """,
@@ -307,7 +310,8 @@ UNEQUAL = {
         5 million = 5 billion | 5 dozen = 5 | 2 thirds = 2 | 5 squared = 5 | 5 factorial = 5 | 5 and a half = 5
         $12 per hour = $12 per day | \$12\text{ per hour} = \$12\text{ per day} | $12/hour = 12 dollars per day
         $12M = 12 | 12 students per class = 12 students per school | 12 mm = 12 Mm | 12 M = 12 m
-        $5 per apple = $5 per pear
+        $5 per apple = $5 per pear | 10 km/h = 10 h/km | 60 miles per gallon = 60 gallons per mile
+        12 pages per day = 12 days
         36 km/h = 36 m/s | 60 km per hour = 60 km per minute | \frac34\text{ hour} = 75 min | 5 cm/s = 5 cm
         3 hours 20 minutes = 3 | 5x = 5 | 5 x = 5 | 5m = 5n
     """,

@@ -60,10 +60,13 @@ _NO_LETTERS = re.compile(r"[^A-Za-z0-9]+")
 _NOT_READ = re.compile(
     r"\d\s*_|(?<![_^\d])\d+\s+\.?\d|--|\\text\{\s*\}|\\(?:gcd|lcm|det|max|min|mod|bmod|pmod|operatorname|xrightarrow|substack|hspace|input)(?![A-Za-z])"
 )
-# The angle of a complex number on the unit circle: in brackets, a fraction or one factor.
+_FACTOR = (
+    r"(?:\d+(?:\.\d+)?|\\frac\{[^{}]*\}\{[^{}]*\}|\\(?:pi|theta|phi|alpha|beta|gamma|omega)(?![a-z])|[a-z](?![a-z]))"
+)
+# The angle of a complex number on the unit circle: in brackets, or a product up to its end, 5\pi/6 of cis 5\pi/6.
 _CIS = re.compile(
-    r"\\cis ?(\((?:[^()]|\([^()]*\))*\)|\{[^{}]*\}|\\frac\{[^{}]*\}\{[^{}]*\}"
-    r"|(?:\d+|[a-z]|\\[a-z]+) ?(?:\^ ?(?:\\circ|\{ ?\\circ ?\}))?)"
+    r"\\cis ?(\((?:[^()]|\([^()]*\))*\)|\{[^{}]*\}"
+    rf"|(?>{_FACTOR}(?: ?{_FACTOR})*(?: ?/ ?\d+)?(?: ?\^ ?(?:\\circ|\{{ ?\\circ ?\}}))?)(?! ?[\^!_/]))"
 )
 _PRIME = re.compile(r"([A-Za-z}])((?:'|\^\s*\{?\s*\\prime\s*\}?)+)")
 
@@ -143,7 +146,7 @@ def _for_the_grammar(text: str) -> str:
     text = _REPEATING.sub(_fraction_of_repeating, text)
     text = _POWER_OF_TEN.sub(_power_of_ten, text)
     text = _MIXED.sub(_sum_of_mixed, text)
-    text = _DEGREE.sub(_radians, _CIS.sub(r"e^{i \\cdot (\1)}", text))
+    text = _DEGREE.sub(_radians, _CIS.sub(r"(e^{i \\cdot (\1)})", text))
     text = _PRIME.sub(lambda match: match[1] + "_{" + "p" * (match[2].count("'") + match[2].count("prime")) + "}", text)
     text = _FACTORIAL_RAISED.sub(r"(\1)", text)
     text = _ROUND_POWER.sub(r"^{\1}", text)

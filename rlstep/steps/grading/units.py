@@ -136,7 +136,8 @@ def split_unit(text: str, loose: bool = False) -> Measured:
 def same_unit(left: str | None, right: str | None) -> bool:
     """Whether the values are comparable: unless both units are stated and differ, certain only for known units.
 
-    Degrees and radians are, after conversion. An amount of money is comparable to a rate, $5 to $5 per hour.
+    Degrees and radians are, after conversion. What money or things are counted by may be left out: $5 is comparable to
+    $5 per hour and pages to pages per day, but centimetres are not to centimetres per second.
     For other units one common word is enough, or one on either side of "per": apples match red apples, but not pears.
     """
     if not left or not right or "%" in (left, right) or "unit" in (left.split("^")[0], right.split("^")[0]):
@@ -146,16 +147,22 @@ def same_unit(left: str | None, right: str | None) -> bool:
         return True
     if "degree" in ours & theirs:
         return "degree" in (left, right) or ours == theirs
+    pairs = [(set(one.split()), set(other.split())) for one, other in zip(*_by_rates(left, right), strict=True)]
     if (" per " in left) != (" per " in right):
-        return min(ours, theirs, key=len) <= _MONEY and bool(ours & theirs)
-    if all(word.split("^")[0] in _CANONICAL for word in ours | theirs):
-        return ours == theirs
-    return all(set(one.split()) & set(other.split()) for one, other in zip(*_by_rates(left, right), strict=True))
+        common = set.intersection(*pairs[0])
+        return bool(common) and (common <= _MONEY or not any(map(_is_known, common)))
+    if all(map(_is_known, ours | theirs)):
+        return all(one == other for one, other in pairs)
+    return all(one & other for one, other in pairs)
 
 
 def _by_rates(*units: str) -> list[tuple[str, str]]:
     """What is counted by each unit and what it is counted by, the unit itself if it is no rate."""
     return [tuple(unit.split(" per ", 1)) if " per " in unit else (unit, unit) for unit in units]
+
+
+def _is_known(word: str) -> bool:
+    return word.split("^")[0] in _CANONICAL
 
 
 def _before_unit(match: re.Match) -> str:
@@ -200,5 +207,7 @@ def _word(text: str) -> str:
     known = _KNOWN.get(text) or (len(text) > 1 and text not in _OTHER_UNITS and _KNOWN.get(text.casefold()))
     if known or len(text) > 3:
         return known or text.casefold().removesuffix("s")
-    # A short one is a symbol: mW is not MW. Thousands of it may have a capital.
+    if len(text) == 3 and text[1:].islower() and set("aeiou") & set(text.casefold()):
+        return text.casefold()  # a word: Men are men
+    # Another short one is a symbol: mW is not MW. Thousands of it may have a capital.
     return "k" + text[1:] if text[:1] == "K" else text
