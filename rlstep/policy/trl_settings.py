@@ -86,7 +86,8 @@ def _loss_faults(args: GRPOConfig) -> Iterator[str]:
     high = args.epsilon if args.epsilon_high is None else args.epsilon_high
     if args.delta is not None and args.loss_type in CLIPPED_LOSSES and args.delta <= 1 + high:
         yield (
-            f"delta is {args.delta}, which bounds ratios that the clip at {1 + high:g} does not; it must be above that"
+            f"delta is {args.delta}, within the clip at {1 + high:g}; it bounds the ratios that the clip lets through, "
+            "so it must be above that"
         )
     if args.use_adaptive_entropy and args.entropy_coef_min > args.entropy_coef_max:
         yield f"entropy_coef_min {args.entropy_coef_min} is above entropy_coef_max {args.entropy_coef_max}"

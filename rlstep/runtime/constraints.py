@@ -183,7 +183,7 @@ def _value_faults(name: str, value, hint, constraints: Iterable[Constraint]) -> 
     if not all(numeric and admitted.admits(value) for admitted in ranges):
         bounds = " and ".join(map(str, ranges))
         finite = " and finite" if numeric and math.isinf(value) and "finite" not in bounds else ""
-        yield f"{name} is {value}; it must be {bounds}{finite}{or_null}"
+        yield f"{name} is {'null' if value is None else value}; it must be {bounds}{finite}{or_null}"
     if admitted := choices_of(hint, constraints):
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if plain(item) not in admitted:

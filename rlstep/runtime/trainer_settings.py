@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from huggingface_hub import get_token
 
 from rlstep.runtime.access import NO_HUB_TOKEN
-from rlstep.runtime.constraints import Constraint, Idle, MayChange, Range, ReadBy, changed, library_faults, plain
+from rlstep.runtime.constraints import Constraint, Idle, MayChange, Range, ReadBy, changed, library_faults, plain, shown
 
 SHOWN = MayChange("what is logged, and where, does not affect the updates")
 MEASURED = MayChange("evaluations, and which checkpoint is best, do not affect the updates")
@@ -128,15 +128,19 @@ def trainer_faults(args) -> Iterator[str]:
         yield "max_steps is 0, which the Trainer takes for no limit; give how many updates, or -1 for no limit"
     yield from _optimizer_faults(args)
     given = changed(args, ("lr_scheduler_type", "lr_scheduler_kwargs"))
-    if given:
-        yield from (f"{' and '.join(given)}: {fault}" for fault in library_faults(lambda: _try_schedule(args)))
+    if given and (args.learning_rate or 0) >= 0:  # one below 0 is out of its range
+        for fault in library_faults(lambda: _try_schedule(args)):
+            where = "; give it in lr_scheduler_kwargs" if "missing" in fault else ""
+            yield f"{' and '.join(given)}: {fault.rstrip('.')}{where}"
     if args.save_strategy == "best" and args.metric_for_best_model is None:
         yield "save_strategy is 'best', so metric_for_best_model must say by what; set it"
+    if args.save_strategy == "best" and args.eval_strategy == "no":
+        yield "save_strategy is 'best' and eval_strategy is 'no', so nothing would be saved; change one of them"
     if args.do_eval and args.eval_strategy == "no":
-        yield "do_eval does nothing without eval_strategy; set that"
+        yield "do_eval does nothing without eval_strategy; leave it out, or set that"
     backend = args.torch_compile_backend
     if backend is not None and backend.upper() not in DynamoBackend.__members__:
-        yield f"torch_compile_backend is '{backend}', which torch does not have; take inductor, or leave it out"
+        yield f"torch_compile_backend is '{backend}', which accelerate does not know; take inductor, or leave it out"
     if args.push_to_hub and args.hub_token is None and get_token() is None:
         yield NO_HUB_TOKEN
     yield from _tracker_faults(args)
@@ -150,11 +154,11 @@ def _optimizer_faults(args) -> Iterator[str]:
 
 
 def _try_schedule(args) -> None:
-    """Makes the learning-rate schedule of the settings for a parameter of its own."""
+    """Makes the learning-rate schedule of the settings, from their learning rate, for a parameter of its own."""
     import torch
     from transformers import get_scheduler
 
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
     get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
 
 
@@ -164,7 +168,7 @@ def _tracker_faults(args) -> Iterator[str]:
     places = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
     for place in places:
         if place not in ("none", "all") and place not in INTEGRATION_TO_CALLBACK:
-            yield f"report_to is '{place}'; choose none, wandb, trackio or tensorboard"
+            yield f"report_to is {shown(place)}; choose none, wandb, trackio or tensorboard"
 
 
 SHARED = merged(_READ, _RANGES, may_change(_MAY_CHANGE))
