@@ -36,7 +36,8 @@ def test_both_sides_have_the_same_gradients(setting):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux's /proc")
 def test_memory_is_above_the_loaded_trainer(setting):
     for side in SIDES:
-        assert 0 <= memory(setting, side) < 2**30
+        # A tiny model takes next to nothing, and the system may take a page back in between.
+        assert -(2**20) <= memory(setting, side) < 2**30
 
 
 def test_lengths_are_as_asked():

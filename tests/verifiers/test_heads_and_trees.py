@@ -242,10 +242,11 @@ def test_a_checkpoint_trained_further_by_its_path_stays_what_it_is(tiny_lm, data
     prm(PRMConfig(tiny_lm, data, neutral="class"), arguments(max_steps=1, save_strategy="no"))
     trainer = PRMTrainer(str(tmp_path / "out"), arguments(), solutions)
     assert trainer.spec == replace(NEUTRAL_CLASS, prompts=PromptFormat("text"))
-    chats = [replace(s, prompt=[{"role": "user", "content": s.prompt}]).to_row() for s in solutions]
-    write_rows(tmp_path / "chats.jsonl", chats)
+    rows = [replace(s, prompt=[{"role": "user", "content": s.prompt}]).to_row() for s in solutions]
+    write_rows(tmp_path / "chats.jsonl", rows)
+    chats = PRMConfig(str(tmp_path / "out"), str(tmp_path / "chats.jsonl"), neutral="class")
     with pytest.raises(UserError, match="was taught prompt_format text, not chat. Train it further as it was"):
-        prm(PRMConfig(str(tmp_path / "out"), str(tmp_path / "chats.jsonl"), neutral="class"), arguments())
+        prm(chats, arguments(output_dir=str(tmp_path / "again")))
     with pytest.raises(UserError, match="taught with .*class.*, not a prm with .*positive"):
         prm(PRMConfig(str(tmp_path / "out"), data), arguments(output_dir=str(tmp_path / "again")))
 
