@@ -14,14 +14,17 @@ def check_output_dir(output_dir: str, models: Mapping[str, str | None]) -> None:
         models: folders or hub ids of models by the setting that names them; None where there is none.
 
     Raises:
-        UserError: `output_dir` is a file, or is or holds one of the models.
+        UserError: `output_dir` is a file, is one of the models, or has one of them among its checkpoints.
     """
     out = Path(output_dir)
     if out.exists() and not out.is_dir():
         raise UserError(f"output_dir is {output_dir}, which is a file; give a folder.")
     for name, path in models.items():
-        if path and Path(path).exists() and Path(path).resolve().is_relative_to(out.resolve()):
-            how = "is" if Path(path).samefile(out) else "holds"
+        if not path or not Path(path).exists() or not Path(path).resolve().is_relative_to(out.resolve()):
+            continue
+        inside = Path(path).resolve().relative_to(out.resolve()).parts
+        if not inside or inside[0].startswith("checkpoint-"):
+            how = "has among its checkpoints" if inside else "is"
             raise UserError(
                 f"output_dir is {output_dir}, which {how} {name} ({path}) and would be written over; give a folder of "
                 "its own."

@@ -306,8 +306,9 @@ def test_fewer_problems_than_an_update_takes_are_refused(task, model, arguments,
 
 @pytest.mark.parametrize("name", ["model_name_or_path", "prm"])
 def test_a_run_is_not_written_over_what_it_reads(name, problems, prm_path, tiny_lm, arguments, tmp_path):
-    """Its adapter would name the base that it has replaced; nor into a folder that holds a model of it."""
+    """Its adapter would name the base that it has replaced, and checkpoints are rotated."""
     shutil.copytree(tiny_lm, tmp_path / "lm")
+    shutil.copytree(tiny_lm, tmp_path / "run" / "checkpoint-3")
     path = {"model_name_or_path": str(tmp_path / "lm"), "prm": prm_path}[name]
     before = {file.name: file.read_bytes() for file in Path(path).iterdir()}
     options = PPOOptions(problems, reward=["prm", "outcome"], prm=prm_path)
@@ -315,8 +316,9 @@ def test_a_run_is_not_written_over_what_it_reads(name, problems, prm_path, tiny_
     for out in (path, f"{path}/../{Path(path).name}"):
         with pytest.raises(UserError, match=f"which is {name} "):
             ppo(options, arguments(output_dir=out), policy)
-    with pytest.raises(UserError, match="which holds model_name_or_path "):
-        ppo(options, arguments(output_dir=str(tmp_path)), policy)
+    further = ModelConfig(str(tmp_path / "run" / "checkpoint-3"), dtype="float32", use_peft=True, lora_r=4)
+    with pytest.raises(UserError, match="which has among its checkpoints model_name_or_path "):
+        ppo(options, arguments(output_dir=str(tmp_path / "run")), further)
     assert {file.name: file.read_bytes() for file in Path(path).iterdir()} == before
     with pytest.raises(UserError, match="output_dir is .*, which is a file; give a folder"):
         ppo(options, arguments(output_dir=problems), policy)
