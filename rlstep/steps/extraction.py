@@ -64,6 +64,7 @@ _LINE = re.compile(r"[^\n]+")
 _BLANK = re.compile(r"\s*")
 _BEFORE_PARAGRAPH = re.compile(r"\s*(?:```[a-z]*[ \t]*\n|>)?\s*")
 _EMPHASISED = re.compile(r"\*\*([^*\n]+)\*\*")
+# A box at the end of the text that was not closed.
 _CUT_OFF = re.compile(r"\\(?:boxed|fbox)\s*\{(?:[^{}]|\{[^{}]*\})*$")
 _OPENED = re.compile(r"\$\$|\\\[|\\begin\b|\\\]|\\end\b")
 
@@ -171,6 +172,7 @@ def _after_hashes(text: str) -> Iterator[Stated]:
 
 
 def _boxes(text: str) -> Iterator[Stated]:
+    """The content of the last box, with the boxes joined to it."""
     if (boxed := last_boxes(text)) is not None:
         yield Stated(*boxed)
 

@@ -21,6 +21,7 @@ _IS_ELSEWHERE = (
     r"|\ba resposta (?:final |correta )?\u00e9(?:[ \t]*:)?[ \t]*"
     r"|\u7b54\u3048\u306f[ \t]*|(?:\uc815\ub2f5|\ub2f5)\uc740[ \t]*"
 )
+# What ends such a sentence in Japanese and Korean, after the answer.
 END_ELSEWHERE = re.compile(r"(?:\u3067\u3059|\uc785\ub2c8\ub2e4)[\u3002. ]*$")
 LABEL = re.compile(
     rf"^(?:[ \t>*_#`\u2022{_PICTURES}-]|\d{{1,2}}[.)][ \t])*(?P<math>\\[\[(]|\$\$?)?"

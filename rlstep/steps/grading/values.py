@@ -1,8 +1,7 @@
 r"""What an answer is: one expression, or several in a list, a tuple, a set, an interval, a matrix or a relation.
 
 The structure is parsed here, because LaTeX grammars lose it: `1, 2` has no order, `(1, 2)` has one and may be an
-interval,
-`[1, 2)` is an interval, `x > 1` is a relation and a set.
+interval, `[1, 2)` is an interval, `x > 1` is a relation and a set.
 """
 
 import itertools
