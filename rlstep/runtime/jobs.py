@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from rlstep.runtime.cores import usable_cores
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.failure import mark_resumable
 
@@ -46,7 +47,7 @@ def run_jobs(jobs: Sequence[Job], logs: Path, workers: int) -> None:
     Args:
         jobs: ordered so that each comes after the jobs it needs.
         logs: folder for `NAME.log`.
-        workers: number of parallel processes; the cores are divided among them.
+        workers: number of parallel processes; the cores that it may run on are divided among them.
 
     Raises:
         UserError: a job refused its input (its message), or failed (its log is named).
@@ -59,7 +60,7 @@ def run_jobs(jobs: Sequence[Job], logs: Path, workers: int) -> None:
             while waiting or running:
                 ready = [job for job in waiting if set(job.needs) <= ended][: workers - len(running)]
                 # A job that runs alone gets all cores.
-                threads = max(1, (os.cpu_count() or 1) // max(1, len(running) + len(ready)))
+                threads = max(1, usable_cores() // max(1, len(running) + len(ready)))
                 for job in ready:
                     waiting.remove(job)
                     process = context.Process(target=_child, args=(job, logs, threads, os.getpid()), daemon=False)

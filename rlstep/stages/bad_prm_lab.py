@@ -41,6 +41,9 @@ class BadPRMOptions:
         default_factory=lambda: [way.name for way in WAYS],
         metadata={"help": "bad_prm: how policies are rewarded; a credit scheme alone is the PRM without the outcome."},
     )
+    ppo_steps: Annotated[int | None, Range(at_least=1), BAD_PRM] = field(
+        default=None, metadata={"help": "bad_prm: max_steps of every policy; by default that of its recipe."}
+    )
     map_level: Annotated[float, Range(above=0, at_most=1), BAD_PRM] = field(
         default=0.5, metadata={"help": "bad_prm: the clean accuracy up to which samples are counted."}
     )
@@ -81,8 +84,8 @@ def bad_prm_stages(options: BadPRMOptions) -> list[Stage]:
         _label("label_test", "test/samples.jsonl", "test/labelled.jsonl"),
     ]
     prms = [stage for level in plan.levels for stage in _prm(level, options.prm_steps)]
-    policies = [_ppo(way, level) for level in plan.levels for way in plan.ways]
-    return [*shared, *prms, _ppo(OUTCOME, None), *policies]
+    policies = [(OUTCOME, None), *((way, level) for level in plan.levels for way in plan.ways)]
+    return [*shared, *prms, *(_ppo(way, level, options.ppo_steps) for way, level in policies)]
 
 
 def _prm(level: Level, steps: int) -> Iterator[Stage]:
@@ -116,8 +119,9 @@ def _label(name: str, data: str, out: str, settings: dict | None = None) -> Stag
     return Stage(name, "label", "label", {"data": data}, ("out", out), seeded=False, settings=settings or {})
 
 
-def _ppo(way: Way, level: Level | None) -> Stage:
+def _ppo(way: Way, level: Level | None, steps: int | None) -> Stage:
     problems = {"problems": "prepare/problems-rl.jsonl", "eval_problems": "prepare/problems-test.jsonl"}
     read = {"model_name_or_path": "sft", **problems, **({"prm": f"{level.folder}/prm"} if level else {})}
     out, name = way.folder(level), f"{way.stage}_{level.name}" if level else way.stage
-    return Stage(name, "ppo", way.recipe, read, ("output_dir", out), resumes=True, settings=dict(way.settings))
+    settings = dict(way.settings) | ({"max_steps": str(steps)} if steps else {})
+    return Stage(name, "ppo", way.recipe, read, ("output_dir", out), resumes=True, settings=settings)

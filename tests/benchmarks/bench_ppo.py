@@ -178,7 +178,7 @@ def dense(folder: Path, updates: int, micro: int) -> dict:
 
 def update(options, folder: Path) -> dict:
     """One kind of work: ratio and seconds, and each side's memory from a process of its own."""
-    model = base(folder, options.shape)
+    model = base(folder, options.shape, options.device)
     words, lengths = AutoTokenizer.from_pretrained(model), WORK[options.lengths]
     count = options.rows // SAMPLES
     problems = draw(lengths, count * (options.updates + 1), len(words), words.eos_token_id)

@@ -34,11 +34,21 @@ SHAPES = {
          "num_key_value_heads": 3},
         49152,
     ),
+    # Qwen2.5-0.5B
+    "0.5b": (
+        Qwen2Config,
+        {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+         "num_key_value_heads": 2},
+        151936,
+    ),
 }  # fmt: skip
 
 
-def base(folder: Path, shape: str = "6m") -> str:
-    """A random model (`6m`: a Qwen2 of six million parameters, four layers of 256), with its tokenizer."""
+def base(folder: Path, shape: str = "6m", device: str = "cpu") -> str:
+    """A random model (`6m`: a Qwen2 of six million parameters, four layers of 256), with its tokenizer.
+
+    On a CPU half a billion random numbers take longer than the updates: `device` is where they are drawn.
+    """
     kind, sizes, vocabulary = SHAPES[shape]
     words = tokenizer(vocabulary)
     set_seed(0)
@@ -46,7 +56,9 @@ def base(folder: Path, shape: str = "6m") -> str:
         vocab_size=len(words), max_position_embeddings=2048, tie_word_embeddings=True,
         pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id, bos_token_id=None, **sizes,
     )  # fmt: skip
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "base")
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder / "base")
     words.save_pretrained(folder / "base")
     return str(folder / "base")
 

@@ -113,7 +113,7 @@ def small_smollm2(path: Path) -> Path:
 @pytest.fixture
 def one_thread(monkeypatch):
     """A forked process may not use the threads of OpenMP that its parent has started already."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
 
 
 def run(family: str, model: str | Path, tmp_path: Path, task: str | None = None) -> tuple[Path, dict]:

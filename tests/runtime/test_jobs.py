@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rlstep.runtime.cores import usable_cores
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.failure import is_resumable
 from rlstep.runtime.jobs import Job, run_jobs
@@ -118,13 +119,21 @@ def test_no_more_jobs_run_than_there_are_workers(run, tmp_path):
 
 
 def test_cores_are_shared_out_among_those_that_run(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    # Of which a launcher or a container gives this process seven.
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)), raising=False)
 
     def tell(name: str) -> None:
         (tmp_path / name).write_text(os.environ["OMP_NUM_THREADS"])
 
     run(Job("a", (), partial(tell, "a")), Job("b", (), partial(tell, "b")), Job("c", ("a", "b"), partial(tell, "c")))
     assert [(tmp_path / name).read_text() for name in "abc"] == ["3", "3", "7"]
+
+
+def test_where_a_process_is_not_bound_it_has_all_cores(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert usable_cores() == 5
 
 
 def test_what_a_job_prints_is_in_its_log(run, tmp_path, capfd):

@@ -40,6 +40,15 @@ def test_every_way_is_run_with_every_prm_and_outcome_only_once():
     assert stages["score_50_0.25"].inputs["data"] == "test/labelled.jsonl"
 
 
+def test_every_policy_has_as_many_steps_as_are_asked_for():
+    few = {"prm_labels": [50], "prm_flips": [0.0], "ways": ["sum_outcome"]}
+    stages = {stage.name: stage for stage in planned(ppo_steps=400, **few)}
+    assert stages["ppo_outcome"].settings == {"max_steps": "400"}
+    assert stages["ppo_sum_outcome_50_0"].settings == {"reward": ["prm", "outcome"], "max_steps": "400"}
+    assert stages["prm_50_0"].settings == {"max_steps": "100"}
+    assert [stage.settings for stage in planned(**few) if stage.name == "ppo_outcome"] == [{}]
+
+
 def test_a_scheme_with_and_without_the_outcome_differs_in_that_alone():
     stages = {stage.name: stage for stage in planned(prm_labels=[50], prm_flips=[0.0])}
     alone, both = stages["ppo_delta_50_0"], stages["ppo_delta_outcome_50_0"]
@@ -61,6 +70,8 @@ def test_a_scheme_with_and_without_the_outcome_differs_in_that_alone():
         ({"arms": ["process"]}, "bad_prm is true, so arms would do nothing"),
         ({"pretrained": "x"}, "bad_prm is true, so pretrained would do nothing"),
         ({"bad_prm": False, "ways": ["sum"]}, "bad_prm is false, so ways would do nothing"),
+        ({"bad_prm": False, "ppo_steps": 9}, "bad_prm is false, so ppo_steps would do nothing"),
+        ({"ppo_steps": 0}, "ppo_steps is 0"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(options, message):
@@ -76,7 +87,7 @@ def test_by_default_it_has_three_seeds():
 @pytest.mark.slow
 def test_all_of_it_at_the_smallest_sizes_and_nothing_twice(tmp_path, monkeypatch):
     # A forked process may not use the threads of OpenMP that its parent has started already.
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     recipes = small_recipes(tmp_path / "recipes")
     # Enough for some right steps in samples of new problems, on which the PRM is measured.
     for name, more in (("prepare", {"demonstrations": 400}), ("sft", {"max_steps": 150})):

@@ -187,7 +187,7 @@ def recipes(tmp_path_factory) -> Path:
 def one_thread():
     """A forked process may not use the threads of OpenMP that its parent has started already."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "cpu_count", lambda: 1)
+        patch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
         yield
 
 

@@ -92,7 +92,7 @@ def test_verifiers_and_what_reads_from_them_may_be_left_out_and_what_experiments
 @pytest.mark.slow
 def test_all_of_it_at_the_smallest_sizes_and_nothing_twice(tmp_path, monkeypatch):
     # A forked process may not use the threads of OpenMP that its parent has started already.
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     sizes = {"samples_per_problem": [6], "label_budgets": [60, 120], "wrong_shares": [0.5], "rollouts": [2]}
     recipes = str(small_recipes(tmp_path / "recipes"))
     config = LabConfig(out=str(tmp_path / "run"), recipes=recipes, paper=True, seeds=1, **sizes)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from transformers.utils import logging as transformers_logging
 
+from rlstep.runtime.cores import usable_cores
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompt_options import PromptOptions
@@ -223,7 +224,7 @@ def _work(connection: Connection, loading: Loading, index: int, workers: int) ->
         logging.disable(logging.WARNING)
         transformers_logging.disable_progress_bar()
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+        torch.set_num_threads(max(1, usable_cores() // workers))
     try:
         verifier = loading.load(choose_device(index))
     except UserError as error:
