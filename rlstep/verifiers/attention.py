@@ -90,6 +90,23 @@ def shares_places(config: PretrainedConfig) -> bool:
     return reads(config) != "lengths"
 
 
+def kernel_length(length: int, kind: Reads | None) -> int:
+    """How long bins of `length` places are best made on a GPU, at most a sixteenth longer from 128 places on.
+
+    Attention kernels are prepared for each length that they meet, cuDNN's in a twentieth of a second for each, so
+    lengths are few: 16 from one power of two to the next. FlexAttention takes fewer than 128 queries, one of its
+    blocks, for the decoding of a single row, and then fails on heads that share keys.
+
+    Args:
+        length: of the bins.
+        kind: what the attention reads; lengths of rows are in no need of this.
+    """
+    if kind == "lengths":
+        return length
+    unit = 128 if kind == "blocks" else max(8, 2 ** (length.bit_length() - 1) // 16)
+    return -(-length // unit) * unit
+
+
 def attention_inputs(model: PreTrainedModel, ends_BL: Tensor, before: int = 0) -> dict[str, Any]:
     """What the forward of a model takes beside ids and positions.
 

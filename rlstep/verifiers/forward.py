@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from rlstep.verifiers.attention import attention_inputs, shares_places
+from rlstep.verifiers.attention import attention_inputs, kernel_length, reads, shares_places
 from rlstep.verifiers.features import Feature, TokenFeature
 from rlstep.verifiers.heads import head_of
 from rlstep.verifiers.packing import concatenate, pack, work_per_token
@@ -189,8 +189,24 @@ def _inputs(model: nn.Module, batch: dict[str, Tensor], prefix: Prefix | None) -
         key_values = copy.deepcopy(prefix.key_values)
         key_values.batch_repeat_interleave(len(batch["ends"]))
         before, cache = prefix.length, {"past_key_values": key_values}
-    told = attention_inputs(model, batch["ends"], before)
-    return {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"] + before, **told, **cache}
+    packed = {name: batch[name] for name in ("input_ids", "position_ids", "ends")}
+    if _has_kernels(batch["input_ids"].device):
+        packed = filled_up(packed, kernel_length(packed["ends"].shape[1], reads(model.config)))
+    told = attention_inputs(model, packed["ends"], before)
+    return {"input_ids": packed["input_ids"], "position_ids": packed["position_ids"] + before, **told, **cache}
+
+
+def _has_kernels(device: torch.device) -> bool:
+    """Whether attention kernels are prepared for the lengths that they meet."""
+    return device.type != "cpu"
+
+
+def filled_up(packed: dict[str, Tensor], length: int) -> dict[str, Tensor]:
+    """Bins (B, L) of `collate` made `length` long by more places that see themselves and are read nowhere."""
+    more = length - packed["ends"].shape[1]
+    padded = {name: nn.functional.pad(packed[name], (0, more)) for name in ("input_ids", "position_ids")}
+    ends_BM = torch.arange(length - more + 1, length + 1, device=packed["ends"].device).repeat(len(packed["ends"]), 1)
+    return padded | {"ends": torch.cat([packed["ends"], ends_BM], dim=1)}
 
 
 def inputs_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from rlstep.stages.orm import ORMConfig, orm
 from rlstep.stages.prm import PRMConfig, prm
 from rlstep.stages.score import ScoreConfig, score
 from rlstep.stages.serve import ServeConfig, serve
-from rlstep.verifiers.attention import attention_inputs, choose_attention, reads, shares_places
+from rlstep.verifiers.attention import attention_inputs, choose_attention, kernel_length, reads, shares_places
 from rlstep.verifiers.features import Feature, TokenFeature
 from rlstep.verifiers.forward import Prefix, batch_of, logits_at, logps_at
 from rlstep.verifiers.packing import can_pack, concatenate, pack, window_of
@@ -400,6 +400,15 @@ def test_what_a_kind_reads_is_what_its_masks_are_made_for():
         config._attn_implementation = kind
         assert reads(config) == expected
         assert shares_places(config) is (expected != "lengths")
+
+
+def test_lengths_for_kernels_are_few_and_hardly_longer():
+    assert [kernel_length(length, "scores") for length in (1, 8, 93, 129, 300, 2401)] == [8, 8, 96, 136, 304, 2432]
+    lengths = [kernel_length(length, "scores") for length in range(2048, 4096)]
+    assert len(set(lengths)) == 17
+    assert all(0 <= after - before <= before / 16 for before, after in zip(range(2048, 4096), lengths, strict=True))
+    assert [kernel_length(length, "blocks") for length in (93, 128, 129)] == [128, 128, 256]
+    assert kernel_length(93, "lengths") == 93
 
 
 # --- Choosing one

@@ -45,6 +45,26 @@ def test_rows_are_read_alike_packed_and_padded_and_under_a_wrapper(packing, atte
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_bins_are_longer_where_kernels_are_prepared_for_lengths_and_rows_read_the_same(attention, configs, monkeypatch):
+    """As on a GPU: 37 places are made 40, with and without a cached prefix."""
+    torch.manual_seed(0)
+    model = AutoModelForTokenClassification.from_config(configs["qwen2"], attn_implementation=attention).eval()
+    rows = [Feature(torch.arange(2, 2 + length), torch.tensor([1, length - 1])) for length in (37, 20)]
+    for row in rows[1:]:
+        row.ids[0] = 39
+    laid_out, prefix = batch_of(model, rows, 0, packing=True), forward.Prefix.of(model, [5, 6, 7])
+    expected = logits_at(model, laid_out), logits_at(model, laid_out, prefix)
+    monkeypatch.setattr(forward, "_has_kernels", lambda device: True)
+    inputs = forward.inputs_of(model, laid_out)
+    assert {name: inputs[name].shape for name in ("input_ids", "position_ids", "attention_mask")} == {
+        "input_ids": (2, 40), "position_ids": (2, 40), "attention_mask": (2, 1, 40, 40),
+    }  # fmt: skip
+    for actual, wanted in zip((logits_at(model, laid_out), logits_at(model, laid_out, prefix)), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "autocast"])
 def test_layers_share_one_mask_in_the_type_of_the_scores(attention, mixed, configs):
     """Written out once: sdpa would make numbers of booleans in each layer, and keep them for the backward pass."""
