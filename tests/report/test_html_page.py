@@ -159,6 +159,7 @@ def test_a_half_written_log_is_named_and_the_rest_shown(tmp_path):
     text = page(run)
     assert data(text)["charts"][-1]["panels"][0]["series"][0]["y"] == [0.5]
     assert "metrics.jsonl, row 2" in text
+    assert "what is missing</a>" in text.split("</header>")[0]
 
 
 def test_a_page_names_a_few_of_many_broken_rows(tmp_path):
