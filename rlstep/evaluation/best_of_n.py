@@ -83,7 +83,8 @@ def pick_errors(scored: ScoredSamples, curves: dict[str, Curve]) -> dict[str, di
 
     Returns:
         By score, and for `sample`, one that is picked at random: `final_answer_error` and `trace_error`, lists along
-        the numbers of samples; a trace error is None where no answer is right. Nothing where steps have no labels.
+        the numbers of samples; a trace error is None where no answer is right, and where the labels of some right
+        answer leave open whether a step is wrong. Nothing where steps have no labels.
     """
     if not scored.has_clean:
         return {}
@@ -94,6 +95,9 @@ def pick_errors(scored: ScoredSamples, curves: dict[str, Curve]) -> dict[str, di
     errors = {"sample": _errors([correct] * ns, [clean] * ns)}
     for name in scored.aggregates:
         errors[name] = _errors(*([[mean] for mean in curves[one].mean] for one in (name, f"{name}_clean")))
+    if scored.open:
+        unknown = {"trace_error": [None] * ns}
+        errors = {name: one | unknown for name, one in errors.items()}
     return errors
 
 
@@ -169,4 +173,7 @@ def missing_parts(scored: ScoredSamples) -> list[str]:
     if not scored.has_clean and scored.aggregates:
         some = f"{scored.labelled:,} of {scored.rows:,} rows have labels"
         parts.append(f"clean picks ({some if scored.any_label else 'no step is labelled'})")
+    if scored.has_clean and scored.open:
+        some = f"{scored.open:,} right answers have a step without a label and none that is wrong, or no steps"
+        parts.append(f"trace error ({some}; they are not clean)")
     return parts

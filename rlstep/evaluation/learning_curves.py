@@ -3,6 +3,8 @@
 A run's evaluation history is JSONL, one row per evaluation; `samples` counts the training completions so far::
 
     {"samples": 2560, "update": 10, "accuracy": 0.575, "clean_accuracy": 0.53}
+
+Of a task that cannot check every step there is no `clean_accuracy`.
 """
 
 import math
@@ -14,24 +16,36 @@ from rlstep.runtime.errors import DataError
 from rlstep.runtime.rows import read_rows
 
 KEYS = ("accuracy", "clean_accuracy")
+ANSWERS = KEYS[:1]  # what every run's evaluations have
 
 
-def read_history(path: str | Path) -> list[dict]:
+def read_history(path: str | Path, need: Sequence[str] = KEYS) -> list[dict]:
     """The evaluations of one run, in order of `samples`.
 
     A run that was killed and resumed may have evaluated the same point twice: the later row counts.
 
+    Args:
+        path: the file.
+        need: which of `KEYS` every row has; others may be absent.
+
     Raises:
-        DataError: a row lacks `samples`, `update` or one of `KEYS`, or has something other than a number there.
+        DataError: a row lacks `samples`, `update` or one of `need`, or has something other than a number there.
     """
     rows: dict[int, dict] = {}
     for number, row in read_rows(path):
         for name in ("samples", "update", *KEYS):
             value = row.get(name)
+            if value is None and name in KEYS and name not in need:
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise DataError(path, number, name, f"expected a number, got {value!r}.")
         rows[row["samples"]] = row
     return [rows[samples] for samples in sorted(rows)]
+
+
+def measured(histories: Sequence[Sequence[dict]]) -> list[str]:
+    """Those of `KEYS` that every evaluation of these runs has."""
+    return [key for key in KEYS if all(row.get(key) is not None for history in histories for row in history)]
 
 
 def samples_to_reach(history: Sequence[dict], level: float, key: str = "accuracy") -> int | None:

@@ -53,6 +53,7 @@ class ScoredSamples:
         labelled: rows that have labels; `graded` were graded here, and `extracted` had their answer extracted here.
         right_unanswered: rows that the file calls right and that have no answer, where others do or could.
         any_label: whether the label of any step is known.
+        open: rows whose answer is right and whose labels leave open whether a step is wrong.
         gives_answers: whether the rows state answers, or that they have none; if not, every sample may be picked.
     """
 
@@ -72,6 +73,7 @@ class ScoredSamples:
     extracted: int
     right_unanswered: int
     any_label: bool
+    open: int
     gives_answers: bool
 
     @property

@@ -36,7 +36,8 @@ def sample_rows(row: Row, fields: dict[str, str]) -> Iterator[Row]:
         fields: our names of fields -> the file's (`rlstep.steps.fields`).
 
     Raises:
-        DataError: a field that `fields` names is missing, or a row of several samples has a field with another number.
+        DataError: a field that `fields` names is missing; a row of several samples has none, or a field with another
+            number.
     """
     row = rename_fields(row, fields)
     values = dict(row.values)
@@ -81,6 +82,9 @@ def _read_scores(scores: object) -> object:
 def _divided(row: Row, of: str) -> Iterator[Row]:
     """A row for each sample; `of` is the field whose values are counted."""
     values, count = row.values, len(row.values[of])
+    if not count:
+        problem = "an empty list: a problem without samples would count in no figure. Leave the row out."
+        raise row.fault(of, problem)
     several = {name: values[name] for name in OF_A_SAMPLE if values.get(name) is not None}
     scores = several.pop("scores", {})
     named = scores if isinstance(scores, dict) else {UNNAMED: scores}

@@ -155,7 +155,7 @@ class _Columns:
         self._steps: dict[str, StepTable] = {}
         self._cut: dict[str, int] = {}
         self._beginnings = Beginnings()
-        self._labelled = self._graded = self._extracted = self._right = self._right_unanswered = 0
+        self._labelled = self._open = self._graded = self._extracted = self._right = self._right_unanswered = 0
         self._any_label = self._gives_answers = False
 
     def add(self, row: Row) -> None:
@@ -205,6 +205,7 @@ class _Columns:
             extracted=self._extracted,
             right_unanswered=self._right_unanswered if self._gives_answers else 0,
             any_label=self._any_label,
+            open=self._open,
             gives_answers=self._gives_answers and not 2 * self._right_unanswered > self._right,
         )
 
@@ -277,6 +278,7 @@ class _Columns:
         labels = scored_rows.labels_of(row)
         verdicts = verdicts_of(labels, scored_rows.neutral_of(row, labels)) if labels else []
         self._clean.append(correct and bool(verdicts) and all(verdicts))
+        self._open += correct and labels is not None and False not in verdicts and not self._clean[-1]
         self._any_label |= any(right is not None for right in verdicts)
         self._labelled += labels is not None
         return labels

@@ -1,8 +1,9 @@
 """The words of a report, in Markdown: a list, its terms bold."""
 
 GLOSSARY = """\
-- **step**: one line of a solution. **clean**: the answer is right and so is every step, by the task's exact checker.
-- **PRM** (process reward model): gives each step its probability of being right; a solution's score is their product.
+- **step**: a part of a solution, such as a line. **clean**: the answer is right and so is every step, by the task's
+  exact checker.
+- **PRM** (process reward model): gives each step its probability of being right; they make a solution's score.
 - **ORM** (outcome reward model): gives a solution its probability of a right answer, read at its end.
 - **best of N**: of N samples the one with the highest score is picked; how often its answer is right.
 - **majority**: the most frequent answer is picked. **weighted**: the answer with the largest sum of PRM scores.

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlstep.evaluation.learning_curves import KEYS
 from rlstep.report import tables
 from rlstep.report.examples import Example
 from rlstep.report.finished import FinishedRun, open_one, side_by_side
@@ -68,9 +67,14 @@ def _draw(summary: dict, examples: list[Example], out: Path) -> set[str]:
     if examples:
         figures.draw_step_scores(examples, out / "step_scores.png")
         pictures.add("step_scores.png")
+    remove_others(pictures, out)
+    return pictures
+
+
+def remove_others(pictures: set[str], out: Path) -> None:
+    """Removes the figures of an earlier report that this one has no data for."""
     for name in set(PICTURES) - pictures:
         (out / name).unlink(missing_ok=True)
-    return pictures
 
 
 def _text(summary: dict, examples: list[Example]) -> str:
@@ -89,7 +93,7 @@ def _text(summary: dict, examples: list[Example]) -> str:
         parts += ["## Reinforcement learning", "![RL curves](rl_curves.png)"]
         parts += [tables.table(*tables.learning_curves(summary["rl"]))]
     if summary["rl_comparison"]:
-        parts += ["\n".join(_reach(key, summary["rl_comparison"][key]) for key in KEYS)]
+        parts += ["\n".join(_reach(*one) for one in summary["rl_comparison"].items())]
     if summary["step_scores"]:
         parts += ["## Step scores"]
         parts += ["![Step scores](step_scores.png)"] if examples else []

@@ -119,13 +119,17 @@ def _rl_gap(summaries: Sequence[dict]) -> dict | None:
             return None
         shared = sorted(set(process["samples"]) & set(outcome["samples"]))
         places = [(process["samples"].index(n), outcome["samples"].index(n)) for n in shared]
-        gap = {key: [process[key][i] - outcome[key][j] for i, j in places] for key in KEYS}
+        keys = [key for key in KEYS if key in process and key in outcome]
+        gap = {key: [process[key][i] - outcome[key][j] for i, j in places] for key in keys}
         gaps.append({"samples": shared, **gap})
     return _merged(gaps)
 
 
 def _merged(curves: Sequence[dict | None]) -> dict | None:
-    """Curves over seeds, at the numbers of samples where every seed was evaluated; None if a seed has no curve."""
+    """Curves over seeds, at the numbers of samples where every seed was evaluated; None if a seed has no curve.
+
+    An accuracy that a seed lacks is left out.
+    """
     if None in curves:
         return None
     shared = sorted(set.intersection(*(set(curve["samples"]) for curve in curves)))
@@ -133,18 +137,18 @@ def _merged(curves: Sequence[dict | None]) -> dict | None:
         return None
     places = [[curve["samples"].index(samples) for samples in shared] for curve in curves]
     merged: dict = {"samples": shared}
-    for key in KEYS:
+    for key in (key for key in KEYS if all(key in curve for curve in curves)):
         merged[key] = over_seeds([[curve[key][k] for k in where] for curve, where in zip(curves, places, strict=True)])
     return merged
 
 
 def _comparison(summaries: Sequence[dict]) -> dict | None:
-    """By key: each seed's samples and ratio; the ratio's interval only if every seed has one."""
+    """By key that all seeds have: each seed's samples and ratio; the ratio's interval only if every seed has one."""
     comparisons = [summary["rl_comparison"] for summary in summaries]
     if None in comparisons:
         return None
     merged = {}
-    for key in KEYS:
+    for key in (key for key in KEYS if all(key in one for one in comparisons)):
         ratios = [one[key]["ratio"] for one in comparisons]
         merged[key] = {
             "outcome_samples": [one[key]["outcome_samples"] for one in comparisons],

@@ -4,13 +4,36 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
+from rlstep.core.aggregate import Aggregate
 from rlstep.evaluation.domains import ALL
 from rlstep.report import tables
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.errors import DataError, UserError
 
 PARTS = ("mean", "low", "high")
 EVALUATE = "Run `rlstep evaluate` again."
+AGGREGATES = get_args(Aggregate)
+NAMED = 5  # faults of a file
+
+
+class Faults:
+    """The rows of a file that could not be read, in words: the first ones, and how many more there are."""
+
+    def __init__(self):
+        self._named: list[str] = []
+        self._more = 0
+
+    def add(self, fault: DataError) -> None:
+        """Takes the error of a row."""
+        if len(self._named) < NAMED:
+            self._named.append(str(fault))
+        else:
+            self._more += 1
+
+    def words(self, path: Path) -> list[str]:
+        """One text per row that is named, and one for the others of the file `path`."""
+        return [*self._named, *([f"{path}: {self._more:,} more rows that cannot be read"] if self._more else [])]
 
 
 def read_json(path: Path) -> dict:
@@ -47,7 +70,7 @@ def read_curves(path: Path) -> dict:
                 raise UserError(f"{path}: the curve '{name}' needs one '{part}' for each N of 'ns'. {EVALUATE}")
     for name in ("problems", "samples_per_problem"):
         _check(path, curves, name, _is_count, "a whole number")
-    _check(path, curves, "aggregate", _is_text, "text")
+    _check(path, curves, "aggregate", lambda value: value in AGGREGATES, f"one of {', '.join(AGGREGATES)}")
     _check(path, curves, "unanswered", _is_number, "a share", needed=False)
     _check(path, curves, "prm_steps", _are_numbers, "measures by name", needed=False)
     return curves

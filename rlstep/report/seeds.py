@@ -6,6 +6,7 @@ from pathlib import Path
 from rlstep.report import tables
 from rlstep.report.finished import FinishedRun, open_seeds, side_by_side
 from rlstep.report.html.page import MOST, PAGE, write_page
+from rlstep.report.one_run import remove_others
 from rlstep.report.over_seeds import GAPS, comparison_cells, domain_cells, gap_cells, without_gaps
 from rlstep.runtime.rows import write_json
 from rlstep.runtime.visible import visible
@@ -48,11 +49,15 @@ def report_seeds(
 def _draw(summary: dict, out: Path) -> None:
     from rlstep.report import figures
 
+    pictures = set()
     caption = f"Lines: mean of {len(summary['seeds'])} seeds. Shaded: 95% t-interval over seeds."
     if summary["best_of_n"]:
         figures.draw_best_of_n(without_gaps(summary["best_of_n"]), out / "best_of_n.png", caption)
+        pictures.add("best_of_n.png")
     if any(summary["rl"].values()):
         figures.draw_rl_curves(summary["rl"], out / "rl_curves.png", caption)
+        pictures.add("rl_curves.png")
+    remove_others(pictures, out)
 
 
 def _text(summary: dict) -> str:

@@ -11,7 +11,7 @@ What is read from a run folder (at least one of the first two must exist; what i
 
 from pathlib import Path
 
-from rlstep.evaluation.learning_curves import KEYS, compare_arms, read_history
+from rlstep.evaluation.learning_curves import ANSWERS, KEYS, compare_arms, measured, read_history
 from rlstep.report import arms
 from rlstep.report.examples import StepScores, read_step_scores
 from rlstep.report.run_files import read_curves, read_domains, read_record
@@ -80,7 +80,10 @@ def _best_of_n(run: Path, missing: list[str]) -> dict | None:
 
 
 def _learning_curves(run: Path, missing: list[str]) -> dict[str, dict | None]:
-    """By arm, its evaluations as columns; None if it was not run. A run without any arm was for best-of-N alone."""
+    """By arm, its evaluations as columns; None if it was not run. A run without any arm was for best-of-N alone.
+
+    A column that some row lacks is left out.
+    """
     curves: dict[str, dict | None] = {}
     begun = {arm.name for arm in arms.ARMS if (run / arm.folder).exists()}
     for arm in arms.ARMS:
@@ -91,19 +94,22 @@ def _learning_curves(run: Path, missing: list[str]) -> dict[str, dict | None]:
                 missing.append(f"RL arm '{arm.name}': no {arm.folder}/{HISTORY}")
             curves[arm.name] = None
             continue
-        rows = read_history(path)
-        columns = {"updates": "update", "samples": "samples", **{key: key for key in KEYS}}
+        rows = read_history(path, ANSWERS)
+        keys = measured([rows])
+        missing += [f"RL arm '{arm.name}', {key}: not in every row of {arm.folder}/{HISTORY}, as of a task that cannot "
+                    "check every step" for key in KEYS if key not in keys]  # fmt: skip
+        columns = {"updates": "update", "samples": "samples", **{key: key for key in keys}}
         curves[arm.name] = {column: [row[name] for row in rows] for column, name in columns.items()}
     return curves
 
 
 def _comparison(run: Path) -> dict | None:
-    """By key, `compare_arms` of the process and the outcome arm; None if one of them is absent."""
+    """By key that both have, `compare_arms` of the process and the outcome arm; None if one of them is absent."""
     paths = [run / arm.folder / HISTORY for arm in (arms.PROCESS, arms.OUTCOME)]
     if not all(path.is_file() for path in paths):
         return None
-    process, outcome = (read_history(path) for path in paths)
-    return {key: compare_arms(process, outcome, key) for key in KEYS}
+    process, outcome = (read_history(path, ANSWERS) for path in paths)
+    return {key: compare_arms(process, outcome, key) for key in measured([process, outcome])}
 
 
 def _step_scores(run: Path, missing: list[str]) -> StepScores | None:
@@ -111,7 +117,10 @@ def _step_scores(run: Path, missing: list[str]) -> StepScores | None:
     if not path.is_file():
         missing.append(f"step scores: no {SOLUTIONS}")
         return None
-    return read_step_scores(path)
+    step_scores = read_step_scores(path)
+    for lack, rows in step_scores.left_out.items():
+        missing.append(f"step scores: {rows:,} rows of {SOLUTIONS} have no {lack}")
+    return step_scores
 
 
 def _records(run: Path) -> dict[str, dict]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rlstep.evaluation.domains import ALL
 from rlstep.report import arms
-from rlstep.report.examples import ORM, PRM
+from rlstep.report.examples import PRM, orm_score
 from rlstep.runtime.visible import visible
 from rlstep.steps.prompts import problem_text
 from rlstep.steps.records import Solution
@@ -188,7 +188,7 @@ def process_sets(measures: dict[str, dict[str, float]]) -> Cells:
 
 
 def learning_curves(curves: dict, gap: dict | None = None) -> Cells:
-    """Both accuracies of every arm that has a curve, one row per evaluation.
+    """The accuracies of every arm that has a curve, one row per evaluation; one that no arm has is left out.
 
     Args:
         curves: by arm, {"samples": [...], key: values}, or None.
@@ -196,13 +196,14 @@ def learning_curves(curves: dict, gap: dict | None = None) -> Cells:
     """
     columns = {arm.words: curves[arm.name] for arm in arms.ARMS} | {"process - outcome": gap}
     columns = {head: curve for head, curve in columns.items() if curve}
-    heads = ["samples", *(f"{head}: {KEY_HEADS[key]}" for head in columns for key in KEY_HEADS)]
+    keys = [key for key in KEY_HEADS if any(key in curve for curve in columns.values())]
+    heads = ["samples", *(f"{head}: {KEY_HEADS[key]}" for head in columns for key in keys)]
     rows = []
     for samples in sorted({count for curve in columns.values() for count in curve["samples"]}):
         row = [f"{samples:,}"]
         for curve in columns.values():
             places = [place for place, count in enumerate(curve["samples"]) if count == samples]
-            row += [at(curve[key], places[0]) if places else "-" for key in KEY_HEADS]
+            row += [at(curve[key], places[0]) if places and key in curve else "-" for key in keys]
         rows.append(row)
     return Cells(heads, rows)
 
@@ -213,7 +214,8 @@ def steps(solution: Solution) -> str:
     lines = [problem_text(solution.prompt).strip()]
     for text, right, p in zip(solution.step_texts, solution.verdicts, solution.scores[PRM], strict=True):
         lines.append(f"{p:.2f}  {words[right]:5}  {' '.join(text.split())}")
-    lines.append(f"ORM {solution.scores[ORM][-1]:.2f}; right answer {solution.reference}")
+    orm = orm_score(solution)
+    lines.append(("" if orm is None else f"ORM {orm:.2f}; ") + f"right answer {solution.reference}")
     text = visible("\n".join(lines))
     # Longer than any in the text, which would end it.
     fence = "`" * max([3, *(len(ticks) + 1 for ticks in re.findall("`+", text))])

@@ -155,15 +155,24 @@ def _data(config: BenchConfig, folder: Path) -> dict[str, str]:
 
 
 def _read(benchmark: str, sources: list[str]) -> Iterator[Solution]:
+    """The solutions of all sources; of one that is given twice, as in a file and in its folder, the first."""
     samples: dict[str, int] = {}
+    read_before: set[str] = set()
+    repeated = 0
     for source in sources:
         path, _, split = source.rpartition(":")
         of_the_hub = not Path(source).exists() and is_hub_id(path)
         for solution in read(benchmark, path if of_the_hub else source, split=split if of_the_hub else None):
+            if (key := digest(solution.to_row() | {"sample": 0})) in read_before:
+                repeated += 1
+                continue
+            read_before.add(key)
             # Over all sources: a problem may be in several.
             solution.sample = samples.get(solution.problem_id, 0)
             samples[solution.problem_id] = solution.sample + 1
             yield solution
+    if repeated:
+        logger.warning("%s: %d solutions are given more than once, and each counts once", benchmark, repeated)
 
 
 def _scored(config: BenchConfig, prompts: PromptOptions, model: str, benchmark: str, data: str) -> Path:

@@ -84,6 +84,22 @@ def test_a_row_by_hand():
     }
 
 
+@pytest.mark.parametrize(("how", "score"), [("minimum", 0.3), ("last", 0.9), ("mean", 0.7)])
+def test_a_solutions_score_is_that_of_the_runs_evaluation(tmp_path, how, score):
+    run = make_run(tmp_path / "run")
+    path = run / "evaluate" / "best_of_n.json"
+    write_json(path, json.loads(path.read_text()) | {"aggregate": how})
+    (made,) = solution_sets([{"seed 0": run}], 10, 10**6)
+    assert made["columns"][0]["rows"][3]["s"] == score
+
+
+def test_the_product_of_many_steps_keeps_its_digits():
+    """Else the longest solutions would tie in the orders by their score."""
+    many = replace(scored()[0], completion="a" * 30, steps=[(k, k + 1) for k in range(30)], labels=[1] * 30)
+    many.scores = {"prm": [0.5] * 30}
+    assert row(many, withheld(many, Guards()), 0)["s"] == pytest.approx(0.5**30, rel=1e-3)
+
+
 def test_a_row_without_labels_or_scores_and_with_text_between_its_steps():
     text = "Well:\n1 + 1 = 2\n\u202eend"
     plain = replace(

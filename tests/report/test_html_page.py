@@ -159,6 +159,20 @@ def test_a_half_written_log_is_named_and_the_rest_shown(tmp_path):
     text = page(run)
     assert data(text)["charts"][-1]["panels"][0]["series"][0]["y"] == [0.5]
     assert "metrics.jsonl, row 2" in text
+    assert "what is missing</a>" in text.split("</header>")[0]
+
+
+def test_a_page_names_a_few_of_many_broken_rows(tmp_path):
+    """As of a damaged disk: naming 50,000 of them would be half of a page's five megabytes."""
+    run = make_run(tmp_path / "run")
+    for name in ("metrics.jsonl", "completions.jsonl"):
+        (run / "ppo_process" / name).write_text("{half\n" * 50_000)
+    text = page(run)
+    assert len(text) < 100_000
+    for name in ("metrics.jsonl", "completions.jsonl"):
+        assert f"{name}, row 5: not valid JSON" in text
+        assert f"{name}, row 6: not valid JSON" not in text
+        assert f"{name}: 49,995 more rows that cannot be read" in text
 
 
 def test_an_empty_file_of_solutions_is_an_error(tmp_path):

@@ -1,6 +1,8 @@
 import json
 import math
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,9 @@ from rlstep.report.seeds import report_seeds
 from rlstep.report.style import GREEN
 from rlstep.report.summary import summarize
 from rlstep.report.tables import number
-from rlstep.runtime.errors import DataError, UserError
+from rlstep.runtime.errors import UserError
 from rlstep.runtime.paths import recipe
-from rlstep.runtime.rows import write_json, write_rows
+from rlstep.runtime.rows import read_rows, write_json, write_rows
 from rlstep.stages.report import ReportConfig, report
 from rlstep.steps.boundaries import line_steps
 from tests.report.runs import curve, make_run, scored, solution
@@ -152,7 +154,8 @@ def test_broken_files_are_named(tmp_path):
         ({"prm": {**curve(0.1, 0.2, 0.3), "low": [0.1, math.nan, 0.2]}}, "the curve 'prm' needs one 'low'"),
         ({"orm": {**curve(0.1, 0.2, 0.3), "mean": ["a", "b", "c"]}}, "the curve 'orm' needs one 'mean'"),
         ({"problems": None}, "'problems' is not a whole number"),
-        ({"aggregate": 3}, "'aggregate' is not text"),
+        ({"aggregate": 3}, "'aggregate' is not one of product, minimum, last, mean"),
+        ({"aggregate": "most"}, "'aggregate' is not one of product"),
         ({"unanswered": math.inf}, "'unanswered' is not a share"),
         ({"prm_steps": {"accuracy": None}}, "'prm_steps' is not measures by name"),
         ({"prm_steps": [1]}, "'prm_steps' is not measures by name"),
@@ -305,12 +308,85 @@ def test_an_example_that_the_prm_got_wrong_says_so(tmp_path):
     ]
 
 
-def test_step_scores_need_both_verifiers(tmp_path):
-    one = scored()[0]
-    del one.scores["orm"]
-    write_rows(tmp_path / "scored.jsonl", [one.to_row()])
-    with pytest.raises(DataError, match=r"row 1, field 'scores\.orm'"):
-        read_step_scores(tmp_path / "scored.jsonl")
+def test_a_run_without_an_orm_has_step_scores_and_examples(tmp_path):
+    run = make_run(tmp_path / "run")
+    rows = [replace(one, scores={"prm": one.scores["prm"]}) for one in scored()]
+    write_rows(run / "test" / "scored.jsonl", [one.to_row() for one in rows])
+    summary = report(ReportConfig(str(run)))
+    assert (summary["step_scores"]["solutions"], summary["missing"]) == (4, [])
+    text = (run / "report" / "report.md").read_text()
+    assert "0.30  wrong  2 + 1 = 4" in text
+    assert "; right answer" not in text
+    assert_picture(run / "report" / "step_scores.png")
+
+
+def test_rows_that_cannot_be_counted_are_left_out_and_named(tmp_path):
+    """The PRM did not read all of the second, nobody labelled the third, and the fourth is not graded."""
+    run = make_run(tmp_path / "run")
+    first, second, third, fourth = scored()
+    second.scores["prm"] = [0.9, None, None]
+    rows = [first, second, replace(third, labels=None), replace(fourth, correct=None)]
+    write_rows(run / "test" / "scored.jsonl", [one.to_row() for one in rows])
+    summary = report(ReportConfig(str(run)))
+    assert (summary["step_scores"]["solutions"], summary["step_scores"]["right_answer"]) == (1, 1)
+    lacks = ("scores.prm of every step", "labels", "correct")
+    assert summary["missing"] == [f"step scores: 1 rows of test/scored.jsonl have no {lack}" for lack in lacks]
+
+
+def test_solutions_without_a_prms_scores_leave_the_rest_of_the_report(tmp_path):
+    run = make_run(tmp_path / "run")
+    write_rows(run / "test" / "scored.jsonl", [replace(one, scores={}).to_row() for one in scored()])
+    summary = report(ReportConfig(str(run)))
+    assert summary["step_scores"] is None
+    assert summary["missing"] == ["step scores: 4 rows of test/scored.jsonl have no scores.prm of every step"]
+    assert "## Best of N" in (run / "report" / "report.md").read_text()
+
+
+def forget_clean(run: Path) -> Path:
+    """As of a task that checks answers alone; where no answer is right, PPO knows that none is clean."""
+    for path in run.glob("ppo_*/eval.jsonl"):
+        rows = [row for _, row in read_rows(path)]
+        write_rows(path, [{k: v for k, v in row.items() if k != "clean_accuracy" or v == 0} for row in rows])
+    return run
+
+
+def test_a_task_that_cannot_check_steps_has_one_accuracy(tmp_path):
+    run = forget_clean(make_run(tmp_path / "run"))
+    summary = report(ReportConfig(str(run)))
+    assert set(summary["rl"]["process"]) == {"updates", "samples", "accuracy"}
+    assert set(summary["rl_comparison"]) == {"accuracy"}
+    assert summary["missing"] == [
+        f"RL arm '{arm}', clean_accuracy: not in every row of ppo_{arm}/eval.jsonl, as of a task that cannot check "
+        "every step"
+        for arm in ("process", "outcome", "process_only")
+    ]
+    text = (run / "report" / "report.md").read_text()
+    assert "| samples | process: answer | outcome: answer | process only: answer |" in text
+    assert "2.5 times fewer" in text
+    assert "Answer and every step right" not in text
+    page = (run / "report" / "report.html").read_text()
+    assert "After 500 RL samples: answer right" in page
+    assert "After 500 RL samples: answer and every step right" not in page
+    assert_picture(run / "report" / "rl_curves.png")
+
+
+def test_seeds_of_which_one_has_no_clean_accuracy_have_one_accuracy(tmp_path):
+    runs = [make_run(tmp_path / "a", 0), forget_clean(make_run(tmp_path / "b", 1))]
+    summary = report_seeds(runs, tmp_path / "seeds")
+    assert set(summary["rl"]["process"]) == set(summary["rl_gap"]) == {"samples", "accuracy"}
+    assert set(summary["rl_comparison"]) == {"accuracy"}
+    assert "process - outcome: answer |" in (tmp_path / "seeds" / "report.md").read_text()
+
+
+def test_figures_of_an_earlier_report_do_not_outlive_their_data(tmp_path):
+    runs = [make_run(tmp_path / f"seed-{seed}", seed) for seed in (0, 1)]
+    report(ReportConfig(str(runs[0]), out=str(tmp_path / "report")))
+    for run in runs:
+        shutil.rmtree(run / "ppo_outcome")
+        shutil.rmtree(run / "ppo_process")
+        shutil.rmtree(run / "ppo_process_only")
+    report(ReportConfig(str(tmp_path)))
+    assert [(tmp_path / "report" / name).exists() for name in PICTURES] == [True, False, False]
 
 
 def test_long_steps_are_drawn_below_one_another(tmp_path):

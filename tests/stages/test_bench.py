@@ -128,6 +128,19 @@ def test_what_a_second_run_does_not_name_is_told(verifier_paths, benchmarks, tmp
     assert prm not in told
 
 
+def test_a_solution_that_is_given_twice_counts_once(verifier_paths, benchmarks, tmp_path, caplog):
+    """As where a file is named beside the folder that holds it."""
+    again = {name: write_rows(tmp_path / "again" / f"{name}.jsonl", rows[:2])
+             for name, rows in (("processbench", PROCESSBENCH), ("prmbench", PRMBENCH))}  # fmt: skip
+    given = {name: [*benchmarks[name], str(tmp_path / "again" / f"{name}.jsonl")] for name in again}
+    model = verifier_paths["prm"]
+    bench(BenchConfig([model], str(tmp_path / "bench"), **given))
+    result = json.loads((tmp_path / "bench" / "bench.json").read_text())["verifiers"][model]
+    assert (result["processbench"]["average"]["solutions"], result["prmbench"]["overall"]["solutions"]) == (4, 2)
+    assert "processbench: 2 solutions are given more than once, and each counts once" in caplog.text
+    assert "prmbench: 3 solutions are given more than once" in caplog.text  # the original one, too
+
+
 def test_an_undefined_f1_is_explained(verifier_paths, benchmarks, tmp_path, capsys):
     """Of a subset that has only solutions with a wrong step."""
     rows = [row for row in PROCESSBENCH if row["label"] >= 0 or not row["id"].startswith("math")]

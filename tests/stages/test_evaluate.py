@@ -107,6 +107,25 @@ def test_without_a_right_answer_there_is_no_trace_error(tmp_path, hand, capsys):
     assert "prm      1.000       -" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("labels", [[1, None], [None, None], []])
+def test_a_right_answer_whose_steps_are_open_has_no_trace_error(tmp_path, hand, capsys, labels):
+    """It is not known whether it rests on a wrong step, and it does not count as if it did."""
+    score = [0.9] * len(labels)
+    hand[0] = solution("a", 0, "1", True, labels, score, [0.9] * len(labels) or 0.6)
+    errors = run(tmp_path, hand)["errors"]
+    assert [errors[name]["trace_error"] for name in ("sample", "prm", "orm")] == [[None, None]] * 3
+    assert errors["prm"]["final_answer_error"] == [0.5, 0.5]
+    said = "left out: trace error (1 right answers have a step without a label and none that is wrong, or no steps"
+    assert said in capsys.readouterr().out
+
+
+def test_a_wrong_step_before_steps_without_labels_is_known(tmp_path, hand):
+    hand[2].labels = [0, None]
+    hand[1].labels = [None, None]  # its answer is wrong
+    errors = run(tmp_path, hand)["errors"]
+    assert errors["sample"]["trace_error"][0] == pytest.approx(1 / 3)
+
+
 def test_errors_need_labels_and_no_scores(tmp_path, hand, capsys):
     result = run(tmp_path, [replace(one, scores={}) for one in hand])
     assert list(result["errors"]) == ["sample"]

@@ -597,3 +597,13 @@ def test_sixteen_thousand_published_rows(real_data, tmp_path, capsys):
     assert result["majority"]["mean"][-1] == pytest.approx(0.817, abs=6e-4)
     printed = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("score "))
     assert printed[1:7] == ["0.695", "0.755", "0.793", "0.818", "0.836", "0.850"]
+
+
+@pytest.mark.parametrize("field", ["answer", "completion"])
+def test_a_problem_without_samples_is_refused_and_not_left_out(tmp_path, field):
+    """Of two problems of which one is right and the other was never answered, half is right and not all."""
+    several = {"problem_id": "p", "reference": "12", field: ["The answer is 12"] if field == "completion" else ["12"]}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(several) + "\n" + json.dumps(several | {"problem_id": "q", field: []}))
+    with pytest.raises(DataError, match=rf"row 2, field '{field}': an empty list: a problem without samples"):
+        evaluate(EvaluateConfig(str(path), str(tmp_path / "out")))

@@ -20,7 +20,7 @@ HEIGHT_IN = 4.4
 
 
 def draw_rl_curves(curves: dict, path: str | Path, caption: str, comparison: dict | None = None) -> None:
-    """Draws both accuracies of each of the lab's arms against samples used.
+    """Draws the accuracies of each of the lab's arms against samples used; one that no arm has gets no panel.
 
     Args:
         curves: {arm: {"samples": [...], key: values or {"mean", "low", "high"}}}; arms that are None are left out.
@@ -29,10 +29,11 @@ def draw_rl_curves(curves: dict, path: str | Path, caption: str, comparison: dic
         comparison: {key: `compare_arms(...)`}: where the process arm reaches the outcome arm's last level is marked.
     """
     with rc_context(STYLE):
-        figure, panels = _two_panels(width_in=9.6)
-        for axes, (key, title) in zip(panels, PANELS.items(), strict=True):
-            _draw_panel(axes, title, arms.ARMS, curves, key, MARKERS)
-            if comparison and comparison[key]["ratio"]:
+        keys = [key for key in PANELS if any(key in curve for curve in curves.values() if curve)]
+        figure, panels = _panels(len(keys), width_in=4.8 * len(keys))
+        for axes, key in zip(panels, keys, strict=True):
+            _draw_panel(axes, PANELS[key], arms.ARMS, curves, key, MARKERS)
+            if comparison and key in comparison and comparison[key]["ratio"]:
                 _mark_reach(axes, comparison[key])
         set_title(figure, "PPO with and without step rewards", caption)
         save(figure, path)
@@ -41,16 +42,16 @@ def draw_rl_curves(curves: dict, path: str | Path, caption: str, comparison: dic
 def draw_contrast(curves: dict, path: str | Path, caption: str) -> None:
     """Draws both accuracies of the contrast's arms, which differ in their rewards; arguments as in `draw_rl_curves`."""
     with rc_context(STYLE):
-        figure, panels = _two_panels(width_in=10.4)
+        figure, panels = _panels(len(PANELS), width_in=10.4)
         for axes, (key, title) in zip(panels, PANELS.items(), strict=True):
             _draw_panel(axes, title, arms.CONTRAST, curves, key)
         set_title(figure, "What is rewarded, and what is learned", caption)
         save(figure, path)
 
 
-def _two_panels(width_in: float) -> tuple[Figure, Sequence[Axes]]:
+def _panels(count: int, width_in: float) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(width_in, HEIGHT_IN), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     panels[0].set_ylabel("share of test solutions")
     return figure, panels
 
@@ -59,7 +60,7 @@ def _draw_panel(axes: Axes, title: str, drawn: Sequence[Arm], curves: dict, key:
     """One accuracy of every arm that has a curve, each line named at its end."""
     ends, last = [], 1
     for arm in drawn:
-        if not curves.get(arm.name):
+        if not curves.get(arm.name) or key not in curves[arm.name]:
             continue
         samples, values = curves[arm.name]["samples"], curves[arm.name][key]
         curve = values if isinstance(values, dict) else {"mean": values}

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rlstep.report.examples import ORM, PRM, SHOWN_STEPS, THRESHOLD, Example, first_wrong
+from rlstep.report.examples import PRM, SHOWN_STEPS, THRESHOLD, Example, first_wrong, orm_score
 from rlstep.report.figures.drawing import save, set_title
 from rlstep.report.style import BLUE, GREY, PALE, STYLE, VERMILION
 from rlstep.report.tables import one_line
@@ -74,7 +74,9 @@ def _card(axes: Axes, example: Example, prompt: list[str], height: float, narrow
         y += 1
     product = math.prod(solution.scores[PRM])
     verdict = f"PRM product {product:.2f}" if product >= 0.005 else "PRM product < 0.01"
-    verdict += f" \u00b7 ORM {solution.scores[ORM][-1]:.2f} \u00b7 right answer: {_shortened(solution.reference, 20)}"
+    if (orm := orm_score(solution)) is not None:
+        verdict += f" \u00b7 ORM {orm:.2f}"
+    verdict += f" \u00b7 right answer: {_shortened(solution.reference, 20)}"
     axes.text(0, y + 0.3, verdict, fontsize=8.5, va="center", parse_math=False)
 
 

@@ -33,7 +33,7 @@ def body(
     runs: Sequence[FinishedRun],
     cards: Sequence[Card],
     charts: dict[str, list[int]],
-    missing: Sequence[str],
+    missing: Sequence[Sequence[str]],
     browser: bool,
 ) -> str:
     """The page between its header's tools and its end.
@@ -42,7 +42,7 @@ def body(
         runs: one, or two that stand side by side.
         cards: the headline figures.
         charts: indices of the charts of the sections best_of_n, rl and training.
-        missing: what is missing, in words.
+        missing: what each run lacks, in words.
         browser: whether there are solutions to browse.
     """
     sections = [
@@ -51,13 +51,17 @@ def body(
         Section("rl", "Reinforcement learning", _charts(charts["rl"]) + _per_run(runs, _rl_tables)),
         Section("training", "Training", _charts(charts["training"])),
         Section("solutions", "Solutions", ['<div id="browser"></div>'] if browser else []),
-        Section("about", "About", [_missing(missing), *_per_run(runs, _about), _words()]),
+        Section(
+            "about",
+            "About",
+            [_missing([what for of_run in missing for what in of_run]), *_per_run(runs, _about), _words()],
+        ),
     ]
     shown = [section for section in sections if section.parts]
     links = "".join(f'<a href="#{section.name}">{_text(section.title)}</a>' for section in shown)
     nav = f'<nav aria-label="Sections">{links}</nav>'
     main = "\n".join(_section(section) for section in shown)
-    return f"<header><h1>{_title(runs)}</h1>{_what_was_run(runs)}{nav}</header>\n<main>\n{main}\n</main>"
+    return f"<header><h1>{_title(runs)}</h1>{_what_was_run(runs, missing)}{nav}</header>\n<main>\n{main}\n</main>"
 
 
 def _text(text: str) -> str:
@@ -79,9 +83,9 @@ def _title(runs: Sequence[FinishedRun]) -> str:
     )
 
 
-def _what_was_run(runs: Sequence[FinishedRun]) -> str:
+def _what_was_run(runs: Sequence[FinishedRun], missing: Sequence[Sequence[str]]) -> str:
     lines = []
-    for place, run in enumerate(runs):
+    for place, (run, lacks) in enumerate(zip(runs, missing, strict=True)):
         parts = []
         if run.over_seeds:
             parts.append(f"{len(run.summaries)} seeds: " + ", ".join(str(seed) for seed in run.summary["seeds"]))
@@ -91,7 +95,7 @@ def _what_was_run(runs: Sequence[FinishedRun]) -> str:
             parts.append(f"{curves['problems']:,} test problems with {curves['samples_per_problem']:,} samples each")
             parts.append(f"PRM solution score: {curves['aggregate']}")
         says = [_text(part) for part in parts]
-        if run.summary["missing"]:
+        if lacks:
             says.append('<a href="#missing">what is missing</a>')
         who = f'<span class="run">{LETTERS[place]}</span> ' if len(runs) > 1 else ""
         lines.append(f"<p>{who}{DOT.join(says)}</p>" if says else "")

@@ -92,7 +92,7 @@ def learning_curves(summaries: Sequence[dict], intervals: str) -> list[dict]:
             lines = [
                 series(arm.label, arm.style, curve["samples"], curve[key])
                 for arm in arms.ARMS
-                if (curve := summary["rl"].get(arm.name))
+                if (curve := summary["rl"].get(arm.name)) and key in curve
             ]
             panels.append({"series": lines, "marks": []} if lines else None)
         if any(panels):

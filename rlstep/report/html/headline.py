@@ -67,7 +67,7 @@ def _best_of_n(curves: dict | None) -> Iterator[Figure]:
 def _after_rl(curves: dict) -> Iterator[Figure]:
     for key, right in RIGHT.items():
         for arm in arms.ARMS:
-            if curve := curves.get(arm.name):
+            if (curve := curves.get(arm.name)) and key in curve:
                 title = f"After {curve['samples'][-1]:,} RL samples: {right}"
                 yield (title, arm.label), tables.at(curve[key], -1)
 

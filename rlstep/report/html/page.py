@@ -68,12 +68,11 @@ def _charts(runs: Sequence[FinishedRun], trainings: Sequence[Trainings]) -> dict
     }
 
 
-def _missing(runs: Sequence[FinishedRun], more: Sequence[Sequence[str]]) -> list[str]:
-    """What the summaries and the logs lack; of two runs, with the run's name."""
+def _missing(runs: Sequence[FinishedRun], more: Sequence[Sequence[str]]) -> list[list[str]]:
+    """What each run's summary and logs lack; of two runs, with the run's name."""
     return [
-        (f"{run.name}: " if len(runs) > 1 else "") + what
+        [(f"{run.name}: " if len(runs) > 1 else "") + what for what in (*run.summary["missing"], *of_logs)]
         for run, of_logs in zip(runs, more, strict=True)
-        for what in (*run.summary["missing"], *of_logs)
     ]
 
 

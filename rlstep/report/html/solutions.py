@@ -9,7 +9,7 @@ problem. A row leaves out what is null::
 
     p  index of the problem      n  number of the sample     k  kinds, as bits (`choice.KINDS`)
     a  answer                    c  whether it is right      u  true if it was cut off
-    s  PRM score, the product    o  ORM score at the end     w  index of the first wrong step
+    s  PRM score (`aggregate`)   o  ORM score at the end     w  index of the first wrong step
     g  the guard that withholds all of it
     t  the text in order: [step, PRM score, label, guard, reward] with nulls at its end left out, or the text between
        two steps
@@ -25,6 +25,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rlstep.core.aggregate import Aggregate, solution_score, vote_weight
 from rlstep.policy.monitoring.completions import TELLINGLY, Paid
 from rlstep.report.examples import ORM, PRM, first_wrong
 from rlstep.report.html.choice import KINDS, Withheld, choose, kinds_of
@@ -76,7 +77,7 @@ def _set(label: str, sources: list[Source | None], most: int, budget: int) -> di
     chosen = _choose_pairs(*present, most) if len(present) == 2 else [choose(present[0].kinds, most)]
     read = [source.read(places) for source, places in zip(present, chosen, strict=True)]
     pairs = [[one[place] for one, place in zip(read, pair, strict=True)] for pair in zip(*chosen, strict=True)]
-    problems, kept = _fit(pairs, budget)
+    problems, kept = _fit(pairs, [source.aggregate for source in present], budget)
     order = sorted(kept, key=lambda pair: chosen[0][pair])  # as in the first run's file
     columns = iter([_column(source, [kept[pair][side] for pair in order]) for side, source in enumerate(present)])
     return {
@@ -86,10 +87,12 @@ def _set(label: str, sources: list[Source | None], most: int, budget: int) -> di
     }
 
 
-def _fit(pairs: list[list[Shown]], budget: int) -> tuple[list[tuple[str, str, str]], dict[int, list[dict]]]:
+def _fit(
+    pairs: list[list[Shown]], aggregates: Sequence[Aggregate], budget: int
+) -> tuple[list[tuple[str, str, str]], dict[int, list[dict]]]:
     """(problems, rows by the number of their pair) of the first pairs that a budget of bytes holds.
 
-    A pair that would take a tenth of the budget makes way for others.
+    A pair that would take a tenth of the budget makes way for others. `aggregates` are of the sides of a pair.
     """
     problems: dict[tuple[str, str, str], int] = {}
     kept: dict[int, list[dict]] = {}
@@ -99,8 +102,8 @@ def _fit(pairs: list[list[Shown]], budget: int) -> tuple[list[tuple[str, str, st
         new = [problem for problem in dict.fromkeys(of_pair) if problem not in problems]
         places = {problem: len(problems) + k for k, problem in enumerate(new)}
         rows = [
-            row(shown.solution, shown.held, places.get(problem, problems.get(problem)), shown.paid)
-            for shown, problem in zip(pair, of_pair, strict=True)
+            row(shown.solution, shown.held, places.get(problem, problems.get(problem)), shown.paid, how)
+            for shown, problem, how in zip(pair, of_pair, aggregates, strict=True)
         ]
         cost = len(as_json([*new, *rows]).encode())
         if cost <= min(left, budget / 10):
@@ -139,7 +142,7 @@ def _column(source: Source, rows: list[dict]) -> dict:
     }
 
 
-def row(solution: Solution, held: Withheld, problem: int, paid: Paid | None = None) -> dict:
+def row(solution: Solution, held: Withheld, problem: int, paid: Paid | None = None, how: Aggregate = "product") -> dict:
     """A solution as the page's script takes it (see the module's docstring).
 
     Args:
@@ -147,6 +150,7 @@ def row(solution: Solution, held: Withheld, problem: int, paid: Paid | None = No
         held: what the guards withhold.
         problem: the index of its problem.
         paid: what PPO paid for it, where it was sampled in training.
+        how: how the PRM's values become the solution's score.
     """
     labels, scores = solution.labels or [], solution.scores.get(PRM, [])
     orm = solution.scores.get(ORM)
@@ -157,7 +161,7 @@ def row(solution: Solution, held: Withheld, problem: int, paid: Paid | None = No
         "a": None if solution.answer is None else visible(solution.answer),
         "c": solution.correct,
         "u": None if solution.finished else True,
-        "s": round(math.prod(scores), 4) if scores and None not in scores else None,
+        "s": _solution_score(scores, how) if scores and None not in scores else None,
         "o": _rounded(orm[-1]) if orm else None,
         "w": first_wrong(solution) if labels else None,
         "g": None if held.whole is None else visible(held.whole),
@@ -199,6 +203,11 @@ def _pieces(
     if solution.completion[place:].strip():
         pieces.append(visible(solution.completion[place:]))
     return pieces
+
+
+def _solution_score(scores: Sequence[float], how: Aggregate) -> float:
+    """In four digits after leading zeros: the product of many steps is small, and solutions are sorted by it."""
+    return float(f"{vote_weight(solution_score(scores, how), how):.4g}")
 
 
 def _rounded(value: float | None) -> float | None:

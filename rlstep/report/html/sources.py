@@ -5,11 +5,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlstep.core.aggregate import Aggregate
 from rlstep.policy.monitoring.completions import COMPLETIONS, Paid, completion_of
 from rlstep.policy.rewards.guards import Guards
 from rlstep.report import arms
 from rlstep.report.html.choice import Withheld, kinds_of, kinds_told, withheld
-from rlstep.report.run_files import read_record
+from rlstep.report.run_files import Faults, read_curves, read_record
+from rlstep.report.summary import BEST_OF_N
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.record import RECORD
 from rlstep.runtime.rows import OnFault, refuse
@@ -49,6 +51,7 @@ class Source:
         keys: of each solution, what makes it comparable with another run's: problem, its text, number of the sample.
         kinds: of each solution (`choice.kinds_of`).
         told: which kinds the file can tell, as bits: those that any solution can (`choice.kinds_told`).
+        aggregate: how the run's evaluation makes a PRM's values the solution's score.
     """
 
     folder: Path
@@ -59,6 +62,7 @@ class Source:
     keys: list[tuple[str, str, int]]
     kinds: list[int]
     told: int
+    aggregate: Aggregate
 
     def read(self, places: Collection[int]) -> dict[int, Shown]:
         """The solutions at these places, by them; other rows, which were read before, are passed over."""
@@ -90,8 +94,8 @@ def open_source(folder: Path) -> Source | None:
 def policy_sources(folders: Mapping[str, Path]) -> tuple[list[tuple[str, Source]], list[str]]:
     """(what the policies wrote during PPO, each with its seed and arm in words; what is missing) of the seeds' folders.
 
-    A run that is still writing may leave half a row: what is missing names each row that cannot be read, and the others
-    are read.
+    A run that is still writing may leave half a row: what is missing names rows that cannot be read, and the others are
+    read.
     """
     sources, missing = [], []
     for seed, folder in folders.items():
@@ -105,8 +109,10 @@ def policy_sources(folders: Mapping[str, Path]) -> tuple[list[tuple[str, Source]
             if path.stat().st_size == 0:
                 missing.append(f"what the policy wrote: {place} is empty")
                 continue
+            faults = Faults()
             try:
-                source = _opened(folder, file, "as PPO applied them", _sampled, lambda e: missing.append(str(e)))
+                source = _opened(folder, file, "as PPO applied them", _sampled, faults.add)
+                missing += faults.words(path)
             except UserError as error:  # it is no file of rows at all
                 missing.append(str(error))
                 continue
@@ -126,7 +132,9 @@ def _opened(folder: Path, file: str, guards: str, parse: Callable[[Row], Shown],
         keys.append(_key(shown.solution))
         kinds.append(kinds_of(shown.solution, bool(shown.held)))
         told |= kinds_told(shown.solution)
-    return Source(folder, file, guards, parse, numbers, keys, kinds, told)
+    path = folder / BEST_OF_N
+    aggregate = read_curves(path)["aggregate"] if path.is_file() else "product"
+    return Source(folder, file, guards, parse, numbers, keys, kinds, told, aggregate)
 
 
 def _parsed(path: Path, parse: Callable[[Row], Shown], on_fault: OnFault) -> Iterator[tuple[Row, Shown]]:

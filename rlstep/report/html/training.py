@@ -10,6 +10,7 @@ from rlstep.policy.monitoring.glossary import METRICS
 from rlstep.report import arms
 from rlstep.report.arms import Arm
 from rlstep.report.html.charts import COLOURS, chart, series
+from rlstep.report.run_files import Faults
 from rlstep.runtime.rows import read_rows
 
 LOG = "metrics.jsonl"
@@ -45,7 +46,7 @@ class Training:
         samples: by update, completions drawn so far.
         values: by metric, its finite values by update.
         alarms: (first, last) update of each stretch in which the alarm was raised.
-        faults: rows that could not be read, as error messages.
+        faults: rows that could not be read, in words.
     """
 
     samples: dict[int, float] = field(default_factory=dict)
@@ -59,9 +60,9 @@ def read_training(path: str | Path) -> Training:
 
     A run that is still writing may leave half a row: `faults` names it, and the others are read.
     """
-    training = Training()
+    training, faults = Training(), Faults()
     raised: dict[int, bool] = {}
-    for _, row in read_rows(path, lambda fault: training.faults.append(str(fault))):
+    for _, row in read_rows(path, faults.add):
         update, samples = row.get("update"), row.get("samples")
         # Evaluations and the summary at the end have rows of their own.
         if "alarm" not in row and "loss" not in row or not (_is_number(update) and _is_number(samples)):
@@ -71,7 +72,7 @@ def read_training(path: str | Path) -> Training:
         for name, value in row.items():
             if (name in SHOWN or name.startswith(OWN)) and _is_number(value):
                 training.values.setdefault(name, {})[update] = value
-    training.alarms = _stretches(raised)
+    training.alarms, training.faults = _stretches(raised), faults.words(Path(path))
     return training
 
 
