@@ -67,6 +67,7 @@ class ValueFunction:
             passes: how the policy's batches go through it.
         """
         self.accelerator, self._packed, self._budget = accelerator, passes.packed, passes.budget
+        self._positions = passes.positions
         if self.args.critic == "head":
             critic = HeadCritic(policy, self.args.critic_trunk_scale)
         else:
@@ -153,7 +154,7 @@ class ValueFunction:
             if self._packed is not None and self._packed.fits(attention_mask):
                 backbone = critic.backbone_of(model)
                 return self._packed.values(backbone, critic.read, input_ids, attention_mask, T, after)
-            return values_of(critic, model, input_ids, attention_mask, T, after)
+            return values_of(critic, model, input_ids, attention_mask, T, after, self._positions)
 
     def loss(
         self, model: nn.Module, batch: dict[str, Tensor], weights_BT: Tensor, values_BT: Tensor | None

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, Qwen2Config
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, Gemma3nTextConfig, Qwen2Config
 
 from rlstep import cli
+from rlstep.planning.models import shape_of
 from rlstep.runtime.errors import UserError
 from rlstep.stages.plan import PlanConfig, plan
 from rlstep.steps.records import Solution, write_solutions
@@ -78,6 +79,13 @@ def trained(model) -> int:
 def test_all_weights_of_a_generator(planned):
     actual = planned("sft", {"data": "rows.jsonl"})
     assert (actual["trained"], actual["frozen"]) == (parameters(AutoModelForCausalLM.from_config(config_of())), 0)
+
+
+def test_an_inner_size_for_each_layer_counts_as_their_mean():
+    """Gemma 3n's configuration lists them."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
+    config = Gemma3nTextConfig(**sizes, intermediate_size=[32, 64], activation_sparsity_pattern=[0.0, 0.0])
+    assert shape_of(config, {"gate_proj"}).inner == 48
 
 
 def test_an_adapter_of_a_policy_and_its_frozen_base(planned):
