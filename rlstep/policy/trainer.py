@@ -21,6 +21,7 @@ from peft import PeftConfig
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
+from trl.trainer.callbacks import SyncRefModelCallback
 
 from rlstep.policy import estimators
 from rlstep.policy.config import StepPPOConfig
@@ -36,7 +37,7 @@ from rlstep.policy.rewards.own import columns_of
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion, extra_of
 from rlstep.policy.rollouts import Rollouts
 from rlstep.policy.token_advantages import TokenAdvantages
-from rlstep.policy.value_function import ValueFunction
+from rlstep.policy.value_function import SyncPolicyAlone, ValueFunction
 from rlstep.policy.vllm_sync import PolicyOnVLLM
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.processes import start_processes
@@ -128,8 +129,12 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         name_bases_in_full(self.model)
         self.passes = Passes(self)
         if self.value_function is not None:
-            reference = None if self.is_deepspeed_enabled else self.ref_model
+            # A reference that follows the policy would change the critic's values with every step of its own.
+            moves = self.is_deepspeed_enabled or self.args.sync_ref_model
+            reference = None if moves else self.ref_model
             self.value_function.attach(self.model, reference, self.accelerator, self.passes)
+            if (sync := self.pop_callback(SyncRefModelCallback)) is not None:
+                self.add_callback(SyncPolicyAlone(sync.ref_model, sync.accelerator))
 
     def _generate_and_score_completions(self, inputs):
         """One update up to its loss, from the rows of the data set to the batch that the loss is computed on."""

@@ -1,6 +1,7 @@
 """What the trainer uses the critic of `advantage: gae` for: values, advantages, the value loss, checkpoints."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from accelerate import Accelerator
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import disable_dropout_in_model
 
 from rlstep.core.advantages import gae
@@ -26,6 +28,16 @@ CRITIC_FILE = "critic.safetensors"
 CRITIC_LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 _MODEL_INPUTS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+
+
+class SyncPolicyAlone(SyncRefModelCallback):
+    """TRL's `sync_ref_model` beside a critic, which is a part of the policy and of no reference."""
+
+    @staticmethod
+    def sync_target_model(model: nn.Module, target_model: nn.Module, alpha: float) -> None:
+        own = [p for name, p in model.named_parameters() if not name.startswith("critic.")]
+        policy = SimpleNamespace(parameters=lambda: own)
+        SyncRefModelCallback.sync_target_model(policy, target_model, alpha)
 
 
 class ValueFunction:
@@ -61,8 +73,8 @@ class ValueFunction:
 
         Args:
             policy: what the trainer trains.
-            reference: a frozen model that a full-parameter policy's critic may use as its base; None if there is none
-                or it is sharded.
+            reference: a frozen model that a full-parameter policy's critic may use as its base; None if there is none,
+                it is sharded, or follows the policy.
             accelerator: the trainer's.
             passes: how the policy's batches go through it.
         """

@@ -153,6 +153,12 @@ def test_the_reference_of_a_full_policy_is_a_second_model(planned):
     assert gib(beside, "weights") == 2 * gib(alone, "weights")
 
 
+def test_the_critic_of_a_full_policy_stands_on_the_reference_unless_that_moves(planned):
+    settings = PPO | {"beta": 0.1, "advantage": "gae", "critic": "adapter"}
+    still, moving = planned("ppo", settings), planned("ppo", settings | {"sync_ref_model": True})
+    assert moving["frozen"] == 2 * still["frozen"] > 0
+
+
 # --- Verifiers
 
 
