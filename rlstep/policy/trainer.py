@@ -44,6 +44,7 @@ from rlstep.runtime.processes import start_processes
 from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.adapters import Adapter, name_bases_in_full
 from rlstep.verifiers.generation import keep_generation_config
+from rlstep.verifiers.lora_targets import refuse_trained_biases
 from rlstep.verifiers.merging import put_adapter
 
 
@@ -105,11 +106,15 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         self.rollouts, self.training_log = Rollouts(self), TrainingLog(self)
         start_processes(args)
         self.value_function: ValueFunction | None = None
+        shape = peft_config or (adapter and adapter.lora)
+        if args.beta:
+            refuse_trained_biases(shape, "the reference, which is the policy without its adapter,")
         if args.advantage == "gae":
             if args.critic == "head" and critic_config is not None:
                 raise UserError("critic 'head' has no adapter, so critic_config would do nothing; leave it out.")
             self.value_function = ValueFunction(args, critic_config or peft_config or (adapter and adapter.shape()))
-            if args.critic == "adapter" and (peft_config is not None or adapter is not None):
+            if args.critic == "adapter" and shape is not None:
+                refuse_trained_biases(shape, "the critic")
                 model = load_base(model, args)
                 self.value_function.share_base(model)
         if adapter is not None:

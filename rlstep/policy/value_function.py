@@ -22,6 +22,7 @@ from rlstep.policy.forward import ReadValues
 from rlstep.policy.models import load_base
 from rlstep.policy.passes import Passes
 from rlstep.policy.token_budget import rows_of, widened
+from rlstep.verifiers.lora_targets import refuse_trained_biases
 
 CRITIC_FILE = "critic.safetensors"
 # The adapter of a full-parameter policy's critic, if none is given.
@@ -53,6 +54,8 @@ class ValueFunction:
 
     def __init__(self, args: StepPPOConfig, adapter: PeftConfig | None):
         self.args, self.adapter = args, adapter or LoraConfig(**CRITIC_LORA)
+        if args.critic == "adapter":
+            refuse_trained_biases(self.adapter, "the policy or its reference")
         self._critic: Critic | None = None
 
     def share_base(self, base: PreTrainedModel) -> None:

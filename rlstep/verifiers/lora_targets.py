@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -127,6 +127,24 @@ def refuse_adapted_head(adapter: Adapter, model: PreTrainedModel) -> None:
         raise UserError(
             f"{adapter.path} has a layer on the output embedding, whose weights the losses here read without an "
             "adapter. Set merge_base: true, which merges it into its base first."
+        )
+
+
+def refuse_trained_biases(shape: PeftConfig | None, reader: str) -> None:
+    """Refuses an adapter that trains biases of the base itself, where something else reads that base as it was.
+
+    Args:
+        shape: the adapter's; None is no adapter.
+        reader: what reads it.
+
+    Raises:
+        UserError: it trains them.
+    """
+    bias = getattr(shape, "bias", "none")
+    if bias != "none":
+        raise UserError(
+            f"the adapter has bias '{bias}', which trains biases of the base itself, and {reader} reads the same ones: "
+            "it would change with them. Set bias: none."
         )
 
 

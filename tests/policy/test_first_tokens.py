@@ -51,7 +51,7 @@ def model_of(config) -> torch.nn.Module:
 
 @pytest.fixture
 def trainer_of(arguments, tokenizer):
-    def make(config, peft_config=None, **settings) -> StepPPOTrainer:
+    def make(config, peft_config=None, critic_config=None, **settings) -> StepPPOTrainer:
         trainer = StepPPOTrainer(
             model_of(config),
             lambda prompts, completions, references: [],
@@ -59,6 +59,7 @@ def trainer_of(arguments, tokenizer):
             Dataset.from_list([{"prompt": "1\n", "reference": "1"}] * 2),
             processing_class=tokenizer,
             peft_config=peft_config,
+            critic_config=critic_config,
         )
         trainer.model.eval()
         return trainer
@@ -171,6 +172,36 @@ def test_other_adapters_have_their_own_values(trainer_of, family, options):
     with torch.no_grad():
         actual = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, T, compute_entropy=True)
         torch.testing.assert_close(tuple(actual[:2]), alone(trainer.model, ids, mask), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("bias", "critic_bias", "settings"),
+    [
+        ("all", "none", {"beta": 0.1}),
+        ("lora_only", None, {"advantage": "gae", "critic": "adapter"}),
+        ("all", "none", {"advantage": "gae", "critic": "adapter"}),
+        ("none", "all", {"advantage": "gae", "critic": "adapter"}),
+    ],
+)
+def test_biases_of_a_base_that_others_read_are_not_trained(trainer_of, bias, critic_bias, settings):
+    """They are no part of an adapter that can be off: the reference would follow the policy, and a critic train it."""
+    shape, critic_shape = (
+        of and LoraConfig(r=2, task_type="CAUSAL_LM", target_modules="all-linear", bias=of)
+        for of in (bias, critic_bias)
+    )
+    if critic_shape is not None and "critic" in settings:
+        settings = settings | {"critic_config": critic_shape}
+    with pytest.raises(
+        UserError, match="trains biases of the base itself, and the (reference|critic|policy).*bias: none"
+    ):
+        trainer_of("qwen2", shape, **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"advantage": "gae", "critic": "head"}])
+def test_biases_of_a_base_that_nothing_else_reads_are_trained(trainer_of, settings):
+    shape = LoraConfig(r=2, task_type="CAUSAL_LM", target_modules="all-linear", bias="all")
+    trainer = trainer_of("qwen2", shape, **settings)
+    assert any(name.endswith("bias") and p.requires_grad for name, p in trainer.model.named_parameters())
 
 
 def test_trying_leaves_the_model_as_it_was(trainer_of, arguments):
