@@ -154,6 +154,8 @@ def shape_of(config: PretrainedConfig, modules: set[str]) -> Shape:
     except AttributeError as error:
         raise UserError(f"{config._name_or_path or 'the model'}: its configuration has no {error.name}.") from None
     inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * hidden
+    if isinstance(inner, list):  # Gemma 3n: one per layer
+        inner = round(sum(inner) / len(inner))
     experts = getattr(text, "num_experts_per_tok", None)
     if experts:
         inner = (getattr(text, "moe_intermediate_size", None) or inner) * experts

@@ -32,7 +32,9 @@ def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, mac
     reference = trainee.parameters if trainee.adapter is None and values["beta"] else 0
     kept_reference = trainee.adapter_parameters if trainee.continued and values["beta"] else 0
     verifiers, verifier_parameters = _verifiers(values, models, trainee)
-    beside = max(reference, critic_base) + kept_reference  # the critic of a full-parameter policy reads the reference
+    # The critic of a full-parameter policy reads the reference, unless that moves.
+    frozen = reference + critic_base if values["sync_ref_model"] else max(reference, critic_base)
+    beside = frozen + kept_reference
     states = trainee.states(gpus, critic, beside)
     layout, rows = _layout(trainee, values, lengths, T)
     training = _training_peak(trainee, values, layout, rows * T, adapter_critic=critic > 0 and not _is_head(values))

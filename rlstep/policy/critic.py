@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from rlstep.policy.forward import backbone_of
+from rlstep.policy.forward import backbone_of, positions_of
 from rlstep.verifiers.share_weights import share_weights
 
 ADAPTER = "critic"
@@ -109,7 +109,13 @@ def scale_gradient(x: Tensor, scale: float) -> Tensor:
 
 
 def values_of(
-    critic: Critic, policy: nn.Module, input_ids: Tensor, attention_mask: Tensor, T: int, last: bool = False
+    critic: Critic,
+    policy: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    T: int,
+    last: bool = False,
+    positions: bool = False,
 ) -> Tensor:
     """The expected return before each of the last T tokens is chosen, from a pass over padded rows.
 
@@ -119,12 +125,14 @@ def values_of(
         input_ids, attention_mask: (B, P + T), prompts padded on the left.
         T: the completions' padded length.
         last: also return the value after the last token.
+        positions: tell the model each token's index in its own row.
 
     Returns:
         (B, T) values; with `last` (B, T + 1), the value after n tokens in column n.
     """
     backbone = critic.backbone_of(policy)
-    hidden_BSH = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    told = {"position_ids": positions_of(attention_mask)} if positions else {}
+    hidden_BSH = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **told).last_hidden_state
     states_BTH = hidden_BSH[:, -T - 1 :]
     return critic.read(states_BTH if last else states_BTH[:, :-1])
 

@@ -20,7 +20,7 @@ from rlstep.core.token_stats import log_probs_and_entropies
 from rlstep.verifiers.attention import shares_places
 from rlstep.verifiers.features import TokenFeature
 from rlstep.verifiers.forward import batch_of, collate, inputs_of, unwrapped
-from rlstep.verifiers.packing import can_pack, window_of, work_per_token
+from rlstep.verifiers.packing import can_pack, rescaled_beyond, window_of, work_per_token
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class PackedForward:
         self.pad_id, self.temperature, self.kept_logits, self.group = pad_id, temperature, kept_logits, group
         self.vocabulary = model.config.get_text_config().vocab_size
         self._window, self._work = window_of(model.config), work_per_token(model.config)
-        self._share = shares_places(model.config)
+        self._share, self._rescaled = shares_places(model.config), rescaled_beyond(model.config)
         self._warned = False
 
     @staticmethod
@@ -75,17 +75,18 @@ class PackedForward:
         return can_pack(model, probe=not is_deepspeed_zero3_enabled())
 
     def fits(self, attention_mask_BS: Tensor) -> bool:
-        """Whether every row of a batch lies within the model's attention window, which packing does not apply."""
+        """Whether every row of a batch is safe beside others (`packing.window_of`)."""
         longest = int(attention_mask_BS.sum(dim=1).max())
         if self._window is None or longest <= self._window:
             return True
         if not self._warned:
-            logger.warning(
-                "a row has %d tokens, more than the %d up to which the model attends to all of them: batches with such"
-                " rows are padded",
-                longest,
-                self._window,
-            )
+            why = "up to which the model attends to all of them: batches with such rows are padded"
+            if self._window == self._rescaled:
+                why = (
+                    "beyond which the longest row of a batch rescales the positions of all: batches with such rows are "
+                    "padded, and what a shorter row in them gives depends on the batch"
+                )
+            logger.warning("a row has %d tokens, more than the %d %s", longest, self._window, why)
             self._warned = True
         return False
 
@@ -200,6 +201,31 @@ def _with_positions(features: list[TokenFeature]) -> list[TokenFeature]:
 def spread(x_N: Tensor, mask_BT: Tensor) -> Tensor:
     """(B, T): one value per token of `mask_BT`, row by row, and 0 elsewhere; it stays connected where there is none."""
     return x_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, x_N)
+
+
+def positions_of(attention_mask_BS: Tensor) -> Tensor:
+    """(B, S) each token's index in its own row, whatever padding stands before it; 0 at padding on the left."""
+    return (attention_mask_BS.cumsum(dim=1) - 1).clamp(min=0)
+
+
+@contextmanager
+def own_positions(model: nn.Module) -> Iterator[None]:
+    """Within it, padded rows are read at their own positions, as when they were sampled.
+
+    TRL gives the model a mask alone, and one with absolute positions then counts the padding before a prompt, too.
+
+    Args:
+        model: a causal LM that takes `position_ids`, wrapped or not.
+    """
+
+    def add(_, args, kwargs):
+        return args, kwargs | {"position_ids": positions_of(kwargs["attention_mask"])}
+
+    handle = unwrapped(model).register_forward_pre_hook(add, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

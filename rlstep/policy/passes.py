@@ -9,12 +9,15 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 
-from rlstep.policy.forward import PackedForward, Tap, hidden_states
+from rlstep.policy.first_tokens import check_head, positions_help, takes_positions
+from rlstep.policy.forward import PackedForward, Tap, hidden_states, own_positions
 from rlstep.policy.token_budget import TokenBudget
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.forward import pad_id_of
+from rlstep.verifiers.packing import window_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +34,17 @@ class Passes:
 
     Attributes:
         packed: reads rows without padding; None where they are padded, which a warning says.
+        positions: whether padded rows are read with the positions of their own tokens, which TRL does not tell.
         budget: cuts batches by `tokens_per_device`; None without it.
 
     Raises:
-        UserError: the loss would depend on how the budget cuts.
+        UserError: the loss would depend on how the budget cuts, or the log-probabilities would not be the policy's.
     """
 
     def __init__(self, trainer: GRPOTrainer):
         self._accelerator, self._idle = trainer.accelerator, False
-        self.packed, self.budget = _packed(trainer), None
+        self.packed, self.positions = _packed(trainer)
+        self.budget = None
         if trainer.args.tokens_per_device is None:
             return
         if trainer.aux_loss_enabled:
@@ -84,7 +89,8 @@ class Passes:
                 log_probs_BT, entropies_BT, *values = self.packed(tap.model, *batch, tap.read_values)
             aux_loss = None
         else:
-            with hidden_states(tap.model) if tap.read_values else nullcontext() as seen:
+            positions = own_positions(tap.model) if self.positions else nullcontext()
+            with positions, hidden_states(tap.model) if tap.read_values else nullcontext() as seen:
                 log_probs_BT, entropies_BT, aux_loss = padded(tap.model, *batch)
             with self._accelerator.autocast():
                 values = [tap.read_values(seen[-1][:, -T - 1 : -1])] if tap.read_values else []
@@ -92,7 +98,19 @@ class Passes:
         return log_probs_BT, entropies_BT, aux_loss
 
 
-def _packed(trainer: GRPOTrainer) -> PackedForward | None:
+def _packed(trainer: GRPOTrainer) -> tuple[PackedForward | None, bool]:
+    """How rows are packed, and whether padded ones are told their positions."""
+    model, sharded = trainer.model, is_deepspeed_zero3_enabled()
+    # Sharded weights cannot be tried by one rank.
+    reached = True if sharded else check_head(model, trainer.temperature)
+    packed = _packed_forward(trainer, reached)
+    # Batches with a row beyond the window are padded.
+    if packed is not None and window_of(model.config) is None:
+        return packed, False
+    return packed, takes_positions(model) if sharded else positions_help(model)
+
+
+def _packed_forward(trainer: GRPOTrainer, reached: bool) -> PackedForward | None:
     if not trainer.args.packing:
         return None
     refusal = PackedForward.refusal(trainer.model)
@@ -101,7 +119,9 @@ def _packed(trainer: GRPOTrainer) -> PackedForward | None:
     if refusal is not None:
         logger.warning("completions are padded, which takes longer: %s", refusal)
         return None
-    # A head in float32 is TRL's fused one, which autocast does not turn to half precision.
-    kept_logits = 0 if trainer.args.cast_lm_head_to_fp32 else int(trainer.args.kept_logits_gib * 2**30 / 4)
+    # A head in float32 is TRL's fused one, which autocast does not turn to half precision. And OPT's own forward does
+    # not call the module before its head, from which the fused one reads.
+    fused = trainer.args.cast_lm_head_to_fp32 or not reached
+    kept_logits = 0 if fused else int(trainer.args.kept_logits_gib * 2**30 / 4)
     pad_id = pad_id_of(trainer._tokenizer)
     return PackedForward(trainer.model, pad_id, trainer.temperature, kept_logits, trainer.num_generations)

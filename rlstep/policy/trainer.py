@@ -21,6 +21,7 @@ from peft import PeftConfig
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
+from trl.trainer.callbacks import SyncRefModelCallback
 
 from rlstep.policy import estimators
 from rlstep.policy.config import StepPPOConfig
@@ -36,13 +37,14 @@ from rlstep.policy.rewards.own import columns_of
 from rlstep.policy.rewards.scored import RewardSource, ScoredBatch, ScoredCompletion, extra_of
 from rlstep.policy.rollouts import Rollouts
 from rlstep.policy.token_advantages import TokenAdvantages
-from rlstep.policy.value_function import ValueFunction
+from rlstep.policy.value_function import SyncPolicyAlone, ValueFunction
 from rlstep.policy.vllm_sync import PolicyOnVLLM
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.processes import start_processes
 from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.adapters import Adapter, name_bases_in_full
 from rlstep.verifiers.generation import keep_generation_config
+from rlstep.verifiers.lora_targets import refuse_trained_biases
 from rlstep.verifiers.merging import put_adapter
 
 
@@ -104,11 +106,15 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         self.rollouts, self.training_log = Rollouts(self), TrainingLog(self)
         start_processes(args)
         self.value_function: ValueFunction | None = None
+        shape = peft_config or (adapter and adapter.lora)
+        if args.beta:
+            refuse_trained_biases(shape, "the reference, which is the policy without its adapter,")
         if args.advantage == "gae":
             if args.critic == "head" and critic_config is not None:
                 raise UserError("critic 'head' has no adapter, so critic_config would do nothing; leave it out.")
             self.value_function = ValueFunction(args, critic_config or peft_config or (adapter and adapter.shape()))
-            if args.critic == "adapter" and (peft_config is not None or adapter is not None):
+            if args.critic == "adapter" and shape is not None:
+                refuse_trained_biases(shape, "the critic")
                 model = load_base(model, args)
                 self.value_function.share_base(model)
         if adapter is not None:
@@ -128,8 +134,12 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
         name_bases_in_full(self.model)
         self.passes = Passes(self)
         if self.value_function is not None:
-            reference = None if self.is_deepspeed_enabled else self.ref_model
+            # A reference that follows the policy would change the critic's values with every step of its own.
+            moves = self.is_deepspeed_enabled or self.args.sync_ref_model
+            reference = None if moves else self.ref_model
             self.value_function.attach(self.model, reference, self.accelerator, self.passes)
+            if (sync := self.pop_callback(SyncRefModelCallback)) is not None:
+                self.add_callback(SyncPolicyAlone(sync.ref_model, sync.accelerator))
 
     def _generate_and_score_completions(self, inputs):
         """One update up to its loss, from the rows of the data set to the batch that the loss is computed on."""

@@ -1,6 +1,7 @@
 """What the trainer uses the critic of `advantage: gae` for: values, advantages, the value loss, checkpoints."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from accelerate import Accelerator
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import disable_dropout_in_model
 
 from rlstep.core.advantages import gae
@@ -20,12 +22,23 @@ from rlstep.policy.forward import ReadValues
 from rlstep.policy.models import load_base
 from rlstep.policy.passes import Passes
 from rlstep.policy.token_budget import rows_of, widened
+from rlstep.verifiers.lora_targets import refuse_trained_biases
 
 CRITIC_FILE = "critic.safetensors"
 # The adapter of a full-parameter policy's critic, if none is given.
 CRITIC_LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 _MODEL_INPUTS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+
+
+class SyncPolicyAlone(SyncRefModelCallback):
+    """TRL's `sync_ref_model` beside a critic, which is a part of the policy and of no reference."""
+
+    @staticmethod
+    def sync_target_model(model: nn.Module, target_model: nn.Module, alpha: float) -> None:
+        own = [p for name, p in model.named_parameters() if not name.startswith("critic.")]
+        policy = SimpleNamespace(parameters=lambda: own)
+        SyncRefModelCallback.sync_target_model(policy, target_model, alpha)
 
 
 class ValueFunction:
@@ -41,6 +54,8 @@ class ValueFunction:
 
     def __init__(self, args: StepPPOConfig, adapter: PeftConfig | None):
         self.args, self.adapter = args, adapter or LoraConfig(**CRITIC_LORA)
+        if args.critic == "adapter":
+            refuse_trained_biases(self.adapter, "the policy or its reference")
         self._critic: Critic | None = None
 
     def share_base(self, base: PreTrainedModel) -> None:
@@ -61,12 +76,13 @@ class ValueFunction:
 
         Args:
             policy: what the trainer trains.
-            reference: a frozen model that a full-parameter policy's critic may use as its base; None if there is none
-                or it is sharded.
+            reference: a frozen model that a full-parameter policy's critic may use as its base; None if there is none,
+                it is sharded, or follows the policy.
             accelerator: the trainer's.
             passes: how the policy's batches go through it.
         """
         self.accelerator, self._packed, self._budget = accelerator, passes.packed, passes.budget
+        self._positions = passes.positions
         if self.args.critic == "head":
             critic = HeadCritic(policy, self.args.critic_trunk_scale)
         else:
@@ -153,7 +169,7 @@ class ValueFunction:
             if self._packed is not None and self._packed.fits(attention_mask):
                 backbone = critic.backbone_of(model)
                 return self._packed.values(backbone, critic.read, input_ids, attention_mask, T, after)
-            return values_of(critic, model, input_ids, attention_mask, T, after)
+            return values_of(critic, model, input_ids, attention_mask, T, after, self._positions)
 
     def loss(
         self, model: nn.Module, batch: dict[str, Tensor], weights_BT: Tensor, values_BT: Tensor | None

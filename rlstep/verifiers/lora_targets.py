@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -123,12 +123,42 @@ def refuse_adapted_head(adapter: Adapter, model: PreTrainedModel) -> None:
     Raises:
         UserError: it has one, which the losses would leave out.
     """
-    head = model.get_output_embeddings()
-    if any(module is head and _matches(adapter.lora.target_modules, name) for name, module in model.named_modules()):
+    if _adapts_head(adapter.lora, model):
         raise UserError(
             f"{adapter.path} has a layer on the output embedding, whose weights the losses here read without an "
             "adapter. Set merge_base: true, which merges it into its base first."
         )
+
+
+def refuse_trained_biases(shape: PeftConfig | None, reader: str) -> None:
+    """Refuses an adapter that trains biases of the base itself, where something else reads that base as it was.
+
+    Args:
+        shape: the adapter's; None is no adapter.
+        reader: what reads it.
+
+    Raises:
+        UserError: it trains them.
+    """
+    bias = getattr(shape, "bias", "none")
+    if bias != "none":
+        raise UserError(
+            f"the adapter has bias '{bias}', which trains biases of the base itself, and {reader} reads the same ones: "
+            "it would change with them. Set bias: none."
+        )
+
+
+def _adapts_head(lora: LoraConfig, model: PreTrainedModel) -> bool:
+    """Whether PEFT puts a layer on the output embedding; asked of the input embedding, where the two are tied."""
+    names = {id(module): name for name, module in model.named_modules()}
+    output, given = (names.get(id(of())) for of in (model.get_output_embeddings, model.get_input_embeddings))
+    if output is not None and _matches(lora.target_modules, output):
+        return True
+    if not model.config.get_text_config().tie_word_embeddings or given is None:
+        return False
+    return lora.trainable_token_indices is not None or (
+        lora.ensure_weight_tying and _matches(lora.target_modules, given)
+    )
 
 
 def _faults(lora: LoraConfig, model: PreTrainedModel) -> Iterator[str]:

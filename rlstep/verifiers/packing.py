@@ -208,26 +208,41 @@ def work_per_token(config) -> float:
     text = config.get_text_config()
     hidden = text.hidden_size
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    if isinstance(inner, list):  # Gemma 3n: one per layer
+        inner = sum(inner) / len(inner)
     return (4 * hidden + 3 * inner) / 2
 
 
 def window_of(config) -> int | None:
     """The longest row that is safe beside others, None where there is no limit.
 
-    Masks of ours replace attention windows, while attention that reads lengths keeps them within each row; positions
-    scaled by "longrope" change for a whole batch when one row passes the original length.
+    Masks of ours replace attention windows, while attention that reads lengths keeps them within each row; and one row
+    may rescale the positions of all (`rescaled_beyond`).
     """
     text = config.get_text_config()
     window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
     if reads(config) == "lengths":
         window = None
+    return min((limit for limit in (window, rescaled_beyond(config)) if limit is not None), default=None)
+
+
+def rescaled_beyond(config) -> int | None:
+    """The row length beyond which one row changes the positions of a whole batch, None where there is none.
+
+    RoPE of the kinds "longrope" and "dynamic" is computed for the longest row.
+    """
+    text = config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
-    original = None
-    if rope.get("rope_type") == "longrope":
-        original = rope.get("original_max_position_embeddings") or getattr(
-            text, "original_max_position_embeddings", None
-        )
-    return min((limit for limit in (window, original) if limit is not None), default=None)
+    # One for all layers, or one for each kind of layers.
+    kinds = [rope] if "rope_type" in rope else [kind for kind in rope.values() if isinstance(kind, dict)]
+    lengths = []
+    for kind in kinds:
+        original = kind.get("original_max_position_embeddings")
+        if kind.get("rope_type") == "longrope":
+            lengths.append(original or getattr(text, "original_max_position_embeddings", None))
+        elif kind.get("rope_type") == "dynamic":
+            lengths.append(original or getattr(text, "max_position_embeddings", None))
+    return min((length for length in lengths if length is not None), default=None)
 
 
 def can_pack(model: torch.nn.Module, probe: bool = True) -> str | None:
@@ -262,7 +277,7 @@ def _differs_when_packed(model: torch.nn.Module) -> str | None:
     model.eval()
     try:
         same = _same_when_packed(model)
-    except (RuntimeError, ValueError, TypeError, IndexError):
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
         return f"{type(model).__name__} takes no mask of ours"
     finally:
         model.train(training)

@@ -395,6 +395,23 @@ def test_a_full_parameter_policy_has_a_critic_on_a_frozen_base(arguments, tiny_l
     assert not any("critic" in name for name in load_file(tmp_path / "out" / "model.safetensors"))
 
 
+@pytest.mark.parametrize("critic", ["adapter", "head"])
+def test_a_reference_follows_the_policy_and_not_its_critic(scripted, rows, critic):
+    settings = {"advantage": "gae", "critic": critic, "beta": 0.1, "sync_ref_model": True}
+    trainer = scripted(rows, adapter=False, ref_model_sync_steps=1, ref_model_mixup_alpha=1.0, **settings)
+    torch.nn.init.normal_(trainer.model.critic.value_head.weight)
+    batch = trainer.batch()
+    with torch.no_grad():
+        trainer.model.model.layers[0].mlp.down_proj.weight.add_(1.0)
+        before = trainer.value_function._values(trainer.model, batch)
+        trainer.state.global_step = 1
+        trainer.callback_handler.on_step_end(trainer.args, trainer.state, trainer.control)
+        # Not either where the critic is an adapter: a step of the reference's base would be none of its own.
+        torch.testing.assert_close(trainer.value_function._values(trainer.model, batch), before, rtol=0, atol=0)
+    for name, parameter in trainer.ref_model.named_parameters():
+        assert torch.equal(parameter, trainer.model.get_parameter(name))
+
+
 # --- Who watches.
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, Qwen2Config
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, Gemma3nTextConfig, Qwen2Config
 
 from rlstep import cli
+from rlstep.planning.models import shape_of
 from rlstep.runtime.errors import UserError
 from rlstep.stages.plan import PlanConfig, plan
 from rlstep.steps.records import Solution, write_solutions
@@ -80,6 +81,13 @@ def test_all_weights_of_a_generator(planned):
     assert (actual["trained"], actual["frozen"]) == (parameters(AutoModelForCausalLM.from_config(config_of())), 0)
 
 
+def test_an_inner_size_for_each_layer_counts_as_their_mean():
+    """Gemma 3n's configuration lists them."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
+    config = Gemma3nTextConfig(**sizes, intermediate_size=[32, 64], activation_sparsity_pattern=[0.0, 0.0])
+    assert shape_of(config, {"gate_proj"}).inner == 48
+
+
 def test_an_adapter_of_a_policy_and_its_frozen_base(planned):
     actual = planned("ppo", PPO | {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "down_proj"]})
     lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
@@ -143,6 +151,12 @@ def test_the_reference_of_a_full_policy_is_a_second_model(planned):
     alone, beside = planned("ppo", PPO), planned("ppo", PPO | {"beta": 0.1})
     assert (alone["frozen"], beside["frozen"]) == (0, alone["trained"])
     assert gib(beside, "weights") == 2 * gib(alone, "weights")
+
+
+def test_the_critic_of_a_full_policy_stands_on_the_reference_unless_that_moves(planned):
+    settings = PPO | {"beta": 0.1, "advantage": "gae", "critic": "adapter"}
+    still, moving = planned("ppo", settings), planned("ppo", settings | {"sync_ref_model": True})
+    assert moving["frozen"] == 2 * still["frozen"] > 0
 
 
 # --- Verifiers

@@ -2,12 +2,20 @@
 
 import pytest
 from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, Qwen2Config, Qwen3MoeConfig
 from trl import ModelConfig
 
 from rlstep.policy.start import lora_config
 from rlstep.runtime.errors import UserError
-from rlstep.verifiers.lora_targets import as_targets, check_targets, skeleton, touches_tied_embeddings
+from rlstep.verifiers.adapters import Adapter
+from rlstep.verifiers.lora_targets import (
+    as_targets,
+    check_targets,
+    refuse_adapted_head,
+    skeleton,
+    touches_tied_embeddings,
+)
 
 SMALL = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 EXPERTS = SMALL | {"num_key_value_heads": 1, "num_experts_per_tok": 1}
@@ -100,3 +108,27 @@ def test_adapters_on_tied_embeddings_are_known():
     assert touched("qwen2", target_modules=["q_proj"], modules_to_save=["lm_head"])
     assert not touched("qwen2", target_modules="all-linear")
     assert not touched("mixtral", target_modules=["embed_tokens"])
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "on_head"),
+    [
+        ("mixtral", {"target_modules": ["q_proj", "lm_head"]}, True),
+        ("qwen2", {"target_modules": ["embed_tokens"], "ensure_weight_tying": True}, True),
+        ("qwen2", {"target_modules": ["q_proj"], "trainable_token_indices": [1]}, True),
+        ("qwen2", {"target_modules": ["embed_tokens"]}, False),
+        ("mixtral", {"target_modules": ["embed_tokens"], "ensure_weight_tying": True}, False),
+        ("mixtral", {"target_modules": ["q_proj"], "trainable_token_indices": [1]}, False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*ensure_weight_tying", "ignore:.*tie_word_embeddings", "ignore:Model has")
+def test_an_adapter_on_the_output_embedding_is_refused_however_it_came_there(family, options, on_head):
+    """What PEFT itself puts there says so."""
+    config, lora = CONFIGS[family], adapter(**options)
+    there = get_peft_model(AutoModelForCausalLM.from_config(config), lora).get_base_model().get_output_embeddings()
+    assert (type(there) is not nn.Linear) == on_head
+    given = Adapter("folder", "base", lora)
+    if not on_head:
+        return refuse_adapted_head(given, skeleton(config))
+    with pytest.raises(UserError, match="folder has a layer on the output embedding"):
+        refuse_adapted_head(given, skeleton(config))

@@ -5,11 +5,13 @@ import torch
 from transformers import (
     AutoModelForTokenClassification,
     BertConfig,
+    Gemma3nTextConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
     Qwen3Config,
+    XLMConfig,
 )
 
 from rlstep.verifiers.attention import added_mask, forest_mask
@@ -168,6 +170,8 @@ def test_models_that_do_not_heed_the_mask_are_refused():
         max_position_embeddings=64,
     )  # fmt: skip
     assert "other values" in can_pack(model_of(bert))
+    xlm = XLMConfig(vocab_size=60, emb_dim=32, n_layers=1, n_heads=4, causal=True)
+    assert "takes no mask of ours" in can_pack(model_of(xlm, "eager"))  # it asserts that the mask is another
     model = model_of(FAMILIES["qwen2"])
     model.config._attn_implementation = "an_attention_of_somebodys"
     assert "does not know what its attention 'an_attention_of_somebodys' reads" in can_pack(model)
@@ -205,3 +209,46 @@ def test_probing_leaves_the_model_as_it_was():
 def test_work_per_token_weighs_attention_against_the_linear_layers():
     # 2 (4 H^2 + 3 H I) operations a token against 4 H a place seen, H = 32, I = 48
     assert work_per_token(FAMILIES["qwen2"]) == (2 * (4 * 32**2 + 3 * 32 * 48)) / (4 * 32)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "limit"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0}, 256),
+        ({"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 64}}, 64),
+        ({"full_attention": {"rope_type": "default"}, "sliding_attention": {"rope_type": "dynamic"}}, 256),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}, None),
+    ],
+)
+def test_every_kind_of_rope_that_one_row_changes_for_all_is_a_window(parameters, limit):
+    scaled = LlamaConfig(**SIZES)
+    scaled.rope_parameters = parameters
+    assert window_of(scaled) == limit
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope", "yarn", "linear", "llama3"])
+def test_a_row_beyond_the_window_changes_no_other_row_within_it(kind):
+    """What `window_of` is for: a long row in the bin beside a short one, which has the values that it has alone."""
+    parameters = {"rope_type": kind, "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 20}
+    parameters |= {"short_factor": [1.0] * 4, "long_factor": [9.0] * 4} if kind == "longrope" else {}
+    parameters |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}
+    longest = 20 if kind == "dynamic" else 256
+    model = model_of(LlamaConfig(**SIZES | {"max_position_embeddings": longest}, rope_parameters=parameters))
+    short, long = ([5 + i % 50 for i in range(count)] for count in (18, 60))
+
+    def values(rows) -> torch.Tensor:
+        packed = pack(rows[::-1], 0, share=False, work_per_token=1e9)
+        mask = forest_mask(packed.ends)
+        with torch.no_grad():
+            logits = model(packed.input_ids, attention_mask=mask, position_ids=packed.position_ids).logits
+        return logits[packed.bins[-1], packed.places[-1]]
+
+    changed = not torch.allclose(values([short]), values([short, long]), atol=1e-5)
+    assert changed == (window_of(model.config) is not None)
+    assert window_of(model.config) in (None, 20)
+
+
+def test_sizes_may_differ_from_layer_to_layer():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
+    config = Gemma3nTextConfig(**sizes, intermediate_size=[32, 64], activation_sparsity_pattern=[0.0, 0.0])
+    assert work_per_token(config) == work_per_token(FAMILIES["qwen2"])
