@@ -32,6 +32,7 @@ from rlstep.annotation.desk import Assignment, Desk, Refused
 from rlstep.annotation.messages import ReopenRequest, SaveRequest, Visit, screen
 from rlstep.runtime.access import ANNOTATE_TOKEN_VARIABLE
 from rlstep.runtime.addresses import is_loopback
+from rlstep.runtime.connections import Connection, Server
 from rlstep.runtime.http import AsciiJson, address, bind, require_token
 
 logger = logging.getLogger(__name__)
@@ -197,10 +198,10 @@ class AnnotationServer:
     def open(self, app: FastAPI) -> None:
         """Listens from now on."""
         config = uvicorn.Config(
-            app, http="h11", ws="none", loop="asyncio", lifespan="off", proxy_headers=False,
+            app, http=Connection, ws="none", loop="asyncio", lifespan="off", proxy_headers=False,
             server_header=False, access_log=False, log_config=None, log_level="warning", timeout_graceful_shutdown=5,
         )  # fmt: skip
-        self._server = uvicorn.Server(config)
+        self._server = Server(config)
         self._socket.listen()
 
     def serve_forever(self) -> None:
