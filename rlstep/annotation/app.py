@@ -14,13 +14,11 @@ Model text travels as JSON and is put on the page as text, never as HTML; the he
 to run anything that is not of this server.
 """
 
-import json
 import logging
 import re
 import threading
 from dataclasses import asdict
 from importlib.resources import files
-from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -34,7 +32,8 @@ from rlstep.annotation.desk import Assignment, Desk, Refused
 from rlstep.annotation.messages import ReopenRequest, SaveRequest, Visit, screen
 from rlstep.runtime.access import ANNOTATE_TOKEN_VARIABLE
 from rlstep.runtime.addresses import is_loopback
-from rlstep.runtime.http import address, bind, require_token
+from rlstep.runtime.connections import Connection, Server
+from rlstep.runtime.http import AsciiJson, address, bind, require_token
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +48,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-
-
-class AsciiJson(Response):
-    """JSON in which every character has a form: a model's text may hold half a surrogate pair, which UTF-8 has not."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content).encode()
 
 
 def create_app(desk: Desk, show_reference: bool = True, token: str | None = None) -> FastAPI:
@@ -208,10 +198,10 @@ class AnnotationServer:
     def open(self, app: FastAPI) -> None:
         """Listens from now on."""
         config = uvicorn.Config(
-            app, http="h11", ws="none", loop="asyncio", lifespan="off", proxy_headers=False,
+            app, http=Connection, ws="none", loop="asyncio", lifespan="off", proxy_headers=False,
             server_header=False, access_log=False, log_config=None, log_level="warning", timeout_graceful_shutdown=5,
         )  # fmt: skip
-        self._server = uvicorn.Server(config)
+        self._server = Server(config)
         self._socket.listen()
 
     def serve_forever(self) -> None:

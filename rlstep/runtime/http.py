@@ -1,11 +1,12 @@
-"""What the servers share: a port, its address, and the token that requests must bring."""
+"""What the servers share: a port, its address, the form of their answers, and the token that requests must bring."""
 
+import json
 import secrets
 import socket
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Depends, HTTPException
+from fastapi import Depends, HTTPException, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from rlstep.runtime.errors import UserError
@@ -20,6 +21,8 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         UserError: the port cannot be had.
     """
+    if not host:  # to the system, every address of the machine
+        raise UserError("host is empty. Give 127.0.0.1 for this machine alone, or 0.0.0.0 for all of its addresses.")
     held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -38,6 +41,17 @@ def address(host: str, port: int) -> str:
     """The URL at which clients find a server that listens at a host and port."""
     host = socket.gethostname() if host in ("0.0.0.0", "::") else host
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class AsciiJson(Response):
+    """JSON in which every character has a form: what a request or a model wrote may hold half a surrogate pair, which
+    UTF-8 has no place for.
+    """
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()
 
 
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]

@@ -34,6 +34,10 @@ class Refused(Exception):
         self.status, self.reason = status, reason
 
 
+class NoAnswer(UserError):
+    """A server that is not reached, has too much to do or does not answer in time: not the fault of what was asked."""
+
+
 class Stopped(Exception):
     """The client was told to stop before an answer was there."""
 
@@ -81,8 +85,8 @@ class JsonClient:
 
         Raises:
             Refused: the server refuses the request itself (4xx).
-            UserError: the server is not reached or too busy for `retry_for` seconds, does not answer in time, wants
-                another key, or answers with something else than JSON, or with more than 64 MiB.
+            NoAnswer: the server is not reached or too busy for `retry_for` seconds, or does not answer in time.
+            UserError: it wants another key, or answers with something else than JSON, or with more than 64 MiB.
             Stopped: `stop` was called.
         """
         try:
@@ -113,9 +117,9 @@ class JsonClient:
             wait = min(2 * wait, LONGEST_WAIT_S)
         raise Stopped
 
-    def _given_up(self, error: "_Unavailable") -> UserError:
+    def _given_up(self, error: "_Unavailable") -> NoAnswer:
         asks = f" and asks to wait {error.retry_after:.0f} seconds" if error.retry_after is not None else ""
-        return UserError(
+        return NoAnswer(
             f"{self.url} {error}{asks}; tried for {self.retry_for:g} seconds. Start the server, correct the address, "
             f"or wait longer ({self.prefix}retry_for)."
         )
@@ -130,7 +134,7 @@ class JsonClient:
             if body is None:
                 raise _Unavailable(f"has not answered within {limit:g} seconds") from None
             # Sent again, it would take as long.
-            raise UserError(
+            raise NoAnswer(
                 f"{self.url}{path} has not answered within {limit:g} seconds. Raise {self.prefix}request_timeout, or "
                 f"ask for less at a time ({self.prefix}concurrency, max_new_tokens)."
             ) from None

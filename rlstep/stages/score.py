@@ -105,6 +105,8 @@ class ScoreConfig:
 
 def model_faults(model: str) -> Iterator[str]:
     """What is wrong with a verifier's path where verifiers are loaded."""
+    if not model:
+        yield "model is empty; give a verifier's folder or hub id"
     if is_url(model) and not is_pooling_address(model):
         yield f"model is {model}; give a verifier's folder or hub id, or a vLLM server: vllm+http://HOST:PORT/NAME"
 

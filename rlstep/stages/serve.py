@@ -4,6 +4,7 @@
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -92,10 +93,16 @@ class ServeConfig:
     trust_remote_code: bool = as_in_score("trust_remote_code")
 
     def __post_init__(self):
-        check(self, model_faults(self.model))
+        check(self, self._faults())
         self.steps = None if self.boundary is None else Boundary(self.boundary, self.boundary_tag)
-        self.name = self.name or (Path(self.model).resolve().name if Path(self.model).is_dir() else self.model)
+        if self.name is None:
+            self.name = Path(self.model).resolve().name if Path(self.model).is_dir() else self.model
         self.token = find_token(self.token)
+
+    def _faults(self) -> Iterator[str]:
+        yield from model_faults(self.model)
+        if self.name == "":
+            yield "name is empty; give one, or leave it out for the folder's name or the hub id"
 
 
 def serve(config: ServeConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 Message = dict[str, str]
 Prompt = str | list[Message]
@@ -42,11 +42,16 @@ def read_prompt(value: object) -> Prompt:
     if is_messages(messages):
         return messages
     wanted, got = "text or a list of messages with a role and a content each", json.dumps(value, default=str)
-    why = ""
-    if isinstance(messages, list) and messages:
-        faults = ((number, _message_fault(message)) for number, message in enumerate(messages, start=1))
-        why = next(f": message {number} {fault}" for number, fault in faults if fault)
-    raise ValueError(f"expected {wanted}, got {got if len(got) <= 60 else got[:60] + '...'}{why}")
+    why = messages_fault(messages)
+    raise ValueError(f"expected {wanted}, got {_short(got)}{f': {why}' if why else ''}")
+
+
+def messages_fault(value: object) -> str | None:
+    """What is wrong with the first message of a list that is no list of messages; None of anything else."""
+    for number, message in enumerate(value if isinstance(value, list) else [], start=1):
+        if fault := _message_fault(message):
+            return f"message {number} {fault}"
+    return None
 
 
 def _bare(message: object) -> object:
@@ -70,11 +75,21 @@ def _message_fault(message: object) -> str | None:
     if not isinstance(message, Mapping):
         return "is no mapping"
     if missing := [name for name in ("role", "content") if name not in message]:
-        return f"has no {missing[0]} (it has {', '.join(map(str, message)) or 'nothing'})"
+        return f"has no {missing[0]} (it has {_listed(message) or 'nothing'})"
     if message["role"] not in ROLES:
-        return f"has the role {message['role']!r}; roles are {', '.join(ROLES)}"
+        return f"has the role {_short(repr(message['role']))}; roles are {', '.join(ROLES)}"
     if not isinstance(message["content"], str):
         return f"has a content that is no text but of the type {type(message['content']).__name__}"
-    if more := [str(name) for name in message if name not in ("role", "content")]:
-        return f"has {', '.join(more)} beside role and content, which would not reach the model; leave it out"
+    if more := [name for name in message if name not in ("role", "content")]:
+        return f"has {_listed(more)} beside role and content, which would not reach the model; leave it out"
     return None
+
+
+def _listed(names: Iterable) -> str:
+    """Names on one line; those of a request may be anything."""
+    texts = map(str, names)
+    return _short(", ".join(text if text.isprintable() else repr(text) for text in texts))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:60] + "..."

@@ -23,7 +23,7 @@ A request that cannot be answered gets {"error": why} and a status::
     422  rows that the verifier cannot score
     429  too much is waiting; with Retry-After
     500  a fault of the server, which its own output explains
-    503  the server is loading or stopping
+    503  the server is loading or stopping, or a server that it asks itself does not answer
 
 Only what is not HTTP at all is answered by uvicorn, with 400 in plain text. The other side is
 `rlstep.verifiers.serving.client`.
@@ -43,14 +43,14 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlstep import __version__
 from rlstep.runtime.access import TOKEN_VARIABLE
-from rlstep.runtime.http import Bearer, check_token
+from rlstep.runtime.http import AsciiJson, Bearer, check_token
 from rlstep.verifiers.serving.batching import Job, Unanswered
 from rlstep.verifiers.serving.messages import BadRequest, ScoreReply, ScoreRequest, parse
 from rlstep.verifiers.serving.metrics import GONE, CountsReplies
@@ -77,7 +77,7 @@ class Held:
     total: int = 0
 
 
-def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: int, token: str | None = None) -> FastAPI:
+def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: int, token: str | None = None) -> ASGIApp:
     """The application that answers with a verifier's scores.
 
     Args:
@@ -99,7 +99,6 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
             Exception: _fail,
         },
     )
-    app.add_middleware(CountsReplies, metrics=pool.metrics)
     rows = _rows_of(pool, max_request_bytes, Held(max_held_bytes))
 
     def known(given: Bearer) -> None:
@@ -115,16 +114,16 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
 
     @app.post("/score", dependencies=[Depends(known)])
     async def score(request: Request, score_request: Annotated[ScoreRequest, Depends(rows)]) -> ScoreReply:
-        start = time.perf_counter()
         scores = await _answer(request, pool.queue.put(score_request))
-        pool.metrics.latency.observe(time.perf_counter() - start)
+        pool.metrics.latency.observe(time.perf_counter() - request.state.received)
         return ScoreReply(scores=scores)
 
     @app.get("/metrics", dependencies=[Depends(known)])
     async def metrics() -> Response:
         return Response(pool.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    return app
+    # Around the whole, as starlette answers faults of ours outside every middleware that an application is given.
+    return CountsReplies(_TellsOfTheEnd(app), pool.metrics)
 
 
 def _rows_of(pool: Pool, max_request_bytes: int, held: Held) -> Callable[[Request], AsyncIterator[ScoreRequest]]:
@@ -144,15 +143,15 @@ def _rows_of(pool: Pool, max_request_bytes: int, held: Held) -> Callable[[Reques
     return rows
 
 
-def _health(pool: Pool, settings: dict[str, Any] | None) -> JSONResponse:
+def _health(pool: Pool, settings: dict[str, Any] | None) -> AsciiJson:
     """Whether the server is ready, and with its settings also what it serves; None leaves both out, for probes."""
     status, reason = _status(pool)
     reply: dict[str, Any] = {"status": status, "workers": {"ready": pool.ready, "of": pool.count}}
     if settings is not None:
         reply |= {"rlstep": __version__} | settings | (pool.identity or dict.fromkeys(IDENTITY))
     if status == "ready":
-        return JSONResponse(reply)
-    return JSONResponse({"error": reason} | reply, 503, {"Retry-After": str(LOADING_RETRY_S)})
+        return AsciiJson(reply)
+    return AsciiJson({"error": reason} | reply, 503, {"Retry-After": str(LOADING_RETRY_S)})
 
 
 def _status(pool: Pool) -> tuple[str, str]:
@@ -200,7 +199,7 @@ class _Body:
         self.request, self.limit, self.held, self.size = request, limit, held, 0
 
     async def read(self) -> bytes:
-        """The whole body.
+        """The whole body; `state.received` of the request says when its last byte came.
 
         Raises:
             HTTPException: 408, 411 or 413.
@@ -226,6 +225,7 @@ class _Body:
             raise HTTPException(413, reason)
         if no_room:
             raise Unanswered(429, f"the server holds requests of {self.held.limit} bytes, as many as it can.", 1)
+        self.request.state.received = time.perf_counter()
         return bytes(body)
 
     def _hold(self, size: int) -> None:
@@ -236,31 +236,56 @@ class _Body:
         self.held.total -= self.size
 
 
+class _TellsOfTheEnd:
+    """ASGI middleware: a request that the server's end cuts off, as its body was still coming, is told so.
+
+    uvicorn cancels it. Left to that it would print a traceback, and answer 500, after which no client asks again.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except asyncio.CancelledError:
+            _log(Request(scope), "the server has stopped before the request was answered")
+            if not begun:
+                await AsciiJson({"error": "the server has stopped."}, 503)(scope, receive, send)
+
+
 def _log(request: Request, what: str) -> None:
     logger.warning("%s: %s", request.client.host if request.client else "unknown", what)
 
 
-async def _refuse(request: Request, error: StarletteHTTPException) -> JSONResponse:
+async def _refuse(request: Request, error: StarletteHTTPException) -> AsciiJson:
     reason = error.detail
     if error.status_code == 404:
         reason = "there are GET /health, POST /score and GET /metrics."
     elif error.status_code == 405:
         reason = f"{request.url.path} does not take {request.method}."
     _log(request, f"{error.status_code}: {reason}")
-    return JSONResponse({"error": reason}, error.status_code, error.headers)
+    return AsciiJson({"error": reason}, error.status_code, error.headers)
 
 
-async def _no_answer(request: Request, error: Unanswered) -> JSONResponse:
+async def _no_answer(request: Request, error: Unanswered) -> AsciiJson:
     _log(request, f"{error.status}: {error.reason}")
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return JSONResponse({"error": error.reason}, error.status, headers)
+    return AsciiJson({"error": error.reason}, error.status, headers)
 
 
-async def _client_has_gone(request: Request, _: ClientDisconnect) -> JSONResponse:
+async def _client_has_gone(request: Request, _: ClientDisconnect) -> AsciiJson:
     _log(request, "the client has gone")
-    return JSONResponse({"error": "the request ended early."}, GONE)  # which nobody reads
+    return AsciiJson({"error": "the request ended early."}, GONE)  # which nobody reads
 
 
-async def _fail(*_) -> JSONResponse:
+async def _fail(*_) -> AsciiJson:
     # A fault of ours: told here in one line; uvicorn prints the traceback.
-    return JSONResponse({"error": "the server failed; its own output says how."}, 500)
+    return AsciiJson({"error": "the server failed; its own output says how."}, 500)

@@ -6,7 +6,7 @@ end of the queue, so that one with ten thousand rows does not hold up one with t
 
 import math
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -45,7 +45,7 @@ class Job:
         rows: what is to be scored.
         answer: the scores of all rows, or the `Unanswered` that it ended with; cancelled when the client has gone.
         deaths: workers that died while they scored it.
-        waiting: its rows that are in the queue.
+        waiting: its parts that are in the queue.
     """
 
     def __init__(self, request: ScoreRequest):
@@ -53,7 +53,7 @@ class Job:
         texts = zip(request.prompts, request.completions, steps, strict=True)
         self.rows: list[Row] = [(*row, request.cut) for row in texts]
         self.answer: Future[list[list[float]]] = Future()
-        self.deaths = self.waiting = 0
+        self.deaths, self.waiting = 0, set[Part]()
         self._scores: list[list[float] | None] = [None] * len(self.rows)
         self._left = len(self.rows)
         self._lock = threading.Lock()  # two workers may score parts of it
@@ -114,7 +114,7 @@ class BatchQueue:
     def __init__(self, max_rows: int, batch_rows: int, across_clients: bool = True, workers: int = 1):
         self.max_rows, self.batch_rows, self.across_clients = max_rows, batch_rows, across_clients
         self._workers = workers
-        self._waiting: deque[Part] = deque()  # those of requests that are done are passed over
+        self._waiting: OrderedDict[Part, None] = OrderedDict()  # a set in order, of which any is quickly removed
         self._rows = 0
         self._unfinished: set[Job] = set()
         self._rows_per_second: float | None = None  # of one worker
@@ -167,10 +167,17 @@ class BatchQueue:
                 self._enter(part, first=True)
 
     def _enter(self, part: Part, first: bool = False) -> None:
-        self._waiting.insert(0 if first else len(self._waiting), part)
+        self._waiting[part] = None
+        if first:
+            self._waiting.move_to_end(part, last=False)
         self._rows += len(part)
-        part.job.waiting += len(part)
+        part.job.waiting.add(part)
         self._changed.notify()
+
+    def _leave(self, part: Part) -> None:
+        del self._waiting[part]
+        self._rows -= len(part)
+        part.job.waiting.remove(part)
 
     def take(self, timeout: float) -> list[Part] | None:
         """The next batch; an empty one if nothing comes for `timeout` seconds, None once the queue is closed."""
@@ -182,16 +189,14 @@ class BatchQueue:
         rows, characters = self.batch_rows, BATCH_CHARACTERS
         first = True
         while self._waiting and (first or self.across_clients):
-            part = self._waiting[0]
-            if part.job.answer.done():
-                self._waiting.popleft()
+            part = next(iter(self._waiting))
+            if part.job.answer.done():  # a moment ago
+                self._leave(part)
                 continue
             fitting, characters = _fitting(part, rows, characters)
             if not first and (part.alone or fitting < len(part)):
                 return  # a request that fits into a batch is not split
-            self._waiting.popleft()
-            part.job.waiting -= len(part)
-            self._rows -= len(part)
+            self._leave(part)
             if fitting < len(part):
                 part, rest = part.split(max(fitting, 1))
                 self._enter(rest)
@@ -235,8 +240,8 @@ class BatchQueue:
     def _forget(self, job: Job) -> None:
         with self._changed:
             self._unfinished.discard(job)
-            self._rows -= job.waiting
-            job.waiting = 0
+            for part in list(job.waiting):  # which hold its text
+                self._leave(part)
 
 
 def _fitting(part: Part, rows: int, characters: int) -> tuple[int, int]:

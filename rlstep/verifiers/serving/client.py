@@ -25,7 +25,7 @@ Row = tuple[PromptKey, str, tuple[Span, ...]]
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 HEALTH_TIMEOUT_S = 30.0
-TRY_AGAIN = (502, 503, 504)
+TRY_AGAIN = (408, 502, 503, 504)  # 408: the network held up what was sent
 LONGEST_ASKED_WAIT_S = 60.0  # of what a server asks for with Retry-After
 IDENTITY = ("name", "kind", "boundary", "prompt_format")
 ROW = re.compile(r"((?:field '\w+', )?row )(\d{1,9})(?=:)")
@@ -38,8 +38,9 @@ class RemoteRewardModel:
         url: where `rlstep serve` listens, for example http://gpu7:8000.
         timeout: seconds to wait for one request's scores, and as many again while the server says that it has too
             much to do (429): the request is sent again when it asks for that (Retry-After).
-        retries: how often a request is sent again when there is no connection, or the server is unavailable (502, 503,
-            504). Waits double from half a second to 30 seconds: 5 retries last 15 seconds, 20 last seven minutes.
+        retries: how often a request is sent again when there is no connection, what was sent did not arrive (408), or
+            the server is unavailable (502, 503, 504). Waits double from half a second to 30 seconds: 5 retries last 15
+            seconds, 20 last seven minutes.
         batch_rows: rows per request; fewer where they would exceed the server's limit in bytes. How rows are batched
             moves the scores' last digits.
         token: the server's token, where it asks for one; the environment's RLSTEP_SERVE_TOKEN by default.

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rlstep.runtime.halves import encodable
-from rlstep.steps.messages import Prompt, is_messages
+from rlstep.steps.messages import Prompt, is_messages, messages_fault
 from rlstep.steps.records import Span, shown
 
 
@@ -27,6 +27,8 @@ Spans = Annotated[list[Pair], Field(fail_fast=True)]
 
 def _prompt(value: object) -> Prompt:
     if not isinstance(value, str) and not is_messages(value):
+        if fault := messages_fault(value):
+            raise ValueError(f"{fault}.")
         raise PydanticCustomError("prompt", "a text or a list of messages")
     for text in [value] if isinstance(value, str) else [message["content"] for message in value]:
         _whole_characters(text)

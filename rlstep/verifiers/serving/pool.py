@@ -8,12 +8,13 @@ from collections.abc import Callable
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.serving.batching import BatchQueue, Part, Unanswered
 from rlstep.verifiers.serving.metrics import Metrics
-from rlstep.verifiers.serving.worker import Died, Failed, Refused, Worker
+from rlstep.verifiers.serving.worker import Died, Failed, Refused, Unreached, Worker
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.5  # how often an idle worker's process is looked at
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0  # before a worker that cannot be started is tried again
+UNREACHED_RETRY_S = 30
 MOST_DEATHS = 2  # of workers with one request: then it is the request
 
 
@@ -152,6 +153,11 @@ class Pool:
                 self._score(parts, worker)
             except Refused as error:
                 groups += self._without_the_faulty(parts, error)
+            except Unreached as error:  # each group alone would wait for as long as the first
+                groups.append(parts)
+                for part in (part for group in groups for part in group):
+                    part.job.refuse(Unanswered(503, str(error), UNREACHED_RETRY_S))
+                return
             except Failed as error:
                 logger.error("a batch of %d requests failed: %s", len(parts), error)
                 groups += _one_by_one(parts, Unanswered(500, "the server failed; its own output says how."))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import uvicorn
 
+from rlstep.runtime.connections import Connection, Server
 from rlstep.runtime.http import address, bind
 from rlstep.verifiers.serving.app import create_app
 from rlstep.verifiers.serving.batching import BatchQueue, Unanswered
@@ -94,7 +95,7 @@ class ScoreServer:
         held = HELD_REQUESTS * limits.max_request_bytes
         config = uvicorn.Config(
             create_app(self.name, self.pool, limits.max_request_bytes, held, self.token),
-            http="h11", ws="none", loop="asyncio", lifespan="off", backlog=BACKLOG, proxy_headers=False,
+            http=Connection, ws="none", loop="asyncio", lifespan="off", backlog=BACKLOG, proxy_headers=False,
             server_header=False, access_log=False, log_config=None, log_level="warning",
             timeout_graceful_shutdown=GOODBYE_S,
         )  # fmt: skip
@@ -129,7 +130,7 @@ class ScoreServer:
         self.close()
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """uvicorn, which on a signal goes on listening until what is queued has been answered."""
 
     def __init__(self, config: uvicorn.Config, pool: Pool, stop_s: float):

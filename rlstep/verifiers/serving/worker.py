@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlstep.runtime.cores import usable_cores
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.json_client import NoAnswer
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompt_options import PromptOptions
 from rlstep.verifiers.load import load_verifier
@@ -42,6 +43,10 @@ class Refused(Exception):
     def __init__(self, reason: str, row: int | None = None):
         super().__init__(reason)
         self.reason, self.row = reason, row
+
+
+class Unreached(Exception):
+    """The server that holds the verifier's weights does not answer; the message says how."""
 
 
 class Failed(Exception):
@@ -77,7 +82,7 @@ class Worker(Protocol):
         """(scores, tokens that they took).
 
         Raises:
-            Refused, Failed, Died: there are none.
+            Refused, Unreached, Failed, Died: there are none.
         """
 
     def kill(self) -> None:
@@ -97,7 +102,7 @@ def score_rows(verifier: RowScorer, rows: Sequence[Row]) -> tuple[list[list[floa
     """(scores, tokens that they took).
 
     Raises:
-        Refused, Failed: there are none.
+        Refused, Unreached, Failed: there are none.
     """
     before = verifier.tokens_scored
     scores: list[list[float]] = [[] for _ in rows]
@@ -110,6 +115,8 @@ def score_rows(verifier: RowScorer, rows: Sequence[Row]) -> tuple[list[list[floa
         return scores, verifier.tokens_scored - before
     except TooLong as error:
         raise Refused(error.problem, chosen[error.row]) from None
+    except NoAnswer as error:
+        raise Unreached(str(error)) from None
     except UserError as error:
         raise Refused(str(error)) from None
     except Exception:  # a fault of ours, or a full GPU
@@ -180,6 +187,8 @@ class WorkerProcess:
         except OSError:
             raise self._died() from None
         reply = self._receive()
+        if "unreached" in reply:
+            raise Unreached(reply["unreached"])
         if "failed" in reply:
             raise Failed(reply["failed"])
         if "refused" in reply:
@@ -243,6 +252,8 @@ def _reply(verifier: RowScorer, rows: list[Row]) -> dict:
         scores, tokens = score_rows(verifier, rows)
     except Refused as error:
         return {"refused": error.reason, "row": error.row}
+    except Unreached as error:
+        return {"unreached": str(error)}
     except Failed as error:
         return {"failed": str(error)}
     return {"scores": scores, "tokens": tokens}

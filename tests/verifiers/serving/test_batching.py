@@ -1,5 +1,8 @@
 """The queue of a server: which rows are scored together, and who is refused."""
 
+import gc
+import weakref
+
 import pytest
 
 from rlstep.verifiers.serving import batching
@@ -147,6 +150,19 @@ def test_what_nobody_waits_for_is_not_taken_and_takes_no_room():
     assert taken(waiting) == [("b", 0, 2), ("c", 0, 2)]
     second.answer.cancel()
     second.fill(0, [[], []])  # a worker had it in hand
+
+
+def test_the_text_of_what_nobody_waits_for_is_given_up():
+    """Also behind others, as where clients come and go while a worker computes for long."""
+    waiting = queue()
+    waiting.put(request(2, "a"))
+    gone = waiting.put(request(2, "b"))
+    gone.answer.cancel()
+    gone = weakref.ref(gone)
+    gc.collect()
+    assert gone() is None
+    waiting.put(request(2, "c"))
+    assert taken(waiting) == [("a", 0, 2), ("c", 0, 2)]
 
 
 def test_a_request_that_is_refused_in_part_is_not_scored_any_further():

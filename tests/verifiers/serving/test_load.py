@@ -5,14 +5,17 @@ import os
 import signal
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.requests import Request
 
 from rlstep import __version__
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.serving import app as app_module
 from rlstep.verifiers.serving import server as server_module
 from rlstep.verifiers.serving.client import RemoteRewardModel
 from rlstep.verifiers.serving.server import Limits, ScoreServer
@@ -26,6 +29,7 @@ from tests.verifiers.serving.servers import (
     asked,
     exchanged,
     opened,
+    raw,
     running,
     sent,
     serving,
@@ -349,6 +353,23 @@ def test_after_its_bound_a_server_that_stops_tells_those_who_wait(local):
         verifier.go_on.set()
 
 
+def test_a_body_that_a_server_stops_before_is_not_a_fault_of_the_server(local, monkeypatch, caplog):
+    monkeypatch.setattr(server_module, "GOODBYE_S", 0.2)
+    half = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+    with serving(local) as server, ThreadPoolExecutor(1) as threads:
+        begun, read = threading.Event(), Request.stream
+        monkeypatch.setattr(Request, "stream", lambda request: begun.set() or read(request))
+        reply = threads.submit(raw, server, half)
+        assert begun.wait(60)
+        server.stop()
+        head, _, body = reply.result().partition(b"\r\n\r\n")
+        counted = server.pool.metrics.total("requests", path="/score", status="503")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert json.loads(body) == {"error": "the server has stopped."}
+    assert counted == 1
+    assert "Traceback" not in caplog.text
+
+
 def test_a_second_signal_ends_the_server_at_once(local):
     """In this thread, as signals reach no other."""
     verifier, replies = Gated(local), []
@@ -419,6 +440,26 @@ def test_metrics_count_what_was_asked_and_answered(local, task):
         assert actual["rlstep_serve_unfinished_requests",] == 2
         assert actual["rlstep_serve_rows_total",] == 0, "each server counts its own"
         verifier.go_on.set()
+
+
+def test_faults_of_the_server_are_counted(local, monkeypatch):
+    def fails(*_):
+        raise ZeroDivisionError
+
+    with serving(local) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(app_module, "_health", fails)
+            assert sent(server, "GET", "/health") == (500, {"error": "the server failed; its own output says how."})
+        assert counts(server)["rlstep_serve_requests_total", "/health", "500"] == 1
+
+
+def test_latency_begins_with_the_last_byte(local, monkeypatch):
+    """A large request takes long to be read as JSON."""
+    read = app_module.parse
+    monkeypatch.setattr(app_module, "parse", lambda body: time.sleep(0.3) or read(body))
+    with serving(local) as server:
+        assert sent(server, "POST", "/score", SCORE)[0] == 200
+        assert counts(server)["rlstep_serve_score_seconds_sum",] >= 0.3
 
 
 def test_limits_have_the_stages_defaults():

@@ -10,7 +10,7 @@ from rlstep.verifiers.serving import pool as pool_module
 from rlstep.verifiers.serving.batching import BatchQueue, Unanswered
 from rlstep.verifiers.serving.messages import ScoreRequest
 from rlstep.verifiers.serving.pool import Pool
-from rlstep.verifiers.serving.worker import Died, Failed, Refused
+from rlstep.verifiers.serving.worker import Died, Failed, Refused, Unreached
 from tests.verifiers.serving.servers import wait_until
 
 IDENTITY = {"kind": "prm"}
@@ -20,7 +20,7 @@ class Told:
     """A worker that scores a completion "7" as [7.0] and does what other completions say.
 
     long: refuses the row; odd: refuses, and cannot say which row; broken: fails; deadly: dies; deadly once: dies the
-    first time; wait: waits until it may go on.
+    first time; unreached: its own server does not answer; wait: waits until it may go on.
     """
 
     def __init__(self, index: int, office: "Office"):
@@ -47,6 +47,8 @@ class Told:
                     raise Refused("too long", row)
                 case "odd":
                     raise Refused("odd")
+                case "unreached":
+                    raise Unreached("http://gpu7:8000 cannot be reached")
                 case "broken":
                     raise Failed("ZeroDivisionError")
                 case "deadly once" if self.office.deadly:
@@ -165,6 +167,17 @@ def test_a_fault_of_nobody_knows_which_row_is_found_by_scoring_each_request_alon
         assert (good.result(60), better.result(60)) == ([[1.0], [2.0]], [[3.0]])
     assert sorted(batch for _, batch in office.batches[2:]) == [["1", "2"], ["3"], [fault]]
     assert ("ZeroDivisionError" in caplog.text) == (fault == "broken")
+
+
+def test_while_a_workers_own_server_is_away_requests_are_put_off(office):
+    """All of the batch at once: to learn it takes minutes, and each alone would wait for as long."""
+    with office.pool() as pool:
+        answers = put_together(office, pool, ["1"], ["unreached"], ["long"])
+        assert [told(answer) for answer in answers] == [(503, "http://gpu7:8000 cannot be reached")] * 3
+        assert answers[0].exception().retry_after == pool_module.UNREACHED_RETRY_S
+        assert len(office.batches) == 2
+        assert put(pool, "4").result(60) == [[4.0]]
+    assert office.loads == [0], "the worker goes on"
 
 
 def test_what_a_dead_worker_had_is_scored_by_its_successor_one_by_one(office, caplog):

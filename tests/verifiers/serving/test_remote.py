@@ -222,6 +222,19 @@ def test_a_good_request_is_taken_as_it_is():
         ({"prompts": None}, "field 'prompts': expected a list of texts or of lists of messages, got null."),
         ({"prompts": "ab"}, "field 'prompts': expected a list of texts or of lists of messages, got \"ab\"."),
         ({"prompts": ["p", 7]}, "field 'prompts', row 1: expected a text or a list of messages, got 7."),
+        ({"prompts": ["p", []]}, "field 'prompts', row 1: expected a text or a list of messages, got []."),
+        (
+            {"prompts": ["p", [{"role": "user", "content": "7"}, {"role": "bot", "content": "7"}]]},
+            "field 'prompts', row 1: message 2 has the role 'bot'; roles are system, user, assistant, tool, developer.",
+        ),
+        (
+            {"prompts": ["p", [{"role": "user", "content": None}]]},
+            "field 'prompts', row 1: message 1 has a content that is no text but of the type NoneType.",
+        ),
+        (
+            {"prompts": ["p", [{"a\n127.0.0.1: 200": 0, "b" * 99: 0}]]},
+            f"field 'prompts', row 1: message 1 has no role (it has 'a\\n127.0.0.1: 200', {'b' * 39}...).",
+        ),
         ({"completions": ["abc", None]}, "field 'completions', row 1: expected a text, got null."),
         ({"completions": ["\ud83d", "de"]}, "field 'completions', row 0: half a surrogate pair is no character."),
         ({"completions": ["abc"]}, "field 'completions': 1 rows, but there are 2 prompts."),
@@ -253,6 +266,31 @@ def test_a_good_request_is_taken_as_it_is():
 )
 def test_bad_requests_name_field_and_row(server, changes, reason):
     assert sent(server, "POST", "/score", json.dumps(ROWS | changes).encode()) == (400, {"error": reason})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'["\ud800"]',
+        rb'{"\ud800": 1}',
+        rb'{"prompts": [], "completions": [], "cut": "\ud800"}',
+        rb'{"prompts": [["\ud800"]], "completions": ["a"]}',
+        rb'{"prompts": [[{"role": "\ud800", "content": "a"}]], "completions": ["a"]}',
+        rb'{"prompts": ["a"], "completions": [["\udfff"]]}',
+        rb'{"prompts": ["a"], "completions": ["a"], "steps": "\ud800"}',
+    ],
+)
+def test_a_fault_with_half_a_character_in_it_is_told_like_others(server, body, caplog):
+    status, reply = sent(server, "POST", "/score", body)
+    assert (status, [*reply]) == (400, ["error"])
+    assert "Traceback" not in caplog.text
+
+
+def test_a_name_that_is_no_text_in_utf8_is_told(local):
+    """As of a folder whose name has a byte that is none."""
+    with serving(local, name="prm\udcff") as server:
+        assert sent(server, "GET", "/health")[1]["name"] == "prm\udcff"
+        assert RemoteRewardModel(server.url).score([PROMPT], [COMPLETION]) == local.score([PROMPT], [COMPLETION])
 
 
 def test_a_missing_field_is_named():
@@ -579,7 +617,9 @@ def test_replies_that_are_no_scores_are_refused(reply, reason, waits):
     assert waits == []
 
 
-@pytest.mark.parametrize("fault", [(502, b"<html>"), (503, {"error": "busy"}), (504, {}), ("cut", b"{"), (None, b"")])
+@pytest.mark.parametrize(
+    "fault", [(408, {}), (502, b"<html>"), (503, {"error": "busy"}), (504, {}), ("cut", b"{"), (None, b"")]
+)
 def test_what_may_pass_is_tried_again(fault, waits):
     with running(Scripted(fault, fault, GOOD)) as other:
         assert RemoteRewardModel(other.url).score(["p"], ["a\nb"]) == [[0.25, 1.0]]

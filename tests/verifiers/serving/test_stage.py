@@ -141,6 +141,12 @@ def test_a_taken_port_is_refused_before_anything_is_loaded():
 
 @pytest.mark.distributed
 @pytest.mark.slow
+def test_an_empty_host_is_refused():
+    """The system takes it for every address of the machine."""
+    with pytest.raises(UserError, match=r"host is empty. Give 127\.0\.0\.1 .* or 0\.0\.0\.0"):
+        serve(ServeConfig("nowhere", host="", port=0))
+
+
 def test_serve_refuses_what_is_no_verifier_and_frees_the_port(tiny_lm):
     port = free_port()
     with pytest.raises(UserError, match="is no rlstep verifier"):
@@ -186,6 +192,8 @@ def test_limits_reach_the_server(monkeypatch):
     [
         ({"port": -1}, "port is -1"),
         ({"port": 65536}, "port is 65536"),
+        ({"model": ""}, "model is empty; give a verifier's folder or hub id"),
+        ({"name": ""}, "name is empty; give one, or leave it out"),
         ({"batch_tokens": 0}, "batch_tokens is 0"),
         ({"max_request_mb": 0}, "max_request_mb is 0"),
         ({"workers": 0}, "workers is 0"),
@@ -198,7 +206,7 @@ def test_limits_reach_the_server(monkeypatch):
 )
 def test_settings_are_checked(options, reason):
     with pytest.raises(UserError, match=reason):
-        ServeConfig("folder", **options)
+        ServeConfig(**{"model": "folder"} | options)
 
 
 def test_the_name_is_the_folders_or_the_hubs(tmp_path):

@@ -28,6 +28,8 @@ from rlstep.tasks.small import small_model
 from rlstep.verifiers.load import load_verifier
 from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.serving.server import ScoreServer
+from rlstep.verifiers.serving.vllm_pooling import PooledRewardModel
+from rlstep.verifiers.serving.worker import Unreached, score_rows
 from rlstep.verifiers.spec import VerifierSpec
 from rlstep.verifiers.training.start import new_verifier
 from tests.model_server import ModelServer, error
@@ -207,6 +209,16 @@ def test_rlstep_serve_stands_before_it(serve, verifier_paths, rows, monkeypatch)
     assert values == load_verifier(address(server)).score(*rows)
     with pytest.raises(UserError, match="batch_tokens is 7, but vllm.http.* makes no use of it"):
         serve_stage(ServeConfig(address(server), port=0, batch_tokens=7))
+
+
+def test_behind_rlstep_serve_a_server_that_is_away_is_no_fault_of_the_rows(serve, verifier_paths, rows):
+    server = serve(verifier_paths["prm"])
+    verifier = PooledRewardModel(address(server), retry_for=0.1)
+    requests_ = [(prompt, completion, steps, False) for prompt, completion, steps in zip(*rows, strict=True)]
+    assert score_rows(verifier, requests_)[0] == verifier.score(*rows)
+    server.close()
+    with pytest.raises(Unreached, match=f"{server.url} cannot be reached"):
+        score_rows(verifier, requests_)
 
 
 def test_ppo_takes_it_for_its_prm(serve, verifier_paths, rows, ppo_arguments):
