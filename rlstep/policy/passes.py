@@ -101,7 +101,12 @@ def _packed(trainer: GRPOTrainer) -> PackedForward | None:
     if refusal is not None:
         logger.warning("completions are padded, which takes longer: %s", refusal)
         return None
+    args = trainer.args
     # A head in float32 is TRL's fused one, which autocast does not turn to half precision.
-    kept_logits = 0 if trainer.args.cast_lm_head_to_fp32 else int(trainer.args.kept_logits_gib * 2**30 / 4)
-    pad_id = pad_id_of(trainer._tokenizer)
-    return PackedForward(trainer.model, pad_id, trainer.temperature, kept_logits, trainer.num_generations)
+    kept_logits = 0 if args.cast_lm_head_to_fp32 else int(args.kept_logits_gib * 2**30 / 4)
+    # In float16 most of a vocabulary's probabilities are 0, unless the loss's scale comes before they are rounded.
+    half = args.fp16 or trainer.model.dtype == torch.float16
+    entropy_in_loss = args.entropy_coef or args.use_adaptive_entropy
+    frozen_head = not (args.cast_lm_head_to_fp32 or half or entropy_in_loss)
+    pad_id, group = pad_id_of(trainer._tokenizer), trainer.num_generations
+    return PackedForward(trainer.model, pad_id, trainer.temperature, kept_logits, group, frozen_head)
