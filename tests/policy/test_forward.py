@@ -287,6 +287,16 @@ def test_heads_keep_no_logits_unless_the_loss_has_entropies(scripted, rows, sett
     assert (trainer.passes.packed._frozen_head(trainer.model) is not None) == frozen
 
 
+def test_freed_memory_is_given_back_before_a_pass_with_gradients_on_a_cpu(scripted, rows, monkeypatch):
+    given_back = []
+    monkeypatch.setattr("rlstep.policy.trainer.give_back_freed_memory", lambda: given_back.append(1))
+    trainer = scripted(rows)
+    batch = trainer.batch()
+    assert given_back == []
+    trainer.compute_loss(trainer.model, batch)
+    assert given_back == [1]
+
+
 def test_a_problems_samples_are_trained_in_one_micro_batch(scripted, row):
     rows = [row(str(number)) for number in range(8)]
     trainer = scripted(
