@@ -12,6 +12,7 @@ from rlstep.core.memory import (
     mask_bytes,
     working_per_place,
 )
+from rlstep.core.token_stats import CPU_HEAD_PIECE, CPU_PIECE, HEAD_PIECE, PIECE
 from rlstep.planning.models import Model
 from rlstep.verifiers.packing import pack, work_per_token
 
@@ -105,6 +106,22 @@ def fused_head(shape: Shape, head_tokens: int, number: int, trained: bool, tiles
         + head_tokens * shape.hidden * (FLOAT + number)
         + (FLOAT * shape.hidden * shape.vocabulary if trained else 0)
     )
+
+
+def frozen_head(shape: Shape, head_tokens: int, precision: Precision, on_cpu: bool) -> float:
+    """Bytes of a head that is not trained: a piece of logits, what is made of a part of it, and what tokens keep.
+
+    Args:
+        shape, precision: the model's.
+        head_tokens: tokens that the head sees.
+        on_cpu: pieces there are smaller.
+    """
+    cast = 0 if precision.compute == precision.weights else precision.compute * shape.hidden * shape.vocabulary
+    piece, part = (CPU_HEAD_PIECE, CPU_PIECE) if on_cpu else (HEAD_PIECE, PIECE)
+    logits = head_tokens * shape.vocabulary
+    # Scaled logits, their logarithms and probabilities, in float32.
+    working = precision.compute * min(logits, piece) + 3 * FLOAT * min(logits, part)
+    return cast + working + 2 * FLOAT * head_tokens * shape.hidden
 
 
 def kept_head(shape: Shape, head_tokens: int, number: int, trained: bool) -> float:

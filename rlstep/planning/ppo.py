@@ -13,7 +13,7 @@ from rlstep.core.flops import Work, forward_flops, rows_work, training_flops
 from rlstep.core.memory import FLOAT, GIB, key_value_cache
 from rlstep.planning.models import Models
 from rlstep.planning.parts import StagePlan, hours_of, in_gib
-from rlstep.planning.passes import Layout, fused_head, kept_head, layout_of
+from rlstep.planning.passes import CPU_TILES, Layout, frozen_head, fused_head, kept_head, layout_of
 from rlstep.planning.settings import Lengths, Machine, bytes_of, rows_in, updates_of
 from rlstep.planning.trainee import Trainee, trainee_of
 from rlstep.planning.verifiers import loaded
@@ -178,7 +178,10 @@ def _training_peak(trainee: Trainee, values: Mapping, layout: Layout, head_token
     # Accelerate hands logits out in float32 under mixed precision; DeepSpeed leaves their type.
     number = trainee.precision.compute if trainee.zero.engine else FLOAT
     logits = head_tokens * trunk.shape.vocabulary
-    if values["packing"] and logits * FLOAT <= values["kept_logits_gib"] * GIB:
+    if _is_frozen_head(trainee, values):
+        head = frozen_head(trunk.shape, head_tokens, trainee.precision, on_cpu=trainee.tiles == CPU_TILES)
+        left = FLOAT * head_tokens * trunk.shape.hidden
+    elif values["packing"] and logits * FLOAT <= values["kept_logits_gib"] * GIB:
         head, left = kept_head(trunk.shape, head_tokens, number, whole), number * logits
     else:
         head, left = fused_head(trunk.shape, head_tokens, trainee.precision.compute, whole, trainee.tiles), 0.0
@@ -187,6 +190,14 @@ def _training_peak(trainee: Trainee, values: Mapping, layout: Layout, head_token
     # The critic's pass comes after the policy's head, and its backward pass before.
     second = left + kept + trunk.working(layout) if adapter_critic else 0.0
     return trainee.casts() * (2 if adapter_critic else 1) + kept + max(first, second)
+
+
+def _is_frozen_head(trainee: Trainee, values: Mapping) -> bool:
+    """Whether the head keeps no logits (`rlstep.policy.passes`)."""
+    entropy_in_loss = values["entropy_coef"] or values["use_adaptive_entropy"]
+    other = trainee.adapter is None or values.get("lora_modules_to_save") or trainee.zero.stage == 3
+    half = values["fp16"] or values.get("dtype") == "float16"
+    return bool(values["packing"]) and not (other or half or entropy_in_loss or values["cast_lm_head_to_fp32"])
 
 
 def _work(values: Mapping, lengths: Lengths, T: int, completions: int) -> tuple[Work, Work]:

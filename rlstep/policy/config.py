@@ -169,7 +169,8 @@ class StepPPOConfig(GRPOConfig):
         default=1.0,
         metadata={
             "help": "packing: up to how many GiB of logits of a micro-batch are kept for the backward pass; beyond, "
-            "they are computed again, in pieces."
+            "they are computed again, in pieces. None are under a frozen head, as with LoRA, unless entropy is in the "
+            "loss."
         },
     )
     tokens_per_device: Annotated[int | None, Range(at_least=1), PLACED] = field(

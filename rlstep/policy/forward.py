@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from rlstep.core.token_stats import log_probs_and_entropies
-from rlstep.verifiers.attention import shares_places
+from rlstep.core.token_stats import log_probs_and_entropies, log_probs_under_frozen_head
+from rlstep.verifiers.attention import shares_places, tried_as
 from rlstep.verifiers.features import TokenFeature
 from rlstep.verifiers.forward import batch_of, collate, inputs_of, unwrapped
+from rlstep.verifiers.heads import is_plain_head
 from rlstep.verifiers.packing import can_pack, rescaled_beyond, window_of, work_per_token
 
 logger = logging.getLogger(__name__)
@@ -60,10 +61,21 @@ class PackedForward:
         kept_logits: how many logits may be kept for the backward pass. Beyond, TRL's fused head computes them again in
             pieces: a fifth more time, next to no memory.
         group: samples of one problem, which stand side by side.
+        frozen_head: a head whose weights are frozen, and whose logits are the model's, keeps no logits, and takes no
+            more time. Entropies then have no gradient.
     """
 
-    def __init__(self, model: PreTrainedModel, pad_id: int, temperature: float, kept_logits: int, group: int):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pad_id: int,
+        temperature: float,
+        kept_logits: int,
+        group: int,
+        frozen_head: bool = False,
+    ):
         self.pad_id, self.temperature, self.kept_logits, self.group = pad_id, temperature, kept_logits, group
+        self._plain_head = frozen_head and not is_deepspeed_zero3_enabled() and _has_plain_head(model)
         self.vocabulary = model.config.get_text_config().vocab_size
         self._window, self._work = window_of(model.config), work_per_token(model.config)
         self._share, self._rescaled = shares_places(model.config), rescaled_beyond(model.config)
@@ -154,18 +166,33 @@ class PackedForward:
         batch = packed_batch(model, features, self.pad_id)
         inputs, next_ids_N = inputs_of(model, batch), batch["next_ids"]
 
-        def choose(hidden_BLH: Tensor) -> Tensor:
-            return hidden_BLH[batch["rows"], batch["positions"]][None]
+        head, chosen = self._frozen_head(model), []
 
-        with hidden_states(model, choose) as seen:
-            if len(next_ids_N) * self.vocabulary <= self.kept_logits:
+        def choose(hidden_BLH: Tensor) -> Tensor:
+            chosen.append(hidden_BLH[batch["rows"], batch["positions"]])
+            return chosen[0][None] if head is None else hidden_BLH[:, :0]
+
+        with hidden_states(model, choose):
+            if head is not None:
+                model(**inputs)
+                weights = head.weight, head.bias
+                read = log_probs_under_frozen_head(chosen[0], *weights, next_ids_N, self.temperature)
+            elif len(next_ids_N) * self.vocabulary <= self.kept_logits:
                 logits_NV = model(**inputs).logits[0]
                 read = log_probs_and_entropies(logits_NV, next_ids_N, self.temperature)
             else:
                 fused = model(**inputs, shift_labels=next_ids_N[None], fused_lm_head=True)
                 entropies_1N = torch.zeros_like(fused.log_probs) if fused.entropy is None else fused.entropy
                 read = fused.log_probs[0], entropies_1N[0]
-        return read if read_values is None else (*read, read_values(seen[0][0]))
+        return read if read_values is None else (*read, read_values(chosen[0]))
+
+    def _frozen_head(self, model: nn.Module) -> nn.Linear | None:
+        """The model's head, where it is read beside the model's own forward."""
+        head = _head_of(model) if self._plain_head else None
+        # Exactly: an adapter's or a quantised layer is one with weights that say less than the layer does.
+        if type(head) is not nn.Linear or any(weight.requires_grad for weight in head.parameters()):
+            return None
+        return head
 
 
 def features_of(input_ids_BS: Tensor, attention_mask_BS: Tensor, T: int, last: bool = False) -> list[TokenFeature]:
@@ -253,9 +280,21 @@ def hidden_states(model: nn.Module, choose: Callable[[Tensor], Tensor] | None = 
 
 def backbone_of(model: nn.Module) -> nn.Module:
     """A causal LM without its head, with whatever adapter is in it; the model may be wrapped."""
+    return _causal_lm(model).base_model
+
+
+def _has_plain_head(model: PreTrainedModel) -> bool:
+    with tried_as(_causal_lm(model), packed=False):
+        return is_plain_head(model, _head_of(model))
+
+
+def _head_of(model: nn.Module) -> nn.Module:
+    return _causal_lm(model).get_output_embeddings()
+
+
+def _causal_lm(model: nn.Module) -> PreTrainedModel:
     inner = unwrapped(model)
-    causal_lm = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    return causal_lm.base_model
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 def groups_together(slices: list[dict[str, Tensor | None]]) -> list[dict[str, Tensor | None]]:

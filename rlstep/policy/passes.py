@@ -119,9 +119,14 @@ def _packed_forward(trainer: GRPOTrainer, reached: bool) -> PackedForward | None
     if refusal is not None:
         logger.warning("completions are padded, which takes longer: %s", refusal)
         return None
+    args = trainer.args
     # A head in float32 is TRL's fused one, which autocast does not turn to half precision. And OPT's own forward does
     # not call the module before its head, from which the fused one reads.
-    fused = trainer.args.cast_lm_head_to_fp32 or not reached
-    kept_logits = 0 if fused else int(trainer.args.kept_logits_gib * 2**30 / 4)
-    pad_id = pad_id_of(trainer._tokenizer)
-    return PackedForward(trainer.model, pad_id, trainer.temperature, kept_logits, trainer.num_generations)
+    fused = args.cast_lm_head_to_fp32 or not reached
+    kept_logits = 0 if fused else int(args.kept_logits_gib * 2**30 / 4)
+    # In float16 most of a vocabulary's probabilities are 0, unless the loss's scale comes before they are rounded.
+    half = args.fp16 or trainer.model.dtype == torch.float16
+    entropy_in_loss = args.entropy_coef or args.use_adaptive_entropy
+    frozen_head = not (fused or half or entropy_in_loss)
+    pad_id, group = pad_id_of(trainer._tokenizer), trainer.num_generations
+    return PackedForward(trainer.model, pad_id, trainer.temperature, kept_logits, group, frozen_head)

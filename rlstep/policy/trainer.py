@@ -40,6 +40,7 @@ from rlstep.policy.token_advantages import TokenAdvantages
 from rlstep.policy.value_function import SyncPolicyAlone, ValueFunction
 from rlstep.policy.vllm_sync import PolicyOnVLLM
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.heap import give_back_freed_memory
 from rlstep.runtime.processes import start_processes
 from rlstep.steps.prompts import PromptFormat
 from rlstep.verifiers.adapters import Adapter, name_bases_in_full
@@ -262,6 +263,8 @@ class StepPPOTrainer(TokenAdvantages, ExactPolicyResume, PolicyOnVLLM, GRPOTrain
 
     def _compute_loss(self, model, inputs):
         """TRL's policy loss, the KL where it is not TRL's, and the value loss, in one backward pass."""
+        if self.accelerator.device.type == "cpu":
+            give_back_freed_memory()
         valued, mask_BT = "returns" in inputs, inputs["completion_mask"]
         tap = Tap(model, self.value_function.beside_policy if valued else None)
         with trls_kl(self, added=self.args.kl_is_trls):

@@ -65,7 +65,6 @@ def _cast_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[to
     return (inputs[0].to(next(module.parameters()).dtype), *inputs[1:])
 
 
-@torch.no_grad()
 def require_plain_head(model: nn.Module) -> None:
     """Refuses models that change what their head gives (Gemma 2's soft cap, Cohere's scale).
 
@@ -74,15 +73,32 @@ def require_plain_head(model: nn.Module) -> None:
     Raises:
         UserError: the model's logits are not its head's.
     """
-    outputs = []
-    hook = head_of(model).register_forward_hook(lambda _, inputs, output: outputs.append(output))
+    if not is_plain_head(model, head_of(model)):
+        raise UserError(
+            f"{type(model).__name__} changes the logits that its head gives, which implicit PRMs cannot follow; take a "
+            "model of the Qwen, Llama or Mistral families."
+        )
+
+
+@torch.no_grad()
+def is_plain_head(model: nn.Module, head: nn.Module) -> bool:
+    """Whether a model's logits are those that its head gives, neither scaled nor capped.
+
+    Args:
+        model: a causal LM, wrapped by PEFT or not.
+        head: its head.
+    """
+    planted = []
+
+    def plant(_, __, logits):
+        # Large ones, as a cap shows only there.
+        planted.append(torch.linspace(-100, 100, logits.numel()).to(logits).view_as(logits))
+        return planted[-1].clone()
+
+    hook = head.register_forward_hook(plant)
     ids = torch.arange(1, 5, device=next(model.parameters()).device)[None] % model.config.get_text_config().vocab_size
     try:
         logits = model(input_ids=ids, use_cache=False).logits
     finally:
         hook.remove()
-    if len(outputs) != 1 or not torch.allclose(outputs[0].float(), logits.float()):
-        raise UserError(
-            f"{type(model).__name__} changes the logits that its head gives, which implicit PRMs cannot follow; take a "
-            "model of the Qwen, Llama or Mistral families."
-        )
+    return len(planted) == 1 and torch.equal(planted[0].float(), logits.float())

@@ -12,7 +12,8 @@ token advantages and of the metrics.
 generation (`tests/benchmarks/update.py`): at lengths like those of GSM8K, with long prompts, and with rows that have
 neither padding nor anything to share. It verifies that gradients are equal and prints the ratio (plain over ours), the
 seconds, the memory and the useful operations; on a GPU also tokens per second and the model FLOP utilisation. Times on
-a CPU are those of one thread.
+a CPU are those of one thread. `--tokens N` gives ours a budget of tokens, and `--plain-micro N` the plain trainer other
+micro-batches where its rows do not fit: the gradients stay the same.
 
 Run: python -m tests.benchmarks.bench_ppo --work full
 """
@@ -184,8 +185,9 @@ def update(options, folder: Path) -> dict:
     problems = draw(lengths, count * (options.updates + 1), len(words), words.eos_token_id)
     batches = [problems[start : start + count] for start in range(0, len(problems), count)]
     setting = Setting(
-        folder, model, words, batches, lengths.cap, options.epochs, options.micro, options.device, options.attention
-    )
+        folder, model, words, batches, lengths.cap, options.epochs, options.micro, options.device, options.attention,
+        options.tokens, options.plain_micro,
+    )  # fmt: skip
     if options.memory_of:
         return {"bytes": memory(replace(setting, batches=batches[:1]), options.memory_of)}
     # First, while this process holds no trainers: both sides' and a child's together may not fit.
@@ -214,7 +216,8 @@ def _child(more: list[str]) -> dict:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def main() -> None:
+def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line's, with what their defaults depend on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", choices=("full", "dense", "update"), required=True)
     parser.add_argument("--updates", type=int, default=3, help="timed ones; full, dense: two more warm up and end it")
@@ -225,13 +228,24 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="6m", help="update: the policy's")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="update")
     parser.add_argument("--attention", default="sdpa", help="update: of ours, for example flex_attention on a GPU")
+    parser.add_argument("--tokens", type=int, help="update: tokens_per_device of ours; by default none")
+    parser.add_argument("--plain-micro", type=int, help="update: rows a forward pass of the plain trainer")
     parser.add_argument("--peak-tflops", type=float, default=989, help="the GPU's in bfloat16; by default an H100's")
     parser.add_argument("--lengths", choices=WORK, help="update: one kind of lengths alone")
     parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.epochs = options.epochs or (1 if options.work == "update" else 4)
     options.micro = options.micro or (8 if options.work == "update" else 4)
+    if options.work != "update" and (options.tokens or options.plain_micro):
+        parser.error(f"--tokens and --plain-micro are of --work update, and do nothing in --work {options.work}")
+    if options.plain_micro and options.rows % options.plain_micro:
+        parser.error(f"{options.rows} rows are not a multiple of --plain-micro {options.plain_micro}")
+    return options
+
+
+def main() -> None:
+    options = options_of()
     if options.device == "cpu":
         torch.set_num_threads(1)
     if not options.child:
@@ -251,6 +265,7 @@ def main() -> None:
         else:
             actual = update(options, Path(folder))
     sizes = {"new_tokens": NEW_TOKENS} if options.work != "update" else {"shape": options.shape}
+    sizes |= {name: value for name in ("tokens", "plain_micro") if (value := getattr(options, name)) is not None}
     print(json.dumps({"rows": options.rows, **sizes, "micro_batch": options.micro, **actual}))
 
 

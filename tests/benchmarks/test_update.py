@@ -1,12 +1,16 @@
 """The benchmark of an update: both sides do the same work, and the count of useful operations."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from transformers import AutoTokenizer, LlamaConfig
+from trl import GRPOTrainer
 
+from rlstep.policy.trainer import StepPPOTrainer
 from tests.benchmarks import trainers
+from tests.benchmarks.bench_ppo import options_of
 from tests.benchmarks.update import SAMPLES, SIDES, Lengths, Problem, Setting, draw, memory, timed, useful_flops
 
 SIZES = {
@@ -31,6 +35,42 @@ def test_both_sides_have_the_same_gradients(setting):
     assert min(result["gradient_norm"].values()) > 1e-3
     assert result["gradient_difference"] < 1e-4
     assert result["ratios"] == [result["ratio"]]  # the first of two updates warms up
+
+
+def test_a_budget_of_tokens_cuts_ours_and_plain_has_micro_batches_of_its_own(setting, monkeypatch):
+    """Gradients are compared over the whole update: 16 rows in two micro-batches of ours, cut, and in four of plain."""
+    cuts, rows = [], []
+    loss_of_ours, loss_of_plain = StepPPOTrainer._compute_loss, GRPOTrainer._compute_loss
+
+    def seen(of, original):
+        def loss(self, model, inputs):
+            if type(self) is of:
+                (cuts if of is StepPPOTrainer else rows).append(len(inputs["prompt_ids"]))
+            return original(self, model, inputs)
+
+        return loss
+
+    monkeypatch.setattr(StepPPOTrainer, "_compute_loss", seen(StepPPOTrainer, loss_of_ours))
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", seen(GRPOTrainer, loss_of_plain))
+    result = timed(replace(setting, tokens=48, plain_micro=4))
+    assert result["gradient_difference"] < 1e-4
+    assert rows == [4] * (2 * 2 * 4)
+    assert len(cuts) > 2 * 2 * 2
+    assert sum(cuts) == 2 * 2 * 16
+
+
+@pytest.mark.parametrize("option", ["--tokens", "--plain-micro"])
+def test_options_that_would_do_nothing_are_refused(option, capsys):
+    assert options_of(["--work", "update", option, "8"]).work == "update"
+    with pytest.raises(SystemExit):
+        options_of(["--work", "full", option, "8"])
+    assert "do nothing in --work full" in capsys.readouterr().err
+
+
+def test_rows_that_micro_batches_of_plain_do_not_divide_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        options_of(["--work", "update", "--plain-micro", "3"])
+    assert "64 rows are not a multiple of --plain-micro 3" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux's /proc")

@@ -142,6 +142,8 @@ class Setting:
         micro: rows in a forward pass.
         device: cpu or cuda.
         attention: what ours computes its attention with; plain takes sdpa.
+        tokens: `tokens_per_device` of ours.
+        plain_micro: rows in a forward pass of plain, where it is to be another number.
     """
 
     folder: Path
@@ -153,6 +155,8 @@ class Setting:
     micro: int
     device: str
     attention: str = "sdpa"
+    tokens: int | None = None
+    plain_micro: int | None = None
 
     @property
     def rows(self) -> int:
@@ -162,11 +166,14 @@ class Setting:
         """A trainer whose policy writes the given completions."""
         problems = [problem for batch in self.batches for problem in batch]
         texts = [{"prompt": self.words.decode(problem.prompt), "reference": ""} for problem in problems]
-        kind = StepPPOConfig if side == "ours" else GRPOConfig
+        if side == "ours":
+            kind, micro, attention, own = StepPPOConfig, self.micro, self.attention, {"tokens_per_device": self.tokens}
+        else:
+            kind, micro, attention, own = GRPOConfig, self.plain_micro or self.micro, "sdpa", {}
         args = arguments(
-            kind, self.folder, len(self.batches), self.epochs, self.micro, rows=self.rows, new_tokens=self.cap,
+            kind, self.folder, len(self.batches), self.epochs, micro, rows=self.rows, new_tokens=self.cap,
             scale_rewards="none", use_cpu=self.device == "cpu", bf16=self.device == "cuda",
-            model_init_kwargs={"attn_implementation": self.attention if side == "ours" else "sdpa"},
+            model_init_kwargs={"attn_implementation": attention}, **own,
         )  # fmt: skip
         # The same random matrices on both sides, none of them zero, so that all have gradients from the start.
         adapter = lora()

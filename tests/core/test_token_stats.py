@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Categorical
 
 from rlstep.core import token_stats
-from rlstep.core.token_stats import log_probs_and_entropies
+from rlstep.core.token_stats import log_probs_and_entropies, log_probs_under_frozen_head
 
 
 def test_by_hand():
@@ -63,3 +63,53 @@ def test_half_precision_is_summed_in_float32():
     assert logp_N.dtype == torch.float32
     torch.testing.assert_close(logp_N.double(), oracle.log_prob(tokens_N), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(entropy_N.double(), oracle.entropy(), atol=1e-4, rtol=1e-5)
+
+
+# --- Under a frozen head
+
+
+@pytest.fixture
+def head(monkeypatch):
+    """Hidden states, weights and tokens; three rows of logits at a time, worked through one by one."""
+    monkeypatch.setattr(token_stats, "CPU_HEAD_PIECE", 40)
+    monkeypatch.setattr(token_stats, "CPU_PIECE", 13)
+    torch.manual_seed(0)
+    return torch.randn(10, 5, requires_grad=True), torch.randn(13, 5), torch.randint(13, (10,))
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("bias_V", [None, torch.linspace(-1, 1, 13)], ids=["no bias", "bias"])
+def test_a_frozen_head_gives_the_same_as_its_logits(head, temperature, bias_V):
+    (hidden_NH, weight_VH, tokens_N), weights_N = head, torch.linspace(-1, 1, 10)
+    logits_NV = torch.nn.functional.linear(hidden_NH, weight_VH, bias_V)
+    expected = log_probs_and_entropies(logits_NV, tokens_N, temperature)
+    actual = log_probs_under_frozen_head(hidden_NH, weight_VH, bias_V, tokens_N, temperature)
+    torch.testing.assert_close(actual, expected)
+    assert not actual[1].requires_grad
+    gradients = [torch.autograd.grad((weights_N * of[0]).sum(), hidden_NH)[0] for of in (actual, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-6)
+
+
+def test_a_frozen_head_keeps_nothing_as_large_as_logits(head):
+    hidden_NH, weight_VH, tokens_N = head
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        log_probs_under_frozen_head(hidden_NH, weight_VH, None, tokens_N)
+    assert kept == [hidden_NH.numel()]
+
+
+def test_no_rows_under_a_frozen_head_keep_the_graph(head):
+    hidden_NH, weight_VH, tokens_N = head
+    log_probs_under_frozen_head(hidden_NH[:0], weight_VH, None, tokens_N[:0])[0].sum().backward()
+    assert torch.equal(hidden_NH.grad, torch.zeros_like(hidden_NH))
+
+
+def test_a_frozen_head_multiplies_in_autocasts_precision(head):
+    hidden_NH, weight_VH, tokens_N = head
+    logits_NV = (hidden_NH.bfloat16() @ weight_VH.bfloat16().T).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = log_probs_under_frozen_head(hidden_NH, weight_VH, None, tokens_N)
+    torch.testing.assert_close(actual[0].detach(), log_probs_and_entropies(logits_NV, tokens_N)[0])
+    assert actual[0].dtype == torch.float32
+    actual[0].sum().backward()
+    assert hidden_NH.grad.dtype == torch.float32

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.distributions import Categorical
-from transformers import AutoModelForCausalLM, set_seed
+from transformers import AutoModelForCausalLM, GraniteConfig, set_seed
 from trl.trainer.utils import add_fused_lm_head
 
 from rlstep.policy.forward import PackedForward, groups_together
@@ -36,7 +36,7 @@ def family(name: str, **config) -> torch.nn.Module:
     set_seed(0)
     chosen = FAMILIES[name]
     model = AutoModelForCausalLM.from_config(
-        chosen.config(vocab_size=101, initializer_range=0.15, pad_token_id=0, **chosen.options | config)
+        chosen.config(**{"vocab_size": 101, "initializer_range": 0.15, "pad_token_id": 0} | chosen.options | config)
     )
     add_fused_lm_head(model, TEMPERATURE, outputs=("log_probs", "entropy"))
     return model.eval()
@@ -56,12 +56,12 @@ def plain(model, ids, mask) -> tuple[torch.Tensor, torch.Tensor]:
     return drawn_from.log_prob(ids[:, -T:]) * asked, drawn_from.entropy() * asked
 
 
-def gradients(model, read, ids, mask) -> list[torch.Tensor]:
+def gradients(model, read, ids, mask, entropies: float = 0.1) -> list[torch.Tensor]:
     """Of a loss in which every token weighs differently."""
     log_probs_BT, entropies_BT = read(model, ids, mask)
     weights_BT = torch.linspace(-1, 1, len(ids) * T).view(-1, T)
     model.zero_grad()
-    (weights_BT * log_probs_BT - 0.1 * weights_BT.flip(0) * entropies_BT).sum().backward()
+    (weights_BT * log_probs_BT - entropies * weights_BT.flip(0) * entropies_BT).sum().backward()
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
@@ -96,6 +96,46 @@ def test_values_and_gradients_are_those_of_padded_rows(name, attention, weights,
     assert forward.fits(mask)
     ours, theirs = forward(model, ids, mask, T), plain(model, ids, mask)
     torch.testing.assert_close(ours, theirs, atol=3e-6, rtol=1e-5)
+    read = [lambda *args: forward(*args, T), plain]
+    for left, right in zip(*(gradients(model, one, ids, mask) for one in read), strict=True):
+        torch.testing.assert_close(left, right, atol=1e-5 * right.abs().max().item() + 1e-7, rtol=1e-4)
+
+
+def saved_sizes(model, forward, ids, mask) -> list[int]:
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+        forward(model, ids, mask, T)
+    return sizes
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_a_frozen_head_keeps_no_logits_and_gives_the_same_gradients(name):
+    model, (ids, mask) = with_lora(family(name, vocab_size=1009)), padded_rows(1009)
+    if (window := packing.window_of(model.config)) is not None:
+        mask[:, P + window - 12 :] = 0
+    forward = PackedForward(model, 0, TEMPERATURE, ALL, GROUP, frozen_head=True)
+    torch.testing.assert_close(forward(model, ids, mask, T), plain(model, ids, mask), atol=3e-6, rtol=1e-5)
+    read = [lambda *args: forward(*args, T), plain]
+    for left, right in zip(*(gradients(model, one, ids, mask, 0.0) for one in read), strict=True):
+        torch.testing.assert_close(left, right, atol=1e-5 * right.abs().max().item() + 1e-7, rtol=1e-4)
+    logits = int(mask[:, -T:].sum()) * 1009
+    assert logits in saved_sizes(model, packed(model), ids, mask)
+    assert logits not in saved_sizes(model, forward, ids, mask)
+
+
+@pytest.mark.parametrize("trained", ["all weights", "an adapter on the head", "scaled logits"])
+def test_a_head_that_is_trained_or_not_the_last_is_read_within_the_models_forward(trained):
+    model, (ids, mask) = family("llama"), padded_rows(101)
+    if trained == "scaled logits":
+        sizes = {name: model.config.to_dict()[name] for name in ("hidden_size", "intermediate_size", "vocab_size")}
+        heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+        model = AutoModelForCausalLM.from_config(GraniteConfig(**sizes, **heads, logits_scaling=0.25, pad_token_id=0))
+        add_fused_lm_head(model.eval(), TEMPERATURE, outputs=("log_probs", "entropy"))
+    if trained != "all weights":
+        targets = ["lm_head"] if trained == "an adapter on the head" else ["q_proj"]
+        model = get_peft_model(model, LoraConfig(r=4, target_modules=targets, init_lora_weights=False))
+    forward = PackedForward(model, 0, TEMPERATURE, ALL, GROUP, frozen_head=True)
+    torch.testing.assert_close(forward(model, ids, mask, T), plain(model, ids, mask), atol=3e-6, rtol=1e-5)
     read = [lambda *args: forward(*args, T), plain]
     for left, right in zip(*(gradients(model, one, ids, mask) for one in read), strict=True):
         torch.testing.assert_close(left, right, atol=1e-5 * right.abs().max().item() + 1e-7, rtol=1e-4)
@@ -231,6 +271,30 @@ def test_training_packed_is_training_padded(scripted, rows, settings):
     assert any(gradient.abs().max() > 1e-4 for gradient in right)
     for ours, theirs in zip(left, right, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "frozen"),
+    [
+        ({}, True),
+        ({"loss_type": "bnpo", "entropy_coef": 0.05}, False),
+        ({"use_adaptive_entropy": True, "loss_type": "bnpo"}, False),
+        ({"fp16": True}, False),
+    ],
+)
+def test_heads_keep_no_logits_unless_the_loss_has_entropies(scripted, rows, settings, frozen):
+    trainer = scripted(rows, **settings)
+    assert (trainer.passes.packed._frozen_head(trainer.model) is not None) == frozen
+
+
+def test_freed_memory_is_given_back_before_a_pass_with_gradients_on_a_cpu(scripted, rows, monkeypatch):
+    given_back = []
+    monkeypatch.setattr("rlstep.policy.trainer.give_back_freed_memory", lambda: given_back.append(1))
+    trainer = scripted(rows)
+    batch = trainer.batch()
+    assert given_back == []
+    trainer.compute_loss(trainer.model, batch)
+    assert given_back == [1]
 
 
 def test_a_problems_samples_are_trained_in_one_micro_batch(scripted, row):

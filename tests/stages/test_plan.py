@@ -10,7 +10,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, Gemma3nTextConfig, Qwen2Config
 
 from rlstep import cli
+from rlstep.core.memory import Precision, Shape
+from rlstep.planning import ppo
 from rlstep.planning.models import shape_of
+from rlstep.planning.passes import frozen_head, kept_head
 from rlstep.runtime.errors import UserError
 from rlstep.stages.plan import PlanConfig, plan
 from rlstep.steps.records import Solution, write_solutions
@@ -371,7 +374,7 @@ def test_a_share_in_which_vllm_cannot_hold_the_policy(planned):
     [
         ({"gradient_checkpointing": True}, {}),
         ({"per_device_train_batch_size": 4}, {"per_device_train_batch_size": 16}),
-        ({"kept_logits_gib": 0.0}, {}),
+        ({"kept_logits_gib": 0.0, "use_peft": False}, {"use_peft": False}),
         ({"packing": True}, {"packing": False}),
         ({"tokens_per_device": 200}, {"per_device_train_batch_size": 8}),
         ({"advantage": "gae", "critic": "head"}, {"advantage": "gae", "critic": "adapter"}),
@@ -386,6 +389,31 @@ def test_what_lowers_activations(planned, smaller, larger):
     settings = PPO | {"per_device_train_batch_size": 8, "use_peft": True, "lora_target_modules": ["all-linear"]}
     less, more = (planned("ppo", settings | some, prompt_tokens=64) for some in (smaller, larger))
     assert gib(less, "activations") < gib(more, "activations")
+
+
+def test_a_frozen_head_by_hand():
+    """1000 tokens, a vocabulary of 50,000, H 64: a piece of logits, thrice a part of it, and twice a hidden state."""
+    shape = Shape(2, 64, 160, 4, 2, 16, 50_000)
+    kept = 2 * 4 * 1000 * 64
+    assert frozen_head(shape, 1000, Precision(4, 4), on_cpu=True) == 4 * 2**24 + 3 * 4 * 2**20 + kept
+    assert frozen_head(shape, 1000, Precision(4, 2), on_cpu=False) == 2 * 64 * 50_000 + 2 * 5e7 + 12 * 2**24 + kept
+    assert kept_head(shape, 1000, 4, trained=False) > 2 * 4 * 1000 * 50_000
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_peft": False},
+        {"entropy_coef": 0.1, "loss_type": "bnpo"},
+        {"cast_lm_head_to_fp32": True},
+        {"packing": False},
+    ],
+)
+def test_a_head_that_keeps_logits_is_planned_with_them(planned, settings, monkeypatch):
+    monkeypatch.setattr(ppo, "frozen_head", lambda *_, **__: 7.0 * GIB)
+    adapter = {"use_peft": True, "lora_target_modules": ["all-linear"]}
+    assert planned("ppo", PPO | adapter)["memory_gib"]["activations"] > 7
+    assert planned("ppo", PPO | adapter | settings)["memory_gib"]["activations"] < 7
 
 
 def test_the_peak_is_whichever_of_sampling_and_update_is_more(planned):

@@ -20,9 +20,10 @@ def test_label_rows_give_the_logits_of_the_label_tokens(family, configs, batch, 
     torch.testing.assert_close(logits_at(label_head(model, (7, 30, 2)), batch), expected)
 
 
-def test_models_that_change_their_heads_logits_are_refused(tiny_lm):
+@pytest.mark.parametrize("cap", [0.5, 300.0])  # no logit of a new model comes near the second
+def test_models_that_change_their_heads_logits_are_refused(cap, tiny_lm):
     require_plain_head(AutoModelForCausalLM.from_pretrained(tiny_lm))
     sizes = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "num_hidden_layers": 1}
-    config = Gemma2Config(vocab_size=50, hidden_size=16, intermediate_size=16, final_logit_softcapping=0.5, **sizes)
+    config = Gemma2Config(vocab_size=50, hidden_size=16, intermediate_size=16, final_logit_softcapping=cap, **sizes)
     with pytest.raises(UserError, match="Gemma2ForCausalLM changes the logits that its head gives"):
         require_plain_head(Gemma2ForCausalLM(config))
