@@ -279,6 +279,7 @@ def test_bad_requests_name_field_and_row(server, changes, reason):
         rb'{"prompts": ["a"], "completions": [["\udfff"]]}',
         rb'{"prompts": ["a"], "completions": ["a"], "steps": "\ud800"}',
     ],
+    ids=["rows", "key", "cut", "prompt", "role", "completion", "steps"],
 )
 def test_a_fault_with_half_a_character_in_it_is_told_like_others(server, body, caplog):
     status, reply = sent(server, "POST", "/score", body)
