@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from rlstep.policy.forward import backbone_of, positions_of
+from rlstep.policy.backbone import backbone_of, positions_of
 from rlstep.verifiers.share_weights import share_weights
 
 ADAPTER = "critic"

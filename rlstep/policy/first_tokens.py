@@ -15,7 +15,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlstep.policy.forward import hidden_states, own_positions
+from rlstep.policy.backbone import hidden_states, own_positions
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.attention import tried_as
 

@@ -7,8 +7,7 @@ rounding: a causal model gives every token the value that it has in its row alon
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +16,10 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.core.token_stats import log_probs_and_entropies, log_probs_under_frozen_head
-from rlstep.verifiers.attention import shares_places, tried_as
+from rlstep.policy.backbone import has_plain_head, head_of, hidden_states
+from rlstep.verifiers.attention import shares_places
 from rlstep.verifiers.features import TokenFeature
 from rlstep.verifiers.forward import batch_of, collate, inputs_of, unwrapped
-from rlstep.verifiers.heads import is_plain_head
 from rlstep.verifiers.packing import can_pack, rescaled_beyond, window_of, work_per_token
 
 logger = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ class PackedForward:
         frozen_head: bool = False,
     ):
         self.pad_id, self.temperature, self.kept_logits, self.group = pad_id, temperature, kept_logits, group
-        self._plain_head = frozen_head and not is_deepspeed_zero3_enabled() and _has_plain_head(model)
+        self._plain_head = frozen_head and not is_deepspeed_zero3_enabled() and has_plain_head(model)
         self.vocabulary = model.config.get_text_config().vocab_size
         self._window, self._work = window_of(model.config), work_per_token(model.config)
         self._share, self._rescaled = shares_places(model.config), rescaled_beyond(model.config)
@@ -188,7 +187,7 @@ class PackedForward:
 
     def _frozen_head(self, model: nn.Module) -> nn.Linear | None:
         """The model's head, where it is read beside the model's own forward."""
-        head = _head_of(model) if self._plain_head else None
+        head = head_of(model) if self._plain_head else None
         # Exactly: an adapter's or a quantised layer is one with weights that say less than the layer does.
         if type(head) is not nn.Linear or any(weight.requires_grad for weight in head.parameters()):
             return None
@@ -228,73 +227,6 @@ def _with_positions(features: list[TokenFeature]) -> list[TokenFeature]:
 def spread(x_N: Tensor, mask_BT: Tensor) -> Tensor:
     """(B, T): one value per token of `mask_BT`, row by row, and 0 elsewhere; it stays connected where there is none."""
     return x_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, x_N)
-
-
-def positions_of(attention_mask_BS: Tensor) -> Tensor:
-    """(B, S) each token's index in its own row, whatever padding stands before it; 0 at padding on the left."""
-    return (attention_mask_BS.cumsum(dim=1) - 1).clamp(min=0)
-
-
-@contextmanager
-def own_positions(model: nn.Module) -> Iterator[None]:
-    """Within it, padded rows are read at their own positions, as when they were sampled.
-
-    TRL gives the model a mask alone, and one with absolute positions then counts the padding before a prompt, too.
-
-    Args:
-        model: a causal LM that takes `position_ids`, wrapped or not.
-    """
-
-    def add(_, args, kwargs):
-        return args, kwargs | {"position_ids": positions_of(kwargs["attention_mask"])}
-
-    handle = unwrapped(model).register_forward_pre_hook(add, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def hidden_states(model: nn.Module, choose: Callable[[Tensor], Tensor] | None = None) -> Iterator[list[Tensor]]:
-    """Within it, a list of what the backbone gives to the model's head in each pass.
-
-    Args:
-        model: a causal LM, wrapped or not.
-        choose: from the hidden states (B, L, H), what the head is to see of them; by default all.
-    """
-    seen = []
-
-    def hook(_, __, output):
-        if choose is not None:
-            output.last_hidden_state = choose(output.last_hidden_state)
-        seen.append(output.last_hidden_state)
-        return output
-
-    handle = backbone_of(model).register_forward_hook(hook)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
-def backbone_of(model: nn.Module) -> nn.Module:
-    """A causal LM without its head, with whatever adapter is in it; the model may be wrapped."""
-    return _causal_lm(model).base_model
-
-
-def _has_plain_head(model: PreTrainedModel) -> bool:
-    with tried_as(_causal_lm(model), packed=False):
-        return is_plain_head(model, _head_of(model))
-
-
-def _head_of(model: nn.Module) -> nn.Module:
-    return _causal_lm(model).get_output_embeddings()
-
-
-def _causal_lm(model: nn.Module) -> PreTrainedModel:
-    inner = unwrapped(model)
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 def groups_together(slices: list[dict[str, Tensor | None]]) -> list[dict[str, Tensor | None]]:

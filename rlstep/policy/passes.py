@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 
+from rlstep.policy.backbone import hidden_states, own_positions
 from rlstep.policy.first_tokens import check_head, positions_help, takes_positions
-from rlstep.policy.forward import PackedForward, Tap, hidden_states, own_positions
+from rlstep.policy.forward import PackedForward, Tap
 from rlstep.policy.token_budget import TokenBudget
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.forward import pad_id_of
