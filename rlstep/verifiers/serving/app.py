@@ -51,6 +51,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rlstep import __version__
 from rlstep.runtime.access import TOKEN_VARIABLE
 from rlstep.runtime.http import AsciiJson, Bearer, check_token
+from rlstep.runtime.visible import visible
 from rlstep.verifiers.serving.batching import Job, Unanswered
 from rlstep.verifiers.serving.messages import BadRequest, ScoreReply, ScoreRequest, parse
 from rlstep.verifiers.serving.metrics import GONE, CountsReplies
@@ -262,7 +263,9 @@ class _TellsOfTheEnd:
 
 
 def _log(request: Request, what: str) -> None:
-    logger.warning("%s: %s", request.client.host if request.client else "unknown", what)
+    # What it says may be a client's own text, which is not to end a line or break what reads the log.
+    said = " ".join(visible(what).splitlines())
+    logger.warning("%s: %s", request.client.host if request.client else "unknown", said)
 
 
 async def _refuse(request: Request, error: StarletteHTTPException) -> AsciiJson:
