@@ -1,10 +1,13 @@
 import json
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from rlstep.report.bad_prm import report_bad_prm
 from rlstep.report.bad_prm_plan import OUTCOME, WAYS, Level, Plan
+from rlstep.report.figures import bad_prm_map
 from rlstep.report.policies import is_lost
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_json, write_rows
@@ -84,6 +87,21 @@ def test_the_page_shows_each_cell_and_what_each_prm_is_worth(runs, tmp_path):
     assert "![Samples and lost runs, by way and PRM](map.png)" in text
     pixels = imread(tmp_path / "report" / "map.png")
     assert pixels.std() > 0.05
+
+
+@pytest.mark.parametrize("levels", [[BAD], [GOOD, BAD]])
+def test_texts_of_the_map_lie_in_the_figure_and_labels_beside_one_another(runs, tmp_path, monkeypatch, levels):
+    drawn = []
+    monkeypatch.setattr(bad_prm_map, "save", lambda figure, path: drawn.append(figure))
+    report_bad_prm(runs, Plan(levels, [SUM], 0.5), tmp_path / "report")
+    (figure,) = drawn
+    FigureCanvasAgg(figure).draw()
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    boxes = {text: text.get_window_extent() for text in texts}
+    outside = [text.get_text() for text, box in boxes.items() if box.x0 < 0 or box.x1 > figure.bbox.x1]
+    assert outside == []
+    below = [box for text, box in boxes.items() if text in [axes.xaxis.label for axes in figure.axes]]
+    assert not any(one.overlaps(other) for one in below for other in below if one is not other)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def draw_bad_prm_map(summary: dict, plan: Plan, path: str | Path) -> None:
         values_RL = np.array([[cell["lost"]["mean"] for cell in row] for row in cells_RL])
         texts_RL = [[f"{round(cell['lost']['mean'] * seeds)} of {seeds}" for cell in row] for row in cells_RL]
         _heat(right, "Runs lost", values_RL, texts_RL, names, columns, SHADES["lost"])
+        # Below both maps, as a label of each would be wider than a map of one or two PRMs.
         caption = (
+            "Columns: PRMs, by the steps that they judge right (balanced).\n"
             f"{seeds} seed{'s' * (seeds > 1)}, {summary['samples']:,} samples each; > where some seed never gets there."
         )
         set_title(figure, "Process rewards from a bad PRM", caption)
@@ -68,7 +70,6 @@ def _heat(
             axes.text(column, row, text, ha="center", va="center", color=BLACK, fontsize=8)
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xticks(range(len(columns)), columns)
-    axes.set_xlabel("PRM: steps judged right (balanced)")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(title, loc="left", fontsize=10)
