@@ -232,7 +232,7 @@ def test_messages_are_scored_over_http_to_the_last_bit(chat_prm, chat_solutions)
         request = Request(server.url + "/score", b'{"prompts": ["a", [{"role": "user"}]], "completions": ["", ""]}')
         with pytest.raises(HTTPError) as refused:
             urlopen(request)
-        reason = 'field \'prompts\', row 1: expected a text or a list of messages, got [{"role": "user"}].'
+        reason = "field 'prompts', row 1: message 1 has no content (it has role)."
         assert json.load(refused.value) == {"error": reason}
 
 
