@@ -34,17 +34,23 @@ def hidden_states(model: nn.Module, choose: Callable[[Tensor], Tensor] | None = 
         handle.remove()
 
 
+def causal_lm(model: nn.Module) -> PreTrainedModel:
+    """The model of transformers in what PEFT, DDP or DeepSpeed wraps around it."""
+    inner = unwrapped(model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
 def backbone_of(model: nn.Module) -> nn.Module:
     """A causal LM without its head, with whatever adapter is in it; the model may be wrapped."""
-    return _causal_lm(model).base_model
+    return causal_lm(model).base_model
 
 
 def head_of(model: nn.Module) -> nn.Module:
-    return _causal_lm(model).get_output_embeddings()
+    return causal_lm(model).get_output_embeddings()
 
 
 def has_plain_head(model: PreTrainedModel) -> bool:
-    with tried_as(_causal_lm(model), packed=False):
+    with tried_as(causal_lm(model), packed=False):
         return is_plain_head(model, head_of(model))
 
 
@@ -71,8 +77,3 @@ def own_positions(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _causal_lm(model: nn.Module) -> PreTrainedModel:
-    inner = unwrapped(model)
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner

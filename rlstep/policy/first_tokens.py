@@ -15,7 +15,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlstep.policy.backbone import hidden_states, own_positions
+from rlstep.policy.backbone import causal_lm, hidden_states, own_positions
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.attention import tried_as
 
@@ -35,7 +35,7 @@ def check_head(model: nn.Module, temperature: float) -> bool:
     Raises:
         UserError: there are weights or operations between the backbone and the logits that the loss would leave out.
     """
-    inner = _inner(model)
+    inner = causal_lm(model)
     head = inner.get_output_embeddings()
     tuned = isinstance(head, AuxiliaryTrainingWrapper) and not isinstance(head, ModulesToSaveWrapper)
     if tuned or isinstance(head, BaseTunerLayer):
@@ -66,7 +66,7 @@ def positions_help(model: nn.Module) -> bool:
     Raises:
         UserError: padding before a row changes what the model gives for it, with positions as without.
     """
-    inner = _inner(model)
+    inner = causal_lm(model)
     ids_1S = _row(inner)
     padding = ids_1S.new_zeros(1, PADDING)
     ids, mask = torch.cat([padding, ids_1S], dim=1), torch.cat([padding, torch.ones_like(ids_1S)], dim=1)
@@ -84,11 +84,7 @@ def positions_help(model: nn.Module) -> bool:
 
 
 def takes_positions(model: nn.Module) -> bool:
-    return "position_ids" in inspect.signature(_inner(model).forward).parameters
-
-
-def _inner(model: nn.Module) -> PreTrainedModel:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "position_ids" in inspect.signature(causal_lm(model).forward).parameters
 
 
 def _row(model: PreTrainedModel) -> Tensor:

@@ -263,9 +263,8 @@ class _TellsOfTheEnd:
 
 
 def _log(request: Request, what: str) -> None:
-    # What it says may be a client's own text, which is not to end a line or break what reads the log.
-    said = " ".join(visible(what).splitlines())
-    logger.warning("%s: %s", request.client.host if request.client else "unknown", said)
+    # Of a client's own text, halves of surrogate pairs have no place in a log in UTF-8.
+    logger.warning("%s: %s", request.client.host if request.client else "unknown", visible(what))
 
 
 async def _refuse(request: Request, error: StarletteHTTPException) -> AsciiJson:

@@ -288,12 +288,6 @@ def test_a_fault_with_half_a_character_in_it_is_told_like_others(server, body, c
     assert "400: " in caplog.text.encode().decode()  # a log in UTF-8 takes it
 
 
-def test_a_clients_text_stays_in_its_line_of_the_log(server, caplog):
-    sent(server, "POST", "/score", b'{"prompts": [], "completions": [], "x\\nWARNING all is lost": 1}')
-    (line,) = [line for line in caplog.text.splitlines() if "all is lost" in line]
-    assert "400: " in line
-
-
 def test_a_name_that_is_no_text_in_utf8_is_told(local):
     """As of a folder whose name has a byte that is none."""
     with serving(local, name="prm\udcff") as server:
