@@ -3,6 +3,7 @@ r"""Final answers: where a completion states one (`extraction`), and whether it 
 The sum is \boxed{\frac{1}{2}}.     ->  \frac{1}{2}, the same as 0.5
 """
 
+import cmath
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,12 @@ from functools import lru_cache
 
 from rlstep.steps.extraction import extract
 from rlstep.steps.grader import MAX_LENGTH, Grader
+from rlstep.steps.grading.calendar import date
+from rlstep.steps.grading.congruences import congruence
 from rlstep.steps.grading.domains import family
 from rlstep.steps.grading.lists import split
-from rlstep.steps.grading.plain import based, choice, choices, letter, number, words
-from rlstep.steps.grading.quantities import angle, quantity
+from rlstep.steps.grading.outright import same_based, same_choice, same_congruence, same_date, same_quantity, same_time
+from rlstep.steps.grading.plain import based, choice, letter, number, time_of_day, words
 from rlstep.steps.grading.spelling import squeezed, tidy, unwrap, words_of
 from rlstep.steps.grading.units import Measured, same_unit, split_unit
 
@@ -29,13 +32,7 @@ _logger = logging.getLogger(__name__)
 CLOSE = 1e-9
 
 _DIGITS = re.compile(r"[-+]?[\d.,/ ]+", re.ASCII)
-_SETS_IN_WORDS = {
-    **dict.fromkeys(
-        ("no solution", "no solutions", "no real solution", "no real solutions", "empty set"), r"\emptyset"
-    ),
-    **dict.fromkeys(("all real numbers", "all reals", "real numbers", "all real x"), r"\mathbb{R}"),
-    **dict.fromkeys(("infinite", "infinitely many", "infinitely many solutions"), r"\infty"),
-}
+_SETS_IN_WORDS = {"no solution": r"\emptyset", "real numbers": r"\mathbb{R}", "infinitely many": r"\infty"}
 
 
 def is_correct(completion: str, reference: str) -> bool:
@@ -95,29 +92,38 @@ def failed_gradings() -> Iterator[dict[str, int]]:
 def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
     """The group of each answer, numbered in order of first appearance: answers in one group are equal by value.
 
-    Each spelling is compared with the first of each group. As a problem may have hundreds of them, what is plainly
-    different is not compared: plain numbers are looked up, and expressions with different values at one point are
-    different. None, no answer, is in no group.
+    The groups do not depend on the order of the answers. What fits into two groups, as 50% into those of 50 and 0.5, is
+    in that of the shortest answer, and 18 cm and 18 kg are in two also where 18 is among them. As a problem may have
+    hundreds of spellings, what is plainly different is not compared: plain numbers are looked up, and expressions with
+    different values at one point are different. None, no answer, is in no group.
 
     >>> group_by_value(["1/2", "3", "0.5", None, "3.0"])
     [0, 1, 0, None, 1]
     """
-    groups, numbers, firsts = {}, {}, []  # firsts: each group's first spelling, and its value as a plain number
-    for answer in dict.fromkeys(answers):
-        if answer is None:
-            continue
+    groups, numbers, members = {}, {}, []  # members: of each group, the answers that a further one has to equal
+    for answer in sorted(
+        {answer for answer in answers if answer is not None}, key=lambda answer: (len(answer), answer)
+    ):
         value = _plain_number(answer)
         group = numbers.get(value) if value is not None else None
         if group is None:
-            others = (k for k, (_, other) in enumerate(firsts) if value is None or other is None)
-            others = (k for k in others if _may_be_same(answer, firsts[k][0]))
-            group = next((k for k in others if _same_vote(answer, firsts[k][0])), len(firsts))
-        if group == len(firsts):
-            firsts.append((answer, value))
+            fits = (k for k, of_group in enumerate(members) if all(_is_one_vote(answer, other) for other in of_group))
+            group = next(fits, len(members))
+            if group == len(members):
+                members.append([])
+            # Expressions of one value are the same beside any answer, and one of them speaks for all.
+            if _expression(answer)[1] is None or not any(_expression(other)[1] is not None for other in members[group]):
+                members[group].append(answer)
         if value is not None:
             numbers[value] = group
         groups[answer] = group
-    return [groups.get(answer) for answer in answers]
+    order = {group: k for k, group in enumerate(dict.fromkeys(groups[one] for one in answers if one is not None))}
+    return [None if answer is None else order[groups[answer]] for answer in answers]
+
+
+def _is_one_vote(answer: str, other: str) -> bool:
+    values = _plain_number(answer), _plain_number(other)
+    return None in values and _may_be_same(answer, other) and _same_vote(answer, other)
 
 
 def _plain_number(answer: str) -> Fraction | None:
@@ -130,21 +136,40 @@ def _may_be_same(answer: str, other: str) -> bool:
     (text, value), (other_text, other_value) = _expression(answer), _expression(other)
     if value is None or other_value is None or text == other_text:
         return True
+    if words_of(tidy(answer), False) == words_of(tidy(other), False):
+        return True
     return abs(value - other_value) <= CLOSE * max(abs(value), abs(other_value))
 
 
 @lru_cache(maxsize=1 << 14)
 def _expression(answer: str) -> tuple[str, complex | None]:
-    """An answer's text without spaces, and its value at a point if nothing but algebra decides what it equals."""
+    """An answer's text without spaces, and its value at a point if nothing but algebra decides what it equals.
+
+    Where computing that is stopped, it is NaN, which is near no value: to compare it would be stopped again each time.
+    """
     text = tidy(answer) if len(answer) <= MAX_LENGTH else ""
     short = squeezed(text)
-    if not text or any(read(text) is not None for read in (choice, letter, based, words)):
+    if not text or any(
+        read(text) is not None for read in (choice, letter, based, date, time_of_day, congruence, words)
+    ):
         return short, None
+    if (exact := number(text)) is not None:
+        return short, _rounded(exact)
     # A unit may be seen in it or not, depending on what it is compared with.
     measured = {split_unit(text, loose) for loose in (True, False)}
-    if measured != {Measured(text, None)}:
-        return short, None
-    return short, GRADER.signature(text)
+    values = {one.value: GRADER.signature(one.value) for one in measured}
+    if measured == {Measured(text, None)} or any(value is not None and cmath.isnan(value) for value in values.values()):
+        return short, next(
+            (value for value in values.values() if value is not None and cmath.isnan(value)), values.get(text)
+        )
+    return short, None
+
+
+def _rounded(number: Fraction) -> complex | None:
+    try:
+        return complex(number)
+    except OverflowError:
+        return None
 
 
 @lru_cache(maxsize=1 << 14)
@@ -166,37 +191,16 @@ def _same(answer: str, reference: str, readable: bool) -> bool:
         return False
     if written or squeezed(answer) == squeezed(reference) or words_of(answer, False) == words_of(reference, False):
         return True
-    for same in (_same_choice, _same_based, _same_words):
+    for same in (same_choice, same_based, same_date, same_time, same_congruence, _same_words):
         if (verdict := same(answer, reference)) is not None:
             return verdict
-    if (verdict := _same_quantity(answer, reference)) is not None:
+    if (verdict := same_quantity(answer, reference)) is not None:
         return verdict
     if (verdict := _same_family(answer, reference, readable)) is not None:
         return verdict
     loose = [not any(map(str.isalpha, other)) for other in (reference, answer)]
     left, right = split_unit(answer, loose[0]), split_unit(reference, loose[1])
     return same_unit(left.unit, right.unit) and _same_measured(left, right, readable)
-
-
-def _same_choice(answer: str, reference: str) -> bool | None:
-    several = choices(answer), choices(reference)
-    # Two runs may be products or segments.
-    if None not in several and not all(is_run for _, is_run in several):
-        return several[0][0] == several[1][0]
-    letters = choice(answer), choice(reference)
-    if letters != (None, None):
-        return (letters[0] or letter(answer)) == (letters[1] or letter(reference))
-    if letter(answer) is None or letter(reference) is None:
-        return None
-    return words_of(answer, lower=False) == words_of(reference, lower=False)
-
-
-def _same_based(answer: str, reference: str) -> bool | None:
-    left, right = based(answer), based(reference)
-    if left is None and right is None:
-        return None
-    named = (left is None and "=" in answer) or (right is None and "=" in reference)
-    return None if named else left == right
 
 
 def _same_words(answer: str, reference: str) -> bool | None:
@@ -210,27 +214,6 @@ def _same_words(answer: str, reference: str) -> bool | None:
         return None
     numbers = next((_SETS_IN_WORDS[part] for part in named if part in _SETS_IN_WORDS), None)
     return len(named) == 1 and numbers is not None and GRADER.same(numbers, text)
-
-
-def _same_quantity(answer: str, reference: str) -> bool | None:
-    """Whether two quantities of one kind are the same; 2 hours 30 minutes are 2.5, too. None unless both are read."""
-    left, right = quantity(answer), quantity(reference)
-    if left is not None and right is not None:
-        return left.amount == right.amount if left.kind == right.kind else None
-    one, text = (left, reference) if right is None else (right, answer)
-    if one is not None and one.parts > 1:
-        return number(text) == one.whole
-    degrees = angle(answer), angle(reference)
-    if degrees != (None, None):
-        both = zip(degrees, (answer, reference), strict=True)
-        values = [_degrees(text) if value is None else value for value, text in both]
-        return None not in values and values[0] == values[1]
-    return None
-
-
-def _degrees(text: str) -> Fraction | None:
-    measured = split_unit(text)
-    return number(measured.value) if measured.unit in (None, "degree") else None
 
 
 def _same_family(answer: str, reference: str, readable: bool) -> bool | None:

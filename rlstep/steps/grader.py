@@ -92,11 +92,18 @@ class Grader:
         return False
 
     def signature(self, text: str) -> complex | None:
-        """An expression's value at a fixed point, which equal ones share (`grading.signature`); None without one."""
+        """An expression's value at a fixed point, which equal ones share (`grading.signature`); None without one.
+
+        NaN if computing it was stopped, which counts as a grading that was.
+        """
         if len(text) > MAX_LENGTH:
             return None
         with self._lock:
-            parts = self._ask(text=text).get("signature")
+            reply = self._ask(text=text)
+            if "stopped" in reply:
+                self.stopped += 1
+                return complex("nan")
+        parts = reply.get("signature")
         return None if parts is None else complex(*parts)
 
     def counts(self) -> dict[str, int]:

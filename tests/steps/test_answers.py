@@ -1,10 +1,12 @@
 import json
 from collections import defaultdict
+from itertools import permutations, product
 
 import pytest
 
 from rlstep.steps import answers
 from rlstep.steps.answers import group_by_value, is_correct, reference_fault, same_answer
+from rlstep.steps.grader import Grader
 from rlstep.steps.grading.plain import number
 
 
@@ -98,7 +100,11 @@ EQUAL = {
         all real x = \mathbb{R}
         \text{all real numbers except } $x = 0$ = x \ne 0 | \text{infinity} = \infty | negative infinity = -\infty
         infinitely many = \infty | \text{No solutions} = \emptyset | No real solutions = \emptyset
-        DNE = \text{does not exist}
+        DNE = \text{does not exist} | No solution = No solutions | \text{no solution} = no real solutions
+        No solution = DNE | There is no solution. = \emptyset | There are no real solutions = \{\} | DNE = \varnothing
+        no real roots = No solution | the empty set = no solutions | undefined = not defined | all reals = real numbers
+        infinitely many solutions = \text{infinite} | an infinite number of solutions = infinitely many
+        all real values of x = \mathbb{R} | any real number = all real numbers
     """,
     "families": r"""
         x = k\pi, k \in \mathbb{Z} = k\pi | x = k\pi \text{ where } k \text{ is an integer} = x=n\pi, n \in \mathbb{Z}
@@ -243,6 +249,34 @@ EQUAL = {
     """,
 }  # fmt: skip
 
+EQUAL |= {
+    "dates": r"""
+        March 3, 2020 = 3 March 2020 | March 3, 2020 = 2020-03-03 | March 3, 2020 = Mar. 3rd, 2020 | May 5 = 5th of May
+        March 3, 2020 = the 3rd of March, 2020 | \text{March 3, 2020} = \text{3 March, 2020} | March 3 = March 3rd
+        3^{\text{rd}} \text{ of March} = March 3 | 2020/03/03 = 3 Mar 2020 | 2020年3月3日 = 2020-03-03
+        \text{March } 3 = 3 March | Sept 9 = September 9 | 3/4/2020 = 3/4/2020
+    """,
+    "times": r"""
+        noon = 12:00 pm | noon = 12 p.m. | midnight = 12:00 am | 12 noon = 12:00 PM | 3 o'clock = 3:00 | noon = 12:00
+        midnight = 0:00
+    """,
+    "ordinals": r"""
+        third = 3rd | third = 3^{\text{rd}} | the first = 1st | twenty-first = 21st | Twelfth = 12th | thirtieth = 30th
+        \text{second} = 2nd | third = 3
+    """,
+    "congruences": r"""
+        x \equiv 3 \pmod 7 = x\equiv3\pmod{7} | x \equiv 3 \pmod 7 = 3 \pmod 7
+        x \equiv 10 \pmod 7 = x \equiv 3 \pmod 7
+        x ≡ -4 (mod 7) = x \equiv 3 \mod 7 | x = 3 (mod 7) = x \equiv 3\ (\text{mod } 7) | 3 mod 7 = 3 \bmod 7
+        x = 7k+3, k \in \mathbb{Z} = x \equiv 3 \pmod 7 | 7k-4, k \in \mathbb{Z} = 3+7n, n \in \mathbb{Z}
+        x \equiv 1, 3 \pmod 8 = x \equiv 3 \text{ or } 1 \pmod{8}
+        x \equiv 3\;(\operatorname{mod} 7) = x \equiv 3 \pmod 7
+    """,
+    "digits of other scripts": r"""
+        ٣ = 3 | १२ = 12 | ۱۲٫۵ = 12.5 | ١٬٢٥٠ = 1250 | x = ３ = 3 | 𝟏𝟐 = 12
+    """,
+}
+
 UNEQUAL = {
     "tiny and close": r"""
         \frac1{2006!} = \frac1{2004!} | 10^{-20} = 10^{-21} | 1e-20 = 1e-21 | 10^{-7} = 0 | 0 = 10^{-300}
@@ -287,6 +321,29 @@ UNEQUAL = {
         (A)x = A | (A)+1 = A | (A) + 1 = A | (A)\cdot 2 = A | (A)^2 = A | 2(A) = A | options A = B
         3:30 pm = 3:30 am | \text{5 or x} = 5
     """,
+    "dates": r"""
+        March 3, 2020 = March 4, 2020 | March 3, 2020 = April 3, 2020 | March 3, 2020 = March 3, 2021 | 3 March = 3
+        2020-03-03 = 2014 | 2020-03-03 = 2020-04-02 | March 3 = March 3, 2020 | 3/4/2020 = 4/3/2020 | February 30 = 30
+        3/4/2020 = March 4, 2020 | 2020-03-04 = 4 2020
+    """,
+    "times": r"""
+        noon = 12:00 am | midnight = noon | noon = 12 | 12 noon = 12 | 12 noon = 12 am
+        3 o'clock = 3:00 pm | 3 o'clock = 4 o'clock | 3 o'clock = 3
+    """,
+    "ordinals": r"third = 4th | third = \frac13 | one third = 3rd | first = second | twenty-first = 20th | tenth = 0.1",
+    "congruences": r"""
+        x \equiv 3 \pmod 7 = x \equiv 4 \pmod 7 | x \equiv 3 \pmod 7 = x \equiv 3 \pmod 8 | x \equiv 3 \pmod 7 = 7
+        x \equiv 3 \pmod 7 = x = 3 | x \equiv 3 \pmod 7 = y \equiv 3 \pmod 7
+        x \equiv 3 \pmod 7 = x \equiv 3, 4 \pmod 7
+        x \equiv 3 \pmod 7 = 7k+4, k \in \mathbb{Z} | 3^{100} \mod 7 = 4 \mod 7
+        x \equiv 3 \pmod 0 = x \equiv 4 \pmod 0
+        x \equiv 3 \pmod 7 = 7n+3, n \in \mathbb{N} | 3 \pmod 7 = 3
+    """,
+    "phrases": r"""
+        no solution = one solution | no solution = infinitely many | DNE = undefined | no solution = all real numbers
+        no solution = no | DNE = 0 | \{\emptyset\} = \emptyset | no integer solutions = no solutions | undefined = 0
+    """,
+    "digits of other scripts": r"٣ = 4 | १२ = 21 | x² = x2",
     "several choices": r"""
         AC = A, B | AC = A | ABC = (A,B,C) | B - xyz = B | B - x = B | (A), (B) = A | A - not B = A
     """,
@@ -461,6 +518,19 @@ def test_expressions_that_differ_at_a_point_are_not_compared(monkeypatch):
     assert len(compared) == 6
 
 
+def assert_groups_say_what_is_graded(spellings):
+    """Members of a group equal each other; whoever is not in one differs from a member that is no longer than it."""
+    groups = dict(zip(spellings, group_by_value(spellings), strict=True))
+    same = {pair: pair[0] == pair[1] or both_ways(*pair) == (True, True) for pair in product(groups, repeat=2)}
+    assert not [pair for pair in same if groups[pair[0]] == groups[pair[1]] and not same[pair]]
+    for one, group in product(groups, set(groups.values())):
+        members = [other for other in groups if groups[other] == group]
+        apart = groups[one] != group and all(same[one, other] for other in members)
+        assert not apart or len(min(members, key=len)) >= len(
+            min((o for o in groups if groups[o] == groups[one]), key=len)
+        )
+
+
 def test_what_differs_at_a_point_is_grouped_as_it_is_compared():
     """With units, equations, lists, sets, words, letters and infinite values among it."""
     spellings = [
@@ -470,11 +540,50 @@ def test_what_differs_at_a_point_is_grouped_as_it_is_compared():
         r"\sqrt{x^2}", "n!", r"\log x", r"\mystery", "1 1/2", "3/2", r"10^{400}", r"10^{-400}", "0", "x-x",
         "12_3", "5_{10}", "x<2", "2>x", r"e^{i\pi}", "-1", "1,234", "1234", r"x\in(0,1)", "$2", "2^{0.5}", r"\sqrt2",
     ]  # fmt: skip
-    groups = group_by_value(spellings)
-    firsts = [spellings[groups.index(group)] for group in range(max(groups) + 1)]
-    for spelling, group in zip(spellings, groups, strict=True):
-        same = [first for first in firsts if spelling == first or same_answer(spelling, first)]
-        assert firsts[group] == same[0], spelling
+    assert_groups_say_what_is_graded(spellings)
+
+
+MIXED_VOTES = [
+    ["50", "50%", "0.5", r"\frac12"], ["18", "18 cm", "18 kg", "18.0"], ["5", "x=5", "y=5", "5.0"],
+    ["(1,2)", "A(1,2)", "B(1,2)", "x=1,y=2"], ["50%", "x = 50%", "0.5", "x=50"], ["90", r"90^\circ", r"\frac{\pi}{2}"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answers", MIXED_VOTES)
+def test_votes_do_not_depend_on_the_order_of_the_answers(answers):
+    """Equality is no equivalence: 50 is 50%, and 50% is 0.5. Groups are, and hold nothing that differs."""
+    groupings = set()
+    for order in permutations(answers):
+        groups = dict(zip(order, group_by_value(order), strict=True))
+        groupings.add(frozenset(frozenset(a for a in order if groups[a] == group) for group in groups.values()))
+    assert len(groupings) == 1
+    assert all(same_answer(*pair) for group in next(iter(groupings)) for pair in permutations(group, 2))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1 million", "1000000"), ("3 dozen", "36"), ("1.5x10^3", "1500"), ("March 3", "March 3rd"),
+        (r"\text{FF}_{16}", "FF_{16}"), (r"x \equiv 3 \pmod 7", "3 mod 7"), ("No solution", "DNE"), ("noon", "12 pm"),
+    ],
+)  # fmt: skip
+def test_what_is_graded_as_the_same_is_one_vote(one, other):
+    assert both_ways(one, other) == (True, True)
+    assert group_by_value([one, other]) == group_by_value([other, one]) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "form", ["9^{{9^{{9^{{{}}}}}}}", r"9^{{9^{{9^{{{}}}}}}}\text{{ cm}}", "x > 9^{{9^{{9^{{{}}}}}}}"]
+)
+def test_what_takes_forever_is_tried_once_for_each_answer_of_a_vote(form, monkeypatch):
+    """And not for each pair of them, with up to 7 seconds for each."""
+    monkeypatch.setattr(answers, "GRADER", Grader(seconds=0.05, clock=1))
+    groups = group_by_value([form.format(k) for k in range(5, 13)] + ["5", "5"])
+    assert groups == [*range(9), 8]
+    assert answers.GRADER.stopped <= 24
+    answers.GRADER.close()
+    answers._expression.cache_clear()
+    answers._same_vote.cache_clear()
 
 
 def test_numbers_are_grouped_as_they_are_compared():
@@ -511,11 +620,7 @@ def test_numbers_are_grouped_as_they_are_compared():
         "0,5",
         "1 000",
     ]
-    groups = group_by_value(spellings)
-    firsts = [spellings[groups.index(group)] for group in range(max(groups) + 1)]
-    for spelling, group in zip(spellings, groups, strict=True):
-        same = [first for first in firsts if spelling == first or same_answer(spelling, first)]
-        assert firsts[group] == same[0], spelling
+    assert_groups_say_what_is_graded(spellings)
 
 
 @pytest.mark.parametrize(

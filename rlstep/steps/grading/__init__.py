@@ -12,8 +12,11 @@ The rules of `rlstep.steps.answers.same_answer`:
   minutes and 1 hour 30 minutes (`quantities`).
 - Plain numbers are compared exactly: 0.5 is 1/2, 0.333 is not 1/3. There is no tolerance anywhere (`plain`). The
   comma of `1,500` and `1{,}500` is that of thousands, of `1{,}5` a decimal one; in `1,500, 2,000` a space tells the two
-  numbers apart. An ordinal is its number, whatever is counted: 12th grade is 12. A number in words is its value
-  (`numerals`).
+  numbers apart. An ordinal is its number, whatever is counted: 12th grade is 12, third is 3. A number in words is its
+  value (`numerals`).
+- A date is a day, `March 3, 2020` and `2020-03-03`, and not that of another year or of none (`calendar`); 3/4/2020 is
+  two days, and none. A time of day is its minutes: noon is 12:00 pm. `x \equiv 3 \pmod 7` is its residues and its
+  modulus (`congruences`), and not 3. That there is no solution has many forms, DNE and \emptyset among them (`plain`).
 - Everything else is read as mathematics (`values`, `expressions`) and compared by value (`equality`, `zero`): equal
   after algebra, as lists, tuples, sets, intervals, matrices, equations and inequalities. `1, 2` has no order, `(1, 2)`
   has one; `(1, 2)`, `[1, 2]` and `\{1, 2\}` differ; `x > 2` is `(2, \infty)`; `]0, 1[` is `(0, 1)`. Named coordinates

@@ -23,6 +23,18 @@ _COUNT = "|".join(("an?", *_TO_NINETEEN[1:]))
 _FRACTION_IN_WORDS = re.compile(
     rf"(?:(?P<whole>{_WORD}|\d+) and )?(?P<above>{_COUNT})[ -](?P<below>halve|{'|'.join(_PARTS)})s?", re.IGNORECASE
 )
+_IRREGULAR = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
+              "twelve": "twelfth"}  # fmt: skip
+
+
+def _ordinal(name: str) -> str:
+    """Twenty-first for `twenty one`."""
+    *ten, last = name.split()
+    return " ".join((*ten, _IRREGULAR.get(last) or (f"{last[:-1]}ieth" if last.endswith("y") else f"{last}th")))
+
+
+_ORDINALS = {_ordinal(name): value for name, value in _VALUES.items() if value}
+_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 _NEGATIVE = re.compile(r"(?:negative|minus) (?=\w|\\frac)", re.IGNORECASE)
 _IN_DIGITS = re.compile(r"\d[\d.,]*(?:/\d+)?|\\frac\{\d+\}\{\d+\}", re.ASCII)
 _A_DOZEN = re.compile(r"an? (?=(?:dozen|hundred|thousand|million|billion)$)", re.IGNORECASE)
@@ -37,8 +49,8 @@ _APPROXIMATELY = re.compile(r"(?:\\approx|approximately|about|roughly|around)\s*
 def in_digits(text: str) -> str | None:
     """The text with a number in words that begins it in digits, if nothing but a unit follows; None for other text.
 
-    >>> in_digits("two hundred and five dollars"), in_digits("two-thirds"), in_digits("two too many")
-    ('205 dollars', '\\\\frac{2}{3}', None)
+    >>> in_digits("two hundred and five dollars"), in_digits("two-thirds"), in_digits("third"), in_digits("two to")
+    ('205 dollars', '\\\\frac{2}{3}', '3rd', None)
     """
     if negative := _NEGATIVE.match(text):
         positive = text[negative.end() :]
@@ -48,6 +60,8 @@ def in_digits(text: str) -> str | None:
         return r"\frac{1}{2}"
     if fraction := _FRACTION_IN_WORDS.fullmatch(text):
         return _fraction(fraction)
+    if place := _ORDINALS.get(text.casefold().removeprefix("the ").replace("-", " ")):
+        return f"{place}{'th' if 10 < place < 14 else _ENDINGS.get(place % 10, 'th')}"
     text = _A_DOZEN.sub("one ", text)
     number = _IN_WORDS.match(text)
     value = number and _value_of(number[1])

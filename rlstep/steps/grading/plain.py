@@ -48,6 +48,7 @@ _BASES = {
     "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
 }  # fmt: skip
 _TIME = re.compile(r"(\d{1,2}(?::\d\d)?) ?([ap])\.? ?m\.?", re.ASCII)
+_NAMED_TIME = re.compile(r"(?:12(?::00)? ?)?(noon|midnight)")
 _TEXT = re.compile(r"[A-Za-z]+(?:(?:[ ,;]+|[-'.:] ?)[A-Za-z]+)*")
 _RUN = re.compile(r"[A-Za-z]+")
 # Letters that are factors when written side by side: abc is a product, cat is a word.
@@ -58,7 +59,22 @@ _SHORT_WORDS = {
     "in", "of", "at", "an", "as", "if", "or",
 }  # fmt: skip
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\w\w)")
-_PHRASES = {"dne": "does not exist"}
+# Phrases that have several forms, each in one of them. What has no solution does not exist.
+_PHRASES = {
+    "no solution": re.compile(
+        r"(?:there (?:is|are|exists?) )?no (?:real )?(?:solution|root|value)s?(?: (?:to|of|for) [a-z])?(?: exists?)?"
+        r"|(?:(?:it|the limit) )?(?:does not|doesn't) exist|dne|empty set|null set"
+    ),
+    "real numbers": re.compile(
+        r"(?:all|any|every)(?: the)? (?:reals?|real (?:numbers?|values?))(?: (?:(?:of|for) )?[a-z])?"
+        r"|reals?|real numbers?|all real [a-z]"
+    ),
+    "infinitely many": re.compile(
+        r"(?:there (?:is|are) )?(?:infinitely many|infinite|(?:an )?infinite (?:number|amount) of)"
+        r"(?: (?:real )?solutions?)?"
+    ),
+    "undefined": re.compile(r"(?:is )?(?:undefined|not defined)"),
+}
 _RUN_OF_CHOICES = re.compile(r"[A-H]{2,8}")
 _ONE_OF_CHOICES = r"(?:\([A-H]\)|[A-H])"
 _LIST_OF_CHOICES = re.compile(rf"{_ONE_OF_CHOICES}(?:(?: ?[,;] ?(?:and )?| and | ?& ?){_ONE_OF_CHOICES})+")
@@ -128,8 +144,11 @@ def based(text: str) -> tuple[str, int] | None:
 
 
 def time_of_day(text: str) -> tuple[str, str] | None:
-    """(time, "a" or "p") of `3:30 pm` and `3 p.m.`; None for other text."""
-    match = _TIME.fullmatch(re.sub(r"\\text\{([^{}]*)\}", r"\1", text).casefold())
+    """(time, "a" or "p") of `3:30 pm`, `3 p.m.`, `noon` and `12 midnight`; None for other text."""
+    text = re.sub(r"\\text\{([^{}]*)\}", r"\1", text).casefold()
+    if named := _NAMED_TIME.fullmatch(text):
+        return "12", "p" if named[1] == "noon" else "a"
+    match = _TIME.fullmatch(text)
     return (match[1].lstrip("0").removesuffix(":00"), match[2]) if match else None
 
 
@@ -146,10 +165,13 @@ def minutes_of_day(time: object) -> int | None:
 def words(text: str) -> frozenset[str] | None:
     r"""What an answer in words names: `\text{Evelyn}`, `no solution`, `red and blue`. None for mathematics."""
     plain = words_of(text)
-    if not _TEXT.fullmatch(plain) or not any(map(_is_word, _RUN.findall(words_of(text, lower=False)))):
+    if (
+        _NAMED_TIME.fullmatch(plain)
+        or not _TEXT.fullmatch(plain)
+        or not any(map(_is_word, _RUN.findall(words_of(text, lower=False))))
+    ):
         return None
-    named = (_ARTICLE.sub("", part) for part in _JOINED.split(plain) if part)
-    return frozenset(_PHRASES.get(part, part) for part in named)
+    return frozenset(_in_one_form(_ARTICLE.sub("", part)) for part in _JOINED.split(plain) if part)
 
 
 def choices(text: str) -> tuple[frozenset[str], bool] | None:
@@ -169,6 +191,10 @@ def _is_word(run: str) -> bool:
     if len(run) < 3:
         return run.casefold() in _SHORT_WORDS
     return run.casefold() not in _NAMES and not are_factors(run)
+
+
+def _in_one_form(part: str) -> str:
+    return next((phrase for phrase, forms in _PHRASES.items() if forms.fullmatch(part)), part)
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:

@@ -6,6 +6,7 @@ $\left(\tfrac12,\ 10{,}080\right)$.   ->  (\frac{1}{2}, 10080)
 """
 
 import re
+import unicodedata
 from functools import lru_cache
 
 from rlstep.steps.grading.domains import all_but
@@ -69,6 +70,7 @@ _TYPED = (
     (re.compile(r"(?<=[A-Za-z)])\s*:=\s*"), " = "),
     (re.compile(r"^<([^<>=]*,[^<>=]*)>$"), r"\\langle \1\\rangle "),
     (re.compile(r"^\{([^{}]*?(?:\||:)[^{}|:]*[<>=≤≥≠][^{}|:]*)\}$"), r"\\{\1\\}"),
+    (re.compile(r"^(\d{1,2}) ?o'clock$"), r"\1:00"),
     (re.compile(r"(?<![<>=])>=(?![<>=])"), r"\\geq "),
     (re.compile(r"(?<![<>=])<=(?![<>=])"), r"\\leq "),
     (re.compile(r"(?<=\s)!=(?![<>=])"), r"\\neq "),
@@ -183,6 +185,8 @@ def _ascii(match: re.Match) -> str:
         return "^{" + text.translate(RAISED) + "}"
     if text[0] in "₀₁₂₃₄₅₆₇₈₉":
         return "_{" + text.translate(LOWERED) + "}"
+    if text.isdecimal():  # of another script
+        return str(unicodedata.decimal(text))
     return SYMBOLS.get(text, text)
 
 
