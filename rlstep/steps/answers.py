@@ -18,7 +18,7 @@ from rlstep.steps.grading.congruences import congruence
 from rlstep.steps.grading.domains import family
 from rlstep.steps.grading.lists import split
 from rlstep.steps.grading.outright import same_based, same_choice, same_congruence, same_date, same_quantity, same_time
-from rlstep.steps.grading.plain import based, choice, letter, number, time_of_day, words
+from rlstep.steps.grading.plain import based, choice, letter, number, time_of_day, wording, words
 from rlstep.steps.grading.spelling import squeezed, tidy, unwrap, words_of
 from rlstep.steps.grading.units import Measured, same_unit, split_unit
 
@@ -95,7 +95,8 @@ def group_by_value(answers: Sequence[str | None]) -> list[int | None]:
     The groups do not depend on the order of the answers. What fits into two groups, as 50% into those of 50 and 0.5, is
     in that of the shortest answer, and 18 cm and 18 kg are in two also where 18 is among them. As a problem may have
     hundreds of spellings, what is plainly different is not compared: plain numbers are looked up, and expressions with
-    different values at one point are different. None, no answer, is in no group.
+    different values at one point are different. A phrase, which has no value, votes as it is worded: `no solution` and
+    `no solutions` are two votes, though each is graded as the other. None, no answer, is in no group.
 
     >>> group_by_value(["1/2", "3", "0.5", None, "3.0"])
     [0, 1, 0, None, 1]
@@ -175,6 +176,9 @@ def _rounded(number: Fraction) -> complex | None:
 @lru_cache(maxsize=1 << 14)
 def _same_vote(answer: str, other: str) -> bool:
     if not _same(answer, other, False):
+        return False
+    # A phrase has no value to vote by: it votes as it is worded.
+    if None not in (worded := (wording(tidy(answer)), wording(tidy(other)))) and worded[0] != worded[1]:
         return False
     # What is still to be solved is no vote for the solved one, whichever comes first; single expressions are alike.
     single = all(_expression(one)[1] is not None for one in (answer, other))

@@ -564,12 +564,19 @@ def test_votes_do_not_depend_on_the_order_of_the_answers(answers):
     ("one", "other"),
     [
         ("1 million", "1000000"), ("3 dozen", "36"), ("1.5x10^3", "1500"), ("March 3", "March 3rd"),
-        (r"\text{FF}_{16}", "FF_{16}"), (r"x \equiv 3 \pmod 7", "3 mod 7"), ("No solution", "DNE"), ("noon", "12 pm"),
+        (r"\text{FF}_{16}", "FF_{16}"), (r"x \equiv 3 \pmod 7", "3 mod 7"), ("DNE", "does not exist"), ("noon", "12 pm"),
+        ("red and blue", r"\text{Blue, red}"), ("No solution", r"\text{no solution}"), ("No solutions", r"\emptyset"),
     ],
 )  # fmt: skip
 def test_what_is_graded_as_the_same_is_one_vote(one, other):
     assert both_ways(one, other) == (True, True)
     assert group_by_value([one, other]) == group_by_value([other, one]) == [0, 0]
+
+
+@pytest.mark.parametrize(("one", "other"), [("No solution", "No solutions"), ("all reals", "all real numbers")])
+def test_a_phrase_in_two_forms_is_graded_as_the_same_and_votes_as_it_is_worded(one, other):
+    assert both_ways(one, other) == (True, True)
+    assert group_by_value([one, other]) == group_by_value([other, one]) == [0, 1]
 
 
 @pytest.mark.parametrize(

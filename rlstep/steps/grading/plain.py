@@ -59,11 +59,12 @@ _SHORT_WORDS = {
     "in", "of", "at", "an", "as", "if", "or",
 }  # fmt: skip
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\w\w)")
+_ABBREVIATIONS = {"dne": "does not exist"}
 # Phrases that have several forms, each in one of them. What has no solution does not exist.
 _PHRASES = {
     "no solution": re.compile(
         r"(?:there (?:is|are|exists?) )?no (?:real )?(?:solution|root|value)s?(?: (?:to|of|for) [a-z])?(?: exists?)?"
-        r"|(?:(?:it|the limit) )?(?:does not|doesn't) exist|dne|empty set|null set"
+        r"|(?:(?:it|the limit) )?(?:does not|doesn't) exist|empty set|null set"
     ),
     "real numbers": re.compile(
         r"(?:all|any|every)(?: the)? (?:reals?|real (?:numbers?|values?))(?: (?:(?:of|for) )?[a-z])?"
@@ -164,6 +165,12 @@ def minutes_of_day(time: object) -> int | None:
 
 def words(text: str) -> frozenset[str] | None:
     r"""What an answer in words names: `\text{Evelyn}`, `no solution`, `red and blue`. None for mathematics."""
+    said = wording(text)
+    return None if said is None else frozenset(map(_in_one_form, said))
+
+
+def wording(text: str) -> frozenset[str] | None:
+    """As `words`, each phrase as it is worded: `no solution` and `no solutions` are two."""
     plain = words_of(text)
     if (
         _NAMED_TIME.fullmatch(plain)
@@ -171,7 +178,8 @@ def words(text: str) -> frozenset[str] | None:
         or not any(map(_is_word, _RUN.findall(words_of(text, lower=False))))
     ):
         return None
-    return frozenset(_in_one_form(_ARTICLE.sub("", part)) for part in _JOINED.split(plain) if part)
+    named = (_ARTICLE.sub("", part) for part in _JOINED.split(plain) if part)
+    return frozenset(_ABBREVIATIONS.get(part, part) for part in named)
 
 
 def choices(text: str) -> tuple[frozenset[str], bool] | None:
