@@ -279,6 +279,19 @@ def test_an_evaluation_at_the_start_needs_problems_too(problems, model, argument
         ppo(PPOOptions(problems), arguments(eval_on_start=True), model)
 
 
+def test_problems_that_nothing_would_be_evaluated_on_are_refused(problems, model, arguments):
+    with pytest.raises(UserError, match="eval_problems is given, and nothing would be evaluated: set eval_strategy"):
+        ppo(PPOOptions(problems, eval_problems=problems), arguments(), model)
+
+
+def test_how_to_evaluate_does_nothing_without_problems(problems, model, arguments):
+    how = {"per_device_eval_batch_size": 2, "num_generations_eval": 2}
+    with pytest.raises(
+        UserError, match="is null, so per_device_eval_batch_size, num_generations_eval would do nothing"
+    ):
+        ppo(PPOOptions(problems), arguments(**how), model)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
