@@ -258,6 +258,7 @@ def test_wandb_offline_leaves_a_run(problems, model, arguments, wandb_folder, tm
         ({"outcome_weight": 0.0}, "leaves nothing to learn from"),
         ({"process_weight": 2.0}, "process_weight would do nothing"),
         ({"credit": "delta"}, "credit would do nothing"),
+        ({"reward": ["prm"], "prm": "http://x:1", "share_base": False}, "share_base would do nothing, as the PRM and"),
         ({"credit_parameters": {"eta": 1}}, "credit_parameters would do nothing"),
         ({"first_error_threshold": 0.5}, "first_error_threshold would do nothing"),
         ({"reward": ["prm"], "prm": "x", "credit_parameters": "eta=0.7"}, "credit_parameters .*as JSON"),
