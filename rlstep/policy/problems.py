@@ -7,6 +7,7 @@ from datasets import Dataset
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.options import PPOOptions
 from rlstep.runtime.constraints import raise_faults
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.trainer_settings import evaluation_faults
 from rlstep.steps.problems import read_problems
@@ -27,7 +28,7 @@ def training_problems(options: PPOOptions, args: StepPPOConfig) -> list[Problem]
     needed = args.generation_batch_size // args.num_generations
     if len(problems) < needed:
         raise UserError(
-            f"{options.problems} has {len(problems)} problems, and an update takes {needed} of them with "
+            f"{options.problems} has {counted(len(problems), 'problem')}, and an update takes {needed} of them with "
             f"{args.num_generations} samples each: nothing would be trained. Give more problems, or lower "
             "per_device_train_batch_size or steps_per_generation."
         )

@@ -314,7 +314,7 @@ def test_settings_that_this_policy_cannot_follow_are_refused_before_its_weights_
 
 def test_fewer_problems_than_an_update_takes_are_refused(task, model, arguments, tmp_path):
     write_rows(tmp_path / "one.jsonl", [asdict(p) for p in task.problems("train", 1, seed=0)])
-    with pytest.raises(UserError, match="has 1 problems, and an update takes 2 of them with 2 samples each"):
+    with pytest.raises(UserError, match="has 1 problem, and an update takes 2 of them with 2 samples each"):
         ppo(PPOOptions(str(tmp_path / "one.jsonl")), arguments(), model)
 
 
