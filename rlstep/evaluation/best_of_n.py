@@ -34,6 +34,7 @@ from rlstep.core.curves import Curve, best_of_n, pass_at_n, vote_at_n
 from rlstep.core.trace_error import final_answer_error, trace_error
 from rlstep.evaluation.sample_columns import ByProblem, ScoredSamples
 from rlstep.evaluation.samples import ORM, PRM
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.progress import track
 from rlstep.steps.answers import group_by_value
@@ -147,7 +148,7 @@ def check_numbers(scored: ScoredSamples, ns: list[int], data: str) -> None:
     problem, fewest = fewest_samples(scored)
     if fewest < ns[-1]:
         raise UserError(
-            f"{data}: ns asks for best-of-{ns[-1]}, but problem '{problem}' has {fewest} samples."
+            f"{data}: ns asks for best-of-{ns[-1]}, but problem '{problem}' has {counted(fewest, 'sample')}."
             f" Sample at least {ns[-1]} per problem, or give ns up to {fewest}."
         )
 

@@ -13,6 +13,7 @@ from rlstep.evaluation.best_of_n import curves_of, fewest_samples
 from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.samples import ScoreChoice, read_parts, read_samples
 from rlstep.evaluation.scored_rows import expect
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.steps.fields import value_at
 from rlstep.steps.sources import Row, stem
@@ -88,8 +89,9 @@ def check_samples(domains: dict[str, ScoredSamples], n: int) -> None:
     for name, (problem, samples) in fewest.items():
         if samples < n:
             raise UserError(
-                f"n is {n}, but problem '{problem}' of the domain '{name}' has {samples} samples. Sample at least {n}"
-                f" per problem, or give n up to {min(count for _, count in fewest.values())}."
+                f"n is {n}, but problem '{problem}' of the domain '{name}' has "
+                f"{counted(samples, 'sample')}. Sample at least {n} per problem, "
+                f"or give n up to {min(count for _, count in fewest.values())}."
             )
 
 

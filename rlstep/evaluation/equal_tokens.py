@@ -24,6 +24,7 @@ from rlstep.evaluation.sample_columns import ScoredSamples
 from rlstep.evaluation.sample_rows import sample_rows
 from rlstep.evaluation.samples import ScoreChoice, read_samples
 from rlstep.evaluation.scored_rows import expect, problem_id_of, text_of
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.steps.answers import same_answer
 from rlstep.steps.sources import iter_rows
@@ -112,7 +113,9 @@ def read_search(path: str, choice: ScoreChoice, data: CountedSamples) -> Counted
     problem, fewest = fewest_samples(search.scored)
     if fewest < search.scored.sizes.max():
         most = int(search.scored.sizes.max())
-        raise UserError(f"{path}: problem '{problem}' has {fewest} solutions and others {most}; a search gives each N.")
+        raise UserError(
+            f"{path}: problem '{problem}' has {counted(fewest, 'solution')} and others {most}; a search gives each N."
+        )
     if not search.scored.scores.keys() & data.scored.scores.keys():
         names = [", ".join(one.scored.scores) or "none" for one in (search, data)]
         raise UserError(

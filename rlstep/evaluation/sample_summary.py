@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from rlstep.evaluation.best_of_n import fewest_samples, missing_parts
 from rlstep.evaluation.sample_columns import ScoredSamples
+from rlstep.runtime.counted import counted
 
 
 def size_facts(scored: ScoredSamples) -> dict:
@@ -25,7 +26,7 @@ def describe(scored: ScoredSamples) -> Iterator[str]:
     """What was read, extracted and graded, one line each."""
     fewest, most = int(scored.sizes.min()), int(scored.sizes.max())
     each = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    yield f"{scored.rows:,} samples of {len(scored.ids):,} problems, {each} each"
+    yield f"{counted(scored.rows, 'sample')} of {counted(len(scored.ids), 'problem')}, {each} each"
     if scored.gives_answers:
         yield f"without an answer: {1 - scored.answered / scored.rows:.1%}"
         if scored.right_unanswered:
@@ -44,9 +45,11 @@ def bound_on_n(scored: ScoredSamples, ns: list[int]) -> Iterator[str]:
     """Which problem bounds N, if others have more samples."""
     problem, fewest = fewest_samples(scored)
     if fewest < scored.sizes.max():
-        yield f"N goes up to {ns[-1]}: problem '{problem}' has {fewest} samples"
+        yield f"N goes up to {ns[-1]}: problem '{problem}' has {counted(fewest, 'sample')}"
 
 
 def caption(scored: ScoredSamples) -> str:
     """What stands below a figure of the samples."""
-    return f"{len(scored.ids):,} problems, {scored.rows:,} samples. Shaded: 95% interval over problems."
+    return (
+        f"{counted(len(scored.ids), 'problem')}, {counted(scored.rows, 'sample')}. Shaded: 95% interval over problems."
+    )

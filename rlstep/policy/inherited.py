@@ -90,6 +90,7 @@ _READ: dict[str, tuple[Constraint, ...]] = {
     "log_multimodal": NO_TOOLS,
     "num_completions_to_print": (ReadBy("log_completions"),),
     "log_unique_prompts": (ReadBy("log_completions"),),
+    "log_completions_hub_repo": (ReadBy("log_completions"),),
     "cache_implementation": (ReadUnless("use_vllm", True),),
     "transformers_continuous_batching_config": (ReadBy("use_transformers_continuous_batching"),),
     "vllm_mode": (Choices(("server", "colocate")), *WITH_VLLM),

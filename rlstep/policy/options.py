@@ -14,6 +14,7 @@ from rlstep.runtime.trainer_settings import ASKED, MEASURED, PLACED, SHOWN
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.problems import CONFIG_NAME_HELP, FIELDS_HELP, PROBLEMS_HELP, SPLIT_HELP, fields_faults
 from rlstep.tasks import GRADER_HELP, PATTERN_HELP, TASK_HELP, Grader, task_faults
+from rlstep.verifiers.serving.addresses import is_url
 
 VERIFIERS = ("prm", "orm", "implicit")
 # Settings of step scores and their credit; they would do nothing with sources that have no step scores.
@@ -224,3 +225,6 @@ class PPOOptions:
         for name in changed(self, VERIFIERS_ONLY):
             if all(getattr(self, verifier) is None for verifier in VERIFIERS):
                 yield f"reward {self.reward} uses no model, so {name} would do nothing; leave it out"
+        local = [path for path in (self.prm, self.orm) if path is not None and not is_url(path)]
+        if not self.share_base and not local and (self.prm or self.orm):
+            yield "share_base would do nothing, as the PRM and the ORM are on servers; leave it at true"

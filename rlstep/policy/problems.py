@@ -6,11 +6,16 @@ from datasets import Dataset
 
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.options import PPOOptions
+from rlstep.runtime.constraints import raise_faults
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
+from rlstep.runtime.trainer_settings import evaluation_faults
 from rlstep.steps.problems import read_problems
 from rlstep.steps.prompts import Prompt, PromptFormat, problem_text
 from rlstep.steps.records import Problem
 from rlstep.tasks.base import OTHER_TASK, Task
+
+HOW_EVALUATED = ("per_device_eval_batch_size", "num_generations_eval")
 
 
 def training_problems(options: PPOOptions, args: StepPPOConfig) -> list[Problem]:
@@ -23,7 +28,7 @@ def training_problems(options: PPOOptions, args: StepPPOConfig) -> list[Problem]
     needed = args.generation_batch_size // args.num_generations
     if len(problems) < needed:
         raise UserError(
-            f"{options.problems} has {len(problems)} problems, and an update takes {needed} of them with "
+            f"{options.problems} has {counted(len(problems), 'problem')}, and an update takes {needed} of them with "
             f"{args.num_generations} samples each: nothing would be trained. Give more problems, or lower "
             "per_device_train_batch_size or steps_per_generation."
         )
@@ -34,17 +39,12 @@ def evaluation_problems(options: PPOOptions, args: StepPPOConfig) -> list[Proble
     """The problems to evaluate on; empty if nothing is evaluated.
 
     Raises:
-        UserError: evaluations are due and there is nothing to evaluate on.
+        UserError: evaluations are due and there is nothing to evaluate on, or the other way round.
     """
-    problems = []
-    if options.eval_problems:
-        source = options.eval_fields, options.eval_split, options.eval_config_name
-        problems = read_problems(options.eval_problems, *source)
-    if args.eval_strategy != "no" and not problems:
-        raise UserError(f"eval_strategy is '{args.eval_strategy.value}' but eval_problems is not given.")
-    if args.eval_on_start and not problems:
-        raise UserError("eval_on_start is true but eval_problems is not given.")
-    return problems
+    given = bool(options.eval_problems)
+    raise_faults(evaluation_faults(args, "eval_problems", given, False, HOW_EVALUATED))
+    source = options.eval_fields, options.eval_split, options.eval_config_name
+    return read_problems(options.eval_problems, *source) if given else []
 
 
 def check_readable(task: Task, problems: list[Problem]) -> None:

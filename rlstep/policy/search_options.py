@@ -6,7 +6,7 @@ from typing import Annotated
 
 from rlstep.core.aggregate import Aggregate
 from rlstep.core.guided_search import Search
-from rlstep.runtime.constraints import Range, ReadBy
+from rlstep.runtime.constraints import Range, ReadBy, changed
 
 SEARCHING = ReadBy("search")
 
@@ -50,5 +50,9 @@ class SearchOptions:
             yield f"search is '{self.search}', so prm must be set: the folder, hub id or address of a PRM"
         if self.beam_width >= 1 and n % self.beam_width:
             yield f"n is {n} and beam_width {self.beam_width}, of which n must be a multiple with search"
+        if self.beam_width == 1 and (names := changed(self, ("search_score", "search_steps"))):
+            yield f"beam_width is 1, which drops no beam, so {' and '.join(names)} would do nothing; raise it"
+        if self.search_steps == 1 and changed(self, ("search_score",)):
+            yield "search_steps is 1, the solution's end, so search_score would do nothing; raise it"
         if prompts_as == "text":
             yield "search goes on from tokens, and prompts_as is 'text'; set prompts_as: tokens, or leave search out"

@@ -12,6 +12,7 @@ from rlstep.core.stats import t_interval
 from rlstep.report import tables
 from rlstep.report.bad_prm_plan import OUTCOME, Level, Plan, Way
 from rlstep.report.policies import clean_minus, reached_and_lost, read_curves
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_json
 
@@ -85,7 +86,7 @@ def _prm(runs: Sequence[Path], level: Level) -> dict:
 
 
 def _text(summary: dict, plan: Plan) -> str:
-    head = ["way", *(f"{level.labels:,} labels, {level.flip:.0%} flipped" for level in plan.levels)]
+    head = ["way", *(f"{counted(level.labels, 'label')}, {level.flip:.0%} flipped" for level in plan.levels)]
     judged = [_judged(summary["prms"][level.name]) for level in plan.levels]
     rows = [["*steps judged right*", *judged], [OUTCOME.label, *[_shown(summary["outcome"])] * len(plan.levels)]]
     rows += [
@@ -93,7 +94,7 @@ def _text(summary: dict, plan: Plan) -> str:
     ]
     seeds = len(summary["seeds"])
     parts = [
-        f"# Process rewards from a bad PRM, {seeds} seed{'s' * (seeds > 1)}, {summary['samples']:,} samples",
+        f"# Process rewards from a bad PRM, {counted(seeds, 'seed')}, {counted(summary['samples'], 'sample')}",
         f"In each cell: samples to {plan.target:.0%} clean; runs lost.",
         tables.table(head, rows),
         "Clean accuracy minus outcome-only's on the same seed: over all evaluations after the start; at the last one.",

@@ -11,6 +11,7 @@ from rlstep.core.stats import t_interval
 from rlstep.evaluation.learning_curves import KEYS, over_seeds, read_history, samples_to_reach
 from rlstep.report import arms, tables
 from rlstep.report.arms import Arm
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import read_rows, write_json
 
@@ -43,7 +44,9 @@ def report_contrast(runs: Sequence[str | Path], out: str | Path, level: float) -
     out.mkdir(parents=True, exist_ok=True)
     from rlstep.report.figures import draw_contrast  # matplotlib takes half a second
 
-    caption = f"Mean of {len(runs)} seeds, test problems, by the exact checker. Shaded: 95% t-interval over seeds."
+    caption = (
+        f"Mean of {counted(len(runs), 'seed')}, test problems, by the exact checker. Shaded: 95% t-interval over seeds."
+    )
     draw_contrast(summary["arms"], out / "contrast.png", caption)
     write_json(out / "summary.json", summary)
     (out / "report.md").write_text(_text(summary), encoding="utf-8")
@@ -94,7 +97,7 @@ def _text(summary: dict) -> str:
         )
     samples = next(iter(summary["arms"].values()))["samples"][-1]
     parts = [
-        f"# Contrast of rewards, {len(summary['seeds'])} seeds, {samples:,} samples",
+        f"# Contrast of rewards, {counted(len(summary['seeds']), 'seed')}, {counted(samples, 'sample')}",
         tables.table(head, rows),
         "![Learning curves](contrast.png)",
         _NOTES.format(level=level),

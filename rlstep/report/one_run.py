@@ -8,6 +8,7 @@ from rlstep.report.examples import Example
 from rlstep.report.finished import FinishedRun, open_one, side_by_side
 from rlstep.report.glossary import GLOSSARY
 from rlstep.report.html.page import MOST, PAGE, write_page
+from rlstep.runtime.counted import counted
 from rlstep.runtime.rows import write_json
 from rlstep.runtime.visible import visible
 
@@ -57,7 +58,7 @@ def _draw(summary: dict, examples: list[Example], out: Path) -> set[str]:
 
     pictures = set()
     if summary["best_of_n"]:
-        caption = f"{summary['best_of_n']['problems']} test problems. Shaded: 95% interval over problems."
+        caption = f"{counted(summary['best_of_n']['problems'], 'test problem')}. Shaded: 95% interval over problems."
         figures.draw_best_of_n(summary["best_of_n"], out / "best_of_n.png", caption)
         pictures.add("best_of_n.png")
     if any(summary["rl"].values()):
@@ -110,7 +111,8 @@ def _what_was_run(summary: dict) -> str:
     if summary["seed"] is not None:
         lines.append(f"Seed {summary['seed']}.")
     if curves := summary["best_of_n"]:
-        text = f"{curves['problems']} test problems with at least {curves['samples_per_problem']} samples each"
+        text = f"{counted(curves['problems'], 'test problem')} with at least "
+        text += f"{counted(curves['samples_per_problem'], 'sample')} each"
         if "unanswered" in curves:  # absent if the file does not give answers
             text += f", {curves['unanswered']:.1%} of them without an answer"
         lines.append(f"{text}; PRM solution score: {curves['aggregate']}.")
@@ -133,7 +135,8 @@ def _reach(key: str, reach: dict) -> str:
 
 def _tally(tally: dict) -> str:
     """One paragraph about all scored solutions, so that the examples are not taken as typical."""
-    text = f"Of {tally['solutions']:,} test solutions {tally['right_answer']:,} have the right answer,"
+    right = counted(tally["right_answer"], "has", "have")
+    text = f"Of {counted(tally['solutions'], 'test solution')} {right} the right answer,"
     text += f" {tally['right_answer_wrong_step']:,} of these after a wrong step."
     if tally["first_wrong_step_found"] is not None:
         text += (

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from rlstep.report import tables
 from rlstep.report.arms import OUTCOME, PROCESS
 from rlstep.report.opponents_plan import ARMS, SOURCES, Plan
+from rlstep.runtime.counted import counted
 
 _NOTES = """\
 - **samples to {target:.0%} clean**: completions drawn for RL until, at an evaluation, the answer and every step of this
@@ -66,7 +67,7 @@ def opponents_text(summary: dict, plan: Plan) -> str:
         made=tables.number(*summary["prm_seconds"].values(), digits=0),
     )
     parts = [
-        f"# Process against outcome-only PPO, {seeds} seed{'s' * (seeds > 1)}, {summary['samples']:,} samples",
+        f"# Process against outcome-only PPO, {counted(seeds, 'seed')}, {counted(summary['samples'], 'sample')}",
         "\n".join(f"- {sentence}" for sentence in _findings(summary, plan)),
         "![Learning curves against samples and against processor seconds](opponents.png)",
         "## Each variant",

@@ -16,6 +16,7 @@ from rlstep.core.calibration import Reliability
 from rlstep.core.stats import wilson_interval
 from rlstep.report.examples import PRM
 from rlstep.report.style import BLUE, GREY, STYLE, VERMILION
+from rlstep.runtime.counted import counted
 from rlstep.runtime.record import digest
 from rlstep.runtime.trackers import active_trackers
 from rlstep.runtime.tracking import unharmed
@@ -64,7 +65,7 @@ def _draw_shares(axes: Axes, reliability: Reliability) -> None:
     )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of steps that are right")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    title = f"expected calibration error {reliability.error:.4f}, {reliability.counts.sum():,} steps"
+    title = f"expected calibration error {reliability.error:.4f}, {counted(reliability.counts.sum(), 'step')}"
     axes.set_title(title, loc="left", fontsize=9.5)
     axes.legend(loc="upper left", frameon=False, fontsize=8.5)
 

@@ -9,6 +9,7 @@ from typing import get_args
 from rlstep.core.aggregate import Aggregate
 from rlstep.evaluation.domains import ALL
 from rlstep.report import tables
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import DataError, UserError
 
 PARTS = ("mean", "low", "high")
@@ -33,7 +34,8 @@ class Faults:
 
     def words(self, path: Path) -> list[str]:
         """One text per row that is named, and one for the others of the file `path`."""
-        return [*self._named, *([f"{path}: {self._more:,} more rows that cannot be read"] if self._more else [])]
+        more = [f"{path}: {counted(self._more, 'more row')} that cannot be read"] if self._more else []
+        return [*self._named, *more]
 
 
 def read_json(path: Path) -> dict:

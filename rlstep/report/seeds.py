@@ -8,6 +8,7 @@ from rlstep.report.finished import FinishedRun, open_seeds, side_by_side
 from rlstep.report.html.page import MOST, PAGE, write_page
 from rlstep.report.one_run import remove_others
 from rlstep.report.over_seeds import GAPS, comparison_cells, domain_cells, gap_cells, without_gaps
+from rlstep.runtime.counted import counted
 from rlstep.runtime.rows import write_json
 from rlstep.runtime.visible import visible
 
@@ -50,7 +51,7 @@ def _draw(summary: dict, out: Path) -> None:
     from rlstep.report import figures
 
     pictures = set()
-    caption = f"Lines: mean of {len(summary['seeds'])} seeds. Shaded: 95% t-interval over seeds."
+    caption = f"Lines: mean of {counted(len(summary['seeds']), 'seed')}. Shaded: 95% t-interval over seeds."
     if summary["best_of_n"]:
         figures.draw_best_of_n(without_gaps(summary["best_of_n"]), out / "best_of_n.png", caption)
         pictures.add("best_of_n.png")
@@ -62,7 +63,7 @@ def _draw(summary: dict, out: Path) -> None:
 
 def _text(summary: dict) -> str:
     seeds = summary["seeds"]
-    parts = [f"# {len(seeds)} seeds"]
+    parts = [f"# {counted(len(seeds), 'seed')}"]
     parts += ["In brackets: 95% t-intervals over seeds. Gaps and ratios are taken within each seed."]
     if summary["missing"]:
         parts += ["## Missing", "\n".join(f"- {what}" for what in summary["missing"])]

@@ -15,6 +15,7 @@ from rlstep.evaluation.learning_curves import ANSWERS, KEYS, compare_arms, measu
 from rlstep.report import arms
 from rlstep.report.examples import StepScores, read_step_scores
 from rlstep.report.run_files import read_curves, read_domains, read_record
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RECORD, is_record
 
@@ -119,7 +120,9 @@ def _step_scores(run: Path, missing: list[str]) -> StepScores | None:
         return None
     step_scores = read_step_scores(path)
     for lack, rows in step_scores.left_out.items():
-        missing.append(f"step scores: {rows:,} rows of {SOLUTIONS} have no {lack}")
+        missing.append(
+            f"step scores: {counted(rows, f'row of {SOLUTIONS} has', f'rows of {SOLUTIONS} have')} no {lack}"
+        )
     return step_scores
 
 

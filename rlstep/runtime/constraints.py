@@ -155,7 +155,9 @@ def faults_of(config, kind: type | None = None) -> Iterator[str]:
         yield from _value_faults(name, value, hint, constraint)
         conditions = [c for c in constraint if isinstance(c, Idle) or isinstance(c, ReadBy) and not c.holds(config)]
         if conditions and differs(config, name):
-            unread.setdefault(conditions[0], []).append(name)
+            # What nothing reads at all is not read if another setting changes, either.
+            first = min(conditions, key=lambda condition: not isinstance(condition, Idle))
+            unread.setdefault(first, []).append(name)
     for condition, names in unread.items():
         yield _unread_fault(config, condition, names)
 

@@ -4,12 +4,23 @@ transformers checks few of its numbers: a learning rate below 0 or a batch of 0 
 loaded, or never.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from huggingface_hub import get_token
 
 from rlstep.runtime.access import NO_HUB_TOKEN
-from rlstep.runtime.constraints import Constraint, Idle, MayChange, Range, ReadBy, changed, library_faults, plain, shown
+from rlstep.runtime.constraints import (
+    Constraint,
+    Idle,
+    MayChange,
+    Range,
+    ReadBy,
+    changed,
+    default_of,
+    library_faults,
+    plain,
+    shown,
+)
 
 SHOWN = MayChange("what is logged, and where, does not affect the updates")
 MEASURED = MayChange("evaluations, and which checkpoint is best, do not affect the updates")
@@ -59,6 +70,8 @@ _READ: dict[str, tuple[Constraint, ...]] = {
     "save_steps": (ReadBy("save_strategy", "steps", "no"),),
     # Off by default: how often to evaluate, on its own, would not cause any evaluation.
     "eval_steps": (ReadBy("eval_strategy", "steps"),),
+    **dict.fromkeys(("eval_delay", "metric_for_best_model"), (ReadBy("eval_strategy", "steps", "epoch"),)),
+    "greater_is_better": (ReadBy("metric_for_best_model"),),
     "dataloader_persistent_workers": (ReadBy("dataloader_num_workers"),),
     **dict.fromkeys(("hub_strategy", "hub_always_push", "hub_revision"), (ReadBy("push_to_hub"),)),
     **dict.fromkeys(
@@ -141,9 +154,44 @@ def trainer_faults(args) -> Iterator[str]:
     backend = args.torch_compile_backend
     if backend is not None and backend.upper() not in DynamoBackend.__members__:
         yield f"torch_compile_backend is '{backend}', which accelerate does not know; take inductor, or leave it out"
-    if args.push_to_hub and args.hub_token is None and get_token() is None:
-        yield NO_HUB_TOKEN
+    yield from _hub_faults(args)
     yield from _tracker_faults(args)
+
+
+def evaluation_faults(args, data: str, given: bool, at_the_end: bool, batches: Iterable[str]) -> Iterator[str]:
+    """What is wrong with when a run evaluates, and on what.
+
+    Args:
+        args: the Trainer's arguments.
+        data: the setting that names what is evaluated on.
+        given: whether it is set.
+        at_the_end: whether a run evaluates at its end whenever that is given.
+        batches: the settings that say how it is evaluated.
+    """
+    strategy = plain(args.eval_strategy)
+    if strategy != "no" and not given:
+        yield f"eval_strategy is '{strategy}' but {data} is not given"
+    if args.eval_on_start and not given:
+        yield f"eval_on_start is true but {data} is not given"
+    evaluates = strategy != "no" or args.eval_on_start
+    if given and not evaluates and not at_the_end:
+        yield (
+            f"{data} is given, and nothing would be evaluated: set eval_strategy to 'steps' or 'epoch', or "
+            f"eval_on_start to true, or leave {data} at null"
+        )
+    if not given and not evaluates and (names := changed(args, batches)):
+        fields, them = args.__dataclass_fields__, "it" if len(names) == 1 else "them"
+        # What a recipe sets can only be set back to its default on the command line.
+        defaults = ", ".join(shown(plain(default_of(fields[name]))) for name in names)
+        yield f"{data} is null, so {', '.join(names)} would do nothing; set {data}, or leave {them} at {defaults}"
+
+
+def _hub_faults(args) -> Iterator[str]:
+    if args.push_to_hub:
+        if args.hub_token is None and get_token() is None:
+            yield NO_HUB_TOKEN
+    elif args.hub_model_id is not None and getattr(args, "log_completions_hub_repo", None) is None:
+        yield "push_to_hub is false, so hub_model_id would do nothing; set push_to_hub to true, or leave it at null"
 
 
 def _optimizer_faults(args) -> Iterator[str]:

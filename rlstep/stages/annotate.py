@@ -18,6 +18,7 @@ from rlstep.runtime.access import ANNOTATE_TOKEN_VARIABLE, find_token
 from rlstep.runtime.addresses import is_loopback
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, check
+from rlstep.runtime.counted import counted
 from rlstep.runtime.record import RunRecord
 from rlstep.steps.boundaries import Boundary, Rule
 
@@ -100,7 +101,8 @@ def annotate(config: AnnotateConfig) -> dict:
     with RunRecord("annotate", settings(config), out.parent, name=out.name + ".run.json") as record:
         items, left_out = read_items(config.data, config.steps)
         for reason, count in left_out.items():
-            logger.warning("%s: %d solutions are left out: they are %s.", config.data, count, reason)
+            left = counted(count, "solution is left out: it is", "solutions are left out: they are")
+            logger.warning("%s: %s %s.", config.data, left, reason)
         with (
             AnnotationServer(config.host, config.port) as server,
             closing(Desk(items, out, config.labeller, config.overlap)) as desk,
@@ -123,4 +125,4 @@ def _welcome(config: AnnotateConfig, url: str, solutions: int) -> str:
     # After the #, the token is not sent to the server with the page's address, nor written into any log.
     fragment = "" if config.token is None else f"#token={quote(config.token, safe='')}"
     pages = "\n".join(f"  {url}/?labeller={quote(name, safe='')}{fragment}" for name in config.labeller)
-    return f"{solutions} solutions to label into {config.out} (Ctrl-C ends; nothing is lost):\n{pages}"
+    return f"{counted(solutions, 'solution')} to label into {config.out} (Ctrl-C ends; nothing is lost):\n{pages}"

@@ -29,6 +29,7 @@ from rlstep.evaluation.verifier_bench import (
 from rlstep.report.verifier_table import headline, verifier_table
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.constraints import Choices, Range, ReadBy, check
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord, digest
@@ -172,7 +173,11 @@ def _read(benchmark: str, sources: list[str]) -> Iterator[Solution]:
             samples[solution.problem_id] = solution.sample + 1
             yield solution
     if repeated:
-        logger.warning("%s: %d solutions are given more than once, and each counts once", benchmark, repeated)
+        logger.warning(
+            "%s: %s given more than once, and each counts once",
+            benchmark,
+            counted(repeated, "solution is", "solutions are"),
+        )
 
 
 def _scored(config: BenchConfig, prompts: PromptOptions, model: str, benchmark: str, data: str) -> Path:

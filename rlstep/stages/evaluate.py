@@ -43,6 +43,7 @@ from rlstep.report.tables import equal_tokens as equal_token_cells
 from rlstep.report.tables import one_line, plain_best_of_n, plain_errors, table
 from rlstep.report.tables import process_sets as process_set_cells
 from rlstep.report.tracked_curves import log_best_of_n, log_domains
+from rlstep.runtime.counted import counted
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.rows import write_json
@@ -141,7 +142,7 @@ def _of_process_sets(figures: dict, verifiers: bool) -> Iterator[str]:
     if not figures["measures"]:
         yield f"process sets: {said}, so there is nothing to measure"
         return
-    yield f"process sets: {said}; on these, in the beginnings of {figures['solutions']:,} solutions:"
+    yield f"process sets: {said}; on these, in the beginnings of {counted(figures['solutions'], 'solution')}:"
     yield table(*process_set_cells(figures["measures"]))
 
 

@@ -17,10 +17,14 @@ from typing import Annotated
 from rlstep.report.paper import series
 from rlstep.report.paper.report import Plan
 from rlstep.report.paper.series import EXPERIMENTS, SHARE_STYLES, UNIFORM, WORSE, Experiment, Series
-from rlstep.runtime.constraints import Choices, ReadBy
+from rlstep.runtime.constraints import Choices, ReadBy, differs
 from rlstep.runtime.pipeline import Stage
 
 PAPER = ReadBy("paper")
+# The sizes that each experiment reads.
+OF_EXPERIMENT: dict[str, Experiment] = {
+    "samples_per_problem": "synthetic", "label_budgets": "active", "wrong_shares": "active", "rollouts": "monte_carlo",
+}  # fmt: skip
 DISTINCT = "pool/distinct.jsonl"  # the pool, each solution of a problem once, without labels
 
 
@@ -69,6 +73,9 @@ class PaperOptions:
     def paper_faults(self) -> Iterator[str]:
         if not self.experiments or len(set(self.experiments)) < len(self.experiments):
             yield f"experiments is {self.experiments}; name each of {', '.join(EXPERIMENTS)} once, or some of them"
+        for name, experiment in OF_EXPERIMENT.items():
+            if experiment not in self.experiments and differs(self, name):
+                yield f"experiments is {self.experiments}, so {name} would do nothing; add {experiment}"
         for name, fewest in (("samples_per_problem", 1), ("label_budgets", 2), ("rollouts", 1)):
             sizes = getattr(self, name)
             if len(sizes) < fewest or min(sizes) < 1 or any(a >= b for a, b in pairwise(sizes)):

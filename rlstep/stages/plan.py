@@ -1,7 +1,7 @@
 """The `plan` stage: what recipes will take, before anything is launched; no weights are loaded."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,17 @@ from rlstep.planning.settings import Lengths, Machine
 from rlstep.planning.supervised import supervised_plan
 from rlstep.planning.table import as_text
 from rlstep.runtime.config import StrictParser
-from rlstep.runtime.constraints import Choices, Range, check, faults_of_values
+from rlstep.runtime.constraints import Choices, Range, changed, check, faults_of_values, raise_faults
 from rlstep.runtime.errors import UserError
 
 STAGES = ("sft", "prm", "orm", "ppo", "sample", "score")
+# Settings that the plans of some stages alone read.
+READ_BY: dict[str, tuple[str, ...]] = {
+    "completion_tokens": ("sft", "prm", "orm", "score"),
+    "utilisation": ("sft", "prm", "orm", "ppo", "score"),
+    "sampling_utilisation": ("sample", "ppo"),
+    "deepspeed": TRAINS,
+}
 
 
 @dataclass
@@ -87,6 +94,7 @@ def plan(config: PlanConfig) -> dict:
         UserError: no such recipe, a setting that is wrong, or a model whose configuration is not there.
     """
     recipes = find_recipes(config.recipe, config.stage)
+    raise_faults(_idle(config, {recipe.stage for recipe in recipes}))
     models = Models(sources_of(recipes, settings_of), config.model)
     machine = Machine(
         config.gpus, config.memory, config.tflops, config.utilisation, config.sampling_utilisation, config.headroom
@@ -106,6 +114,16 @@ def plan(config: PlanConfig) -> dict:
     shown = {one.recipe: one.to_dict() for one in plans}
     print(json.dumps(shown, indent=2) if config.json else as_text(plans, machine))
     return {"recipes": len(plans), "fitting": sum(one.fits for one in plans), "plans": shown}
+
+
+def _idle(config: PlanConfig, stages: set[str]) -> Iterator[str]:
+    """Settings that the plans of these stages would not read."""
+    for name in changed(config, READ_BY):
+        if not stages & {*READ_BY[name]}:
+            yield (
+                f"{name} is for plans of {', '.join(READ_BY[name])}, and {config.recipe} is of "
+                f"{', '.join(sorted(stages))}; leave it out"
+            )
 
 
 def settings_of(stage: str, path: Path) -> Mapping:

@@ -26,6 +26,7 @@ from rlstep.policy.search_options import SearchOptions
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import DataError
 from rlstep.runtime.identity import run_identity
 from rlstep.runtime.output import Output, Totals
@@ -183,8 +184,8 @@ def _sampled(
 def _tell_long_rows(config: SampleConfig, totals: Totals) -> None:
     if skipped := totals.counts[SKIPPED]:
         logger.warning(
-            "%s: the prompts of %d problems are too long for the model; they have no solutions in %s",
-            config.problems, skipped // config.n, config.out,
+            "%s: the prompts of %s are too long for the model; they have no solutions in %s",
+            config.problems, counted(skipped // config.n, "problem"), config.out,
         )  # fmt: skip
     if cut := totals.counts[CUT]:
         logger.warning(

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from rlstep.runtime.checkpoints import checkpoint_files
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Choices, Range, ReadBy, check
+from rlstep.runtime.counted import counted
 from rlstep.runtime.output import Output
 from rlstep.runtime.packages import check_packages
 from rlstep.runtime.processes import launched_processes
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # Settings that a row's scores do not depend on. The rows count, whatever file they come from.
 NOT_OF_A_ROW = ("data", "out", "chunk_rows", "on_long_row")
+
+LONG_ROWS = "rows are longer than the verifier"
 
 
 @dataclass
@@ -147,12 +150,15 @@ def score(config: ScoreConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
 def _tell_long_rows(config: ScoreConfig, long: dict[str, int]) -> None:
     if skipped := long.get(SKIPPED):
         logger.warning(
-            "%s: %d rows are longer than the verifier and are left out of %s", config.data, skipped, config.out
+            "%s: %s left out of %s",
+            config.data,
+            counted(skipped, "row is longer than the verifier and is", LONG_ROWS + " and are"),
+            config.out,
         )
     if cut := long.get(CUT):
         logger.warning(
-            "%s: %d rows are longer than the verifier; their steps that do not fit have null for a score in %s",
-            config.data, cut, config.out,
+            "%s: %s; steps that do not fit have null for a score in %s",
+            config.data, counted(cut, "row is longer than the verifier", LONG_ROWS), config.out,
         )  # fmt: skip
 
 

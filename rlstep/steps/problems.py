@@ -25,6 +25,7 @@ from math import isfinite, isnan
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.steps.choices import refuse_choices_unseen
 from rlstep.steps.fields import parse_fields, rename_fields
@@ -102,7 +103,12 @@ def read_problems(
         else:
             repeated += 1
     if repeated:
-        logger.warning("%s: %d rows repeat a problem; each of %d is taken once", path, repeated, len(problems))
+        logger.warning(
+            "%s: %s a problem; each of %d is taken once",
+            path,
+            counted(repeated, "row repeats", "rows repeat"),
+            len(problems),
+        )
     return list(problems.values())
 
 

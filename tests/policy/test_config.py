@@ -172,6 +172,17 @@ from rlstep.runtime.errors import UserError
             "save_strategy is 'best' and eval_strategy is 'no', so nothing would be saved",
         ),
         ({"do_eval": True}, "do_eval does nothing without eval_strategy"),
+        ({"eval_delay": 4}, "eval_strategy is 'no', so eval_delay would do nothing"),
+        ({"metric_for_best_model": "accuracy"}, "eval_strategy is 'no', so metric_for_best_model would do nothing"),
+        (
+            {"eval_strategy": "epoch", "greater_is_better": True},
+            "metric_for_best_model is null, so greater_is_better would do nothing",
+        ),
+        ({"hub_model_id": "me/x"}, "push_to_hub is false, so hub_model_id would do nothing"),
+        (
+            {"log_completions_hub_repo": "me/x"},
+            "log_completions is false, so log_completions_hub_repo would do nothing",
+        ),
         ({"bf16_full_eval": True}, "bf16_full_eval does nothing here: evaluations are a part of training"),
         ({"eval_accumulation_steps": 2}, "eval_accumulation_steps does nothing here"),
         ({"liger_kernel_config": {"rope": True}}, "use_liger_kernel is false, so liger_kernel_config would do nothing"),
@@ -309,7 +320,7 @@ def test_a_push_to_the_hub_needs_a_token_before_anything_is_loaded(arguments, mo
         {"optim": "sgd", "optim_args": "momentum=0.9"},
         {"generation_kwargs": {"no_repeat_ngram_size": 2}, "cache_implementation": "static"},
         {"delta": 1.5, "epsilon_high": 0.4},
-        {"metric_for_best_model": "eval_rewards/outcome/mean"},
+        {"metric_for_best_model": "eval_rewards/outcome/mean", "eval_strategy": "steps", "eval_steps": 2},
         {"report_to": ["tensorboard"], "num_train_epochs": 0.5},
     ],
 )

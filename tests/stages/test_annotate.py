@@ -152,7 +152,7 @@ def test_solutions_that_are_left_out_are_told(data, tmp_path, caplog):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         refused(tmp_path / "d.jsonl", tmp_path / "o.jsonl", "--port", str(other.getsockname()[1]))
-    assert "1 solutions are left out: they are without a step" in caplog.text
+    assert "1 solution is left out: it is without a step" in caplog.text
 
 
 def test_an_out_file_that_holds_something_else(data, tmp_path):

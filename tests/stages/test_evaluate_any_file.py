@@ -515,7 +515,7 @@ def test_a_table_and_a_picture_of_any_file(run, tmp_path, capsys, names):
     rows = three_of([{name: 0.1 + 0.1 * k for name in names} for k in (0, 2, 1)])
     run(rows)
     printed = capsys.readouterr().out
-    assert "3 samples of 1 problems, 3 each" in printed
+    assert "3 samples of 1 problem, 3 each" in printed
     assert "without an answer: 0.0%" in printed
     for head in ["majority", "pass@N", *({"prm": "PRM", "orm": "ORM"}.get(name, name) for name in names)]:
         assert any(line.split("  ")[0] == head for line in printed.splitlines()), head

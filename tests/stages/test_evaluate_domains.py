@@ -145,7 +145,7 @@ def test_a_domain_without_answers_has_no_votes(tmp_path, files, capsys):
     assert "majority" not in result["domains"]["physics"]["accuracy"] | result["all"]["accuracy"]
     assert means(result["domains"]["calculus"], "majority") == pytest.approx([2 / 3])
     printed = capsys.readouterr().out
-    assert "physics: 3 samples of 1 problems, 3 each; left out: votes (no answers)" in printed
+    assert "physics: 3 samples of 1 problem, 3 each; left out: votes (no answers)" in printed
     assert [line.split(" | ")[3] for line in printed.splitlines() if line.startswith("| physics")] == ["-"]
 
 

@@ -146,7 +146,7 @@ def without(name: str, given: list[dict]) -> list[dict]:
         (samples(), actual()[:4], r"beam.jsonl has no problem 'b', which .*samples.jsonl has \(1 such\)"),
         (samples()[:8], actual(), r"samples.jsonl has no problem 'c', which .*beam.jsonl has"),
         (samples(), [row | {"reference": "7"} for row in actual()], "the answer to problem 'c' is 1 in .* and 7 in .*"),
-        (samples(), actual()[:-1], "problem 'b' has 1 solutions and others 2"),
+        (samples(), actual()[:-1], "problem 'b' has 1 solution and others 2"),
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_compared_are_refused(files, data, search, message):

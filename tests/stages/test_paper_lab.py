@@ -68,6 +68,12 @@ def test_active_learning_has_a_generator_and_test_solutions_of_its_own():
         ({"wrong_shares": [1.5]}, "wrong_shares is"),
         ({"experiments": ["active", "active"]}, "name each of"),
         ({"experiments": ["passive"]}, "passive"),
+        ({"experiments": ["synthetic"], "rollouts": [2]}, "so rollouts would do nothing; add monte_carlo"),
+        (
+            {"experiments": ["synthetic"], "label_budgets": [2, 3], "wrong_shares": []},
+            "budgets would.*wrong_shares would",
+        ),
+        ({"experiments": ["active"], "samples_per_problem": [2]}, "so samples_per_problem would do nothing; add synth"),
         ({"contrast": True}, "contrast and paper are experiments of their own"),
         ({"arms": ["process"]}, "arms"),
         ({"paper": False, "rollouts": [2]}, "rollouts"),

@@ -661,6 +661,21 @@ def test_numbers_that_a_run_refuses_are_one_line(planned, stage, settings, messa
         planned(stage, rest | settings)
 
 
+@pytest.mark.parametrize(
+    ("stage", "option", "message"),
+    [
+        ("ppo", {"completion_tokens": 64}, "completion_tokens is for plans of sft, prm, orm, score, and .* is of ppo"),
+        ("sft", {"sampling_utilisation": 0.5}, "sampling_utilisation is for plans of sample, ppo, and .* is of sft"),
+        ("sample", {"utilisation": 0.5}, "utilisation is for plans of sft, .* is of sample"),
+        ("score", {"deepspeed": "ds.json"}, "deepspeed is for plans of sft, prm, orm, ppo, and .* is of score"),
+    ],
+)
+def test_options_that_a_plan_does_not_read_are_refused(planned, stage, option, message):
+    rest = {"ppo": PPO, "sample": {"problems": "problems.jsonl"}}.get(stage, {"data": "rows.jsonl"})
+    with pytest.raises(UserError, match=message):
+        planned(stage, rest, **option)
+
+
 def test_layers_that_the_model_does_not_have_are_one_line(planned):
     with pytest.raises(UserError, match="no module is named 'query'"):
         planned("ppo", PPO | {"use_peft": True, "lora_target_modules": ["query"]})

@@ -258,6 +258,7 @@ def test_wandb_offline_leaves_a_run(problems, model, arguments, wandb_folder, tm
         ({"outcome_weight": 0.0}, "leaves nothing to learn from"),
         ({"process_weight": 2.0}, "process_weight would do nothing"),
         ({"credit": "delta"}, "credit would do nothing"),
+        ({"reward": ["prm"], "prm": "http://x:1", "share_base": False}, "share_base would do nothing, as the PRM and"),
         ({"credit_parameters": {"eta": 1}}, "credit_parameters would do nothing"),
         ({"first_error_threshold": 0.5}, "first_error_threshold would do nothing"),
         ({"reward": ["prm"], "prm": "x", "credit_parameters": "eta=0.7"}, "credit_parameters .*as JSON"),
@@ -277,6 +278,19 @@ def test_an_evaluation_needs_problems(problems, model, arguments):
 def test_an_evaluation_at_the_start_needs_problems_too(problems, model, arguments):
     with pytest.raises(UserError, match="eval_on_start is true but eval_problems is not given"):
         ppo(PPOOptions(problems), arguments(eval_on_start=True), model)
+
+
+def test_problems_that_nothing_would_be_evaluated_on_are_refused(problems, model, arguments):
+    with pytest.raises(UserError, match="eval_problems is given, and nothing would be evaluated: set eval_strategy"):
+        ppo(PPOOptions(problems, eval_problems=problems), arguments(), model)
+
+
+def test_how_to_evaluate_does_nothing_without_problems(problems, model, arguments):
+    how = {"per_device_eval_batch_size": 2, "num_generations_eval": 2}
+    with pytest.raises(
+        UserError, match="is null, so per_device_eval_batch_size, num_generations_eval would do nothing"
+    ):
+        ppo(PPOOptions(problems), arguments(**how), model)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +314,7 @@ def test_settings_that_this_policy_cannot_follow_are_refused_before_its_weights_
 
 def test_fewer_problems_than_an_update_takes_are_refused(task, model, arguments, tmp_path):
     write_rows(tmp_path / "one.jsonl", [asdict(p) for p in task.problems("train", 1, seed=0)])
-    with pytest.raises(UserError, match="has 1 problems, and an update takes 2 of them with 2 samples each"):
+    with pytest.raises(UserError, match="has 1 problem, and an update takes 2 of them with 2 samples each"):
         ppo(PPOOptions(str(tmp_path / "one.jsonl")), arguments(), model)
 
 

@@ -258,7 +258,7 @@ def test_a_prompt_longer_than_the_model_may_be_left_out(config, caplog):
         (False, index) for _ in range(2) for index in range(4)
     ]
     assert (metrics["solutions"], metrics["skipped_rows"]) == (8, 4)
-    assert caplog.text.count("the prompts of 1 problems are too long") == 1
+    assert caplog.text.count("the prompts of 1 problem are too long") == 1
     # Batches of long prompts alone are passed over; with an error they are not taken for finished.
     config = replace(config, batch_size=1, out=config.out.removesuffix(".jsonl"))
     assert sample(config)["solutions"] == 8

@@ -229,6 +229,11 @@ def test_the_scores_are_those_of_rlstep_score(config, tmp_path, tiny_lm, verifie
         ({"search": None, "prm": None, "beam_width": 4, "search_steps": 3}, "so search_steps would do nothing"),
         ({"search": "mcts"}, "search is 'mcts'; it must be one of beam, dvts"),
         ({"search_score": "sum"}, "search_score is 'sum'"),
+        (
+            {"beam_width": 1, "search_score": "last", "search_steps": 3},
+            "beam_width is 1, which drops no beam, so search_score and search_steps would do nothing",
+        ),
+        ({"search_steps": 1, "search_score": "last"}, "search_steps is 1.* so search_score would do nothing"),
         ({"beam_width": 0}, "beam_width is 0; it must be at least 1"),
         ({"search_steps": 0}, "search_steps is 0; it must be at least 1"),
         (

@@ -182,7 +182,10 @@ def test_a_checkpoint_of_another_run_is_not_continued(options, arguments, model,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy does nothing here: demonstrations are trained on"),
+        ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy, eval_steps do nothing here: demonstrations"),
+        ({"per_device_eval_batch_size": 4}, "per_device_eval_batch_size does nothing here: demonstrations"),
+        ({"eval_steps": 3, "eval_delay": 2}, "eval_steps, eval_delay do nothing here: demonstrations are trained on"),
+        ({"metric_for_best_model": "loss"}, "metric_for_best_model does nothing here: demonstrations"),
         ({"truncation_mode": "keep_end"}, "max_length is null, so truncation_mode would do nothing"),
         ({"packing_strategy": "wrapped"}, "packing is false, so packing_strategy would do nothing"),
         ({"save_strategy": "epoch", "save_steps": 3}, "save_strategy is 'epoch', so save_steps would do nothing"),

@@ -13,6 +13,7 @@ from rlstep.core.aggregate import solution_score, vote_weight
 from rlstep.policy.config import StepPPOConfig
 from rlstep.policy.monitoring.completions import choose
 from rlstep.policy.rewards.scored import ScoredCompletion
+from rlstep.runtime.counted import counted
 from rlstep.runtime.rows import atomic
 from rlstep.runtime.trackers import active_trackers
 from rlstep.runtime.tracking import unharmed
@@ -68,7 +69,7 @@ class CompletionTable:
             for row in rows
         ]
         with atomic(Path(self.args.output_dir) / PAGES / f"{update:05d}.html") as temporary:
-            title = f"Update {update}, {samples:,} samples"
+            title = f"Update {update}, {counted(samples, 'sample')}"
             temporary.write_text(page(title, [(why, fragment) for why, _, fragment in shown]), encoding="utf-8")
         for tracker in active_trackers(self.args):
             with unharmed(f"{tracker.__name__}: the completions"):

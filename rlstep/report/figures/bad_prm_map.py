@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from rlstep.report.bad_prm_plan import OUTCOME, Plan
 from rlstep.report.figures.drawing import save, set_title
 from rlstep.report.style import BLACK, STYLE
+from rlstep.runtime.counted import counted
 
 # Light where things go well; each cell has its number, so that nothing hangs on the shade.
 SHADES = {"samples": "Blues", "lost": "Oranges"}
@@ -44,7 +45,8 @@ def draw_bad_prm_map(summary: dict, plan: Plan, path: str | Path) -> None:
         # Below both maps, as a label of each would be wider than a map of one or two PRMs.
         caption = (
             "Columns: PRMs, by the steps that they judge right (balanced).\n"
-            f"{seeds} seed{'s' * (seeds > 1)}, {summary['samples']:,} samples each; > where some seed never gets there."
+            f"{counted(seeds, 'seed')}, {counted(summary['samples'], 'sample')} each; "
+            f"> where some seed never gets there."
         )
         set_title(figure, "Process rewards from a bad PRM", caption)
         save(figure, path)

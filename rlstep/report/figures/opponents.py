@@ -13,6 +13,7 @@ from rlstep.report.figures.drawing import band, label_ends, save, set_title, sho
 from rlstep.report.opponents_plan import ARMS, SOURCES
 from rlstep.report.picks import PICKS
 from rlstep.report.style import STYLE
+from rlstep.runtime.counted import counted
 
 HEIGHT_IN = 4.6
 
@@ -108,4 +109,4 @@ def draw_before_and_after(summary: dict, path: str | Path) -> None:
 
 def _seeds(summary: dict) -> str:
     seeds = len(summary["seeds"])
-    return f"{seeds} seed{'s' * (seeds > 1)}"
+    return counted(seeds, "seed")

@@ -14,6 +14,7 @@ from rlstep.report.glossary import GLOSSARY
 from rlstep.report.html.headline import Card
 from rlstep.report.over_seeds import comparison_cells, gap_cells, without_gaps
 from rlstep.report.tables import Cells
+from rlstep.runtime.counted import counted
 from rlstep.runtime.visible import visible
 
 LETTERS = "AB"  # two runs, side by side
@@ -88,11 +89,14 @@ def _what_was_run(runs: Sequence[FinishedRun], missing: Sequence[Sequence[str]])
     for place, (run, lacks) in enumerate(zip(runs, missing, strict=True)):
         parts = []
         if run.over_seeds:
-            parts.append(f"{len(run.summaries)} seeds: " + ", ".join(str(seed) for seed in run.summary["seeds"]))
+            parts.append(
+                f"{counted(len(run.summaries), 'seed')}: " + ", ".join(str(seed) for seed in run.summary["seeds"])
+            )
         elif run.summary["seed"] is not None:
             parts.append(f"seed {run.summary['seed']}")
         if curves := run.summaries[0]["best_of_n"]:
-            parts.append(f"{curves['problems']:,} test problems with {curves['samples_per_problem']:,} samples each")
+            each = counted(curves["samples_per_problem"], "sample")
+            parts.append(f"{counted(curves['problems'], 'test problem')} with {each} each")
             parts.append(f"PRM solution score: {curves['aggregate']}")
         says = [_text(part) for part in parts]
         if lacks:

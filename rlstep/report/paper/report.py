@@ -19,6 +19,7 @@ from rlstep.report.paper.measured import (
 from rlstep.report.paper.rollouts import fewer_rollouts, rollout_costs, unequal_tokens
 from rlstep.report.paper.series import BY_HALVES, Experiment, Series
 from rlstep.report.paper.text import report_text
+from rlstep.runtime.counted import counted
 from rlstep.runtime.rows import write_json
 
 Plan = Mapping[Experiment, Sequence[Series]]
@@ -102,6 +103,7 @@ def _in_json(compared: Compared) -> dict:
 def _caption(summary: dict, all_series: Sequence[Series]) -> str:
     seeds, problems = len(summary["seeds"]), summary["problems"]
     if seeds == 1:
-        return f"One seed, {problems} test problems."
+        return f"One seed, {counted(problems, 'test problem')}."
     of_some = "" if all(one.shaded for one in all_series) else "; those of the others are in the table"
-    return f"Mean of {seeds} seeds, {problems} test problems each. Shaded, bars: 95% t-interval over seeds{of_some}."
+    each = f"{counted(problems, 'test problem')} each"
+    return f"Mean of {seeds} seeds, {each}. Shaded, bars: 95% t-interval over seeds{of_some}."

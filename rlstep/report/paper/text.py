@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rlstep.report import tables
 from rlstep.report.paper.measured import GAPS
 from rlstep.report.paper.series import BY_HALVES, CONVINCING, EXACT, UNIFORM, Experiment, Series
+from rlstep.runtime.counted import counted
 
 NOT_MEASURED = "not measured"
 _TITLES = {"synthetic": "Synthetic supervision", "active": "Active learning", "monte_carlo": "Monte-Carlo labels"}
@@ -28,7 +29,7 @@ def report_text(summary: dict, plan: Mapping[Experiment, Sequence[Series]]) -> s
         plan: the series of each experiment.
     """
     seeds = len(summary["seeds"])
-    parts = [f"# The paper's experiments on labels, {seeds} seed{'s' if seeds > 1 else ''}", _paper_and_lab(summary)]
+    parts = [f"# The paper's experiments on labels, {counted(seeds, 'seed')}", _paper_and_lab(summary)]
     for experiment, all_series in plan.items():
         parts += [f"## {_TITLES[experiment]}", f"![{_TITLES[experiment]}]({experiment}.png)"]
         parts += [_TABLES[experiment](summary, all_series), *_remarks(summary[experiment], all_series)]
@@ -91,7 +92,7 @@ def _synthetic_table(summary: dict, all_series: Sequence[Series]) -> str:
 def _active_table(summary: dict, all_series: Sequence[Series]) -> str:
     by_series = summary["active"]["series"]
     budgets = all_series[0].sizes
-    head = ["selection", *(f"{size:,} labels" for size in budgets), "slope ratio", "label factor"]
+    head = ["selection", *(f"{counted(size, 'label')}" for size in budgets), "slope ratio", "label factor"]
     rows = []
     for one in all_series:
         measured = by_series[one.name]

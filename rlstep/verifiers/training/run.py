@@ -16,7 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.runtime.checkpoints import checkpoint_to_continue
 from rlstep.runtime.config import settings
-from rlstep.runtime.errors import UserError
+from rlstep.runtime.constraints import raise_faults
 from rlstep.runtime.identity import check_checkpoint, identity_writer, run_identity
 from rlstep.runtime.output_dir import check_output_dir
 from rlstep.runtime.packages import check_packages
@@ -24,6 +24,7 @@ from rlstep.runtime.processes import start_processes
 from rlstep.runtime.record import RunRecord
 from rlstep.runtime.track_training import track_training
 from rlstep.runtime.tracking import KINDS, TrackingOptions, check_tracking
+from rlstep.runtime.trainer_settings import evaluation_faults
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import PromptOptions
 from rlstep.steps.prompts import PromptFormat
@@ -45,6 +46,12 @@ logger = logging.getLogger(__name__)
 COMPARED_ROWS = 1000
 # Weights of a whole model or an adapter, by the names that transformers and PEFT give their files.
 WEIGHTS = re.compile(r"adapter_config\.json|(adapter_)?model.*\.safetensors(\.index\.json)?")
+
+# Settings of the Trainer that are read where there is something to evaluate on.
+HOW_EVALUATED = (
+    "per_device_eval_batch_size", "eval_accumulation_steps", "eval_use_gather_object", "bf16_full_eval",
+    "fp16_full_eval",
+)  # fmt: skip
 
 # Where an adapter is kept until it is merged into a base that was sharded.
 UNMERGED = "unmerged"
@@ -84,10 +91,7 @@ def train_verifier(
     """
     check_packages(config, args)
     check_tracking(tracking, args, KINDS)
-    if args.eval_strategy != "no" and config.eval_data is None:
-        raise UserError(f"eval_strategy is '{args.eval_strategy.value}', but there is no eval_data: give the file.")
-    if args.eval_on_start and config.eval_data is None:
-        raise UserError("eval_on_start is true, but there is no eval_data: give the file.")
+    raise_faults(evaluation_faults(args, "eval_data", config.eval_data is not None, True, HOW_EVALUATED))
     start = verifier_start(config, trainer_class.kind == IMPLICIT, args.output_dir)
     adapter = find_adapter(config.model_name_or_path)
     read = {"model_name_or_path": config.model_name_or_path, "its base": adapter and adapter.base}

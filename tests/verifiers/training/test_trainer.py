@@ -430,3 +430,20 @@ def test_sampler_groups_lengths_and_shuffles_groups():
     sampler.set_epoch(1)
     assert first != list(sampler)
     assert first != list(LengthGroupedSampler(lengths, group=8, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eval_strategy": "epoch"}, "eval_strategy is 'epoch' but eval_data is not given"),
+        ({"eval_on_start": True}, "eval_on_start is true but eval_data is not given"),
+        ({"per_device_eval_batch_size": 8}, "eval_data is null, so per_device_eval_batch_size would do nothing"),
+        (
+            {"bf16_full_eval": True, "eval_accumulation_steps": 2},
+            "_steps, bf16_full_eval would do nothing; set eval_data, or leave them at null, false",
+        ),
+    ],
+)
+def test_evaluations_and_what_they_read_go_together(tiny_lm, data, arguments, changes, message):
+    with pytest.raises(UserError, match=message):
+        prm(PRMConfig(tiny_lm, data), arguments(**changes))
