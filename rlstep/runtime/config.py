@@ -18,7 +18,7 @@ from typing import get_type_hints
 
 from trl import TrlParser
 
-from rlstep.runtime.constraints import ReadBy, constraints_of, default_of, plain, raise_faults
+from rlstep.runtime.constraints import OFF, ReadBy, constraints_of, default_of, plain, raise_faults
 from rlstep.runtime.conversion import Option, converted
 from rlstep.runtime.describe import as_yaml, describe_settings
 from rlstep.runtime.errors import UserError
@@ -29,8 +29,6 @@ __all__ = ["PRINT_CONFIG", "StrictParser", "describe_settings", "load_recipe", "
 
 PRINT_CONFIG = "--print_config"
 COMMAND_LINE, TAKEN_BACK = "command line", "back to the default"
-# Values that switch a setting off.
-OFF = (False, None, 0, "no", "off")
 
 
 class StrictParser(TrlParser):
@@ -145,10 +143,12 @@ class StrictParser(TrlParser):
             for condition in constraints:
                 if not isinstance(condition, ReadBy) or condition.holds(state):
                     continue
-                switched_off = origins.get(condition.owner) == COMMAND_LINE and values[condition.owner] in OFF
-                if switched_off and origins.get(name, COMMAND_LINE) != COMMAND_LINE:
+                switches = [one for one in condition.owners if origins.get(one) == COMMAND_LINE and values[one] in OFF]
+                if switches and origins.get(name, COMMAND_LINE) != COMMAND_LINE:
                     source, values[name] = origins[name], default_of(kind.__dataclass_fields__[name])
-                    origins[name] = f"{TAKEN_BACK}, for {condition.owner} is off; {source} has another value"
+                    origins[name] = (
+                        f"{TAKEN_BACK}, for {' and '.join(switches)} {'is' if len(switches) == 1 else 'are'} off; {source} has another value"
+                    )
 
     def _explain_negations(self) -> None:
         """TRL's parser gives `--no_flag` the help of `--flag` and a default of its own, which says the opposite."""

@@ -19,6 +19,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from rlstep.runtime.errors import UserError
 
+# Values with which a switch is off.
+OFF = (False, None, 0, "no", "off")
+
 
 @dataclass(frozen=True)
 class Range:
@@ -72,6 +75,10 @@ class ReadBy:
         object.__setattr__(self, "owner", owner)
         object.__setattr__(self, "values", values)
 
+    @property
+    def owners(self) -> tuple[str, ...]:
+        return (self.owner,)
+
     def holds(self, config) -> bool:
         value = getattr(config, self.owner)
         return plain(value) in self.values if self.values else bool(value)
@@ -89,6 +96,27 @@ class ReadUnless(ReadBy):
 
     def __str__(self) -> str:
         return f"{self.owner} other than {' or '.join(map(shown, self.values))}"
+
+
+@dataclass(frozen=True, init=False)
+class ReadByAny(ReadBy):
+    """Read only if any of several switches is on, which may also belong to another part of a run's configuration."""
+
+    others: tuple[str, ...]
+
+    def __init__(self, owner: str, *others: str):
+        super().__init__(owner)
+        object.__setattr__(self, "others", others)
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        return self.owner, *self.others
+
+    def holds(self, config) -> bool:
+        return any(plain(getattr(config, owner, True)) not in OFF for owner in self.owners)
+
+    def __str__(self) -> str:
+        return " or ".join(self.owners)
 
 
 @dataclass(frozen=True)
@@ -196,13 +224,16 @@ def _unread_fault(config, condition: ReadBy | Idle, names: list[str]) -> str:
     listed, them, do = ", ".join(names), *(("it", "does") if len(names) == 1 else ("them", "do"))
     if isinstance(condition, Idle):
         return f"{listed} {do} nothing here: {condition.reason}; leave {them} out"
+    # What a recipe sets cannot be unset on the command line, only set back to its default.
+    defaults = ", ".join(shown(plain(default_of(config.__dataclass_fields__[name]))) for name in names)
+    if isinstance(condition, ReadByAny):
+        off = " and ".join(f"{owner} is {shown(plain(getattr(config, owner)))}" for owner in condition.owners)
+        return f"{off}, so {listed} would do nothing; set {condition}, or leave {them} at {defaults}"
     owner, value = condition.owner, plain(getattr(config, condition.owner))
     given = " or ".join(map(shown, condition.values))
     to = f" to {given}" if given else ""
     if isinstance(condition, ReadUnless):
         to = " to false" if condition.values == (True,) else f" to a value other than {given}"
-    # What a recipe sets cannot be unset on the command line, only set back to its default.
-    defaults = ", ".join(shown(plain(default_of(config.__dataclass_fields__[name]))) for name in names)
     return f"{owner} is {shown(value)}, so {listed} would do nothing; set {owner}{to}, or leave {them} at {defaults}"
 
 

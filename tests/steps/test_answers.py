@@ -564,8 +564,9 @@ def test_votes_do_not_depend_on_the_order_of_the_answers(answers):
     ("one", "other"),
     [
         ("1 million", "1000000"), ("3 dozen", "36"), ("1.5x10^3", "1500"), ("March 3", "March 3rd"),
-        (r"\text{FF}_{16}", "FF_{16}"), (r"x \equiv 3 \pmod 7", "3 mod 7"), ("DNE", "does not exist"), ("noon", "12 pm"),
-        ("red and blue", r"\text{Blue, red}"), ("No solution", r"\text{no solution}"), ("No solutions", r"\emptyset"),
+        (r"\text{FF}_{16}", "FF_{16}"), (r"x \equiv 3 \pmod 7", "3 mod 7"), ("DNE", "does not exist"),
+        ("noon", "12 pm"), ("red and blue", r"\text{Blue, red}"), ("No solution", r"\text{no solution}"),
+        ("No solutions", r"\emptyset"),
     ],
 )  # fmt: skip
 def test_what_is_graded_as_the_same_is_one_vote(one, other):
