@@ -146,9 +146,8 @@ class StrictParser(TrlParser):
                 switches = [one for one in condition.owners if origins.get(one) == COMMAND_LINE and values[one] in OFF]
                 if switches and origins.get(name, COMMAND_LINE) != COMMAND_LINE:
                     source, values[name] = origins[name], default_of(kind.__dataclass_fields__[name])
-                    origins[name] = (
-                        f"{TAKEN_BACK}, for {' and '.join(switches)} {'is' if len(switches) == 1 else 'are'} off; {source} has another value"
-                    )
+                    off = f"{' and '.join(switches)} {'is' if len(switches) == 1 else 'are'} off"
+                    origins[name] = f"{TAKEN_BACK}, for {off}; {source} has another value"
 
     def _explain_negations(self) -> None:
         """TRL's parser gives `--no_flag` the help of `--flag` and a default of its own, which says the opposite."""

@@ -348,9 +348,7 @@ def test_settings_of_several_switches_go_with_the_last_of_them_and_in_every_part
     assert "back to the default: size, test\n" in capsys.readouterr().err
     text = StrictParser([Measured, Data]).resolved(both)
     assert "\ntest: null  # back to the default, for when and at_start are off; " in text
-    with pytest.raises(
-        UserError, match="when is 'no' and at_start is false, so size would do nothing; set when or"
-    ):
+    with pytest.raises(UserError, match="when is 'no' and at_start is false, so size would do nothing; set when or"):
         Measured(size=2)
 
 
