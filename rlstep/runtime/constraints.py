@@ -245,7 +245,7 @@ def differs(config, name: str) -> bool:
 
 def changed(config, names: Iterable[str] | None = None) -> list[str]:
     """The settings, among `names` or all, that differ from their defaults."""
-    return [name for name in (names or [f.name for f in fields(config)]) if differs(config, name)]
+    return [name for name in ([f.name for f in fields(config)] if names is None else names) if differs(config, name)]
 
 
 def default_of(field: Field) -> Any:

@@ -104,6 +104,7 @@ def test_what_differs_from_its_default():
     assert changed(Config()) == []
     assert changed(Config(limit=3, sizes=[1, 2], weight=2)) == ["limit", "weight"]
     assert changed(Config(limit=3, weight=2), ["weight", "share"]) == ["weight"]
+    assert changed(Config(limit=3, weight=2), []) == []
 
 
 def test_a_constraint_of_a_field_that_is_not_there_is_a_bug():
