@@ -330,7 +330,7 @@ def test_rows_that_cannot_be_counted_are_left_out_and_named(tmp_path):
     summary = report(ReportConfig(str(run)))
     assert (summary["step_scores"]["solutions"], summary["step_scores"]["right_answer"]) == (1, 1)
     lacks = ("scores.prm of every step", "labels", "correct")
-    assert summary["missing"] == [f"step scores: 1 rows of test/scored.jsonl have no {lack}" for lack in lacks]
+    assert summary["missing"] == [f"step scores: 1 row of test/scored.jsonl has no {lack}" for lack in lacks]
 
 
 def test_solutions_without_a_prms_scores_leave_the_rest_of_the_report(tmp_path):

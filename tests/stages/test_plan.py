@@ -482,10 +482,11 @@ def test_rows_beyond_a_window_are_planned_with_padding(planned, tmp_path, stage)
     """A window of 72, and prompts of 40 or 41 with completions of 32."""
     config = AutoConfig.for_model("mistral", **SIZES, sliding_window=72)
     config.save_pretrained(tmp_path / "other")
-    settings = PPO if stage == "ppo" else {"data": "rows.jsonl", "per_device_train_batch_size": 4, "packing": True}
+    rows, tokens = {"data": "rows.jsonl", "per_device_train_batch_size": 4, "packing": True}, {"completion_tokens": 32}
+    settings, tokens = (PPO | {"max_completion_length": 32}, {}) if stage == "ppo" else (rows, tokens)
     settings = settings | {"model_name_or_path": str(tmp_path / "other")}
-    within, beyond = (planned(stage, settings, prompt_tokens=n, completion_tokens=32) for n in (40, 41))
-    unpacked = planned(stage, settings | {"packing": False}, prompt_tokens=41, completion_tokens=32)
+    within, beyond = (planned(stage, settings, prompt_tokens=n, **tokens) for n in (40, 41))
+    unpacked = planned(stage, settings | {"packing": False}, prompt_tokens=41, **tokens)
     assert gib(beyond, "activations") == gib(unpacked, "activations")
     assert gib(beyond, "activations") > gib(within, "activations")
     if stage == "ppo":
