@@ -29,6 +29,9 @@ _SAME_INPUT = {
     "gate_proj": "mlp",
     "up_proj": "mlp",
 }
+# What TRL's fused head, and so every policy that can be trained here, may do to the logits of the output embedding.
+SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+CAP = "final_logit_softcapping"
 # Matrices whose input the attention keeps anyway.
 _KEPT_ANYWAY = ("o_proj", "out_proj", "dense")
 
@@ -80,6 +83,13 @@ class Model:
         """Parameters that are the language model's head's alone: none of a matrix tied to the input embeddings."""
         head, embeddings = self.skeleton.get_output_embeddings(), self.skeleton.get_input_embeddings()
         return sum(p.numel() for p in head.parameters() if p is not embeddings.weight)
+
+    @property
+    def plain_head(self) -> bool:
+        """Whether logits are what the output embedding gives, neither scaled nor capped."""
+        config = self.config.get_text_config()
+        scales = (getattr(config, name, None) for name in SCALES)
+        return getattr(config, CAP, None) is None and all(scale in (None, 1) for scale in scales)
 
     def weight_bytes(self, number: int) -> float:
         """Bytes of the whole weights in memory.

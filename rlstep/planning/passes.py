@@ -1,5 +1,6 @@
 """Passes with gradients: how rows are laid out, and what is in memory when the backward pass begins."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 from rlstep.core.memory import (
@@ -14,7 +15,7 @@ from rlstep.core.memory import (
 )
 from rlstep.core.token_stats import CPU_HEAD_PIECE, CPU_PIECE, HEAD_PIECE, PIECE
 from rlstep.planning.models import Model
-from rlstep.verifiers.packing import pack, work_per_token
+from rlstep.verifiers.packing import can_pack, pack, window_of, work_per_token
 
 # Tiles in which TRL's fused head works: tokens, and rows of the output embedding.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
@@ -34,6 +35,20 @@ class Layout:
     @property
     def places(self) -> int:
         return self.bins * self.length
+
+
+def packs(model: Model, longest: int, attention: str) -> bool:
+    """Whether a model's rows can be packed, as far as its configuration tells; the run tries it on a few tokens, too.
+
+    Args:
+        model: that reads them.
+        longest: tokens of the longest row.
+        attention: transformers' name of the implementation.
+    """
+    config = deepcopy(model.config)
+    config.get_text_config()._attn_implementation = attention
+    window = window_of(config)
+    return (window is None or longest <= window) and can_pack(model.skeleton, probe=False) is None
 
 
 def layout_of(

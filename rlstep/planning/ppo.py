@@ -13,7 +13,7 @@ from rlstep.core.flops import Work, forward_flops, rows_work, training_flops
 from rlstep.core.memory import FLOAT, GIB, key_value_cache
 from rlstep.planning.models import Models
 from rlstep.planning.parts import StagePlan, hours_of, in_gib
-from rlstep.planning.passes import CPU_TILES, Layout, frozen_head, fused_head, kept_head, layout_of
+from rlstep.planning.passes import CPU_TILES, Layout, frozen_head, fused_head, kept_head, layout_of, packs
 from rlstep.planning.settings import Lengths, Machine, bytes_of, rows_in, updates_of
 from rlstep.planning.trainee import Trainee, trainee_of
 from rlstep.planning.verifiers import loaded
@@ -26,6 +26,7 @@ VERIFIERS = ("prm", "orm", "implicit")
 def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, machine: Machine) -> StagePlan:
     """What a recipe of ppo takes; arguments and errors as in `supervised_plan`."""
     trainee, gpus, T = trainee_of("ppo", values, models), machine.gpus, values["max_completion_length"]
+    values = {**values, "packing": _packs(trainee, values, lengths.prompt + T)}
     slices = _slices(values, gpus)
     sampled = values["per_device_train_batch_size"] * slices  # completions of a batch on one rank
     critic, critic_base = _critic(trainee, values)
@@ -162,7 +163,7 @@ def _layout(trainee: Trainee, values: Mapping, lengths: Lengths, T: int) -> tupl
 
     def of(rows: int) -> Layout:
         # Nothing follows a row's last token, so packed rows end before it.
-        packing, attention = bool(values["packing"]), trainee.trunk.attention
+        packing, attention = values["packing"], trainee.trunk.attention
         completion = T - 1 if packing else T
         return layout_of(trainee.model, rows, lengths.prompt, completion, values["num_generations"], packing, attention)
 
@@ -196,8 +197,17 @@ def _is_frozen_head(trainee: Trainee, values: Mapping) -> bool:
     """Whether the head keeps no logits (`rlstep.policy.passes`)."""
     entropy_in_loss = values["entropy_coef"] or values["use_adaptive_entropy"]
     other = trainee.adapter is None or values.get("lora_modules_to_save") or trainee.zero.stage == 3
-    half = values["fp16"] or values.get("dtype") == "float16"
-    return bool(values["packing"]) and not (other or half or entropy_in_loss or values["cast_lm_head_to_fp32"])
+    half = values["fp16"] or trainee.dtype == "float16"
+    kept_anyway = other or half or entropy_in_loss or values["cast_lm_head_to_fp32"]
+    return values["packing"] and trainee.model.plain_head and not kept_anyway
+
+
+def _packs(trainee: Trainee, values: Mapping, longest: int) -> bool:
+    """Whether rows of up to this many tokens are packed (`rlstep.policy.passes`)."""
+    routed = hasattr(trainee.model.config.get_text_config(), "output_router_logits")
+    if not values["packing"] or (routed and values["router_aux_loss_coef"]):
+        return False
+    return packs(trainee.model, longest, trainee.trunk.attention)
 
 
 def _work(values: Mapping, lengths: Lengths, T: int, completions: int) -> tuple[Work, Work]:

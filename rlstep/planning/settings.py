@@ -89,9 +89,13 @@ def precision_of(stage: str, values: Mapping, config_dtype: str | None, zero: Ze
 
 
 def bytes_of(dtype: str | None, config_dtype: str | None = None) -> int:
-    """Bytes of a number of this type; of "auto", those of the checkpoint; of None float32, as in TRL."""
-    name = config_dtype if dtype == "auto" else dtype
-    return BYTES.get(name or "float32", 4)
+    """Bytes of a number of this type (`dtype_of`)."""
+    return BYTES.get(dtype_of(dtype, config_dtype), 4)
+
+
+def dtype_of(dtype: str | None, config_dtype: str | None = None) -> str:
+    """The type that weights are loaded in: of "auto" the checkpoint's, of None float32, as in TRL."""
+    return (config_dtype if dtype == "auto" else dtype) or "float32"
 
 
 def checkpointing_of(values: Mapping) -> bool:

@@ -6,7 +6,7 @@ from rlstep.core.flops import rows_work, training_flops
 from rlstep.core.memory import FLOAT
 from rlstep.planning.models import Models
 from rlstep.planning.parts import StagePlan, hours_of, in_gib
-from rlstep.planning.passes import fused_head, layout_of
+from rlstep.planning.passes import fused_head, layout_of, packs
 from rlstep.planning.settings import Lengths, Machine, rows_in, updates_of
 from rlstep.planning.trainee import Trainee, trainee_of
 from rlstep.verifiers.forward import LARGEST_LOGITS
@@ -35,7 +35,7 @@ def supervised_plan(
     trainee = trainee_of(stage, values, models, classes)
     longest = values.get("max_length") or lengths.prompt + lengths.completion
     rows, gpus = values["per_device_train_batch_size"], machine.gpus
-    packed = stage != "sft" and bool(values["packing"])
+    packed = stage != "sft" and bool(values["packing"]) and packs(trainee.model, longest, trainee.trunk.attention)
     layout = layout_of(trainee.model, rows, 0, longest, 1, packed, trainee.trunk.attention)
     head = trainee.trunk.shape.hidden * classes if classes else 0
     states = trainee.states(gpus, head, trainee.parameters if implicit else 0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rlstep.core.memory import FLOAT, Adapter, Precision, States, Zero, cast_weights, states_of
 from rlstep.planning.models import Model, Models, lora_of
 from rlstep.planning.passes import CPU_TILES, TILES, Trunk
-from rlstep.planning.settings import checkpointing_of, optimizer_states, precision_of, zero_of
+from rlstep.planning.settings import checkpointing_of, dtype_of, optimizer_states, precision_of, zero_of
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.pretrained import refuse_quantised
 
@@ -18,6 +18,7 @@ class Trainee:
     Attributes:
         model: its whole weights.
         precision: of them.
+        dtype: the type they are loaded in, by its name.
         zero: DeepSpeed's settings.
         adapter: LoRA on them; None where all of them are trained.
         adapter_parameters: of it.
@@ -29,6 +30,7 @@ class Trainee:
 
     model: Model
     precision: Precision
+    dtype: str
     zero: Zero
     adapter: Adapter | None
     adapter_parameters: int
@@ -98,8 +100,8 @@ def trainee_of(stage: str, values: Mapping, models: Models, class_head: int | No
             f"{quantised[0]} is set, and quantised weights are not trained; set dtype: bfloat16 and use_peft."
         )
     zero = zero_of(values.get("deepspeed"))
-    dtype = str(model.config.dtype).removeprefix("torch.") if model.config.dtype else None
-    precision = precision_of(stage, values, dtype, zero)
+    config_dtype = str(model.config.dtype).removeprefix("torch.") if model.config.dtype else None
+    precision = precision_of(stage, values, config_dtype, zero)
     parameters, shape = model.parameters, model.shape
     if class_head is not None:
         parameters -= model.vocabulary_head  # a token classifier has none
@@ -113,4 +115,5 @@ def trainee_of(stage: str, values: Mapping, models: Models, class_head: int | No
     trunk = Trunk(shape, precision, adapter, attention, checkpointing_of(values))
     states_each = optimizer_states(str(getattr(values["optim"], "value", values["optim"])))
     tiles = CPU_TILES if values.get("use_cpu") else TILES
-    return Trainee(model, precision, zero, adapter, adapter_parameters, trunk, parameters, states_each, tiles)
+    dtype = dtype_of(values.get("dtype"), config_dtype)
+    return Trainee(model, precision, dtype, zero, adapter, adapter_parameters, trunk, parameters, states_each, tiles)

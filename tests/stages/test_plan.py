@@ -1,22 +1,32 @@
 """`rlstep plan`: numbers of parameters against real models, memory and hours by hand, and what it says to change."""
 
 import gzip
+import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, Gemma3nTextConfig, Qwen2Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    Gemma3nTextConfig,
+    Qwen2Config,
+)
+from trl.trainer.utils import add_fused_lm_head
 
 from rlstep import cli
 from rlstep.core.memory import Precision, Shape
-from rlstep.planning import ppo
-from rlstep.planning.models import shape_of
+from rlstep.planning import models, ppo
+from rlstep.planning.models import Model, shape_of
 from rlstep.planning.passes import frozen_head, kept_head
 from rlstep.runtime.errors import UserError
 from rlstep.stages.plan import PlanConfig, plan
 from rlstep.steps.records import Solution, write_solutions
+from rlstep.verifiers.heads import is_plain_head
 
 GIB = 2**30
 H, LAYERS, VOCABULARY = 64, 2, 512
@@ -414,6 +424,72 @@ def test_a_head_that_keeps_logits_is_planned_with_them(planned, settings, monkey
     adapter = {"use_peft": True, "lora_target_modules": ["all-linear"]}
     assert planned("ppo", PPO | adapter)["memory_gib"]["activations"] > 7
     assert planned("ppo", PPO | adapter | settings)["memory_gib"]["activations"] < 7
+
+
+SIZES = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "plain"),
+    [
+        ("llama", {}, True),
+        ("granite", {"logits_scaling": 1.0}, True),
+        ("granite", {"logits_scaling": 8.0}, False),
+        ("cohere", {"logit_scale": 0.0625}, False),
+        ("falcon_h1", {"lm_head_multiplier": 0.5, "mamba_d_ssm": 32, "mamba_n_heads": 2, "mamba_d_head": 16}, False),
+        ("gemma2", {"final_logit_softcapping": 30.0, "head_dim": 8}, False),
+        ("gemma2", {"final_logit_softcapping": None, "head_dim": 8}, True),
+    ],
+)
+def test_scaled_and_capped_heads_are_known_by_their_configuration(kind, settings, plain):
+    config = AutoConfig.for_model(kind, **SIZES, **settings)
+    tiny = AutoModelForCausalLM.from_config(config).eval()
+    assert is_plain_head(tiny, tiny.get_output_embeddings()) == Model("tiny", config).plain_head == plain
+
+
+def test_every_setting_by_which_trl_changes_logits_is_known():
+    head = inspect.getsource(add_fused_lm_head).split("def _fused_forward")[0]
+    read = re.findall(r'getattr\(text_config, "(\w+)", None\)', head)
+    assert {*models.SCALES, models.CAP} == set(read)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "settings"),
+    [
+        ("granite", {"logits_scaling": 8.0}, {}),
+        ("gemma2", {"final_logit_softcapping": 30.0, "head_dim": 8}, {}),
+        ("qwen2", {"dtype": "float16"}, {"dtype": "auto"}),
+        # Padded rows: within the window no longer, with a router's loss, and layers of another kind.
+        ("mistral", {"sliding_window": 72}, {"max_completion_length": 64}),
+        ("mixtral", {"num_local_experts": 2}, {"router_aux_loss_coef": 0.001}),
+        ("olmo_hybrid", {}, {}),
+    ],
+)
+def test_models_whose_heads_keep_logits_are_planned_with_them(planned, tmp_path, monkeypatch, kind, config, settings):
+    monkeypatch.setattr(ppo, "frozen_head", lambda *_, **__: 7.0 * GIB)
+    adapter = {"use_peft": True, "lora_target_modules": ["q_proj", "v_proj"]}
+    AutoConfig.for_model(kind, **SIZES, **config).save_pretrained(tmp_path / "other")
+    other = {"model_name_or_path": str(tmp_path / "other")} | settings
+    assert planned("ppo", PPO | adapter, prompt_tokens=16)["memory_gib"]["activations"] > 7
+    assert planned("ppo", PPO | adapter | other, prompt_tokens=16)["memory_gib"]["activations"] < 7
+
+
+@pytest.mark.parametrize("stage", ["ppo", "prm"])
+def test_rows_beyond_a_window_are_planned_with_padding(planned, tmp_path, stage):
+    """A window of 72, and prompts of 40 or 41 with completions of 32."""
+    config = AutoConfig.for_model("mistral", **SIZES, sliding_window=72)
+    config.save_pretrained(tmp_path / "other")
+    settings = PPO if stage == "ppo" else {"data": "rows.jsonl", "per_device_train_batch_size": 4, "packing": True}
+    settings = settings | {"model_name_or_path": str(tmp_path / "other")}
+    within, beyond = (planned(stage, settings, prompt_tokens=n, completion_tokens=32) for n in (40, 41))
+    unpacked = planned(stage, settings | {"packing": False}, prompt_tokens=41, completion_tokens=32)
+    assert gib(beyond, "activations") == gib(unpacked, "activations")
+    assert gib(beyond, "activations") > gib(within, "activations")
+    if stage == "ppo":
+        assert beyond["tokens"] > 1.5 * within["tokens"]
 
 
 def test_the_peak_is_whichever_of_sampling_and_update_is_more(planned):
