@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -130,6 +131,33 @@ def test_experts_whose_configuration_asks_for_router_logits(files, texts, tmp_pa
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"output_router_logits": True}))
     whole_way(model, files, tmp_path, "classification", adapters=True)
     stage("sample", model=model, problems=files["problems"], out=tmp_path / "s.jsonl", n=2, max_new_tokens=4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({}, "lora_dropout is 0.05, and PEFT has no dropout for adapters on parameters"),  # TRL's default
+        (
+            {"lora_dropout": 0.0, "use_dora": True},
+            "use_dora is true, which PEFT does not have for adapters on parameters",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["sft", "ppo", "plan"])
+def test_adapters_on_experts_have_neither_dropout_nor_dora(command, setting, message, texts, files, tmp_path):
+    model = FAMILIES["qwen3_moe"].write(tmp_path / "model", texts)
+    options = {"model_name_or_path": model, "output_dir": str(tmp_path / "out"), "use_peft": True} | setting
+    options |= {"lora_target_modules": "all-linear", "use_cpu": True, "bf16": False}
+    if command == "plan":
+        (tmp_path / "sft.yaml").write_text(yaml.safe_dump(options | {"data": files["solutions"]}), encoding="utf-8")
+        options = {"recipe": tmp_path / "sft.yaml"}
+    elif command == "sft":
+        options["data"] = files["solutions"]
+    else:
+        options |= {"problems": files["problems"], "reward": "outcome", "disable_dropout": False}
+    with pytest.raises(UserError, match=message) as error:
+        stage(command, **options)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if not family.classifies])

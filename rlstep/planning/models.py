@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -16,7 +15,7 @@ from rlstep.core.memory import Adapter, Shape
 from rlstep.planning.quantised import quantised_bits
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.adapters import find_adapter
-from rlstep.verifiers.lora_targets import ALL_LINEAR, as_targets, check_targets, skeleton
+from rlstep.verifiers.lora_targets import ALL_LINEAR, adapted_skeleton, as_targets, skeleton
 from rlstep.verifiers.merging import load_config_of
 from rlstep.verifiers.model_files import ADAPTER_CONFIG
 from rlstep.verifiers.spec import IMPLICIT, config_entry
@@ -121,7 +120,7 @@ class Model:
             dropout: whether its inputs go through dropout.
 
         Raises:
-            UserError: the model has no such layers.
+            UserError: the model has no such layers, or they cannot have this adapter.
         """
         key = (str(lora.to_dict()), number, dropout)
         if key not in self._adapters:
@@ -129,10 +128,7 @@ class Model:
         return self._adapters[key]
 
     def _adapter(self, lora: LoraConfig, number: int, dropout: bool) -> tuple[Adapter, int]:
-        check_targets(lora, self.path, self.skeleton)
-        bare = skeleton(self.config, AutoModelForCausalLM, self.trust_remote_code)
-        with torch.device("meta"):
-            wrapped = get_peft_model(bare, lora, low_cpu_mem_usage=True)
+        wrapped = adapted_skeleton(lora, self.path, self.skeleton)
         adapted = {name: one for name, one in wrapped.named_modules() if isinstance(one, BaseTunerLayer)}
         parameters = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
         layers = max(self.shape.layers, 1)
@@ -193,7 +189,9 @@ def lora_of(stage: str, values: Mapping) -> LoraConfig | None:
         r=values.get("lora_r") or 16,
         lora_dropout=values.get("lora_dropout") or 0.0,
         target_modules=targets,
+        target_parameters=values.get("lora_target_parameters"),
         modules_to_save=values.get("lora_modules_to_save"),
+        use_dora=bool(values.get("use_dora")),
         task_type="CAUSAL_LM",
     )
 

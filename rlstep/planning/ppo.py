@@ -30,12 +30,8 @@ def ppo_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, mac
     slices = _slices(values, gpus)
     sampled = values["per_device_train_batch_size"] * slices  # completions of a batch on one rank
     critic, critic_base = _critic(trainee, values)
-    reference = trainee.parameters if trainee.adapter is None and values["beta"] else 0
-    kept_reference = trainee.adapter_parameters if trainee.continued and values["beta"] else 0
+    beside = _frozen_beside(trainee, values, critic_base)
     verifiers, verifier_parameters = _verifiers(values, models, trainee)
-    # The critic of a full-parameter policy reads the reference, unless that moves.
-    frozen = reference + critic_base if values["sync_ref_model"] else max(reference, critic_base)
-    beside = frozen + kept_reference
     states = trainee.states(gpus, critic, beside)
     layout, rows = _layout(trainee, values, lengths, T)
     training = _training_peak(trainee, values, layout, rows * T, adapter_critic=critic > 0 and not _is_head(values))
@@ -139,6 +135,17 @@ def _critic(trainee: Trainee, values: Mapping) -> tuple[int, int]:
         return trainee.adapter_parameters + head, 0
     _, parameters = trainee.model.adapter(LoraConfig(**CRITIC_LORA), trainee.adapter_number)
     return parameters + head, trainee.parameters
+
+
+def _frozen_beside(trainee: Trainee, values: Mapping, critic_base: int) -> int:
+    """Parameters of what is frozen beside the policy: the reference, or its adapter, and the critic's base."""
+    if not values["beta"]:
+        return critic_base
+    if trainee.adapter is not None:
+        return critic_base + (trainee.adapter_parameters if trainee.continued else 0)
+    # The critic of a full-parameter policy reads the reference, unless that moves.
+    reference = trainee.parameters
+    return reference + critic_base if values["sync_ref_model"] else max(reference, critic_base)
 
 
 def _verifiers(values: Mapping, models: Models, trainee: Trainee) -> tuple[float, int]:

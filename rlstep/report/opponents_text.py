@@ -23,7 +23,8 @@ _NOTES = """\
   that was interrupted only its last part counts.
 - **best of N**: one PRM, trained on samples from before RL, picks among N samples of a test problem. The policies are
   those of the recipes. *PRM, clean*: its pick has no wrong step either. **steps judged right**: the mean of the shares
-  of right and of wrong steps that the PRM calls so.
+  of right and of wrong steps that the PRM calls so. **first error located**: the share of solutions in which the first
+  step that the PRM calls wrong is the first wrong one, or in which it calls none wrong and none is.
 - In square brackets: 95% intervals over seeds (Student's t), of shares of runs Wilson's; differences are taken within
   a seed. *Not separated*: the interval of the difference holds 0, or there is one seed alone."""
 
@@ -54,7 +55,7 @@ def verdict(difference: Mapping) -> str:
 
 
 def opponents_text(summary: dict, plan: Plan) -> str:
-    """What was found in sentences, then each variant, each comparison, and best-of-N before and after RL.
+    """The findings in sentences, then each variant, each comparison, and best-of-N before and after RL.
 
     Args:
         summary: of `rlstep.report.opponents.report_opponents`.
@@ -184,4 +185,4 @@ def _steps(summary: dict) -> tables.Cells:
     for source in SOURCES:
         measured = summary["best_of_n"][source.name]["prm_steps"].values()
         rows.append([source.label, *(tables.number(*one.values()) if one else "-" for one in measured)])
-    return tables.Cells(["the PRM on samples of", "steps judged right", "first error found"], rows)
+    return tables.Cells(["the PRM on samples of", "steps judged right", "first error located"], rows)

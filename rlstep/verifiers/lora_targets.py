@@ -1,12 +1,14 @@
 """Which layers of a model get an adapter: names as a user writes them, checked before weights or data are read."""
 
+import copy
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -65,18 +67,53 @@ def hf_deepspeed_config() -> HfDeepSpeedConfig | None:
 
 
 def check_targets(lora: LoraConfig, path: str, model: PreTrainedModel) -> None:
-    """Refuses layers that the model does not have, or that an adapter cannot be on.
-
-    Args:
-        lora: the adapter's shape, its targets as `as_targets` gives them.
-        path: where the model is from, for the message.
-        model: with its weights, or a `skeleton`.
+    """Refuses an adapter that `adapted_skeleton` cannot put on the model.
 
     Raises:
         UserError: everything that is wrong.
     """
+    adapted_skeleton(lora, path, model)
+
+
+def adapted_skeleton(lora: LoraConfig, path: str, model: PreTrainedModel) -> PeftModel:
+    """A copy of a skeleton with the adapter that a run would put on the model.
+
+    Args:
+        lora: the adapter's shape, its targets as `as_targets` gives them.
+        path: where the model is from, for the message.
+        model: a `skeleton`, which stays as it is.
+
+    Raises:
+        UserError: the model does not have these layers, or they cannot have this adapter; everything that is wrong.
+    """
     if faults := list(_faults(lora, model)):
         raise UserError(f"{path}: {'; '.join(faults)}.")
+    with torch.device("meta"), no_sharding(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is said of the adapter is said by the run that trains it
+        return put_fresh(copy.deepcopy(model), lora, path, low_cpu_mem_usage=True)
+
+
+def put_fresh(model: PreTrainedModel, lora: LoraConfig, path: str, **options) -> PeftModel:
+    """The model with a fresh adapter on it, in place.
+
+    Args:
+        model: with its weights, or a `skeleton`.
+        lora: the adapter's shape, which stays as it is.
+        path: where the model is from, for the message.
+        options: of PEFT's `get_peft_model`.
+
+    Raises:
+        UserError: PEFT refuses the adapter's settings for this model.
+    """
+    shape = copy.deepcopy(lora)
+    try:
+        return get_peft_model(model, shape, **options)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        # By now PEFT has turned targets into parameters, where the model's experts are some.
+        faults = list(_faults_of_parameters(shape)) or [_in_short(error)]
+        if lora.target_modules is None and not lora.target_parameters:
+            faults = [_no_default(model)]
+        raise UserError(f"{path}: {'; '.join(faults)}.") from error
 
 
 def touches_tied_embeddings(lora: LoraConfig, model: PreTrainedModel) -> bool:
@@ -167,7 +204,7 @@ def _faults(lora: LoraConfig, model: PreTrainedModel) -> Iterator[str]:
     if targets is None and not lora.target_parameters:
         kind = model.config.get_text_config().model_type
         if kind not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
-            yield f"PEFT has no default layers for {kind} models; set lora_target_modules, for example to {ALL_LINEAR}"
+            yield _no_default(model)
     single = [targets] if isinstance(targets, str) else sorted(targets or [])
     for target in single:
         if target == ALL_LINEAR:
@@ -199,6 +236,27 @@ def _faults(lora: LoraConfig, model: PreTrainedModel) -> Iterator[str]:
     for target in lora.modules_to_save or []:
         if not any(_matches([target], name) for name in modules):
             yield f"lora_modules_to_save: no module is named '{target}'; modules are {_listed(modules)}"
+
+
+def _faults_of_parameters(shape: LoraConfig) -> Iterator[str]:
+    """The settings that PEFT has for layers, and not for parameters, as a mixture's experts are."""
+    if not shape.target_parameters:
+        return
+    where = f"for adapters on parameters, here {_listed(sorted(shape.target_parameters), parts=2)}"
+    if shape.lora_dropout:
+        yield f"lora_dropout is {shape.lora_dropout}, and PEFT has no dropout {where}; set lora_dropout: 0"
+    for name in ("use_dora", "lora_bias"):
+        if getattr(shape, name):
+            yield f"{name} is true, which PEFT does not have {where}; leave it out"
+
+
+def _no_default(model: PreTrainedModel) -> str:
+    kind = model.config.get_text_config().model_type
+    return f"PEFT has no default layers for {kind} models; set lora_target_modules, for example to {ALL_LINEAR}"
+
+
+def _in_short(error: Exception) -> str:
+    return f"PEFT refuses this adapter: {' '.join(str(error).split()).rstrip('.')}"
 
 
 def _matches(targets: str | list[str] | set[str] | None, name: str) -> bool:

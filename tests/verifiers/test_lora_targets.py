@@ -10,6 +10,7 @@ from rlstep.policy.start import lora_config
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.adapters import Adapter
 from rlstep.verifiers.lora_targets import (
+    adapted_skeleton,
     as_targets,
     check_targets,
     refuse_adapted_head,
@@ -97,6 +98,44 @@ def test_a_target_that_is_not_there_is_one_line(family, options, message):
 )
 def test_targets_that_are_there_are_admitted(family, options):
     check_targets(adapter(**options), "m", skeleton(CONFIGS[family]))
+
+
+GATE_UP = {"target_parameters": ["experts.gate_up_proj"]}
+ON_ALL = "down_proj, gate.weight, gate_up_proj"
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("mixtral", {"target_modules": "all-linear", "lora_dropout": 0.05},
+         f"^m: lora_dropout is 0.05, and PEFT has no dropout for adapters on parameters, here {ON_ALL}; set lora_"),
+        ("qwen3_moe", {"target_modules": "all-linear", "lora_dropout": 0.1}, "lora_dropout is 0.1, and PEFT has no"),
+        ("qwen3_moe", GATE_UP | {"lora_dropout": 0.1}, r"here experts.gate_up_proj; set lora_dropout: 0\.$"),
+        ("mixtral", GATE_UP | {"use_dora": True}, "^m: use_dora is true, which PEFT does not have for adapters on"),
+        ("qwen3_moe", {"target_modules": "all-linear", "lora_bias": True}, "lora_bias is true, which PEFT does not"),
+        ("mixtral", GATE_UP | {"use_dora": True, "lora_dropout": 0.1}, "set lora_dropout: 0; use_dora is true"),
+        ("mixtral", {}, "^m: PEFT has no default layers for mixtral models; set lora_target_modules, for example to"),
+        ("qwen2", {"target_modules": ["q_proj"], "target_parameters": ["q_proj.weight"]}, "PEFT refuses this adapter"),
+        ("qwen2", {"target_parameters": ["input_layernorm.weight"]}, r"but only 2d and 3d are supported\.$"),
+        ("gpt2", {"target_parameters": ["c_fc.weight"]}, r"does not work with fan_in_fan_out\.$"),
+        ("qwen2", {"target_modules": ["q_proj"], "modules_to_save": ["q_proj"]}, "No modules were targeted"),
+    ],
+)  # fmt: skip
+def test_what_peft_refuses_is_one_line_before_weights_are_read(family, options, message):
+    with pytest.raises(ValueError):  # noqa: PT011 its own
+        get_peft_model(AutoModelForCausalLM.from_config(CONFIGS[family]), adapter(**options))
+    given, model = adapter(**options), skeleton(CONFIGS[family])
+    with pytest.raises(UserError, match=message) as error:
+        check_targets(given, "m", model)
+    assert "\n" not in str(error.value)
+    assert given.to_dict() == adapter(**options).to_dict()
+
+
+def test_a_skeleton_is_not_changed_by_the_adapter_that_is_tried_on_it():
+    model = skeleton(CONFIGS["mixtral"])
+    wrapped = adapted_skeleton(adapter(target_modules="all-linear"), "m", model)
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    assert {p.device.type for p in wrapped.parameters()} == {"meta"}
 
 
 def test_adapters_on_tied_embeddings_are_known():

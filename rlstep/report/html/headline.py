@@ -16,7 +16,7 @@ Figure = tuple[tuple[str, str], str]
 
 RIGHT = {"accuracy": "answer right", "clean_accuracy": "answer and every step right"}
 STEP_MEASURES = {
-    "first_error_exact": "first wrong step found exactly",
+    "first_error_exact": "first error located exactly",
     "processbench_f1": "ProcessBench F1",
     "balanced_accuracy": "balanced accuracy of single steps",
 }

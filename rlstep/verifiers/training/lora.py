@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -23,6 +23,7 @@ from rlstep.verifiers.lora_targets import (
     ALL_LINEAR,
     as_targets,
     check_targets,
+    put_fresh,
     refuse_another_shape,
     skeleton,
     touches_tied_embeddings,
@@ -154,7 +155,7 @@ def with_lora(model: PreTrainedModel, spec: VerifierSpec, lora: LoraConfig, args
         args: the Trainer's arguments.
 
     Raises:
-        UserError: a token head's adapter would be on tied embeddings.
+        UserError: a token head's adapter would be on tied embeddings, or PEFT refuses it for this model.
     """
     own_type = not is_deepspeed_zero3_enabled()  # which takes one type for all
     new_head = spec.head == "classification"
@@ -169,7 +170,7 @@ def with_lora(model: PreTrainedModel, spec: VerifierSpec, lora: LoraConfig, args
     lora.exclude_modules = list(CLASS_HEADS) if new_head else None
     if args.activation_checkpointing:
         model.enable_input_require_grads()
-    wrapped = get_peft_model(model, lora, autocast_adapter_dtype=own_type)
+    wrapped = put_fresh(model, lora, model.config._name_or_path, autocast_adapter_dtype=own_type)
     if new_head:
         # Small updates of a weight in bfloat16 are rounded away: a new head is trained in float32 on any backbone.
         for head in head_of(wrapped).modules_to_save.values():

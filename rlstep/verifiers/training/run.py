@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from peft import PeftModel
@@ -35,7 +35,7 @@ from rlstep.verifiers.lora_targets import no_sharding
 from rlstep.verifiers.pretrained import load_config, load_tokenizer
 from rlstep.verifiers.spec import IMPLICIT, VerifierSpec
 from rlstep.verifiers.training.arguments import VerifierArguments
-from rlstep.verifiers.training.lora import describe_checkpoint, verifier_start
+from rlstep.verifiers.training.lora import VerifierStart, describe_checkpoint, verifier_start
 from rlstep.verifiers.training.options import VerifierConfig
 from rlstep.verifiers.training.trainer import VerifierTrainer
 from rlstep.verifiers.vocabulary import check_texts, check_vocabulary
@@ -89,16 +89,7 @@ def train_verifier(
     Raises:
         UserError: the data, the generator or the settings cannot be used.
     """
-    check_packages(config, args)
-    check_tracking(tracking, args, KINDS)
-    raise_faults(evaluation_faults(args, "eval_data", config.eval_data is not None, True, HOW_EVALUATED))
-    start = verifier_start(config, trainer_class.kind == IMPLICIT, args.output_dir)
-    adapter = find_adapter(config.model_name_or_path)
-    read = {"model_name_or_path": config.model_name_or_path, "its base": adapter and adapter.base}
-    check_output_dir(args.output_dir, read)
-    identity = run_identity(config, args, prompts)
-    checkpoint = checkpoint_to_continue(args.output_dir) if config.resume else args.resume_from_checkpoint
-    check_checkpoint(checkpoint, identity)
+    start, checkpoint, identity = _checked(trainer_class, config, args, prompts, tracking)
     train, evaluation = _read(config, need)
     chosen = settings(config) | settings(args) | settings(prompts) | settings(tracking)
     with RunRecord(trainer_class.kind, chosen, args.output_dir, args.seed) as record:
@@ -106,9 +97,8 @@ def train_verifier(
         set_seed(args.seed)
         tokenizer = load_tokenizer(config.model_name_or_path, config.trust_remote_code)
         check_vocabulary(tokenizer, start.described)
-        spec = replace(
-            spec_of(tokenizer), prompts=prompts.for_rows(tokenizer, train, taught_of(config.model_name_or_path))
-        )
+        prompt_format = prompts.for_rows(tokenizer, train, taught_of(config.model_name_or_path))
+        spec = replace(spec_of(tokenizer), prompts=prompt_format)
         for path, solutions in ((config.data, train), (config.eval_data, evaluation or [])):
             _check_tokens(path, solutions, spec.prompts, tokenizer, start.described)
         model = start.prepare(config, args).model(spec, config, args)
@@ -128,6 +118,27 @@ def train_verifier(
         _save(trainer, config)
         start.finish(config, args)
     return record.metrics
+
+
+def _checked(
+    trainer_class: type[VerifierTrainer],
+    config: VerifierConfig,
+    args: VerifierArguments,
+    prompts: PromptOptions,
+    tracking: TrackingOptions,
+) -> tuple[VerifierStart, str | None, dict[str, Any]]:
+    """What training starts from, the checkpoint that it goes on from, and the run's identity, before data are read."""
+    check_packages(config, args)
+    check_tracking(tracking, args, KINDS)
+    raise_faults(evaluation_faults(args, "eval_data", config.eval_data is not None, True, HOW_EVALUATED))
+    start = verifier_start(config, trainer_class.kind == IMPLICIT, args.output_dir)
+    adapter = find_adapter(config.model_name_or_path)
+    read = {"model_name_or_path": config.model_name_or_path, "its base": adapter and adapter.base}
+    check_output_dir(args.output_dir, read)
+    identity = run_identity(config, args, prompts)
+    checkpoint = checkpoint_to_continue(args.output_dir) if config.resume else args.resume_from_checkpoint
+    check_checkpoint(checkpoint, identity)
+    return start, checkpoint, identity
 
 
 def _read(config: VerifierConfig, need: Sequence[str]) -> tuple[list[Solution], list[Solution] | None]:

@@ -109,6 +109,22 @@ def test_an_adapter_of_a_policy_and_its_frozen_base(planned):
     assert actual["trained"] == trained(get_peft_model(model, lora))
 
 
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [
+        ({"lora_target_parameters": ["experts.gate_up_proj"]}, {"target_parameters": ["experts.gate_up_proj"]}),
+        ({"use_dora": True}, {"use_dora": True}),
+    ],
+)
+def test_an_adapter_on_experts_or_with_dora_counts_as_peft_makes_it(planned, tmp_path, settings, shape):
+    config = AutoConfig.for_model("mixtral", **SIZES, num_local_experts=2)
+    config.save_pretrained(tmp_path / "experts")
+    fresh = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj"], "lora_dropout": 0.0}
+    actual = planned("ppo", PPO | fresh | settings | {"model_name_or_path": str(tmp_path / "experts")})
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **shape)
+    assert actual["trained"] == trained(get_peft_model(AutoModelForCausalLM.from_config(config), lora))
+
+
 def test_a_class_head_is_counted_and_the_language_models_is_not(planned, base):
     untied = config_of()
     untied.tie_word_embeddings = False
