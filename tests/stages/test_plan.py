@@ -484,8 +484,9 @@ def test_rows_beyond_a_window_are_planned_with_padding(planned, tmp_path, stage)
     config.save_pretrained(tmp_path / "other")
     settings = PPO if stage == "ppo" else {"data": "rows.jsonl", "per_device_train_batch_size": 4, "packing": True}
     settings = settings | {"model_name_or_path": str(tmp_path / "other")}
-    within, beyond = (planned(stage, settings, prompt_tokens=n, completion_tokens=32) for n in (40, 41))
-    unpacked = planned(stage, settings | {"packing": False}, prompt_tokens=41, completion_tokens=32)
+    completions = {} if stage == "ppo" else {"completion_tokens": 32}
+    within, beyond = (planned(stage, settings, prompt_tokens=n, **completions) for n in (40, 41))
+    unpacked = planned(stage, settings | {"packing": False}, prompt_tokens=41, **completions)
     assert gib(beyond, "activations") == gib(unpacked, "activations")
     assert gib(beyond, "activations") > gib(within, "activations")
     if stage == "ppo":
@@ -617,6 +618,12 @@ def test_a_shipped_recipe_with_a_model_of_its_size(base, capsys):
 def test_a_shipped_folder_without_a_generator(base, capsys):
     metrics = plan(PlanConfig("math_shepherd", model=str(base)))
     assert [*metrics["plans"]] == ["math_shepherd/prm_1.5b_lora", "math_shepherd/prm_7b"]
+
+
+def test_deepspeed_beside_a_recipe_that_names_its_own_is_refused(planned):
+    settings = {"data": "rows.jsonl", "deepspeed": "ds_configs/zero3.json"}
+    with pytest.raises(UserError, match="deepspeed is for recipes that name none, and .*sft.yaml names its own; leave"):
+        planned("sft", settings, gpus=4, deepspeed="ds_configs/zero2.json")
 
 
 @pytest.mark.parametrize(
