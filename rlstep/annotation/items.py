@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.record import digest
 from rlstep.steps.boundaries import Boundary
@@ -74,7 +75,7 @@ def read_items(data: str | Path, boundary: Boundary) -> tuple[list[Item], Counte
         if items.setdefault(item.id, item) is not item:
             left_out["equal to an earlier one"] += 1
     if not items:
-        raise UserError(f"{data}: none of its {left_out.total()} solutions has a step to label.")
+        raise UserError(f"{data}: of {counted(left_out.total(), 'solution')}, none has a step to label.")
     return list(items.values()), left_out
 
 

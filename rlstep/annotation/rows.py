@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from rlstep.annotation.items import Item
+from rlstep.runtime.counted import counted
 from rlstep.steps.readers.prm800k import FINISH_REASONS
 from rlstep.steps.readers.values import Field
 
@@ -48,7 +49,7 @@ class Marks:
     def fault(self, steps: int) -> str | None:
         """Why the protocol does not allow these marks on a solution with this number of steps; None if it does."""
         if len(self.ratings) > steps:
-            return f"{len(self.ratings)} ratings for {steps} steps."
+            return f"{counted(len(self.ratings), 'rating')} for {counted(steps, 'step')}."
         if -1 in self.ratings[:-1]:
             return "steps were rated after the first negative one, at which the labelling ends."
         ended = self.ratings[-1:] == (-1,)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rlstep.annotation.rows import Marks, parse_row
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import DataError, UserError
 from rlstep.runtime.rows import atomic, read_rows
 from rlstep.steps.readers.values import Field
@@ -111,8 +112,9 @@ class LabelStore:
                 drafts.pop(key, None)  # the newest mark comes last
                 drafts[key] = revision, marks
         if strangers := sorted(item for _, item in drafts if item not in item_ids):
+            strange = counted(len(strangers), "solution that is", "solutions that are")
             raise UserError(
-                f"{self.journal}: it has marks on {len(strangers)} solutions that are not in data. Give the data that "
+                f"{self.journal}: it has marks on {strange} not in data. Give the data that "
                 f"{self.out.name} was made from, or another out; or delete the journal, and these marks with it."
             )
         # A finished solution may have left marks from before its last one.

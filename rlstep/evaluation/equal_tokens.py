@@ -13,6 +13,7 @@ intervals are 95%, over problems.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -62,14 +63,14 @@ class CountedSamples:
     taken: dict[str, Taken]
 
     @property
-    def tokens_per_problem(self) -> float:
+    def tokens_per_problem(self) -> Fraction:
         """Generated for all samples of a problem, on average over problems."""
-        return sum(one.tokens for one in self.taken.values()) / len(self.taken)
+        return Fraction(sum(one.tokens for one in self.taken.values()), len(self.taken))
 
     @property
-    def tokens_per_sample(self) -> float:
+    def tokens_per_sample(self) -> Fraction:
         """Generated for a sample, on average over the samples of a problem and then over problems."""
-        return sum(one.tokens / one.samples for one in self.taken.values()) / len(self.taken)
+        return sum(Fraction(one.tokens, one.samples) for one in self.taken.values()) / len(self.taken)
 
 
 def read_taken(path: str | Path, fields: dict[str, str] | None = None) -> dict[str, Taken]:
@@ -156,7 +157,7 @@ def equal_tokens(data: CountedSamples, searches: dict[str, CountedSamples], tria
         "tokens" per problem, "n", "accuracy"}, and the accuracy is by curve {"search", "best_of_n", "difference"}, each
         {"mean", "low", "high"}; "n" and the last two are None where all samples took fewer tokens than the search.
     """
-    result = {"tokens_per_sample": data.tokens_per_sample, "problems": len(data.taken), "searches": {}}
+    result = {"tokens_per_sample": float(data.tokens_per_sample), "problems": len(data.taken), "searches": {}}
     for name, search in searches.items():
         result["searches"][name] = _figures(data, search, trials, seed)
     return result
@@ -164,8 +165,9 @@ def equal_tokens(data: CountedSamples, searches: dict[str, CountedSamples], tria
 
 def _figures(data: CountedSamples, search: CountedSamples, trials: int, seed: int) -> dict:
     solutions = fewest_samples(search.scored)[1]
-    n: float | None = search.tokens_per_problem / data.tokens_per_sample
-    n = n if n <= fewest_samples(data.scored)[1] else None
+    # Exact: rounded, a search that takes what N samples take would seem to take more than all of them.
+    exact = search.tokens_per_problem / data.tokens_per_sample
+    n = float(exact) if exact <= fewest_samples(data.scored)[1] else None
     searched = curves_of(search.scored, [solutions], trials, seed)
     order = [search.scored.ids.index(name) for name in data.scored.ids]
     samples = _accuracy_at(data.scored, n, trials, seed) if n is not None else {}
@@ -179,7 +181,7 @@ def _figures(data: CountedSamples, search: CountedSamples, trials: int, seed: in
             "best_of_n": None if picked_P is None else _interval(picked_P),
             "difference": None if picked_P is None else _interval(searched_P - picked_P, low=-1),
         }
-    return {"solutions": solutions, "tokens": search.tokens_per_problem, "n": n, "accuracy": accuracy}
+    return {"solutions": solutions, "tokens": float(search.tokens_per_problem), "n": n, "accuracy": accuracy}
 
 
 def _accuracy_at(scored: ScoredSamples, n: float, trials: int, seed: int) -> dict[str, np.ndarray]:
@@ -208,4 +210,4 @@ def _interval(values_P: np.ndarray, low: float = 0.0) -> dict[str, float | None]
 
 def token_axis(data: CountedSamples, ns: Sequence[int]) -> list[float]:
     """The tokens per problem that numbers of samples take."""
-    return [n * data.tokens_per_sample for n in ns]
+    return [n * float(data.tokens_per_sample) for n in ns]

@@ -179,7 +179,7 @@ class _Columns:
             how, logits = self.choice.how(curve), self.choice.logits
             self._scores[curve].append(scored_rows.aggregated(row, name, values, how, logits))
             if labels and curve != ORM and isinstance(scores[name], list):
-                scored_rows.check_length(row, name, len(values), len(labels), "labels")
+                scored_rows.check_length(row, name, len(values), len(labels), "label")
                 table = self._steps.setdefault(curve, StepTable())
                 table.add(scored_rows.probabilities(values, logits), targets, problem_id, shared)
 

@@ -3,6 +3,7 @@
 import math
 
 from rlstep.core.aggregate import Aggregate, logit_solution_score, solution_score
+from rlstep.runtime.counted import counted
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.records import Solution, shown
 from rlstep.steps.sources import Row
@@ -66,7 +67,7 @@ def labels_of(row: Row) -> list[float | None] | None:
         problem = f"expected a list of labels from 0 to 1 or null each, got {shown(labels)}."
         raise row.fault("labels", problem)
     if isinstance(steps := row.values.get("steps"), list) and len(steps) != len(labels):
-        raise row.fault("labels", f"{len(labels)} values for {len(steps)} steps.")
+        raise row.fault("labels", f"{counted(len(labels), 'value')} for {counted(len(steps), 'step')}.")
     return labels
 
 
@@ -78,7 +79,7 @@ def neutral_of(row: Row, labels: list[float | None]) -> list[int]:
     """Indices of the steps that were rated neutral."""
     neutral = row.values.get("neutral") or []
     if not isinstance(neutral, list) or not all(isinstance(k, int) and 0 <= k < len(labels) for k in neutral):
-        problem = f"expected a list of indices of {len(labels)} steps, got {shown(neutral)}."
+        problem = f"expected a list of indices of {counted(len(labels), 'step')}, got {shown(neutral)}."
         raise row.fault("neutral", problem)
     return neutral
 
@@ -121,7 +122,7 @@ def scores_of(row: Row) -> dict[str, list[float | None] | float | None]:
             problem = f"expected a number, or a list of one number per step, got {shown(value)}."
             raise row.fault(place, problem)
         if isinstance(value, list) and isinstance(steps := row.values.get("steps"), list):
-            check_length(row, name, len(value), len(steps), "steps")
+            check_length(row, name, len(value), len(steps), "step")
     return named
 
 
@@ -131,7 +132,8 @@ def _is_number(value) -> bool:
 
 def check_length(row: Row, name: str, values: int, steps: int, of: str) -> None:
     if values != steps:
-        problem = f"{values} values for {steps} {of}; give one per step, or a number for the whole solution."
+        problem = f"{counted(values, 'value')} for {counted(steps, of)}"
+        problem += "; give one per step, or a number for the whole solution."
         raise row.fault(f"scores.{name}", problem)
 
 

@@ -8,6 +8,7 @@ from rlstep.planning.models import Model, Models
 from rlstep.planning.parts import StagePlan, hours_of, in_gib
 from rlstep.planning.settings import Lengths, Machine, bytes_of, rows_in
 from rlstep.planning.verifiers import Loaded, loaded, scoring_peak
+from rlstep.runtime.counted import counted
 from rlstep.verifiers.serving.addresses import checkpoint_of, is_pooling_address, is_url
 
 BATCH_TOKENS = 16384  # of a verifier's pass where no setting says it
@@ -31,12 +32,12 @@ def sample_plan(recipe: str, values: Mapping, models: Models, lengths: Lengths, 
     gpus = machine.gpus  # a launcher starts a process on each
     guide, scoring = _guide(values, models, lengths.prompt + T)
     weights, sampling = model.weight_bytes(number), {"kv_cache": cache + prefill}
-    where = f"on each of {gpus} GPU(s)"
+    where = f"on each of {counted(gpus, 'GPU')}"
     if engine == "server":
         gpus, where = 1, "on a server, whose memory is not counted"
     elif engine == "vllm":
         gpus = values["tensor_parallel_size"]
-        where = f"vLLM on {gpus} GPU(s)"
+        where = f"vLLM on {counted(gpus, 'GPU')}"
     if engine != "transformers":
         weights, prefill, sampling = 0.0, 0.0, {"vllm": share} if engine == "vllm" else {}
     return StagePlan(

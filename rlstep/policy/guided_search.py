@@ -21,6 +21,7 @@ from rlstep.policy.engines.base import Begun, Engine, Sampling, sample_name
 from rlstep.policy.rewards.sources import check_fit
 from rlstep.policy.sampling import Batch
 from rlstep.policy.search_options import SearchOptions
+from rlstep.policy.step_tags import check_tag
 from rlstep.runtime.errors import UserError
 from rlstep.steps.prompts import Prompt, PromptFormat
 from rlstep.steps.records import Problem, Solution, Span
@@ -197,27 +198,38 @@ class GuidedSearch:
 
 
 def check_guide(
-    path: str, verifier: Verifier, prompts: list[Prompt], prompt_format: PromptFormat, new_tokens: int
+    path: str,
+    verifier: Verifier,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Prompt],
+    prompt_format: PromptFormat,
+    new_tokens: int,
 ) -> None:
     """Refuses a verifier that cannot guide a search, before anything is sampled.
 
     Args:
         path: where it is from, for messages.
         verifier: the verifier.
+        tokenizer: the policy's.
         prompts: the problems' prompts.
         prompt_format: how the policy reads them.
         new_tokens: the most tokens of a completion.
 
     Raises:
-        UserError: it is no PRM, its steps are over only when the next one has begun, or as `check_fit` says.
+        UserError: it is no PRM, its steps are over only when the next one has begun, or as `check_tag` and
+            `check_fit` say.
     """
     if verifier.kind != "prm":
-        raise UserError(f"{path} is an {verifier.kind}, and a search is guided by a PRM; give the path of one.")
+        raise UserError(
+            f"{path} is an {verifier.kind}, and a search is guided by a PRM; give the path of one. The values of an "
+            "implicit PRM, too, are those of all that is written so far, and not of a step."
+        )
     if verifier.boundary.closing is None:
         raise UserError(
             f"{path} was taught steps by {verifier.boundary}, of which one is over only when the next has begun, so "
             "that no engine can stop at its end. A search takes a PRM of steps by line, blank_line or tag."
         )
+    check_tag(path, verifier.boundary, tokenizer)
     check_fit({"prm": verifier}, prompts, prompt_format, new_tokens, setting="max_new_tokens")
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.failure import resumable
 from rlstep.runtime.manifest import MANIFEST, UNFINISHED, Manifest, Shard, file_digest, read_manifest
@@ -104,9 +105,9 @@ class Output:
         receipts = [self.files.expected_receipt(unit) for unit in units]
         totals = _totals(receipts)
         if not totals.rows:
-            raise UserError(
-                f"nothing is left to write to {self.path}: all {sum(u.rows for u in units)} rows were left out."
-            )
+            left_out = counted(sum(unit.rows for unit in units), "row was", "rows were")
+            whose = "its" if left_out.startswith("1 ") else "all"
+            raise UserError(f"nothing is left to write to {self.path}: {whose} {left_out} left out.")
         self.processes.wait()  # all have read before the files are moved
         if self.processes.index == 0:
             (self._join if self.one_file else self._move)(units, receipts)
@@ -177,13 +178,15 @@ class Output:
                 kept += 1
         if kept:
             logger.warning(
-                "%s: %d of %d shards are kept, as the rows that they were made from, the model and the settings are "
-                "the same; remove the folder to have all of them made again", self.path, kept, len(units),
+                "%s: of %s, %s kept, as the rows that were read, the model and the settings are the same; remove the "
+                "folder to have everything made again",
+                self.path, counted(len(units), "shard"), counted(kept, "is", "are"),
             )  # fmt: skip
         if unused := (begun | shard_of.keys()) - {unit.key for unit in units}:
             logger.warning(
-                "%s: %d shards of an earlier run are replaced, as the rows that they were made from, the model or the "
-                "settings are others now; to keep them, stop here and give another out", self.path, len(unused),
+                "%s: %s replaced, as the rows that were read, the model or the settings are others now; to keep what "
+                "is there, stop here and give another out",
+                self.path, counted(len(unused), "shard of an earlier run is", "shards of an earlier run are"),
             )  # fmt: skip
 
     def _earlier_shards(self) -> list[Shard]:

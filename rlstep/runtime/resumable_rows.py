@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.failure import mark_resumable
 from rlstep.runtime.rows import as_json, atomic, naming, write_rows
@@ -49,9 +50,10 @@ class ResumableRows:
             if own:
                 self.count, end = len(lengths), self._start + sum(lengths)
             elif lengths:
+                parts = counted(len(lengths), "finished part")
                 raise UserError(
-                    f"{self.partial} holds {len(lengths)} finished parts of a run with other data or settings. Start "
-                    "it with those to go on, give another out, or remove the file to start afresh."
+                    f"{self.partial} holds {parts} of a run with other data or settings. Start it with those to go on, "
+                    "give another out, or remove the file to start afresh."
                 )
         if end:
             os.truncate(self.partial, end)

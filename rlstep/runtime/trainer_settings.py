@@ -113,6 +113,12 @@ _TAKE_ARGUMENTS = (
     "rmsprop", "grokadamw", "stable_adamw", "galore_", "apollo_", "schedule_free_",
 )  # fmt: skip
 _TAKE_MODULES = ("galore_", "apollo_")
+# The trackers that read a setting, as a name of `report_to`.
+_SHOWN_BY = {
+    "run_name": ("wandb", "trackio", "mlflow", "comet_ml", "swanlab", "dagshub"),
+    "project": ("wandb", "trackio"),
+    **dict.fromkeys(("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), ("trackio",)),
+}
 
 
 def may_change(names: dict[MayChange, tuple[str, ...]]) -> dict[str, tuple[Constraint, ...]]:
@@ -217,6 +223,14 @@ def _tracker_faults(args) -> Iterator[str]:
     for place in places:
         if place not in ("none", "all") and place not in INTEGRATION_TO_CALLBACK:
             yield f"report_to is {shown(place)}; choose none, wandb, trackio or tensorboard"
+    if "all" in places:
+        return
+    for name, readers in _SHOWN_BY.items():
+        if changed(args, (name,)) and not {*readers} & {*places}:
+            yield (
+                f"report_to has none of {', '.join(readers)}, so {name} would do nothing; set one, or leave {name} at "
+                f"{shown(default_of(args.__dataclass_fields__[name]))}"
+            )
 
 
 SHARED = merged(_READ, _RANGES, may_change(_MAY_CHANGE))

@@ -16,7 +16,7 @@ from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.supervision.options import CheckerOptions, ConsensusOptions, JudgeOptions, MonteCarloOptions, TeacherOptions
 from rlstep.supervision.runs import LabelRun, by_checker, by_consensus, by_judge, by_rollouts, by_teacher
 from rlstep.tasks import GRADER_HELP, PATTERN_HELP, TASK_HELP, Grader, get, task_faults
-from rlstep.verifiers.serving.addresses import checkpoint_of, is_pooling_address, is_url
+from rlstep.verifiers.serving.addresses import is_url
 
 LABELS = ReadUnless("by", "consensus")
 
@@ -128,17 +128,22 @@ def _made_by(config: LabelConfig) -> str:
         for name, (_, constraints) in constraints_of(LabelConfig).items()
         if any(isinstance(constraint, MayChange) for constraint in constraints)
     }
-    deciding = {name: value for name, value in settings(config).items() if name not in {"data", "out"} | may_change}
-    models = {"monte_carlo": config.policy, "teacher": config.teacher, "judge": config.judge}
+    elsewhere = {"data", "out", "teacher"} | may_change
+    deciding = {name: value for name, value in settings(config).items() if name not in elsewhere}
     other = Path(config.other) if config.by == "consensus" else None
-    return digest(deciding, _model_files(models.get(config.by)), other)
+    return digest(deciding, _model_identity(config), other)
 
 
-def _model_files(path: str | None) -> list[tuple[str, int, int]] | None:
-    """None where no model labels whose files are known here; of one on a vLLM server its own are."""
-    if path is None or (is_url(path) and not is_pooling_address(path)):
+def _model_identity(config: LabelConfig):
+    """What tells the model that labels from others; None where none does that is known here."""
+    # Imported here, because the checker needs no transformers.
+    if config.by == "teacher" and config.teacher is not None:
+        from rlstep.verifiers.serving.identity import verifier_identity
+
+        return verifier_identity(config.teacher)
+    path = {"monte_carlo": config.policy, "judge": config.judge}.get(config.by)
+    if path is None or is_url(path):
         return None
-    # Here, because the checker needs no transformers.
     from rlstep.runtime.checkpoints import checkpoint_files
 
-    return checkpoint_files(checkpoint_of(path))
+    return checkpoint_files(path)

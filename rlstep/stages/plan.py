@@ -100,9 +100,13 @@ def plan(config: PlanConfig) -> dict:
         config.gpus, config.memory, config.tflops, config.utilisation, config.sampling_utilisation, config.headroom
     )
     lengths = Lengths(config.prompt_tokens, config.completion_tokens, config.filled, config.rows)
-    plans = []
-    for recipe in recipes:
-        values = settings_of(recipe.stage, recipe.path)
+    plans, chosen = [], [(recipe, settings_of(recipe.stage, recipe.path)) for recipe in recipes]
+    if config.deepspeed and all(values.get("deepspeed") for recipe, values in chosen if recipe.stage in TRAINS):
+        raise UserError(
+            f"deepspeed is for recipes that name none, and {config.recipe} names its own; leave it out, or change the "
+            "recipe."
+        )
+    for recipe, values in chosen:
         if recipe.stage in TRAINS and not values.get("deepspeed"):
             values = {**values, "deepspeed": config.deepspeed}
         plan_with = partial(_plan, recipe.name, recipe.stage, models, lengths, machine)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 
-from rlstep.policy.engines.base import Sampling
+from rlstep.policy.engines.base import Engine, Sampling
 from rlstep.policy.engines.opening import EngineOpening
 from rlstep.policy.engines.options import EngineOptions
 from rlstep.policy.first_batch import Look, warn_of_first_batch
@@ -43,15 +43,16 @@ from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.steps.records import Problem, Solution, write_solution_rows
 from rlstep.steps.sources import Row
 from rlstep.verifiers.scoring.long_rows import CUT, SKIPPED
-from rlstep.verifiers.serving.addresses import checkpoint_of
+from rlstep.verifiers.serving.identity import verifier_identity
 
 if TYPE_CHECKING:
     from rlstep.policy.guided_search import GuidedSearch
 
 logger = logging.getLogger(__name__)
 
-# Settings that a batch's solutions do not depend on. Its problems count, whatever file they come from.
-NOT_OF_A_BATCH = ("problems", "out", "n", "batch_size", "fields", "split", "config_name", "on_long_row")
+# Settings that a batch's solutions do not depend on. Its problems count, whatever file they come from, and the PRM,
+# whatever its address.
+NOT_OF_A_BATCH = ("problems", "out", "n", "batch_size", "fields", "split", "config_name", "on_long_row", "prm")
 FINISHED = "finished"
 
 
@@ -132,7 +133,7 @@ def sample(config: SampleConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict
     out, chosen, processes = Path(config.out), settings(config) | settings(prompts), launched_processes()
     identity = run_identity(config, prompts)
     of_a_batch = {name: value for name, value in identity.items() if name not in NOT_OF_A_BATCH}
-    guide = [] if config.prm is None else checkpoint_files(checkpoint_of(config.prm))
+    guide = None if config.prm is None else verifier_identity(config.prm)
     made_by = digest(of_a_batch, checkpoint_files(config.model), prompts.template_text, guide)
     batches = SampledBatches(problems, config.n, config.rows_at_a_time)
 
@@ -164,7 +165,8 @@ def _sampled(
         raise _too_long(opening, places)
     if not mine:
         return
-    sampler = opening.open() if config.search is None else _search(config, opening, sampling, batches.problems)
+    all_long = all(problem.id in long for problem in batches.problems)
+    sampler = None if all_long else _sampler(config, opening, sampling, batches.problems)
     for unit in track(mine, "sampling", sum(unit.rows for unit in mine), weight=lambda unit: unit.rows):
         whole = batches[unit.number]
         batch = [(problem, index) for problem, index in whole if problem.id not in long]
@@ -189,17 +191,21 @@ def _tell_long_rows(config: SampleConfig, totals: Totals) -> None:
         )  # fmt: skip
     if cut := totals.counts[CUT]:
         logger.warning(
-            "%s: %d of %d solutions are too long for %s, in its own tokens. They ranked below the others, and "
-            "their steps that do not fit have null for a score. Lower max_new_tokens, or take a PRM with a longer "
-            "context.",
-            config.out, cut, totals.rows, config.prm,
+            "%s: too long for %s, in its own tokens: %d of %s. What is too long ranked below what is not, and steps "
+            "that do not fit have null for a score. Lower max_new_tokens, or take a PRM with a longer context.",
+            config.out, config.prm, cut, counted(totals.rows, "solution"),
         )  # fmt: skip
 
 
-def _search(
+def _sampler(
     config: SampleConfig, opening: EngineOpening, sampling: Sampling, problems: Sequence[Problem]
-) -> "GuidedSearch":
-    """The search that the settings describe; its PRM is opened, and refused, before the policy's weights are loaded."""
+) -> "Engine | GuidedSearch":
+    """The engine, or the search that the settings describe.
+
+    A search's PRM is opened, and refused, before the policy's weights are loaded.
+    """
+    if config.search is None:
+        return opening.open()
     # TRL comes with what checks that a verifier fits a policy, and takes a second to import.
     from rlstep.policy.guided_search import GuidedSearch, check_guide
     from rlstep.verifiers.load import load_verifier
@@ -207,7 +213,7 @@ def _search(
     verifier = load_verifier(config.prm, device=device(), trust_remote_code=config.trust_remote_code)
     long = set(opening.long)
     prompts = [problem.prompt for problem in problems if problem.id not in long]
-    check_guide(config.prm, verifier, prompts, opening.prompt_format, sampling.max_new_tokens)
+    check_guide(config.prm, verifier, opening.tokenizer, prompts, opening.prompt_format, sampling.max_new_tokens)
     return GuidedSearch(
         opening.open(), verifier, config, sampling, opening.tokenizer, opening.prompt_format, opening.stops
     )

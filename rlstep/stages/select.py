@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Range, ReadBy, ReadUnless, check
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.record import RunRecord, digest
 from rlstep.runtime.resumable_rows import ResumableRows
@@ -124,11 +125,12 @@ def _nothing(config: SelectConfig, candidates: Candidates) -> str:
     if len(candidates):
         (first,) = candidates.select(1, None)[:1]
         return (
-            f"budget is {config.budget}, and the first solution to be labelled has {first.steps} steps; give at least "
+            f"budget is {config.budget}, and the first solution to be labelled has "
+            f"{counted(first.steps, 'step')}; give at least "
             "that many."
         )
     return (
-        f"{config.data}: none of {candidates.rows} solutions is a candidate: {candidates.unanswered} state no answer "
-        f"(unanswered: keep takes them), {candidates.without_steps} have no steps, and of {candidates.cut} a step has "
-        "no score, as they did not fit into the verifier."
+        f"{config.data}: of {counted(candidates.rows, 'solution')}, none is a candidate. Without an answer: "
+        f"{candidates.unanswered} (unanswered: keep takes them); without steps: {candidates.without_steps}; with "
+        f"a step without a score, as the solution did not fit into the verifier: {candidates.cut}."
     )

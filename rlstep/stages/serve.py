@@ -12,12 +12,16 @@ from typing import Annotated, Literal
 
 from rlstep.runtime.access import TOKEN_VARIABLE, find_token
 from rlstep.runtime.addresses import is_loopback
+from rlstep.runtime.checkpoints import checkpoint_files
+from rlstep.runtime.config import settings
 from rlstep.runtime.constraints import Choices, Range, ReadBy, check
 from rlstep.runtime.packages import check_packages
+from rlstep.runtime.record import digest
 from rlstep.stages.score import as_in_score, model_faults
 from rlstep.steps.boundaries import Boundary, Rule
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
 from rlstep.verifiers.published import FAMILIES
+from rlstep.verifiers.serving.addresses import checkpoint_of
 from rlstep.verifiers.serving.server import Limits, ScoreServer
 from rlstep.verifiers.serving.worker import Loading, WorkerProcess
 
@@ -116,8 +120,11 @@ def serve(config: ServeConfig, prompts: PromptOptions = BY_CHECKPOINT) -> dict:
         config.stop_seconds,
     )
     options = {name: getattr(config, name) for name in LOADING}
+    checkpoint = checkpoint_of(config.model)
+    decides = options, config.steps and config.steps.to_dict(), settings(prompts), prompts.template_text
+    fingerprint = digest(checkpoint, checkpoint_files(checkpoint), *decides)
     # The port comes first: a port in use should not be noticed after minutes of loading.
-    with ScoreServer(config.host, config.port, config.name, config.token, limits) as server:
+    with ScoreServer(config.host, config.port, config.name, config.token, limits, fingerprint) as server:
         if config.token is None and not is_loopback(config.host):
             logger.warning(
                 "%s is open to everyone who can reach it: set %s here and where the clients run.",

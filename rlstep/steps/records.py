@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.steps.messages import Prompt, read_prompt
@@ -217,7 +218,7 @@ def _check_steps(solution: Solution, row: Row) -> None:
     solution.steps = [tuple(span) for span in solution.steps]
     for name, values in {"labels": solution.labels, **{f"scores.{k}": v for k, v in solution.scores.items()}}.items():
         if values is not None and len(values) != len(solution.steps):
-            raise row.fault(name, f"{len(values)} values for {len(solution.steps)} steps.")
+            raise row.fault(name, f"{counted(len(values), 'value')} for {counted(len(solution.steps), 'step')}.")
     _check_neutral(solution, row)
 
 
@@ -227,7 +228,8 @@ def _check_neutral(solution: Solution, row: Row) -> None:
     last = -1
     for step in solution.neutral or ():
         if not last < step < len(solution.steps):
-            problem = f"{step} is out of order, or not an index of {len(solution.steps)} steps (ascending, from 0)."
+            steps = counted(len(solution.steps), "step")
+            problem = f"{step} is out of order, or not an index of {steps} (ascending, from 0)."
             raise row.fault("neutral", problem)
         if solution.labels[step] is not None:
             label = shown(solution.labels[step])

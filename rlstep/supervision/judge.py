@@ -6,6 +6,7 @@ Every batch of verdicts leaves one row in a journal; a killed run reads it and j
 import logging
 from collections.abc import Sequence
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.progress import track
 from rlstep.runtime.resumable_rows import ResumableRows
@@ -84,10 +85,10 @@ class JudgedLabels:
         unread, answers = metrics["answers_unread"], metrics["answers"]
         if 2 * unread > answers:
             logger.warning(
-                "%d of %d answers of the judge do not end with a step in a box; max_new_tokens %d may cut them off, or "
-                "the model may be too weak",
+                "without a step in a box at the end: %d of %s of the judge; max_new_tokens %d may cut what it writes "
+                "off, or the model may be too weak",
                 unread,
-                answers,
+                counted(answers, "answer"),
                 self.options.max_new_tokens,
             )
 

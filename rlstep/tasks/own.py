@@ -6,6 +6,7 @@ its checker returns is held against what a check is: a mistake there would other
 
 from collections.abc import Iterable, Sequence
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.plugins import load_object
 from rlstep.steps.boundaries import Boundary
@@ -108,7 +109,7 @@ def _fault(check: object, completion: str) -> str | None:
     if not isinstance(check, Check):
         return f"{type(check).__name__}, no rlstep.tasks.base.Check(steps, labels, answer, correct)"
     if len(check.labels) != len(check.steps):
-        return f"{len(check.labels)} labels for {len(check.steps)} steps"
+        return f"{counted(len(check.labels), 'label')} for {counted(len(check.steps), 'step')}"
     last = 0
     for start, end in check.steps:
         if not last <= start <= end <= len(completion):

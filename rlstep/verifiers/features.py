@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.steps.labels import UNKNOWN, LabelPolicy
 from rlstep.steps.positions import Encoded, encode_batch
@@ -236,7 +237,9 @@ def _check_labels(kind: Kind, number: int, solution: Solution) -> None:
     if solution.steps is None or solution.labels is None:
         raise UserError(f"{where}: 'labels' is null; a PRM needs step labels. Run `rlstep label`.")
     if len(solution.labels) != len(solution.steps):
-        raise UserError(f"{where}: {len(solution.labels)} labels for {len(solution.steps)} steps.")
+        raise UserError(
+            f"{where}: {counted(len(solution.labels), 'label')} for {counted(len(solution.steps), 'step')}."
+        )
     for label in solution.labels:
         if label is not None and not (isinstance(label, (int, float)) and 0 <= label <= 1):
             raise UserError(f"{where}: label {label!r}; labels are 0 (wrong) to 1 (right), or null where unknown.")

@@ -384,7 +384,7 @@ def test_marks_of_other_data_are_refused_and_kept(make_desk, items, out):
     desk = make_desk()
     at = desk.open("ada", "tab")
     desk.save("ada", "tab", at.item.id, 1, Marks((1,)))
-    with pytest.raises(UserError, match="marks on 1 solutions that are not in data"):
+    with pytest.raises(UserError, match="marks on 1 solution that is not in data"):
         make_desk(items=items[1:])
     assert make_desk().open("ada", "tab").marks.ratings == (1,)
 

@@ -146,7 +146,7 @@ def test_solutions_without_a_step_and_equal_ones_are_left_out_and_counted(tmp_pa
 
 def test_data_without_any_step(tmp_path):
     write_solutions(tmp_path / "d.jsonl", [Solution("a", "Q", "\n", "1")])
-    with pytest.raises(UserError, match="none of its 1 solutions has a step"):
+    with pytest.raises(UserError, match="of 1 solution, none has a step"):
         read_items(tmp_path / "d.jsonl", Boundary())
 
 

@@ -636,6 +636,12 @@ def test_a_shipped_folder_without_a_generator(base, capsys):
     assert [*metrics["plans"]] == ["math_shepherd/prm_1.5b_lora", "math_shepherd/prm_7b"]
 
 
+def test_deepspeed_beside_a_recipe_that_names_its_own_is_refused(planned):
+    settings = {"data": "rows.jsonl", "deepspeed": "ds_configs/zero3.json"}
+    with pytest.raises(UserError, match="deepspeed is for recipes that name none, and .*sft.yaml names its own; leave"):
+        planned("sft", settings, gpus=4, deepspeed="ds_configs/zero2.json")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

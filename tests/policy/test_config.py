@@ -179,6 +179,12 @@ from rlstep.runtime.errors import UserError
             "metric_for_best_model is null, so greater_is_better would do nothing",
         ),
         ({"hub_model_id": "me/x"}, "push_to_hub is false, so hub_model_id would do nothing"),
+        ({"run_name": "x"}, "report_to has none of wandb, .* so run_name would do nothing; .* leave run_name at null"),
+        ({"run_name": "x", "report_to": "tensorboard"}, "so run_name would do nothing"),
+        ({"project": "x"}, "report_to has none of wandb, trackio, so project would do nothing; .* at 'rlstep'"),
+        ({"trackio_space_id": "me/x", "report_to": "wandb"}, "none of trackio, so trackio_space_id would do nothing"),
+        ({"trackio_bucket_id": "me/x"}, "so trackio_bucket_id would do nothing"),
+        ({"trackio_static_space_id": False}, "so trackio_static_space_id would do nothing"),
         (
             {"log_completions_hub_repo": "me/x"},
             "log_completions is false, so log_completions_hub_repo would do nothing",
@@ -318,6 +324,7 @@ def test_a_push_to_the_hub_needs_a_token_before_anything_is_loaded(arguments, mo
     [
         {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}},
         {"optim": "sgd", "optim_args": "momentum=0.9"},
+        {"run_name": "x", "project": "y", "report_to": "wandb"},
         {"generation_kwargs": {"no_repeat_ngram_size": 2}, "cache_implementation": "static"},
         {"delta": 1.5, "epsilon_high": 0.4},
         {"metric_for_best_model": "eval_rewards/outcome/mean", "eval_strategy": "steps", "eval_steps": 2},

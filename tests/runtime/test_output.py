@@ -204,7 +204,7 @@ def test_units_of_an_earlier_output_are_kept_if_they_are_asked_for_again(tmp_pat
     assert worker.made == [0]
     rows = read_solutions(tmp_path / "out")
     assert [row.completion.split()[0] for row in rows[::3]] == ["new", "key2", "key3", "key4", "key5", "key6"]
-    assert "5 of 6 shards are kept" in caplog.text
+    assert "of 6 shards, 5 are kept" in caplog.text
     assert "2 shards of an earlier run are replaced" in caplog.text
 
 
@@ -219,7 +219,7 @@ def test_a_restart_says_what_it_keeps_of_an_unfinished_run_and_what_it_replaces(
         receipt = {"rows": shard.rows, "bytes": shard.bytes, "sha256": shard.sha256, "counts": shard.counts}
         (partial / f"{shard.key}.json").write_text(json.dumps(receipt))
     fill(tmp_path / "again", Worker(), units=[UNITS[0], Unit(1, "new", 3)])
-    assert "1 of 2 shards are kept" in caplog.text
+    assert "of 2 shards, 1 is kept" in caplog.text
     assert "2 shards of an earlier run are replaced" in caplog.text
 
 

@@ -144,7 +144,7 @@ def test_input_that_is_not_there_or_empty(data, tmp_path):
     (tmp_path / "empty.jsonl").touch()
     assert "the file has no rows" in refused(tmp_path / "empty.jsonl", out)
     (tmp_path / "blank.jsonl").write_text('{"problem_id": "a", "prompt": "Q", "completion": "", "reference": ""}\n')
-    assert "none of its 1 solutions has a step" in refused(tmp_path / "blank.jsonl", out)
+    assert "of 1 solution, none has a step" in refused(tmp_path / "blank.jsonl", out)
 
 
 def test_solutions_that_are_left_out_are_told(data, tmp_path, caplog):

@@ -269,11 +269,11 @@ def test_samples_are_numbered_from_0(run, sample):
 
 
 def test_numbers_of_steps_must_agree(run):
-    with pytest.raises(DataError, match=r"row 1, field 'scores\.rm': 1 values for 2 steps; give one per step, or a nu"):
+    with pytest.raises(DataError, match=r"row 1, field 'scores\.rm': 1 value for 2 steps; give one per step, or a nu"):
         run([row("a", scores={"rm": [0.5]}, steps=["First.", "Then."])])
-    with pytest.raises(DataError, match=r"row 1, field 'scores\.rm': 1 values for 2 labels"):
+    with pytest.raises(DataError, match=r"row 1, field 'scores\.rm': 1 value for 2 labels"):
         run([row("a", scores={"rm": [0.5]}, labels=[1, 0])])
-    with pytest.raises(DataError, match=r"row 1, field 'labels': 1 values for 2 steps"):
+    with pytest.raises(DataError, match=r"row 1, field 'labels': 1 value for 2 steps"):
         run([row("a", labels=[1], steps=["First.", "Then."])])
     with pytest.raises(DataError, match=r"row 1, field 'labels': expected a list of labels from 0 to 1 or null each"):
         run([row("a", labels=[-1, 1])])

@@ -98,6 +98,19 @@ def test_more_tokens_than_all_samples_took_are_not_compared(files):
     assert (files / "out" / "equal_tokens.md").read_text().splitlines()[2].endswith("| - | - | - |")
 
 
+@pytest.mark.parametrize("tokens", [(4, 50, 56, 78, 98), (4, 3, 4, 84, 70), (30, 87, 29, 98, 59)])
+def test_as_many_tokens_as_all_samples_took_are_compared(files, tokens):
+    """The rows of the samples themselves: n is 3, and not a little more, whatever the tokens are rounded to."""
+    taken = [row for k, number in enumerate(tokens) for row in rows(str(k), "100", [0.9, 0.5, 0.4], number)]
+    # Of a problem's samples one took a token more.
+    taken = [row | {"generated_tokens": row["generated_tokens"] + (row["sample"] == 0)} for row in taken]
+    write_rows(files / "samples.jsonl", taken)
+    write_rows(files / "beam.jsonl", taken)
+    one = run(files)["searches"]["beam"]
+    assert one["n"] == 3
+    assert one["accuracy"]["prm"]["difference"]["mean"] == 0
+
+
 def test_several_searches_are_called_by_their_files(files):
     write_rows(files / "dvts.jsonl", actual())
     result = run(files, search_data=[str(files / "beam.jsonl"), str(files / "dvts.jsonl")])

@@ -74,7 +74,7 @@ def test_solutions_are_labelled_by_what_the_judge_says(config, caplog):
         given = config(server.url)
         metrics = label(given)
     assert labels(given) == [expected(number) for number in range(ROWS)]
-    assert "do not end with" not in caplog.text
+    assert "without a step in a box" not in caplog.text
     assert all(one.correct and one.answer == one.reference for one in read_solutions(given.out))
     # Two answers that agree are a majority of three: the third is not asked for.
     assert len(server.bodies) == ROWS
@@ -135,7 +135,7 @@ def test_a_judge_that_answers_nonsense_labels_nothing_and_that_is_said(config, c
     assert labels(given) == [[None] * 3] * ROWS
     assert (metrics["no_majority"], metrics["answers_unread"], metrics["answers"]) == (ROWS, 2 * ROWS, 2 * ROWS)
     assert metrics["step_accuracy"] is None
-    assert "24 of 24 answers of the judge do not end with a step in a box; max_new_tokens 512 may" in caplog.text
+    assert "without a step in a box at the end: 24 of 24 answers of the judge; max_new_tokens 512 may" in caplog.text
 
 
 @pytest.mark.parametrize("reason", ["length", "content_filter"])

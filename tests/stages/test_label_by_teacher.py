@@ -8,12 +8,15 @@ import pytest
 
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
-from rlstep.stages.label import LabelConfig, label
+from rlstep.stages.label import LabelConfig, _made_by, label
 from rlstep.stages.score import ScoreConfig, score
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import Solution, read_solutions
 from rlstep.supervision import runs
+from rlstep.verifiers.scoring.reward_model import RewardModel
 from rlstep.verifiers.scoring.scorer import TooLong
+from rlstep.verifiers.serving.server import ScoreServer
+from tests.verifiers.serving.servers import opened, running
 
 PROMPT = "Left to right, mod 20: 7 + 3 * 7\n"
 TEXT = "7 + 3 = 10\n10 * 7 = 10\nAnswer: 10"
@@ -57,7 +60,7 @@ def known(monkeypatch):
 
     def use(*probs: list[float], **more) -> Known:
         verifier = Known(*probs, **more)
-        monkeypatch.setattr("rlstep.runtime.checkpoints.checkpoint_files", lambda path: [])
+        monkeypatch.setattr("rlstep.verifiers.serving.identity.verifier_identity", lambda path: {"of": path})
         monkeypatch.setattr(
             "rlstep.verifiers.load.load_verifier",
             lambda path, **options: setattr(verifier, "options", options) or verifier,
@@ -253,3 +256,20 @@ def test_a_solution_that_is_too_long_is_named(config, known, monkeypatch):
 def test_settings_that_make_no_sense_are_refused(config, options, message):
     with pytest.raises(UserError, match=message):
         config([solution()], **options)
+
+
+def test_labels_are_those_of_a_teacher_and_not_of_an_address(config, verifier_paths):
+    """What a run that goes on may keep: the rows of the same teacher, wherever it is served now."""
+    teacher = RewardModel.from_pretrained(verifier_paths["prm"], device="cpu")
+
+    def made_by(fingerprint: str, port: int = 0) -> tuple[str, int]:
+        server = ScoreServer("127.0.0.1", port, "prm", fingerprint=fingerprint)
+        with running(opened(server, teacher)):
+            return _made_by(config([solution()], teacher=server.url)), server.port
+
+    first, port = made_by("first")
+    assert made_by("first")[0] == first
+    assert made_by("second", port)[0] != first
+    path = verifier_paths["prm"]
+    vllm = [_made_by(config([solution()], teacher=f"vllm+http://gpu{k}:8000/{path}")) for k in range(2)]
+    assert vllm[0] == vllm[1] == _made_by(config([solution()], teacher=path)) != first

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlstep.policy.guided_search import GuidedSearch
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.sample import SampleConfig, sample
@@ -16,9 +17,13 @@ from rlstep.stages.score import ScoreConfig, score
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import read_solutions
 from rlstep.tasks.small import small_model
+from rlstep.verifiers.scoring.reward_model import RewardModel
+from rlstep.verifiers.serving.identity import verifier_identity
+from rlstep.verifiers.serving.server import ScoreServer
 from rlstep.verifiers.spec import VerifierSpec
 from rlstep.verifiers.training.start import new_verifier
 from tests.stages.test_sample import Killed, kill_before
+from tests.verifiers.serving.servers import opened, running
 
 PLAIN = {"search": None, "prm": None, "beam_width": 4}
 # What is next, with these probabilities.
@@ -256,7 +261,7 @@ def test_steps_that_are_over_only_when_the_next_has_begun_are_refused(config, sc
 
 
 def test_an_orm_is_refused(config, verifier_paths):
-    with pytest.raises(UserError, match="is an orm, and a search is guided by a PRM"):
+    with pytest.raises(UserError, match="is an orm, and a search is guided by a PRM.* implicit PRM, too"):
         sample(replace(config, prm=verifier_paths["orm"]))
 
 
@@ -287,7 +292,7 @@ def test_solutions_that_a_prm_of_another_tokenizer_cannot_read_whole_are_cut_and
     cut = [s for s in solutions if None in s.scores["prm"]]
     assert 0 < len(cut) == metrics["cut_rows"] < 24
     (told,) = [record.message for record in caplog.records if "too long" in record.message]
-    assert f"{len(cut)} of 24 solutions" in told
+    assert f": {len(cut)} of 24 solutions." in told
     assert "Lower max_new_tokens" in told
     # As `rlstep score` cuts.
     write_rows(tmp_path / "bare.jsonl", (replace(s, scores={}).to_row() for s in solutions))
@@ -300,6 +305,91 @@ def test_solutions_that_a_prm_of_another_tokenizer_cannot_read_whole_are_cut_and
 def test_solutions_that_fit_are_not_counted_as_cut(config, verifier_paths, caplog):
     assert "cut_rows" not in sample(replace(config, prm=verifier_paths["prm"]))
     assert "too long" not in caplog.text
+
+
+def test_problems_that_are_all_too_long_are_said_to_be(config, verifier_paths, monkeypatch):
+    """As without a search; it was the PRM that a prompt of 0 tokens was too long for."""
+    kill_before(0, monkeypatch)
+    for change in ({"prm": verifier_paths["prm"]}, PLAIN):
+        with pytest.raises(UserError, match="nothing is left to write to .* all 24 rows were left out"):
+            sample(replace(config, max_new_tokens=100_000, on_long_row="skip", **change))
+
+
+def test_one_row_that_is_too_long_is_one(config, tmp_path):
+    problems = tmp_path / "one.jsonl"
+    problems.write_text(Path(config.problems).read_text().splitlines()[0] + "\n")
+    with pytest.raises(UserError, match="its 1 row was left out"):
+        sample(replace(config, problems=str(problems), max_new_tokens=100_000, on_long_row="skip", n=1, **PLAIN))
+
+
+def test_a_tag_that_is_a_special_token_of_the_policy_is_refused(config, scripted, policy, tmp_path, monkeypatch):
+    """Completions are read without it, so that no step would end, and a beam would be one step."""
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<step>"]})
+    model = AutoModelForCausalLM.from_pretrained(policy)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "tagged")
+    tokenizer.save_pretrained(tmp_path / "tagged")
+    scripted.boundary = Boundary("tag", "<step>")
+    kill_before(0, monkeypatch)
+    with pytest.raises(UserError, match="likes-2 has steps by tag '<step>', and .* special token '<step>'"):
+        sample(replace(config, model=str(tmp_path / "tagged")))
+
+
+class TestServedPRM:
+    """A batch's key holds the PRM, and not the address at which it is served."""
+
+    @pytest.fixture
+    def served(self, verifier_paths):
+        def serve(fingerprint: str, port: int = 0, name: str = "prm"):
+            server = ScoreServer("127.0.0.1", port, name, fingerprint=fingerprint)
+            return running(opened(server, RewardModel.from_pretrained(verifier_paths["prm"], device="cpu")))
+
+        return serve
+
+    @pytest.fixture
+    def killed(self, config, tmp_path):
+        """Kills the search before its third batch."""
+        folder = replace(config, out=str(tmp_path / "found"), n=2, batch_size=2)
+
+        def run(url: str) -> list[str]:
+            with pytest.MonkeyPatch.context() as patch:
+                generate, batches = GuidedSearch.generate, iter(range(2))
+
+                def dies(search, batch):
+                    if next(batches, None) is None:
+                        raise Killed
+                    return generate(search, batch)
+
+                patch.setattr(GuidedSearch, "generate", dies)
+                with pytest.raises(Killed):
+                    sample(replace(folder, prm=url))
+            return sorted(path.name for path in Path(f"{folder.out}.partial").glob("*.parquet"))
+
+        return run, folder
+
+    def test_another_prm_at_the_address_does_not_go_on_in_its_rows(self, served, killed, caplog):
+        run, folder = killed
+        with served("first") as server:
+            url, port = server.url, server.port
+            assert len(run(url)) == 2
+        with served("second", port):
+            sample(replace(folder, prm=url))
+        assert "kept, as" not in caplog.text
+        assert "2 shards of an earlier run are replaced" in caplog.text
+
+    def test_the_same_prm_at_another_address_does(self, served, killed, caplog):
+        run, folder = killed
+        with served("first") as server:
+            run(server.url)
+        with served("first") as server:
+            sample(replace(folder, prm=server.url))
+        assert "of 3 shards, 2 are kept" in caplog.text
+
+    def test_on_a_vllm_server_it_goes_by_its_name(self, verifier_paths, tmp_path):
+        path = verifier_paths["prm"]
+        identities = [verifier_identity(one) for one in (path, f"vllm+http://a:1/{path}", f"vllm+http://b:2/{path}")]
+        assert identities[0] == identities[1] == identities[2] != verifier_identity(str(tmp_path))
 
 
 def test_what_is_no_verifier_is_refused(config, tiny_lm):

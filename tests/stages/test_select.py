@@ -265,8 +265,8 @@ def test_a_budget_below_the_first_solution_is_refused(tmp_path):
 def test_a_file_without_candidates_is_refused(tmp_path):
     pool = [solution("p", 0, [0.5], False, answer=None), solution("p", 1, [], False)]
     pool.append(solution("p", 2, [0.5, None], False, answer="1"))
-    reasons = "1 state no answer .*, 1 have no steps, and of 1 a step has no score"
-    with pytest.raises(UserError, match=f"none of 3 solutions is a candidate: {reasons}"):
+    reasons = "Without an answer: 1 .*; without steps: 1; with a step without a score, .*: 1"
+    with pytest.raises(UserError, match=f"of 3 solutions, none is a candidate. {reasons}"):
         select(configured(tmp_path, pool))
 
 

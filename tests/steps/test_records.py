@@ -144,7 +144,7 @@ def test_a_missing_field_is_named(tmp_path, name):
 
 def test_a_score_list_of_another_length_is_named_by_its_verifier(tmp_path):
     write_rows(tmp_path / "s.jsonl", [{**GOOD, "scores": {"prm": [0.5, 0.25], "orm": [0.5]}}])
-    with pytest.raises(DataError, match="1 values for 2 steps") as caught:
+    with pytest.raises(DataError, match="1 value for 2 steps") as caught:
         read_solutions(tmp_path / "s.jsonl")
     assert caught.value.field == "scores.orm"
 

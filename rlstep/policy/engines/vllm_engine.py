@@ -24,6 +24,7 @@ from rlstep.policy.engines.base import (
 )
 from rlstep.policy.engines.options import EngineOptions
 from rlstep.policy.sampling import Batch
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import Solution
@@ -119,7 +120,9 @@ class VLLMEngine(Engine):
         outputs = self.llm.generate(inputs, parameters, lora_request=self.lora, use_tqdm=False)
         completions = [Completion(one.token_ids, one.finish_reason) for output in outputs for one in output.outputs]
         if len(completions) != len(prompts):
-            raise UserError(f"vLLM gave {len(completions)} completions for {len(prompts)} prompts.")
+            raise UserError(
+                f"vLLM gave {counted(len(completions), 'completion')} for {counted(len(prompts), 'prompt')}."
+            )
         for name, completion in zip(names, completions, strict=True):
             check_reason(name, completion.reason)
         return completions

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.plugins import load_object
 from rlstep.steps.prompts import Prompt
@@ -63,8 +64,9 @@ class OwnReward:
     def _checked(self, rewards: Any, steps: Sequence[list[Span]]) -> list[list[float]]:
         rows = _list(rewards)
         if rows is None or len(rows) != len(steps):
-            got = type(rewards).__name__ if rows is None else f"{len(rows)} values"
-            raise self._fault(f"{got} for {len(steps)} completions; give a list with one number or one list for each")
+            got = type(rewards).__name__ if rows is None else counted(len(rows), "value")
+            wanted = f"for {counted(len(steps), 'completion')}; give a list with one number or one list for each"
+            raise self._fault(f"{got} {wanted}")
         checked = []
         for row, (value, spans) in enumerate(zip(rows, steps, strict=True)):
             values = _list(value)
@@ -73,7 +75,8 @@ class OwnReward:
                 raise self._fault(f"{value!r} for completion {row}; before, it gave {first}, and it cannot give both")
             values = [value] if values is None else values
             if self.pays == "steps" and len(values) != len(spans):
-                raise self._fault(f"{len(values)} rewards for the {len(spans)} steps of completion {row}")
+                given, there = counted(len(values), "reward"), counted(len(spans), "step")
+                raise self._fault(f"{given} for the {there} of completion {row}")
             if wrong := [one for one in values if not isinstance(one, Real) or not math.isfinite(one)]:
                 raise self._fault(f"{wrong[0]!r} for completion {row}; a reward is a finite number")
             checked.append([float(one) for one in values])
@@ -129,8 +132,8 @@ def _takes(name: str, function: Any, columns: Iterable[str]) -> frozenset[str] |
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
     if len(positional) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in positional):
         raise UserError(
-            f"reward {name} takes {len(positional)} arguments; write it as f(prompts, completions, references, "
-            "**columns)."
+            f"reward {name} takes {counted(len(positional), 'argument')}; write it as f(prompts, completions, "
+            "references, **columns)."
         )
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p not in positional[:3]]
     there = {*columns, "steps"}

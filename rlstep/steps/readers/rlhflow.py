@@ -8,6 +8,7 @@ A row: {"conversations": [{"role": "user", "content": "How many legs have 2 duck
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.steps.readers.base import ReadReport, StepReader, problem_key, split_question
 from rlstep.steps.readers.math_shepherd import SIGNS, with_outcome
@@ -41,7 +42,9 @@ class RlhflowReader(StepReader):
     def solutions(self, row: Field, report: ReadReport) -> list[Solution]:
         turns = row["conversations"].items()
         if not turns or len(turns) % 2:
-            raise row["conversations"].fault(f"{len(turns)} turns; expected pairs of a user and an assistant.")
+            raise row["conversations"].fault(
+                f"{counted(len(turns), 'turn')}; expected pairs of a user and an assistant."
+            )
         for turn, role in zip(turns, ("user", "assistant") * (len(turns) // 2), strict=True):
             if turn["role"].value != role:
                 raise turn["role"].expected(f"'{role}'")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import DataError
 from rlstep.steps.records import shown
 from rlstep.steps.sources import Row
@@ -94,7 +95,7 @@ class Field:
         """One label for each of `count` steps."""
         labels = [item.label() for item in self.items()]
         if len(labels) != count:
-            raise self.fault(f"{len(labels)} labels for {count} steps.")
+            raise self.fault(f"{counted(len(labels), 'label')} for {counted(count, 'step')}.")
         return labels
 
     def texts(self) -> Iterator[str]:

@@ -11,6 +11,7 @@ import ast
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rlstep.runtime.counted import counted
 from rlstep.steps.readers.base import ReadReport, StepReader, problem_key
 from rlstep.steps.readers.values import Field
 from rlstep.steps.records import Solution
@@ -35,7 +36,7 @@ class VersaPrmReader(StepReader):
         steps = list(_listed(row["chain_of_thoughts"]).texts())
         labels = [_label(item) for item in _listed(row["labels"]).items()]
         if len(labels) != len(steps):
-            raise row["labels"].fault(f"{len(labels)} labels for {len(steps)} steps.")
+            raise row["labels"].fault(f"{counted(len(labels), 'label')} for {counted(len(steps), 'step')}.")
         if not steps:
             report.dropped["no step"] += 1
             return []

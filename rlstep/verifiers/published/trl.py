@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from transformers import AutoModelForTokenClassification
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.halves import refuse_halves
 from rlstep.verifiers.features import Feature, feature_at
@@ -54,5 +55,5 @@ def recognises(config: dict, path: str) -> bool:
 def load(path: str, tokenizer, dtype: str, trust_remote_code: bool):
     config = load_config(path, trust_remote_code)
     if config.num_labels != 2:
-        raise UserError(f"{path} has {config.num_labels} labels; a trl PRM has two, wrong and right.")
+        raise UserError(f"{path} has {counted(config.num_labels, 'label')}; a trl PRM has two, wrong and right.")
     return load_every_weight(AutoModelForTokenClassification, path, config, dtype, trust_remote_code), TRLFormat()

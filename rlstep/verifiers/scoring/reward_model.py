@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlstep.runtime.constraints import changed
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompt_options import BY_CHECKPOINT, PromptOptions
@@ -166,7 +167,9 @@ def load_model(
 ) -> PreTrainedModel:
     """The model of a checkpoint of rlstep's own, whole or adapter, with one logit per class."""
     if spec.head == "classification" and config.num_labels != spec.classes:
-        raise UserError(f"{path} has {config.num_labels} labels; its policy tells {spec.classes} classes apart.")
+        raise UserError(
+            f"{path} has {counted(config.num_labels, 'label')}; its policy tells {spec.classes} classes apart."
+        )
     if adapter := find_adapter(path):
         model = load_adapter(adapter, config, spec.head, dtype, trust_remote_code).get_base_model()
     else:

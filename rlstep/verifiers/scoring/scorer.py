@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.steps.boundaries import Boundary
 from rlstep.steps.prompts import Prompt, PromptFormat, prompt_key
@@ -125,9 +126,8 @@ class RowScorer(ABC):
         self, prompts: Sequence[Prompt], completions: Sequence[str], steps: Sequence[list[Span]] | None, cut: bool
     ) -> list[list[float]]:
         if len(prompts) != len(completions) or (steps is not None and len(steps) != len(prompts)):
-            given = f"{len(prompts)} prompts, {len(completions)} completions" + (
-                f", {len(steps)} steps" if steps else ""
-            )
+            given = f"{counted(len(prompts), 'prompt')}, {counted(len(completions), 'completion')}"
+            given += f", steps of {counted(len(steps), 'row')}" if steps else ""
             raise UserError(f"score() needs lists of one length; got {given}.")
         if steps is None:
             steps = [self.boundary.split(completion) for completion in completions]

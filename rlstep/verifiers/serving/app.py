@@ -3,8 +3,8 @@ r"""What a reward server answers over HTTP.
 What travels is text and character spans, never tokens, so policy and verifier need not share a tokenizer::
 
     GET  /health  -> {"status": "ready", "workers": {"ready": 2, "of": 2}, "rlstep": "0.1.0", "name": "prm",
-                      "max_request_bytes": 67108864, "kind": "prm", "boundary": {"rule": "line", "tag": null},
-                      "prompt_format": {"form": "text"}}
+                      "fingerprint": "1f0c", "max_request_bytes": 67108864, "kind": "prm",
+                      "boundary": {"rule": "line", "tag": null}, "prompt_format": {"form": "text"}}
     POST /score   {"prompts": ["7 + 3\n"], "completions": ["7 + 3 = 10\n"], "steps": [[[0, 11]]]}
                   -> {"scores": [[0.98]]}
     GET  /metrics -> counts in Prometheus' text format
@@ -78,11 +78,13 @@ class Held:
     total: int = 0
 
 
-def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: int, token: str | None = None) -> ASGIApp:
+def create_app(
+    about: dict[str, Any], pool: Pool, max_request_bytes: int, max_held_bytes: int, token: str | None = None
+) -> ASGIApp:
     """The application that answers with a verifier's scores.
 
     Args:
-        name: the verifier's, for clients.
+        about: what clients are told of the verifier before it is loaded, too.
         pool: the workers and their queue.
         max_request_bytes: the largest body that is read.
         max_held_bytes: bodies of all requests that are held at a time; more is refused with 429.
@@ -111,7 +113,7 @@ def create_app(name: str, pool: Pool, max_request_bytes: int, max_held_bytes: in
         whole = token is None or "Authorization" in request.headers
         if whole:
             known(given)
-        return _health(pool, {"name": name, "max_request_bytes": max_request_bytes} if whole else None)
+        return _health(pool, about | {"max_request_bytes": max_request_bytes} if whole else None)
 
     @app.post("/score", dependencies=[Depends(known)])
     async def score(request: Request, score_request: Annotated[ScoreRequest, Depends(rows)]) -> ScoreReply:

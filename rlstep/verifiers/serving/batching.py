@@ -12,6 +12,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from rlstep.runtime.counted import counted
 from rlstep.steps.prompts import Prompt
 from rlstep.steps.records import Span
 from rlstep.verifiers.serving.messages import ScoreRequest
@@ -146,9 +147,10 @@ class BatchQueue:
             if self._stopped:
                 raise Unanswered(503, "the server is stopping.")
             if self._rows and self._rows + len(job.rows) > self.max_rows:
+                waiting = counted(self._rows, "row is", "rows are")
                 raise Unanswered(
                     429,
-                    f"{self._rows} rows are waiting, and with the request's {len(job.rows)} they would be more than "
+                    f"{waiting} waiting, and with the request's {len(job.rows)} they would be more than "
                     f"{self.max_rows} (--max_queue).",
                     self._retry_after(),
                 )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
 
 from rlstep.runtime.access import TOKEN_VARIABLE, find_token
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.halves import encodable
 from rlstep.runtime.json_connection import BadStatus, JsonConnection, Late, Unreachable
@@ -71,6 +72,11 @@ class RemoteRewardModel:
         self.boundary = Boundary.from_dict(self._health["boundary"])
         self.prompt_format = _prompt_format(self._health)
 
+    @property
+    def identity(self) -> dict:
+        """What tells this verifier from others, wherever it is served; a server of an older version says less."""
+        return {name: self._health[name] for name in (*IDENTITY, "fingerprint")}
+
     def score(
         self,
         prompts: Sequence[Prompt],
@@ -91,7 +97,10 @@ class RemoteRewardModel:
                 is not reached after all retries.
         """
         if len(prompts) != len(completions) or (steps is not None and len(steps) != len(prompts)):
-            counts = f"{len(prompts)} prompts, {len(completions)} completions, steps: {steps and len(steps)}"
+            counts = (
+                f"{counted(len(prompts), 'prompt')}, {counted(len(completions), 'completion')}, "
+                f"steps: {steps and len(steps)}"
+            )
             raise UserError(f"score() needs lists of one length; got {counts}.")
         if steps is None:
             steps = [self.boundary.split(completion) for completion in completions]
@@ -125,10 +134,11 @@ class RemoteRewardModel:
         reply = self._persistently(lambda: self._ask_same("/score", body, numbers))
         scores = reply.get("scores") if isinstance(reply, dict) else None
         if not isinstance(scores, list) or len(scores) != len(rows):
-            raise self._not_scores(f"expected scores of {len(rows)} rows, got {shown(scores)}")
+            raise self._not_scores(f"expected scores of {counted(len(rows), 'row')}, got {shown(scores)}")
         for ((_, _, steps), number), values in zip(rows, scores, strict=True):
             if not isinstance(values, list) or len(values) > len(steps) or (len(values) < len(steps) and not cut):
-                raise self._not_scores(f"row {number}: expected {len(steps)} scores, one per step, got {shown(values)}")
+                wanted = counted(len(steps), "score")
+                raise self._not_scores(f"row {number}: expected {wanted}, one per step, got {shown(values)}")
             for value in values:
                 # True is a number to Python, and no comparison holds for one that is not finite.
                 if type(value) not in (int, float) or not 0 <= value <= 1:
@@ -155,7 +165,7 @@ class RemoteRewardModel:
     def _ask_health(self) -> dict:
         """What the server says of its verifier: kind, boundary, name and max_request_bytes."""
         reply = self._request("/health", None, min(self.timeout, HEALTH_TIMEOUT_S))
-        names = (*IDENTITY, "max_request_bytes")
+        names = (*IDENTITY, "fingerprint", "max_request_bytes")
         health = {name: reply.get(name) for name in names} if isinstance(reply, dict) else {}
         limit = health.get("max_request_bytes")
         if self._token is None and isinstance(reply, dict) and reply.get("status") == "ready" and "kind" not in reply:
@@ -185,17 +195,18 @@ class RemoteRewardModel:
                 wait = (error.retry_after or _doubling(busy)) * self._spread.uniform(1, 1.5)
                 if waited + wait > self.timeout:
                     raise UserError(
-                        f"{self.url} has too much to do ({error}): it refused a request {busy} times in {waited:.0f} "
-                        "seconds. Start it with more --workers or a larger --max_queue, ask it from fewer processes, "
-                        "or wait longer with a larger timeout."
+                        f"{self.url} has too much to do ({error}): it refused a request {counted(busy, 'time')} in "
+                        f"{waited:.0f} seconds. Start it with more --workers or a larger --max_queue, ask it from "
+                        "fewer processes, or wait longer with a larger timeout."
                     ) from None
                 waited += wait
             except _Unavailable as error:
                 failures += 1
                 if failures > self.retries:
                     raise UserError(
-                        f"{self.url} cannot be reached ({error}), after {failures} attempts. Start a verifier there "
-                        "(`rlstep serve --model PATH`), correct the address, or wait longer with more retries."
+                        f"{self.url} cannot be reached ({error}), after {counted(failures, 'attempt')}. Start a "
+                        "verifier there (`rlstep serve --model PATH`), correct the address, or wait "
+                        "longer with more retries."
                     ) from None
                 wait = max(_doubling(failures), error.retry_after)
             time.sleep(wait)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.halves import encodable
 from rlstep.steps.messages import Prompt, is_messages, messages_fault
 from rlstep.steps.records import Span, shown
@@ -65,7 +66,9 @@ class ScoreRequest(BaseModel):
         for name in ("completions", "steps"):
             rows = getattr(self, name)
             if rows is not None and len(rows) != len(self.prompts):
-                raise ValueError(f"field '{name}': {len(rows)} rows, but there are {len(self.prompts)} prompts.")
+                raise ValueError(
+                    f"field '{name}': {counted(len(rows), 'row')} for {counted(len(self.prompts), 'prompt')}."
+                )
         for row, (spans, completion) in enumerate(zip(self.steps or [], self.completions, strict=False)):
             _check_order(row, spans, len(completion))
         return self

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.verifiers.serving.batching import BatchQueue, Part, Unanswered
 from rlstep.verifiers.serving.metrics import Metrics
@@ -159,7 +160,7 @@ class Pool:
                     part.job.refuse(Unanswered(503, str(error), UNREACHED_RETRY_S))
                 return
             except Failed as error:
-                logger.error("a batch of %d requests failed: %s", len(parts), error)
+                logger.error("a batch of %s failed: %s", counted(len(parts), "request"), error)
                 groups += _one_by_one(parts, Unanswered(500, "the server failed; its own output says how."))
             except Died:
                 for part in (part for group in groups for part in group):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from rlstep.runtime.connections import Connection, Server
+from rlstep.runtime.counted import counted
 from rlstep.runtime.http import address, bind
 from rlstep.verifiers.serving.app import create_app
 from rlstep.verifiers.serving.batching import BatchQueue, Unanswered
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 1024  # connections that may wait to be accepted; the system may allow fewer
 HELD_REQUESTS = 16  # largest requests that are held at a time
+MANY_UNFINISHED = "requests are not finished: their clients are"
 GOODBYE_S = 5.0  # for clients to read their answers once all are there
 
 
@@ -53,6 +55,7 @@ class ScoreServer:
         name: the verifier's, for clients.
         token: what a request must bring; None asks for none.
         limits: how much it takes.
+        fingerprint: what tells it from others of its name; None where that is not known.
 
     Attributes:
         on_ready: called in another thread when all workers are ready.
@@ -61,8 +64,17 @@ class ScoreServer:
         UserError: the port cannot be had.
     """
 
-    def __init__(self, host: str, port: int, name: str, token: str | None = None, limits: Limits | None = None):
-        self.host, self.name, self.token, self.limits = host, name, token, limits or Limits()
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        name: str,
+        token: str | None = None,
+        limits: Limits | None = None,
+        fingerprint: str | None = None,
+    ):
+        self.host, self.token, self.limits = host, token, limits or Limits()
+        self.about = {"name": name, "fingerprint": fingerprint}
         self.pool: Pool | None = None
         self.on_ready: Callable[[], None] = lambda: None
         self._socket = bind(host, port)
@@ -94,7 +106,7 @@ class ScoreServer:
         self.pool = Pool(worker, workers, queue, lambda: self.on_ready(), self.stop)
         held = HELD_REQUESTS * limits.max_request_bytes
         config = uvicorn.Config(
-            create_app(self.name, self.pool, limits.max_request_bytes, held, self.token),
+            create_app(self.about, self.pool, limits.max_request_bytes, held, self.token),
             http=Connection, ws="none", loop="asyncio", lifespan="off", backlog=BACKLOG, proxy_headers=False,
             server_header=False, access_log=False, log_config=None, log_level="warning",
             timeout_graceful_shutdown=GOODBYE_S,
@@ -155,7 +167,9 @@ class _Server(Server):
             unfinished = self._pool.queue.unfinished
             self.should_exit = not unfinished or time.monotonic() >= self._deadline
             if unfinished and self.should_exit:
-                logger.warning("%d requests are not finished: their clients are told 503", unfinished)
+                logger.warning(
+                    "%s told 503", counted(unfinished, "request is not finished: its client is", MANY_UNFINISHED)
+                )
                 self._pool.kill()
                 self._pool.queue.abandon(Unanswered(503, "the server has stopped."))
         return await super().on_tick(counter)

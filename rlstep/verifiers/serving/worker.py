@@ -18,6 +18,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from rlstep.runtime.cores import usable_cores
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.json_client import NoAnswer
 from rlstep.steps.boundaries import Boundary
@@ -129,7 +130,7 @@ def _scores(verifier: RowScorer, rows: Sequence[Row], cut: bool) -> list[list[fl
     spans = [verifier.boundary.split(c) if s is None else s for c, s in zip(completions, steps, strict=True)]
     scores = verifier.score(prompts, completions, spans, cut)
     if len(scores) != len(rows):
-        raise ValueError(f"the verifier gives scores of {len(scores)} rows for {len(rows)}")
+        raise ValueError(f"the verifier gives scores of {counted(len(scores), 'row')} for {len(rows)}")
     return scores
 
 

@@ -26,6 +26,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rlstep.core.calibration import Reliability
 from rlstep.core.losses import pairwise_loss, right_log_odds, step_label_loss
+from rlstep.runtime.counted import counted
 from rlstep.runtime.errors import NothingToLearn, UserError
 from rlstep.runtime.processes import start_processes
 from rlstep.runtime.resume import ExactResume
@@ -87,7 +88,9 @@ class VerifierTrainer(ExactResume, Trainer):
             model = new_verifier(model, spec)
         self.spec = spec = spec or _spec_of(model.config, self.kind)
         if spec.head == "classification" and model.config.num_labels != spec.classes:
-            raise UserError(f"the model has {model.config.num_labels} labels; its labels' policy has {spec.classes}.")
+            raise UserError(
+                f"the model has {counted(model.config.num_labels, 'label')}; its labels' policy has {spec.classes}."
+            )
         tokenizer = processing_class or load_tokenizer(model.config._name_or_path)
         if spec.prompts.form == "auto" and train_dataset:
             self.spec = spec = replace(spec, prompts=BY_CHECKPOINT.for_rows(tokenizer, train_dataset))

@@ -93,7 +93,7 @@ def test_too_long_a_row_is_cut_where_that_is_asked_for(verifier):
 
 
 def test_lists_of_different_lengths_are_refused(verifier):
-    with pytest.raises(UserError, match="2 prompts, 1 completions"):
+    with pytest.raises(UserError, match="2 prompts, 1 completion"):
         verifier.score(["a", "b"], ["c"])
 
 

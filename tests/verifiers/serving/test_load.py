@@ -294,7 +294,7 @@ def slow_to_load(local):
 
 def test_while_it_loads_the_server_says_so(slow_to_load, local):
     server, ready = slow_to_load, threading.Event()
-    with pytest.raises(UserError, match=r"refused\), after 1 attempts"):
+    with pytest.raises(UserError, match=r"refused\), after 1 attempt\."):
         RemoteRewardModel(server.url, retries=0)
     server.on_ready = ready.set
     server.start(server.worker, workers=2)
@@ -305,7 +305,7 @@ def test_while_it_loads_the_server_says_so(slow_to_load, local):
         assert json.loads(reply) == {"error": "the verifier is loading."} | state
         token = {"Authorization": "Bearer s3cret"}.items()
         # The keys are those of a server that is ready; what only the verifier knows is null.
-        known = {"rlstep": __version__, "name": "slow", "max_request_bytes": 64 << 20}
+        known = {"rlstep": __version__, "name": "slow", "fingerprint": None, "max_request_bytes": 64 << 20}
         unknown = dict.fromkeys(("kind", "boundary", "prompt_format"))
         wanted = {"error": "the verifier is loading."} | state | known | unknown
         assert sent(server, "GET", "/health", headers=token) == (503, wanted)

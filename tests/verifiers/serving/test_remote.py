@@ -191,6 +191,7 @@ def test_health(server):
             "workers": {"ready": 1, "of": 1},
             "rlstep": __version__,
             "name": "tiny",
+            "fingerprint": None,  # started without one
             "kind": "prm",
             "boundary": {"rule": "line", "tag": None},
             "prompt_format": {"form": "auto"},  # untrained
@@ -237,8 +238,8 @@ def test_a_good_request_is_taken_as_it_is():
         ),
         ({"completions": ["abc", None]}, "field 'completions', row 1: expected a text, got null."),
         ({"completions": ["\ud83d", "de"]}, "field 'completions', row 0: half a surrogate pair is no character."),
-        ({"completions": ["abc"]}, "field 'completions': 1 rows, but there are 2 prompts."),
-        ({"steps": [[]]}, "field 'steps': 1 rows, but there are 2 prompts."),
+        ({"completions": ["abc"]}, "field 'completions': 1 row for 2 prompts."),
+        ({"steps": [[]]}, "field 'steps': 1 row for 2 prompts."),
         ({"steps": "none"}, "field 'steps': expected a list of spans for each row, or null, got \"none\"."),
         ({"steps": [[], None]}, "field 'steps', row 1: expected a list of [start, end] pairs, got null."),
         ({"steps": [[], [[0]]]}, "field 'steps', row 1: expected [start, end], got [0]."),
@@ -543,9 +544,9 @@ def test_rows_that_cannot_be_sent_are_refused(server):
     client = RemoteRewardModel(server.url)
     with pytest.raises(UserError, match="row 1: half a surrogate pair"):
         client.score([PROMPT] * 2, ["7", "\ud83d\ude00"])
-    with pytest.raises(UserError, match="2 prompts, 1 completions, steps: None"):
+    with pytest.raises(UserError, match="2 prompts, 1 completion, steps: None"):
         client.score(["a", "b"], ["c"])
-    with pytest.raises(UserError, match="1 prompts, 1 completions, steps: 2"):
+    with pytest.raises(UserError, match="1 prompt, 1 completion, steps: 2"):
         client.score(["a"], ["c"], [[], []])
 
 
@@ -593,11 +594,11 @@ GOOD = (200, {"scores": [[0.25, 1]]})
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        ({"scores": []}, r"expected scores of 1 rows, got \[\]"),
-        ({"scores": [[0.5, 0.5], []]}, "expected scores of 1 rows"),
-        ({"scores": {"0": [0.5, 0.5]}}, "expected scores of 1 rows"),
-        ({"values": [[0.5, 0.5]]}, "expected scores of 1 rows, got null"),
-        ([[0.5, 0.5]], "expected scores of 1 rows, got null"),
+        ({"scores": []}, r"expected scores of 1 row, got \[\]"),
+        ({"scores": [[0.5, 0.5], []]}, "expected scores of 1 row"),
+        ({"scores": {"0": [0.5, 0.5]}}, "expected scores of 1 row"),
+        ({"values": [[0.5, 0.5]]}, "expected scores of 1 row, got null"),
+        ([[0.5, 0.5]], "expected scores of 1 row, got null"),
         ({"scores": [[0.5]]}, r"row 0: expected 2 scores, one per step, got \[0.5\]"),
         ({"scores": ["ab"]}, 'row 0: expected 2 scores, one per step, got "ab"'),
         ({"scores": [[0.5, 1.5]]}, "row 0: expected numbers from 0 to 1, got 1.5"),
@@ -749,7 +750,7 @@ def test_no_server_is_said_with_what_to_do(waits):
     with pytest.raises(UserError, match=rf"{url} cannot be reached \(.*refused\), after 3 attempts\. Start a verifier"):
         RemoteRewardModel(url, retries=2)
     assert waits == [0.5, 1.0]
-    with pytest.raises(UserError, match="after 1 attempts"):
+    with pytest.raises(UserError, match="after 1 attempt\."):
         RemoteRewardModel(url, retries=0)
 
 
