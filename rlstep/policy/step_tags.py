@@ -24,6 +24,6 @@ def check_tag(whose: str, boundary: Boundary, tokenizer: PreTrainedTokenizerBase
         if name and not tokenizer.decode([token], skip_special_tokens=True):
             raise UserError(
                 f"{whose} has steps by {boundary}, and to the policy that is its special token {name!r}, without "
-                "which completions are read: no step would end. Take a PRM of other steps, or a policy that writes "
-                "the tag as text."
+                "which completions are read: no step would end. Take other steps, or a policy that writes the tag "
+                "as text."
             )

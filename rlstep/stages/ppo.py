@@ -25,6 +25,7 @@ from rlstep.policy.rewards.sources import (
     wants_base,
 )
 from rlstep.policy.start import PolicyStart, check_head, check_tied, policy_start
+from rlstep.policy.step_tags import check_tag
 from rlstep.policy.token_budget import check_budget
 from rlstep.policy.trainer import StepPPOTrainer
 from rlstep.policy.validation import check_step_settings, check_together
@@ -118,7 +119,9 @@ def _trainer(
         base = load_base(start.path, args).to(args.device)
     verifiers = load_verifiers(options, args, base, start.path, start.revision)
     check_fit(verifiers.models, texts, prompt_format, args.max_completion_length)
-    task = get(options.task, boundary=steps_of(options, verifiers), **options.grading)
+    steps = steps_of(options, verifiers)
+    check_tag(options.prm or "the reward", steps, tokenizer)
+    task = get(options.task, boundary=steps, **options.grading)
     trainer = StepPPOTrainer(
         model=start.path if base is None else base,
         reward_source=task_rewards(options, guards, task, verifiers, own),

@@ -8,7 +8,7 @@ import pytest
 import torch
 import wandb
 from safetensors.torch import load_file
-from transformers import set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import ModelConfig
 
 from rlstep.policy.monitoring.alarms import AlarmOptions
@@ -21,6 +21,7 @@ from rlstep.runtime.checkpoints import read_state, write_state
 from rlstep.runtime.errors import UserError
 from rlstep.runtime.rows import write_rows
 from rlstep.stages.ppo import ppo as ppo_stage
+from rlstep.steps.boundaries import Boundary
 from rlstep.steps.records import Problem
 from rlstep.tasks.small import small_model
 from rlstep.verifiers.scoring.reward_model import RewardModel
@@ -90,6 +91,20 @@ def test_each_way_with_an_untrusted_prm_trains_another_policy(problems, prm_path
         weights[name] = torch.cat([tensor.flatten() for _, tensor in sorted(state.items())])
     for a, b in itertools.combinations(weights, 2):
         assert not torch.equal(weights[a], weights[b]), (a, b)
+
+
+def test_a_tag_that_is_a_special_token_of_the_policy_is_refused(problems, model, arguments, tiny_lm, tmp_path):
+    """Completions are read without it, so that no step would end."""
+    tokenizer, policy = AutoTokenizer.from_pretrained(tiny_lm), AutoModelForCausalLM.from_pretrained(tiny_lm)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<step>"]})
+    policy.resize_token_embeddings(len(tokenizer))
+    for part in (tokenizer, policy):
+        part.save_pretrained(tmp_path / "tagged")
+    new_verifier(tiny_lm, VerifierSpec("prm", boundary=Boundary("tag", "<step>"))).save_pretrained(tmp_path / "prm")
+    AutoTokenizer.from_pretrained(tiny_lm).save_pretrained(tmp_path / "prm")
+    options = PPOOptions(problems, reward=["prm"], prm=str(tmp_path / "prm"))
+    with pytest.raises(UserError, match="prm has steps by tag '<step>', and .* special token '<step>'"):
+        ppo(options, arguments(), replace(model, model_name_or_path=str(tmp_path / "tagged")))
 
 
 @pytest.mark.parametrize("advantage", ["group", "gae"])
