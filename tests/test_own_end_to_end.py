@@ -352,9 +352,9 @@ def test_rewards_of_ones_own_are_weighted_and_logged_by_name(folder, ppo):
         ("own_rewards:asks_and_takes", "asks for difficulty, which the problems do not have; there is level, meta, st"),
         (
             "own_rewards:one_and_takes",
-            r"takes 1 arguments; write it as f\(prompts, completions, references, \*\*columns",
+            r"takes 1 argument; write it as f\(prompts, completions, references, \*\*columns",
         ),
-        ("own_rewards:nothing", "NoneType for 1 completions"),
+        ("own_rewards:nothing", "NoneType for 1 completion"),
     ],
 )
 def test_a_reward_that_cannot_be_used_says_why(name, message, folder, ppo, matches):

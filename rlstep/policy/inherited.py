@@ -1,6 +1,6 @@
 """Which settings of TRL's GRPOConfig are read here, in which range, and which may change when a run is resumed."""
 
-from rlstep.runtime.constraints import Choices, Constraint, Idle, Range, ReadBy, ReadByAny, ReadUnless
+from rlstep.runtime.constraints import Choices, Constraint, GoesWith, Idle, Range, ReadBy, ReadUnless
 from rlstep.runtime.trainer_settings import MEASURED, PLACED, SHARED, SHOWN, may_change, merged
 
 # Loss types that weigh each token by its own advantage; TRL's others (vespo, luspo) assume one per sequence.
@@ -16,7 +16,7 @@ WITH_VLLM = (ReadBy("use_vllm"),)
 IN_VLLM_SERVER = (*WITH_VLLM, ReadBy("vllm_mode", "server"))
 BESIDE_VLLM = (*WITH_VLLM, ReadBy("vllm_mode", "colocate"))
 CORRECTED = (*WITH_VLLM, ReadBy("vllm_importance_sampling_correction"))
-EVALUATED = ReadByAny("eval_strategy", "eval_on_start")
+EVALUATED = GoesWith("eval_strategy", "eval_on_start")
 ADAPTIVE_ENTROPY = (ReadBy("use_adaptive_entropy"),)
 NO_LABELS = (Idle("nothing here computes a loss or metrics from labels"),)
 NO_VESPO = (Idle("loss_type 'vespo' is written for one advantage per sequence"),)

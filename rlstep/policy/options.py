@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from rlstep.policy.rewards.own import GROUP, Pays
 from rlstep.policy.rewards.task_rewards import PROCESS, SOURCES
-from rlstep.runtime.constraints import Idle, Range, ReadBy, ReadByAny, changed, check, raise_faults
+from rlstep.runtime.constraints import GoesWith, Idle, Range, ReadBy, changed, check, raise_faults
 from rlstep.runtime.conversion import as_mapping
 from rlstep.runtime.plugins import name_faults
 from rlstep.runtime.trainer_settings import ASKED, MEASURED, PLACED, SHOWN
@@ -35,7 +35,7 @@ class PPOOptions:
     fields: list[str] | None = field(default=None, metadata={"help": FIELDS_HELP})
     split: str | None = field(default=None, metadata={"help": f"problems: {SPLIT_HELP}"})
     config_name: str | None = field(default=None, metadata={"help": f"problems: {CONFIG_NAME_HELP}"})
-    eval_problems: Annotated[str | None, ReadByAny("eval_strategy", "eval_on_start"), MEASURED] = field(
+    eval_problems: Annotated[str | None, GoesWith("eval_strategy", "eval_on_start"), MEASURED] = field(
         default=None, metadata={"help": "Problems to evaluate on, as `problems`."}
     )
     eval_fields: Annotated[list[str] | None, ReadBy("eval_problems"), MEASURED] = field(

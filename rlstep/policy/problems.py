@@ -15,6 +15,9 @@ from rlstep.steps.prompts import Prompt, PromptFormat, problem_text
 from rlstep.steps.records import Problem
 from rlstep.tasks.base import OTHER_TASK, Task
 
+# How evaluations are made, which is nothing to a run without them.
+HOW_EVALUATED = ("per_device_eval_batch_size", "num_generations_eval")
+
 
 def training_problems(options: PPOOptions, args: StepPPOConfig) -> list[Problem]:
     """The problems to train on.
@@ -40,7 +43,7 @@ def evaluation_problems(options: PPOOptions, args: StepPPOConfig) -> list[Proble
         UserError: evaluations are due and there is nothing to evaluate on, or the other way round.
     """
     given = bool(options.eval_problems)
-    raise_faults(evaluation_faults(args, "eval_problems", given, False, ()))
+    raise_faults(evaluation_faults(args, "eval_problems", given, False, HOW_EVALUATED))
     source = options.eval_fields, options.eval_split, options.eval_config_name
     return read_problems(options.eval_problems, *source) if given else []
 

@@ -18,7 +18,7 @@ from typing import get_type_hints
 
 from trl import TrlParser
 
-from rlstep.runtime.constraints import OFF, ReadBy, constraints_of, default_of, plain, raise_faults
+from rlstep.runtime.constraints import OFF, GoesWith, ReadBy, constraints_of, default_of, plain, raise_faults
 from rlstep.runtime.conversion import Option, converted
 from rlstep.runtime.describe import as_yaml, describe_settings
 from rlstep.runtime.errors import UserError
@@ -141,7 +141,7 @@ class StrictParser(TrlParser):
         state = SimpleNamespace(**values)
         for name, (_, constraints) in constraints_of(kind).items():
             for condition in constraints:
-                if not isinstance(condition, ReadBy) or condition.holds(state):
+                if not isinstance(condition, (ReadBy, GoesWith)) or condition.holds(state):
                     continue
                 switches = [one for one in condition.owners if origins.get(one) == COMMAND_LINE and values[one] in OFF]
                 if switches and origins.get(name, COMMAND_LINE) != COMMAND_LINE:

@@ -99,24 +99,19 @@ class ReadUnless(ReadBy):
 
 
 @dataclass(frozen=True, init=False)
-class ReadByAny(ReadBy):
-    """Read only if any of several switches is on, which may also belong to another part of a run's configuration."""
+class GoesWith:
+    """Given up where the last of several switches, maybe of another part of a run, is turned off by the user."""
 
-    others: tuple[str, ...]
+    owners: tuple[str, ...]
 
-    def __init__(self, owner: str, *others: str):
-        super().__init__(owner)
-        object.__setattr__(self, "others", others)
-
-    @property
-    def owners(self) -> tuple[str, ...]:
-        return self.owner, *self.others
+    def __init__(self, *owners: str):
+        object.__setattr__(self, "owners", owners)
 
     def holds(self, config) -> bool:
-        return any(plain(getattr(config, owner, True)) not in OFF for owner in self.owners)
+        return any(plain(getattr(config, owner)) not in OFF for owner in self.owners)
 
     def __str__(self) -> str:
-        return " or ".join(self.owners)
+        return f"goes with {' or '.join(self.owners)}"
 
 
 @dataclass(frozen=True)
@@ -136,7 +131,7 @@ class MayChange:
     reason: str
 
 
-Constraint = Range | Choices | ReadBy | Idle | MayChange
+Constraint = Range | Choices | ReadBy | GoesWith | Idle | MayChange
 
 
 def check(config, more: Iterable[str] = ()) -> None:
@@ -226,9 +221,6 @@ def _unread_fault(config, condition: ReadBy | Idle, names: list[str]) -> str:
         return f"{listed} {do} nothing here: {condition.reason}; leave {them} out"
     # What a recipe sets cannot be unset on the command line, only set back to its default.
     defaults = ", ".join(shown(plain(default_of(config.__dataclass_fields__[name]))) for name in names)
-    if isinstance(condition, ReadByAny):
-        off = " and ".join(f"{owner} is {shown(plain(getattr(config, owner)))}" for owner in condition.owners)
-        return f"{off}, so {listed} would do nothing; set {condition}, or leave {them} at {defaults}"
     owner, value = condition.owner, plain(getattr(config, condition.owner))
     given = " or ".join(map(shown, condition.values))
     to = f" to {given}" if given else ""

@@ -134,7 +134,7 @@ def test_without_out_rows_are_checked_and_nothing_is_written(tmp_path, capsys):
     write_rows(tmp_path / "x.jsonl", [STEPWISE, {**STEPWISE, "labels": [True]}])
     assert rlstep_data("stepwise", tmp_path / "x.jsonl") == 2
     assert capsys.readouterr().err == (
-        f"rlstep data: error: {tmp_path / 'x.jsonl'}, row 2, field 'labels': 1 labels for 2 steps.\n"
+        f"rlstep data: error: {tmp_path / 'x.jsonl'}, row 2, field 'labels': 1 label for 2 steps.\n"
     )
 
 

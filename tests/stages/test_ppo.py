@@ -300,10 +300,12 @@ def test_problems_that_nothing_would_be_evaluated_on_are_refused(problems, model
         ppo(PPOOptions(problems, eval_problems=problems), arguments(), model)
 
 
-def test_how_to_evaluate_does_nothing_without_evaluations(arguments):
+def test_how_to_evaluate_does_nothing_without_problems(problems, model, arguments):
     how = {"per_device_eval_batch_size": 2, "num_generations_eval": 2}
-    with pytest.raises(UserError, match="eval_strategy is 'no' and eval_on_start is false, so .* would do nothing"):
-        arguments(**how)
+    with pytest.raises(
+        UserError, match="is null, so per_device_eval_batch_size, num_generations_eval would do nothing"
+    ):
+        ppo(PPOOptions(problems), arguments(**how), model)
 
 
 @pytest.mark.parametrize(

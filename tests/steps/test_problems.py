@@ -198,7 +198,7 @@ def test_a_made_id_depends_on_the_problem_alone(read):
 def test_rows_that_repeat_a_problem_are_one_and_counted(read, caplog):
     rows = [{"problem": "1?", "answer": "5"}, {"problem": "2?", "answer": "5"}, {"problem": "1?", "answer": "5"}]
     assert [problem.prompt for problem in read(*rows)] == ["1?", "2?"]
-    assert "1 rows repeat a problem; each of 2 is taken once" in caplog.text
+    assert "1 row repeats a problem; each of 2 is taken once" in caplog.text
 
 
 @pytest.mark.parametrize(
