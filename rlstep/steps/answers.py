@@ -159,11 +159,9 @@ def _expression(answer: str) -> tuple[str, complex | None]:
     # A unit may be seen in it or not, depending on what it is compared with.
     measured = {split_unit(text, loose) for loose in (True, False)}
     values = {one.value: GRADER.signature(one.value) for one in measured}
-    if measured == {Measured(text, None)} or any(value is not None and cmath.isnan(value) for value in values.values()):
-        return short, next(
-            (value for value in values.values() if value is not None and cmath.isnan(value)), values.get(text)
-        )
-    return short, None
+    if any(value is not None and cmath.isnan(value) for value in values.values()):
+        return short, complex("nan")
+    return short, values[text] if measured == {Measured(text, None)} else None
 
 
 def _rounded(number: Fraction) -> complex | None:

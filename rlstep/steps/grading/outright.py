@@ -52,13 +52,8 @@ def same_congruence(answer: str, reference: str) -> bool | None:
     left, right = congruence(answer), congruence(reference)
     if left is not None and right is not None:
         return left.agrees_with(right)
-    if left is None and right is None:
-        return None
-    return (
-        None
-        if family(reference if right is None else answer) or family(answer if right is None else reference)
-        else False
-    )
+    neither = left is None and right is None
+    return None if neither or family(answer) or family(reference) else False
 
 
 def same_quantity(answer: str, reference: str) -> bool | None:

@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 1024  # connections that may wait to be accepted; the system may allow fewer
 HELD_REQUESTS = 16  # largest requests that are held at a time
-MANY_UNFINISHED = "requests are not finished: their clients are"
 GOODBYE_S = 5.0  # for clients to read their answers once all are there
 
 
@@ -167,9 +166,7 @@ class _Server(Server):
             unfinished = self._pool.queue.unfinished
             self.should_exit = not unfinished or time.monotonic() >= self._deadline
             if unfinished and self.should_exit:
-                logger.warning(
-                    "%s told 503", counted(unfinished, "request is not finished: its client is", MANY_UNFINISHED)
-                )
+                logger.warning("not finished, and told 503: %s", counted(unfinished, "request"))
                 self._pool.kill()
                 self._pool.queue.abandon(Unanswered(503, "the server has stopped."))
         return await super().on_tick(counter)
